@@ -1,0 +1,69 @@
+"""What a sublayer module is, and how a mixer declares what it keeps between calls.
+
+The cache pool, the engine's memory planner, the cost model and `hyla inspect` all read the same `CacheSpec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, Protocol
+
+import torch
+
+from hyla.ops.batch import CHUNK, Batch
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One cached tensor of a layer: its name, the shape of one page or one slot, its dtype and its role.
+
+    role: "kv" keys and values; "anchor" the state after the last closed chunk; "open" rows of the open chunk;
+    "conv" the last inputs of the short convolution.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    role: Literal["kv", "anchor", "open", "conv"]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What one mixer keeps: `page_tensors` per page of 64 tokens, `slot_tensors` per sequence."""
+
+    page_tensors: tuple[TensorSpec, ...] = ()
+    slot_tensors: tuple[TensorSpec, ...] = ()
+
+    @property
+    def bytes_per_token(self) -> int:
+        return sum(spec.nbytes for spec in self.page_tensors) // CHUNK
+
+    @property
+    def bytes_per_sequence(self) -> int:
+        return sum(spec.nbytes for spec in self.slot_tensors)
+
+
+LayerCache = Mapping[str, torch.Tensor]
+"""The pool's tensors of one layer by spec name: `[pages, *shape]` or `[slots, *shape]`."""
+
+
+class Mixer(Protocol):
+    """A sublayer module that moves information along the sequence."""
+
+    def cache_spec(self) -> CacheSpec: ...
+
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        """[T, D] -> [T, D]. With a cache, reads and extends the rows of `batch.slots` / `batch.pages` in place."""
+        ...
+
+
+class ChannelMixer(Protocol):
+    """A sublayer module that treats every row alone: MLP, MoE."""
+
+    def forward(self, x_TD: torch.Tensor) -> torch.Tensor: ...

@@ -1,0 +1,108 @@
+"""The packed batch: which rows belong to which sequence, at which absolute positions, in which cache slots.
+
+Token tensors are flat, `[T, ...]` over all sequences. Every sequence lives on one absolute grid of `CHUNK` = 64
+positions: chunks of the linear mixers, KV pages and key blocks of softmax attention are the same 64 tokens.
+
+A `Batch` is made on the host from plain integers, once per step; the index tensors that operators need are derived
+from them (and kept), so an operator never asks the device for a length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from hyla.errors import RequestError
+
+CHUNK = 64
+"""Tokens of one chunk, KV page and key block. A constant of Hyla: changing it changes every result's bits."""
+
+BLOCK = 16
+"""Rows of one sub-chunk of the delta rules' triangular solve, on the same absolute grid."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One packed forward call.
+
+    lengths: new rows of each sequence, >= 1.
+    starts:  tokens of each sequence that its cache already holds; the absolute position of its first new row.
+    slots:   state slot of each sequence (slot 0 is the null slot), or None when nothing is cached: every sequence
+             starts at 0 and nothing is kept (training, scoring).
+    pages:   KV pages of each sequence, enough for `starts + lengths` tokens, or None with `slots`.
+    """
+
+    lengths: tuple[int, ...]
+    starts: tuple[int, ...]
+    slots: tuple[int, ...] | None = None
+    pages: tuple[tuple[int, ...], ...] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self):
+        if not self.lengths or min(self.lengths) < 1:
+            raise RequestError(f"every sequence of a batch needs at least one new token; lengths are {self.lengths}")
+        if self.slots is None and any(self.starts):
+            raise RequestError(f"a batch without cache slots must start at position 0; starts are {self.starts}")
+
+    @classmethod
+    def packed(cls, lengths, device="cpu") -> Batch:
+        """Whole sequences without a cache: training documents, scored prompts."""
+        lengths = tuple(int(n) for n in lengths)
+        return cls(lengths=lengths, starts=(0,) * len(lengths), device=torch.device(device))
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def is_cached(self) -> bool:
+        return self.slots is not None
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens of each sequence after this call."""
+        return tuple(start + length for start, length in zip(self.starts, self.lengths))
+
+    @cached_property
+    def num_tokens(self) -> int:
+        return sum(self.lengths)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Flat row of each sequence's first new token."""
+        offsets, total = [], 0
+        for length in self.lengths:
+            offsets.append(total)
+            total += length
+        return tuple(offsets)
+
+    @cached_property
+    def positions_T(self) -> torch.Tensor:
+        """int64 [T], absolute position of each row in its sequence."""
+        parts = [torch.arange(start, end) for start, end in zip(self.starts, self.ends)]
+        return torch.cat(parts).to(self.device)
+
+    @cached_property
+    def last_rows_N(self) -> torch.Tensor:
+        """int64 [N], flat row of each sequence's last new token."""
+        rows = [offset + length - 1 for offset, length in zip(self.offsets, self.lengths)]
+        return torch.tensor(rows, device=self.device)
+
+    @cached_property
+    def decode_sequences(self) -> tuple[int, ...]:
+        """Sequences of this call with exactly one new row and a cache: they take the one-row path of the operators."""
+        if not self.is_cached:
+            return ()
+        return tuple(n for n, length in enumerate(self.lengths) if length == 1)
+
+    @cached_property
+    def prefill_sequences(self) -> tuple[int, ...]:
+        """All other sequences."""
+        decode = set(self.decode_sequences)
+        return tuple(n for n in range(self.num_sequences) if n not in decode)
+
+    def index(self, values) -> torch.Tensor:
+        """int64 tensor of host integers on the batch's device."""
+        return torch.tensor(values, dtype=torch.int64, device=self.device)
