@@ -103,6 +103,25 @@ class Batch:
         decode = set(self.decode_sequences)
         return tuple(n for n in range(self.num_sequences) if n not in decode)
 
+    @cached_property
+    def chunk_plan(self):
+        """Chunks of the prefill sequences on the 64-token grid (`ops.delta.plan.ChunkPlan`)."""
+        from hyla.ops.delta.plan import chunk_plan
+
+        return chunk_plan(self)
+
+    @cached_property
+    def row_plan(self):
+        """The decode sequences' rows and slots (`ops.delta.plan.RowPlan`)."""
+        from hyla.ops.delta.plan import row_plan
+
+        return row_plan(self)
+
+    @cached_property
+    def conv_plans(self) -> dict:
+        """Plans of the short convolutions by number of taps, filled by `ops.short_conv.plan.conv_plan`."""
+        return {}
+
     def index(self, values) -> torch.Tensor:
         """int64 tensor of host integers on the batch's device."""
         return torch.tensor(values, dtype=torch.int64, device=self.device)

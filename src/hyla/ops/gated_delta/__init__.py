@@ -1,0 +1,46 @@
+"""Gated delta rule: linear attention with a scalar decay per head and error-correcting writes."""
+
+from __future__ import annotations
+
+import torch
+
+from hyla.ops.batch import BLOCK, CHUNK, Batch
+
+
+def gated_delta(q_THK, k_THK, v_THV, log_decay_TH, beta_TH, *, batch: Batch, cache=None, scale: float) -> torch.Tensor:
+    """Read and update a gated delta-rule memory over a packed batch.
+
+    S <- exp(a_t) S;  S <- S + k_t (beta_t (v_t - S^T k_t))^T;  o_t = scale S^T q_t
+    Source: arXiv 2412.06464, eq. 10; chunk form and one-row form: ops/gated_delta/README.md.
+
+    Args:
+        q_THK, k_THK: [T, Hk, K], fp32 (float64 without a cache), L2-normalised by the caller.
+        v_THV: [T, Hv, V]; Hv a multiple of Hk, value head h reads key head h // (Hv / Hk).
+        log_decay_TH: [T, Hv], natural log, <= 0.  beta_TH: [T, Hv], in [0, 1] (or [0, 2]).
+        batch: rows, sequences and slots.
+        cache: the layer's slot tensors (`cache_tensors`), extended in place; None: whole sequences, differentiable.
+        scale: factor on the queries.
+    Returns: [T, Hv, V] in the inputs' dtype.
+    Raises: ConfigError for shapes that do not fit.
+    Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched.
+    Cost: cost.py.
+    """
+    from hyla.ops.delta.cached import delta_rule
+    from hyla.ops.gated_delta import chunked
+
+    return delta_rule(
+        chunked, q_THK, k_THK, v_THV, log_decay_TH, beta_TH, batch=batch, cache=cache, scale=scale
+    )
+
+
+def cache_tensors(*, num_key_heads: int, num_value_heads: int, key_dim: int, value_dim: int):
+    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor."""
+    single, double = torch.float32, torch.float64
+    return (
+        ("anchor", (num_value_heads, key_dim, value_dim), single, "anchor"),
+        ("u", (num_value_heads, CHUNK, value_dim), single, "open"),
+        ("x", (num_value_heads, BLOCK, value_dim), single, "open"),
+        ("t", (num_value_heads, BLOCK, BLOCK), single, "open"),
+        ("k_t", (num_key_heads, key_dim, CHUNK), single, "open"),
+        ("decay_sum", (num_value_heads, CHUNK), double, "open"),
+    )

@@ -1,0 +1,46 @@
+"""Depthwise causal convolution with a few taps over a packed batch."""
+
+from __future__ import annotations
+
+import torch
+
+from hyla.errors import ConfigError, RequestError
+from hyla.ops.batch import Batch
+from hyla.ops.short_conv.chunked import ShortConv, convolve
+from hyla.ops.short_conv.plan import RING, conv_plan
+
+__all__ = ["RING", "conv_plan", "short_conv"]
+
+
+def short_conv(
+    x_TC: torch.Tensor, weight_CL: torch.Tensor, *, batch: Batch, cache: torch.Tensor | None
+) -> torch.Tensor:
+    """Mix every channel with its last L - 1 inputs; a sequence never sees another one.
+
+    y_t = sum_{j=0}^{L-1} w[:, j] x_{t-(L-1)+j}, added in this order; inputs before position 0 are zeros.
+    Source: the causal depthwise convolution of H3 (arXiv 2212.14052) and Mamba (arXiv 2312.00752, figure 3); the
+    activation that follows it there is the caller's.
+
+    Args:
+        x_TC: [T, C], the model's dtype (bf16, fp32 or float64).
+        weight_CL: [C, L], L taps, the last one meets the row itself; any float dtype.
+        batch: which rows belong to which sequence.
+        cache: None (every sequence starts here) or the ring [slots, RING, C] in x's dtype, row = position % RING, slot
+            by `batch.slots`. The L - 1 inputs before `batch.starts` are read from it, then the last min(RING, length)
+            new inputs are written: mutated. Rows beyond L - 1 leave room for RING - (L - 1) drafts to be rolled back.
+
+    Returns: [T, C] in fp32 (float64 for float64).
+    Raises: ConfigError when shapes do not fit; RequestError when the batch starts past 0 and there is no cache.
+    Cost: cost.py. Exactness: bit for bit the same for every way the rows arrive, with and without autograd.
+    """
+    channels, taps = weight_CL.shape
+    if x_TC.shape[1] != channels:
+        raise ConfigError(f"short_conv: rows have {x_TC.shape[1]} channels, the weight has {channels}")
+    if cache is not None and tuple(cache.shape[1:]) != (RING, channels):
+        raise ConfigError(f"short_conv: the cache is {list(cache.shape)}; it must be [slots, {RING}, {channels}]")
+    if cache is None and any(batch.starts):
+        raise RequestError(f"short_conv: a batch that starts at {batch.starts} needs a cache with the inputs before it")
+    plan = conv_plan(batch, taps)
+    if torch.is_grad_enabled() and (x_TC.requires_grad or weight_CL.requires_grad):
+        return ShortConv.apply(x_TC, weight_CL, plan, cache)
+    return convolve(x_TC, weight_CL, plan, cache)
