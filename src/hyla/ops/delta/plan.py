@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batch import BLOCK, CHUNK, Batch
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,8 @@ class RowPlan:
     """int64 [N]: place of the new row in its chunk, 0 .. 63."""
     closing: torch.Tensor
     """int64: the sequences (indices into N) whose chunk this row closes."""
+    has_block_end: bool
+    """Some row is the last of its block of 16."""
     covers_batch: bool
 
 
@@ -120,5 +122,6 @@ def row_plan(batch: Batch) -> RowPlan:
         slots_N=slots_N,
         row_N=batch.index(rows),
         closing=batch.index([i for i, row in enumerate(rows) if row == CHUNK - 1]),
+        has_block_end=any(row % BLOCK == BLOCK - 1 for row in rows),
         covers_batch=len(sequences) == batch.num_sequences,
     )
