@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hyla.errors import BackendUnavailable
 from hyla.ops import rows
 
 
@@ -44,10 +43,14 @@ class Projection:
         whole = torch.cat(weights) if len(weights) > 1 else weights[0]
         return whole if self.dtype is None else whole.to(self.dtype)
 
+    def fused(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """Rows [T, D] -> [T, sum of out_dims]."""
+        weight = self.weight()
+        return rows.linear(x_TD.to(weight.dtype), weight)
+
     def __call__(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Rows [T, D] -> one [T, out_dim] per linear (views of one tensor)."""
-        weight = self.weight()
-        return rows.linear(x_TD.to(weight.dtype), weight).split(self.out_dims, dim=-1)
+        return self.fused(x_TD).split(self.out_dims, dim=-1)
 
     def pack(self, keep_plain: bool = False) -> None:
         """Replace the plain weights by one packed tensor (inference only). keep_plain: for a tied embedding."""
@@ -75,10 +78,3 @@ class Projection:
             if linear.weight.is_meta:
                 linear.weight = nn.Parameter(weight.clone())
         self._packed = None
-
-
-def require_plain(parameter: torch.Tensor, name: str) -> torch.Tensor:
-    """The parameter itself, or an error that says how to get it back when it was packed away."""
-    if parameter.is_meta:
-        raise BackendUnavailable(f"{name} is packed for inference; call model.unpack() first")
-    return parameter
