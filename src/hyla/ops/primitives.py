@@ -222,5 +222,5 @@ class _Softmax(torch.autograd.Function):
 
 def log_softmax_last(x: torch.Tensor) -> torch.Tensor:
     """log of the softmax over the last dimension of an fp32 or float64 tensor, of any width (a vocabulary)."""
-    shifted = x - x.amax(-1, keepdim=True)
+    shifted = x - x.detach().amax(-1, keepdim=True)
     return shifted - sum_last(torch.exp(shifted)).log()

@@ -7,7 +7,8 @@ With S the anchor, and for the rows r of a chunk
     o_r = S^T q_in_r + sum_j P_rj u_j             S' = decay * S + sum_j k_out_j u_j^T
 
 (arXiv 2412.06464, eqs. 8-10; arXiv 2510.26692, eqs. 3-9; u is their U - W S). The solve goes by blocks of 16 rows:
-x_b = rhs_b - A_{b,<b} u_{<b};  u_b = T_b x_b;  row i of T_b = e_i - sum_{j<i} A_ij (row j of T_b).
+x_b = rhs_b - A_{b,<b} u_{<b};  u_b = T_b x_b;  row i of T_b = e_i - sum_{j<i} A_ij (row j of T_b), and outputs in the
+same two parts, P_{b,<b} u_{<b} and P_bb u_b, so that an appended row reads the earlier u once.
 Each row depends on earlier rows only, so an appended row (`ops.delta.row`) repeats these operations on itself alone.
 """
 
@@ -70,14 +71,18 @@ class ChainResult:
     """`Intra.rows` of each tail rank's last item."""
 
 
+def diagonal_blocks(a_IHCC: torch.Tensor) -> torch.Tensor:
+    """[I, H, 64, 64] -> its four diagonal blocks, [I, H, 4, 16, 16]."""
+    blocks = a_IHCC.unflatten(2, (-1, BLOCK)).unflatten(4, (-1, BLOCK))
+    return torch.stack([blocks[:, :, b, :, b] for b in range(CHUNK // BLOCK)], dim=2)
+
+
 def inverse_blocks(a_IHCC: torch.Tensor, old: OldRows | None = None, is_old_OC: torch.Tensor | None = None):
     """T_b = (I + A_bb)^-1 of the four diagonal blocks, row by row: [I, H, 4, 16, 16].
 
     With `old`, the first items' rows that are in the cache are taken from there.
     """
-    items, heads = a_IHCC.shape[:2]
-    blocks = a_IHCC.unflatten(2, (-1, BLOCK)).unflatten(4, (-1, BLOCK))
-    a = torch.stack([blocks[:, :, b, :, b] for b in range(CHUNK // BLOCK)], dim=2)
+    a = diagonal_blocks(a_IHCC)
     t = torch.zeros_like(a)
     flat_a, flat_t = a.view(-1, BLOCK, BLOCK), t.view(-1, BLOCK, BLOCK)
     for i in range(BLOCK):
@@ -146,7 +151,8 @@ def run_chain(
                 result.tails[rank] = {name: row[item] for name, row in intra.rows.items()}
         from_old = old if group[0] == 0 else None
         result.t_IHBB[first:last] = inverse_blocks(intra.a_IHCC, from_old, plan.is_old_OC)
-        a_off = without_diagonal_blocks(intra.a_IHCC)
+        ap_off = torch.cat([without_diagonal_blocks(intra.a_IHCC), without_diagonal_blocks(intra.p_IHCC)], dim=-1)
+        p_diagonal = diagonal_blocks(intra.p_IHCC)
         kq_in = torch.cat([intra.k_in_IHCK, intra.q_in_IHCK], dim=2)
         for step in group:
             size, start = plan.step_sizes[step], starts[step]
@@ -155,19 +161,18 @@ def run_chain(
             if keep_anchors:
                 result.anchors_IHKV[here] = anchor
             old_here = (old, plan) if old is not None and step == 0 else None
-            _step(result, here, anchor, kq_in[local], a_off[local], v_IHCV[here], beta_IHC[here], old_here)
-            u = result.u_IHCV[here].flatten(0, 1)
-            result.o_IHCV[here] += bmm(intra.p_IHCC[local].flatten(0, 1), u).view_as(result.o_IHCV[here])
-            _fold(result, plan, step, intra, local, u, closes)
+            parts = (kq_in[local], ap_off[local], p_diagonal[local], v_IHCV[here], beta_IHC[here])
+            _step(result, here, anchor, parts, old_here)
+            _fold(result, plan, step, intra, local, closes)
     return result
 
 
-def _step(result, here, anchor, kq_in, a_off, v, beta, old_here) -> None:
-    """Solve one chunk of every active sequence: fills x, u and the anchor's part of o."""
+def _step(result, here, anchor, parts, old_here) -> None:
+    """Solve one chunk of every active sequence: fills x, u and o."""
+    kq_in, ap_off, p_diagonal, v, beta = parts
     size, heads = anchor.shape[:2]
     read = bmm(kq_in.flatten(0, 1), anchor.flatten(0, 1)).view(size, heads, 2 * CHUNK, -1)
     rhs = beta[..., None] * (v - read[:, :, :CHUNK])
-    result.o_IHCV[here] = read[:, :, CHUNK:]
     u = torch.zeros_like(v)
     if old_here is not None:
         old, plan = old_here
@@ -177,18 +182,22 @@ def _step(result, here, anchor, kq_in, a_off, v, beta, old_here) -> None:
     t = result.t_IHBB[here]
     for b in range(CHUNK // BLOCK):
         block = slice(b * BLOCK, (b + 1) * BLOCK)
-        x = rhs[:, :, block]
+        x, o = rhs[:, :, block], read[:, :, CHUNK + b * BLOCK : CHUNK + (b + 1) * BLOCK]
         if b:
-            x = x - bmm(a_off[:, :, block].flatten(0, 1), flat_u).view_as(x)
+            rows = torch.cat(ap_off[:, :, block].split(CHUNK, dim=-1), dim=2)
+            earlier = bmm(rows.flatten(0, 1), flat_u).view(size, heads, 2 * BLOCK, -1)
+            x, o = x - earlier[:, :, :BLOCK], o + earlier[:, :, BLOCK:]
         if old_here is not None:
             is_old = plan.is_old_OC[:, None, block, None]
             x = x.contiguous()
             x[ranks] = torch.where(is_old, old.x_OHBV, x[ranks])
-        solved = bmm(t[:, :, b].flatten(0, 1), x.flatten(0, 1)).view_as(x)
+        solved = bmm(t[:, :, b].flatten(0, 1), x.flatten(0, 1)).view(size, heads, BLOCK, -1)
         if old_here is not None:
             solved[ranks] = torch.where(is_old, old.u_OHCV[:, :, block], solved[ranks])
         u[:, :, block] = solved
         result.x_IHCV[here, :, block] = x
+        inside = bmm(p_diagonal[:, :, b].flatten(0, 1), solved.flatten(0, 1)).view_as(solved)
+        result.o_IHCV[here, :, block] = o + inside
     result.u_IHCV[here] = u
 
 
@@ -197,19 +206,21 @@ def fold(anchor_BKV: torch.Tensor, decay_BK1: torch.Tensor, k_out_BKC: torch.Ten
     return decay_BK1 * anchor_BKV + bmm(k_out_BKC, u_BCV)
 
 
-def _fold(result, plan, step, intra, local, u, closes) -> None:
+def _fold(result, plan, step, intra, local, closes) -> None:
     """Fold the chunks that this step closes: all but the tails of sequences that end here."""
     size = plan.step_sizes[step]
     going_on = plan.step_sizes[step + 1] if step + 1 < len(plan.step_sizes) else 0
     ranks = list(range(going_on)) + [rank for rank in range(going_on, size) if rank in closes]
     if not ranks:
         return
+    start = plan.step_starts()[step]
+    u = result.u_IHCV[start : start + size]
     pick = slice(0, size) if len(ranks) == size else torch.tensor(ranks, device=u.device)
     anchor = result.final_RHKV[:size][pick]
     folded = fold(
         anchor.flatten(0, 1),
         intra.decay_IHK1[local][pick].flatten(0, 1),
         intra.k_out_IHKC[local][pick].flatten(0, 1),
-        u.view(size, -1, *u.shape[1:])[pick].flatten(0, 1),
+        u[pick].flatten(0, 1),
     )
     result.final_RHKV[:size][pick] = folded.view_as(anchor)

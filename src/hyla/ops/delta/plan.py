@@ -107,6 +107,8 @@ class RowPlan:
     has_block_end: bool
     """Some row is the last of its block of 16."""
     covers_batch: bool
+    block: int | None
+    """Block of 16 that every row is in, when it is the same for all."""
 
 
 def row_plan(batch: Batch) -> RowPlan:
@@ -122,6 +124,7 @@ def row_plan(batch: Batch) -> RowPlan:
         slots_N=slots_N,
         row_N=batch.index(rows),
         closing=batch.index([i for i, row in enumerate(rows) if row == CHUNK - 1]),
+        block=rows[0] // BLOCK if len({row // BLOCK for row in rows}) == 1 else None,
         has_block_end=any(row % BLOCK == BLOCK - 1 for row in rows),
         covers_batch=len(sequences) == batch.num_sequences,
     )

@@ -30,17 +30,25 @@ def append_row(
     rhs = beta_NH[..., None] * (v_NHV - read[:, :, 0])
 
     place_C = torch.arange(CHUNK, device=row_N.device)
-    before_N1C = place_C < (block_N * BLOCK)[:, None, None]
-    rows_u = cache["u"][slots].flatten(0, 1)
-    x = rhs - bmm((a_NHC * before_N1C).view(-1, 1, CHUNK), rows_u).view_as(rhs)
+    ap = torch.stack([a_NHC, p_NHC], dim=2)
+    is_earlier = (place_C < (block_N * BLOCK)[:, None]).to(ap.dtype)[:, None, None]
+    earlier = bmm((ap * is_earlier).flatten(0, 1), cache["u"][slots].flatten(0, 1)).view_as(read)
+    x, o = rhs - earlier[:, :, 0], read[:, :, 1] + earlier[:, :, 1]
 
-    index = block_N[:, None, None, None].expand(-1, heads, 1, BLOCK)
-    a_block = a_NHC.view(count, heads, -1, BLOCK).gather(2, index)
-    t_row = -bmm(a_block.flatten(0, 1), cache["t"][slots].flatten(0, 1)).view(count, heads, BLOCK)
+    index = block_N[:, None, None, None, None].expand(-1, heads, 2, 1, BLOCK)
+    ap_block = ap.view(count, heads, 2, -1, BLOCK).gather(3, index)[:, :, :, 0]
+    t_row = -bmm(ap_block[:, :, :1].flatten(0, 1), cache["t"][slots].flatten(0, 1)).view(count, heads, BLOCK)
     t_row = t_row + (torch.arange(BLOCK, device=row_N.device) == in_block_N[:, None, None]).to(t_row.dtype)
     cache["t"][slots_N, :, in_block_N] = t_row
     cache["x"][slots_N, :, in_block_N] = x
     u = bmm(t_row.view(-1, 1, BLOCK), cache["x"][slots].flatten(0, 1)).view_as(x)
     cache["u"][slots_N, :, row_N] = u
-    rows_u = cache["u"][slots].flatten(0, 1)
-    return read[:, :, 1] + bmm(p_NHC.view(-1, 1, CHUNK), rows_u).view_as(u)
+    return o + bmm(ap_block[:, :, 1:].flatten(0, 1), _block_rows(cache["u"], plan)).view_as(o)
+
+
+def _block_rows(u_SHCV: torch.Tensor, plan: RowPlan) -> torch.Tensor:
+    """u of the block that each sequence's row is in, [N * H, 16, V]."""
+    blocks = u_SHCV.unflatten(2, (-1, BLOCK))
+    if plan.block is not None:
+        return blocks[plan.slots, :, plan.block].flatten(0, 1)
+    return blocks[plan.slots_N, :, plan.row_N // BLOCK].flatten(0, 1)

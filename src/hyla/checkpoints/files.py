@@ -1,0 +1,116 @@
+"""JSON files and safetensors shards of a checkpoint folder, with errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from hyla.errors import CheckpointError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def read_json(file: Path) -> dict:
+    """The object in a JSON file."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file.parent} has no {file.name}; give a folder in the Hugging Face format") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}; fetch or save it again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} holds a JSON {type(value).__name__}; it must be an object")
+    return value
+
+
+def write_json(file: Path, value: dict) -> None:
+    """An object as an indented JSON file."""
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _shard_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the model, from the index when there is one."""
+    if (folder / INDEX_FILE).exists():
+        weight_map = read_json(folder / INDEX_FILE).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map from tensor to file; fetch it again")
+        names = sorted(set(weight_map.values()))
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise CheckpointError(f"{folder / INDEX_FILE} names files outside its folder: {outside[:3]}; refused")
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            raise CheckpointError(
+                f"{folder / INDEX_FILE} names {len(missing)} missing shards: {missing[:3]}; fetch them into {folder}"
+            )
+        return [folder / name for name in names]
+    if (folder / SINGLE_FILE).exists():
+        return [folder / SINGLE_FILE]
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{folder} has no safetensors, only {pickles[:3]}: pickle files can run code and are never opened; "
+            "convert them to safetensors"
+        )
+    raise CheckpointError(f"{folder} has no {SINGLE_FILE} and no {INDEX_FILE}")
+
+
+class ShardReader:
+    """Every tensor of a folder by published name, memory-mapped: a tensor's bytes are read when it is used."""
+
+    def __init__(self, folder: Path):
+        self._stack = ExitStack()
+        self._files = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._dtypes: dict[str, str] = {}
+        try:
+            for file in _shard_files(folder):
+                self._open(file)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _open(self, file: Path) -> None:
+        try:
+            opened = self._stack.enter_context(safe_open(file, framework="pt"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{file} is truncated or not a safetensors file: {error}; fetch or save it again"
+            ) from error
+        for name in opened.keys():  # noqa: SIM118 (not a dict)
+            if name in self._files:
+                raise CheckpointError(f"{file}: tensor {name} is also in another shard; remove one of the two")
+            part = opened.get_slice(name)
+            self._files[name] = opened
+            self._shapes[name] = tuple(part.get_shape())
+            self._dtypes[name] = part.get_dtype()
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def dtype(self, name: str) -> str:
+        """The safetensors spelling: F32, BF16, ..."""
+        return self._dtypes[name]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A view of the mapped file; copy what must outlive the reader."""
+        return self._files[name].get_tensor(name)

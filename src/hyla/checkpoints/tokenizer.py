@@ -1,0 +1,146 @@
+"""Tokenizer folders: tokenizer.json, tokenizer_config.json and the chat template, in and out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+
+from hyla.checkpoints.chat_template import ChatTemplate
+from hyla.checkpoints.files import read_json, write_json
+from hyla.errors import CheckpointError, RequestError
+
+SPECIAL_KEYS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+class Tokenizer:
+    """Text to token ids and back, and conversations to prompts.
+
+    backend: the `tokenizers.Tokenizer`, for what is not wrapped here (streaming decoders).
+    special: text of the special tokens by role (`bos_token`, `eos_token`, `pad_token`, `unk_token`).
+    settings: the other keys of tokenizer_config.json, kept as they were read.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        special: dict[str, str] | None = None,
+        chat_template: str | None = None,
+        settings: dict | None = None,
+    ):
+        self.backend = backend
+        self.special = dict(special or {})
+        self.settings = dict(settings or {})
+        self.chat_template = ChatTemplate(chat_template) if chat_template is not None else None
+        for role, text in self.special.items():
+            if self.token_id(text) is None:
+                raise CheckpointError(
+                    f"tokenizer_config.json: {role} = {text!r} is not in tokenizer.json; add it there or remove the key"
+                )
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id, added tokens included."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def token_id(self, text: str) -> int | None:
+        """Id of one token's text, None when the vocabulary does not have it."""
+        return self.backend.token_to_id(text)
+
+    def _special_id(self, role: str) -> int | None:
+        return self.token_id(self.special[role]) if role in self.special else None
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self._special_id("bos_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self._special_id("eos_token")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        return self._special_id("pad_token")
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text. add_special_tokens: let tokenizer.json's own template add e.g. a first token."""
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids; bytes that do not form a character (yet) become U+FFFD."""
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def render_chat(
+        self, messages: list[dict], *, tools: list[dict] | None = None, add_generation_prompt: bool = True, **names
+    ) -> str:
+        """The prompt text of a conversation; `names` reach the template (e.g. enable_thinking=False).
+
+        Raises RequestError when there is no template or it refuses the messages.
+        """
+        if self.chat_template is None:
+            raise RequestError("this model has no chat template; use the completions endpoint or a raw prompt", "messages")
+        context = {**self.special, "tools": tools, "documents": None, **names}
+        return self.chat_template.render(messages, add_generation_prompt=add_generation_prompt, **context)
+
+    def encode_chat(self, messages: list[dict], **options) -> list[int]:
+        """Token ids of `render_chat`: the template writes the special tokens itself."""
+        return self.encode(self.render_chat(messages, **options), add_special_tokens=False)
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja into an existing folder."""
+        folder = Path(folder)
+        self.backend.save(str(folder / "tokenizer.json"))
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", **self.settings, **self.special}
+        write_json(folder / "tokenizer_config.json", settings)
+        if self.chat_template is not None:
+            (folder / "chat_template.jinja").write_text(self.chat_template.source, encoding="utf-8")
+
+
+def _token_text(value) -> str | None:
+    """A special token is stored as its text or as a dict with `content`."""
+    return value.get("content") if isinstance(value, dict) else value
+
+
+def _template_source(folder: Path, settings: dict) -> str | None:
+    """chat_template.jinja, else the key `chat_template` (a text, or a list of named ones)."""
+    file = folder / "chat_template.jinja"
+    stored = settings.pop("chat_template", None)
+    if file.exists():
+        return file.read_text(encoding="utf-8")
+    if isinstance(stored, list):
+        named: Iterable[dict] = (entry for entry in stored if isinstance(entry, dict))
+        stored = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
+    if stored is not None and not isinstance(stored, str):
+        raise CheckpointError(
+            f"{folder / 'tokenizer_config.json'}: chat_template is a {type(stored).__name__}; it must be a text"
+        )
+    return stored
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """Read a published tokenizer. Nothing in the folder is executed; the template runs in a sandbox.
+
+    Raises CheckpointError when tokenizer.json is missing or broken, or the other files do not fit it.
+    """
+    folder = Path(folder)
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        raise CheckpointError(f"{folder} has no tokenizer.json; Hyla reads only tokenizers saved in that format")
+    try:
+        backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError(f"{file} is not a valid tokenizer: {error}; fetch or save it again") from error
+    config_file = folder / "tokenizer_config.json"
+    settings = read_json(config_file) if config_file.exists() else {}
+    source = _template_source(folder, settings)
+    special = {}
+    for role in SPECIAL_KEYS:
+        text = _token_text(settings.pop(role, None))
+        if text is not None and not isinstance(text, str):
+            raise CheckpointError(f"{config_file}: {role} = {json.dumps(text)} must be a text or have a `content`")
+        if text is not None:
+            special[role] = text
+    return Tokenizer(backend, special=special, chat_template=source, settings=settings)

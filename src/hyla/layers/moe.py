@@ -1,0 +1,143 @@
+"""The mixture-of-experts channel mixer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from hyla.layers.linear import Linear, Projection
+from hyla.layers.mlp import MLP
+from hyla.ops import moe, rows
+from hyla.ops.primitives import sigmoid
+
+
+class ExpertProjection:
+    """The stacked expert parameters of a `MoE`, packed for inference one expert at a time.
+
+    Speaks like `layers.linear.Projection`. When packed, the parameters leave only their shapes behind (meta device).
+    """
+
+    names = ("experts_gate", "experts_up", "experts_down")
+
+    def __init__(self, module: MoE):
+        self._module = module
+        self.gate_up_E: list[torch.Tensor] | None = None
+        """One packed [2 I, D] per expert: gate over up."""
+        self.down_E: list[torch.Tensor] | None = None
+        """One packed [D, I] per expert."""
+
+    @property
+    def is_packed(self) -> bool:
+        return self.gate_up_E is not None
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [getattr(self._module, name) for name in self.names]
+
+    def pack(self, keep_plain: bool = False) -> None:
+        """Replace the stacked weights by packed ones (inference only)."""
+        if self.is_packed:
+            return
+        gate_EID, up_EID, down_EDI = (parameter.detach() for parameter in self._parameters())
+        self.gate_up_E = [rows.pack(torch.cat(pair)) for pair in zip(gate_EID, up_EID)]
+        self.down_E = [rows.pack(down_DI) for down_DI in down_EDI]
+        if keep_plain:
+            return
+        for name, parameter in zip(self.names, self._parameters()):
+            setattr(self._module, name, nn.Parameter(parameter.detach().to("meta"), requires_grad=False))
+
+    def plain_weights(self) -> list[torch.Tensor]:
+        """Gate, up and down, stacked and plain, without unpacking."""
+        if not self.is_packed:
+            return [parameter.detach() for parameter in self._parameters()]
+        gate_up_EFD = torch.stack([rows.unpack(weight) for weight in self.gate_up_E])
+        down_EDI = torch.stack([rows.unpack(weight) for weight in self.down_E])
+        return [*gate_up_EFD.chunk(2, dim=1), down_EDI]
+
+    def unpack(self) -> None:
+        """Undo `pack`: plain, trainable parameters again."""
+        if not self.is_packed:
+            return
+        for name, weight in zip(self.names, self.plain_weights()):
+            if getattr(self._module, name).is_meta:
+                setattr(self._module, name, nn.Parameter(weight.clone()))
+        self.gate_up_E = self.down_E = None
+
+
+class MoE(nn.Module):
+    """Routed SwiGLU experts, dropless, plus an optional shared expert that every token visits."""
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        *,
+        num_experts: int,
+        num_experts_per_token: int,
+        expert_dim: int,
+        shared_dim: int,
+        has_shared_gate: bool,
+        score: Literal["softmax", "sigmoid"],
+        has_bias: bool,
+        normalize: bool,
+        num_groups: int,
+        num_groups_kept: int,
+        scaling: float,
+    ):
+        """shared_dim: intermediate size of the shared expert, 0 for none; has_shared_gate: weigh it by a sigmoid."""
+        super().__init__()
+        self.routing = dict(
+            num_experts_per_token=num_experts_per_token,
+            score=score,
+            normalize=normalize,
+            num_groups=num_groups,
+            num_groups_kept=num_groups_kept,
+            scaling=scaling,
+        )
+        self.router = nn.Parameter(torch.empty(num_experts, hidden_dim, dtype=torch.float32))
+        self.router_bias = nn.Parameter(torch.empty(num_experts, dtype=torch.float32)) if has_bias else None
+        self.fp32_parameters = ("router", "router_bias") if has_bias else ("router",)
+        self.experts_gate = nn.Parameter(torch.empty(num_experts, expert_dim, hidden_dim))
+        self.experts_up = nn.Parameter(torch.empty(num_experts, expert_dim, hidden_dim))
+        self.experts_down = nn.Parameter(torch.empty(num_experts, hidden_dim, expert_dim))
+        self.experts_projection = ExpertProjection(self)
+        self.shared = MLP(hidden_dim, intermediate_dim=shared_dim) if shared_dim else None
+        self.shared_gate = Linear(hidden_dim, 1) if shared_dim and has_shared_gate else None
+        self.shared_gate_projection = Projection(self.shared_gate) if self.shared_gate is not None else None
+        # The shared MLP lists its own projections.
+        self.projections = (self.experts_projection,)
+        if self.shared_gate_projection is not None:
+            self.projections += (self.shared_gate_projection,)
+
+    def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
+        weights_Tk, ids_Tk = self.route(x_TD)
+        packed = self.experts_projection
+        if packed.is_packed:
+            y_TD = moe.packed_experts(x_TD, weights_Tk, ids_Tk, packed.gate_up_E, packed.down_E)
+        else:
+            y_TD = moe.experts(x_TD, weights_Tk, ids_Tk, self.experts_gate, self.experts_up, self.experts_down)
+        if self.shared is None:
+            return y_TD
+        shared_TD = self.shared(x_TD)
+        if self.shared_gate_projection is None:
+            return y_TD + shared_TD
+        gate_T1 = sigmoid(self.shared_gate_projection(x_TD)[0].to(weights_Tk.dtype))
+        return (y_TD + shared_TD * gate_T1).to(x_TD.dtype)
+
+    def route(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights (fp32) and ids [T, k] of the chosen experts."""
+        wide = torch.float64 if x_TD.dtype == torch.float64 else torch.float32
+        logits_TE = rows.linear(x_TD.to(wide), self.router.to(wide))
+        bias_E = None if self.router_bias is None else self.router_bias.to(wide)
+        return moe.route(logits_TE, bias_E, **self.routing)
+
+    def initialize(self, std: float, generator: torch.Generator) -> None:
+        """Normal(0, std) weights, a zero selection bias."""
+        for weight in (self.router, self.experts_gate, self.experts_up, self.experts_down):
+            nn.init.normal_(weight, std=std, generator=generator)
+        if self.router_bias is not None:
+            nn.init.zeros_(self.router_bias)
+        if self.shared is not None:
+            self.shared.initialize(std, generator)
+        if self.shared_gate is not None:
+            nn.init.normal_(self.shared_gate.weight, std=std, generator=generator)

@@ -1,0 +1,197 @@
+"""A family: how a published format becomes a `ModelConfig` and names, and back. Data, not code paths.
+
+`config.json` is read through a pydantic schema (`Published`): its fields are the HANDLED keys, `IGNORED` maps every key
+that is left out to its reason, and any other key that asks for something is a `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from types import MappingProxyType
+
+import torch
+
+from hyla.errors import CheckpointError, ConfigError
+from hyla.models.config import ModelConfig
+from hyla.models.names import TRUNK, Rule
+from hyla.models.published import Published, normalize_rope
+
+COMMON_IGNORED = MappingProxyType(
+    {
+        "_name_or_path": "where the config was loaded from",
+        "architectures": "names a class of another library",
+        "attention_dropout": "dropout is a matter of training; Hyla has none",
+        "auto_map": "code in a checkpoint is never run",
+        "dtype": "the tensors say their own dtype",
+        "torch_dtype": "the tensors say their own dtype",
+        "model_type": "chose this family",
+        "output_attentions": "an output option of another library",
+        "output_hidden_states": "an output option of another library",
+        "output_router_logits": "an output option of another library",
+        "pretraining_tp": "a parallel layout of the original training",
+        "return_dict": "an output option of another library",
+        "router_aux_loss_coef": "the weight of a training loss",
+        "transformers_version": "who wrote the file",
+        "use_cache": "Hyla's callers decide whether to cache",
+    }
+)
+"""Keys of every family that say nothing about the model, each with its reason."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One published format. Its file is `families/<model_type>.py`."""
+
+    name: str
+    """The `model_type` that it writes."""
+    schema: type[Published]
+    """The HANDLED keys of config.json, with types, defaults and the values that Hyla can run."""
+    from_published: Callable[[Published], ModelConfig]
+    to_published: Callable[[ModelConfig], dict]
+    architecture: str
+    """The class name that other libraries expect in `architectures`."""
+    names: Mapping[str, tuple[Rule, ...]]
+    """Rules by sublayer kind; published names relative to `layer_prefix`, ours to the sublayer's module."""
+    layer_norms: tuple[str, ...] = ("input_layernorm.weight", "post_attention_layernorm.weight")
+    """The norms before the sublayers of one published layer; their number is the sublayers per layer."""
+    layer_prefix: str = "model.layers.{}."
+    trunk: tuple[Rule, ...] = TRUNK
+    aliases: tuple[tuple[str, str], ...] = ()
+    """(pattern, replacement): other published spellings of a tensor name, turned into the one we write."""
+    model_types: tuple[str, ...] = ()
+    """Other `model_type`s that this family reads."""
+    text_key: str | None = None
+    """The key that nests the language model's config inside a multimodal one."""
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    """IGNORED keys of config.json and why."""
+    ignored_tensors: Mapping[str, str] = field(default_factory=dict)
+    """Patterns of tensors that are not loaded and why."""
+    tiny_config: Mapping = field(default_factory=dict)
+    """A published config of a few layers and odd sizes for tests."""
+    sizes: Mapping[str, Mapping] = field(default_factory=dict)
+    """Published checkpoints: name -> config.json."""
+
+    @cached_property
+    def handled(self) -> frozenset[str]:
+        """Every key of config.json that has an effect."""
+        return frozenset(self.schema.keys())
+
+    @cached_property
+    def reasons(self) -> Mapping[str, str]:
+        """Every ignored key of config.json with its reason."""
+        return MappingProxyType({**COMMON_IGNORED, **self.ignored})
+
+    @cached_property
+    def tiny(self) -> ModelConfig:
+        """The small model that tests use."""
+        return self.config_from_hf(self.tiny_config)
+
+    def preset(self, name: str) -> ModelConfig:
+        """A published size by name."""
+        if name not in self.sizes:
+            raise ConfigError(f"{self.name}: no preset {name!r}; it has {sorted(self.sizes)}")
+        return self.config_from_hf(self.sizes[name])
+
+    def config_from_hf(self, published: Mapping) -> ModelConfig:
+        """config.json -> ModelConfig. Raises ConfigError for a key, type or value that Hyla cannot honour."""
+        nested = published.get(self.text_key) if self.text_key else None
+        if nested is not None and not isinstance(nested, Mapping):
+            raise ConfigError(f"{self.name}: {self.text_key} = {nested!r} must be an object; fetch config.json again")
+        keys = dict(nested if nested is not None else published)
+        if nested is not None and "tie_word_embeddings" in published:
+            keys.setdefault("tie_word_embeddings", published["tie_word_embeddings"])
+        fields = normalize_rope(self.name, keys)
+        kept = {}
+        for key, value in fields.items():
+            if key in self.handled:
+                kept[key] = value
+            elif key not in self.reasons and value is not None:
+                raise ConfigError(
+                    f"{self.name}: unknown key {key} = {value!r} in config.json; remove it if it changes nothing, "
+                    "otherwise this version of Hyla cannot run the model"
+                )
+        return self.from_published(self.schema.read(self.name, kept))
+
+    def config_to_hf(self, config: ModelConfig) -> dict:
+        """ModelConfig -> config.json. Raises ConfigError when this format cannot describe the model."""
+        published = {"architectures": [self.architecture], "model_type": self.name, **self.to_published(config)}
+        back = self.config_from_hf(published)
+        if back != config:
+            raise ConfigError(f"the {self.name} format cannot describe this model: {_first_difference(config, back)}")
+        return published
+
+    def canonical(self, name: str) -> str:
+        """A tensor's name in the spelling that we write."""
+        for pattern, replacement in self.aliases:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    def reason_to_ignore(self, name: str) -> str | None:
+        """Why a tensor of a checkpoint is left out, or None."""
+        return next((why for pattern, why in self.ignored_tensors.items() if re.match(pattern, name)), None)
+
+    def rules(self, config: ModelConfig, ours: Iterable[str]) -> list[Rule]:
+        """The bound rules of a model with our parameter names; together they cover each name exactly once."""
+        ours = set(ours)
+        per_layer = len(self.layer_norms)
+        candidates = [rule for rule in self.trunk if not (config.tie_embeddings and rule.ours == ("head.weight",))]
+        for index, sublayer in enumerate(config.sublayers):
+            layer = self.layer_prefix.format(index // per_layer)
+            norm = Rule((self.layer_norms[index % per_layer],), ("norm.weight",))
+            candidates.append(norm.with_prefixes(layer, f"sublayers.{index}."))
+            for rule in self.names.get(sublayer.module.kind, ()):
+                bound = rule.bind(sublayer.module)
+                candidates.append(bound.with_prefixes(layer, f"sublayers.{index}.module."))
+        rules = [rule for rule in candidates if ours.issuperset(rule.ours)]
+        covered = [name for rule in rules for name in rule.ours]
+        uncovered = sorted(ours - set(covered))
+        if uncovered or len(covered) != len(set(covered)):
+            raise ConfigError(f"the {self.name} format has no name for {uncovered[:3] or covered[:3]}")
+        return rules
+
+
+def published_shapes(rule: Rule, ours: Mapping[str, torch.Tensor]) -> list[tuple[int, ...]]:
+    """Shapes of a rule's published tensors, from our tensors' shapes."""
+    metas = [torch.empty(ours[name].shape, device="meta") for name in rule.ours]
+    return [tuple(tensor.shape) for tensor in rule.to_published(metas)]
+
+
+def _first_difference(config: ModelConfig, back: ModelConfig) -> str:
+    """One field that did not survive the way through the published format."""
+    ours, theirs = config.model_dump(), back.model_dump()
+    for index, (mine, other) in enumerate(zip(ours.pop("sublayers"), theirs.pop("sublayers"))):
+        if mine != other:
+            names = sorted({key for key in mine["module"] if mine["module"].get(key) != other["module"].get(key)})
+            return f"sublayer {index} differs in {names or ['norm']}; choose another family or change the model"
+    names = [key for key in ours if ours[key] != theirs[key]]
+    return f"it loses {names or ['sublayers']}; choose another family or change the model"
+
+
+@lru_cache(maxsize=1)
+def _families() -> dict[str, Family]:
+    from hyla.models import families
+
+    found = {}
+    for entry in pkgutil.iter_modules(families.__path__):
+        family = importlib.import_module(f"{families.__name__}.{entry.name}").FAMILY
+        for model_type in (entry.name, family.name, *family.model_types):
+            found[model_type] = family
+    return found
+
+
+def known_model_types() -> tuple[str, ...]:
+    """Every `model_type` that can be loaded."""
+    return tuple(sorted(_families()))
+
+
+def family_of(model_type: str | None) -> Family:
+    """The family of a config.json's `model_type`. Raises CheckpointError that lists the known ones."""
+    family = _families().get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        raise CheckpointError(f"unknown model_type {model_type!r} in config.json; Hyla reads {known_model_types()}")
+    return family

@@ -1,0 +1,160 @@
+"""Name rules: how published tensors become ours and back, each rule exact in both directions.
+
+A family lists, for each kind of sublayer, a table of rules with published names relative to the published layer and
+our names relative to the sublayer's module. A rule is written as two functions on tensors; the published shapes come
+from running `to_published` on our (meta) tensors, so a table needs no shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+
+from hyla.models.config import Config
+
+Tensors = list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Base: `published` names <-> `ours`, unchanged (one to one)."""
+
+    published: tuple[str, ...]
+    ours: tuple[str, ...]
+
+    def bind(self, module: Config) -> Rule:
+        """The rule for one module: field names in it replaced by the numbers of its config."""
+        return self
+
+    def with_prefixes(self, published: str, ours: str) -> Rule:
+        """The rule with full names on both sides."""
+        return replace(
+            self,
+            published=tuple(published + name for name in self.published),
+            ours=tuple(ours + name for name in self.ours),
+        )
+
+    def to_ours(self, published: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        """Published tensors -> ours, of the given shapes; may return views."""
+        return published
+
+    def to_published(self, ours: Tensors) -> Tensors:
+        """The inverse; may return views."""
+        return ours
+
+
+@dataclass(frozen=True)
+class Reshape(Rule):
+    """Published with other dimensions of size one, e.g. a convolution [C, 1, L] for our [C, L]."""
+
+    shape: tuple[int, ...]
+    """Published shape; -1 and 0 (the dimension of ours at that place) as in reshape."""
+
+    def to_ours(self, published: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        return [published[0].reshape(shapes[0])]
+
+    def to_published(self, ours: Tensors) -> Tensors:
+        return [ours[0].reshape(_published_shape(self.shape, ours[0].shape))]
+
+
+@dataclass(frozen=True)
+class Concat(Rule):
+    """Several published tensors of equal shape are ours one after another, e.g. three convolutions."""
+
+    shape: tuple[int, ...]
+    """Published shape of one part, as in `Reshape`."""
+
+    def to_ours(self, published: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        return [torch.cat(published).reshape(shapes[0])]
+
+    def to_published(self, ours: Tensors) -> Tensors:
+        parts = ours[0].chunk(len(self.published))
+        return [part.reshape(_published_shape(self.shape, part.shape)) for part in parts]
+
+
+@dataclass(frozen=True)
+class Fuse(Rule):
+    """One published matrix holds the rows of several of ours: for each group (a head), some rows of each."""
+
+    groups: str | int = 1
+    """How many groups, or the config field that says it (e.g. "num_heads"). 1: one block after another."""
+
+    def bind(self, module: Config) -> Rule:
+        return replace(self, groups=getattr(module, self.groups)) if isinstance(self.groups, str) else self
+
+    def to_ours(self, published: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        inner = shapes[0][-1]
+        rows = [prod(shape) // inner // self.groups for shape in shapes]
+        parts = published[0].reshape(self.groups, sum(rows), inner).split(rows, dim=1)
+        return [part.reshape(shape) for part, shape in zip(parts, shapes)]
+
+    def to_published(self, ours: Tensors) -> Tensors:
+        inner = ours[0].shape[-1]
+        parts = [tensor.reshape(self.groups, -1, inner) for tensor in ours]
+        return [torch.cat(parts, dim=1).reshape(-1, inner)]
+
+
+@dataclass(frozen=True)
+class Stack(Rule):
+    """One published tensor per expert; `{}` in the published name is its number."""
+
+    count: str | int = "num_experts"
+
+    def bind(self, module: Config) -> Rule:
+        count = getattr(module, self.count) if isinstance(self.count, str) else self.count
+        names = tuple(self.published[0].format(number) for number in range(count))
+        return replace(self, published=names, count=count)
+
+    def to_ours(self, published: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        return [torch.stack(published)]
+
+    def to_published(self, ours: Tensors) -> Tensors:
+        return list(ours[0].unbind(0))
+
+
+def _published_shape(template: tuple[int, ...], shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(shape[place] if size == 0 else size for place, size in enumerate(template))
+
+
+def rename(published: str, ours: str) -> Rule:
+    """The same tensor under another name."""
+    return Rule((published,), (ours,))
+
+
+def reshape(published: str, ours: str, shape: tuple[int, ...]) -> Rule:
+    """The same numbers in the published `shape`."""
+    return Reshape((published,), (ours,), shape)
+
+
+def concat(published: Iterable[str], ours: str, shape: tuple[int, ...]) -> Rule:
+    """Our tensor is the concatenation of several published ones, each of `shape`."""
+    return Concat(tuple(published), (ours,), shape)
+
+
+def fuse(published: str, ours: Iterable[str], groups: str | int = 1) -> Rule:
+    """The published matrix holds several of ours, interleaved by group."""
+    return Fuse((published,), tuple(ours), groups)
+
+
+def stack(published: str, ours: str) -> Rule:
+    """Our tensor stacks the experts' published ones."""
+    return Stack((published,), (ours,))
+
+
+def prefixed(published: str, ours: str, names: dict[str, str]) -> tuple[Rule, ...]:
+    """Renames that share a prefix on each side."""
+    return tuple(rename(published + theirs, ours + own) for theirs, own in names.items())
+
+
+SWIGLU = {"gate_proj.weight": "gate.weight", "up_proj.weight": "up.weight", "down_proj.weight": "down.weight"}
+"""The usual names of a SwiGLU block."""
+
+TRUNK = (
+    rename("model.embed_tokens.weight", "embed.weight"),
+    rename("model.norm.weight", "norm.weight"),
+    rename("lm_head.weight", "head.weight"),
+)
+"""The usual names outside the layers."""

@@ -1,0 +1,39 @@
+"""Multiply-adds and bytes of Kimi Delta Attention. One multiply-add is two FLOPs; formulas import no torch."""
+
+from __future__ import annotations
+
+CHUNK, BLOCK = 64, 16
+
+
+def flops_per_token(*, num_heads: int, key_dim: int, value_dim: int) -> int:
+    """FLOPs of one token inside a long sequence, forward, all heads (products only; exponentials apart).
+
+    Key and query against the earlier blocks' keys (on average 24 rows) and their own block's (on average 8 pairs,
+    three multiply-adds a channel), the anchor read twice, A and P meet u, T, and the fold.
+    """
+    dots = 2 * 24 * key_dim + 3 * 8 * key_dim
+    rest = 3 * key_dim * value_dim + 2 * CHUNK * value_dim + 2 * BLOCK * value_dim + BLOCK * BLOCK
+    return 2 * num_heads * (dots + rest)
+
+
+def recurrent_flops_per_token(*, num_heads: int, key_dim: int, value_dim: int) -> int:
+    """FLOPs of one token in the recurrent form: read, write and query the state."""
+    return 2 * num_heads * 3 * key_dim * value_dim
+
+
+def state_bytes(*, num_heads: int, key_dim: int, value_dim: int) -> int:
+    """fp32 state as published models count it: the anchor alone."""
+    return 4 * num_heads * key_dim * value_dim
+
+
+def open_bytes(*, num_heads: int, key_dim: int, value_dim: int) -> int:
+    """Rows of the open chunk beside the anchor: fp32 rows and float64 block sums."""
+    rows = CHUNK * value_dim + CHUNK * key_dim + BLOCK * value_dim + BLOCK * BLOCK + 2 * BLOCK * key_dim
+    return num_heads * (4 * rows + 8 * (CHUNK // BLOCK) * key_dim)
+
+
+def decode_bytes_per_token(*, num_heads: int, key_dim: int, value_dim: int) -> int:
+    """Cache bytes that one decoded token reads (anchor and open rows) and writes (its own rows; 1/64 of a fold)."""
+    sizes = {"num_heads": num_heads, "key_dim": key_dim, "value_dim": value_dim}
+    written = 4 * num_heads * (2 * value_dim + BLOCK + 2 * key_dim)
+    return state_bytes(**sizes) + open_bytes(**sizes) + written + state_bytes(**sizes) // CHUNK

@@ -1,0 +1,18 @@
+"""What a mixture of experts costs."""
+
+from __future__ import annotations
+
+
+def flops_per_token(hidden_dim: int, num_experts: int, num_experts_per_token: int, expert_dim: int) -> int:
+    """Two per multiply-add: the router's D E, and three products of D I for each chosen expert."""
+    return 2 * hidden_dim * num_experts + num_experts_per_token * 6 * hidden_dim * expert_dim
+
+
+def expert_bytes(hidden_dim: int, expert_dim: int, bytes_per_element: int) -> int:
+    """Weights of one expert."""
+    return 3 * hidden_dim * expert_dim * bytes_per_element
+
+
+def expected_experts_read(num_tokens: int, num_experts: int, num_experts_per_token: int) -> float:
+    """Experts that a step of `num_tokens` tokens touches, if choices were even: E (1 - (1 - k/E)^T)."""
+    return num_experts * (1.0 - (1.0 - num_experts_per_token / num_experts) ** num_tokens)

@@ -1,0 +1,45 @@
+"""Scores and the stable choice of experts."""
+
+from __future__ import annotations
+
+import torch
+
+from hyla.ops.primitives import sigmoid, softmax_last
+
+SORT_ROWS = 8
+"""Up to this many rows one sort is faster than k searches; both choose the same experts."""
+
+
+def top_k(x_TE: torch.Tensor, k: int) -> torch.Tensor:
+    """int64 [T, k]: places of the k largest values of each row, largest first; ties go to the lower place."""
+    if x_TE.shape[0] <= SORT_ROWS:
+        return x_TE.sort(dim=-1, descending=True, stable=True)[1][:, :k]
+    # max returns the first of equal values (torch's documented promise); taken ones are then out of the race.
+    left, places = x_TE.clone(), []
+    for _ in range(k):
+        places.append(left.max(dim=-1, keepdim=True)[1])
+        left.scatter_(1, places[-1], -torch.inf)
+    return torch.cat(places, dim=1)
+
+
+def select(logits_TE, bias_E, *, num_chosen: int, score: str, num_groups: int, num_groups_kept: int):
+    """Scores [T, E] (differentiable) and the chosen experts [T, k]."""
+    scores_TE = sigmoid(logits_TE) if score == "sigmoid" else softmax_last(logits_TE)
+    biased_TE = scores_TE.detach()
+    if bias_E is not None:
+        biased_TE = biased_TE + bias_E.detach()
+    if num_groups > 1:
+        biased_TE = _keep_groups(biased_TE, num_groups, num_groups_kept)
+    return scores_TE, top_k(biased_TE, num_chosen)
+
+
+def _keep_groups(biased_TE: torch.Tensor, num_groups: int, num_groups_kept: int) -> torch.Tensor:
+    """Minus infinity outside the groups whose two largest values have the largest sums."""
+    tokens, num_experts = biased_TE.shape
+    members = biased_TE.reshape(tokens * num_groups, num_experts // num_groups)
+    best = members.gather(1, top_k(members, min(2, members.shape[1])))
+    group_scores_TG = best.sum(-1).view(tokens, num_groups)
+    is_kept_TG = torch.zeros_like(group_scores_TG, dtype=torch.bool)
+    is_kept_TG.scatter_(1, top_k(group_scores_TG, num_groups_kept), True)
+    is_kept_TE = is_kept_TG.repeat_interleave(num_experts // num_groups, dim=1)
+    return biased_TE.masked_fill(~is_kept_TE, -torch.inf)

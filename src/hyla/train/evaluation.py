@@ -1,0 +1,70 @@
+"""Held-out bits per byte: of a model, of a unigram model over the same tokens, and of gzip -9."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Sequence
+
+import torch
+
+from hyla.models.trunk import Model
+from hyla.train.corpus import Document
+from hyla.train.loss import chunk_loss
+from hyla.train.packing import TokenStore
+
+EVALUATION_ROWS = 4096
+"""Rows of one scoring call."""
+
+
+def heldout_sample(documents: Sequence[Document], max_bytes: int) -> tuple[Document, ...]:
+    """The first documents of at most max_bytes together; the first one is cut when it alone is longer."""
+    taken, total = [], 0
+    for document in documents:
+        if total + len(document.data) <= max_bytes:
+            taken.append(document)
+            total += len(document.data)
+    if not taken:
+        text = documents[0].data[:max_bytes].decode("utf-8", errors="ignore")
+        taken.append(Document(documents[0].name, text))
+    return tuple(taken)
+
+
+def num_bytes(documents: Sequence[Document]) -> int:
+    return sum(len(document.data) for document in documents)
+
+
+@torch.no_grad()
+def model_bits(model: Model, store: TokenStore, *, window: int) -> float:
+    """Bits that the model needs for all tokens of the store, end-of-text included.
+
+    A document longer than `window` tokens is scored in windows that know nothing of each other.
+    """
+    total, waiting = 0.0, []
+    pieces = store.pieces(window)
+    for number, piece in enumerate(pieces):
+        waiting.append(piece)
+        if sum(length for _, length in waiting) < EVALUATION_ROWS and number + 1 < len(pieces):
+            continue
+        rows = store.rows(waiting)
+        hidden_TD = model(rows.tokens_T, rows.batch)
+        for hidden_RD, targets_R in zip(hidden_TD.split(1024), rows.targets_T.split(1024)):
+            losses_R, _ = chunk_loss(model.head_logits(hidden_RD), targets_R)
+            total += losses_R.sum(dtype=torch.float64).item()
+        waiting = []
+    return total / math.log(2)
+
+
+def unigram_bits(train: TokenStore, heldout: TokenStore, vocab_size: int) -> float:
+    """Bits of the held-out tokens under the training tokens' frequencies, each count raised by one."""
+    counts = torch.bincount(train.tokens, minlength=vocab_size).double() + 1.0
+    bits = -torch.log2(counts / counts.sum())
+    pieces = heldout.pieces(1 << 30)
+    return bits[heldout.rows(pieces).targets_T].sum().item()
+
+
+def gzip_bits(documents: Sequence[Document]) -> tuple[int, int]:
+    """Bits of gzip -9: (each file alone, all files as one stream)."""
+    alone = sum(len(gzip.compress(document.data, 9, mtime=0)) for document in documents)
+    together = len(gzip.compress(b"".join(document.data for document in documents), 9, mtime=0))
+    return 8 * alone, 8 * together

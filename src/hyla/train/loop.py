@@ -1,0 +1,99 @@
+"""The training loop: forward, backward, clip, update, write a line, sometimes a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from hyla.errors import ConfigError
+from hyla.models.trunk import Model
+from hyla.train.config import TrainConfig
+from hyla.train.loss import cross_entropy
+from hyla.train.metrics import MetricsFile, StepMetrics
+from hyla.train.optimizer import Optimizer
+from hyla.train.packing import PackedRows, Packer, TokenStore
+from hyla.train.run_state import finished_states, load_state, save_state
+
+
+def batch_loss(model: Model, rows: PackedRows, chunk_rows: int) -> torch.Tensor:
+    """Mean cross-entropy of the packed rows in nats; differentiable."""
+    hidden_TD = model(rows.tokens_T, rows.batch)
+    return cross_entropy(hidden_TD.float(), model.head_projection.weight(), rows.targets_T, chunk_rows=chunk_rows)
+
+
+class Trainer:
+    """One run: a model with start values, a token store, a config, and a folder to resume from and write to.
+
+    Exactness: with equal config, store, start values and environment, every step's loss has the same bits, in one
+    process or across any number of killed ones.
+    """
+
+    def __init__(self, model: Model, store: TokenStore, config: TrainConfig, folder: Path):
+        self.model, self.config, self.folder = model, config, folder
+        self.packer = Packer(
+            store,
+            batch_tokens=config.batch_tokens,
+            max_document_tokens=config.max_document_tokens,
+            seed=config.seed,
+        )
+        self.optimizer = Optimizer(model, config)
+        self.metrics = MetricsFile(folder / "metrics.jsonl")
+        self.finished_steps, self.seconds = 0, 0.0
+
+    def resume(self) -> int:
+        """Continue from the newest checkpoint, if there is one; returns the number of finished steps."""
+        states = finished_states(self.folder / "checkpoints")
+        if states:
+            state = load_state(states[-1], self.model, self.optimizer)
+            self.finished_steps, self.seconds = state["step"], state["seconds"]
+        self.metrics.forget_after(self.finished_steps)
+        return self.finished_steps
+
+    def update(self, step: int) -> tuple[float, float, float]:
+        """One optimizer step; returns (loss, learning rate, gradient norm)."""
+        loss = batch_loss(self.model, self.packer.step(step), self.config.loss_rows)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+            raise ConfigError(
+                f"step {step + 1}: loss {loss.item()}, gradient norm {norm.item()}; "
+                f"lower learning_rate = {self.config.learning_rate} or clip_norm = {self.config.clip_norm}"
+            )
+        return loss.item(), self.optimizer.step(step), norm.item()
+
+    def run(self, on_step: Callable[[StepMetrics], None] = lambda metrics: None) -> None:
+        """Train up to `config.steps`; on_step is called after each one. Ends with a checkpoint."""
+        while self.finished_steps < self.config.steps:
+            started = time.perf_counter()
+            loss, rate, norm = self.update(self.finished_steps)
+            elapsed = time.perf_counter() - started
+            self.finished_steps += 1
+            self.seconds += elapsed
+            metrics = StepMetrics(
+                step=self.finished_steps,
+                loss=loss,
+                learning_rate=rate,
+                grad_norm=norm,
+                tokens=self.finished_steps * self.config.batch_tokens,
+                tokens_per_second=self.config.batch_tokens / elapsed,
+                seconds=self.seconds,
+            )
+            self.metrics.append(metrics)
+            on_step(metrics)
+            if self.finished_steps % self.config.checkpoint_every == 0 or self.finished_steps == self.config.steps:
+                self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of the finished steps."""
+        save_state(
+            self.folder / "checkpoints",
+            self.model,
+            self.optimizer,
+            step=self.finished_steps,
+            seconds=self.seconds,
+            kept=self.config.checkpoints_kept,
+        )

@@ -1,0 +1,77 @@
+"""A run's state on the disk: weights, optimizer memory and the number of finished steps. That is all: the order of the
+data and the schedule are functions of the step."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hyla.checkpoints.files import read_json
+from hyla.errors import CheckpointError
+from hyla.train.files import finish_folder, start_folder, write_json
+from hyla.train.optimizer import Optimizer
+
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+
+
+def environment() -> dict[str, str | int]:
+    """What equal bits depend on besides config and data."""
+    return {
+        "torch": torch.__version__,
+        "num_threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def finished_states(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
+
+
+def save_state(folder: Path, model: nn.Module, optimizer: Optimizer, *, step: int, seconds: float, kept: int) -> Path:
+    """Write `folder/step-<step>` (appears whole, by rename) and remove all but the newest `kept` ones."""
+    from safetensors.torch import save_file
+
+    path = folder / f"step-{step:08d}"
+    partial = start_folder(path)
+    weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+    save_file(weights, partial / WEIGHTS)
+    save_file({key: tensor.contiguous() for key, tensor in optimizer.state_tensors().items()}, partial / OPTIMIZER)
+    write_json(partial / STATE, {"step": step, "seconds": seconds, "environment": environment()})
+    finish_folder(path)
+    for old in finished_states(folder)[:-kept]:
+        shutil.rmtree(old)
+    return path
+
+
+def load_state(path: Path, model: nn.Module, optimizer: Optimizer | None) -> dict:
+    """Fill model (and optimizer) in place from a checkpoint; returns its state.json.
+
+    Raises CheckpointError when a file is missing, damaged, or of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    state = read_json(path / STATE)
+    try:
+        weights = load_file(path / WEIGHTS)
+        memory = load_file(path / OPTIMIZER) if optimizer is not None else {}
+    except (SafetensorError, FileNotFoundError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged ({error}); delete that folder and resume") from None
+    parameters = dict(model.named_parameters())
+    if parameters.keys() != weights.keys():
+        wrong = sorted(parameters.keys() ^ weights.keys())[0]
+        raise CheckpointError(f"checkpoint {path} belongs to another model: {wrong} is only in one of them")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if parameter.shape != weights[name].shape:
+                raise CheckpointError(
+                    f"checkpoint {path}: {name} is {tuple(weights[name].shape)}, the model's {tuple(parameter.shape)}"
+                )
+            parameter.copy_(weights[name])
+    if optimizer is not None:
+        optimizer.load_state_tensors(memory)
+    return state

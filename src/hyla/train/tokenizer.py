@@ -1,0 +1,53 @@
+"""A byte-level BPE tokenizer trained on the corpus, and the corpus as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hyla.checkpoints.tokenizer import Tokenizer
+from hyla.train.corpus import Document
+
+END_OF_TEXT = "<|endoftext|>"
+"""The only special token, id 0: it stands before and after every document."""
+
+END_OF_TEXT_ID = 0
+
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+"""A model trained on plain text has no turns: a conversation is continued as one text."""
+
+
+def train_tokenizer(documents: Sequence[Document], vocab_size: int, max_len: int) -> Tokenizer:
+    """Train on the documents; every byte has a token, so no text is unknown.
+
+    vocab_size: most entries that the vocabulary may have (less on tiny corpora), at least 257.
+    max_len: longest context that the tokenizer's settings declare.
+    The result depends on the documents only.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator((document.text for document in documents), trainer)
+    return Tokenizer(
+        backend,
+        special=dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT),
+        chat_template=CHAT_TEMPLATE,
+        settings={"model_max_length": max_len, "clean_up_tokenization_spaces": False},
+    )
+
+
+def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[list[int]]:
+    """Token ids of each document between two end-of-text tokens. Special tokens in the text stay plain text."""
+    backend = tokenizer.backend
+    backend.encode_special_tokens = True
+    encodings = backend.encode_batch([document.text for document in documents], add_special_tokens=False)
+    backend.encode_special_tokens = False
+    return [[END_OF_TEXT_ID, *encoding.ids, END_OF_TEXT_ID] for encoding in encodings]
