@@ -7,7 +7,7 @@ from hyla.layers.mlp import MLP
 from hyla.layers.moe import MoE
 from hyla.ops.moe.reference import experts_reference, route_reference
 
-D, F, I, E, K = 20, 36, 12, 6, 3
+D, F, WIDTH, E, K = 20, 36, 12, 6, 3
 
 
 def build(kind, dtype=torch.float32):
@@ -19,7 +19,7 @@ def build(kind, dtype=torch.float32):
             D,
             num_experts=E,
             num_experts_per_token=K,
-            expert_dim=I,
+            expert_dim=WIDTH,
             shared_dim=28,
             has_shared_gate=not deepseek,
             score="sigmoid" if deepseek else "softmax",
@@ -135,7 +135,7 @@ def test_a_moe_without_a_shared_expert_has_only_routed_ones():
         D,
         num_experts=E,
         num_experts_per_token=K,
-        expert_dim=I,
+        expert_dim=WIDTH,
         shared_dim=0,
         has_shared_gate=False,
         score="softmax",

@@ -10,7 +10,7 @@ from hyla.ops import rows
 from hyla.ops.moe import cost, experts, packed_experts, route, top_k
 from hyla.ops.moe.reference import experts_reference, route_reference
 
-T, D, I, E, K = 37, 20, 12, 6, 3
+T, D, WIDTH, E, K = 37, 20, 12, 6, 3
 ROUTINGS = [
     dict(score="softmax", normalize=True),
     dict(score="softmax", normalize=False, scaling=0.5),
@@ -26,7 +26,7 @@ def generator(seed=0):
 
 
 def make_experts(dtype=torch.float32, seed=1):
-    shapes = ((E, I, D), (E, I, D), (E, D, I))
+    shapes = ((E, WIDTH, D), (E, WIDTH, D), (E, D, WIDTH))
     return [torch.randn(shape, generator=generator(seed + n)).to(dtype) for n, shape in enumerate(shapes)]
 
 
@@ -177,7 +177,7 @@ def test_packed_experts_have_no_gradient():
 
 
 def test_costs_count_chosen_experts():
-    assert cost.flops_per_token(D, E, K, I) == 2 * D * E + K * 2 * (2 * I * D + D * I)
-    assert cost.expert_bytes(D, I, 2) == sum(weight[0].numel() for weight in make_experts()) * 2
+    assert cost.flops_per_token(D, E, K, WIDTH) == 2 * D * E + K * 2 * (2 * WIDTH * D + D * WIDTH)
+    assert cost.expert_bytes(D, WIDTH, 2) == sum(weight[0].numel() for weight in make_experts()) * 2
     assert cost.expected_experts_read(1, E, K) == pytest.approx(K)
     assert K < cost.expected_experts_read(2, E, K) < 2 * K

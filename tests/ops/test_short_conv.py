@@ -140,9 +140,7 @@ def test_the_gradient_with_a_cache_counts_the_inputs_before_the_call():
     x_TC, weight_CL = (tensor.double().requires_grad_() for tensor in inputs(lengths))
     before = torch.randn(4, RING, C, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     batch = cached(starts, lengths, (1, 2, 3))
-    assert torch.autograd.gradcheck(
-        lambda x, w: short_conv(x, w, batch=batch, cache=before.clone()), (x_TC, weight_CL)
-    )
+    assert torch.autograd.gradcheck(lambda x, w: short_conv(x, w, batch=batch, cache=before.clone()), (x_TC, weight_CL))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,0 +1,7 @@
+"""What a sequence keeps between steps: KV pages of 64 tokens, anchored states in slots, and the ledger of both."""
+
+from hyla.caches.ledger import Ledger
+from hyla.caches.pool import Cache
+from hyla.caches.protocol import CachePool, Sequence, Snapshot
+
+__all__ = ["Cache", "CachePool", "Ledger", "Sequence", "Snapshot"]

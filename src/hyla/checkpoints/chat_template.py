@@ -61,7 +61,7 @@ class ChatTemplate:
             return self._template.render(messages=messages, **names)
         except _TemplateRefusal as error:
             raise RequestError(f"the model's chat template refuses these messages: {error}", "messages") from error
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+        except Exception as error:  # a template is a program from elsewhere: it can fail in any way
             raise RequestError(
                 f"the model's chat template fails on these messages: {error}; check the roles and contents", "messages"
             ) from error

@@ -81,7 +81,9 @@ class Tokenizer:
         Raises RequestError when there is no template or it refuses the messages.
         """
         if self.chat_template is None:
-            raise RequestError("this model has no chat template; use the completions endpoint or a raw prompt", "messages")
+            raise RequestError(
+                "this model has no chat template; use the completions endpoint or a raw prompt", "messages"
+            )
         context = {**self.special, "tools": tools, "documents": None, **names}
         return self.chat_template.render(messages, add_generation_prompt=add_generation_prompt, **context)
 

@@ -63,6 +63,10 @@ class Projection:
         for linear in self.linears:
             linear.weight = nn.Parameter(linear.weight.detach().to("meta"), requires_grad=False)
 
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that it computes with, in the order of `plain_weights`; on the meta device when packed."""
+        return [linear.weight for linear in self.linears]
+
     def plain_weights(self) -> list[torch.Tensor]:
         """The plain weight of each linear, in its stored dtype, without unpacking the projection."""
         if self._packed is None:

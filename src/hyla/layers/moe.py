@@ -32,25 +32,26 @@ class ExpertProjection:
     def is_packed(self) -> bool:
         return self.gate_up_E is not None
 
-    def _parameters(self) -> list[torch.Tensor]:
+    def parameters(self) -> list[torch.Tensor]:
+        """The parameters that it computes with, in the order of `plain_weights`; on the meta device when packed."""
         return [getattr(self._module, name) for name in self.names]
 
     def pack(self, keep_plain: bool = False) -> None:
         """Replace the stacked weights by packed ones (inference only)."""
         if self.is_packed:
             return
-        gate_EID, up_EID, down_EDI = (parameter.detach() for parameter in self._parameters())
+        gate_EID, up_EID, down_EDI = (parameter.detach() for parameter in self.parameters())
         self.gate_up_E = [rows.pack(torch.cat(pair)) for pair in zip(gate_EID, up_EID)]
         self.down_E = [rows.pack(down_DI) for down_DI in down_EDI]
         if keep_plain:
             return
-        for name, parameter in zip(self.names, self._parameters()):
+        for name, parameter in zip(self.names, self.parameters()):
             setattr(self._module, name, nn.Parameter(parameter.detach().to("meta"), requires_grad=False))
 
     def plain_weights(self) -> list[torch.Tensor]:
         """Gate, up and down, stacked and plain, without unpacking."""
         if not self.is_packed:
-            return [parameter.detach() for parameter in self._parameters()]
+            return [parameter.detach() for parameter in self.parameters()]
         gate_up_EFD = torch.stack([rows.unpack(weight) for weight in self.gate_up_E])
         down_EDI = torch.stack([rows.unpack(weight) for weight in self.down_E])
         return [*gate_up_EFD.chunk(2, dim=1), down_EDI]

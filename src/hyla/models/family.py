@@ -102,15 +102,14 @@ class Family:
         nested = published.get(self.text_key) if self.text_key else None
         if nested is not None and not isinstance(nested, Mapping):
             raise ConfigError(f"{self.name}: {self.text_key} = {nested!r} must be an object; fetch config.json again")
-        keys = dict(nested if nested is not None else published)
-        if nested is not None and "tie_word_embeddings" in published:
-            keys.setdefault("tie_word_embeddings", published["tie_word_embeddings"])
-        fields = normalize_rope(self.name, keys)
+        outer = {key: value for key, value in published.items() if key != self.text_key}
         kept = {}
-        for key, value in fields.items():
+        for key, value in normalize_rope(self.name, {**outer, **(nested or {})}).items():
+            if value is None or key in self.reasons:  # null asks for the default
+                continue
             if key in self.handled:
                 kept[key] = value
-            elif key not in self.reasons and value is not None:
+            else:
                 raise ConfigError(
                     f"{self.name}: unknown key {key} = {value!r} in config.json; remove it if it changes nothing, "
                     "otherwise this version of Hyla cannot run the model"
@@ -155,9 +154,9 @@ class Family:
         return rules
 
 
-def published_shapes(rule: Rule, ours: Mapping[str, torch.Tensor]) -> list[tuple[int, ...]]:
-    """Shapes of a rule's published tensors, from our tensors' shapes."""
-    metas = [torch.empty(ours[name].shape, device="meta") for name in rule.ours]
+def published_shapes(rule: Rule, ours: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Shapes of a rule's published tensors, from ours."""
+    metas = [torch.empty(shape, device="meta") for shape in ours]
     return [tuple(tensor.shape) for tensor in rule.to_published(metas)]
 
 

@@ -144,17 +144,14 @@ def stack(published: str, ours: str) -> Rule:
     return Stack((published,), (ours,))
 
 
-def prefixed(published: str, ours: str, names: dict[str, str]) -> tuple[Rule, ...]:
-    """Renames that share a prefix on each side."""
-    return tuple(rename(published + theirs, ours + own) for theirs, own in names.items())
+def weights(published: str, *pairs: str, ours: str = "") -> tuple[Rule, ...]:
+    """Renames of weights that share a prefix: each pair is "theirs ours", both followed by `.weight`."""
+    split = [pair.split() for pair in pairs]
+    return tuple(rename(f"{published}{theirs}.weight", f"{ours}{own}.weight") for theirs, own in split)
 
 
-SWIGLU = {"gate_proj.weight": "gate.weight", "up_proj.weight": "up.weight", "down_proj.weight": "down.weight"}
+SWIGLU = ("gate_proj gate", "up_proj up", "down_proj down")
 """The usual names of a SwiGLU block."""
 
-TRUNK = (
-    rename("model.embed_tokens.weight", "embed.weight"),
-    rename("model.norm.weight", "norm.weight"),
-    rename("lm_head.weight", "head.weight"),
-)
+TRUNK = (*weights("model.", "embed_tokens embed", "norm norm"), *weights("", "lm_head head"))
 """The usual names outside the layers."""

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from hyla.errors import ConfigError
-from hyla.models.config import ModelConfig
+from hyla.models.config import (
+    ChannelMixerConfig,
+    MixerConfig,
+    ModelConfig,
+    NormConfig,
+    RopeConfig,
+    SublayerConfig,
+)
 
 Count = Annotated[int, Field(ge=1)]
-LayerTypes = tuple[Literal["linear_attention", "full_attention"], ...]
+LayerTypes = list[Literal["linear_attention", "full_attention"]]
 
+Made = TypeVar("Made", bound=BaseModel)
 ROPE_KEYS = ("rope_theta", "partial_rotary_factor")
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Base of the schemas: frozen, no unknown keys, no conversions."""
+
     # strict: "12" is not a number and 1 is not a flag; a retyped key is an error, not a guess.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class RopeParameters(_Strict):
+class RopeParameters(Strict):
     """The position code, as one object (the spelling of transformers 5)."""
 
     rope_type: Literal["default"] = "default"
@@ -31,12 +42,13 @@ class RopeParameters(_Strict):
     """Frequencies per image axis: no effect on text, whose three positions are equal."""
     mrope_interleaved: bool | None = None
 
-    def rotary_dim(self, head_dim: int, default_factor: float = 1.0) -> int:
-        """Rotated channels of a head."""
-        return int(head_dim * (self.partial_rotary_factor or default_factor))
+    def of_head(self, head_dim: int, default_factor: float = 1.0) -> RopeConfig:
+        """The rotation of a head's leading channels."""
+        factor = self.partial_rotary_factor or default_factor
+        return RopeConfig(rotary_dim=int(head_dim * factor), theta=self.rope_theta)
 
 
-class Published(_Strict):
+class Published(Strict):
     """Keys that the families share, with the meaning that they share. A subclass adds its own."""
 
     vocab_size: Count
@@ -55,8 +67,11 @@ class Published(_Strict):
     @classmethod
     def keys(cls) -> set[str]:
         """Every accepted spelling."""
-        aliases = {field.alias for field in cls.model_fields.values() if field.alias}
-        return set(cls.model_fields) | aliases
+        spelled = set()
+        for name, field in cls.model_fields.items():
+            alias = field.validation_alias
+            spelled.update(alias.choices if isinstance(alias, AliasChoices) else [name])
+        return spelled
 
     @classmethod
     def read(cls, family: str, keys: Mapping) -> Published:
@@ -90,6 +105,7 @@ def common_keys(config: ModelConfig) -> dict:
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_dim,
+        "num_hidden_layers": len(config.mixers),
         "rms_norm_eps": config.final_norm.eps,
         "max_position_embeddings": config.max_len,
         "tie_word_embeddings": config.tie_embeddings,
@@ -110,18 +126,52 @@ def normalize_rope(family: str, keys: Mapping) -> dict:
     flat = {key: keys.pop(key) for key in ROPE_KEYS if keys.get(key) is not None}
     nested = keys.pop("rope_scaling", None) or keys.get("rope_parameters") or {}
     if not isinstance(nested, Mapping):
-        raise ConfigError(f"{family}: rope_parameters = {nested!r} must be an object")
+        raise ConfigError(f"{family}: rope_parameters = {nested!r} in config.json must be an object")
     nested = dict(nested)
     if "type" in nested:
         nested.setdefault("rope_type", nested.pop("type"))
     for key, value in flat.items():
         if nested.setdefault(key, value) != value:
             raise ConfigError(f"{family}: {key} is {value!r} beside {nested[key]!r} in rope_parameters; keep one")
-    keys["rope_parameters"] = nested
+    if nested:
+        keys["rope_parameters"] = nested
     return keys
 
 
-def rope_keys(theta: float, factor: float) -> dict:
-    """The position code in both spellings, for new and for older readers."""
-    parts = {"rope_theta": theta, "partial_rotary_factor": factor}
+def rope_keys(rope: RopeConfig, head_dim: int) -> dict:
+    """The inverse of `RopeParameters.of_head`, in both spellings, for new and for older readers."""
+    factor = rope.rotary_dim / head_dim
+    if int(head_dim * factor) < rope.rotary_dim:  # readers round head_dim * factor down
+        factor = math.nextafter(factor, 1.0)
+    parts = {"rope_theta": rope.theta} | ({} if factor == 1.0 else {"partial_rotary_factor": factor})
     return {**parts, "rope_parameters": {"rope_type": "default", **parts}}
+
+
+def layer_list(family: str, key: str, values: list | None, default: list, num_layers: int) -> list:
+    """One value per layer: the list in config.json, or the default rule's. Raises ConfigError for a wrong length."""
+    values = default if values is None else values
+    if len(values) != num_layers:
+        raise ConfigError(
+            f"{family}: {key} has {len(values)} entries for num_hidden_layers = {num_layers}; they must agree"
+        )
+    return values
+
+
+def prenorm(norm: NormConfig, modules: list[MixerConfig | ChannelMixerConfig]) -> dict:
+    """Fields of ModelConfig for a stack in which one kind of norm precedes every module and the head."""
+    return {"sublayers": tuple(SublayerConfig(norm=norm, module=module) for module in modules), "final_norm": norm}
+
+
+def first(config: ModelConfig, kind: str):
+    """The first module config of a kind, or None."""
+    return next((sub.module for sub in config.sublayers if sub.module.kind == kind), None)
+
+
+def build(kind: type[Made], keys: Published, fields: Mapping[str, str], **others) -> Made:
+    """A config of ours from published keys: `fields` maps their name to our field."""
+    return kind(**{ours: getattr(keys, theirs) for theirs, ours in fields.items()}, **others)
+
+
+def publish(module: BaseModel | None, fields: Mapping[str, str]) -> dict:
+    """The inverse of `build`; nothing for a module that the model does not have."""
+    return {} if module is None else {theirs: getattr(module, ours) for theirs, ours in fields.items()}

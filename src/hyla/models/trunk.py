@@ -45,6 +45,8 @@ class Model(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
         self.head_projection = Projection(self.head, dtype=torch.float32)
+        self.stored_dtypes: dict[str, torch.dtype] = {}
+        """Of weights read from a checkpoint: the dtype in the file, in which they are saved again if it loses nothing."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -122,6 +122,11 @@ class Batch:
         """Plans of the short convolutions by number of taps, filled by `ops.short_conv.plan.conv_plan`."""
         return {}
 
+    @cached_property
+    def attention_plans(self) -> dict:
+        """Plans of softmax attention by head layout, filled by `ops.attention.plan.attention_plan`."""
+        return {}
+
     def index(self, values) -> torch.Tensor:
         """int64 tensor of host integers on the batch's device."""
         return torch.tensor(values, dtype=torch.int64, device=self.device)

@@ -4,60 +4,175 @@ A library picks another kernel, with another order of summation, for another num
 it with a few row counts (buckets), checks once per weight shape, machine and thread count which of them give the same
 bits, and uses those: a row then has one result, whether it came alone or among 4,096 others. The set of calls is
 finite and every one of them has been compared; nothing is assumed about the library.
+
+The checks cost some tens of milliseconds and memory of about three weights for each shape, once per process. A weight
+of more than BLOCK_ELEMENTS (a vocabulary's) is checked, packed and multiplied in blocks of its outputs, so no check is
+larger than one block.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 from hyla.errors import BackendUnavailable
 
-ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048)
-"""Row counts that `linear` may use. The largest is the reference of the comparison."""
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Row counts that `linear` may use."""
 
-TILE_ROWS = (8, 16, 32, 64)
-"""Candidate row tiles of `bmm`: every batched product has a multiple of the tile as its row count."""
+SMALL_ELEMENTS, SMALL_ROWS = 1 << 20, 2048
+"""Weights up to this size may also use this many rows: a call costs more than the arithmetic there."""
+
+ENOUGH_ROWS = 64
+"""A set of row counts that agree is worth using from this largest count on: prefill then runs near full speed."""
+
+BLOCK_ELEMENTS = 1 << 24
+"""Largest weight of one library call."""
+
+BMM_ROWS, BMM_STRIDE = (2, 4, 8, 16, 24, 32, 48), 64
+"""Row counts that `bmm` may use: these, and multiples of the stride."""
+
+BMM_CHECKED = range(1, 9)
+"""Multiples of the stride that are compared; `bmm` cuts longer products."""
+
+BMM_BATCHES = (1, 2, 3, 8, 17)
+"""Batch counts that are compared."""
+
+_check_lock = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A weight [O, D] in the CPU library's own layout, by blocks of outputs. For inference only."""
+
+    blocks: tuple[torch.Tensor, ...]
+    shape: tuple[int, int]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """The row counts to use for one weight shape, ascending; `plain` are those that plain weights may use as they
+    are. For the others a plain weight is put into the library's layout first."""
+
+    rows: tuple[int, ...]
+    plain: frozenset[int]
+
+
+def _uses_packing(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+
+
+def _reorder(weight_OD: torch.Tensor) -> torch.Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight_OD.contiguous(), 1)
 
 
 def _linear_once(x_RD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """One library call. On the CPU always oneDNN, so that packed and plain weights give the same bits."""
-    if x_RD.device.type == "cpu" and x_RD.dtype in (torch.float32, torch.bfloat16):
+    """One library call. On the CPU always oneDNN, the library that packed weights belong to."""
+    if _uses_packing(x_RD.device, x_RD.dtype):
         return torch.ops.mkldnn._linear_pointwise(x_RD, weight, None, "none", [], "")
     return torch.nn.functional.linear(x_RD, weight)
 
 
-def pack(weight_OD: torch.Tensor) -> torch.Tensor:
-    """The weight in the CPU library's own layout (same shape, opaque); other devices: unchanged. Undo: `unpack`."""
-    if weight_OD.device.type == "cpu" and weight_OD.dtype in (torch.float32, torch.bfloat16):
-        return torch.ops.mkldnn._reorder_linear_weight(weight_OD.detach().contiguous(), 1)
-    return weight_OD.detach()
+def block_sizes(out_dim: int, in_dim: int) -> tuple[int, ...]:
+    """Outputs of each block of a weight.
 
-
-def unpack(weight_OD: torch.Tensor) -> torch.Tensor:
-    """The plain layout of a packed weight; exact."""
-    return weight_OD.to_dense() if weight_OD.is_mkldnn else weight_OD
-
-
-@lru_cache(maxsize=None)
-def row_buckets(out_dim: int, in_dim: int, dtype: torch.dtype, device: str, num_threads: int) -> tuple[int, ...]:
-    """The row counts whose rows equal, bit for bit, those of the largest count, for a weight [out_dim, in_dim].
-
-    Checked with random data, packed and plain. float64 (an oracle's dtype) is not checked: it has no promise.
+    >>> block_sizes(1000, 48), block_sizes(151936, 1024)
+    ((1000,), (15232, 15232, 15232, 15232, 15232, 15232, 15232, 15232, 15232, 14848))
     """
-    if dtype == torch.float64:
-        return ROW_BUCKETS
-    generator = torch.Generator().manual_seed(20260101)
-    weight = torch.randn(out_dim, in_dim, generator=generator).to(device=device, dtype=dtype)
-    x = torch.randn(ROW_BUCKETS[-1], in_dim, generator=generator).to(device=device, dtype=dtype)
-    layouts = [weight, pack(weight)]
-    expected = _linear_once(x, weight)
-    return tuple(
-        rows
-        for rows in ROW_BUCKETS
-        if all(torch.equal(_linear_once(x[:rows].contiguous(), layout), expected[:rows]) for layout in layouts)
-    )
+    num_blocks = -(-out_dim * in_dim // BLOCK_ELEMENTS)
+    if num_blocks <= 1:
+        return (out_dim,)
+    size = -(-out_dim // (64 * num_blocks)) * 64
+    return (size,) * (out_dim // size) + ((out_dim % size,) if out_dim % size else ())
+
+
+def pack(weight_OD: torch.Tensor) -> torch.Tensor | Packed:
+    """The weight in the CPU library's own layout; other devices and float64: the weight itself. Undo: `unpack`."""
+    weight_OD = weight_OD.detach()
+    if not _uses_packing(weight_OD.device, weight_OD.dtype):
+        return weight_OD
+    blocks = tuple(_reorder(block) for block in weight_OD.split(block_sizes(*weight_OD.shape)))
+    return Packed(blocks, tuple(weight_OD.shape), weight_OD.dtype)
+
+
+def unpack(weight: torch.Tensor | Packed) -> torch.Tensor:
+    """The plain layout of a packed weight; exact."""
+    if not isinstance(weight, Packed):
+        return weight
+    plain = [block.to_dense() for block in weight.blocks]
+    return torch.cat(plain) if len(plain) > 1 else plain[0]
+
+
+def _check_data(rows: int, inner: int, generator: torch.Generator, sign: float) -> torch.Tensor:
+    """[rows, inner] such that the dot product of a row of sign 1 and one of sign -1 is zero but for rounding.
+
+    What is left depends on the order of summation in every bit, so a few rows show what plain random data, rounded to
+    bf16, hides in most. The magnitudes differ widely: sums of a few bf16 products of like size are exact in fp32.
+    """
+    half = torch.randn(rows, inner // 2, generator=generator)
+    half *= torch.exp2(3.0 * torch.randn(rows, inner // 2, generator=generator))
+    odd = torch.randn(rows, inner % 2, generator=generator) * 1e-4
+    shuffle = torch.randperm(inner, generator=torch.Generator().manual_seed(inner))
+    return torch.cat([half, half * sign, odd], dim=1)[:, shuffle]
+
+
+def _agreeing_sets(counts: tuple[int, ...], call) -> list[tuple[tuple[int, ...], torch.Tensor]]:
+    """Split row counts into sets that give the same bits; with each set, the result of its largest count.
+
+    call(first, count): the result of rows first to first + count of the data. A smaller count is compared on the last
+    rows of the largest one, so that a row's place within a call varies too.
+    """
+    sets, left = [], list(counts)
+    while left:
+        expected = call(0, left[-1])
+        agreeing = tuple(count for count in left if _agrees(call, count, expected))
+        if agreeing:
+            sets.append((agreeing, expected))
+        # A count that does not even repeat itself is never used.
+        left = [count for count in left if count not in agreeing and count != left[-1]]
+    return sets
+
+
+def _agrees(call, count: int, expected: torch.Tensor) -> bool:
+    last = expected.shape[-2] - count
+    return torch.equal(call(last, count), expected[..., last:, :])
+
+
+@cache
+def row_buckets(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device, num_threads: int) -> Buckets:
+    """The row counts whose rows agree bit for bit, for a weight [out_dim, in_dim] of at most BLOCK_ELEMENTS.
+
+    Where the library has two kernels for this shape (few rows, many rows), the counts fall into sets; the one with the
+    smallest count is taken among those that reach ENOUGH_ROWS, else the one that reaches furthest.
+    """
+    with _check_lock, torch.no_grad():
+        counts = ROW_BUCKETS + ((SMALL_ROWS,) if out_dim * in_dim <= SMALL_ELEMENTS else ())
+        generator = torch.Generator().manual_seed(20260101)
+        plain = _check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
+        x_RD = _check_data(counts[-1], in_dim, generator, 1.0).to(device=device, dtype=dtype)
+        weight = _reorder(plain) if _uses_packing(device, dtype) else plain
+        sets = _agreeing_sets(counts, lambda first, count: _linear_once(x_RD[first : first + count], weight))
+        if not sets:
+            raise BackendUnavailable(f"no matrix product with a weight [{out_dim}, {in_dim}] in {dtype} repeats itself")
+        rows, expected = min(sets, key=lambda found: _preference(found[0]))
+
+        def call_plain(first: int, count: int) -> torch.Tensor:
+            return _linear_once(x_RD[first : first + count], plain)
+
+        return Buckets(rows, frozenset(count for count in rows if _agrees(call_plain, count, expected)))
+
+
+def _preference(rows: tuple[int, ...]) -> tuple[int, int]:
+    """Smallest is best."""
+    return (0, rows[0]) if rows[-1] >= ENOUGH_ROWS else (1, -rows[-1])
 
 
 def split_rows(num_rows: int, buckets: tuple[int, ...]) -> list[int]:
@@ -76,20 +191,38 @@ def split_rows(num_rows: int, buckets: tuple[int, ...]) -> list[int]:
     return sizes
 
 
-def _linear_rows(x_TD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Rows times one block, in calls of bucket sizes."""
+    if x_TD.dtype == torch.float64:
+        # An oracle's dtype: no promise, no check.
+        return torch.nn.functional.linear(x_TD, weight)
     out_dim, in_dim = weight.shape
-    buckets = row_buckets(out_dim, in_dim, x_TD.dtype, str(x_TD.device), torch.get_num_threads())
     num_rows = x_TD.shape[0]
-    if num_rows in buckets:
+    buckets = row_buckets(out_dim, in_dim, x_TD.dtype, x_TD.device, torch.get_num_threads())
+    if num_rows in buckets.rows and (weight.is_mkldnn or num_rows in buckets.plain):
         return _linear_once(x_TD.contiguous(), weight)
+    sizes = [num_rows] if num_rows in buckets.rows else split_rows(num_rows, buckets.rows)
+    if not weight.is_mkldnn and not buckets.plain.issuperset(sizes):
+        weight = _reorder(weight)
     parts, first = [], 0
-    for size in split_rows(num_rows, buckets):
-        rows = x_TD[first : first + size]
-        if rows.shape[0] < size:
-            rows = torch.cat([rows, rows.new_zeros(size - rows.shape[0], in_dim)])
-        parts.append(_linear_once(rows.contiguous(), weight)[: num_rows - first])
+    for size in sizes:
+        rows_RD = x_TD[first : first + size]
+        if rows_RD.shape[0] < size:
+            rows_RD = torch.cat([rows_RD, rows_RD.new_zeros(size - rows_RD.shape[0], in_dim)])
+        parts.append(_linear_once(rows_RD.contiguous(), weight)[: num_rows - first])
         first += size
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _linear_rows(x_TD: torch.Tensor, weight: torch.Tensor | Packed) -> torch.Tensor:
+    if isinstance(weight, Packed):
+        blocks = weight.blocks
+    else:
+        sizes = block_sizes(*weight.shape)
+        blocks = weight.detach().split(sizes) if len(sizes) > 1 else (weight.detach(),)
+    if len(blocks) == 1:
+        return _linear_block(x_TD, blocks[0])
+    return torch.cat([_linear_block(x_TD, block) for block in blocks], dim=1)
 
 
 class _Linear(torch.autograd.Function):
@@ -106,58 +239,95 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_weight
 
 
-def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
+def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor | Packed) -> torch.Tensor:
     """x W^T for rows x [T, D] and a weight [O, D] of the same dtype, plain or packed; returns [T, O] in that dtype.
 
-    Exactness: a row's bits do not depend on T, on the other rows, on packing, or on autograd.
-    Raises BackendUnavailable when no gradient can be taken (packed weights are for inference).
+    Exactness: a row's bits do not depend on T, on the other rows, on packing, or on autograd (float64: no promise).
+    Raises BackendUnavailable when a gradient is asked through packed weights (they are for inference).
     """
     if x_TD.shape[0] == 0:
         return x_TD.new_zeros(0, weight_OD.shape[0])
-    if torch.is_grad_enabled() and (x_TD.requires_grad or weight_OD.requires_grad):
-        if weight_OD.is_mkldnn:
+    if isinstance(weight_OD, Packed):
+        if torch.is_grad_enabled() and x_TD.requires_grad:
             raise BackendUnavailable("packed weights have no gradient; call model.unpack() before training")
+        return _linear_rows(x_TD, weight_OD)
+    if torch.is_grad_enabled() and (x_TD.requires_grad or weight_OD.requires_grad):
         return _Linear.apply(x_TD, weight_OD)
     return _linear_rows(x_TD, weight_OD)
 
 
-@lru_cache(maxsize=None)
-def row_tile(inner: int, columns: int, dtype: torch.dtype, device: str, num_threads: int) -> int:
-    """The smallest row tile for which batched products [B, M, inner] x [B, inner, columns] do not depend on M or B.
+@cache
+def bmm_rows(
+    inner: int,
+    columns: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    num_threads: int,
+    is_column_major: bool = False,
+) -> tuple[int, ...]:
+    """The row counts M, ascending, for which products [B, M, inner] x [B, inner, columns] agree bit for bit.
 
-    Raises BackendUnavailable when even the largest tile fails on this machine.
+    The last one is BMM_STRIDE or 2 BMM_STRIDE; its multiples agree as well. is_column_major: of the right operand; the
+    two layouts are different calls. Raises BackendUnavailable when even the larger counts do not agree with each
+    other, or depend on B.
     """
-    if dtype == torch.float64:
-        return TILE_ROWS[0]
-    generator = torch.Generator().manual_seed(20260102)
-    a = torch.randn(33, 512, inner, generator=generator).to(device=device, dtype=dtype)
-    b = torch.randn(33, inner, columns, generator=generator).to(device=device, dtype=dtype)
-    expected = torch.bmm(a, b)
-    for tile in TILE_ROWS:
-        counts = [rows for rows in (tile, 2 * tile, 3 * tile, 64, 128, 256, 320) if rows % tile == 0]
-        same = all(torch.equal(torch.bmm(a[:, :rows].contiguous(), b), expected[:, :rows]) for rows in counts)
-        same = same and all(
-            torch.equal(torch.bmm(a[:n, :rows].contiguous(), b[:n]), expected[:n, :rows])
-            for n in (1, 2, 3, 8, 32)
-            for rows in (tile, 64)
-        )
-        if same:
-            return tile
+    with _check_lock, torch.no_grad():
+        counts = BMM_ROWS + tuple(BMM_STRIDE * n for n in BMM_CHECKED)
+        batch = max(BMM_BATCHES)
+        generator = torch.Generator().manual_seed(20260102)
+        a = _check_data(batch * counts[-1], inner, generator, 1.0).view(batch, counts[-1], inner)
+        b = _check_data(batch * columns, inner, generator, -1.0).view(batch, columns, inner).transpose(1, 2)
+        a, b = (data.to(device=device, dtype=dtype) for data in (a, b))
+        b = b if is_column_major else b.contiguous()
+        expected = torch.bmm(a, b)
+
+        def call(first: int, count: int) -> torch.Tensor:
+            return torch.bmm(a[:, first : first + count].contiguous(), b)
+
+        good = [n for n in counts if _agrees(call, n, expected)]
+        good = [n for n in good if n > 2 * BMM_STRIDE or _ignores_batch(a[:, :n].contiguous(), b, expected[:, :n])]
+    for stride in (BMM_STRIDE, 2 * BMM_STRIDE):
+        if set(good).issuperset(n for n in counts if n >= stride and n % stride == 0):
+            return tuple(n for n in good if n <= stride)
     raise BackendUnavailable(
-        f"no row tile up to {TILE_ROWS[-1]} makes [.., M, {inner}] x [{inner}, {columns}] in {dtype} on {device} "
-        f"with {num_threads} threads independent of M; try another thread count"
+        f"products [B, M, {inner}] x [{inner}, {columns}] in {dtype} on {device} with {num_threads} threads depend on "
+        "M or B; try another thread count"
+    )
+
+
+def _ignores_batch(a: torch.Tensor, b: torch.Tensor, expected: torch.Tensor) -> bool:
+    places = [(size, first) for size in BMM_BATCHES for first in range(0, a.shape[0] - size + 1, max(4, size))]
+    return all(
+        torch.equal(torch.bmm(a[first : first + size], b[first : first + size]), expected[first : first + size])
+        for size, first in places
     )
 
 
 def bmm(a_BMK: torch.Tensor, b_BKN: torch.Tensor) -> torch.Tensor:
-    """Batched product [B, M, K] x [B, K, N] -> [B, M, N] whose rows depend neither on M nor on B.
+    """Batched product [B, M, K] x [B, K, N] -> [B, M, N] whose rows depend neither on M nor on B (float64: no promise).
 
-    b must be row-major (N contiguous): pass keys transposed. M is padded to the machine's row tile with zero rows.
+    Items that are dense matrices are read where they lie (one matrix may be expanded over B). A row-major b (N
+    contiguous) and a column-major one are different calls with different bits: keep to one. M is padded with zero rows
+    to a count that was checked.
     """
+    if a_BMK.dtype == torch.float64:
+        return torch.bmm(a_BMK, b_BKN)
     rows, inner = a_BMK.shape[1:]
-    tile = row_tile(inner, b_BKN.shape[2], a_BMK.dtype, str(a_BMK.device), torch.get_num_threads())
-    extra = -rows % tile
-    if extra:
-        a_BMK = torch.nn.functional.pad(a_BMK, (0, 0, 0, extra))
-    out = torch.bmm(a_BMK.contiguous(), b_BKN.contiguous())
-    return out[:, :rows] if extra else out
+    columns, most = b_BKN.shape[2], BMM_STRIDE * BMM_CHECKED[-1]
+    if columns == 1:
+        # A product with one column is another routine, which looks at B.
+        return bmm(a_BMK, torch.nn.functional.pad(b_BKN, (0, 1)))[:, :, :1]
+    if rows > most:
+        return torch.cat([bmm(part, b_BKN) for part in a_BMK.split(most, dim=1)], dim=1)
+    is_column_major = inner > 1 and columns > 1 and b_BKN.stride()[1:] == (1, inner)
+    place = (a_BMK.dtype, a_BMK.device, torch.get_num_threads(), is_column_major)
+    counts = bmm_rows(inner, columns, *place)
+    if rows not in counts:
+        padded = next((count for count in counts if count >= rows), -(-rows // counts[-1]) * counts[-1])
+        a_BMK = torch.nn.functional.pad(a_BMK, (0, 0, 0, padded - rows))
+    return torch.bmm(_dense_items(a_BMK), b_BKN if is_column_major else _dense_items(b_BKN))[:, :rows]
+
+
+def _dense_items(x_BMN: torch.Tensor) -> torch.Tensor:
+    """x itself if every item is a row-major matrix without gaps, wherever the items lie; else a contiguous copy."""
+    return x_BMN if x_BMN.stride()[1:] == (x_BMN.shape[2], 1) else x_BMN.contiguous()

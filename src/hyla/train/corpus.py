@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,12 +59,14 @@ def stdlib_folder() -> Path:
 
 def text_files(folder: Path, *, skipped: frozenset[str] = frozenset(), suffix: str = "") -> Iterator[Path]:
     """Regular files below folder in sorted order, without hidden ones, caches, links and the `skipped` folders."""
-    for path in sorted(folder.rglob("*" + suffix)):
-        parts = path.relative_to(folder).parts
-        is_hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
-        if is_hidden or skipped.intersection(parts) or path.is_symlink() or not path.is_file():
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name in skipped or entry.name == "__pycache__":
             continue
-        yield path
+        if entry.is_dir(follow_symlinks=False):
+            yield from text_files(Path(entry.path), skipped=skipped, suffix=suffix)
+        elif entry.is_file(follow_symlinks=False) and entry.name.endswith(suffix):
+            yield Path(entry.path)
 
 
 def read_text(path: Path) -> str | None:

@@ -48,6 +48,6 @@ def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document]) -> lis
     """Token ids of each document between two end-of-text tokens. Special tokens in the text stay plain text."""
     backend = tokenizer.backend
     backend.encode_special_tokens = True
-    encodings = backend.encode_batch([document.text for document in documents], add_special_tokens=False)
+    encodings = backend.encode_batch_fast([document.text for document in documents], add_special_tokens=False)
     backend.encode_special_tokens = False
     return [[END_OF_TEXT_ID, *encoding.ids, END_OF_TEXT_ID] for encoding in encodings]

@@ -23,7 +23,7 @@ from hyla.ops.batch import BLOCK, CHUNK
 from hyla.ops.delta.plan import ChunkPlan
 from hyla.ops.rows import bmm
 
-GROUP_ELEMENTS = 1 << 23
+GROUP_ELEMENTS = 1 << 20
 """Elements of one item group's largest temporaries: time is walked in stretches that stay near the cache."""
 
 

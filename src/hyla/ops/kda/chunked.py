@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from hyla.ops.batch import BLOCK, CHUNK
 from hyla.ops.delta.chain import Intra, fold
 from hyla.ops.delta.row import append_row
+from hyla.ops.kda.inside import InsideBlocks
 from hyla.ops.rows import bmm
 
 BLOCKS = CHUNK // BLOCK
@@ -27,7 +28,7 @@ def measure(q_IHCK, k_IHCK, log_decay_IHCK, beta_IHC, old=None, is_old_OC=None) 
     if old is not None:
         k_IHCK, log_decay_IHCK = _with_old_rows(k_IHCK, log_decay_IHCK, old, is_old_OC)
     q, k, log_decay = (x.unflatten(2, (BLOCKS, BLOCK)) for x in (q_IHCK, k_IHCK, log_decay_IHCK.double()))
-    diagonal_a, diagonal_p, since_block, k_scaled = _inside_blocks(q, k, log_decay)
+    diagonal_a, diagonal_p, since_block, k_scaled = InsideBlocks.apply(q, k, log_decay)
     block_sum = since_block[:, :, :, -1]
     if old is not None:
         k_scaled, block_sum = _with_old_blocks(k_scaled, block_sum, old, is_old_OC)
@@ -75,33 +76,6 @@ def _further(since_block, block_sum, b: int, earlier: int) -> torch.Tensor:
     for middle in range(b - 2, earlier - 1, -1):
         between = between + block_sum[:, :, middle]
     return since_block + between[:, :, None]
-
-
-def _inside_blocks(q, k, log_decay):
-    """Pairs inside blocks, [I, H, 4, 16, ...] in; diagonals of A (no beta) and P, sums since the block's start, k_scaled.
-
-    Walks the distance d between the rows: `run` holds, for rows d - 1 .. 15, the sum of the last d log decays.
-    """
-    dtype = k.dtype
-    diagonals_a, diagonals_p = [torch.zeros_like(k[..., 0])], [(k * q).sum(-1)]
-    since_start, to_end = [], [k[..., -1, :]]
-    run = log_decay
-    for distance in range(1, BLOCK + 1):
-        since_start.append(run[..., 0, :])
-        if distance == BLOCK:
-            break
-        weighted = torch.exp(run[..., 1:, :].to(dtype)) * k[..., : BLOCK - distance, :]
-        diagonals_a.append(pad((weighted * k[..., distance:, :]).sum(-1), (distance, 0)))
-        diagonals_p.append(pad((weighted * q[..., distance:, :]).sum(-1), (distance, 0)))
-        to_end.append(weighted[..., -1, :])
-        run = run[..., 1:, :] + log_decay[..., : BLOCK - distance, :]
-    place = torch.arange(BLOCK, device=k.device)
-    distance = (place[:, None] - place[None, :]).clamp_min(0)
-    is_past = (place[:, None] >= place[None, :]).to(dtype)
-    square_a = torch.stack(diagonals_a, dim=-2)[..., distance, place[:, None]] * is_past
-    square_p = torch.stack(diagonals_p, dim=-2)[..., distance, place[:, None]] * is_past
-    k_scaled = torch.stack(to_end[::-1], dim=-1).contiguous()
-    return square_a, square_p, torch.stack(since_start, dim=-2), k_scaled
 
 
 def _to_chunk_end(k_scaled, block_sum):

@@ -46,9 +46,7 @@ class ConvPlan:
 
     def crossing_rows(self, first: int, last: int, shift: int) -> list[int]:
         """Rows in [first, last) whose input `shift` rows earlier belongs to another sequence, relative to first."""
-        return [
-            offset + i - first for offset in self.offsets for i in range(shift) if first <= offset + i < last
-        ]
+        return [offset + i - first for offset in self.offsets for i in range(shift) if first <= offset + i < last]
 
 
 def conv_plan(batch: Batch, taps: int) -> ConvPlan:

@@ -1,0 +1,154 @@
+"""Published folder -> model. Tensors stream from memory-mapped shards into place, one rule at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hyla.checkpoints.files import ShardReader, read_json
+from hyla.errors import CheckpointError
+from hyla.models.config import ModelConfig
+from hyla.models.family import Family, family_of, published_shapes
+from hyla.models.names import Rule
+from hyla.models.trunk import Model
+from hyla.models.weights import Weights
+
+logger = logging.getLogger("hyla.checkpoints")
+
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F64": torch.float64}
+"""Stored dtypes that a model can compute in."""
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """What the JSON files of a folder say."""
+
+    family: Family
+    config: ModelConfig
+    published: dict
+    """config.json as it is."""
+
+
+def read_config(folder: str | Path) -> FolderConfig:
+    """Read config.json, and the end tokens of generation_config.json. Raises CheckpointError or ConfigError."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; give one that holds config.json and safetensors")
+    published = read_json(folder / "config.json")
+    family = family_of(published.get("model_type"))
+    config = family.config_from_hf(published)
+    eos = _generation_eos(folder / "generation_config.json")
+    if eos:
+        config = config.model_copy(update={"eos_token_ids": eos})
+    return FolderConfig(family, config, published)
+
+
+def _generation_eos(file: Path) -> tuple[int, ...]:
+    """End tokens of generation_config.json, which often lists more of them than config.json."""
+    eos = read_json(file).get("eos_token_id") if file.exists() else None
+    listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(type(token) is int for token in listed):
+        raise CheckpointError(f"{file}: eos_token_id = {eos!r} must be a token id or a list of them")
+    return tuple(listed)
+
+
+def load_model(folder: str | Path, dtype: torch.dtype | None = None, device: str = "cpu") -> Model:
+    """Load a model in the Hugging Face format. Nothing is unpickled and no code of the folder is run.
+
+    dtype: of weights and activations; None: the one in which the checkpoint stores the embedding (vectors that it
+    stores wider stay so). What modules name in `fp32_parameters` is kept in fp32 either way.
+    Memory: the model plus one tensor. Ignored tensors are logged with the reason.
+    Raises CheckpointError for missing, extra, damaged or misshapen tensors, ConfigError for what config.json asks.
+    """
+    folder = Path(folder)
+    found = read_config(folder)
+    with torch.device("meta"):
+        model = Model(found.config)
+    weights = Weights(model)
+    rules = found.family.rules(found.config, weights.shapes)
+    with ShardReader(folder) as shards:
+        names = _published_names(shards, found.family, model.config.tie_embeddings)
+        expected = {name: shape for rule in rules for name, shape in zip(rule.published, _shapes(rule, weights))}
+        _check(folder, expected, names, shards)
+        asked = dtype
+        dtype = _model_dtype(folder, shards, names, rules) if asked is None else asked
+        for rule in rules:
+            published = [shards.tensor(names[name]) for name in rule.published]
+            ours = rule.to_ours(published, [weights.shapes[name] for name in rule.ours])
+            for name, tensor in zip(rule.ours, ours):
+                target = weights.dtype(name, dtype)
+                if asked is None and tensor.dim() == 1:
+                    target = torch.promote_types(target, tensor.dtype)
+                # A copy: the mapped file may be replaced or deleted while the model lives.
+                weights.assign(name, tensor.to(device=device, dtype=target, copy=True).contiguous())
+                model.stored_dtypes[name] = tensor.dtype
+    return model
+
+
+def _shapes(rule: Rule, weights: Weights) -> list[tuple[int, ...]]:
+    return published_shapes(rule, [weights.shapes[name] for name in rule.ours])
+
+
+def _published_names(shards: ShardReader, family: Family, is_tied: bool) -> dict[str, str]:
+    """Our spelling of each tensor's name -> the folder's, without the ignored ones."""
+    names, ignored = {}, {}
+    for name in shards:
+        canonical = family.canonical(name)
+        reason = family.reason_to_ignore(canonical)
+        if reason is not None:
+            ignored.setdefault(reason, []).append(name)
+        elif canonical in names:
+            raise CheckpointError(f"tensors {names[canonical]} and {name} are two spellings of one; remove one")
+        else:
+            names[canonical] = name
+    for reason, left_out in ignored.items():
+        logger.warning("ignored %d tensors (%s, ...): %s", len(left_out), left_out[0], reason)
+    if is_tied and "lm_head.weight" in names:  # some writers store the tied head as well
+        head = names.pop("lm_head.weight")
+        if not torch.equal(shards.tensor(head), shards.tensor(names["model.embed_tokens.weight"])):
+            raise CheckpointError(f"{head} differs from the embedding, but config.json ties them")
+    return names
+
+
+def _check(folder: Path, expected: dict, names: dict[str, str], shards: ShardReader) -> None:
+    """Raise CheckpointError unless the folder holds exactly the expected tensors."""
+    problems = {
+        "are missing": [name for name in expected if name not in names],
+        "are not part of the model": [names[name] for name in names if name not in expected],
+        "have another shape": [
+            f"{names[name]} {shards.shape(names[name])} instead of {shape}"
+            for name, shape in expected.items()
+            if name in names and shards.shape(names[name]) != shape
+        ],
+        "are stored in a dtype that is not supported": [
+            f"{names[name]} {shards.dtype(names[name])}"
+            for name in expected
+            if name in names and shards.dtype(names[name]) not in (*DTYPES, "F16")
+        ],
+    }
+    for what, items in problems.items():
+        if items:
+            raise CheckpointError(
+                f"{folder}: {len(items)} tensors {what}: {_some(items)}; config.json and the safetensors files "
+                "must belong together"
+            )
+
+
+def _some(items: Iterable[str]) -> str:
+    items = list(items)
+    return ", ".join(items[:4]) + (", ..." if len(items) > 4 else "")
+
+
+def _model_dtype(folder: Path, shards: ShardReader, names: dict[str, str], rules: list[Rule]) -> torch.dtype:
+    """The dtype of the embedding."""
+    embedding = next(rule.published[0] for rule in rules if rule.ours == ("embed.weight",))
+    stored = shards.dtype(names[embedding])
+    if stored not in DTYPES:
+        raise CheckpointError(
+            f"{folder} stores {stored}, in which Hyla does not compute; load it with dtype=torch.bfloat16 or float32"
+        )
+    return DTYPES[stored]

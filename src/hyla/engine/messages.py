@@ -1,0 +1,78 @@
+"""What goes into the engine and what comes out: plain, serialisable messages, so that it can live in another process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hyla.engine.params import SamplingParams
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to continue. `params.n` choices of it are computed, each on its own."""
+
+    request_id: str
+    prompt: str | tuple[int, ...]
+    """Text (the engine's tokenizer encodes it) or token ids."""
+    params: SamplingParams = SamplingParams()
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural log-probabilities under the model's own distribution: before temperature, filters and bans."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The most likely ids with their log-probabilities, best first."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    """Prompt tokens whose state came from an earlier request."""
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """News of one choice. The last event of a choice has a finish_reason and its usage."""
+
+    request_id: str
+    choice: int
+    token_ids: tuple[int, ...] = ()
+    text: str | None = None
+    """Text that is certain now: it ends with a whole character and cannot be the start of a stop string. None when the
+    engine has no tokenizer."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One per token id, when asked for."""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    error: str | None = None
+    """What went wrong, with finish_reason "error"."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished choice."""
+
+    request_id: str
+    choice: int
+    token_ids: tuple[int, ...]
+    """Every generated id, the one that ended it (end of text, stop id) included."""
+    text: str | None
+    """Without stop strings and special tokens; None without a tokenizer."""
+    logprobs: tuple[TokenLogprob, ...] | None
+    finish_reason: FinishReason
+    usage: Usage
+    seed: int
+    """The request's seed, or the one drawn for it: asking again with it gives the same tokens."""
+    error: str | None = None

@@ -1,0 +1,32 @@
+"""How an engine is set up."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hyla.models.config import Config, Count
+
+
+class EngineOptions(Config):
+    """Frozen; unknown names and wrong values are `ConfigError`s."""
+
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of the weights of a folder that is loaded; None: as stored."""
+    device: str = "cpu"
+    """Where a folder is loaded to, as PyTorch names devices."""
+    memory: Annotated[int, Field(ge=1)] | None = None
+    """Bytes for caches. None: a quarter of what is free, at most 4 GiB, and never more than `max_num_sequences` whole
+    contexts need."""
+    max_num_sequences: Count = 32
+    """Most sequences computed at once; others wait. More raises throughput and the time per token."""
+    prefill_chunk: Count = 512
+    """Most prompt tokens of one sequence in one step. Smaller: running answers stall less while a prompt is read."""
+    max_batch_tokens: Count = 1024
+    """Most tokens of one step, over all sequences."""
+    context_len: Count | None = None
+    """Longest prompt and answer together, in tokens. None: what the model is declared for."""
+    pack: bool = True
+    """Put the weights into the CPU library's layout. A model object given to the engine is changed in place (its plain
+    weights are gone until `model.unpack()`); False leaves it as it is, and is slower."""

@@ -1,0 +1,90 @@
+"""Text of a growing list of token ids: whole characters only, and nothing that may still become a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+REPLACEMENT = "\ufffd"
+
+
+class TextCodec(Protocol):
+    """What the engine needs of a tokenizer (`hyla.checkpoints.Tokenizer` is one)."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
+
+
+class Detokenizer:
+    """Decodes ids as they come.
+
+    Only a window is decoded again: the ids since the last clean end, with those of the stretch before it, because some
+    decoders treat the first token of a text (its space) differently.
+    """
+
+    def __init__(self, tokenizer: TextCodec):
+        self.tokenizer = tokenizer
+        self._window: list[int] = []
+        self._num_context = 0
+        self._context_text = ""
+        self._num_given = 0
+        """Characters after the context's that were given out."""
+
+    def push(self, token_id: int) -> str:
+        """The new text that is certain after this token, often empty."""
+        self._window.append(token_id)
+        text = self._new_text()
+        certain = text.rstrip(REPLACEMENT)
+        new = certain[self._num_given :]
+        self._num_given = max(self._num_given, len(certain))
+        if text and len(certain) == len(text):
+            self._window = self._window[self._num_context :]
+            self._num_context = len(self._window)
+            self._context_text = self.tokenizer.decode(self._window)
+            self._num_given = 0
+        return new
+
+    def flush(self) -> str:
+        """What is left at the end: bytes that never became a character, as U+FFFD."""
+        rest = self._new_text()[self._num_given :]
+        self._num_given += len(rest)
+        return rest
+
+    def _new_text(self) -> str:
+        if len(self._window) == self._num_context:
+            return ""
+        return self.tokenizer.decode(self._window)[len(self._context_text) :]
+
+
+class StopStrings:
+    """Finds the earliest stop string in text that arrives in pieces, and holds back what may be the start of one."""
+
+    def __init__(self, stops: Sequence[str]):
+        self.stops = tuple(stops)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """(text that may be shown, whether a stop string was found); what stands behind a stop string is dropped."""
+        held = self._held + text
+        found = [place for place in (held.find(stop) for stop in self.stops) if place >= 0]
+        if found:
+            self._held = ""
+            return held[: min(found)], True
+        keep = self._possible_start(held)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep], False
+
+    def _possible_start(self, text: str) -> int:
+        """Length of the longest end of the text that a stop string begins with."""
+        longest = max((len(stop) for stop in self.stops), default=1) - 1
+        for size in range(min(longest, len(text)), 0, -1):
+            end = text[len(text) - size :]
+            if any(stop.startswith(end) for stop in self.stops):
+                return size
+        return 0
+
+    def flush(self) -> str:
+        """What was held back, when the text ends without a stop string."""
+        held, self._held = self._held, ""
+        return held

@@ -1,0 +1,142 @@
+"""Multi-head latent attention (MLA), in the absorbed form for training, prefill and decode alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hyla.layers.delta import wide
+from hyla.layers.linear import Linear, Projection
+from hyla.layers.norms import RMSNorm
+from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
+from hyla.layers.rope import rotary_table, rotate
+from hyla.ops import rows
+from hyla.ops.attention import PagedKV, attention
+from hyla.ops.batch import CHUNK, Batch
+
+
+class HeadProjection:
+    """One matrix per head, [H, in, out] or (is_transposed) [H, out, in], over each head's own rows, in fp32.
+
+    `pack` keeps the matrices in fp32 (bf16 weights are not widened again at every call), for inference.
+    """
+
+    def __init__(self, module: nn.Module, name: str, *, is_transposed: bool):
+        self._module, self._name, self.is_transposed = module, name, is_transposed
+        self._packed: torch.Tensor | None = None
+        self._stored_dtype: torch.dtype | None = None
+
+    @property
+    def is_packed(self) -> bool:
+        return self._packed is not None
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameter, in a list as every projection's; on the meta device when packed."""
+        return [getattr(self._module, self._name)]
+
+    def __call__(self, x_THI: torch.Tensor) -> torch.Tensor:
+        """fp32 rows [T, H, in] -> [T, H, out]."""
+        weight = wide(self.parameters()[0]) if self._packed is None else self._packed
+        weight = weight.transpose(1, 2) if self.is_transposed else weight
+        return rows.bmm(x_THI.transpose(0, 1), weight).transpose(0, 1)
+
+    def pack(self, keep_plain: bool = False) -> None:
+        """Keep the matrices in fp32 and leave only a shape behind (inference only)."""
+        if self.is_packed:
+            return
+        parameter = self.parameters()[0]
+        self._packed, self._stored_dtype = wide(parameter.detach()), parameter.dtype
+        if not keep_plain:
+            setattr(self._module, self._name, nn.Parameter(parameter.detach().to("meta"), requires_grad=False))
+
+    def plain_weights(self) -> list[torch.Tensor]:
+        """The matrices in their stored dtype, without unpacking."""
+        return [self.parameters()[0].detach() if self._packed is None else self._packed.to(self._stored_dtype)]
+
+    def unpack(self) -> None:
+        """Undo `pack`: a plain, trainable parameter again."""
+        if not self.is_packed:
+            return
+        if self.parameters()[0].is_meta:
+            setattr(self._module, self._name, nn.Parameter(self.plain_weights()[0].clone()))
+        self._packed = None
+
+
+class MLA(nn.Module):
+    """Keys are [norm(latent) | shared part], values the latent; heads meet them through k_up and v_up.
+
+    With c = norm(kv_a x)[:kv_lora] and k_pe = (kv_a x)[kv_lora:]:  q~_h = q_nope_h k_up_h,
+    o_h = v_up_h softmax((q~_h . c + q_pe_h . k_pe) (nope + rope)^-0.5) c. The cache holds c and k_pe in the model's
+    dtype: the absorbed products and attention run in fp32. Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.
+    """
+
+    fp32_parameters: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        *,
+        num_heads: int,
+        q_lora_dim: int | None,
+        kv_lora_dim: int,
+        nope_dim: int,
+        rope_dim: int,
+        value_dim: int,
+        norm_eps: float,
+        rotary_dim: int,
+        rope_theta: float,
+    ):
+        """q_lora_dim: None for a full query projection; rotary_dim: rotated channels of the shared part, 0 for none."""
+        super().__init__()
+        self.num_heads, self.kv_lora_dim = num_heads, kv_lora_dim
+        self.nope_dim, self.rope_dim = nope_dim, rope_dim
+        query_dim = num_heads * (nope_dim + rope_dim)
+        self.kv_a = Linear(hidden_dim, kv_lora_dim + rope_dim)
+        self.kv_norm = RMSNorm(kv_lora_dim, eps=norm_eps)
+        self.k_up = nn.Parameter(torch.empty(num_heads, nope_dim, kv_lora_dim))
+        self.v_up = nn.Parameter(torch.empty(num_heads, value_dim, kv_lora_dim))
+        self.o = Linear(num_heads * value_dim, hidden_dim)
+        self.q = self.q_a = self.q_a_norm = self.q_b = self.q_projection = None
+        if q_lora_dim is None:
+            self.q = Linear(hidden_dim, query_dim)
+            self.in_projection = Projection(self.q, self.kv_a)
+        else:
+            self.q_a, self.q_b = Linear(hidden_dim, q_lora_dim), Linear(q_lora_dim, query_dim)
+            self.q_a_norm = RMSNorm(q_lora_dim, eps=norm_eps)
+            self.in_projection, self.q_projection = Projection(self.q_a, self.kv_a), Projection(self.q_b)
+        self.k_up_projection = HeadProjection(self, "k_up", is_transposed=False)
+        self.v_up_projection = HeadProjection(self, "v_up", is_transposed=True)
+        self.out_projection = Projection(self.o)
+        self.rotary = rotary_table(rotary_dim, rope_theta) if rotary_dim else None
+        used = (self.in_projection, self.q_projection, self.k_up_projection, self.v_up_projection, self.out_projection)
+        self.projections = tuple(projection for projection in used if projection is not None)
+
+    def cache_spec(self) -> CacheSpec:
+        shape = (1, self.kv_lora_dim + self.rope_dim, CHUNK)
+        return CacheSpec(page_tensors=(TensorSpec("k", shape, self.kv_a.weight.dtype, "kv"),))
+
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        q, kv = self.in_projection(x_TD)
+        if self.q_projection is not None:
+            q = self.q_projection(self.q_a_norm(q))[0]
+        q_nope, q_pe = wide(q).unflatten(-1, (self.num_heads, -1)).split([self.nope_dim, self.rope_dim], dim=-1)
+        latent, k_pe = wide(kv).unflatten(-1, (1, -1)).split([self.kv_lora_dim, self.rope_dim], dim=-1)
+        if self.rotary is not None:
+            both = rotate(torch.cat([q_pe, k_pe], dim=1), self.rotary(batch, q_pe.dtype))
+            q_pe, k_pe = both.split([self.num_heads, 1], dim=1)
+        o_THK = attention(
+            torch.cat([self.k_up_projection(q_nope), q_pe], dim=-1),
+            torch.cat([self.kv_norm(latent), k_pe], dim=-1).to(x_TD.dtype),
+            None,
+            batch=batch,
+            cache=None if cache is None else PagedKV(cache["k"], None),
+            scale=(self.nope_dim + self.rope_dim) ** -0.5,
+            value_dim=self.kv_lora_dim,
+        )
+        return self.out_projection(self.v_up_projection(o_THK).flatten(1).to(x_TD.dtype))[0]
+
+    def initialize(self, std: float, generator: torch.Generator) -> None:
+        """Normal(0, std) projections."""
+        linears = [linear for linear in (self.q, self.q_a, self.q_b, self.kv_a, self.o) if linear is not None]
+        for weight in (*(linear.weight for linear in linears), self.k_up, self.v_up):
+            nn.init.normal_(weight, std=std, generator=generator)

@@ -1,0 +1,61 @@
+"""Rotary position embedding (RoPE): cosine and sine tables by absolute position, and the rotation."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from hyla.layers.delta import wide
+from hyla.ops.batch import Batch
+
+TABLE_POSITIONS = 4096
+"""Positions of one table page."""
+
+
+class RotaryTable:
+    """cos and sin of position * theta^(-2i / rotary_dim), i < rotary_dim / 2, side by side: a row per position.
+
+    Made in pages of TABLE_POSITIONS from float64, as far as positions have been asked for, so that a position's values
+    never depend on how far the table reaches. Not a buffer: it follows from the config and is never saved.
+    Source: arXiv 2104.09864, section 3.2.2.
+    """
+
+    def __init__(self, rotary_dim: int, theta: float):
+        self.rotary_dim, self.theta = rotary_dim, theta
+        self._tables: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+
+    def __call__(self, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
+        """[T, rotary_dim] in dtype: cosines, then sines, of each row's position."""
+        needed = max(batch.ends)
+        key = (batch.device, dtype)
+        table = self._tables.get(key)
+        if table is None or table.shape[0] < needed:
+            start = 0 if table is None else table.shape[0]
+            pages = [self._page(first).to(*key) for first in range(start, needed, TABLE_POSITIONS)]
+            table = self._tables[key] = torch.cat(pages if table is None else [table, *pages])
+        return table[batch.positions_T]
+
+    def _page(self, first: int) -> torch.Tensor:
+        channel = torch.arange(0, self.rotary_dim, 2, dtype=torch.float64)
+        position = torch.arange(first, first + TABLE_POSITIONS, dtype=torch.float64)
+        angle = position[:, None] * self.theta ** (-channel / self.rotary_dim)
+        return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+@lru_cache(maxsize=None)
+def rotary_table(rotary_dim: int, theta: float) -> RotaryTable:
+    """The table that all layers with these numbers share."""
+    return RotaryTable(rotary_dim, theta)
+
+
+def rotate(x_THK: torch.Tensor, cos_sin_TR: torch.Tensor) -> torch.Tensor:
+    """Rotate the first R channels of each head in half-split layout (channel i with i + R / 2); fp32 or float64 out.
+
+    x: [T, H, K], K >= R; cos_sin: a `RotaryTable`'s rows in the dtype of the result.
+    """
+    x_THK = wide(x_THK)
+    cos, sin = cos_sin_TR[:, None].chunk(2, dim=-1)
+    half = cos.shape[-1]
+    first, second, rest = x_THK.split([half, half, x_THK.shape[-1] - 2 * half], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)

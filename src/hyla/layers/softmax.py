@@ -1,0 +1,94 @@
+"""Grouped-query softmax attention: QK-norm, partial RoPE and an output gate where the model has them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hyla.layers.delta import wide
+from hyla.layers.linear import Linear, Projection
+from hyla.layers.norms import RMSNorm
+from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
+from hyla.layers.rope import rotary_table, rotate
+from hyla.ops import primitives
+from hyla.ops.attention import PagedKV, attention
+from hyla.ops.batch import CHUNK, Batch
+
+
+class SoftmaxAttention(nn.Module):
+    """o(sigmoid(gate x) * attention(rope(norm(q x)), rope(norm(k x)), v x)), scale head_dim^-0.5.
+
+    Norms, rotation and attention in fp32; keys and values are rounded to the model's dtype once, before they are read
+    or cached. Source: Qwen3 (QK-norm, arXiv 2505.09388), Qwen3-Next (output gate, as in arXiv 2505.06708).
+    """
+
+    fp32_parameters: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        has_output_gate: bool,
+        qk_norm_eps: float | None,
+        qk_norm_zero_centered: bool,
+        rotary_dim: int,
+        rope_theta: float,
+    ):
+        """qk_norm_eps: None for no QK-norm; rotary_dim: rotated channels of a head, 0 for no position code."""
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.q = Linear(hidden_dim, num_heads * head_dim)
+        self.gate = Linear(hidden_dim, num_heads * head_dim) if has_output_gate else None
+        self.k = Linear(hidden_dim, num_kv_heads * head_dim)
+        self.v = Linear(hidden_dim, num_kv_heads * head_dim)
+        self.o = Linear(num_heads * head_dim, hidden_dim)
+        self.q_norm = self.k_norm = None
+        if qk_norm_eps is not None:
+            self.q_norm = RMSNorm(head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
+            self.k_norm = RMSNorm(head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
+        self.rotary = rotary_table(rotary_dim, rope_theta) if rotary_dim else None
+        self._inputs = [self.q, self.k, self.v] + ([self.gate] if has_output_gate else [])
+        self.in_projection = Projection(*self._inputs)
+        self.out_projection = Projection(self.o)
+        self.projections = (self.in_projection, self.out_projection)
+
+    def cache_spec(self) -> CacheSpec:
+        dtype, heads, dim = self.k.weight.dtype, self.num_kv_heads, self.head_dim
+        k_pages = TensorSpec("k", (heads, dim, CHUNK), dtype, "kv")
+        v_pages = TensorSpec("v", (heads, CHUNK, dim), dtype, "kv")
+        return CacheSpec(page_tensors=(k_pages, v_pages))
+
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        q, k, v, *gate = self.in_projection(x_TD)
+        q_THK, k_TGK = self._normed_and_rotated(q, k, batch)
+        o_THV = attention(
+            q_THK,
+            k_TGK.to(x_TD.dtype),
+            v.unflatten(-1, (self.num_kv_heads, self.head_dim)),
+            batch=batch,
+            cache=None if cache is None else PagedKV(cache["k"], cache["v"]),
+            scale=self.head_dim**-0.5,
+        )
+        o = o_THV.flatten(1)
+        if gate:
+            o = o * primitives.sigmoid(wide(gate[0]))
+        return self.out_projection(o.to(x_TD.dtype))[0]
+
+    def _normed_and_rotated(self, q, k, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Heads of queries [T, Hq, d] and keys [T, G, d] in fp32."""
+        q_THK = wide(q).unflatten(-1, (self.num_heads, self.head_dim))
+        k_TGK = wide(k).unflatten(-1, (self.num_kv_heads, self.head_dim))
+        if self.q_norm is not None:
+            q_THK, k_TGK = self.q_norm(q_THK), self.k_norm(k_TGK)
+        if self.rotary is None:
+            return q_THK, k_TGK
+        both = rotate(torch.cat([q_THK, k_TGK], dim=1), self.rotary(batch, q_THK.dtype))
+        return both.split([self.num_heads, self.num_kv_heads], dim=1)
+
+    def initialize(self, std: float, generator: torch.Generator) -> None:
+        """Normal(0, std) projections."""
+        for linear in (*self._inputs, self.o):
+            nn.init.normal_(linear.weight, std=std, generator=generator)

@@ -1,0 +1,181 @@
+"""Qwen3-Next: three gated delta layers to one gated attention layer, MoE with a gated shared expert.
+
+The trunk, with zero-centred norms everywhere but inside the gated delta mixer, partial RoPE and output gates.
+Verified against transformers 5.23 on random weights (tests/parity/test_parity_qwen3_next.py). The MTP block of the
+published checkpoint is not loaded yet, and reported.
+"""
+
+from __future__ import annotations
+
+from hyla.models import published as hf
+from hyla.models.config import (
+    GatedDeltaConfig,
+    MLPConfig,
+    ModelConfig,
+    MoEConfig,
+    NormConfig,
+    RouterConfig,
+    SoftmaxConfig,
+)
+from hyla.models.family import Family
+from hyla.models.names import SWIGLU, fuse, rename, reshape, stack, weights
+
+IGNORED = {"use_sliding_window": "no layer of this family has a window"}
+IGNORED_TENSORS = {r"mtp\.": "the multi-token prediction block is not loaded by this version"}
+
+
+# fmt: off
+# Published key: field of our config.
+ATTENTION = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads", "head_dim": "head_dim"}
+DELTA = {
+    "linear_num_key_heads": "num_key_heads", "linear_num_value_heads": "num_value_heads",
+    "linear_key_head_dim": "key_dim", "linear_value_head_dim": "value_dim", "linear_conv_kernel_dim": "conv_len",
+}
+MOE = {
+    "num_experts": "num_experts", "num_experts_per_tok": "num_experts_per_token",
+    "moe_intermediate_size": "expert_dim", "shared_expert_intermediate_size": "shared_dim",
+}
+# fmt: on
+ROUTER = {"norm_topk_prob": "normalize"}
+MLP = {"intermediate_size": "intermediate_dim"}
+LAYER_KINDS = {"softmax": "full_attention", "gated_delta": "linear_attention"}
+
+
+class HybridKeys(hf.Published):
+    """HANDLED keys of the attention layers, which Qwen3.5 shares."""
+
+    num_attention_heads: hf.Count = 16
+    num_key_value_heads: hf.Count = 2
+    head_dim: hf.Count = 256
+    rope_parameters: hf.RopeParameters = hf.RopeParameters()
+    layer_types: hf.LayerTypes | None = None
+    full_attention_interval: hf.Count = 4
+    linear_conv_kernel_dim: hf.Count = 4
+    linear_key_head_dim: hf.Count = 128
+    linear_value_head_dim: hf.Count = 128
+    linear_num_key_heads: hf.Count = 16
+    linear_num_value_heads: hf.Count = 32
+
+    def norm(self) -> NormConfig:
+        return NormConfig(eps=self.rms_norm_eps, zero_centered=True)
+
+    def mixers(self, family: str) -> list[SoftmaxConfig | GatedDeltaConfig]:
+        """The mixer of each layer."""
+        rope = self.rope_parameters.of_head(self.head_dim, default_factor=0.25)
+        mixers = {
+            "full_attention": hf.build(
+                SoftmaxConfig, self, ATTENTION, qk_norm=self.norm(), rope=rope, output_gate=True
+            ),
+            "linear_attention": hf.build(GatedDeltaConfig, self, DELTA, norm_eps=self.rms_norm_eps),
+        }
+        period, count = self.full_attention_interval, self.num_hidden_layers
+        default = ["full_attention" if (i + 1) % period == 0 else "linear_attention" for i in range(count)]
+        return [mixers[kind] for kind in hf.layer_list(family, "layer_types", self.layer_types, default, count)]
+
+
+def hybrid_keys(config: ModelConfig) -> dict:
+    """The inverse of `HybridKeys`."""
+    attention = hf.first(config, "softmax")
+    return {
+        **hf.common_keys(config),
+        "layer_types": [LAYER_KINDS.get(mixer.kind, mixer.kind) for mixer in config.mixers],
+        **hf.publish(attention, ATTENTION),
+        **(hf.rope_keys(attention.rope, attention.head_dim) if attention and attention.rope else {}),
+        **hf.publish(hf.first(config, "gated_delta"), DELTA),
+        **hf.publish(hf.first(config, "mlp"), MLP),
+    }
+
+
+class Keys(HybridKeys):
+    """HANDLED keys of config.json."""
+
+    intermediate_size: hf.Count = 5632
+    decoder_sparse_step: hf.Count = 1
+    mlp_only_layers: list[int] = []  # noqa: RUF012 (pydantic copies defaults)
+    num_experts: int = 512
+    num_experts_per_tok: hf.Count = 10
+    moe_intermediate_size: hf.Count = 512
+    shared_expert_intermediate_size: hf.Count = 512
+    norm_topk_prob: bool = True
+
+
+def from_published(keys: Keys) -> ModelConfig:
+    """config.json -> ModelConfig."""
+    dense = hf.build(MLPConfig, keys, MLP)
+    modules = []
+    for layer, mixer in enumerate(keys.mixers("qwen3_next")):
+        is_dense = layer in keys.mlp_only_layers or keys.num_experts == 0 or (layer + 1) % keys.decoder_sparse_step
+        router = hf.build(RouterConfig, keys, ROUTER, score="softmax")
+        modules += [mixer, dense if is_dense else hf.build(MoEConfig, keys, MOE, shared_gate=True, router=router)]
+    return ModelConfig(family="qwen3_next", **keys.common(), **hf.prenorm(keys.norm(), modules))
+
+
+def to_published(config: ModelConfig) -> dict:
+    """ModelConfig -> config.json."""
+    moe = hf.first(config, "moe")
+    kinds = [sub.module.kind for sub in config.sublayers[1::2]]
+    return {
+        **hybrid_keys(config),
+        "mlp_only_layers": [layer for layer, kind in enumerate(kinds) if kind == "mlp"],
+        **hf.publish(moe, MOE),
+        **hf.publish(moe and moe.router, ROUTER),
+    }
+
+
+GATED_ATTENTION = (
+    fuse("self_attn.q_proj.weight", ("q.weight", "gate.weight"), groups="num_heads"),
+    *weights("self_attn.", "k_proj k", "v_proj v", "o_proj o", "q_norm q_norm", "k_norm k_norm"),
+)
+GATED_DELTA = (
+    reshape("linear_attn.conv1d.weight", "conv_weight", (0, 1, -1)),
+    rename("linear_attn.A_log", "A_log"),
+    rename("linear_attn.dt_bias", "dt_bias"),
+    *weights("linear_attn.", "norm norm", "out_proj o"),
+)
+NAMES = {
+    "softmax": GATED_ATTENTION,
+    "gated_delta": (
+        fuse("linear_attn.in_proj_qkvz.weight", [f"{name}.weight" for name in "qkvz"], groups="num_key_heads"),
+        fuse("linear_attn.in_proj_ba.weight", ("b.weight", "a.weight"), groups="num_key_heads"),
+        *GATED_DELTA,
+    ),
+    "mlp": weights("mlp.", *SWIGLU),
+    "moe": (
+        rename("mlp.gate.weight", "router"),
+        stack("mlp.experts.{}.gate_proj.weight", "experts_gate"),
+        stack("mlp.experts.{}.up_proj.weight", "experts_up"),
+        stack("mlp.experts.{}.down_proj.weight", "experts_down"),
+        *weights("mlp.shared_expert.", *SWIGLU, ours="shared."),
+        *weights("mlp.", "shared_expert_gate shared_gate"),
+    ),
+}
+
+# fmt: off
+TINY = {
+    "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 4, "max_position_embeddings": 512, "eos_token_id": 96,
+    "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 24, "partial_rotary_factor": 0.25,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 8, "linear_value_head_dim": 12,
+}
+TINY_MOE = {
+    "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "shared_expert_intermediate_size": 28,
+}
+SIZES = {
+    "Qwen3-Next-80B-A3B": {
+        "vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 48, "max_position_embeddings": 262144,
+        "rope_theta": 1e7, "partial_rotary_factor": 0.25,
+    }
+}
+# fmt: on
+
+FAMILY = Family(
+    name="qwen3_next",
+    schema=Keys,
+    from_published=from_published,
+    to_published=to_published,
+    architecture="Qwen3NextForCausalLM",
+    names=NAMES,
+    ignored=IGNORED,
+    ignored_tensors=IGNORED_TENSORS,
+    tiny_config={**TINY, **TINY_MOE},
+    sizes=SIZES,
+)

@@ -1,0 +1,63 @@
+"""A model's weights by name, plain, whether or not they are packed for inference."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hyla.errors import CheckpointError
+from hyla.models.trunk import Model
+
+
+class Weights:
+    """Reads and assigns the named tensors of a model. Tied embeddings count once, under `embed.weight`."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        """Every weight's name and shape."""
+        names_by_id = {}
+        for name, tensor in [*model.named_parameters(), *_persistent_buffers(model)]:
+            self.shapes[name] = tuple(tensor.shape)
+            names_by_id[id(tensor)] = name
+        self._packed = {}
+        for projection in model.projections():
+            for place, parameter in enumerate(projection.parameters()):
+                if parameter.is_meta and projection.is_packed:
+                    self._packed[names_by_id[id(parameter)]] = (projection, place)
+        self._latest = (None, [])
+
+    def read(self, name: str) -> torch.Tensor:
+        """The plain tensor; of a packed weight, a copy."""
+        if name not in self._packed:
+            return self.model.get_parameter(name).detach() if self._is_parameter(name) else self.model.get_buffer(name)
+        projection, place = self._packed[name]
+        if self._latest[0] is not projection:  # its other weights come next: unpack them together
+            self._latest = (projection, projection.plain_weights())
+        return self._latest[1][place]
+
+    def assign(self, name: str, tensor: torch.Tensor) -> None:
+        """Put a tensor of the right shape in the place of the named weight."""
+        if tuple(tensor.shape) != self.shapes[name]:
+            raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}; the model's is {self.shapes[name]}")
+        path, _, leaf = name.rpartition(".")
+        module = self.model.get_submodule(path)
+        setattr(module, leaf, nn.Parameter(tensor) if self._is_parameter(name) else tensor)
+        if name == "embed.weight" and self.model.config.tie_embeddings:
+            self.model.head.weight = self.model.embed.weight
+
+    def dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        """The dtype that a weight has in a model of `dtype`: fp32 at least where its module asks for it."""
+        path, _, leaf = name.rpartition(".")
+        module = self.model.get_submodule(path)
+        is_wide = leaf in getattr(module, "fp32_parameters", ())
+        return torch.promote_types(dtype, torch.float32) if is_wide else dtype
+
+    def _is_parameter(self, name: str) -> bool:
+        path, _, leaf = name.rpartition(".")
+        return leaf in self.model.get_submodule(path)._parameters
+
+
+def _persistent_buffers(model: Model):
+    kept = model.state_dict(keep_vars=True)
+    return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]

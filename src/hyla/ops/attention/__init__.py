@@ -1,0 +1,120 @@
+"""Causal softmax attention over a packed batch: grouped queries, paged keys and values, on the absolute grid."""
+
+from __future__ import annotations
+
+import torch
+
+from hyla.errors import ConfigError, RequestError
+from hyla.ops.attention.chunked import PagedKV, attend, write_rows
+from hyla.ops.attention.gradient import Attention, attend_whole
+from hyla.ops.attention.plan import AttentionPlan, HeadLayout, attention_plan
+from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.rows import bmm_rows
+
+__all__ = ["PagedKV", "attention"]
+
+
+def attention(
+    q_THK: torch.Tensor,
+    k_TGK: torch.Tensor,
+    v_TGV: torch.Tensor | None,
+    *,
+    batch: Batch,
+    cache: PagedKV | None,
+    scale: float,
+    value_dim: int | None = None,
+) -> torch.Tensor:
+    """Every row reads the values of its own and all earlier positions of its sequence.
+
+    o_t = sum_{j <= t} exp(s_tj - m_t) v_j / sum_{j <= t} exp(s_tj - m_t),  s_tj = (scale q_t) . k_j,  m_t = max_j s_tj
+    Query head h reads key head h // (Hq / G). Sums over keys go by pages of 64 positions (README.md).
+    Source: arXiv 1706.03762, section 3.2.1; grouped queries arXiv 2305.13245; absorbed MLA arXiv 2405.04434, 2.1.
+
+    Args:
+        q_THK: [T, Hq, K], bf16, fp32 or float64.
+        k_TGK: [T, G, K] new keys in the model's dtype, the one they are cached in; G divides Hq.
+        v_TGV: [T, G, V] new values, like the keys; None: the values are the first `value_dim` channels of the keys.
+        batch: which rows belong to which sequence.
+        cache: None (whole sequences), or pages in the keys' dtype. The new rows are written to `batch.pages` at their
+            positions, then read with the older ones: mutated. Places past a sequence's end may be overwritten.
+        scale: factor on the scores.
+        value_dim: V when v_TGV is None.
+
+    Returns: o [T, Hq, V] in fp32 (float64 for float64 queries).
+    Raises: ConfigError when shapes do not fit or pages are missing; RequestError when the batch starts past 0 and there
+        is no cache.
+    Cost: cost.py. Exactness: a row has the same bits for every way it arrives, with and without autograd. Gradients flow
+        only without a cache; a cached call is a constant.
+    """
+    value_dim = _check(q_THK, k_TGK, v_TGV, batch, cache, value_dim)
+    plan = _plan(q_THK, k_TGK, v_TGV, batch, value_dim)
+    if cache is None:
+        inputs = (q_THK, k_TGK, v_TGV)
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+            return Attention.apply(*inputs, batch, plan, scale, value_dim)
+        return attend_whole(*inputs, plan, scale, value_dim)[0]
+    with torch.no_grad():
+        write_rows(cache, k_TGK, v_TGV, plan.write)
+        dtype = torch.float64 if q_THK.dtype == torch.float64 else torch.float32
+        q_RK = (q_THK.to(dtype) * scale).flatten(0, 1)
+        return attend(q_RK, cache, plan, value_dim).o_RV.view(*q_THK.shape[:2], value_dim)
+
+
+def _plan(q_THK, k_TGK, v_TGV, batch: Batch, value_dim: int) -> AttentionPlan:
+    key_dim, heads = k_TGK.shape[2], k_TGK.shape[1]
+    layout = HeadLayout(
+        num_kv_heads=heads,
+        group_heads=q_THK.shape[1] // heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+        row_counts=_row_counts(key_dim, value_dim, v_TGV is None, q_THK),
+    )
+    return attention_plan(batch, layout)
+
+
+def _row_counts(key_dim: int, value_dim: int, values_are_keys: bool, q_THK: torch.Tensor) -> tuple[int, ...]:
+    """Row counts that both products may have, so that neither pads its rows again."""
+    if q_THK.dtype == torch.float64:
+        return (1,)
+    place = (torch.float32, q_THK.device, torch.get_num_threads())
+    scores = bmm_rows(key_dim, CHUNK, *place)
+    values = bmm_rows(CHUNK, value_dim, *place, values_are_keys)
+    stride = max(scores[-1], values[-1])
+    return tuple(count for count in scores if count in values and count < stride) + (stride,)
+
+
+def _check(q_THK, k_TGK, v_TGV, batch: Batch, cache: PagedKV | None, value_dim: int | None) -> int:
+    """V."""
+    tokens, heads, key_dim = k_TGK.shape
+    if v_TGV is None and value_dim is None:
+        raise ConfigError("attention: give values, or value_dim when they are the first channels of the keys")
+    value_dim = value_dim if v_TGV is None else v_TGV.shape[2]
+    shapes = f"q {list(q_THK.shape)}, k {list(k_TGK.shape)}, v {None if v_TGV is None else list(v_TGV.shape)}"
+    fits = q_THK.shape[0] == tokens and q_THK.shape[2] == key_dim and q_THK.shape[1] % heads == 0
+    if v_TGV is None:
+        fits = fits and value_dim <= key_dim
+    else:
+        fits = fits and v_TGV.shape[:2] == (tokens, heads) and v_TGV.dtype == k_TGK.dtype
+    if not fits:
+        raise ConfigError(f"attention: shapes or dtypes do not fit: {shapes}, value_dim {value_dim}")
+    if tokens != batch.num_tokens:
+        raise ConfigError(f"attention: {tokens} rows for a batch of {batch.num_tokens} tokens")
+    if cache is None:
+        if any(batch.starts):
+            raise RequestError(f"attention: a batch that starts at {batch.starts} needs a cache with the keys before it")
+        return value_dim
+    _check_cache(k_TGK, v_TGV, batch, cache, value_dim)
+    return value_dim
+
+
+def _check_cache(k_TGK, v_TGV, batch: Batch, cache: PagedKV, value_dim: int) -> None:
+    _, heads, key_dim = k_TGK.shape
+    if batch.pages is None:
+        raise ConfigError("attention: a cache was given, but the batch has no pages; make it with cache.batch(...)")
+    wanted = {"k_pages": (cache.k_pages, (heads, key_dim, CHUNK)), "v_pages": (cache.v_pages, (heads, CHUNK, value_dim))}
+    if v_TGV is None:
+        del wanted["v_pages"]
+    for name, (pages, shape) in wanted.items():
+        if pages is None or tuple(pages.shape[1:]) != shape or pages.dtype != k_TGK.dtype:
+            found = None if pages is None else f"{list(pages.shape)} {pages.dtype}"
+            raise ConfigError(f"attention: {name} is {found}; it must be [pages, {list(shape)}] {k_TGK.dtype}")

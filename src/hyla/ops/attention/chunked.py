@@ -1,0 +1,143 @@
+"""Softmax attention over 64-key pages: exact maximum first, then a sum over pages in one fixed tree.
+
+Every (tile, page) pair is a product of the same shape, whatever the batch; a row's scores, maximum and sums read
+nothing of the other rows. So a row has one result for every way of tiling, and pages that it does not see add zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hyla.ops.attention.plan import AttentionPlan, TileGroup, WritePlan
+from hyla.ops.batch import CHUNK
+from hyla.ops.rows import bmm
+
+
+@dataclass(frozen=True)
+class PagedKV:
+    """Pages of keys and values of one layer; page 0 is the null page and holds zeros.
+
+    Keys stand transposed, so that the right operand of the score product is row-major.
+    """
+
+    k_pages: torch.Tensor
+    """[P, G, K, 64]."""
+    v_pages: torch.Tensor | None
+    """[P, G, 64, V], or None: the values are the first channels of the keys (MLA)."""
+
+
+@dataclass(frozen=True)
+class Attended:
+    """Results by query row R = flat row * Hq + head."""
+
+    o_RV: torch.Tensor
+    max_R: torch.Tensor
+    sum_R: torch.Tensor
+    """Maximum of the row's scores, and sum of exp(score - maximum)."""
+
+
+def scratch_pages(k_TGK: torch.Tensor, v_TGV: torch.Tensor | None, plan: AttentionPlan) -> PagedKV:
+    """Pages for a batch without a cache; the caller writes them whole."""
+    _, heads, key_dim = k_TGK.shape
+    k_pages = k_TGK.new_empty(plan.num_pages, heads, key_dim, CHUNK)
+    v_pages = None if v_TGV is None else v_TGV.new_empty(plan.num_pages, heads, CHUNK, v_TGV.shape[2])
+    for pages in (k_pages, v_pages):
+        if pages is not None:
+            pages[0].zero_()
+    return PagedKV(k_pages, v_pages)
+
+
+def write_rows(cache: PagedKV, k_TGK: torch.Tensor, v_TGV: torch.Tensor | None, plan: WritePlan) -> None:
+    """Put the new rows at their absolute positions."""
+    if plan.single_rows_W.numel():
+        rows, pages, places = plan.single_rows_W, plan.single_pages_W, plan.single_places_W
+        cache.k_pages[pages, :, :, places] = k_TGK[rows]
+        if v_TGV is not None:
+            cache.v_pages[pages, :, places] = v_TGV[rows]
+    if plan.block_pages_I.numel():
+        cache.k_pages[plan.block_pages_I] = k_TGK[plan.block_rows_IC].permute(0, 2, 3, 1)
+        if v_TGV is not None:
+            cache.v_pages[plan.block_pages_I] = v_TGV[plan.block_rows_IC].transpose(1, 2)
+
+
+def attend(q_RK: torch.Tensor, cache: PagedKV, plan: AttentionPlan, value_dim: int) -> Attended:
+    """All query rows against their pages. q_RK: [T * Hq, K], scaled, in the dtype of the computation."""
+    num_rows = q_RK.shape[0]
+    result = Attended(q_RK.new_empty(num_rows, value_dim), q_RK.new_empty(num_rows), q_RK.new_empty(num_rows))
+    reader = _PageReader(q_RK.dtype)
+    for group in plan.groups:
+        o, maximum, total = _attend_group(q_RK, cache, group, value_dim, reader)
+        for out, part in ((result.o_RV, o), (result.max_R, maximum), (result.sum_R, total)):
+            out[group.rows_R] = part.flatten(0, 2)[group.places_R]
+    return result
+
+
+class _PageReader:
+    """Reads pages in the dtype of the computation, through one buffer (fresh memory costs more than the copy)."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+        self.buffer: torch.Tensor | None = None
+
+    def read(self, pages: torch.Tensor, group: TileGroup, first: int, last: int) -> torch.Tensor:
+        """Pages [first, last) of every tile as [t * (last - first) * G, ., .]; valid until the next read."""
+        if isinstance(group.pages, slice):
+            start = group.pages.start
+            found = pages[start + first : start + last]
+        else:
+            found = pages.index_select(0, group.pages[:, first:last].flatten())
+        if found.dtype != self.dtype:
+            size = found.numel()
+            if self.buffer is None or self.buffer.numel() < size:
+                self.buffer = torch.empty(size, dtype=self.dtype, device=found.device)
+            found = self.buffer[:size].view(found.shape).copy_(found)
+        return found.flatten(0, 1)
+
+
+def _attend_group(q_RK, cache: PagedKV, group: TileGroup, value_dim: int, reader: _PageReader):
+    """o [t, G, M, V], maximum and sum [t, G, M] of one group."""
+    tiles, rows, heads = group.num_tiles, group.num_rows, cache.k_pages.shape[1]
+    q_tGMK = q_RK[group.source_B].view(tiles, heads, rows, -1)
+    p = q_tGMK.new_empty(tiles, group.num_pages, heads, rows, CHUNK)
+    for first, last in group.steps():
+        keys = reader.read(cache.k_pages, group, first, last)
+        shape = (tiles, last - first, heads, rows, -1)
+        p[:, first:last] = bmm(_per_page(q_tGMK, last - first), keys).reshape(shape)
+    p[:, group.first_masked :].masked_fill_(group.mask, float("-inf"))
+    maximum = p.amax((1, 4))
+    p.sub_(maximum[:, None, ..., None]).exp_()
+    total = tree_sum(p.sum(-1))
+    parts = []
+    for first, last in group.steps():
+        if cache.v_pages is not None:
+            values = reader.read(cache.v_pages, group, first, last)
+        else:
+            # In one step, the keys that were just read are still there.
+            keys = keys if last - first == group.num_pages else reader.read(cache.k_pages, group, first, last)
+            values = keys[:, :value_dim].transpose(1, 2)
+        weighted = bmm(p[:, first:last].flatten(0, 2), values)
+        parts.append(tree_sum(weighted.reshape(tiles, last - first, heads, rows, value_dim)))
+    summed = parts[0] if len(parts) == 1 else tree_sum(torch.stack(parts, 1))
+    return summed / total[..., None], maximum, total
+
+
+def _per_page(q_tGMK: torch.Tensor, pages: int) -> torch.Tensor:
+    """The tiles' rows repeated for each of their pages, [t * pages * G, M, K]; a single matrix is not copied."""
+    tiles, heads, rows, key_dim = q_tGMK.shape
+    if tiles * heads == 1:
+        return q_tGMK.view(1, rows, key_dim).expand(pages, -1, -1)
+    return q_tGMK[:, None].expand(-1, pages, -1, -1, -1).reshape(-1, rows, key_dim)
+
+
+def tree_sum(x_tn: torch.Tensor) -> torch.Tensor:
+    """Sum over dimension 1 in the binary tree over neighbours ((0 + 1) + (2 + 3)) + ...; x is overwritten.
+
+    A missing right neighbour is a zero, so zeros behind the last item change nothing.
+    """
+    while x_tn.shape[1] > 1:
+        left, right = x_tn[:, 0::2], x_tn[:, 1::2]
+        left[:, : right.shape[1]].add_(right)
+        x_tn = left
+    return x_tn[:, 0]

@@ -1,0 +1,31 @@
+"""What causal softmax attention costs. A multiply-add counts as two operations."""
+
+from __future__ import annotations
+
+PAGE = 64
+
+
+def flops(start: int, length: int, num_heads: int, key_dim: int, value_dim: int) -> int:
+    """Scores and weighted values of `length` new rows after `start` earlier ones; the softmax itself is not counted.
+
+    Row t meets t + 1 keys with 2 K operations for the score and 2 V for the value, per query head.
+    """
+    pairs = length * start + length * (length + 1) // 2
+    return 2 * pairs * num_heads * (key_dim + value_dim)
+
+
+def cache_bytes_per_token(num_kv_heads: int, key_dim: int, value_dim: int, bytes_per_element: int) -> int:
+    """A key and a value per key head; value_dim 0: the values are channels of the keys (MLA)."""
+    return num_kv_heads * (key_dim + value_dim) * bytes_per_element
+
+
+def decode_bytes(context: int, num_kv_heads: int, key_dim: int, value_dim: int, bytes_per_element: int) -> int:
+    """Read every page up to the context's end once, write one row."""
+    tokens = -(-context // PAGE) * PAGE + 1
+    return tokens * cache_bytes_per_token(num_kv_heads, key_dim, value_dim, bytes_per_element)
+
+
+def scratch_bytes(length: int, num_kv_heads: int, key_dim: int, value_dim: int, bytes_per_element: int) -> int:
+    """Pages of a whole sequence without a cache, and the null page."""
+    tokens = (-(-length // PAGE) + 1) * PAGE
+    return tokens * cache_bytes_per_token(num_kv_heads, key_dim, value_dim, bytes_per_element)

@@ -1,0 +1,238 @@
+"""How the rows of a packed batch meet pages of keys: query tiles, their pages, and where new rows are written.
+
+A *tile* is up to 64 rows of one sequence that stand in one 64-token page of positions; it meets the pages 0 .. n - 1,
+where only the last one is partly ahead of it. Tiles of like size and reach form a *group*, which is computed together:
+its shorter tiles meet the null page 0 in the missing places, wholly masked. How rows are tiled and grouped changes no
+bit of a result, only its speed. Everything here is made from host integers, once per batch and head layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hyla.errors import ConfigError
+from hyla.ops.batch import CHUNK, Batch
+
+STEP_BYTES = 1 << 22
+"""Size of the largest temporary of one batched product, about what stays in a core's cache."""
+
+SCORE_BYTES = 1 << 25
+"""Size of a tile's scores over all its pages; long contexts get shorter tiles."""
+
+MAX_TILE_ROWS = 512
+"""Rows (positions times query heads of a key head) of a tile."""
+
+MIN_BLOCK_ROWS = 16
+"""From this many new rows on, a page that starts with them is written as a block."""
+
+
+@dataclass(frozen=True)
+class HeadLayout:
+    """The sizes that tiles depend on."""
+
+    num_kv_heads: int
+    group_heads: int
+    """R: query heads of one key head."""
+    key_dim: int
+    value_dim: int
+    row_counts: tuple[int, ...]
+    """Row counts that the products may have (ascending), and multiples of the last one."""
+
+    def tile_rows(self, positions: int) -> int:
+        """M: rows of a tile of so many positions, padded."""
+        rows, last = positions * self.group_heads, self.row_counts[-1]
+        return next((count for count in self.row_counts if count >= rows), -(-rows // last) * last)
+
+    def pair_bytes(self, positions: int) -> int:
+        """Bytes of the largest temporary of one (tile, page) pair, in fp32."""
+        rows = self.tile_rows(positions)
+        return 4 * self.num_kv_heads * max(CHUNK * max(self.key_dim, self.value_dim), rows * self.key_dim,
+                                           rows * self.value_dim, rows * CHUNK)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`count` rows from flat row `row` on, at positions from `position` on; they meet `pages` (in order)."""
+
+    row: int
+    position: int
+    count: int
+    pages: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TileGroup:
+    """t tiles of M rows per key head, meeting n pages each. G key heads, B = t * G * M."""
+
+    num_tiles: int
+    num_rows: int
+    num_pages: int
+    step_pages: int
+    """Pages of one batched product, a power of two: an aligned subtree of the sum over pages."""
+    pages: slice | torch.Tensor
+    """The pages as a slice (read in place), or int64 [t, n]."""
+    first_masked: int
+    """The first page that is not wholly visible to every row of the group."""
+    mask: torch.Tensor
+    """bool [t, n - first_masked, 1, M, 64]: the key is ahead of the row."""
+    source_B: torch.Tensor
+    """int64: query row (flat row * Hq + head) at each place of [t, G, M]; spare places repeat a row."""
+    places_R: torch.Tensor
+    """int64: the places that are not spare."""
+    rows_R: torch.Tensor
+    """int64: query row of each of them."""
+
+    def steps(self) -> list[tuple[int, int]]:
+        """Ranges of pages, aligned to step_pages."""
+        return [(a, min(a + self.step_pages, self.num_pages)) for a in range(0, self.num_pages, self.step_pages)]
+
+
+@dataclass(frozen=True)
+class WritePlan:
+    """Where the new keys and values go."""
+
+    block_rows_IC: torch.Tensor
+    """int64 [I, 64]: flat rows of each page that is written whole; places past the sequence's end repeat a row."""
+    block_pages_I: torch.Tensor
+    single_rows_W: torch.Tensor
+    """int64: rows that are written one by one, their pages and their places in them."""
+    single_pages_W: torch.Tensor
+    single_places_W: torch.Tensor
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    num_pages: int
+    """Pages of the scratch cache of a batch without a cache, null page included."""
+    write: WritePlan
+    groups: tuple[TileGroup, ...]
+
+
+def attention_plan(batch: Batch, layout: HeadLayout) -> AttentionPlan:
+    """The batch's plan for this head layout; kept on the batch."""
+    if layout not in batch.attention_plans:
+        pages = _page_lists(batch)
+        spans = [span for n in range(batch.num_sequences) for span in _page_spans(batch, n, pages[n])]
+        batch.attention_plans[layout] = AttentionPlan(
+            num_pages=1 + sum(len(ids) for ids in pages),
+            write=_write_plan(batch, spans),
+            groups=tuple(_make_group(batch, layout, *found) for found in _group_tiles(spans, layout)),
+        )
+    return batch.attention_plans[layout]
+
+
+def _page_lists(batch: Batch) -> list[tuple[int, ...]]:
+    """The pages of each sequence, exactly as many as it needs after this call."""
+    counts = [-(-end // CHUNK) for end in batch.ends]
+    if batch.pages is None:
+        firsts = [1 + sum(counts[:n]) for n in range(len(counts))]
+        return [tuple(range(first, first + count)) for first, count in zip(firsts, counts)]
+    for n, count in enumerate(counts):
+        if len(batch.pages[n]) < count:
+            raise ConfigError(
+                f"attention: sequence {n} needs {count} pages for {batch.ends[n]} tokens and has "
+                f"{len(batch.pages[n])}; reserve pages before the call"
+            )
+    return [tuple(pages[:count]) for pages, count in zip(batch.pages, counts)]
+
+
+def _page_spans(batch: Batch, n: int, pages: tuple[int, ...]) -> list[Tile]:
+    """The new rows of a sequence, cut at page ends."""
+    spans, start, end = [], batch.starts[n], batch.ends[n]
+    for index in range(start // CHUNK, (end - 1) // CHUNK + 1):
+        first = max(start, index * CHUNK)
+        last = min(end, (index + 1) * CHUNK)
+        spans.append(Tile(batch.offsets[n] + first - start, first, last - first, pages[: index + 1]))
+    return spans
+
+
+def _write_plan(batch: Batch, spans: list[Tile]) -> WritePlan:
+    # A scratch page has nothing to keep, and is written whole so that it holds no junk.
+    least = MIN_BLOCK_ROWS if batch.is_cached else 1
+    is_block = [span.position % CHUNK == 0 and span.count >= least for span in spans]
+    blocks = [span for span, block in zip(spans, is_block) if block]
+    singles = [span for span, block in zip(spans, is_block) if not block]
+    first, last = (torch.tensor([value(span) for span in blocks], dtype=torch.int64).view(-1, 1)
+                   for value in (lambda span: span.row, lambda span: span.row + span.count - 1))  # fmt: skip
+    rows = [(span.row + i, span.pages[-1], span.position % CHUNK + i) for span in singles for i in range(span.count)]
+    columns = zip(*rows) if rows else ((), (), ())
+    single_rows, single_pages, single_places = (batch.index(column) for column in columns)
+    return WritePlan(
+        block_rows_IC=torch.minimum(first + torch.arange(CHUNK), last).to(batch.device),
+        block_pages_I=batch.index([span.pages[-1] for span in blocks]),
+        single_rows_W=single_rows,
+        single_pages_W=single_pages,
+        single_places_W=single_places,
+    )
+
+
+def _group_tiles(spans: list[Tile], layout: HeadLayout) -> list[tuple[int, list[Tile]]]:
+    """Groups as (positions of a tile, tiles)."""
+    by_size: dict[int, list[Tile]] = {}
+    for span in spans:
+        positions = _tile_positions(span, layout)
+        for first in range(0, span.count, positions):
+            tile = Tile(span.row + first, span.position + first, min(positions, span.count - first), span.pages)
+            by_size.setdefault(positions, []).append(tile)
+    groups = []
+    for positions, tiles in by_size.items():
+        pair_bytes = layout.pair_bytes(positions)
+        tiles.sort(key=lambda tile: len(tile.pages))
+        group: list[Tile] = []
+        for tile in tiles:
+            reach = len(tile.pages)
+            is_like = group and reach <= len(group[0].pages) * 5 // 4
+            if not is_like or (len(group) + 1) * reach * pair_bytes > STEP_BYTES:
+                group = []
+                groups.append((positions, group))
+            group.append(tile)
+    return groups
+
+
+def _tile_positions(span: Tile, layout: HeadLayout) -> int:
+    """A power of two, as large as the rows and the scores allow."""
+    positions = 1
+    while positions < span.count:
+        rows = layout.tile_rows(2 * positions)
+        if rows > MAX_TILE_ROWS or 4 * layout.num_kv_heads * rows * CHUNK * len(span.pages) > SCORE_BYTES:
+            break
+        positions *= 2
+    return positions
+
+
+def _make_group(batch: Batch, layout: HeadLayout, positions: int, tiles: list[Tile]) -> TileGroup:
+    heads, rows = layout.num_kv_heads, layout.tile_rows(positions)
+    num_pages = max(len(tile.pages) for tile in tiles)
+    first_masked = min(len(tile.pages) for tile in tiles) - 1
+    count, row, position = (torch.tensor([value(tile) for tile in tiles])[:, None]
+                            for value in (lambda x: x.count, lambda x: x.row, lambda x: x.position))  # fmt: skip
+    place = torch.arange(rows)
+    step = torch.minimum(place // layout.group_heads, count - 1)
+    query = (row + step) * heads * layout.group_heads + place % layout.group_heads
+    source = (query[:, None] + torch.arange(heads)[:, None] * layout.group_heads).flatten()
+    is_real = (place < count * layout.group_heads)[:, None].expand(-1, heads, -1)
+    places = is_real.flatten().nonzero().flatten()
+    key = torch.arange(first_masked * CHUNK, num_pages * CHUNK).view(-1, 1, CHUNK)
+    mask = key > (position + step)[:, None, :, None]
+    step_pages = max(1, STEP_BYTES // (len(tiles) * layout.pair_bytes(positions)))
+    return TileGroup(
+        num_tiles=len(tiles),
+        num_rows=rows,
+        num_pages=num_pages,
+        step_pages=1 << (step_pages.bit_length() - 1),
+        pages=_page_index(batch, tiles, num_pages),
+        first_masked=first_masked,
+        mask=mask[:, :, None].to(batch.device),
+        source_B=source.to(batch.device),
+        places_R=places.to(batch.device),
+        rows_R=source[places].to(batch.device),
+    )
+
+
+def _page_index(batch: Batch, tiles: list[Tile], num_pages: int) -> slice | torch.Tensor:
+    first = tiles[0].pages[0]
+    if len(tiles) == 1 and tiles[0].pages == tuple(range(first, first + num_pages)):
+        return slice(first, first + num_pages)
+    return batch.index([tile.pages + (0,) * (num_pages - len(tile.pages)) for tile in tiles])

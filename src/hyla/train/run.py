@@ -1,0 +1,218 @@
+"""A run's folder: asked once, prepared once, then only continued.
+
+    run.json            what was asked, what it was resolved to, on which data and machine
+    tokenizer/          trained on the training documents
+    tokens.safetensors  training and held-out documents as ids
+    heldout.json        names and texts of the held-out documents
+    metrics.jsonl       one line per step
+    checkpoints/        newest states
+    model/              the trained model as a Hugging Face folder
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
+from hyla.checkpoints.files import read_json
+from hyla.errors import CheckpointError, ConfigError
+from hyla.models.config import Config, ModelConfig
+from hyla.models.initialize import initialize
+from hyla.models.trunk import Model
+from hyla.train.budget import steps_for
+from hyla.train.config import TrainConfig
+from hyla.train.corpus import Corpus, Document, read_corpus
+from hyla.train.evaluation import heldout_sample
+from hyla.train.files import finish_folder, partial_name, start_folder, write_json
+from hyla.train.loop import Trainer
+from hyla.train.metrics import StepMetrics
+from hyla.train.packing import TokenStore
+from hyla.train.recipe import HybridRecipe
+from hyla.train.run_state import environment
+from hyla.train.tokenizer import END_OF_TEXT_ID, encode_documents, train_tokenizer
+
+RUN_FILE, TOKENS_FILE, HELDOUT_FILE = "run.json", "tokens.safetensors", "heldout.json"
+
+
+class RunRequest(Config):
+    """What the user asks for. A folder keeps its first request; another one needs another folder."""
+
+    data: str | None = None
+    """Folder of text files; None: the source of the Python standard library found on this machine."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Training time, turned into `train.steps` once at the start; None: `train.steps` as it is."""
+    heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Expected share of files that training never sees."""
+    heldout_bytes: Annotated[int, Field(ge=1)] = 400_000
+    """Most held-out text that is scored. More of it: a steadier figure, a longer wait."""
+    recipe: HybridRecipe = HybridRecipe()
+    """The model's sizes."""
+    train: TrainConfig
+    """How it is trained."""
+
+    @model_validator(mode="after")
+    def _data_is_absolute(self):
+        if self.data is not None and not Path(self.data).is_absolute():
+            raise ValueError("data must be an absolute path, so that a run can be continued from anywhere")
+        return self
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run. `train` and `model_config` are resolved; nothing in it changes any more."""
+
+    folder: Path
+    train: TrainConfig
+    model_config: ModelConfig
+    tokenizer: Tokenizer
+    train_store: TokenStore
+    heldout_store: TokenStore
+    heldout: tuple[Document, ...]
+    record: dict
+
+    @property
+    def model_folder(self) -> Path:
+        return self.folder / "model"
+
+    def untrained(self) -> Model:
+        """A new model with the run's start values."""
+        return initialize(Model(self.model_config), self.train.seed)
+
+    def trained(self, on_step: Callable[[StepMetrics], None], on_resume: Callable[[int], None]) -> Model:
+        """Train, or continue, to the last step; on_resume gets the number of steps that were already there."""
+        trainer = Trainer(self.untrained(), self.train_store, self.train, self.folder)
+        on_resume(trainer.resume())
+        trainer.run(on_step)
+        return trainer.model
+
+    def save_model(self, model: Model) -> None:
+        """Write the Hugging Face folder."""
+        save_model(model, self.model_folder, tokenizer=self.tokenizer)
+
+
+def open_run(folder: Path, request: RunRequest, say: Callable[[str], None]) -> Run:
+    """The run in `folder`, prepared now if there is none. The folder appears whole or not at all.
+
+    say: gets one line per stage. Raises ConfigError when the folder holds another run, or other files.
+    """
+    folder = folder.absolute()
+    if (folder / RUN_FILE).is_file():
+        check_same_request(folder, request)
+        return read_run(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not empty and holds no run; choose another --out")
+    try:
+        prepare_run(folder, request, say)
+    except BaseException:
+        _remove_partial(folder)
+        raise
+    return read_run(folder)
+
+
+def _remove_partial(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(partial_name(folder), ignore_errors=True)
+
+
+def check_same_request(folder: Path, request: RunRequest) -> None:
+    """Raise ConfigError unless the run in `folder` is the one that is asked for."""
+    record = read_json(folder / RUN_FILE)
+    recorded, resolved = RunRequest(**record["request"]), TrainConfig(**record["train"])
+    if request in (recorded, recorded.model_copy(update={"minutes": None, "train": resolved})):
+        return
+    old, new = _flat(recorded.model_dump()), _flat(request.model_dump())
+    key = next((key for key in old if old[key] != new[key]), "minutes")
+    raise ConfigError(
+        f"{folder} holds a run with {key} = {old[key]}, not {new[key]}; choose another --out, or delete that folder"
+    )
+
+
+def _flat(nested: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in nested.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None]) -> None:
+    """Read the data, train the tokenizer, resolve the number of steps, and write all of it."""
+    from safetensors.torch import save_file
+
+    corpus = read_corpus(Path(request.data) if request.data else None, heldout_share=request.heldout_share)
+    say(f"{len(corpus.train)} files to train on, {len(corpus.heldout)} held out, from {corpus.folder}")
+    tokenizer = train_tokenizer(corpus.train, request.recipe.vocab_size, request.recipe.max_len)
+    heldout = heldout_sample(corpus.heldout, request.heldout_bytes)
+    train_store = TokenStore.from_lists(encode_documents(tokenizer, corpus.train))
+    heldout_store = TokenStore.from_lists(encode_documents(tokenizer, heldout))
+    say(f"tokenizer of {tokenizer.vocab_size} tokens; {len(train_store.tokens):,} tokens to train on")
+    model_config = request.recipe.model_config_of(tokenizer.vocab_size, END_OF_TEXT_ID)
+    train, step_seconds = resolve_steps(request, model_config, train_store)
+    say(f"{train.steps} steps of {train.batch_tokens} tokens")
+    partial = start_folder(folder)
+    (partial / "tokenizer").mkdir()
+    tokenizer.save(partial / "tokenizer")
+    stores = {"train": train_store, "heldout": heldout_store}
+    tensors = {f"{name}.tokens": store.tokens for name, store in stores.items()}
+    tensors |= {f"{name}.ends": store.ends for name, store in stores.items()}
+    save_file(tensors, partial / TOKENS_FILE)
+    write_json(partial / HELDOUT_FILE, {"documents": [asdict(document) for document in heldout]})
+    write_json(partial / RUN_FILE, _record(request, train, model_config, corpus, step_seconds))
+    finish_folder(folder)
+
+
+def resolve_steps(
+    request: RunRequest, model_config: ModelConfig, store: TokenStore
+) -> tuple[TrainConfig, float | None]:
+    """(the config with its final number of steps, measured seconds of a step or None)."""
+    if request.minutes is None:
+        return request.train, None
+    copy = initialize(Model(model_config), request.train.seed)
+    steps, step_seconds = steps_for(request.minutes, copy, store, request.train)
+    return request.train.model_copy(update={"steps": steps}), step_seconds
+
+
+def _record(request, train: TrainConfig, model: ModelConfig, corpus: Corpus, step_seconds: float | None) -> dict:
+    return {
+        "request": request.model_dump(),
+        "train": train.model_dump(),
+        "model": model.model_dump(mode="json"),
+        "corpus": {
+            "folder": corpus.folder,
+            "fingerprint": corpus.fingerprint,
+            "train_files": len(corpus.train),
+            "heldout_files": len(corpus.heldout),
+        },
+        "step_seconds": step_seconds,
+        "python": platform.python_version(),
+        "environment": environment(),
+    }
+
+
+def read_run(folder: Path) -> Run:
+    """Open a prepared run. Raises CheckpointError when one of its files is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    record = read_json(folder / RUN_FILE)
+    try:
+        tensors = load_file(folder / TOKENS_FILE)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise CheckpointError(f"{folder / TOKENS_FILE} is damaged ({error}); delete {folder} and start anew") from None
+    documents = read_json(folder / HELDOUT_FILE)["documents"]
+    return Run(
+        folder=folder,
+        train=TrainConfig(**record["train"]),
+        model_config=ModelConfig(**record["model"]),
+        tokenizer=load_tokenizer(folder / "tokenizer"),
+        train_store=TokenStore(tensors["train.tokens"], tensors["train.ends"]),
+        heldout_store=TokenStore(tensors["heldout.tokens"], tensors["heldout.ends"]),
+        heldout=tuple(Document(**document) for document in documents),
+        record=record,
+    )

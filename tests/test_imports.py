@@ -1,0 +1,98 @@
+"""The arrows of the house: a module imports only what stands left of it in docs/architecture.md."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "hyla"
+ORDER = (
+    {"errors"},
+    {"ops"},
+    {"layers"},
+    {"models"},
+    {"caches"},
+    {"checkpoints"},
+    {"engine"},
+    {"server", "train"},
+    {"cli"},
+)
+RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}
+FOREIGN = {"transformers", "openai", "pytest", "hypothesis"}
+"""Oracles and clients: for tests, never for the package."""
+
+
+def package_of(file):
+    """The first part below hyla: a folder or a file of its own."""
+    return file.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_modules(file, source):
+    """Full names of all modules that a file imports anywhere, also inside functions."""
+    package = ["hyla", *file.relative_to(SOURCE).parts[:-1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def wrong_arrows(file, source):
+    """Imports of a file that break the order."""
+    mine = package_of(file)
+    for module in imported_modules(file, source):
+        parts = module.split(".")
+        if parts[0] in FOREIGN:
+            yield f"{file.name} imports {module}, which only tests may"
+        if parts[0] != "hyla" or mine == "__init__":
+            continue
+        other = parts[1] if len(parts) > 1 else "__init__"
+        if other not in RANK:
+            if mine not in ("cli", "server"):
+                yield f"{file.name} imports {module}, which stands nowhere in the order"
+        elif other != mine and RANK[other] >= RANK[mine]:
+            yield f"{file.name} ({mine}) imports {module}"
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_a_module_imports_only_what_stands_left_of_it(file):
+    assert list(wrong_arrows(file, file.read_text(encoding="utf-8"))) == []
+
+
+def test_every_package_has_its_place_in_the_order():
+    assert {package_of(file) for file in FILES} - {"__init__", "__main__"} <= set(RANK)
+    assert len(FILES) > 20
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("layers/norms.py", "from hyla.models.config import Config"),
+        ("layers/norms.py", "def late():\n    import hyla.caches.pool"),
+        ("layers/norms.py", "from .. import models"),
+        ("ops/rows.py", "from hyla import layers"),
+        ("server/app.py", "from hyla.train import loss"),
+        ("engine/engine.py", "import transformers"),
+        ("models/trunk.py", "import hyla"),
+    ],
+)
+def test_a_wrong_arrow_is_found(place, source):
+    assert len(list(wrong_arrows(SOURCE / place, source))) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("layers/norms.py", "from hyla.ops import primitives\nfrom .linear import Linear"),
+        ("server/app.py", "from hyla.engine import Engine"),
+        ("__init__.py", "def load():\n    from hyla.checkpoints import load_model"),
+        ("cli/serve.py", "import hyla"),
+    ],
+)
+def test_a_right_arrow_is_let_through(place, source):
+    assert list(wrong_arrows(SOURCE / place, source)) == []
