@@ -201,8 +201,10 @@ def test_empty_pages_behind_the_last_add_nothing(count):
 
 @FORMS
 def test_gradients_pass_gradcheck(form):
-    lengths = (1, 3, 5)
+    lengths = (1, 4)
+    form, small = (3 * form[1], form[1], 4, 3), form
     data = [None if x is None else x.double().requires_grad_() for x in inputs(form, sum(lengths))]
+    data = data[:2] + [None] if small is MLA else data
     leaves = [x for x in data if x is not None]
 
     def run(*leaves):

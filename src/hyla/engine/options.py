@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+import torch
+from pydantic import Field, field_validator
 
 from hyla.models.config import Config, Count
 
@@ -30,3 +31,8 @@ class EngineOptions(Config):
     pack: bool = True
     """Put the weights into the CPU library's layout. A model object given to the engine is changed in place (its plain
     weights are gone until `model.unpack()`); False leaves it as it is, and is slower."""
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _name(cls, dtype):
+        return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -43,7 +43,7 @@ class RotaryTable:
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def rotary_table(rotary_dim: int, theta: float) -> RotaryTable:
     """The table that all layers with these numbers share."""
     return RotaryTable(rotary_dim, theta)

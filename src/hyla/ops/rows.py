@@ -41,6 +41,10 @@ BMM_CHECKED = range(1, 9)
 BMM_BATCHES = (1, 2, 3, 8, 17)
 """Batch counts that are compared."""
 
+TINY_MATRIX, TINY_SIDE = 256, 16
+"""A matrix of fewer elements, or with one column, is padded to this side: libraries multiply tiny batches by routines
+of their own, chosen by B as well."""
+
 _check_lock = threading.Lock()
 
 
@@ -314,9 +318,10 @@ def bmm(a_BMK: torch.Tensor, b_BKN: torch.Tensor) -> torch.Tensor:
         return torch.bmm(a_BMK, b_BKN)
     rows, inner = a_BMK.shape[1:]
     columns, most = b_BKN.shape[2], BMM_STRIDE * BMM_CHECKED[-1]
-    if columns == 1:
-        # A product with one column is another routine, which looks at B.
-        return bmm(a_BMK, torch.nn.functional.pad(b_BKN, (0, 1)))[:, :, :1]
+    if columns == 1 or inner * columns < TINY_MATRIX:
+        more_inner, more_columns = max(0, TINY_SIDE - inner), max(0, TINY_SIDE - columns)
+        b_BKN = torch.nn.functional.pad(b_BKN, (0, more_columns, 0, more_inner))
+        return bmm(torch.nn.functional.pad(a_BMK, (0, more_inner)), b_BKN)[:, :, :columns]
     if rows > most:
         return torch.cat([bmm(part, b_BKN) for part in a_BMK.split(most, dim=1)], dim=1)
     is_column_major = inner > 1 and columns > 1 and b_BKN.stride()[1:] == (1, inner)

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,6 +78,10 @@ class Run:
     record: dict
 
     @property
+    def request(self) -> RunRequest:
+        return RunRequest(**self.record["request"])
+
+    @property
     def model_folder(self) -> Path:
         return self.folder / "model"
 
@@ -110,15 +115,9 @@ def open_run(folder: Path, request: RunRequest, say: Callable[[str], None]) -> R
     try:
         prepare_run(folder, request, say)
     except BaseException:
-        _remove_partial(folder)
+        shutil.rmtree(partial_name(folder), ignore_errors=True)
         raise
     return read_run(folder)
-
-
-def _remove_partial(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(partial_name(folder), ignore_errors=True)
 
 
 def check_same_request(folder: Path, request: RunRequest) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -90,6 +90,3 @@ def plot_curves(curves: dict[str, list[dict]], path: Path) -> None:
     figure.suptitle("Hybrid against its full-attention twin (caches filled with random values)", fontsize=10)
     figure.savefig(path, dpi=130)
 
-
-def as_dicts(points: Sequence[DecodePoint]) -> list[dict]:
-    return [asdict(point) for point in points]

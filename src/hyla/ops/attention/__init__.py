@@ -41,10 +41,10 @@ def attention(
         value_dim: V when v_TGV is None.
 
     Returns: o [T, Hq, V] in fp32 (float64 for float64 queries).
-    Raises: ConfigError when shapes do not fit or pages are missing; RequestError when the batch starts past 0 and there
-        is no cache.
-    Cost: cost.py. Exactness: a row has the same bits for every way it arrives, with and without autograd. Gradients flow
-        only without a cache; a cached call is a constant.
+    Raises: ConfigError when shapes do not fit or pages are missing; RequestError when the batch starts past 0 and
+        there is no cache.
+    Cost: cost.py. Exactness: a row has the same bits for every way it arrives, with and without autograd. Gradients
+        flow only without a cache; a cached call is a constant.
     """
     value_dim = _check(q_THK, k_TGK, v_TGV, batch, cache, value_dim)
     plan = _plan(q_THK, k_TGK, v_TGV, batch, value_dim)
@@ -101,7 +101,7 @@ def _check(q_THK, k_TGK, v_TGV, batch: Batch, cache: PagedKV | None, value_dim: 
         raise ConfigError(f"attention: {tokens} rows for a batch of {batch.num_tokens} tokens")
     if cache is None:
         if any(batch.starts):
-            raise RequestError(f"attention: a batch that starts at {batch.starts} needs a cache with the keys before it")
+            raise RequestError(f"attention: a batch that starts at {batch.starts} needs a cache with the earlier keys")
         return value_dim
     _check_cache(k_TGK, v_TGV, batch, cache, value_dim)
     return value_dim
@@ -111,9 +111,9 @@ def _check_cache(k_TGK, v_TGV, batch: Batch, cache: PagedKV, value_dim: int) -> 
     _, heads, key_dim = k_TGK.shape
     if batch.pages is None:
         raise ConfigError("attention: a cache was given, but the batch has no pages; make it with cache.batch(...)")
-    wanted = {"k_pages": (cache.k_pages, (heads, key_dim, CHUNK)), "v_pages": (cache.v_pages, (heads, CHUNK, value_dim))}
-    if v_TGV is None:
-        del wanted["v_pages"]
+    wanted = {"k_pages": (cache.k_pages, (heads, key_dim, CHUNK))}
+    if v_TGV is not None:
+        wanted["v_pages"] = (cache.v_pages, (heads, CHUNK, value_dim))
     for name, (pages, shape) in wanted.items():
         if pages is None or tuple(pages.shape[1:]) != shape or pages.dtype != k_TGK.dtype:
             found = None if pages is None else f"{list(pages.shape)} {pages.dtype}"

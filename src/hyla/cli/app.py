@@ -1,0 +1,22 @@
+"""The verbs, put together."""
+
+from __future__ import annotations
+
+import typer
+
+from hyla.cli.chat import chat
+from hyla.cli.generate import generate
+from hyla.cli.inspect import inspect
+from hyla.cli.quickstart import quickstart
+from hyla.cli.serve import serve
+from hyla.cli.train import train
+
+app = typer.Typer(
+    name="hyla",
+    help="Train, inspect and serve hybrid-attention language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (quickstart, train, generate, chat, serve, inspect):
+    app.command()(verb)

@@ -1,0 +1,287 @@
+"""The engine: requests in, events out, one step at a time. Single-threaded; `EngineThread` runs it beside a server."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from hyla.caches import Cache
+from hyla.caches.pool import num_pages_for
+from hyla.engine.collect import Collector
+from hyla.engine.generation import Generation
+from hyla.engine.memory import available_bytes, plan_memory
+from hyla.engine.messages import Completion, FinishReason, Request, TokenEvent
+from hyla.engine.options import EngineOptions
+from hyla.engine.params import SamplingParams
+from hyla.engine.runner import Runner
+from hyla.engine.scheduler import Scheduler
+from hyla.engine.text import TextCodec
+from hyla.errors import CapacityError, RequestError
+from hyla.models.trunk import Model
+from hyla.ops.batch import CHUNK
+
+logger = logging.getLogger(__name__)
+
+Prompt = str | Sequence[int]
+
+
+class Engine:
+    """Continuous batching over one model.
+
+    model: a `Model`, or a folder that holds one. A model object gets `eval()` and, unless `pack=False`, `pack()`: it is
+    changed in place and gives no gradients until `model.unpack()`.
+    tokenizer: anything with `encode` and `decode`; a folder brings its own. Without one, prompts are token ids and
+    completions have no text.
+    options: the fields of `EngineOptions`.
+    Raises ConfigError for options, CheckpointError for a folder, CapacityError when the budget holds no sequence.
+    """
+
+    def __init__(self, model: Model | str | Path, *, tokenizer: TextCodec | None = None, **options):
+        self.options = EngineOptions(**options)
+        if isinstance(model, str | Path):
+            model, tokenizer = _load(model, tokenizer, self.options)
+        self.model, self.tokenizer = model.eval(), tokenizer
+        if self.options.pack:
+            model.pack()
+        self.context_len = min(self.options.context_len or model.config.max_len, model.config.max_len)
+        specs = model.cache_specs()
+        self.memory = plan_memory(
+            specs,
+            memory=self.options.memory,
+            max_num_sequences=self.options.max_num_sequences,
+            context_len=self.context_len,
+            available=available_bytes(model.device),
+        )
+        self.notes = [*self._context_note(), *self.memory.notes]
+        for note in self.notes:
+            logger.warning(note)
+        self.cache = Cache(specs, num_pages=self.memory.num_pages, num_slots=self.memory.num_slots, device=model.device)
+        self.scheduler = Scheduler(
+            self.cache,
+            max_num_sequences=self.memory.num_slots,
+            prefill_chunk=self.options.prefill_chunk,
+            max_batch_tokens=self.options.max_batch_tokens,
+        )
+        self._runner = Runner(model, self.cache)
+        self._generations: dict[str, list[Generation]] = {}
+        self._events: list[TokenEvent] = []
+        """News that the next `step` returns first."""
+        self._arrivals, self._names = count(), count()
+
+    def _context_note(self) -> list[str]:
+        asked = self.options.context_len or 0
+        if asked <= self.context_len:
+            return []
+        return [f"context_len lowered from {asked} to {self.context_len}: the model is declared for no more"]
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Token ids that end a text: the model's and the tokenizer's."""
+        ids = dict.fromkeys(self.model.config.eos_token_ids)
+        own = self.tokenizer.eos_token_id if hasattr(self.tokenizer, "eos_token_id") else None
+        return tuple({**ids, own: None} if own is not None else ids)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._events) or self.scheduler.has_work
+
+    # Requests
+
+    def resolve(self, request: Request) -> Request:
+        """The request with token ids, max_tokens and seed in place. Reads the engine only, so any thread may call it.
+
+        Raises RequestError for what the model cannot do, CapacityError for what the caches can never hold.
+        """
+        params = request.params
+        ids = self._prompt_ids(request.prompt)
+        if params.stop and self.tokenizer is None:
+            raise RequestError("stop strings need a tokenizer; give stop_token_ids or Engine(..., tokenizer=)", "stop")
+        wrong = next((i for i in params.stop_token_ids if not 0 <= i < self.model.config.vocab_size), None)
+        if wrong is not None:
+            raise RequestError(
+                f"stop_token_ids holds {wrong}; this model's ids are 0 to {self.model.config.vocab_size - 1}",
+                "stop_token_ids",
+            )
+        room = self.context_len - len(ids)
+        if room < 1:
+            raise RequestError(
+                f"the prompt has {len(ids)} tokens and the context {self.context_len}, of which the answer needs at "
+                f"least one; shorten the prompt",
+                "prompt",
+            )
+        if (params.max_tokens or 0) > room:
+            raise RequestError(
+                f"max_tokens is {params.max_tokens}, but the prompt's {len(ids)} tokens leave {room} of the context's "
+                f"{self.context_len}; ask for fewer or shorten the prompt",
+                "max_tokens",
+            )
+        most = self._fitting_tokens(len(ids), params.max_tokens, room)
+        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        return replace(request, prompt=ids, params=params.model_copy(update={"max_tokens": most, "seed": seed}))
+
+    def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise RequestError(
+                    "a text prompt needs a tokenizer; give token ids or Engine(..., tokenizer=)", "prompt"
+                )
+            prompt = self.tokenizer.encode(prompt)
+        ids = tuple(prompt)
+        if not all(type(token) is int for token in ids):
+            raise RequestError("a prompt is a text or a list of integer token ids", "prompt")
+        self.model.check_ids(ids, "the prompt")
+        return ids
+
+    def _fitting_tokens(self, num_prompt: int, max_tokens: int | None, room: int) -> int:
+        """Tokens to generate at most; raises CapacityError when the pages can never hold them."""
+        capacity = self.memory.num_tokens
+        # The last token is returned but never computed, so it needs no row.
+        if num_prompt + (max_tokens or 1) - 1 > capacity:
+            raise CapacityError(
+                f"the prompt's {num_prompt} tokens and an answer of {max_tokens or 1} need "
+                f"{num_pages_for(num_prompt + (max_tokens or 1) - 1)} pages of {CHUNK} tokens and the caches have "
+                f"{self.memory.num_pages}; shorten them or give the engine more with memory="
+            )
+        return max_tokens if max_tokens is not None else min(room, capacity + 1 - num_prompt)
+
+    def add(self, request: Request) -> Request:
+        """Queue a request; its events come out of `step`. Returns it resolved.
+
+        Raises RequestError (also for an id that is in use) and CapacityError.
+        """
+        if request.request_id in self._generations:
+            raise RequestError(f"request id {request.request_id!r} is in use; choose another", "request_id")
+        request = self.resolve(request)
+        generations = [
+            Generation(request, choice, arrival=next(self._arrivals), eos_ids=self.eos_ids, tokenizer=self.tokenizer)
+            for choice in range(request.params.n)
+        ]
+        self._generations[request.request_id] = generations
+        for generation in generations:
+            self.scheduler.add(generation)
+        return request
+
+    def cancel(self, request_id: str) -> bool:
+        """Stop a request between two steps; its pages are free at once. False when it is not (or no longer) known."""
+        generations = self._generations.get(request_id, ())
+        for generation in list(generations):
+            self._events.append(self._end(generation, "cancelled"))
+        return bool(generations)
+
+    def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> TokenEvent:
+        self._forget(generation)
+        return generation.end(reason, error)
+
+    def _forget(self, generation: Generation) -> None:
+        self.scheduler.remove(generation)
+        name = generation.request.request_id
+        self._generations[name].remove(generation)
+        if not self._generations[name]:
+            del self._generations[name]
+
+    # Steps
+
+    def step(self) -> list[TokenEvent]:
+        """Compute one batch; returns what became known. Checks the ledger whenever nothing is left to do."""
+        events, self._events = self._events, []
+        parts = self.scheduler.plan()
+        if parts:
+            events += self._run(parts)
+        if not self.scheduler.has_work:
+            self.cache.ledger.check()
+        return events
+
+    def _run(self, parts: list[tuple[Generation, int]]) -> list[TokenEvent]:
+        try:
+            sampled = self._runner.step(parts)
+        except Exception as error:  # an operator failed: its batch's cached rows are not to be trusted
+            logger.exception("a step failed; its %d sequences end with an error", len(parts))
+            message = f"computing the batch failed: {type(error).__name__}: {error}"
+            return [self._end(generation, "error", message) for generation, _ in parts]
+        events = []
+        for result in sampled:
+            generation = result.generation
+            if result.token_id is None:
+                message = "the model's logits are not numbers (NaN); check the weights"
+                events.append(self._end(generation, "error", message))
+                continue
+            event = generation.accept(result.token_id, result.logprob)
+            if event.finish_reason is not None:
+                self._forget(generation)
+            events.append(event)
+        return events
+
+    # Blocking use
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Completion]:
+        """Continue prompts (texts or token-id lists); returns n completions for each, in order.
+
+        params: for all prompts, or one for each. All prompts are checked before any is computed.
+        Raises RequestError and CapacityError.
+        """
+        prompts = [prompts] if _is_one(prompts) else list(prompts)
+        each = params if isinstance(params, list | tuple) else [params or SamplingParams()] * len(prompts)
+        if len(each) != len(prompts):
+            raise RequestError(f"{len(prompts)} prompts and {len(each)} sampling parameters; give as many", "params")
+        requests = [self.resolve(self._request(prompt, own)) for prompt, own in zip(prompts, each)]
+        collectors = [Collector(self.add(request)) for request in requests]
+        by_id = {collector.request.request_id: collector for collector in collectors}
+        try:
+            while not all(collector.is_finished for collector in collectors):
+                self._route(by_id)
+        finally:
+            self._abandon(by_id)
+        return [completion for collector in collectors for completion in collector.completions()]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[TokenEvent]:
+        """Events of one prompt as they come. Closing the iterator cancels the request."""
+        request = self.add(self._request(prompt, params or SamplingParams()))
+        collector = Collector(request)
+        mine = {request.request_id: collector}
+        try:
+            while not collector.is_finished:
+                yield from self._route(mine)
+        finally:
+            self._abandon(mine)
+
+    def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
+        own = prompt if isinstance(prompt, str) else tuple(prompt)
+        return Request(f"local-{next(self._names)}", own, params)
+
+    def _route(self, mine: dict[str, Collector]) -> list[TokenEvent]:
+        """One step; events of other requests stay for whoever steps next."""
+        events = self.step()
+        own = [event for event in events if event.request_id in mine]
+        self._events += [event for event in events if event.request_id not in mine]
+        for event in own:
+            mine[event.request_id].add(event)
+        return own
+
+    def _abandon(self, mine: dict[str, Collector]) -> None:
+        for name in mine:
+            self.cancel(name)
+        self._events = [event for event in self._events if event.request_id not in mine]
+
+
+def _is_one(prompts) -> bool:
+    """Whether this is one prompt, not a list of them."""
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+
+
+def _load(folder: str | Path, tokenizer: TextCodec | None, options: EngineOptions):
+    """(model, tokenizer) of a folder; the tokenizer is optional there."""
+    from hyla.checkpoints import load_model, load_tokenizer
+
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    model = load_model(folder, dtype=dtype, device=options.device)
+    if tokenizer is None and (Path(folder) / "tokenizer.json").exists():
+        tokenizer = load_tokenizer(folder)
+    return model, tokenizer

@@ -1,0 +1,90 @@
+"""Events of the engine's thread on the server's event loop, and what ends them when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from hyla.engine import EngineThread, Request, TokenEvent
+
+
+class Events:
+    """Events of a few requests, in the order they come. `close` may be called at any time, more than once."""
+
+    def __init__(self, thread: EngineThread):
+        self._thread = thread
+        self._queue: asyncio.Queue[TokenEvent | None] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._unfinished: dict[str, int] = {}
+        self.is_closed = False
+
+    @classmethod
+    async def open(cls, thread: EngineThread, requests: Sequence[Request]) -> tuple[Events, list[Request]]:
+        """Submit all requests (or none) and return them resolved. Raises RequestError, CapacityError, Overloaded."""
+        events = cls(thread)
+        resolved = []
+        try:
+            for request in requests:
+                events._unfinished[request.request_id] = request.params.n
+                # Encoding a long prompt takes a while; the event loop must not wait for it.
+                resolved.append(await run_in_threadpool(thread.submit, request, events._receive))
+        except BaseException:
+            events.close()
+            raise
+        return events, resolved
+
+    def _receive(self, event: TokenEvent) -> None:
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+
+    async def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        """Until every choice has finished, or `close`."""
+        while self._unfinished and not self.is_closed:
+            event = await self._queue.get()
+            if event is None:
+                return
+            if event.finish_reason is not None:
+                self._unfinished[event.request_id] -= 1
+                if not self._unfinished[event.request_id]:
+                    del self._unfinished[event.request_id]
+            yield event
+
+    def close(self) -> None:
+        """Cancel what is unfinished."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        for name in self._unfinished:
+            self._thread.cancel(name)
+        self._queue.put_nowait(None)
+
+
+async def close_on_disconnect(receive, events: Events) -> None:
+    """Wait for the client to go away. The request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    events.close()
+
+
+class StreamedEvents(Response):
+    """A server-sent-events response that frees the engine's work when the client goes away, at whatever point."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, chunks: AsyncIterator[bytes], events: Events):
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self.chunks, self.events = chunks, events
+
+    async def __call__(self, scope, receive, send) -> None:
+        watcher = asyncio.create_task(close_on_disconnect(receive, self.events))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for chunk in self.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self.events.close()
+            watcher.cancel()
