@@ -124,7 +124,8 @@ def check(probe: Probe, width: int, dtype: torch.dtype, device: torch.device, co
     )
     x = x.to(device=device, dtype=dtype)
     expected = probe.call(x)
-    for count in (count for count in counts if count <= num_rows):
+    # Kernels change with the count of elements; on wide rows a third of the counts shows it.
+    for count in (count for count in counts[:: 1 if width < 100 else 3] if count <= num_rows):
         for first in {0, min(3, num_rows - count), num_rows - count}:
             if not torch.equal(probe.call(x[first : first + count].clone()), expected[first : first + count]):
                 return f"rows ({count})"
@@ -208,10 +209,11 @@ def main() -> int:
         found = run(device, threads, counts, weights, wide=not args.quick)
     broken = {}
     for (name, is_used), columns in sorted(found.items(), key=lambda item: (not item[0][1], item[0][0])):
-        for column, verdicts in columns.items():
-            print(f"{'used' if is_used else 'library':8}{name:30}{column:9}{'; '.join(verdicts) or 'ok'}")
-            if verdicts and is_used:
-                broken.setdefault(name, {})[column] = verdicts
+        varying = {column: verdicts for column, verdicts in columns.items() if verdicts}
+        summary = " | ".join(f"{column}: {'; '.join(verdicts)}" for column, verdicts in varying.items())
+        print(f"{'used' if is_used else 'library':8}{name:30}{summary or 'ok'}")
+        if varying and is_used:
+            broken[name] = varying
     library = sorted({name for (name, is_used), columns in found.items() if not is_used and any(columns.values())})
     report = {
         "bench": "invariance",

@@ -1,8 +1,8 @@
-"""What goes into the engine and what comes out: plain, serialisable messages, so that it can live in another process."""
+"""What goes into the engine and what comes out: plain, serialisable messages; it may live in another process."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hyla.engine.params import SamplingParams
@@ -17,7 +17,7 @@ class Request:
     request_id: str
     prompt: str | tuple[int, ...]
     """Text (the engine's tokenizer encodes it) or token ids."""
-    params: SamplingParams = SamplingParams()
+    params: SamplingParams = field(default_factory=SamplingParams)
 
 
 @dataclass(frozen=True)

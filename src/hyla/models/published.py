@@ -19,6 +19,8 @@ from hyla.models.config import (
 )
 
 Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=1, le=16384)]
+"""How many layers or experts: bounded, because each of them gets an entry of its own before any tensor is looked at."""
 LayerTypes = list[Literal["linear_attention", "full_attention"]]
 
 Made = TypeVar("Made", bound=BaseModel)
@@ -53,7 +55,7 @@ class Published(Strict):
 
     vocab_size: Count
     hidden_size: Count
-    num_hidden_layers: Count
+    num_hidden_layers: Several
     rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
     max_position_embeddings: Count
     tie_word_embeddings: bool = False

@@ -13,6 +13,7 @@ from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.models.build import build_module
 from hyla.models.config import MIXER_KINDS, ModelConfig, SublayerConfig
+from hyla.ops import rows
 from hyla.ops.batch import Batch
 
 
@@ -78,7 +79,7 @@ class Model(nn.Module):
         """Hidden states [R, D] -> logits [R, vocab], always fp32."""
         dtype = self.head_projection.dtype if hidden_TD.dtype != torch.float64 else torch.float64
         if dtype == torch.float64:
-            return hidden_TD @ self.head.weight.t()
+            return rows.linear(hidden_TD, self.head.weight)
         return self.head_projection(hidden_TD)[0]
 
     def logits(self, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:

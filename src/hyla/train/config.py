@@ -1,4 +1,4 @@
-"""Every number of a training run. `hyla train` and `hyla quickstart` write the resolved config into the run's folder."""
+"""Every number of a training run. The resolved config is kept in the run's folder."""
 
 from __future__ import annotations
 

@@ -64,9 +64,9 @@ class PackedRows:
 class Packer:
     """Cuts the shuffled stream of pieces into steps of exactly `batch_tokens` rows.
 
-    Every epoch is one permutation of the pieces; a step takes the next batch_tokens rows of that stream, so a piece may
-    be cut once more at a step's edge (its second part then starts without memory). The rows left at the end of an epoch,
-    fewer than one step, are not read in that epoch.
+    Every epoch is one permutation of the pieces; a step takes the next batch_tokens rows of that stream, so a piece
+    may be cut once more at a step's edge (its second part then starts without memory). The rows left at the end of an
+    epoch, fewer than one step, are not read in that epoch.
     """
 
     def __init__(self, store: TokenStore, *, batch_tokens: int, max_document_tokens: int, seed: int):

@@ -48,7 +48,7 @@ class HybridRecipe(Config):
     expert_dim: Count = 128
     """Width of one expert."""
     shared_dim: Count = 128
-    """Width of the expert that every token visits."""
+    """Width of the expert that every token visits; a multiple of expert_dim, as the published format counts it."""
     max_len: Count = 65536
     """Longest context that the saved model declares."""
 
@@ -56,6 +56,8 @@ class HybridRecipe(Config):
     def _experts(self):
         if self.num_experts_per_token > self.num_experts:
             raise ValueError("num_experts_per_token must not exceed num_experts")
+        if self.shared_dim % self.expert_dim:
+            raise ValueError("shared_dim must be a multiple of expert_dim")
         return self
 
     def _mixer(self, letter: str) -> KDAConfig | MLAConfig:

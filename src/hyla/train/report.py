@@ -74,7 +74,7 @@ def complete_heldout(run: Run) -> Completion:
     import hyla
 
     file, prompt, truth = heldout_prompt(run.heldout)
-    engine = hyla.Engine(run.model_folder)
+    engine = hyla.Engine(run.model_folder, max_num_sequences=1)
     params = hyla.SamplingParams(max_tokens=COMPLETION_TOKENS, temperature=0.0)
     ids = [END_OF_TEXT_ID, *run.tokenizer.encode(prompt, add_special_tokens=False)]
     (completion,) = engine.generate([ids], params)

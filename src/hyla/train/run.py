@@ -1,12 +1,12 @@
 """A run's folder: asked once, prepared once, then only continued.
 
-    run.json            what was asked, what it was resolved to, on which data and machine
-    tokenizer/          trained on the training documents
-    tokens.safetensors  training and held-out documents as ids
-    heldout.json        names and texts of the held-out documents
-    metrics.jsonl       one line per step
-    checkpoints/        newest states
-    model/              the trained model as a Hugging Face folder
+run.json            what was asked, what it was resolved to, on which data and machine
+tokenizer/          trained on the training documents
+tokens.safetensors  training and held-out documents as ids
+heldout.json        names and texts of the held-out documents
+metrics.jsonl       one line per step
+checkpoints/        newest states
+model/              the trained model as a Hugging Face folder
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
 from hyla.checkpoints.files import read_json
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import Config, ModelConfig
+from hyla.models.family import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.budget import steps_for
@@ -144,6 +145,9 @@ def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None]) -
     """Read the data, train the tokenizer, resolve the number of steps, and write all of it."""
     from safetensors.torch import save_file
 
+    # What cannot be saved in the end is refused now, not after the training.
+    model_config = request.recipe.model_config_of(request.recipe.vocab_size, END_OF_TEXT_ID)
+    family_of(model_config.family).config_to_hf(model_config)
     corpus = read_corpus(Path(request.data) if request.data else None, heldout_share=request.heldout_share)
     say(f"{len(corpus.train)} files to train on, {len(corpus.heldout)} held out, from {corpus.folder}")
     tokenizer = train_tokenizer(corpus.train, request.recipe.vocab_size, request.recipe.max_len)

@@ -89,4 +89,3 @@ def plot_curves(curves: dict[str, list[dict]], path: Path) -> None:
         panel.legend()
     figure.suptitle("Hybrid against its full-attention twin (caches filled with random values)", fontsize=10)
     figure.savefig(path, dpi=130)
-

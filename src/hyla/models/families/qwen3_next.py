@@ -7,6 +7,8 @@ published checkpoint is not loaded yet, and reported.
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from hyla.models import published as hf
 from hyla.models.config import (
     GatedDeltaConfig,
@@ -92,7 +94,7 @@ class Keys(HybridKeys):
     intermediate_size: hf.Count = 5632
     decoder_sparse_step: hf.Count = 1
     mlp_only_layers: list[int] = []  # noqa: RUF012 (pydantic copies defaults)
-    num_experts: int = 512
+    num_experts: int = Field(default=512, ge=0, le=16384)
     num_experts_per_tok: hf.Count = 10
     moe_intermediate_size: hf.Count = 512
     shared_expert_intermediate_size: hf.Count = 512

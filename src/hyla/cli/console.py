@@ -1,0 +1,70 @@
+"""What several verbs print with: the console, the training progress bar, a table of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hyla.train.metrics import StepMetrics
+
+console = Console(highlight=False)
+
+SMOOTHING = 0.9
+"""Weight of the past in the shown loss and speed."""
+
+
+class TrainingBar:
+    """Loss, tokens per second and time left of a run; one line on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, progress: Progress, steps: int):
+        self.progress, self.steps = progress, steps
+        self.task = progress.add_task("training", total=steps, loss="", speed="")
+        self._loss = self._speed = None
+
+    def resumed(self, step: int) -> None:
+        if step:
+            console.print(f"continuing after step {step} of {self.steps}")
+            self.progress.update(self.task, completed=step)
+
+    def __call__(self, metrics: StepMetrics) -> None:
+        self._loss = self._smooth(self._loss, metrics.loss)
+        self._speed = self._smooth(self._speed, metrics.tokens_per_second)
+        shown = {"loss": f"loss {self._loss:.3f}", "speed": f"{self._speed:,.0f} tokens/s"}
+        self.progress.update(self.task, completed=metrics.step, **shown)
+        if not console.is_terminal and metrics.step % max(1, self.steps // 10) == 0:
+            console.print(f"step {metrics.step} of {self.steps}: {shown['loss']}, {shown['speed']}")
+
+    @staticmethod
+    def _smooth(old: float | None, new: float) -> float:
+        return new if old is None else SMOOTHING * old + (1.0 - SMOOTHING) * new
+
+
+@contextmanager
+def training_bar(steps: int) -> Iterator[TrainingBar]:
+    """A live `TrainingBar` for a run of so many steps."""
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield TrainingBar(progress, steps)
+
+
+def describe_bytes(count: float) -> str:
+    """A byte count for people.
+
+    >>> describe_bytes(1536)
+    '1.5 KiB'
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError

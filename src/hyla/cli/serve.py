@@ -1,0 +1,60 @@
+"""`hyla serve FOLDER`: the OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+API_KEY_VARIABLE = "HYLA_API_KEY"
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="Model folder in the Hugging Face format.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help=f"Key that clients must send; default: ${API_KEY_VARIABLE}, or none.")
+    ] = None,
+    model_name: Annotated[str | None, typer.Option(help="Name in /v1/models; default: the folder's name.")] = None,
+) -> None:
+    """Serve a model folder over HTTP: completions, chat, streaming, log-probabilities."""
+    require_free_port(host, port)
+    key = api_key or os.environ.get(API_KEY_VARIABLE)
+    start_server(folder, host=host, port=port, dtype=dtype, api_key=key, model_name=model_name)
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Raise ConfigError unless a server can listen there now: asked before the work, not after it."""
+    from hyla.server.serve import listen
+
+    listen(host, port).close()
+
+
+def start_server(
+    folder: Path,
+    *,
+    host: str,
+    port: int,
+    dtype: str | None = None,
+    api_key: str | None = None,
+    model_name: str | None = None,
+) -> None:
+    """Load the folder and serve it until interrupted."""
+    import hyla
+    from hyla.cli.console import console
+    from hyla.server import serve as serve_engine
+
+    engine = hyla.Engine(folder, dtype=dtype)
+    name = model_name or folder.absolute().name
+    serve_engine(
+        engine,
+        model_name=name,
+        host=host,
+        port=port,
+        api_key=api_key,
+        ready=lambda url: console.print(f"serving {name} at {url} (OpenAI API under {url}/v1); Ctrl-C stops it"),
+    )

@@ -1,0 +1,28 @@
+"""`hyla train DATA`: a folder of text becomes a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of UTF-8 text files, read with all its subfolders.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the model ends up in its subfolder model/.")],
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with the tables [recipe] (sizes) and [train] (steps, rates, ...).")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Training time; sets the number of steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps, instead of --minutes.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Start values and order of the documents.")] = None,
+) -> None:
+    """Train a hybrid model on a folder of text. Called again, it continues where it was killed."""
+    from hyla.cli.console import console
+    from hyla.cli.training import make_request, train_with_bar
+
+    request = make_request(data, config=config, minutes=minutes, steps=steps, seed=seed)
+    run, model = train_with_bar(out, request)
+    run.save_model(model)
+    console.print(f"saved {run.model_folder}; try: hyla generate {run.model_folder} 'def '")

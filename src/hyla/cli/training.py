@@ -1,0 +1,65 @@
+"""What `hyla train` and `hyla quickstart` share: from flags to a request, and a run under a progress bar."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from hyla.cli.console import console, training_bar
+from hyla.errors import ConfigError
+from hyla.models.trunk import Model
+from hyla.train.config import TrainConfig
+from hyla.train.memory import keep_freed_memory
+from hyla.train.recipe import HybridRecipe
+from hyla.train.run import Run, RunRequest, open_run
+
+DEFAULT_MINUTES = 2.0
+UNRESOLVED_STEPS = 1
+"""Stands in a request that gives minutes; the run's own config has the real number."""
+
+
+def read_toml(path: Path | None) -> dict:
+    """The file's tables. Raises ConfigError when it is missing, damaged, or has unknown tables."""
+    if path is None:
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"config file {path} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} is not TOML: {error}") from None
+    unknown = sorted(tables.keys() - {"recipe", "train"})
+    if unknown:
+        raise ConfigError(f"config file {path}: unknown table or key {unknown[0]!r}; it may have [recipe] and [train]")
+    return tables
+
+
+def make_request(
+    data: Path | None, *, config: Path | None, minutes: float | None, steps: int | None, seed: int | None
+) -> RunRequest:
+    """Flags win over the file; without any number of steps, two minutes. Raises ConfigError."""
+    if minutes is not None and steps is not None:
+        raise ConfigError("give --minutes or --steps, not both: minutes are turned into a number of steps")
+    tables = read_toml(config)
+    train = dict(tables.get("train", {}))
+    if seed is not None:
+        train["seed"] = seed
+    if steps is not None:
+        train["steps"] = steps
+    elif minutes is not None or "steps" not in train:
+        minutes, train["steps"] = minutes or DEFAULT_MINUTES, UNRESOLVED_STEPS
+    return RunRequest(
+        data=str(data.absolute()) if data is not None else None,
+        minutes=minutes,
+        recipe=HybridRecipe(**tables.get("recipe", {})),
+        train=TrainConfig(**train),
+    )
+
+
+def train_with_bar(out: Path, request: RunRequest) -> tuple[Run, Model]:
+    """Open or prepare the run in `out` and bring it to its last step."""
+    keep_freed_memory()
+    run = open_run(out, request, lambda line: console.print(line))
+    with training_bar(run.train.steps) as bar:
+        model = run.trained(bar, bar.resumed)
+    return run, model

@@ -1,0 +1,84 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_text import byte_tokenizer
+
+from hyla.engine.text import Detokenizer, StopStrings
+
+TOKENIZER = byte_tokenizer()
+
+
+def pieces(ids, tokenizer=TOKENIZER):
+    detokenizer = Detokenizer(tokenizer)
+    return [*(detokenizer.push(token) for token in ids), detokenizer.flush()]
+
+
+def test_a_character_appears_with_its_last_byte():
+    assert pieces("aé€😀b".encode()) == ["a", "", "é", "", "", "€", "", "", "", "😀", "b", ""]
+
+
+def test_bytes_that_never_become_a_character_show_at_the_end():
+    assert pieces(b"a\xf0\x9f") == ["a", "", "", "\ufffd"]
+    assert pieces(b"\xff\xffz") == ["", "", "\ufffd\ufffdz", ""]
+
+
+@given(st.binary(max_size=40))
+def test_pieces_join_to_the_whole_text(raw):
+    assert "".join(pieces(list(raw))) == TOKENIZER.decode(list(raw))
+
+
+class SpaceEater:
+    """Decodes like sentencepiece: the space that begins a text is dropped."""
+
+    words = (" the", " cat", "s", " ", "!")
+
+    def decode(self, ids, *, skip_special_tokens=True):
+        return "".join(self.words[token] for token in ids).removeprefix(" ")
+
+
+@given(st.lists(st.integers(0, 4), max_size=12))
+def test_a_decoder_that_drops_the_first_space_loses_only_that_one(ids):
+    assert "".join(pieces(ids, SpaceEater())) == SpaceEater().decode(ids)
+
+
+def run_stops(stops, texts):
+    finder, shown = StopStrings(stops), []
+    for text in texts:
+        new, found = finder.push(text)
+        shown.append(new)
+        if found:
+            return shown, True
+    return [*shown, finder.flush()], False
+
+
+def test_a_stop_string_over_several_tokens_is_cut():
+    assert run_stops(["END"], ["ab", "cE", "N", "D", "more"]) == (["ab", "c", "", ""], True)
+
+
+def test_what_was_held_back_appears_when_it_was_no_stop_string():
+    assert run_stops(["END"], ["xE", "N", "Ex", "E"]) == (["x", "", "ENEx", "", "E"], False)
+
+
+def test_the_earliest_of_several_stop_strings_counts():
+    assert run_stops(["three", "two"], ["one two three"]) == (["one "], True)
+
+
+@given(
+    st.lists(st.text("ab", max_size=4), max_size=8), st.lists(st.text("ab", min_size=1, max_size=3), max_size=3)
+)
+def test_stopping_does_not_depend_on_how_the_text_is_split(texts, stops):
+    whole = "".join(texts)
+    shown, found = run_stops(stops, texts)
+    ends = [whole.find(stop) for stop in stops if stop in whole]
+    # The first to be completed wins, which for pieces of any size is among those that the whole text holds.
+    assert found == bool(ends)
+    if not ends:
+        assert "".join(shown) == whole
+    else:
+        assert whole.startswith("".join(shown))
+        assert not any(stop in "".join(shown) for stop in stops)
+
+
+@pytest.mark.parametrize("text", ["", "abc"])
+def test_without_stop_strings_nothing_is_held(text):
+    assert StopStrings(()).push(text) == (text, False)

@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from hyla.engine.memory import available_bytes, plan_memory
+from hyla.errors import CapacityError
+from hyla.layers.protocol import CacheSpec, TensorSpec
+
+# 1,280 bytes a page and 4,000 a slot.
+SPECS = (
+    CacheSpec(page_tensors=(TensorSpec("k", (64, 5), torch.float32, "kv"),)),
+    CacheSpec(slot_tensors=(TensorSpec("anchor", (10, 100), torch.float32, "anchor"),)),
+)
+
+
+def plan(**fields):
+    defaults = {"memory": None, "max_num_sequences": 4, "context_len": 640, "available": 1 << 30}
+    return plan_memory(SPECS, **(defaults | fields))
+
+
+def test_plenty_of_memory_gives_what_can_be_used_and_no_more():
+    assert (plan().num_pages, plan().num_slots, plan().notes) == (40, 4, ())
+
+
+def test_a_small_budget_lowers_sequences_and_says_so():
+    lowered = plan(memory=2 * 5280 + 11_000)
+    assert (lowered.num_slots, lowered.num_pages) == (2, 6)
+    assert "max_num_sequences lowered from 4 to 2" in lowered.notes[0]
+    assert "384 tokens, not the context's 640" in lowered.notes[1]
+
+
+@pytest.mark.parametrize("memory", [2 * 5280, 30_000, 77_777, 1 << 20])
+def test_a_plan_with_its_null_units_stays_within_the_budget(memory):
+    bought = plan(memory=memory)
+    assert (bought.num_pages + 1) * 1280 + (bought.num_slots + 1) * 4000 <= memory
+
+
+def test_a_budget_for_nothing_says_what_is_needed():
+    with pytest.raises(CapacityError, match=r"at least 10,560 bytes .* budget is 10,559"):
+        plan(memory=10_559)
+
+
+def test_the_default_budget_is_a_share_of_what_is_free():
+    assert plan(available=4 * 20_000).num_slots < 4
+    with pytest.raises(CapacityError):
+        plan(available=1000)
+
+
+def test_models_without_pages_or_slots_are_planned_too():
+    only_pages = plan_memory(SPECS[:1], memory=4000, max_num_sequences=3, context_len=640, available=0)
+    assert (only_pages.num_slots, only_pages.num_pages) == (3, 2)
+    only_slots = plan_memory(SPECS[1:], memory=9000, max_num_sequences=3, context_len=640, available=0)
+    assert (only_slots.num_slots, only_slots.num_pages) == (1, 10)
+
+
+def test_free_memory_is_measured():
+    assert available_bytes(torch.device("cpu")) > 1 << 20
