@@ -26,8 +26,8 @@ from hyla.ops.moe import top_k
 ROWS = 101
 COUNTS = (*range(1, 34), 40, 47, 48, 63, 64, 65, 72, 96, 99, 100)
 QUICK_COUNTS = (1, 2, 3, 7, 8, 17, 33, 64, 100)
-WIDTHS = (1, 20, 36, 48, 1000, 4096)
-WIDE = (40_000, 151_936)
+WIDTHS = (1, 20, 36, 48, 1000)
+WIDE = (4096, 40_000, 151_936)
 WEIGHTS = ((36, 20), (1, 64), (20, 1), (1000, 48), (48, 1000), (129, 36), (1024, 3584))
 QUICK_WEIGHTS = ((36, 20), (1, 64), (129, 36))
 MATRICES = ((20, 36), (48, 16), (64, 1), (3, 5), (128, 64))
@@ -90,7 +90,7 @@ def row_probes() -> list[Probe]:
         return primitives.rms_norm(x, ones[x.shape[-1]], eps=1e-6)
 
     used = {
-        "sum(-1), mean(-1) up to 4096": (lambda x: x.contiguous().sum(-1) + x.contiguous().mean(-1), WIDTHS),
+        "sum(-1), mean(-1) up to 4096": (lambda x: x.contiguous().sum(-1) + x.contiguous().mean(-1), (*WIDTHS, 4096)),
         "amax(-1)": (lambda x: x.amax(-1), wide),
         "cumsum(-1)": (lambda x: x.contiguous().cumsum(-1), WIDTHS),
         "stable sort": (lambda x: x.round().sort(dim=-1, stable=True)[1], WIDTHS),
@@ -155,11 +155,12 @@ def product_results(dtype, device, counts, weights) -> Iterator[tuple[str, bool,
         weight = rows._check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
         x = rows._check_data(ROWS, in_dim, generator, 1.0).to(device=device, dtype=dtype)
         packed, shape = rows.pack(weight), f"{out_dim}x{in_dim}"
+        some = counts if out_dim * in_dim < 1 << 20 else QUICK_COUNTS
         plain = rows.linear(x, weight)
         verdict = "" if torch.equal(rows.linear(x, packed), plain) else "packing"
-        yield "rows.linear", True, shape, verdict or check_product(lambda x, w=weight: rows.linear(x, w), x, counts)
-        yield "rows.linear, packed", True, shape, check_product(lambda x, w=packed: rows.linear(x, w), x, counts)
-        yield "F.linear", False, shape, check_product(lambda x, w=weight: F.linear(x, w), x, counts)
+        yield "rows.linear", True, shape, verdict or check_product(lambda x, w=weight: rows.linear(x, w), x, some)
+        yield "rows.linear, packed", True, shape, check_product(lambda x, w=packed: rows.linear(x, w), x, some)
+        yield "F.linear", False, shape, check_product(lambda x, w=weight: F.linear(x, w), x, some)
     for inner, columns in MATRICES:
         batch = 9
         a = rows._check_data(batch * ROWS, inner, generator, 1.0).view(batch, ROWS, inner)

@@ -71,7 +71,7 @@ def test_no_more_sequences_than_allowed_run():
 def test_a_long_prompt_waits_for_pages_and_is_not_overtaken():
     scheduler = make(num_pages=5)
     add(scheduler, 100, 250, 10)
-    assert run(scheduler) == {0: 64}
+    assert run(scheduler) == {0: 100}
     assert [one.arrival for one in scheduler.waiting] == [1, 2]
 
 

@@ -55,7 +55,6 @@ LOW_RANK_QUERIES = {
     "linear_num_heads": 1,
     "linear_head_dim": 34,
     "norm_topk_prob": False,
-    "tie_word_embeddings": True,
 }
 
 

@@ -9,7 +9,7 @@ from hyla.cli.console import console, training_bar
 from hyla.errors import ConfigError
 from hyla.models.trunk import Model
 from hyla.train.config import TrainConfig
-from hyla.train.memory import keep_freed_memory
+from hyla.ops.host_memory import keep_freed_memory
 from hyla.train.recipe import HybridRecipe
 from hyla.train.run import Run, RunRequest, open_run
 

@@ -169,8 +169,8 @@ class Engine:
 
     def cancel(self, request_id: str) -> bool:
         """Stop a request between two steps; its pages are free at once. False when it is not (or no longer) known."""
-        generations = self._generations.get(request_id, ())
-        for generation in list(generations):
+        generations = tuple(self._generations.get(request_id, ()))
+        for generation in generations:
             self._events.append(self._end(generation, "cancelled"))
         return bool(generations)
 

@@ -159,6 +159,10 @@ class MoEConfig(Config):
             raise ValueError("num_experts_per_token must not exceed num_experts")
         if self.num_experts % self.router.num_groups:
             raise ValueError("num_experts must be a multiple of router.num_groups")
+        if self.router.num_groups_kept > self.router.num_groups:
+            raise ValueError("router.num_groups_kept must not exceed router.num_groups")
+        if self.num_experts_per_token > self.num_experts // self.router.num_groups * self.router.num_groups_kept:
+            raise ValueError("num_experts_per_token must not exceed the experts of the groups that are kept")
         return self
 
 

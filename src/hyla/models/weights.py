@@ -61,3 +61,13 @@ class Weights:
 def _persistent_buffers(model: Model):
     kept = model.state_dict(keep_vars=True)
     return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+
+
+def cast(model: Model, dtype: torch.dtype) -> Model:
+    """All floating-point weights of an unpacked model to `dtype`, in place; what must stay fp32 stays. Returns it."""
+    weights = Weights(model)
+    for name in weights.shapes:
+        tensor = weights.read(name)
+        if tensor.is_floating_point():
+            weights.assign(name, tensor.to(weights.dtype(name, dtype)))
+    return model

@@ -19,12 +19,13 @@ from hyla.models.family import Family
 from hyla.models.names import SWIGLU, concat, fuse, rename, reshape, stack, weights
 
 LATENT_EPS = 1e-6
+EXPERTS = (("w1", "gate"), ("w3", "up"), ("w2", "down"))
+LENGTH = AliasChoices("model_max_length", "max_position_embeddings")
 IGNORED = {
     "head_dim": "not the head size of either mixer",
     "qk_head_dim": "the sum of qk_nope_head_dim and qk_rope_head_dim",
     "rope_parameters": "this family has no position code",
 }
-
 
 # fmt: off
 # Published key: field of our config.
@@ -62,9 +63,8 @@ class Keys(hf.Published):
     """HANDLED keys of config.json."""
 
     rms_norm_eps: float = Field(default=1e-5, gt=0)
-    max_position_embeddings: hf.Count = Field(
-        validation_alias=AliasChoices("model_max_length", "max_position_embeddings")
-    )
+    max_position_embeddings: hf.Count = Field(validation_alias=LENGTH)
+    tie_word_embeddings: Literal[False] = False  # transformers never ties this family, whatever the key says
     intermediate_size: hf.Count = 9216
     num_attention_heads: hf.Count = 32
     num_key_value_heads: hf.Count | None = None
@@ -108,11 +108,9 @@ def _layer_types(keys: Keys, linear: LinearAttention) -> list[str]:
 
 def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
-    heads = keys.num_attention_heads
-    if keys.num_key_value_heads not in (None, heads):
-        raise ConfigError(
-            f"kimi_linear: num_key_value_heads = {keys.num_key_value_heads} must equal num_attention_heads"
-        )
+    kv_heads = keys.num_key_value_heads
+    if kv_heads not in (None, keys.num_attention_heads):
+        raise ConfigError(f"kimi_linear: num_key_value_heads = {kv_heads} must equal num_attention_heads")
     linear = keys.linear_attn_config or hf.build(LinearAttention, keys, LINEAR)
     sizes = {"value_dim": linear.head_dim, "gate_rank": linear.head_dim, "norm_eps": keys.rms_norm_eps}
     shared_dim = keys.moe_intermediate_size * keys.num_shared_experts
@@ -139,17 +137,14 @@ def to_published(config: ModelConfig) -> dict:
     layers = {kind: [n for n, mixer in enumerate(config.mixers, 1) if mixer.kind == kind] for kind in ("kda", "mla")}
     numbers = {"kda_layers": layers["kda"], "full_attn_layers": layers["mla"]}
     keys["linear_attn_config"] = {**hf.publish(kda, KDA), **numbers}
-    keys.update(
-        hf.publish(mla, MLA | {"num_key_value_heads": "num_heads"}) | hf.publish(mlp, MLP) | hf.publish(moe, MOE)
-    )
-    keys["mla_use_nope"] = True
+    keys |= hf.publish(mla, MLA | {"num_key_value_heads": "num_heads"}) | {"mla_use_nope": True}
+    keys |= hf.publish(mlp, MLP) | hf.publish(moe, MOE)
     if moe:
         keys["num_shared_experts"] = moe.shared_dim // moe.expert_dim
         keys.update(hf.publish(moe.router, ROUTER))
     return keys
 
 
-EXPERTS = {"w1": "gate", "w3": "up", "w2": "down"}
 NAMES = {
     "kda": (
         *weights("self_attn.", "q_proj q", "k_proj k", "v_proj v", "o_proj o", "b_proj b", "o_norm norm"),
@@ -167,7 +162,7 @@ NAMES = {
     "moe": (
         rename("block_sparse_moe.gate.weight", "router"),
         rename("block_sparse_moe.gate.e_score_correction_bias", "router_bias"),
-        *(stack(f"block_sparse_moe.experts.{{}}.{w}.weight", f"experts_{ours}") for w, ours in EXPERTS.items()),
+        *(stack(f"block_sparse_moe.experts.{{}}.{w}.weight", f"experts_{ours}") for w, ours in EXPERTS),
         *weights("block_sparse_moe.shared_experts.", *SWIGLU, ours="shared."),
     ),
 }

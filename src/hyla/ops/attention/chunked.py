@@ -14,6 +14,9 @@ from hyla.ops.attention.plan import AttentionPlan, TileGroup, WritePlan
 from hyla.ops.batch import CHUNK
 from hyla.ops.rows import bmm
 
+COPY_ROWS = 32
+"""A single tile of fewer rows is repeated for its pages, and all key heads go into one product."""
+
 
 @dataclass(frozen=True)
 class PagedKV:
@@ -103,8 +106,7 @@ def _attend_group(q_RK, cache: PagedKV, group: TileGroup, value_dim: int, reader
     p = q_tGMK.new_empty(tiles, group.num_pages, heads, rows, CHUNK)
     for first, last in group.steps():
         keys = reader.read(cache.k_pages, group, first, last)
-        shape = (tiles, last - first, heads, rows, -1)
-        p[:, first:last] = bmm(_per_page(q_tGMK, last - first), keys).reshape(shape)
+        p[:, first:last] = _scores(q_tGMK, keys)
     p[:, group.first_masked :].masked_fill_(group.mask, float("-inf"))
     maximum = p.amax((1, 4))
     p.sub_(maximum[:, None, ..., None]).exp_()
@@ -123,12 +125,17 @@ def _attend_group(q_RK, cache: PagedKV, group: TileGroup, value_dim: int, reader
     return summed / total[..., None], maximum, total
 
 
-def _per_page(q_tGMK: torch.Tensor, pages: int) -> torch.Tensor:
-    """The tiles' rows repeated for each of their pages, [t * pages * G, M, K]; a single matrix is not copied."""
+def _scores(q_tGMK: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Every tile's rows against each of its c pages: keys [t * c * G, K, 64] -> [t, c, G, M, 64]."""
     tiles, heads, rows, key_dim = q_tGMK.shape
-    if tiles * heads == 1:
-        return q_tGMK.view(1, rows, key_dim).expand(pages, -1, -1)
-    return q_tGMK[:, None].expand(-1, pages, -1, -1, -1).reshape(-1, rows, key_dim)
+    pages = keys.shape[0] // (tiles * heads)
+    if tiles == 1 and rows * heads >= COPY_ROWS:
+        # One matrix meets all pages where it lies; repeating it would cost as much as reading the keys.
+        by_head = keys.unflatten(0, (pages, heads))
+        scores = [bmm(q_tGMK[0, g].expand(pages, -1, -1), by_head[:, g]) for g in range(heads)]
+        return (torch.stack(scores, 1) if heads > 1 else scores[0][:, None])[None]
+    q = q_tGMK[:, None].expand(-1, pages, -1, -1, -1).reshape(-1, rows, key_dim)
+    return bmm(q, keys).view(tiles, pages, heads, rows, CHUNK)
 
 
 def tree_sum(x_tn: torch.Tensor) -> torch.Tensor:

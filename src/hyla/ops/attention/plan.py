@@ -79,10 +79,10 @@ class TileGroup:
     """bool [t, n - first_masked, 1, M, 64]: the key is ahead of the row."""
     source_B: torch.Tensor
     """int64: query row (flat row * Hq + head) at each place of [t, G, M]; spare places repeat a row."""
-    places_R: torch.Tensor
-    """int64: the places that are not spare."""
-    rows_R: torch.Tensor
-    """int64: query row of each of them."""
+    rows_R: slice | torch.Tensor
+    """The query rows of the group, ascending; a slice where they follow each other, so that nothing is scattered."""
+    places_R: slice | torch.Tensor
+    """The place of each of them."""
 
     def steps(self) -> list[tuple[int, int]]:
         """Ranges of pages, aligned to step_pages."""
@@ -214,6 +214,7 @@ def _make_group(batch: Batch, layout: HeadLayout, positions: int, tiles: list[Ti
     source = (query[:, None] + torch.arange(heads)[:, None] * layout.group_heads).flatten()
     is_real = (place < count * layout.group_heads)[:, None].expand(-1, heads, -1)
     places = is_real.flatten().nonzero().flatten()
+    rows_R, order = source[places].sort()
     key = torch.arange(first_masked * CHUNK, num_pages * CHUNK).view(-1, 1, CHUNK)
     mask = key > (position + step)[:, None, :, None]
     step_pages = max(1, STEP_BYTES // (len(tiles) * layout.pair_bytes(positions)))
@@ -226,9 +227,17 @@ def _make_group(batch: Batch, layout: HeadLayout, positions: int, tiles: list[Ti
         first_masked=first_masked,
         mask=mask[:, :, None].to(batch.device),
         source_B=source.to(batch.device),
-        places_R=places.to(batch.device),
-        rows_R=source[places].to(batch.device),
+        rows_R=_as_slice(rows_R, batch),
+        places_R=_as_slice(places[order], batch),
     )
+
+
+def _as_slice(index: torch.Tensor, batch: Batch) -> slice | torch.Tensor:
+    """The index as a slice if it counts up by one."""
+    first, last = int(index[0]), int(index[-1])
+    if last - first + 1 == index.numel() and torch.equal(index, torch.arange(first, last + 1)):
+        return slice(first, last + 1)
+    return index.to(batch.device)
 
 
 def _page_index(batch: Batch, tiles: list[Tile], num_pages: int) -> slice | torch.Tensor:
