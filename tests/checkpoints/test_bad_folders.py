@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, save_model
-from hyla.errors import CheckpointError
+from hyla.errors import CheckpointError, ConfigError
 from hyla.models.family import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
@@ -122,6 +122,28 @@ def test_float16_must_be_converted_on_purpose(folder):
     change_tensors(folder, lambda t: t.update({name: tensor.half() for name, tensor in t.items()}))
     refused(folder, "stores F16.*dtype=torch.bfloat16")
     assert load_model(folder, dtype=torch.float32).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "bf16", torch.float16])
+def test_a_dtype_that_cannot_be_computed_in_is_refused(folder, dtype):
+    with pytest.raises(ConfigError, match="not one that Hyla computes in; choose bfloat16"):
+        load_model(folder, dtype=dtype)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "head_dim"])
+def test_impossible_sizes_are_refused_before_any_memory_is_taken(folder, key):
+    config = json.loads((folder / "config.json").read_text())
+    for size in (10**9, 2**62):
+        (folder / "config.json").write_text(json.dumps({**config, key: size}))
+        with pytest.raises((CheckpointError, ConfigError), match="impossible sizes|have another shape"):
+            load_model(folder)
+
+
+def test_a_tied_model_without_an_embedding_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    change_tensors(folder, lambda t: t.pop("model.embed_tokens.weight"))
+    refused(folder, r"1 tensors are missing: model\.embed_tokens\.weight")
 
 
 def test_a_tensor_in_two_shards_is_refused(folder):

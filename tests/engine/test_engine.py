@@ -55,8 +55,8 @@ def test_greedy_tokens_and_logprobs_are_those_of_the_whole_prompt_at_once(engine
 def test_an_answer_is_the_same_in_any_batch_and_any_piece_size(name, dtype):
     model = tiny_model(name).to(dtype) if dtype == torch.float32 else in_bfloat16(tiny_model(name))
     draw = random.Random(1)
-    prompts = [[draw.randrange(256) for _ in range(length)] for length in (1, 3, 63, 64, 65, 130)]
-    params = SamplingParams(max_tokens=9, temperature=0.8, top_p=0.9, seed=17, logprobs=2, ignore_eos=True)
+    prompts = [[draw.randrange(256) for _ in range(length)] for length in (1, 63, 65, 130)]
+    params = SamplingParams(max_tokens=6, temperature=0.8, top_p=0.9, seed=17, logprobs=2, ignore_eos=True)
     together = Engine(model, memory=MEMORY, max_num_sequences=6, prefill_chunk=17).generate(prompts, params)
     alone = Engine(model, memory=MEMORY, max_num_sequences=1, prefill_chunk=200)
     for prompt, completion in zip(prompts, together):
@@ -74,7 +74,7 @@ def in_bfloat16(model):
 
 
 def test_preempted_generations_answer_as_if_nothing_had_happened(kimi):
-    params = SamplingParams(max_tokens=40, temperature=1.0, seed=4, logprobs=0, ignore_eos=True)
+    params = SamplingParams(max_tokens=24, temperature=1.0, seed=4, logprobs=0, ignore_eos=True)
     prompts = [[n + 1] * (45 + 7 * n) for n in range(4)]
     tight = Engine(kimi, memory=MEMORY, max_num_sequences=4)
     while tight.cache.ledger.pages.free > 5:
@@ -91,7 +91,7 @@ def test_thirty_two_requests_with_random_cancellations_leave_nothing_and_change_
     for n in range(32):
         prompt = tuple(draw.randrange(256) for _ in range(draw.randint(1, 140)))
         params = SamplingParams(
-            max_tokens=draw.randint(1, 24),
+            max_tokens=draw.randint(1, 14),
             temperature=draw.choice([0.0, 0.7, 1.0]),
             top_k=draw.choice([0, 8]),
             seed=draw.randrange(1000),
@@ -105,14 +105,14 @@ def test_thirty_two_requests_with_random_cancellations_leave_nothing_and_change_
     while engine.has_work or waiting:
         if waiting and draw.random() < 0.4:
             engine.add(waiting.pop())
-        if draw.random() < 0.12:
+        if draw.random() < 0.35:
             name = f"mixed-{draw.randrange(32)}"
             if engine.cancel(name):
                 cancelled.add(name)
         for event in engine.step():
             events.setdefault((event.request_id, event.choice), []).append(event)
     reset(engine)
-    assert 3 <= len(cancelled) <= 25
+    assert 3 <= len(cancelled) <= 24
     num_compared = 0
     for request in requests:
         alone = engine.generate(request.prompt, request.params)

@@ -63,9 +63,7 @@ def test_the_earliest_of_several_stop_strings_counts():
     assert run_stops(["three", "two"], ["one two three"]) == (["one "], True)
 
 
-@given(
-    st.lists(st.text("ab", max_size=4), max_size=8), st.lists(st.text("ab", min_size=1, max_size=3), max_size=3)
-)
+@given(st.lists(st.text("ab", max_size=4), max_size=8), st.lists(st.text("ab", min_size=1, max_size=3), max_size=3))
 def test_stopping_does_not_depend_on_how_the_text_is_split(texts, stops):
     whole = "".join(texts)
     shown, found = run_stops(stops, texts)

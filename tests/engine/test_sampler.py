@@ -86,7 +86,7 @@ def test_noise_is_the_published_generator():
 
 def test_noise_never_reaches_its_limits():
     noise = uniform_noise(0, 0, 0, 1 << 16)
-    assert 0.0 < noise.min() and noise.max() < 1.0
+    assert noise.min() > 0.0 and noise.max() < 1.0
     assert torch.isfinite(gumbel_noise(0, 0, 0, 1 << 16)).all()
 
 
@@ -100,7 +100,7 @@ def test_noise_never_reaches_its_limits():
     ],
 )
 def test_frequencies_follow_the_filtered_distribution(params):
-    row, draws = logits(4), 4000
+    row, draws = logits(4), 2000
     scaled = row.double() / params.temperature
     kept = sorted(reference_kept(scaled.tolist(), params.top_k, params.top_p, params.min_p))
     weights = torch.softmax(scaled[kept], -1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from hyla.checkpoints.files import ShardReader, read_json
-from hyla.errors import CheckpointError
+from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig
 from hyla.models.family import Family, family_of, published_shapes
 from hyla.models.names import Rule
@@ -56,26 +56,27 @@ def _generation_eos(file: Path) -> tuple[int, ...]:
     return tuple(listed)
 
 
-def load_model(folder: str | Path, dtype: torch.dtype | None = None, device: str = "cpu") -> Model:
+def load_model(folder: str | Path, dtype: torch.dtype | str | None = None, device: str = "cpu") -> Model:
     """Load a model in the Hugging Face format. Nothing is unpickled and no code of the folder is run.
 
-    dtype: of weights and activations; None: the one in which the checkpoint stores the embedding (vectors that it
-    stores wider stay so). What modules name in `fp32_parameters` is kept in fp32 either way.
+    dtype: of weights and activations, e.g. torch.bfloat16 or "bfloat16"; None: the one in which the checkpoint stores
+    the embedding (vectors that it stores wider stay so). What modules name in `fp32_parameters` is fp32 either way.
     Memory: the model plus one tensor. Ignored tensors are logged with the reason.
     Raises CheckpointError for missing, extra, damaged or misshapen tensors, ConfigError for what config.json asks.
     """
     folder = Path(folder)
+    asked = None if dtype is None else _computable(dtype)
     found = read_config(folder)
-    with torch.device("meta"):
-        model = Model(found.config)
+    model = _build_on_meta(found.config)
     weights = Weights(model)
     rules = found.family.rules(found.config, weights.shapes)
     with ShardReader(folder) as shards:
-        names = _published_names(shards, found.family, model.config.tie_embeddings)
+        names = _published_names(shards, found.family)
+        if model.config.tie_embeddings:
+            _drop_tied_head(shards, names, found.family)
         expected = {name: shape for rule in rules for name, shape in zip(rule.published, _shapes(rule, weights))}
         _check(folder, expected, names, shards)
-        asked = dtype
-        dtype = _model_dtype(folder, shards, names, rules) if asked is None else asked
+        dtype = asked or _model_dtype(folder, shards, names, rules)
         for rule in rules:
             published = [shards.tensor(names[name]) for name in rule.published]
             ours = rule.to_ours(published, [weights.shapes[name] for name in rule.ours])
@@ -89,11 +90,28 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None, device: str
     return model
 
 
+def _computable(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype that a model can compute in, by itself or by name."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in DTYPES.values():
+        raise ConfigError(f"dtype = {dtype!r} is not one that Hyla computes in; choose bfloat16, float32 or float64")
+    return found
+
+
+def _build_on_meta(config: ModelConfig) -> Model:
+    """The model without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            return Model(config)
+    except (RuntimeError, OverflowError) as error:  # sizes that even a shape cannot hold
+        raise ConfigError(f"config.json asks for impossible sizes: {error}; fetch it again") from error
+
+
 def _shapes(rule: Rule, weights: Weights) -> list[tuple[int, ...]]:
     return published_shapes(rule, [weights.shapes[name] for name in rule.ours])
 
 
-def _published_names(shards: ShardReader, family: Family, is_tied: bool) -> dict[str, str]:
+def _published_names(shards: ShardReader, family: Family) -> dict[str, str]:
     """Our spelling of each tensor's name -> the folder's, without the ignored ones."""
     names, ignored = {}, {}
     for name in shards:
@@ -107,11 +125,15 @@ def _published_names(shards: ShardReader, family: Family, is_tied: bool) -> dict
             names[canonical] = name
     for reason, left_out in ignored.items():
         logger.warning("ignored %d tensors (%s, ...): %s", len(left_out), left_out[0], reason)
-    if is_tied and "lm_head.weight" in names:  # some writers store the tied head as well
-        head = names.pop("lm_head.weight")
-        if not torch.equal(shards.tensor(head), shards.tensor(names["model.embed_tokens.weight"])):
-            raise CheckpointError(f"{head} differs from the embedding, but config.json ties them")
     return names
+
+
+def _drop_tied_head(shards: ShardReader, names: dict[str, str], family: Family) -> None:
+    """Some writers store a tied head as well: leave it out when it is the embedding, bit for bit."""
+    published = {rule.ours[0]: rule.published[0] for rule in family.trunk}
+    embedding, head = names.get(published["embed.weight"]), names.pop(published["head.weight"], None)
+    if embedding and head and not torch.equal(shards.tensor(head), shards.tensor(embedding)):
+        raise CheckpointError(f"{head} differs from the embedding, but config.json ties them")
 
 
 def _check(folder: Path, expected: dict, names: dict[str, str], shards: ShardReader) -> None:

@@ -25,9 +25,7 @@ class Config(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or type(self).__name__
-            raise ConfigError(
-                f"{type(self).__name__}: {where} = {first.get('input')!r}: {first['msg']}"
-            ) from error
+            raise ConfigError(f"{type(self).__name__}: {where} = {first.get('input')!r}: {first['msg']}") from error
 
 
 class NormConfig(Config):

@@ -39,15 +39,13 @@ class Model(nn.Module):
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.hidden_dim)
         self.sublayers = nn.ModuleList(Sublayer(sub, config.hidden_dim) for sub in config.sublayers)
-        self.norm = RMSNorm(
-            config.hidden_dim, eps=config.final_norm.eps, zero_centered=config.final_norm.zero_centered
-        )
+        self.norm = RMSNorm(config.hidden_dim, eps=config.final_norm.eps, zero_centered=config.final_norm.zero_centered)
         self.head = Linear(config.hidden_dim, config.vocab_size)
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
         self.head_projection = Projection(self.head, dtype=torch.float32)
         self.stored_dtypes: dict[str, torch.dtype] = {}
-        """Of weights read from a checkpoint: the dtype in the file, in which they are saved again if it loses nothing."""
+        """Of weights read from a file: their dtype there, in which they are saved again where that loses nothing."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -61,9 +59,7 @@ class Model(nn.Module):
         """What each mixer keeps, in stack order."""
         return tuple(sub.module.cache_spec() for sub in self.sublayers if sub.is_mixer)
 
-    def forward(
-        self, tokens_T: torch.Tensor, batch: Batch, caches: Sequence[LayerCache] | None = None
-    ) -> torch.Tensor:
+    def forward(self, tokens_T: torch.Tensor, batch: Batch, caches: Sequence[LayerCache] | None = None) -> torch.Tensor:
         """Token ids int64 [T] -> final hidden states [T, D] in the model's dtype.
 
         caches: one per mixer, as `cache_specs` declares; extended in place by this call. None: whole sequences.

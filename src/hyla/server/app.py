@@ -47,7 +47,8 @@ class Service:
         if self.api_key is None:
             return
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), self.api_key.encode()):
+        # Header bytes arrive as latin-1 text.
+        if not hmac.compare_digest(given.encode("latin-1"), self.api_key.encode()):
             message = "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'"
             raise HTTPFailure(401, message, kind="invalid_request_error", code="invalid_api_key")
 

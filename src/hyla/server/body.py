@@ -55,7 +55,7 @@ async def read_json(request: Request, max_bytes: int) -> dict:
                 413, f"the body is larger than {max_bytes} bytes; send less", kind="invalid_request_error"
             )
     try:
-        body = json.loads(bytes(raw), parse_constant=_refuse_constant)
+        body = json.loads(raw.decode(), parse_constant=_refuse_constant)
         json.dumps(body, ensure_ascii=False).encode()
     except UnicodeError as error:
         raise RequestError(f"the body is not valid UTF-8 text: {error}; send UTF-8") from error

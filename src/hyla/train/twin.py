@@ -73,6 +73,7 @@ def plot_curves(curves: dict[str, list[dict]], path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -84,7 +85,10 @@ def plot_curves(curves: dict[str, list[dict]], path: Path) -> None:
     for panel, title, unit in zip(panels, ("Cache of one sequence", "Time of one decoded token"), ("MiB", "ms")):
         panel.set(xscale="log", yscale="log", title=title, xlabel="context, tokens", ylabel=unit)
         panel.set_xticks(contexts, [f"{context // 1024}k" for context in contexts], minor=False)
-        panel.minorticks_off()
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
         panel.grid(True, alpha=0.3)
         panel.legend()
     figure.suptitle("Hybrid against its full-attention twin (caches filled with random values)", fontsize=10)

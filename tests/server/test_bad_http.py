@@ -1,0 +1,200 @@
+import json
+import os
+import signal
+import socket
+import threading
+
+import httpx
+import pytest
+from conftest import Live, make_engine, wait_until
+
+from hyla.errors import ConfigError
+from hyla.server import serve
+from hyla.server.app import create_app
+
+GOOD = {"model": "tiny", "prompt": "abc", "max_tokens": 2}
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+
+
+def error_of(response, status):
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"} and error["message"]
+    return error
+
+
+@pytest.mark.parametrize(
+    "change,param,words",
+    [
+        ({"max_tokens": 0}, "max_tokens", "max_tokens = 0"),
+        ({"temperature": -0.5}, "temperature", "temperature = -0.5"),
+        ({"temperature": "hot"}, "temperature", 'temperature = "hot"'),
+        ({"top_p": 0}, "top_p", "top_p = 0"),
+        ({"n": 0}, "n", "n = 0"),
+        ({"prompt": ""}, "prompt", "is empty"),
+        ({"prompt": []}, "prompt", "empty list"),
+        ({"prompt": [[]]}, "prompt", "is empty"),
+        ({"prompt": [5, 259]}, "prompt", "token id 259"),
+        ({"prompt": [-3]}, "prompt", "token id -3"),
+        ({"prompt": {"a": 1}}, "prompt", "prompt"),
+        ({"prompt": None}, "prompt", "prompt"),
+        ({"prompt": "y" * 600}, "prompt", "600 tokens and the context 512"),
+        ({"max_tokens": 510}, "max_tokens", "leave 509 of the context's 512"),
+        ({"prompt": ["a"] * 200}, "prompt", "200 prompts"),
+        ({"stop": [""]}, "stop", "stop"),
+        ({"seed": 1.5}, "seed", "seed = 1.5"),
+        ({"logprobs": 21}, "logprobs", "logprobs = 21"),
+        ({"stop_token_ids": [999]}, "stop_token_ids", "holds 999"),
+        ({"temprature": 1}, "temprature", "temprature is not a field"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "only for stream"),
+        ({"stream": True, "stream_options": {"usage": True}}, "stream_options", "stream_options.usage is not a field"),
+        ({"echo": True}, "echo", "echo = true is not supported"),
+        ({"best_of": 4}, "best_of", "best_of = 4 is not supported"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+        ({"model": 3}, "model", "model = 3"),
+    ],
+)
+def test_a_bad_completion_field_is_named(http, change, param, words):
+    error = error_of(http.post("/v1/completions", json=GOOD | change), 400)
+    assert error["param"] == param and words in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "change,param,words",
+    [
+        ({"messages": []}, "messages", "messages"),
+        ({"messages": [{"content": "x"}]}, "messages", "role is missing"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages", "no robots"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "'image_url'"),
+        ({"max_completion_tokens": 0, "max_tokens": None}, "max_tokens", "max_tokens = 0"),
+        ({"max_completion_tokens": 5}, "max_tokens", "differ"),
+        ({"top_logprobs": 2}, "top_logprobs", "logprobs = true"),
+        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "messages"),
+        ({"prompt": "x"}, "prompt", "prompt is not a field"),
+    ],
+)
+def test_a_bad_chat_field_is_named(http, change, param, words):
+    error = error_of(http.post("/v1/chat/completions", json=CHAT | change), 400)
+    assert error["param"] == param and words in error["message"]
+
+
+@pytest.mark.parametrize(
+    "body,words",
+    [
+        (b"{", "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"[1]", "a JSON list"),
+        (b'{"temperature": NaN}', "NaN is not a JSON number"),
+        (b"\xff\xfe{}", "not valid UTF-8"),
+        (b'{"model": "tiny", "prompt": "\\ud800"}', "not valid UTF-8"),
+        (b"[" * 19_000, "not valid JSON"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    ],
+)
+def test_a_broken_body_is_refused(http, body, words):
+    error = error_of(http.post("/v1/completions", content=body), 400)
+    assert words in error["message"]
+
+
+def test_missing_fields_models_routes_and_methods_have_their_status(http):
+    assert error_of(http.post("/v1/completions", json={"model": "tiny"}), 400)["param"] == "prompt"
+    missing = error_of(http.post("/v1/completions", json=GOOD | {"model": "gpt"}), 404)
+    assert missing["code"] == "model_not_found" and "'tiny'" in missing["message"]
+    error_of(http.get("/v1/models/gpt"), 404)
+    assert "/v1/nothing" in error_of(http.get("/v1/nothing"), 404)["message"]
+    error_of(http.get("/v1/completions"), 405)
+
+
+def test_a_body_over_the_limit_is_413_with_and_without_a_length(http):
+    big = json.dumps(GOOD | {"prompt": "y" * 30_000}).encode()
+    assert "20000 bytes" in error_of(http.post("/v1/completions", content=big), 413)["message"]
+    pieces = (big[n : n + 1000] for n in range(0, len(big), 1000))
+    error_of(http.post("/v1/completions", content=pieces), 413)
+
+
+def test_after_all_of_it_the_server_still_serves(http, live):
+    assert http.post("/v1/completions", json=GOOD).status_code == 200
+    health = http.get("/health").json()
+    assert health["status"] == "ok" and health["cache"]["pages"]["used"] == 0
+    assert "tiny" in http.get("/").text
+
+
+def test_a_client_that_leaves_frees_its_pages(live):
+    body = GOOD | {"max_tokens": 450, "ignore_eos": True}
+    ledger = live.engine.cache.ledger
+    for stream in (True, False):
+        with httpx.Client(base_url=live.url) as client:
+            timeout = httpx.Timeout(30, read=1.0)
+            try:
+                with client.stream(
+                    "POST", "/v1/completions", json=body | {"stream": stream}, timeout=timeout
+                ) as answer:
+                    next(answer.iter_lines())
+            except httpx.ReadTimeout:
+                assert not stream
+        assert wait_until(lambda: ledger.slots.used == 0 and live.service.thread.num_requests == 0)
+        assert ledger.pages.used == 0
+
+
+def test_without_a_template_chat_is_refused_and_completions_work():
+    from tiny_text import byte_tokenizer
+
+    engine = make_engine(byte_tokenizer(chat_template=None))
+    with Live(create_app(engine, model_name="tiny")) as live, httpx.Client(base_url=live.url, timeout=60) as http:
+        assert "no chat template" in error_of(http.post("/v1/chat/completions", json=CHAT), 400)["message"]
+        assert http.post("/v1/completions", json=GOOD).status_code == 200
+
+
+def test_a_key_is_asked_for_and_a_full_server_says_so():
+    app = create_app(make_engine(), model_name="tiny", api_key="sécret", max_requests=0)
+    with Live(app) as live, httpx.Client(base_url=live.url, timeout=60) as http:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": b"Bearer \xff"}):
+            answer = http.post("/v1/completions", json=GOOD, headers=headers)
+            assert error_of(answer, 401)["code"] == "invalid_api_key"
+        assert http.get("/health").status_code == 200
+        with_key = {"Authorization": "Bearer sécret".encode()}
+        full = http.post("/v1/completions", json=GOOD, headers=with_key)
+        assert error_of(full, 503)["code"] == "overloaded" and full.headers["retry-after"] == "1"
+
+
+def test_an_operator_that_fails_is_a_500_and_the_next_request_works(live, http, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("broken operator")
+
+    monkeypatch.setattr(live.engine.model.sublayers[0], "forward", fail)
+    assert "broken operator" in error_of(http.post("/v1/completions", json=GOOD), 500)["message"]
+    streamed = http.post("/v1/completions", json=GOOD | {"stream": True})
+    assert streamed.status_code == 200 and "broken operator" in streamed.text
+    monkeypatch.undo()
+    assert http.post("/v1/completions", json=GOOD).status_code == 200
+
+
+def test_a_port_in_use_is_one_clear_error():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1:{port}: .*choose another --port"):
+            serve(make_engine(), model_name="tiny", port=port)
+
+
+def test_serve_says_where_it_listens_and_stops_when_interrupted():
+    seen = []
+
+    def visit(url):
+        seen.append(httpx.get(url + "/health", timeout=30).json()["model"])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    visitors = []
+
+    def ready(url):
+        visitors.append(threading.Thread(target=visit, args=(url,)))
+        visitors[0].start()
+
+    serve(make_engine(), model_name="m", port=0, ready=ready)
+    visitors[0].join()
+    assert seen == ["m"]

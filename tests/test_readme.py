@@ -1,0 +1,79 @@
+"""Every command and link of the README is checked; the quick ones run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from click.testing import CliRunner
+from tiny_model import save_tiny_folder
+
+from hyla.cli.app import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMAND = typer.main.get_command(app)
+MODEL = "runs/quickstart/model"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+HYLA = [line for line in COMMANDS if line.startswith("hyla ")]
+
+
+def test_every_command_is_make_or_hyla():
+    assert {line.split()[0] for line in COMMANDS} == {"make", "hyla"}
+    assert len(HYLA) >= len(COMMAND.commands)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
+def test_every_make_target_exists(line):
+    target = line.split()[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", HYLA)
+def test_every_hyla_command_parses(line):
+    verb, *arguments = shlex.split(line)[1:]
+    COMMAND.commands[verb].make_context(verb, arguments)
+
+
+@pytest.mark.parametrize("verb", ["generate", "inspect", "chat"])
+def test_quick_commands_run(verb, tmp_path):
+    folder = save_tiny_folder(tmp_path / "model")
+    (line,) = [line for line in HYLA if line.split()[1] == verb]
+    arguments = [str(folder) if part == MODEL else part for part in shlex.split(line)[1:]]
+    result = CliRunner().invoke(COMMAND, arguments, input="hello\n\n", catch_exceptions=False)
+    assert result.exit_code == 0 and result.output.strip()
+
+
+def test_the_python_example_runs(tmp_path, capsys):
+    folder = save_tiny_folder(tmp_path / "model")
+    (code,) = blocks("python")
+    names = {}
+    exec(compile(code.replace(MODEL, str(folder)), "README.md", "exec"), names)
+    assert names["logits"].shape == (3, names["model"].config.vocab_size)
+    assert len(names["completion"].token_ids) == 20 or names["completion"].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
+def test_every_link_leads_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_every_folder_of_the_tree_is_there():
+    (tree,) = [block for block in blocks("") if "src/hyla/" in block]
+    for name in re.findall(r"^  (\w+)/", tree, re.MULTILINE):
+        assert (ROOT / "src" / "hyla" / name).is_dir(), name
+    for name in re.findall(r"^(\w+)/", tree, re.MULTILINE):
+        assert (ROOT / name).is_dir(), name
+
+
+def test_nothing_is_left_to_fill_in():
+    assert not re.search(r"MEASURED|TODO|TBD|XXX", README)

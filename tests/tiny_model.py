@@ -1,0 +1,39 @@
+"""A tiny hybrid model, and a folder that holds one with a tokenizer."""
+
+from pathlib import Path
+
+from hyla.checkpoints import save_model
+from hyla.models.initialize import initialize
+from hyla.models.trunk import Model
+from hyla.train.corpus import Document
+from hyla.train.recipe import HybridRecipe
+from hyla.train.tokenizer import END_OF_TEXT_ID, train_tokenizer
+
+RECIPE = HybridRecipe(
+    pattern="KM",
+    vocab_size=300,
+    hidden_dim=48,
+    num_heads=2,
+    head_dim=16,
+    rope_dim=8,
+    kv_lora_dim=24,
+    dense_dim=40,
+    num_experts=4,
+    expert_dim=24,
+    shared_dim=24,
+    max_len=1024,
+)
+
+
+def tiny_model(seed: int = 0) -> Model:
+    """Random weights, two layers (KDA and MLA), a mixture of experts."""
+    return initialize(Model(RECIPE.model_config_of(RECIPE.vocab_size, END_OF_TEXT_ID)), seed)
+
+
+def save_tiny_folder(folder: Path) -> Path:
+    """A Hugging Face folder of `tiny_model`."""
+    text = "def read(path):\n    return path.read_text()\n\nimport os, sys\n" * 20
+    tokenizer = train_tokenizer([Document("a.py", text)], RECIPE.vocab_size, RECIPE.max_len)
+    config = RECIPE.model_config_of(tokenizer.vocab_size, END_OF_TEXT_ID)
+    save_model(initialize(Model(config), 0), folder, tokenizer=tokenizer)
+    return folder
