@@ -43,9 +43,7 @@ def recurrent_step(state, q, k, v, log_decay, beta):
 
 def measure(operator, cache_tensors, per_channel: bool) -> dict:
     """Milliseconds of both forms, paired, at a row in the middle of the chunk."""
-    cache = {
-        name: torch.zeros(SEQUENCES + 1, *shape, dtype=dtype) for name, shape, dtype, _ in cache_tensors
-    }
+    cache = {name: torch.zeros(SEQUENCES + 1, *shape, dtype=dtype) for name, shape, dtype, _ in cache_tensors}
     inputs = draw(SEQUENCES * 64, per_channel)
     whole = operator(*inputs, batch=Batch.packed([64] * SEQUENCES), scale=1.0).view(SEQUENCES, 64, HEADS, DIM)
     rows = [x.view(SEQUENCES, 64, *x.shape[1:]) for x in inputs]
@@ -56,7 +54,8 @@ def measure(operator, cache_tensors, per_channel: bool) -> dict:
         for place in range(64):
             batch = Batch((1,) * SEQUENCES, (place,) * SEQUENCES, slots, pages)
             row = [x[:, place].contiguous() for x in rows]
-            batch.row_plan  # made once per step of a model, shared by its layers
+            plan = batch.row_plan  # made once per step of a model, shared by its layers
+            assert plan.covers_batch
             begin = time.perf_counter()
             out = operator(*row, batch=batch, cache=cache, scale=1.0)
             middle = time.perf_counter()

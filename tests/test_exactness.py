@@ -34,7 +34,7 @@ def in_pieces(model: Model, prompts: list[list[int]], pieces: list[list[int]]) -
         parts = [(n, row[step]) for n, row in enumerate(pieces) if step < len(row) and row[step]]
         batch = cache.batch([(sequences[n], count) for n, count in parts])
         tokens = [prompts[n][start : start + count] for (n, count), start in zip(parts, batch.starts)]
-        hidden = model(torch.tensor(sum(tokens, [])), batch, cache.layers)
+        hidden = model(torch.tensor([token for row in tokens for token in row]), batch, cache.layers)
         for (n, count), rows in zip(parts, model.head_logits(hidden).split(batch.lengths)):
             cache.commit(sequences[n], count)
             logits[n].append(rows)
@@ -93,7 +93,7 @@ def test_packed_weights_change_no_bit(whole):
 
 
 def one_ulp_up(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The next larger values in the model's dtype (an fp32 ulp of a state may vanish in a bf16 output, as it should)."""
+    """The next larger values in the model's dtype (an fp32 ulp of a state may rightly vanish in a bf16 output)."""
     above = torch.nextafter(tensor.to(dtype), torch.full((), float("inf"), dtype=dtype))
     return above.to(tensor.dtype)
 

@@ -70,7 +70,7 @@ def test_shards_respect_their_limit_and_the_index_lists_them(tmp_path):
 
 def test_a_bfloat16_load_keeps_fp32_what_must_stay(tmp_path):
     save_model(make("kimi_linear"), tmp_path / "m")
-    model = load_model(tmp_path / "m", dtype=torch.bfloat16)
+    model = load_model(tmp_path / "m", dtype="bfloat16")
     wide = {name.rpartition(".")[2] for name, p in model.named_parameters() if p.dtype == torch.float32}
     assert wide == {"A_log", "dt_bias", "router", "router_bias"}
     assert model.dtype == torch.bfloat16
@@ -232,13 +232,8 @@ print(peak - base, anonymous() - base)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_loading_needs_at_most_a_fifth_more_anonymous_memory_than_the_model(tmp_path):
     family = family_of("qwen3_next")
-    sizes = {
-        "num_hidden_layers": 8,
-        "hidden_size": 320,
-        "num_experts": 40,
-        "moe_intermediate_size": 96,
-        "vocab_size": 9000,
-    }
+    sizes = {"num_hidden_layers": 6, "hidden_size": 320, "num_experts": 24, "moe_intermediate_size": 64}
+    sizes["vocab_size"] = 6000
     save_model(make("qwen3_next"), tmp_path / "small")
     save_model(initialize(Model(family.config_from_hf({**family.tiny_config, **sizes})), 0), tmp_path / "large")
     done = subprocess.run(
@@ -248,5 +243,5 @@ def test_loading_needs_at_most_a_fifth_more_anonymous_memory_than_the_model(tmp_
         check=True,
     )
     peak, final = map(int, done.stdout.split())
-    assert final > 100e6
+    assert final > 40e6
     assert peak <= 1.2 * final

@@ -1,6 +1,7 @@
 """config.json in and out: every key is handled, ignored with a reason, or an error that names it."""
 
 import copy
+import json
 
 import pytest
 from hypothesis import given, settings
@@ -140,7 +141,83 @@ class TestSpellings:
         with pytest.raises(ConfigError, match=r"\[1, 2, 4\] must name each of 1 to 4 once"):
             family.config_from_hf(keys)
 
+    def test_kimi_does_not_tie_its_embeddings(self):
+        family = family_of("kimi_linear")
+        with pytest.raises(ConfigError, match="tie_word_embeddings = True"):
+            family.config_from_hf({**family.tiny_config, "tie_word_embeddings": True})
+
     def test_a_layer_list_of_the_wrong_length_is_refused(self):
         family = family_of("qwen3_next")
         with pytest.raises(ConfigError, match="layer_types has 1 entries for num_hidden_layers = 4"):
             family.config_from_hf({**family.tiny_config, "layer_types": ["full_attention"]})
+
+    @pytest.mark.parametrize("key, value", [("topk_group", 5), ("num_expert_group", 4), ("num_experts_per_token", 5)])
+    def test_routing_groups_must_fit_the_experts(self, key, value):
+        family = family_of("kimi_linear")
+        with pytest.raises(ConfigError, match=r"num_groups|num_experts"):
+            family.config_from_hf({**family.tiny_config, key: value})
+
+
+# config.json as the hub has it, layer lists written shorter.
+QWEN3_5 = """{
+  "architectures": ["Qwen3_5ForConditionalGeneration"], "image_token_id": 248056, "model_type": "qwen3_5",
+  "text_config": {
+    "attention_bias": false, "attention_dropout": 0.0, "attn_output_gate": true, "dtype": "bfloat16",
+    "eos_token_id": 248044, "full_attention_interval": 4, "head_dim": 256, "hidden_act": "silu", "hidden_size": 1024,
+    "initializer_range": 0.02, "intermediate_size": 3584, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
+    "linear_num_key_heads": 16, "linear_num_value_heads": 16, "linear_value_head_dim": 128,
+    "max_position_embeddings": 262144, "mlp_only_layers": [], "model_type": "qwen3_5_text",
+    "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": false, "num_attention_heads": 8,
+    "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "tie_word_embeddings": true,
+    "use_cache": true, "vocab_size": 248320, "mamba_ssm_dtype": "float32",
+    "rope_parameters": {"mrope_interleaved": true, "mrope_section": [11, 11, 10], "rope_type": "default",
+                        "rope_theta": 10000000, "partial_rotary_factor": 0.25}
+  },
+  "tie_word_embeddings": true, "transformers_version": "4.57.0.dev0", "video_token_id": 248057,
+  "vision_config": {"depth": 12, "hidden_size": 768}, "vision_end_token_id": 248054, "vision_start_token_id": 248053
+}"""
+QWEN3_NEXT = """{
+  "architectures": ["Qwen3NextForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643,
+  "decoder_sparse_step": 1, "eos_token_id": 151645, "full_attention_interval": 4, "head_dim": 256,
+  "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 5120,
+  "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+  "linear_value_head_dim": 128, "max_position_embeddings": 262144, "mlp_only_layers": [], "model_type": "qwen3_next",
+  "moe_intermediate_size": 512, "norm_topk_prob": true, "num_attention_heads": 16, "num_experts": 512,
+  "num_experts_per_tok": 10, "num_hidden_layers": 48, "num_key_value_heads": 2, "output_router_logits": false,
+  "partial_rotary_factor": 0.25, "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 10000000,
+  "router_aux_loss_coef": 0.001, "shared_expert_intermediate_size": 512, "tie_word_embeddings": false,
+  "torch_dtype": "bfloat16", "transformers_version": "4.57.0.dev0", "use_cache": true, "use_sliding_window": false,
+  "vocab_size": 151936
+}"""
+KIMI_LINEAR = """{
+  "architectures": ["KimiLinearForCausalLM"], "auto_map": {"AutoConfig": "configuration_kimi.KimiLinearConfig"},
+  "bos_token_id": 163584, "dtype": "bfloat16", "eos_token_id": 163586, "first_k_dense_replace": 1, "head_dim": 72,
+  "hidden_act": "silu", "hidden_size": 2304, "initializer_range": 0.02, "intermediate_size": 9216,
+  "kv_lora_rank": 512,
+  "linear_attn_config": {
+    "full_attn_layers": [4, 8, 12, 16, 20, 24, 27], "head_dim": 128, "num_heads": 32, "short_conv_kernel_size": 4,
+    "kda_layers": [1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 17, 18, 19, 21, 22, 23, 25, 26]
+  },
+  "mla_use_nope": true, "model_max_length": 1048576, "model_type": "kimi_linear", "moe_intermediate_size": 1024,
+  "moe_layer_freq": 1, "moe_renormalize": true, "moe_router_activation_func": "sigmoid", "num_attention_heads": 32,
+  "num_expert_group": 1, "num_experts": 256, "num_experts_per_token": 8, "num_hidden_layers": 27,
+  "num_key_value_heads": 32, "num_nextn_predict_layers": 0, "num_shared_experts": 1, "pad_token_id": 163839,
+  "q_lora_rank": null, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rms_norm_eps": 1e-05, "rope_scaling": null,
+  "rope_theta": 10000.0, "routed_scaling_factor": 2.446, "tie_word_embeddings": false, "topk_group": 1,
+  "transformers_version": "4.57.1", "use_cache": true, "use_grouped_topk": true, "v_head_dim": 128,
+  "vocab_size": 163840
+}"""
+
+
+@pytest.mark.parametrize(
+    "text, preset",
+    [(QWEN3_5, "Qwen3.5-0.8B"), (QWEN3_NEXT, "Qwen3-Next-80B-A3B"), (KIMI_LINEAR, "Kimi-Linear-48B-A3B")],
+)
+def test_a_published_config_is_understood_whole_and_is_the_preset(text, preset):
+    published = json.loads(text)
+    family = family_of(published["model_type"])
+    config, expected = family.config_from_hf(published), family.preset(preset)
+    assert config.sublayers == expected.sublayers
+    assert (config.vocab_size, config.hidden_dim, config.max_len, config.tie_embeddings) == (
+        (expected.vocab_size, expected.hidden_dim, expected.max_len, expected.tie_embeddings)
+    )

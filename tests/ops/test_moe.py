@@ -133,8 +133,10 @@ def test_experts_without_tokens_and_calls_without_rows_are_fine():
 
 
 def test_the_gradient_of_experts_is_right_and_autograd_changes_no_bit():
-    x_TD, weights_Tk, ids_Tk = make_rows(7)
-    inputs = [tensor.double().requires_grad_() for tensor in (x_TD, weights_Tk, *make_experts())]
+    ids_Tk = torch.tensor([[0, 2], [2, 1], [0, 1], [2, 0]])
+    shapes = ((4, 5), (4, 2), (4, 3, 5), (4, 3, 5), (4, 5, 3))
+    inputs = [torch.randn(s, generator=generator(n), dtype=torch.float64) for n, s in enumerate(shapes)]
+    inputs = [tensor.requires_grad_() for tensor in inputs]
 
     def run(x, weights, gate, up, down):
         return experts(x, weights, ids_Tk, gate, up, down)

@@ -103,8 +103,9 @@ def _build_on_meta(config: ModelConfig) -> Model:
     try:
         with torch.device("meta"):
             return Model(config)
-    except (RuntimeError, OverflowError) as error:  # sizes that even a shape cannot hold
-        raise ConfigError(f"config.json asks for impossible sizes: {error}; fetch it again") from error
+    except RuntimeError as error:  # sizes that even a shape without memory cannot have
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"config.json asks for impossible sizes: {reason}; fetch it again") from error
 
 
 def _shapes(rule: Rule, weights: Weights) -> list[tuple[int, ...]]:

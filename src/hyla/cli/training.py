@@ -8,8 +8,8 @@ from pathlib import Path
 from hyla.cli.console import console, training_bar
 from hyla.errors import ConfigError
 from hyla.models.trunk import Model
-from hyla.train.config import TrainConfig
 from hyla.ops.host_memory import keep_freed_memory
+from hyla.train.config import TrainConfig
 from hyla.train.recipe import HybridRecipe
 from hyla.train.run import Run, RunRequest, open_run
 

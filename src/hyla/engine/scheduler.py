@@ -16,6 +16,25 @@ from hyla.engine.generation import Generation
 from hyla.ops.batch import CHUNK
 
 
+class Step:
+    """What one step will compute, while it is put together."""
+
+    def __init__(self):
+        self.tokens: dict[Generation, int] = {}
+        self._pages: dict[Generation, int] = {}
+        self.num_tokens = self.num_pages = 0
+
+    def add(self, generation: Generation, num_tokens: int, num_pages: int) -> None:
+        self.tokens[generation], self._pages[generation] = num_tokens, num_pages
+        self.num_tokens += num_tokens
+        self.num_pages += num_pages
+
+    def drop(self, generation: Generation) -> None:
+        """Take a part out again, if it is there."""
+        self.num_tokens -= self.tokens.pop(generation, 0)
+        self.num_pages -= self._pages.pop(generation, 0)
+
+
 class Scheduler:
     """Waiting and running generations over one cache pool."""
 
@@ -48,48 +67,47 @@ class Scheduler:
 
     def plan(self) -> list[tuple[Generation, int]]:
         """(generation, tokens to compute now) of the next step. Empty only when there is no work."""
-        parts: dict[Generation, int] = {}
+        step = Step()
         for generation in list(self.running):
-            if generation.num_pending == 1 and generation in self.running:
-                self._schedule(generation, 1, parts)
+            if generation.sequence is not None and generation.num_pending == 1:
+                self._schedule(generation, 1, step)
         for generation in list(self.running):
-            if generation.num_pending > 1 and generation in self.running:
-                self._schedule(generation, self._piece(generation, parts), parts)
-        while self._may_admit(parts):
+            if generation.sequence is not None and generation.num_pending > 1:
+                self._schedule(generation, self._piece(generation, step), step)
+        while self._may_admit(step):
             generation = self.waiting.popleft()
             generation.sequence = self.cache.open()
             self.running.append(generation)
-            self._schedule(generation, self._piece(generation, parts), parts)
+            self._schedule(generation, self._piece(generation, step), step)
         # Decodes of neighbouring slots read the state in place.
-        return sorted(parts.items(), key=lambda part: (part[1] > 1, part[0].sequence.slot))
+        return sorted(step.tokens.items(), key=lambda part: (part[1] > 1, part[0].sequence.slot))
 
-    def _piece(self, generation: Generation, parts: dict[Generation, int]) -> int:
+    def _piece(self, generation: Generation, step: Step) -> int:
         """Prompt tokens to compute now; a piece that is not the last ends on the 64-token grid where it can."""
-        left = self.max_batch_tokens - sum(parts.values())
-        count = min(generation.num_pending, self.prefill_chunk, max(left, 0))
+        left = max(self.max_batch_tokens - step.num_tokens, 0)
+        count = min(generation.num_pending, self.prefill_chunk, left)
         end = generation.sequence.length + count
         aligned = end // CHUNK * CHUNK - generation.sequence.length
         return aligned if count < generation.num_pending and aligned > 0 else count
 
-    def _schedule(self, generation: Generation, count: int, parts: dict[Generation, int]) -> None:
+    def _schedule(self, generation: Generation, count: int, step: Step) -> None:
         """Add a part, preempting younger generations until its pages are there; itself waits if it is the youngest."""
         if count == 0:
             return
-        while self._pages_for(generation, count) > self._free_pages(parts):
+        needed = self._pages_for(generation, count)
+        while needed > self.cache.ledger.pages.free - step.num_pages:
             youngest = self.running[-1]
-            parts.pop(youngest, None)
+            step.drop(youngest)
             self._preempt(youngest)
             if youngest is generation:
                 return
-        parts[generation] = count
+        step.add(generation, count, needed)
 
-    def _pages_for(self, generation: Generation, count: int) -> int:
+    @staticmethod
+    def _pages_for(generation: Generation, count: int) -> int:
         """New pages that the generation needs for `count` more tokens."""
         sequence = generation.sequence
         return max(num_pages_for(sequence.length + count) - len(sequence.pages), 0)
-
-    def _free_pages(self, parts: dict[Generation, int]) -> int:
-        return self.cache.ledger.pages.free - sum(self._pages_for(*part) for part in parts.items())
 
     def _preempt(self, generation: Generation) -> None:
         self.running.remove(generation)
@@ -98,12 +116,12 @@ class Scheduler:
         self.waiting.appendleft(generation)
         self.num_preemptions += 1
 
-    def _may_admit(self, parts: dict[Generation, int]) -> bool:
+    def _may_admit(self, step: Step) -> bool:
         """Whether the oldest waiting generation may start: a slot, tokens of the budget, and pages for all its tokens
         beside those that running prompts still need, and one for each running generation to grow into."""
         if not self.waiting or len(self.running) >= self.max_num_sequences or not self.cache.ledger.slots.free:
             return False
-        if sum(parts.values()) >= self.max_batch_tokens:
+        if step.num_tokens >= self.max_batch_tokens:
             return False
         if not self.running:
             return True

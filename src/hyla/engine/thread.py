@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from hyla.engine.engine import Engine
-from hyla.engine.messages import Request, TokenEvent
+from hyla.engine.messages import FinishReason, Request, TokenEvent
 from hyla.errors import CapacityError, HylaError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -87,11 +87,11 @@ class EngineThread:
                 events = self.engine.step()
             except Exception:  # the engine ends its own failed batches; this is a fault of the engine itself
                 logger.exception("an engine step failed outside of its batch")
-                self._end_all("the engine failed; its log has the reason")
+                self._end_all("error", "the engine failed; its log has the reason")
                 continue
             for event in events:
                 self._deliver(event)
-        self._end_all(None)
+        self._end_all("cancelled")
 
     def _take_orders(self) -> bool:
         """Wait for work, then hand new requests and cancellations to the engine. False: stop."""
@@ -106,7 +106,7 @@ class EngineThread:
             try:
                 self.engine.add(request)
             except HylaError as error:
-                self._deliver_failure(request.request_id, str(error))
+                self._deliver_end(request.request_id, "error", str(error))
         for name in cancelled:
             self.engine.cancel(name)
         return True
@@ -128,16 +128,14 @@ class EngineThread:
             logger.exception("a listener of request %s failed; the request is cancelled", event.request_id)
             self._cancelled.append(event.request_id)
 
-    def _deliver_failure(self, request_id: str, error: str) -> None:
+    def _deliver_end(self, request_id: str, reason: FinishReason, error: str | None) -> None:
+        """End every unfinished choice of a request that the engine does not know."""
         _, choices = self._listeners.get(request_id, (None, 0))
         for choice in range(choices):
-            self._deliver(TokenEvent(request_id, choice, finish_reason="error", error=error))
+            self._deliver(TokenEvent(request_id, choice, finish_reason=reason, error=error))
 
-    def _end_all(self, error: str | None) -> None:
-        """Give up on every unfinished request: failed with an error, cancelled without one."""
+    def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
+        """Give up on every unfinished request."""
         for name in list(self._listeners):
             self.engine.cancel(name)
-            if error is not None:
-                self._deliver_failure(name, error)
-        for event in self.engine.step():
-            self._deliver(event)
+            self._deliver_end(name, reason, error)

@@ -12,11 +12,6 @@ from hyla.ops import primitives
 from hyla.ops.short_conv import RING, short_conv
 
 
-def wide(x: torch.Tensor) -> torch.Tensor:
-    """fp32, or float64 where the model runs in it."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def convolved_heads(qkv_TC, conv_weight_CL, *, batch, cache, key_heads: int, key_dim: int, value_heads: int):
     """q, k [T, Hk, K] (unit length) and v [T, Hv, V] after the short convolution and SiLU, in fp32."""
     ring = None if cache is None else cache["conv"]

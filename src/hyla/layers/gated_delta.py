@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hyla.layers.delta import convolved_heads, delta_cache_spec, start_conv, start_decay, wide
+from hyla.layers.delta import convolved_heads, delta_cache_spec, start_conv, start_decay
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.ops import primitives
 from hyla.ops.batch import Batch
 from hyla.ops.gated_delta import cache_tensors, gated_delta
+from hyla.ops.primitives import wide
 
 
 class GatedDelta(nn.Module):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hyla.layers.delta import convolved_heads, delta_cache_spec, start_conv, start_decay, wide
+from hyla.layers.delta import convolved_heads, delta_cache_spec, start_conv, start_decay
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.ops import primitives
 from hyla.ops.batch import Batch
 from hyla.ops.kda import cache_tensors, kda
+from hyla.ops.primitives import wide
 
 
 class KDA(nn.Module):
-    """Short convolution and SiLU on q, k, v; delta rule with a decay per key channel; sigmoid-gated RMSNorm; projection.
+    """Short convolution and SiLU on q, k, v; delta rule with a decay per channel; sigmoid-gated RMSNorm; projection.
 
     log decay = -exp(A_log) softplus(f_b(f_a x) + dt_bias) per channel, beta = sigmoid(b x) per head,
     output gate = sigmoid(g_b(g_a x)).

@@ -6,8 +6,8 @@ from functools import cache
 
 import torch
 
-from hyla.layers.delta import wide
 from hyla.ops.batch import Batch
+from hyla.ops.primitives import wide
 
 TABLE_POSITIONS = 4096
 """Positions of one table page."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hyla.layers.delta import wide
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
@@ -13,6 +12,7 @@ from hyla.layers.rope import rotary_table, rotate
 from hyla.ops import primitives
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.primitives import wide
 
 
 class SoftmaxAttention(nn.Module):

@@ -18,7 +18,7 @@ from hyla.models.config import (
     SublayerConfig,
 )
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Several = Annotated[int, Field(ge=1, le=16384)]
 """How many layers or experts: bounded, because each of them gets an entry of its own before any tensor is looked at."""
 LayerTypes = list[Literal["linear_attention", "full_attention"]]

@@ -20,7 +20,8 @@ def _differentiable(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def _wide(x: torch.Tensor) -> torch.Tensor:
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """x in fp32; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -87,7 +88,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def _swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return _silu(_wide(gate)).mul_(up).to(up.dtype)
+    return _silu(wide(gate)).mul_(up).to(up.dtype)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -98,7 +99,7 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        gate, up = (_wide(tensor) for tensor in ctx.saved_tensors)
+        gate, up = (wide(tensor) for tensor in ctx.saved_tensors)
         return (grad * up * _silu_backward(gate)).to(grad.dtype), (grad * _silu(gate)).to(grad.dtype)
 
 
@@ -132,8 +133,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, *, eps: float, zero_c
     return _rms_norm(x, weight, eps, zero_centered)
 
 
-def _root_mean_square(wide: torch.Tensor, eps: float) -> torch.Tensor:
-    return sum_last(wide * wide).div_(wide.shape[-1]).add_(eps).sqrt_()
+def _root_mean_square(x: torch.Tensor, eps: float) -> torch.Tensor:
+    return sum_last(x * x).div_(x.shape[-1]).add_(eps).sqrt_()
 
 
 def _scale(weight: torch.Tensor, dtype: torch.dtype, zero_centered: bool) -> torch.Tensor:
@@ -141,10 +142,10 @@ def _scale(weight: torch.Tensor, dtype: torch.dtype, zero_centered: bool) -> tor
 
 
 def _rms_norm(x, weight, eps: float, zero_centered: bool) -> torch.Tensor:
-    wide = _wide(x)
-    normed = wide / _root_mean_square(wide, eps)
+    values = wide(x)
+    normed = values / _root_mean_square(values, eps)
     if weight is not None:
-        normed *= _scale(weight, wide.dtype, zero_centered)
+        normed *= _scale(weight, values.dtype, zero_centered)
     return normed.to(x.dtype)
 
 
@@ -158,13 +159,13 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        wide, grad = _wide(x), _wide(grad)
-        root = _root_mean_square(wide, ctx.eps)
-        normed = wide / root
+        values, grad = wide(x), wide(grad)
+        root = _root_mean_square(values, ctx.eps)
+        normed = values / root
         grad_weight = None
         if weight is not None:
             grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
-            grad = grad * _scale(weight, wide.dtype, ctx.zero_centered)
+            grad = grad * _scale(weight, values.dtype, ctx.zero_centered)
         grad_x = (grad - normed * (grad * normed).mean(-1, keepdim=True)) / root
         return grad_x.to(x.dtype), grad_weight, None, None
 

@@ -70,7 +70,7 @@ def _stretches(length: int, bytes_per_score: int) -> list[tuple[int, int]]:
 
 
 def _stretch_backward(rows: dict[str, torch.Tensor], k_GLK: torch.Tensor, v_GLV: torch.Tensor):
-    """Gradients of (scaled) queries [G, R, C, K] and of the keys and values they see, the last C of which are theirs."""
+    """Gradients of (scaled) queries [G, R, C, K] and of the keys and values they see, whose last C are theirs."""
     count, length = rows["q"].shape[2], k_GLK.shape[1]
     q, grad_o = rows["q"].flatten(1, 2), rows["grad_o"].flatten(1, 2)
     p = (q @ k_GLK.transpose(1, 2)).unflatten(1, (-1, count))

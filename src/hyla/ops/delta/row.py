@@ -23,7 +23,7 @@ def append_row(
     a, p: the row of A (zero from its own place on) and of P (zero after it). kq_in: the row's decayed key and query,
     [N, H, 2, K]. cache: tensors "anchor", "u", "x", "t" of the layer, extended in place.
     """
-    count, heads, _, key_dim = kq_in_NHRK.shape
+    count, heads = kq_in_NHRK.shape[:2]
     slots, slots_N, row_N = plan.slots, plan.slots_N, plan.row_N
     in_block_N, block_N = row_N % BLOCK, row_N // BLOCK
     read = bmm(kq_in_NHRK.flatten(0, 1), cache["anchor"][slots].flatten(0, 1)).view(count, heads, 2, -1)

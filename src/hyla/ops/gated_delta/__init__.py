@@ -28,9 +28,7 @@ def gated_delta(q_THK, k_THK, v_THV, log_decay_TH, beta_TH, *, batch: Batch, cac
     from hyla.ops.delta.cached import delta_rule
     from hyla.ops.gated_delta import chunked
 
-    return delta_rule(
-        chunked, q_THK, k_THK, v_THV, log_decay_TH, beta_TH, batch=batch, cache=cache, scale=scale
-    )
+    return delta_rule(chunked, q_THK, k_THK, v_THV, log_decay_TH, beta_TH, batch=batch, cache=cache, scale=scale)
 
 
 def cache_tensors(*, num_key_heads: int, num_value_heads: int, key_dim: int, value_dim: int):

@@ -28,9 +28,7 @@ def kda(q_THK, k_THK, v_THV, log_decay_THK, beta_TH, *, batch: Batch, cache=None
     from hyla.ops.delta.cached import delta_rule
     from hyla.ops.kda import chunked
 
-    return delta_rule(
-        chunked, q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=scale
-    )
+    return delta_rule(chunked, q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=scale)
 
 
 def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int):

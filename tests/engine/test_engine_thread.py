@@ -1,0 +1,110 @@
+import threading
+
+import pytest
+from tiny_text import tiny_model
+
+from hyla.engine import Engine, EngineThread, Overloaded, Request, SamplingParams
+from hyla.errors import RequestError
+
+
+class Listener:
+    def __init__(self, wanted=1):
+        self.events, self._left, self.done = [], wanted, threading.Event()
+
+    def __call__(self, event):
+        self.events.append(event)
+        if event.finish_reason:
+            self._left -= 1
+            if not self._left:
+                self.done.set()
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(tiny_model(), memory=24 << 20, max_num_sequences=4)
+
+
+@pytest.fixture
+def thread(engine):
+    thread = EngineThread(engine, max_requests=2)
+    thread.start()
+    yield thread
+    thread.stop()
+    assert engine.cache.ledger.slots.used == 0 and not engine.has_work
+
+
+def request(name, n=1, **params):
+    return Request(name, (1, 2, 3), SamplingParams(n=n, **({"max_tokens": 4, "temperature": 0} | params)))
+
+
+def test_events_arrive_for_every_choice(thread, engine):
+    listener = Listener(wanted=2)
+    resolved = thread.submit(request("a", n=2, seed=5, temperature=1.0, ignore_eos=True), listener)
+    assert resolved.params.max_tokens == 4 and listener.done.wait(60)
+    assert sorted(event.choice for event in listener.events) == [0] * 4 + [1] * 4
+    assert thread.num_requests == 0
+
+
+def test_bad_and_surplus_requests_are_refused_before_they_are_queued(thread):
+    with pytest.raises(RequestError, match="token id 999"):
+        thread.submit(Request("bad", (999,)), Listener())
+    long = {"max_tokens": 400, "ignore_eos": True}
+    first, second = Listener(), Listener()
+    thread.submit(request("first", **long), first)
+    with pytest.raises(RequestError, match="'first' is in use"):
+        thread.submit(request("first"), Listener())
+    thread.submit(request("second", **long), second)
+    with pytest.raises(Overloaded, match="2 requests are unfinished"):
+        thread.submit(request("third"), Listener())
+    thread.cancel("first")
+    thread.cancel("never seen")
+    assert first.done.wait(60) and first.events[-1].finish_reason == "cancelled"
+    third = Listener()
+    thread.submit(request("third"), third)
+    assert third.done.wait(60)
+
+
+def test_stopping_ends_what_runs_and_refuses_what_comes(engine):
+    thread = EngineThread(engine)
+    before = Listener()
+    thread.submit(request("before the start"), before)
+    thread.start()
+    assert before.done.wait(60)
+    running = Listener()
+    thread.submit(request("running", max_tokens=400, ignore_eos=True), running)
+    thread.stop()
+    assert running.events[-1].finish_reason == "cancelled"
+    with pytest.raises(Overloaded, match="shutting down"):
+        thread.submit(request("late"), Listener())
+    assert engine.cache.ledger.slots.used == 0
+
+
+def test_a_listener_that_fails_loses_only_its_own_request(thread):
+    def fail(event):
+        raise RuntimeError("gone")
+
+    thread.submit(request("gone", max_tokens=300, ignore_eos=True), fail)
+    other = Listener()
+    thread.submit(request("other"), other)
+    assert other.done.wait(60) and other.events[-1].finish_reason == "length"
+
+
+def test_an_engine_that_fails_outside_a_batch_ends_everything_and_goes_on(thread, engine, monkeypatch):
+    whole, calls = engine.scheduler.plan, []
+
+    def fail_once():
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("scheduler fault")
+        return whole()
+
+    monkeypatch.setattr(engine.scheduler, "plan", fail_once)
+    failed, fine = Listener(), Listener()
+    thread.submit(request("failed"), failed)
+    assert failed.done.wait(60)
+    assert (failed.events[-1].finish_reason, failed.events[-1].error) == (
+        "error",
+        "the engine failed; its log has the reason",
+    )
+    thread.submit(request("fine"), fine)
+    assert fine.done.wait(60) and fine.events[-1].finish_reason == "length"
