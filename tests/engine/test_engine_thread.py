@@ -34,12 +34,14 @@ def thread(engine):
 
 
 def request(name, n=1, **params):
-    return Request(name, (1, 2, 3), SamplingParams(n=n, **({"max_tokens": 4, "temperature": 0} | params)))
+    return Request(
+        name, (1, 2, 3), SamplingParams(n=n, **({"max_tokens": 4, "temperature": 0, "ignore_eos": True} | params))
+    )
 
 
 def test_events_arrive_for_every_choice(thread, engine):
     listener = Listener(wanted=2)
-    resolved = thread.submit(request("a", n=2, seed=5, temperature=1.0, ignore_eos=True), listener)
+    resolved = thread.submit(request("a", n=2, seed=5, temperature=1.0), listener)
     assert resolved.params.max_tokens == 4 and listener.done.wait(60)
     assert sorted(event.choice for event in listener.events) == [0] * 4 + [1] * 4
     assert thread.num_requests == 0
@@ -48,7 +50,7 @@ def test_events_arrive_for_every_choice(thread, engine):
 def test_bad_and_surplus_requests_are_refused_before_they_are_queued(thread):
     with pytest.raises(RequestError, match="token id 999"):
         thread.submit(Request("bad", (999,)), Listener())
-    long = {"max_tokens": 400, "ignore_eos": True}
+    long = {"max_tokens": 400}
     first, second = Listener(), Listener()
     thread.submit(request("first", **long), first)
     with pytest.raises(RequestError, match="'first' is in use"):
@@ -71,7 +73,7 @@ def test_stopping_ends_what_runs_and_refuses_what_comes(engine):
     thread.start()
     assert before.done.wait(60)
     running = Listener()
-    thread.submit(request("running", max_tokens=400, ignore_eos=True), running)
+    thread.submit(request("running", max_tokens=400), running)
     thread.stop()
     assert running.events[-1].finish_reason == "cancelled"
     with pytest.raises(Overloaded, match="shutting down"):
@@ -83,7 +85,7 @@ def test_a_listener_that_fails_loses_only_its_own_request(thread):
     def fail(event):
         raise RuntimeError("gone")
 
-    thread.submit(request("gone", max_tokens=300, ignore_eos=True), fail)
+    thread.submit(request("gone", max_tokens=300), fail)
     other = Listener()
     thread.submit(request("other"), other)
     assert other.done.wait(60) and other.events[-1].finish_reason == "length"

@@ -1,51 +1,12 @@
 """A live server over a tiny real model, shared by this folder's tests."""
 
-import sys
-import threading
-from pathlib import Path
-
 import httpx
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-
+from live_server import Live
 from tiny_text import byte_tokenizer, tiny_model
 
 from hyla.engine import Engine
 from hyla.server.app import create_app
-from hyla.server.serve import listen
-
-
-class Live:
-    """uvicorn on a free port, on a thread."""
-
-    def __init__(self, app):
-        import uvicorn
-
-        self.app = app
-        self.socket = listen("127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
-
-    @property
-    def service(self):
-        return self.app.state.service
-
-    @property
-    def engine(self):
-        return self.service.engine
-
-    def __enter__(self):
-        self.thread.start()
-        with httpx.Client(transport=httpx.HTTPTransport(retries=20)) as client:
-            client.get(self.url + "/health", timeout=60)
-        return self
-
-    def __exit__(self, *failure):
-        self.server.should_exit = True
-        self.thread.join()
-        self.socket.close()
 
 
 def make_engine(tokenizer="default", **options):

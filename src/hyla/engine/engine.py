@@ -174,6 +174,11 @@ class Engine:
             self._events.append(self._end(generation, "cancelled"))
         return bool(generations)
 
+    def take_events(self) -> list[TokenEvent]:
+        """News that needs no step: cancellations, and events that nobody asked for yet."""
+        events, self._events = self._events, []
+        return events
+
     def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> TokenEvent:
         self._forget(generation)
         return generation.end(reason, error)
@@ -189,7 +194,7 @@ class Engine:
 
     def step(self) -> list[TokenEvent]:
         """Compute one batch; returns what became known. Checks the ledger whenever nothing is left to do."""
-        events, self._events = self._events, []
+        events = self.take_events()
         parts = self.scheduler.plan()
         if parts:
             events += self._run(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from hyla.engine.engine import Engine
 from hyla.engine.messages import FinishReason, Request, TokenEvent
@@ -138,4 +139,7 @@ class EngineThread:
         """Give up on every unfinished request."""
         for name in list(self._listeners):
             self.engine.cancel(name)
+        for event in self.engine.take_events():
+            self._deliver(replace(event, finish_reason=reason, error=error) if event.finish_reason else event)
+        for name in list(self._listeners):
             self._deliver_end(name, reason, error)

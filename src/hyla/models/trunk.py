@@ -37,7 +37,9 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_dim)
+        # Left blank like every other weight: nn.Embedding's own random start costs seconds, on the meta device as well.
+        blank_VD = torch.empty(config.vocab_size, config.hidden_dim)
+        self.embed = nn.Embedding.from_pretrained(blank_VD, freeze=False)
         self.sublayers = nn.ModuleList(Sublayer(sub, config.hidden_dim) for sub in config.sublayers)
         self.norm = RMSNorm(config.hidden_dim, eps=config.final_norm.eps, zero_centered=config.final_norm.zero_centered)
         self.head = Linear(config.hidden_dim, config.vocab_size)
