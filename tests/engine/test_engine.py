@@ -91,11 +91,11 @@ def test_thirty_two_requests_with_random_cancellations_leave_nothing_and_change_
     for n in range(32):
         prompt = tuple(draw.randrange(256) for _ in range(draw.randint(1, 140)))
         params = SamplingParams(
-            max_tokens=draw.randint(1, 14),
+            max_tokens=draw.randint(1, 9),
             temperature=draw.choice([0.0, 0.7, 1.0]),
             top_k=draw.choice([0, 8]),
             seed=draw.randrange(1000),
-            n=draw.choice([1, 1, 2]),
+            n=draw.choice([1, 1, 1, 2]),
             logprobs=draw.choice([0, 3]),
         )
         requests.append(Request(f"mixed-{n}", prompt, params))

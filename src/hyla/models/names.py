@@ -94,7 +94,12 @@ class Fuse(Rule):
     def to_published(self, ours: Tensors) -> Tensors:
         inner = ours[0].shape[-1]
         parts = [tensor.reshape(self.groups, -1, inner) for tensor in ours]
-        return [torch.cat(parts, dim=1).reshape(-1, inner)]
+        rows = [part.shape[1] for part in parts]
+        whole = ours[0].new_empty(self.groups, sum(rows), inner)
+        # Not torch.cat: on the meta device, where shapes come from, its first call imports a symbolic algebra system.
+        for place, part in zip(whole.split(rows, dim=1), parts):
+            place.copy_(part)
+        return [whole.reshape(-1, inner)]
 
 
 @dataclass(frozen=True)
