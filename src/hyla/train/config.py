@@ -48,7 +48,7 @@ class TrainConfig(Config):
     """Muon's memory of the gradient (Nesterov)."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Largest global gradient norm; longer gradients are scaled down to it."""
-    loss_rows: Count = 1024
+    loss_rows: Count = 512
     """Rows whose logits live at once. Memory of the loss is this many rows of the vocabulary in fp32."""
     checkpoint_every: Count = 50
     """Steps between checkpoints. What a killed run loses is at most this many steps."""

@@ -16,6 +16,9 @@ from hyla.train.packing import TokenStore
 EVALUATION_ROWS = 4096
 """Rows of one scoring call."""
 
+LOSS_ROWS = 512
+"""Rows whose logits live at once."""
+
 
 def heldout_sample(documents: Sequence[Document], max_bytes: int) -> tuple[Document, ...]:
     """The first documents of at most max_bytes together; the first one is cut when it alone is longer."""
@@ -48,7 +51,7 @@ def model_bits(model: Model, store: TokenStore, *, window: int) -> float:
             continue
         rows = store.rows(waiting)
         hidden_TD = model(rows.tokens_T, rows.batch)
-        for hidden_RD, targets_R in zip(hidden_TD.split(1024), rows.targets_T.split(1024)):
+        for hidden_RD, targets_R in zip(hidden_TD.split(LOSS_ROWS), rows.targets_T.split(LOSS_ROWS)):
             losses_R, _ = chunk_loss(model.head_logits(hidden_RD), targets_R)
             total += losses_R.sum(dtype=torch.float64).item()
         waiting = []
