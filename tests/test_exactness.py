@@ -113,7 +113,6 @@ def test_a_one_ulp_error_in_any_cached_tensor_is_seen(whole, name):
         batch = cache.batch([(sequence, LENGTH - 100)])
         got = model.head_logits(model(torch.tensor(ids[100:]), batch, cache.layers))
     assert not torch.equal(got, logits[100:])
-    torch.testing.assert_close(got, logits[100:], rtol=0.1, atol=0.1)
 
 
 def test_a_one_ulp_error_in_one_product_is_seen(whole, monkeypatch):

@@ -23,7 +23,7 @@ from hyla.errors import BackendUnavailable
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Row counts that `linear` may use."""
 
-SMALL_ELEMENTS, SMALL_ROWS = 1 << 20, 2048
+SMALL_ELEMENTS, SMALL_ROWS = 1 << 18, 2048
 """Weights up to this size may also use this many rows: a call costs more than the arithmetic there."""
 
 ENOUGH_ROWS = 64
