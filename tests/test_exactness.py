@@ -128,3 +128,14 @@ def test_a_one_ulp_error_in_one_product_is_seen(whole, monkeypatch):
     monkeypatch.setattr(rows, "_linear_once", nudged)
     (got,) = in_pieces(model, [ids], [[100] + [1] * (LENGTH - 100)])
     assert not torch.equal(got, logits)
+
+
+def test_two_threads_keep_the_promise_as_well():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        model = tiny_model("kimi_linear", torch.float32)
+        ids = prompt(model, 100)
+        assert torch.equal(in_pieces(model, [ids], [[70] + [1] * 30])[0], model.logits([ids])[0].detach())
+    finally:
+        torch.set_num_threads(before)
