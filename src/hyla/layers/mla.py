@@ -85,6 +85,7 @@ class MLA(nn.Module):
         norm_eps: float,
         rotary_dim: int,
         rope_theta: float,
+        rope_interleaved: bool = False,
     ):
         """q_lora_dim: None for a full query projection; rotary_dim: rotated channels of the shared part, 0 for none."""
         super().__init__()
@@ -108,6 +109,7 @@ class MLA(nn.Module):
         self.v_up_projection = HeadProjection(self, "v_up", is_transposed=True)
         self.out_projection = Projection(self.o)
         self.rotary = rotary_table(rotary_dim, rope_theta) if rotary_dim else None
+        self.rope_interleaved = rope_interleaved
         used = (self.in_projection, self.q_projection, self.k_up_projection, self.v_up_projection, self.out_projection)
         self.projections = tuple(projection for projection in used if projection is not None)
 
@@ -122,7 +124,8 @@ class MLA(nn.Module):
         q_nope, q_pe = wide(q).unflatten(-1, (self.num_heads, -1)).split([self.nope_dim, self.rope_dim], dim=-1)
         latent, k_pe = wide(kv).unflatten(-1, (1, -1)).split([self.kv_lora_dim, self.rope_dim], dim=-1)
         if self.rotary is not None:
-            both = rotate(torch.cat([q_pe, k_pe], dim=1), self.rotary(batch, q_pe.dtype))
+            cos_sin = self.rotary(batch, q_pe.dtype)
+            both = rotate(torch.cat([q_pe, k_pe], dim=1), cos_sin, interleaved=self.rope_interleaved)
             q_pe, k_pe = both.split([self.num_heads, 1], dim=1)
         o_THK = attention(
             torch.cat([self.k_up_projection(q_nope), q_pe], dim=-1),

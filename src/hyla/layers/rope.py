@@ -49,13 +49,19 @@ def rotary_table(rotary_dim: int, theta: float) -> RotaryTable:
     return RotaryTable(rotary_dim, theta)
 
 
-def rotate(x_THK: torch.Tensor, cos_sin_TR: torch.Tensor) -> torch.Tensor:
-    """Rotate the first R channels of each head in half-split layout (channel i with i + R / 2); fp32 or float64 out.
+def rotate(x_THK: torch.Tensor, cos_sin_TR: torch.Tensor, *, interleaved: bool = False) -> torch.Tensor:
+    """Rotate the first R channels of each head: channel i with i + R / 2, or (interleaved) 2i with 2i + 1; fp32 or
+    float64 out, in the layout that came in.
 
     x: [T, H, K], K >= R; cos_sin: a `RotaryTable`'s rows in the dtype of the result.
     """
     x_THK = wide(x_THK)
     cos, sin = cos_sin_TR[:, None].chunk(2, dim=-1)
     half = cos.shape[-1]
+    if interleaved:
+        pairs, rest = x_THK.split([2 * half, x_THK.shape[-1] - 2 * half], dim=-1)
+        even, odd = pairs[..., 0::2], pairs[..., 1::2]
+        rotated = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+        return torch.cat([rotated.flatten(-2), rest], dim=-1)
     first, second, rest = x_THK.split([half, half, x_THK.shape[-1] - 2 * half], dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)

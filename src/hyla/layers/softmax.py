@@ -36,6 +36,7 @@ class SoftmaxAttention(nn.Module):
         qk_norm_zero_centered: bool,
         rotary_dim: int,
         rope_theta: float,
+        rope_interleaved: bool = False,
     ):
         """qk_norm_eps: None for no QK-norm; rotary_dim: rotated channels of a head, 0 for no position code."""
         super().__init__()
@@ -50,6 +51,7 @@ class SoftmaxAttention(nn.Module):
             self.q_norm = RMSNorm(head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
             self.k_norm = RMSNorm(head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
         self.rotary = rotary_table(rotary_dim, rope_theta) if rotary_dim else None
+        self.rope_interleaved = rope_interleaved
         self._inputs = [self.q, self.k, self.v] + ([self.gate] if has_output_gate else [])
         self.in_projection = Projection(*self._inputs)
         self.out_projection = Projection(self.o)
@@ -85,7 +87,8 @@ class SoftmaxAttention(nn.Module):
             q_THK, k_TGK = self.q_norm(q_THK), self.k_norm(k_TGK)
         if self.rotary is None:
             return q_THK, k_TGK
-        both = rotate(torch.cat([q_THK, k_TGK], dim=1), self.rotary(batch, q_THK.dtype))
+        cos_sin = self.rotary(batch, q_THK.dtype)
+        both = rotate(torch.cat([q_THK, k_TGK], dim=1), cos_sin, interleaved=self.rope_interleaved)
         return both.split([self.num_heads, self.num_kv_heads], dim=1)
 
     def initialize(self, std: float, generator: torch.Generator) -> None:

@@ -24,7 +24,10 @@ from hyla.models.config import (
 
 
 def _rope(config: RopeConfig | None) -> dict:
-    return {"rotary_dim": config.rotary_dim if config else 0, "rope_theta": config.theta if config else 10000.0}
+    """A position code as flat arguments; rotary_dim 0: none."""
+    if config is None:
+        return {"rotary_dim": 0, "rope_theta": 10000.0, "rope_interleaved": False}
+    return {"rotary_dim": config.rotary_dim, "rope_theta": config.theta, "rope_interleaved": config.interleaved}
 
 
 def _softmax(config: SoftmaxConfig, hidden_dim: int) -> SoftmaxAttention:

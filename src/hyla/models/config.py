@@ -37,8 +37,10 @@ class NormConfig(Config):
 
 class RopeConfig(Config):
     rotary_dim: Count
-    """Leading channels of a head that are rotated (half-split layout); the rest carry no position."""
+    """Leading channels of a head that are rotated; the rest carry no position."""
     theta: float = Field(default=10000.0, gt=0)
+    interleaved: bool = False
+    """Rotate neighbouring channels (2i, 2i + 1) together (GPT-J, DeepSeek) instead of i with i + rotary_dim / 2."""
 
     @model_validator(mode="after")
     def _even(self):
@@ -169,11 +171,19 @@ ChannelMixerConfig = MLPConfig | MoEConfig
 MIXER_KINDS = frozenset({"softmax", "mla", "gated_delta", "kda"})
 
 
+class ScaledResidual(Config):
+    """alpha * norm(x) + beta * module(norm(x)): the residual is the normed stream, scaled (MiniMax-Text-01)."""
+
+    alpha: float
+    beta: float = 1.0
+
+
 class SublayerConfig(Config):
-    """One step of the residual stream: x + module(norm(x))."""
+    """One step of the residual stream: x + module(norm(x)), unless `residual` says otherwise."""
 
     norm: NormConfig = NormConfig()
     module: Annotated[MixerConfig | ChannelMixerConfig, Field(discriminator="kind")]
+    residual: ScaledResidual | None = None
 
 
 class ModelConfig(Config):

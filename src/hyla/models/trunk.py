@@ -15,20 +15,25 @@ from hyla.models.build import build_module
 from hyla.models.config import MIXER_KINDS, ModelConfig, SublayerConfig
 from hyla.ops import rows
 from hyla.ops.batch import Batch
+from hyla.ops.primitives import wide
 
 
 class Sublayer(nn.Module):
-    """x + module(norm(x))."""
+    """x + module(norm(x)), or alpha norm(x) + beta module(norm(x)) with a scaled residual."""
 
     def __init__(self, config: SublayerConfig, hidden_dim: int):
         super().__init__()
         self.is_mixer = config.module.kind in MIXER_KINDS
         self.norm = RMSNorm(hidden_dim, eps=config.norm.eps, zero_centered=config.norm.zero_centered)
         self.module = build_module(config.module, hidden_dim)
+        self.residual = config.residual
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         normed_TD = self.norm(x_TD)
-        return x_TD + (self.module(normed_TD, batch, cache) if self.is_mixer else self.module(normed_TD))
+        y_TD = self.module(normed_TD, batch, cache) if self.is_mixer else self.module(normed_TD)
+        if self.residual is None:
+            return x_TD + y_TD
+        return (wide(normed_TD) * self.residual.alpha + wide(y_TD) * self.residual.beta).to(x_TD.dtype)
 
 
 class Model(nn.Module):
