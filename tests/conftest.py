@@ -6,9 +6,36 @@ import os
 # the thread count is probed by bench/invariance.py with one and two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 
+from hyla.errors import BackendUnavailable
+from hyla.ops import native
 from hyla.ops.host_memory import keep_freed_memory
+
+
+def _cpu_backends() -> tuple[str, ...]:
+    """What can be tested here: without a C compiler there is nothing but PyTorch's operators."""
+    try:
+        native.library()
+    except BackendUnavailable:
+        return ("torch",)
+    return ("native", "torch")
+
+
+CPU_BACKENDS = _cpu_backends()
+
+
+def pytest_report_header(config):
+    return f"CPU backends: {', '.join(CPU_BACKENDS)}"
+
+
+@pytest.fixture(scope="module", params=CPU_BACKENDS)
+def each_backend(request):
+    """The module's tests, once for each way to compute on the CPU."""
+    native.use(request.param)
+    yield request.param
+    native.use("auto")
 
 
 def pytest_configure(config):

@@ -9,6 +9,8 @@ from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import cast
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 FAMILIES = ("qwen3_next", "kimi_linear")
 DTYPES = (torch.float32, torch.bfloat16)
 LENGTH = 140
@@ -49,7 +51,7 @@ def cut(length: int, size: int) -> list[int]:
 
 
 @pytest.fixture(scope="module", params=[(family, dtype) for family in FAMILIES for dtype in DTYPES], ids=str)
-def whole(request):
+def whole(request, each_backend):
     """A model, a prompt, and the prompt's logits under autograd in training mode, before anything is packed."""
     model = tiny_model(*request.param).train()
     ids = prompt(model, LENGTH)

@@ -15,6 +15,8 @@ from hyla.ops.batch import Batch
 from hyla.ops.gated_delta.reference import gated_delta_reference
 from hyla.ops.kda.reference import kda_reference
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 RELATIVE_TOLERANCE = 1e-5
 """fp32 outputs and gradients against float64; measured: below 4e-7."""
 

@@ -10,6 +10,8 @@ import torch
 
 from hyla.ops import primitives
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 ROOT = Path(__file__).parents[2]
 T, W = 7, 20
 

@@ -10,6 +10,8 @@ from hyla.ops.batch import Batch
 from hyla.ops.short_conv import RING, cost, short_conv
 from hyla.ops.short_conv.reference import short_conv_reference
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 C = 20
 LENGTHS = (1, 70, 2, 3, 33, 4)
 TOLERANCE = 1e-6

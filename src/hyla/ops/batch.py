@@ -85,6 +85,11 @@ class Batch:
         return torch.cat(parts).to(self.device)
 
     @cached_property
+    def spans_4N(self) -> torch.Tensor:
+        """int64 [4, N] on the host: offsets, lengths, starts and slots (zeros without a cache), for native kernels."""
+        return torch.tensor([self.offsets, self.lengths, self.starts, self.slots or (0,) * self.num_sequences])
+
+    @cached_property
     def last_rows_N(self) -> torch.Tensor:
         """int64 [N], flat row of each sequence's last new token."""
         rows = [offset + length - 1 for offset, length in zip(self.offsets, self.lengths)]

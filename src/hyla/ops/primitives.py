@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import torch
 
+from hyla.ops import native
+from hyla.ops.native import kernels
+
 SUM_BLOCK = 4096
 """Widest row that is summed in one library call; wider rows are sums of such blocks."""
 
@@ -40,6 +43,8 @@ def sigmoid(x: torch.Tensor) -> torch.Tensor:
 
 
 def _sigmoid(x: torch.Tensor) -> torch.Tensor:
+    if x.dtype == torch.float32 and native.handles(x):
+        return kernels.unary("sigmoid", x)
     return 1.0 / x.neg().exp_().add_(1.0)
 
 
@@ -62,6 +67,8 @@ def silu(x: torch.Tensor) -> torch.Tensor:
 
 
 def _silu(x: torch.Tensor) -> torch.Tensor:
+    if x.dtype == torch.float32 and native.handles(x):
+        return kernels.unary("silu", x)
     return x / x.neg().exp_().add_(1.0)
 
 
@@ -88,6 +95,8 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def _swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    if gate.dtype == up.dtype and native.handles(up):
+        return kernels.swiglu(gate, up)
     return _silu(wide(gate)).mul_(up).to(up.dtype)
 
 
@@ -142,6 +151,8 @@ def _scale(weight: torch.Tensor, dtype: torch.dtype, zero_centered: bool) -> tor
 
 
 def _rms_norm(x, weight, eps: float, zero_centered: bool) -> torch.Tensor:
+    if native.handles(x) and (weight is None or native.handles(weight)):
+        return kernels.norm(x, weight, shift=float(zero_centered), eps=eps, divisor=x.shape[-1])
     values = wide(x)
     normed = values / _root_mean_square(values, eps)
     if weight is not None:
@@ -180,6 +191,8 @@ def _root_sum_square(x: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def _l2_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
+    if x.dtype == torch.float32 and native.handles(x):
+        return kernels.norm(x, None, shift=0.0, eps=eps, divisor=1.0)
     return x / _root_sum_square(x, eps)
 
 

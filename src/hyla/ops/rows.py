@@ -229,6 +229,18 @@ def _linear_rows(x_TD: torch.Tensor, weight: torch.Tensor | Packed) -> torch.Ten
     return torch.cat([_linear_block(x_TD, block) for block in blocks], dim=1)
 
 
+def gradient_product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
+    """a b for backward passes: repeats itself bit for bit, but a row may depend on M. Either may be a transposed view.
+
+    On the CPU this is oneDNN, at twice the rate of the library behind `@` in fp32 (docs/log.md).
+    """
+    if not (_uses_packing(a_MK.device, a_MK.dtype) and a_MK.numel() and b_KN.numel()):
+        return a_MK @ b_KN
+    # The library has a fast routine for dense operands only, transposed or not.
+    a_MK, b_KN = (x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous() for x in (a_MK, b_KN))
+    return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.t(), None, "none", [], "")
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_TD, weight):
@@ -238,8 +250,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_TO):
         x_TD, weight = ctx.saved_tensors
-        grad_x = grad_TO @ weight if ctx.needs_input_grad[0] else None
-        grad_weight = grad_TO.t() @ x_TD if ctx.needs_input_grad[1] else None
+        grad_x = gradient_product(grad_TO, weight) if ctx.needs_input_grad[0] else None
+        grad_weight = gradient_product(grad_TO.t(), x_TD) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight
 
 

@@ -18,6 +18,7 @@ from hyla.engine import Engine, EngineThread, SamplingParams, TokenEvent
 from hyla.engine import Request as EngineRequest
 from hyla.engine.collect import Collector
 from hyla.errors import RequestError
+from hyla.ops import native
 from hyla.server import errors
 from hyla.server.answers import ChatShape, CompletionShape, Shape, usage_body
 from hyla.server.body import parse, read_json
@@ -73,6 +74,7 @@ class Service:
             "requests": self.thread.num_requests,
             "cache": self.engine.cache.ledger.counts(),
             "cache_bytes": self.engine.cache.nbytes,
+            "cpu_backend": native.backend(),
             "notes": list(self.engine.notes),
         }
 

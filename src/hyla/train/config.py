@@ -20,9 +20,9 @@ class TrainConfig(Config):
     """Optimizer steps of the whole run. The schedule depends on it, so a resumed run must keep it."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Start values of the weights and order of the documents. Change it to see how much of a difference is luck."""
-    batch_tokens: Count = 4096
+    batch_tokens: Count = 2048
     """Rows of one step, over all packed documents. Larger: steadier gradients, fewer steps in the same time."""
-    max_document_tokens: Count = 1024
+    max_document_tokens: Count = 512
     """Longest piece of a document that is read as one sequence. Longer pieces teach longer memory and cost more."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """"muon": the mixers' and channel mixers' matrices are updated by orthogonalised momentum, all else by AdamW. It

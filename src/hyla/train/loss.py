@@ -32,8 +32,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             total += losses_R.sum(dtype=torch.float64)
             grad_RV[torch.arange(targets_R.shape[0]), targets_R] -= 1.0
             grad_RV *= scale
-            grad_hidden_TD[chunk] = grad_RV @ weight_VD
-            grad_weight_VD.addmm_(grad_RV.t(), hidden_RD)
+            grad_hidden_TD[chunk] = rows.gradient_product(grad_RV, weight_VD)
+            grad_weight_VD += rows.gradient_product(grad_RV.t(), hidden_RD)
         ctx.save_for_backward(grad_hidden_TD, grad_weight_VD)
         return (total * scale).to(hidden_TD.dtype)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from hyla.checkpoints.files import read_json
 from hyla.errors import CheckpointError
+from hyla.ops import native
 from hyla.train.files import finish_folder, start_folder, write_json
 from hyla.train.optimizer import Optimizer
 
@@ -23,6 +24,7 @@ def environment() -> dict[str, str | int]:
         "torch": torch.__version__,
         "num_threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu_backend": native.backend(),
     }
 
 

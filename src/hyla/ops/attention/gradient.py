@@ -12,7 +12,7 @@ import torch
 from hyla.ops.attention.chunked import attend, scratch_pages, write_rows
 from hyla.ops.attention.plan import AttentionPlan
 
-SCORE_BYTES = 1 << 24
+SCORE_BYTES = 1 << 22
 """Size of the scores that the backward pass holds at a time."""
 
 

@@ -7,20 +7,25 @@ from types import ModuleType
 import torch
 
 from hyla.errors import ConfigError
+from hyla.ops import native
 from hyla.ops.batch import BLOCK, CHUNK, Batch
 from hyla.ops.delta.chain import OldRows, run_chain
 from hyla.ops.delta.function import DeltaRule
 from hyla.ops.delta.items import from_items, to_items
 from hyla.ops.delta.plan import ChunkPlan
+from hyla.ops.native import kernels
 
 
 def delta_rule(kind: ModuleType, q, k, v, log_decay, beta, *, batch: Batch, cache, scale: float) -> torch.Tensor:
-    """Outputs [T, Hv, V]. kind: the operator's chunked module (measure, load_rows, store_rows, append)."""
+    """Outputs [T, Hv, V]. kind: the operator's chunked module (measure, load_rows, store_rows, append,
+    NATIVE: cache names by field of the native call)."""
     _check(q, k, v, log_decay, beta, batch)
     q = q * scale
     if cache is None:
-        return DeltaRule.apply(kind.measure, batch.chunk_plan, q, k, v, log_decay, beta)
+        return DeltaRule.apply(kind.measure, batch, q, k, v, log_decay, beta)
     inputs = (q, k, v, log_decay, beta)
+    if native.handles(v):
+        return kernels.delta(inputs, batch.spans_4N, {field: cache[name] for name, field in kind.NATIVE.items()})
     out = torch.empty_like(v)
     if batch.decode_sequences:
         plan = batch.row_plan

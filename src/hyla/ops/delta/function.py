@@ -11,33 +11,29 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops.batch import CHUNK
+from hyla.ops import native
+from hyla.ops.batch import CHUNK, Batch
 from hyla.ops.delta.chain import run_chain, step_groups
 from hyla.ops.delta.items import from_items, to_items
 from hyla.ops.delta.plan import ChunkPlan
+from hyla.ops.native import kernels
 
 
 class DeltaRule(torch.autograd.Function):
-    """apply(measure, plan, q [T, Hk, K] (scaled), k, v [T, Hv, V], log_decay, beta) -> o [T, Hv, V]."""
+    """apply(measure, batch, q [T, Hk, K] (scaled), k, v [T, Hv, V], log_decay, beta) -> o [T, Hv, V]."""
 
     @staticmethod
-    def forward(ctx, measure, plan: ChunkPlan, q_THK, k_THK, v_THV, log_decay, beta_TH):
+    def forward(ctx, measure, batch: Batch, q_THK, k_THK, v_THV, log_decay, beta_TH):
+        plan, needs_grad = batch.chunk_plan, any(ctx.needs_input_grad)
         inputs = (q_THK, k_THK, v_THV, log_decay, beta_TH)
-        q, k, v, decay, beta = (to_items(x, plan) for x in inputs)
-        start = v.new_zeros(len(plan.sequences), v.shape[1], k.shape[3], v.shape[3])
-        needs_grad = any(ctx.needs_input_grad)
-        result = run_chain(
-            plan,
-            lambda part: measure(q[part], k[part], decay[part], beta[part]),
-            v,
-            beta,
-            start,
-            keep_anchors=needs_grad,
-        )
+        if native.handles(v_THV):
+            o_THV, u_IHCV, anchors_IHKV = _native_forward(inputs, batch, needs_grad)
+        else:
+            o_THV, u_IHCV, anchors_IHKV = _forward(measure, inputs, plan, needs_grad)
         if needs_grad:
-            ctx.save_for_backward(*inputs, result.u_IHCV, result.anchors_IHKV)
+            ctx.save_for_backward(*inputs, u_IHCV, anchors_IHKV)
             ctx.measure, ctx.plan = measure, plan
-        return from_items(result.o_IHCV, plan)
+        return o_THV
 
     @staticmethod
     def backward(ctx, grad_o_THV):
@@ -63,6 +59,32 @@ class DeltaRule(torch.autograd.Function):
             grads[0][part], grads[1][part], grads[3][part], grad_beta = torch.autograd.grad(wanted, leaves, grad_intra)
             grads[4][part] = grad_beta + grad_beta_rhs
         return None, None, *(from_items(grad, plan) for grad in grads)
+
+
+def _forward(measure, inputs, plan: ChunkPlan, needs_grad: bool):
+    """o [T, H, V], u and (when asked for) the anchors of all items."""
+    q, k, v, decay, beta = (to_items(x, plan) for x in inputs)
+    start = v.new_zeros(len(plan.sequences), v.shape[1], k.shape[3], v.shape[3])
+    result = run_chain(
+        plan,
+        lambda part: measure(q[part], k[part], decay[part], beta[part]),
+        v,
+        beta,
+        start,
+        keep_anchors=needs_grad,
+    )
+    return from_items(result.o_IHCV, plan), result.u_IHCV, result.anchors_IHKV
+
+
+def _native_forward(inputs, batch: Batch, needs_grad: bool):
+    """The same by the native kernel."""
+    _, k_THK, v_THV, *_ = inputs
+    (heads, value_dim), plan = v_THV.shape[1:], batch.chunk_plan
+    if not needs_grad:
+        return kernels.delta(inputs, batch.spans_4N, {}), None, None
+    items = plan.rows_IC.shape[0]
+    kept = (v_THV.new_empty(items, heads, CHUNK, value_dim), v_THV.new_empty(items, heads, k_THK.shape[2], value_dim))
+    return kernels.delta(inputs, batch.spans_4N, {}, plan.item_lists, kept), *kept
 
 
 def _part_backward(intra, plan, group, first, grad_o, v, beta, u, anchors, grad_state):

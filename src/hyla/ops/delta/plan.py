@@ -8,6 +8,7 @@ sequences that are active in it, are contiguous ranges. Everything here is made 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -40,6 +41,17 @@ class ChunkPlan:
     """Item of each rank's last chunk."""
     covers_batch: bool
     """These sequences are the whole batch, in order."""
+
+    @cached_property
+    def item_lists(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """int64 [N] and int64: for each sequence the first place, in the second, of its chunks' items in order."""
+        starts = self.step_starts()
+        counts = [sum(rank < size for size in self.step_sizes) for rank in range(len(self.sequences))]
+        first, items = [0] * len(self.sequences), []
+        for rank, n in enumerate(self.sequences):
+            first[n] = len(items)
+            items += [starts[step] + rank for step in range(counts[rank])]
+        return torch.tensor(first), torch.tensor(items)
 
     def step_starts(self) -> list[int]:
         """First item of each step."""

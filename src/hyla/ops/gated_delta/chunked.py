@@ -9,7 +9,8 @@ from hyla.ops.delta.chain import Intra, fold
 from hyla.ops.delta.row import append_row
 from hyla.ops.rows import bmm
 
-CACHE_NAMES = ("anchor", "u", "x", "t", "k_t", "decay_sum")
+NATIVE = {"anchor": "anchor", "u": "u", "k_t": "keys", "decay_sum": "sums"}
+"""Cache tensors of the native kernel, by its own names."""
 
 
 def measure(q_IHCK, k_IHCK, log_decay_IHC, beta_IHC, old=None, is_old_OC=None) -> Intra:

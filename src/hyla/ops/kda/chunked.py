@@ -19,6 +19,16 @@ from hyla.ops.rows import bmm
 
 BLOCKS = CHUNK // BLOCK
 
+NATIVE = {
+    "anchor": "anchor",
+    "u": "u",
+    "k_rows": "keys",
+    "decay_rows": "decay_rows",
+    "k_scaled": "k_scaled",
+    "block_sum": "block_sum",
+}
+"""Cache tensors of the native kernel, by its own names."""
+
 
 def measure(q_IHCK, k_IHCK, log_decay_IHCK, beta_IHC, old=None, is_old_OC=None) -> Intra:
     """Decays and dots of I chunks. q, k, log_decay: [I, H, 64, K]; beta: [I, H, 64].

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from hyla.ops import native
+from hyla.ops.native import kernels
 from hyla.ops.short_conv.plan import ConvPlan
 
 STRETCH_ELEMENTS = 1 << 18
@@ -19,6 +21,8 @@ def convolve(x_TC: torch.Tensor, weight_CL: torch.Tensor, plan: ConvPlan, ring: 
     """The forward pass; reads the ring, then extends it."""
     x_TC = x_TC.detach()
     weight_LC = _taps_first(weight_CL, x_TC.dtype)
+    if native.handles(x_TC):
+        return kernels.conv(x_TC, weight_LC, plan.spans_4N, ring)
     heads_NMC = _head_rows(x_TC, weight_LC, plan, ring)
     if plan.is_decode:
         y_TC = heads_NMC.squeeze(1)

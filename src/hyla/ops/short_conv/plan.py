@@ -19,6 +19,8 @@ class ConvPlan:
     window reaches back before the sequence's first new row."""
 
     taps: int
+    spans_4N: torch.Tensor
+    """The batch's spans, for the native kernel."""
     offsets: tuple[int, ...]
     """Flat row of each sequence's first new row."""
     num_heads: int
@@ -78,6 +80,7 @@ def _make_plan(batch: Batch, taps: int) -> ConvPlan:
         plan["kept_rows_W"] = None if len(kept) == batch.num_tokens else kept_rows
     return ConvPlan(
         taps=taps,
+        spans_4N=batch.spans_4N,
         offsets=batch.offsets,
         num_heads=num_heads,
         is_decode=is_decode,

@@ -1,0 +1,75 @@
+"""Compiling the kernels: once per source, compiler and processor, into the user's cache folder."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from hyla.errors import BackendUnavailable
+
+COMPILERS = ("gcc", "cc", "clang")
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+SECONDS = 120
+
+
+def load() -> ctypes.CDLL:
+    """The library, compiled now if it is not in the cache. Raises BackendUnavailable."""
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise BackendUnavailable("no C compiler (gcc or clang) was found; on Debian: sudo apt install gcc libc6-dev")
+    file = _cache_folder() / f"kernels-{_key(compiler)}.so"
+    try:
+        if not file.exists():
+            _compile(compiler, file)
+        return ctypes.CDLL(str(file))
+    except OSError as error:
+        raise BackendUnavailable(f"{file} cannot be made or loaded: {error}") from error
+
+
+def sources() -> list[Path]:
+    """The C files and what they include."""
+    folder = Path(__file__).parent
+    return sorted([*folder.glob("*.c"), *folder.glob("*.h")])
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "hyla"
+
+
+def _key(compiler: str) -> str:
+    digest = hashlib.sha256()
+    for file in sources():
+        digest.update(file.read_bytes())
+    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=SECONDS).stdout
+    for part in (" ".join(FLAGS).encode(), version, platform.machine().encode(), _processor().encode()):
+        digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else [platform.processor()]
+    return "\n".join(line for line in lines if line.startswith(("model", "flags", "Features", "CPU part")))
+
+
+def _compile(compiler: str, file: Path) -> None:
+    """Appears whole, by rename: another process may be compiling the same."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        made = Path(folder) / file.name
+        command = [compiler, *FLAGS, *(str(path) for path in sources() if path.suffix == ".c"), "-o", str(made), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise BackendUnavailable(f"compiling the kernels took more than {SECONDS} seconds") from error
+        if done.returncode:
+            raise BackendUnavailable(f"{compiler} could not compile the kernels: {done.stderr.strip()[-400:]}")
+        os.replace(made, file)
