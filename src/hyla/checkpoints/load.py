@@ -72,7 +72,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | str | None = None, devic
         config = _without_absent_mtp(folder, found, names)
         model = _build_on_meta(config)
         weights = Weights(model)
-        rules = found.family.rules(config, weights.shapes)
+        rules = found.family.as_stored(config, names).rules(config, weights.shapes)
         if model.config.tie_embeddings:
             _drop_tied_head(shards, names, found.family)
         expected = {name: shape for rule in rules for name, shape in zip(rule.published, _shapes(rule, weights))}

@@ -135,15 +135,23 @@ def _stack_table(rows: list, title: str):
     from hyla.cli.console import describe_bytes
 
     table = Table(title=escape(title))
-    table.add_column("sublayers")
-    for name in ("parameters each", "active", "KV per token", "state, published", "resident"):
+    table.add_column("sublayers", no_wrap=True)
+    for name in ("parameters", "active", "KV/token", "state, published", "resident"):
         table.add_column(name, justify="right")
     for count, name, each in rows:
         published = each.published_state_bytes + each.published_conv_bytes
         cells = (each.kv_bytes_per_token, published, each.resident_state_bytes)
         memory = [describe_bytes(size) if size else "" for size in cells]
-        table.add_row(f"{count}x {name}", f"{each.parameters:,}", f"{each.active:,}", *memory)
+        table.add_row(f"{count}x {name}", _short(each.parameters), _short(each.active), *memory)
     return table
+
+
+def _short(count: int) -> str:
+    """A count in billions, millions or thousands."""
+    for size, unit in ((10**9, " B"), (10**6, " M"), (10**3, " K")):
+        if count >= size:
+            return f"{count / size:.2f}{unit}"
+    return str(count)
 
 
 def _lines(report: dict):

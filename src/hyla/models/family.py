@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 
@@ -77,6 +77,8 @@ class Family:
     """The class name that other libraries expect in `architectures`."""
     names: Mapping[str, tuple[Rule, ...]]
     """Rules by sublayer kind; published names relative to `layer_prefix`, ours to the sublayer's module."""
+    also_read: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    """Rules of another layout by sublayer kind, which some writers use; read where a folder has it, never written."""
     layer_norms: tuple[str, ...] = ("input_layernorm.weight", "post_attention_layernorm.weight")
     """The norms before the sublayers of one published layer; their number is the sublayers per layer."""
     layer_prefix: str = "model.layers.{}."
@@ -160,7 +162,7 @@ class Family:
         """The bound rules of a model with our parameter names; together they cover each name exactly once."""
         ours = set(ours)
         candidates = [rule for rule in self.trunk if not (config.tie_embeddings and rule.ours == ("head.weight",))]
-        candidates += _stack_rules(config.sublayers, self.layer_norms, self.layer_prefix.format, self.names, "")
+        candidates += self._trunk_rules(config)
         candidates += self._mtp_rules(config)
         rules = [rule for rule in candidates if ours.issuperset(rule.ours)]
         covered = [name for rule in rules for name in rule.ours]
@@ -168,6 +170,17 @@ class Family:
         if uncovered or len(covered) != len(set(covered)):
             raise ConfigError(f"the {self.name} format has no name for {uncovered[:3] or covered[:3]}")
         return rules
+
+    def as_stored(self, config: ModelConfig, stored: Iterable[str]) -> Family:
+        """This family with the names that a folder uses: those of `also_read` where its tensors are there."""
+        if not self.also_read:
+            return self
+        other = replace(self, names={**self.names, **self.also_read}, also_read={})
+        ours, theirs = ({n for rule in f._trunk_rules(config) for n in rule.published} for f in (self, other))
+        return self if (theirs - ours).isdisjoint(stored) else other
+
+    def _trunk_rules(self, config: ModelConfig) -> list[Rule]:
+        return _stack_rules(config.sublayers, self.layer_norms, self.layer_prefix.format, self.names, "")
 
     def mtp_tensors(self, config: ModelConfig) -> frozenset[str]:
         """Published names of the tensors of the multi-token prediction modules."""

@@ -24,7 +24,9 @@ def find_preset(name: str) -> tuple[str, Family]:
     wanted = name.rsplit("/", 1)[-1].lower()
     by_lower = {known.lower(): known for known in presets()}
     if wanted not in by_lower:
-        close = [by_lower[match] for match in get_close_matches(wanted, by_lower, n=3, cutoff=0.5)]
+        begun = [known for known in by_lower if known.startswith(wanted)]
+        similar = get_close_matches(wanted, by_lower, n=3, cutoff=0.5)
+        close = [by_lower[known] for known in dict.fromkeys([*begun, *similar])][:3]
         advice = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(presets())}"
         raise ConfigError(f"{name!r} is neither a model folder nor a preset; {advice}")
     return by_lower[wanted], presets()[by_lower[wanted]]
