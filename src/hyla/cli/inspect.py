@@ -22,7 +22,8 @@ def inspect(
     if as_json:
         print(json.dumps(report))
         return
-    console.print(_stack_table(rows, f"{report['model']} ({report['family']})"))
+    console.print(f"{report['model']} ({report['family']})", markup=False, soft_wrap=True)
+    console.print(_stack_table(rows))
     for name, text in _lines(report):
         console.print(f"{name:<20}{text}", markup=False, soft_wrap=True)
 
@@ -128,13 +129,13 @@ def _different_sublayers(model) -> list:
     return [(counts[config], label(config.module.kind), footprint(sublayer)) for config, sublayer in first.items()]
 
 
-def _stack_table(rows: list, title: str):
-    from rich.markup import escape
+def _stack_table(rows: list):
+    """One row per different sublayer."""
     from rich.table import Table
 
     from hyla.cli.console import describe_bytes
 
-    table = Table(title=escape(title))
+    table = Table()
     table.add_column("sublayers", no_wrap=True)
     for name in ("parameters", "active", "KV/token", "state, published", "resident"):
         table.add_column(name, justify="right")
