@@ -227,3 +227,19 @@ def test_several_modules_with_their_own_embedding_and_head_have_names_past_the_l
     model.pack()
     with torch.inference_mode():
         assert torch.equal(model.head_logits(second.detach(), module=1), logits.detach())
+
+
+def test_one_published_layer_per_sublayer_has_names_as_well():
+    """Nemotron's layout: the projection beside the first layer, the final norm beside the second."""
+    family, config = family_of("qwen3_5"), family_of("qwen3_5").tiny
+    pairs = ("layers.0.enorm embed_norm", "layers.0.hnorm hidden_norm", "layers.0.eh_proj merge")
+    names = MTPNames(
+        prefix="mtp.",
+        own=weights("", *pairs, "layers.1.final_layernorm norm"),
+        layer_prefix="mtp.layers.{layer}.",
+        layer_norms=("norm.weight",),
+    )
+    published = replace(family, mtp=names).mtp_tensors(config)
+    assert {"mtp.layers.0.eh_proj.weight", "mtp.layers.1.final_layernorm.weight"} <= published
+    assert {"mtp.layers.0.self_attn.q_proj.weight", "mtp.layers.1.mlp.up_proj.weight"} <= published
+    assert {"mtp.layers.0.norm.weight", "mtp.layers.1.norm.weight"} <= published
