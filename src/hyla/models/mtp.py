@@ -3,10 +3,10 @@
     x_t = W [norm_e(emb(token_{t+1})) ; norm_h(h_t)];  y = sublayers(x);  h'_t = norm(y_t)
     logits of token_{t+2} = head(h'_t)
 
-h_t is the trunk's hidden state *after its final norm*, and a further step takes h'_t, also normed: what vLLM computes for
-Qwen3-Next and Qwen3.5. (For DeepSeek vLLM hands h'_t on before the norm and zeroes the embedding at position 0; the
-first step, the one that was trained, differs only in that row.) Row t keeps the position t of its hidden state, not that
-of its token, so a module's caches lie on the trunk's grid, one row per committed token of the trunk.
+h_t is the trunk's hidden state *after its final norm*, and a further step takes h'_t, also normed: what vLLM computes
+for Qwen3-Next and Qwen3.5. (For DeepSeek vLLM hands h'_t on before the norm and zeroes the embedding at position 0.)
+Row t keeps the position t of its hidden state, not that of its token, so a module's caches lie on the trunk's grid,
+one row per committed token of the trunk.
 """
 
 from __future__ import annotations

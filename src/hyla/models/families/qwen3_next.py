@@ -21,13 +21,11 @@ from hyla.models.config import (
     NormConfig,
     RouterConfig,
     SoftmaxConfig,
-    SublayerConfig,
 )
 from hyla.models.family import Family, MTPNames
 from hyla.models.names import SWIGLU, fuse, rename, reshape, stack, weights
 
 IGNORED = {"use_sliding_window": "no layer of this family has a window"}
-
 
 # fmt: off
 # Published key: field of our config.
@@ -71,15 +69,12 @@ class HybridKeys(hf.Published):
     def mtp(self, count: int, channel_mixer: MLPConfig | MoEConfig) -> tuple[MTPConfig, ...]:
         """The multi-token prediction module, if any: one full-attention layer, whatever the layers of the trunk."""
         norm = self.norm()
-        layer = tuple(SublayerConfig(norm=norm, module=module) for module in (self.attention(), channel_mixer))
-        return (MTPConfig(norm=norm, sublayers=layer, final_norm=norm),) * count
+        return (MTPConfig(norm=norm, **hf.prenorm(norm, [self.attention(), channel_mixer])),) * count
 
     def mixers(self, family: str) -> list[SoftmaxConfig | GatedDeltaConfig]:
         """The mixer of each layer."""
-        mixers = {
-            "full_attention": self.attention(),
-            "linear_attention": hf.build(GatedDeltaConfig, self, DELTA, norm_eps=self.rms_norm_eps),
-        }
+        delta = hf.build(GatedDeltaConfig, self, DELTA, norm_eps=self.rms_norm_eps)
+        mixers = {"full_attention": self.attention(), "linear_attention": delta}
         period, count = self.full_attention_interval, self.num_hidden_layers
         default = ["full_attention" if (i + 1) % period == 0 else "linear_attention" for i in range(count)]
         return [mixers[kind] for kind in hf.layer_list(family, "layer_types", self.layer_types, default, count)]
@@ -146,8 +141,7 @@ GATED_ATTENTION = (
 )
 GATED_DELTA = (
     reshape("linear_attn.conv1d.weight", "conv_weight", (0, 1, -1)),
-    rename("linear_attn.A_log", "A_log"),
-    rename("linear_attn.dt_bias", "dt_bias"),
+    *(rename(f"linear_attn.{name}", name) for name in ("A_log", "dt_bias")),
     *weights("linear_attn.", "norm norm", "out_proj o"),
 )
 ROUTER_AND_SHARED = (
@@ -156,9 +150,7 @@ ROUTER_AND_SHARED = (
     *weights("mlp.", "shared_expert_gate shared_gate"),
 )
 EXPERTS = (
-    stack("mlp.experts.{}.gate_proj.weight", "experts_gate"),
-    stack("mlp.experts.{}.up_proj.weight", "experts_up"),
-    stack("mlp.experts.{}.down_proj.weight", "experts_down"),
+    *(stack(f"mlp.experts.{{}}.{part}_proj.weight", f"experts_{part}") for part in ("gate", "up", "down")),
     *ROUTER_AND_SHARED,
 )
 NAMES = {
