@@ -11,7 +11,7 @@ from hyla.models.weights import cast
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
-FAMILIES = ("qwen3_next", "kimi_linear")
+FAMILIES = ("qwen3_next", "qwen3_5_moe", "kimi_linear")
 DTYPES = (torch.float32, torch.bfloat16)
 LENGTH = 140
 OTHERS = (1, 63, 64, 65, 7, 130, 2, 100)

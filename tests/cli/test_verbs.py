@@ -74,7 +74,7 @@ def test_train_leaves_a_model_that_generate_and_inspect_read(data, config, tmp_p
     assert status == 0 and run("generate", out / "model", "def ", "--max-tokens", 5, "--seed", 1)[1] == text
     status, text = run("inspect", out / "model")
     assert status == 0
-    assert "kda" in text and "mla" in text and "kimi_linear" in text
+    assert "KDA" in text and "MLA" in text and "kimi_linear" in text
 
 
 def test_train_again_continues_and_other_settings_are_refused(data, config, tmp_path):

@@ -11,7 +11,7 @@ from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig, NormConfig
 from hyla.models.family import family_of, known_model_types
 
-FAMILIES = ("qwen3", "qwen3_5", "qwen3_next", "kimi_linear")
+FAMILIES = ("qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_next", "kimi_linear")
 
 
 @pytest.fixture(params=FAMILIES)

@@ -1,11 +1,16 @@
-"""Published sizes: built on the meta device, their parameter counts are the published ones."""
+"""Published sizes: built on the meta device, their parameter counts are the published ones and those of arithmetic."""
 
 import pytest
 import torch
 
+from hyla.errors import ConfigError
 from hyla.models.family import family_of
+from hyla.models.presets import find_preset, presets
+from hyla.models.summary import summarize
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
+
+TOLERANCE = 5e-3
 
 # Billions of parameters without multi-token prediction, computed from the published shapes.
 TOTALS = [
@@ -13,16 +18,104 @@ TOTALS = [
     ("qwen3_5", "Qwen3.5-4B", 4.21),
     ("qwen3_5", "Qwen3.5-9B", 8.95),
     ("qwen3_5", "Qwen3.5-27B", 26.90),
+    ("qwen3_5_moe", "Qwen3.5-35B-A3B", 34.66),
+    ("qwen3_5_moe", "Qwen3.5-122B-A10B", 122.11),
+    ("qwen3_5_moe", "Qwen3.5-397B-A17B", 396.35),
     ("kimi_linear", "Kimi-Linear-48B-A3B", 49.12),
     ("qwen3", "Qwen3-0.6B", 0.596),
     ("qwen3", "Qwen3-8B", 8.19),
     ("qwen3", "Qwen3-32B", 32.76),
 ]
 
+# Of the hybrids: billions that work on one token, KV bytes per token (bf16), MB of fp32 states per sequence.
+WORKING = [
+    ("Qwen3-Next-80B-A3B", 3.87, 24576, 75.5),
+    ("Qwen3.5-9B", 8.95, 32768, 50.3),
+    ("Qwen3.5-27B", 26.90, 65536, 151.0),
+    ("Qwen3.5-35B-A3B", 3.45, 20480, 62.9),
+    ("Qwen3.5-122B-A10B", 9.77, 24576, 151.0),
+    ("Qwen3.5-397B-A17B", 17.35, 30720, 188.7),
+    ("Kimi-Linear-48B-A3B", 3.48, 8064, 41.9),
+]
+
+
+def on_meta(name: str) -> Model:
+    with torch.device("meta"):
+        return Model(find_preset(name)[1].preset(name))
+
 
 @pytest.mark.parametrize("model_type, name, billions", TOTALS)
 def test_a_preset_has_the_published_number_of_parameters(model_type, name, billions):
     with torch.device("meta"):
         weights = Weights(Model(family_of(model_type).preset(name)))
-    total = sum(torch.Size(shape).numel() for shape in weights.shapes.values())
+    shapes = {name: shape for name, shape in weights.shapes.items() if not name.startswith("mtp.")}
+    total = sum(torch.Size(shape).numel() for shape in shapes.values())
     assert total / 1e9 == pytest.approx(billions, rel=2e-3)
+
+
+@pytest.mark.parametrize("name, active, kv_bytes, state_megabytes", WORKING)
+def test_a_preset_works_and_keeps_as_much_as_published(name, active, kv_bytes, state_megabytes):
+    model = on_meta(name).bfloat16()
+    summary = summarize(model)
+    assert summary.active / 1e9 == pytest.approx(active, rel=TOLERANCE)
+    assert summary.stack.kv_bytes_per_token == kv_bytes
+    assert summary.stack.published_state_bytes / 1e6 == pytest.approx(state_megabytes, rel=TOLERANCE)
+    assert summary.stack.resident_state_bytes > summary.stack.published_state_bytes
+
+
+# Arithmetic: the weights of one sublayer of each kind, without its norm, as (D, config) -> (all, working on a token).
+
+
+def mlp_weights(hidden, config):
+    return (3 * hidden * config.intermediate_dim,) * 2
+
+
+def moe_weights(hidden, config):
+    expert, router = 3 * hidden * config.expert_dim, config.num_experts * (hidden + config.router.has_bias)
+    rest = router + 3 * hidden * config.shared_dim + hidden * bool(config.shared_gate and config.shared_dim)
+    return rest + config.num_experts * expert, rest + config.num_experts_per_token * expert
+
+
+def softmax_weights(hidden, config):
+    heads = config.num_heads * (2 + bool(config.output_gate)) + 2 * config.num_kv_heads
+    return (hidden * heads * config.head_dim + 2 * config.head_dim * bool(config.qk_norm),) * 2
+
+
+def gated_delta_weights(hidden, config):
+    keys, values = config.num_key_heads * config.key_dim, config.num_value_heads * config.value_dim
+    heads = config.num_value_heads
+    conv = (2 * keys + values) * config.conv_len
+    return (hidden * (2 * keys + 3 * values + 2 * heads) + conv + 2 * heads + config.value_dim,) * 2
+
+
+ARITHMETIC = {
+    "mlp": mlp_weights,
+    "moe": moe_weights,
+    "softmax": softmax_weights,
+    "gated_delta": gated_delta_weights,
+}
+
+
+@pytest.mark.parametrize("name", [name for name, family in presets().items() if family.name.startswith("qwen3")])
+def test_the_counts_are_those_of_arithmetic(name):
+    model = on_meta(name)
+    config, summary = model.config, summarize(model)
+
+    def count(sublayers):
+        parts = [ARITHMETIC[sub.module.kind](config.hidden_dim, sub.module) for sub in sublayers]
+        return [sum(each) + config.hidden_dim * (len(parts) + 1) for each in zip(*parts)]
+
+    embedding = config.vocab_size * config.hidden_dim
+    outside = embedding * (1 if config.tie_embeddings else 2)
+    assert [summary.total, summary.active] == [part + outside for part in count(config.sublayers)]
+    for module, counted in zip(config.mtp, summary.mtp, strict=True):
+        merge = 2 * config.hidden_dim**2 + 2 * config.hidden_dim
+        assert [counted.parameters, counted.active] == [part + merge for part in count(module.sublayers)]
+
+
+def test_names_are_found_in_any_case_and_a_typo_gets_suggestions():
+    assert find_preset("qwen/qwen3.5-9b")[0] == "Qwen3.5-9B"
+    with pytest.raises(ConfigError, match=r"did you mean Qwen3\.5-27B"):
+        find_preset("Qwen3.5-27")
+    with pytest.raises(ConfigError, match=r"there are .*Kimi-Linear-48B-A3B"):
+        find_preset("zzzzzzzz")

@@ -67,11 +67,12 @@ def load_model(folder: str | Path, dtype: torch.dtype | str | None = None, devic
     folder = Path(folder)
     asked = None if dtype is None else _computable(dtype)
     found = read_config(folder)
-    model = _build_on_meta(found.config)
-    weights = Weights(model)
-    rules = found.family.rules(found.config, weights.shapes)
     with ShardReader(folder) as shards:
         names = _published_names(shards, found.family)
+        config = _without_absent_mtp(folder, found, names)
+        model = _build_on_meta(config)
+        weights = Weights(model)
+        rules = found.family.as_stored(config, names).rules(config, weights.shapes)
         if model.config.tie_embeddings:
             _drop_tied_head(shards, names, found.family)
         expected = {name: shape for rule in rules for name, shape in zip(rule.published, _shapes(rule, weights))}
@@ -127,6 +128,14 @@ def _published_names(shards: ShardReader, family: Family) -> dict[str, str]:
     for reason, left_out in ignored.items():
         logger.warning("ignored %d tensors (%s, ...): %s", len(left_out), left_out[0], reason)
     return names
+
+
+def _without_absent_mtp(folder: Path, found: FolderConfig, names: Iterable[str]) -> ModelConfig:
+    """The config, without multi-token prediction where the folder holds no tensor of it (peers strip them)."""
+    if not found.config.mtp or any(name in names for name in found.family.mtp_tensors(found.config)):
+        return found.config
+    logger.warning("%s: the config promises multi-token prediction, but there are no tensors of it; left out", folder)
+    return found.config.model_copy(update={"mtp": ()})
 
 
 def _drop_tied_head(shards: ShardReader, names: dict[str, str], family: Family) -> None:

@@ -43,8 +43,9 @@ def save_model(
     family = family_of(model.config.family)
     published = family.config_to_hf(model.config) if hf_config is None else dict(hf_config)
     described = family.config_from_hf(published)
-    # generation_config.json, written below, may list more end tokens.
-    if described.model_copy(update={"eos_token_ids": model.config.eos_token_ids}) != model.config:
+    # generation_config.json, written below, may list more end tokens; a promised MTP may have had no tensors.
+    allowed = {"eos_token_ids": model.config.eos_token_ids} | ({} if model.config.mtp else {"mtp": ()})
+    if described.model_copy(update=allowed) != model.config:
         raise ConfigError("hf_config does not describe this model; leave it out, or pass the one it was loaded with")
     published["dtype"] = str(model.dtype).removeprefix("torch.")
     _check_place(folder)

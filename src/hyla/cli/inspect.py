@@ -1,7 +1,8 @@
-"""`hyla inspect FOLDER`: what a model folder holds, without reading its weights."""
+"""`hyla inspect FOLDER|PRESET`: what a model holds and keeps, without reading or allocating its weights."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -9,64 +10,176 @@ import typer
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="Model folder in the Hugging Face format.")],
+    model: Annotated[str, typer.Argument(help="Model folder in the Hugging Face format, or the name of a preset.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Show the stack, the parameters and the memory that a model folder needs."""
+    """Show the stack, the parameters and the memory of a model folder or of a published size."""
+    import json
+
+    from hyla.cli.console import console
+
+    report, rows = _report(model)
+    if as_json:
+        print(json.dumps(report))
+        return
+    console.print(f"{report['model']} ({report['family']})", markup=False, soft_wrap=True)
+    console.print(_stack_table(rows))
+    for name, text in _lines(report):
+        console.print(f"{name:<20}{text}", markup=False, soft_wrap=True)
+
+
+def _report(name: str) -> tuple[dict, list]:
+    """Everything as plain values, and one (count, label, footprint) for each different sublayer."""
     import torch
 
     from hyla.checkpoints import read_config
-    from hyla.cli.console import console, describe_bytes
+    from hyla.models.presets import find_preset
     from hyla.models.trunk import Model
+    from hyla.models.weights import cast
 
+    path = Path(name)
+    if path.exists() or path.is_absolute() or name.startswith("."):
+        found = read_config(path)
+        title, family, config, published = name, found.family, found.config, found.published
+        folder = _folder_facts(path, family, config)
+        dtype = folder.pop("dtype")
+    else:
+        title, family = find_preset(name)
+        config, published, folder, dtype = family.preset(title), family.sizes[title], {}, torch.bfloat16
     with torch.device("meta"):
-        model = Model(read_config(folder).config)
-    stored = _stored_dtypes(folder)
-    console.print(_stack_table(model, f"{folder} ({model.config.family})"))
-    total = sum(parameter.numel() for parameter in model.parameters())
-    active = total - sum(map(_idle_parameters, model.sublayers, model.config.sublayers))
-    specs = model.cache_specs()
-    console.print(f"parameters          {total:,}, of which {active:,} work on one token")
-    console.print(f"cache per token     {describe_bytes(sum(spec.bytes_per_token for spec in specs))}")
-    console.print(f"state per sequence  {describe_bytes(sum(spec.bytes_per_sequence for spec in specs))}")
-    console.print(f"context             {model.config.max_len:,} tokens; vocabulary {model.config.vocab_size:,}")
-    console.print(f"stored dtypes       {stored}")
+        model = cast(Model(config), dtype)
+    report = {
+        "model": title,
+        "family": config.family,
+        "dtype": str(dtype).removeprefix("torch."),
+        **_model_facts(model),
+        "ignored_keys": {key: family.reasons[key] for key in _flat_keys(published, family) if key in family.reasons},
+        **folder,
+    }
+    return report, _different_sublayers(model)
 
 
-def _stack_table(model, title: str):
-    """One row per sublayer."""
+def _model_facts(model) -> dict:
+    """Pattern, parameters and bytes."""
+    from hyla.models.summary import compress, label, summarize
+
+    config, summary = model.config, summarize(model)
+    stack = summary.stack
+    channel = [sub.module.kind for sub in config.sublayers if sub.module not in config.mixers]
+    mtp = [
+        {
+            "sublayers": compress([label(sub.module.kind) for sub in module.sublayers]),
+            "parameters": counted.parameters,
+            "active_parameters": counted.active,
+            "kv_bytes_per_token": counted.kv_bytes_per_token,
+            "steps": module.num_steps,
+        }
+        for module, counted in zip(config.mtp, summary.mtp)
+    ]
+    return {
+        "mixers": compress([label(mixer.kind) for mixer in config.mixers]),
+        "channel_mixers": compress([label(kind) for kind in channel]),
+        "parameters": summary.total,
+        "active_parameters": summary.active,
+        "parameters_without_embedding": summary.total - summary.embedding,
+        "active_without_embedding": summary.active - summary.embedding,
+        "kv_bytes_per_token": stack.kv_bytes_per_token,
+        "window_bytes_per_sequence": stack.window_bytes,
+        "published_state_bytes_per_sequence": stack.published_state_bytes + stack.published_conv_bytes,
+        "resident_state_bytes_per_sequence": stack.resident_state_bytes,
+        "context": config.max_len,
+        "vocabulary": config.vocab_size,
+        "mtp": mtp,
+    }
+
+
+def _folder_facts(folder: Path, family, config) -> dict:
+    """What only the tensors of a folder say; no tensor is read."""
+    import torch
+
+    from hyla.checkpoints.files import ShardReader
+    from hyla.checkpoints.load import DTYPES
+
+    with ShardReader(folder) as shards:
+        names = {family.canonical(name): shards.dtype(name) for name in shards}
+    ignored = Counter(reason for name in names if (reason := family.reason_to_ignore(name)))
+    embedding = next(rule.published[0] for rule in family.trunk if rule.ours == ("embed.weight",))
+    return {
+        "dtype": DTYPES.get(names.get(embedding), torch.bfloat16),
+        "stored_dtypes": dict(sorted(Counter(names.values()).items())),
+        "ignored_tensors": dict(ignored),
+        "has_mtp_tensors": bool(family.mtp_tensors(config) & names.keys()),
+    }
+
+
+def _flat_keys(published: dict, family) -> list[str]:
+    """The keys of config.json and of the nested text config."""
+    nested = published.get(family.text_key) if family.text_key else None
+    return sorted({*published, *(nested or {})} - {family.text_key})
+
+
+def _different_sublayers(model) -> list:
+    """(count, label, footprint of one) for each different sublayer config, in order of appearance."""
+    from hyla.models.summary import footprint, label
+
+    counts = Counter(model.config.sublayers)
+    first = {}
+    for sublayer in model.sublayers:
+        first.setdefault(sublayer.config, sublayer)
+    return [(counts[config], label(config.module.kind), footprint(sublayer)) for config, sublayer in first.items()]
+
+
+def _stack_table(rows: list):
+    """One row per different sublayer."""
     from rich.table import Table
 
     from hyla.cli.console import describe_bytes
 
-    table = Table(title=title)
-    for name in ("sublayer", "module"):
-        table.add_column(name)
-    for name in ("parameters", "active per token", "cache per token", "state per sequence"):
+    table = Table()
+    table.add_column("sublayers", no_wrap=True)
+    for name in ("parameters", "active", "KV/token", "state, published", "resident"):
         table.add_column(name, justify="right")
-    for number, (sublayer, config) in enumerate(zip(model.sublayers, model.config.sublayers)):
-        total = sum(parameter.numel() for parameter in sublayer.parameters())
-        active = total - _idle_parameters(sublayer, config)
-        spec = sublayer.module.cache_spec() if sublayer.is_mixer else None
-        memory = (describe_bytes(spec.bytes_per_token), describe_bytes(spec.bytes_per_sequence)) if spec else ("", "")
-        table.add_row(str(number), config.module.kind, f"{total:,}", f"{active:,}", *memory)
+    for count, name, each in rows:
+        published = each.published_state_bytes + each.published_conv_bytes
+        cells = (each.kv_bytes_per_token, published, each.resident_state_bytes)
+        memory = [describe_bytes(size) if size else "" for size in cells]
+        table.add_row(f"{count}x {name}", _short(each.parameters), _short(each.active), *memory)
     return table
 
 
-def _idle_parameters(sublayer, config) -> int:
-    """Weights of routed experts that one token does not visit."""
-    if config.module.kind != "moe":
-        return 0
-    experts = sublayer.module
-    weights = sum(weight.numel() for weight in (experts.experts_gate, experts.experts_up, experts.experts_down))
-    return weights // config.module.num_experts * (config.module.num_experts - config.module.num_experts_per_token)
+def _short(count: int) -> str:
+    """A count in billions, millions or thousands."""
+    for size, unit in ((10**9, " B"), (10**6, " M"), (10**3, " K")):
+        if count >= size:
+            return f"{count / size:.2f}{unit}"
+    return str(count)
 
 
-def _stored_dtypes(folder: Path) -> str:
-    """How many stored tensors have which dtype."""
-    from collections import Counter
+def _lines(report: dict):
+    """(name, text) of each line below the table."""
+    from hyla.cli.console import describe_bytes
 
-    from hyla.checkpoints.files import ShardReader
-
-    with ShardReader(folder) as shards:
-        counts = Counter(shards.dtype(name) for name in shards)
-    return ", ".join(f"{count} {dtype}" for dtype, count in sorted(counts.items()))
+    yield "mixers", report["mixers"]
+    yield "channel mixers", report["channel_mixers"] or "none"
+    yield "parameters", f"{report['parameters']:,}, of which {report['active_parameters']:,} work on one token"
+    without = f"{report['parameters_without_embedding']:,}, active {report['active_without_embedding']:,}"
+    yield "without embedding", without
+    yield "KV per token", f"{describe_bytes(report['kv_bytes_per_token'])} ({report['dtype']})"
+    if report["window_bytes_per_sequence"]:
+        yield "windows", f"{describe_bytes(report['window_bytes_per_sequence'])} per sequence"
+    published, resident = report["published_state_bytes_per_sequence"], report["resident_state_bytes_per_sequence"]
+    yield "state per sequence", f"{describe_bytes(published)} as published, {describe_bytes(resident)} resident here"
+    yield "context", f"{report['context']:,} tokens; vocabulary {report['vocabulary']:,}"
+    for module in report["mtp"]:
+        absent = "" if report.get("has_mtp_tensors", True) else "; promised, but the folder has no tensors of it"
+        steps = "" if module["steps"] == 1 else f", {module['steps']} steps with shared weights"
+        yield "MTP", f"{module['sublayers']}{steps}: {module['parameters']:,} parameters on top{absent}"
+    if not report["mtp"]:
+        yield "MTP", "none"
+    if "stored_dtypes" in report:
+        stored = ", ".join(f"{count} {dtype}" for dtype, count in report["stored_dtypes"].items())
+        yield "stored dtypes", stored
+        for reason, count in report["ignored_tensors"].items():
+            yield "ignored", f"{count} tensors: {reason}"
+    for key, reason in report["ignored_keys"].items():
+        yield "ignored", f"{key}: {reason}"

@@ -186,6 +186,21 @@ class SublayerConfig(Config):
     residual: ScaledResidual | None = None
 
 
+class MTPConfig(Config):
+    """One multi-token prediction module: sublayers(W [norm(embedding), norm(hidden)]), then a norm."""
+
+    norm: NormConfig = NormConfig()
+    """Of the next token's embedding and of the hidden state, each with its own weight."""
+    sublayers: tuple[SublayerConfig, ...]
+    final_norm: NormConfig = NormConfig()
+    num_steps: Count = 1
+    """How many tokens ahead the same weights were trained to guess, step after step (Nemotron-3: shared weights)."""
+    has_own_embedding: bool = False
+    """The checkpoint stores an embedding for the module (DeepSeek); otherwise it is the trunk's."""
+    has_own_head: bool = False
+    """The checkpoint stores a head for the module (DeepSeek); otherwise it is the trunk's."""
+
+
 class ModelConfig(Config):
     """The whole model. `family` names the published format that it is saved in."""
 
@@ -195,6 +210,8 @@ class ModelConfig(Config):
     sublayers: tuple[SublayerConfig, ...]
     final_norm: NormConfig = NormConfig()
     tie_embeddings: bool = False
+    mtp: tuple[MTPConfig, ...] = ()
+    """Multi-token prediction modules in the order in which they are applied."""
     max_len: Count
     """Longest context in tokens that the model is declared for."""
     bos_token_id: int | None = None

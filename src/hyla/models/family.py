@@ -10,14 +10,14 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 
 import torch
 
 from hyla.errors import CheckpointError, ConfigError
-from hyla.models.config import ModelConfig
+from hyla.models.config import ModelConfig, SublayerConfig
 from hyla.models.names import TRUNK, Rule
 from hyla.models.published import Published, normalize_rope
 
@@ -44,6 +44,26 @@ COMMON_IGNORED = MappingProxyType(
 
 
 @dataclass(frozen=True)
+class MTPNames:
+    """Where a format keeps its multi-token prediction modules.
+
+    Prefixes are templates: `{module}` is the module's number, `{layer}` the published layer within it, `{after}` the
+    number of published layers of the trunk plus the module's.
+    """
+
+    prefix: str
+    """Before the names of `own`, e.g. "mtp." or "model.layers.{after}."."""
+    own: tuple[Rule, ...]
+    """Published names <-> embed_norm, hidden_norm, merge, norm (and embed, head where the module has its own)."""
+    layer_prefix: str
+    """Before the names of the sublayers, e.g. "mtp.layers.{layer}."."""
+    names: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    """Rules by sublayer kind, only where they differ from the trunk's."""
+    layer_norms: tuple[str, ...] | None = None
+    """The norms before the sublayers of one published layer; None: the trunk's."""
+
+
+@dataclass(frozen=True)
 class Family:
     """One published format. Its file is `families/<model_type>.py`."""
 
@@ -57,10 +77,14 @@ class Family:
     """The class name that other libraries expect in `architectures`."""
     names: Mapping[str, tuple[Rule, ...]]
     """Rules by sublayer kind; published names relative to `layer_prefix`, ours to the sublayer's module."""
+    also_read: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    """Rules of another layout by sublayer kind, which some writers use; read where a folder has it, never written."""
     layer_norms: tuple[str, ...] = ("input_layernorm.weight", "post_attention_layernorm.weight")
     """The norms before the sublayers of one published layer; their number is the sublayers per layer."""
     layer_prefix: str = "model.layers.{}."
     trunk: tuple[Rule, ...] = TRUNK
+    mtp: MTPNames | None = None
+    """Names of the multi-token prediction modules; None: the format has none."""
     aliases: tuple[tuple[str, str], ...] = ()
     """(pattern, replacement): other published spellings of a tensor name, turned into the one we write."""
     model_types: tuple[str, ...] = ()
@@ -137,21 +161,63 @@ class Family:
     def rules(self, config: ModelConfig, ours: Iterable[str]) -> list[Rule]:
         """The bound rules of a model with our parameter names; together they cover each name exactly once."""
         ours = set(ours)
-        per_layer = len(self.layer_norms)
         candidates = [rule for rule in self.trunk if not (config.tie_embeddings and rule.ours == ("head.weight",))]
-        for index, sublayer in enumerate(config.sublayers):
-            layer = self.layer_prefix.format(index // per_layer)
-            norm = Rule((self.layer_norms[index % per_layer],), ("norm.weight",))
-            candidates.append(norm.with_prefixes(layer, f"sublayers.{index}."))
-            for rule in self.names.get(sublayer.module.kind, ()):
-                bound = rule.bind(sublayer.module)
-                candidates.append(bound.with_prefixes(layer, f"sublayers.{index}.module."))
+        candidates += self._trunk_rules(config)
+        candidates += self._mtp_rules(config)
         rules = [rule for rule in candidates if ours.issuperset(rule.ours)]
         covered = [name for rule in rules for name in rule.ours]
         uncovered = sorted(ours - set(covered))
         if uncovered or len(covered) != len(set(covered)):
             raise ConfigError(f"the {self.name} format has no name for {uncovered[:3] or covered[:3]}")
         return rules
+
+    def as_stored(self, config: ModelConfig, stored: Iterable[str]) -> Family:
+        """This family with the names that a folder uses: those of `also_read` where its tensors are there."""
+        if not self.also_read:
+            return self
+        other = replace(self, names={**self.names, **self.also_read}, also_read={})
+        ours, theirs = ({n for rule in f._trunk_rules(config) for n in rule.published} for f in (self, other))
+        return self if (theirs - ours).isdisjoint(stored) else other
+
+    def _trunk_rules(self, config: ModelConfig) -> list[Rule]:
+        return _stack_rules(config.sublayers, self.layer_norms, self.layer_prefix.format, self.names, "")
+
+    def mtp_tensors(self, config: ModelConfig) -> frozenset[str]:
+        """Published names of the tensors of the multi-token prediction modules."""
+        return frozenset(name for rule in self._mtp_rules(config) for name in rule.published)
+
+    def _mtp_rules(self, config: ModelConfig) -> list[Rule]:
+        """The bound rules of the multi-token prediction modules."""
+        if self.mtp is None:
+            return []
+        norms, rules = self.mtp.layer_norms or self.layer_norms, []
+        for module, mtp in enumerate(config.mtp):
+            places = {"module": module, "after": len(config.sublayers) // len(self.layer_norms) + module}
+            ours = f"mtp.{module}."
+            rules += [rule.with_prefixes(self.mtp.prefix.format(**places), ours) for rule in self.mtp.own]
+
+            def prefix(layer: int, places: Mapping = MappingProxyType(places)) -> str:
+                return self.mtp.layer_prefix.format(layer=layer, **places)
+
+            rules += _stack_rules(mtp.sublayers, norms, prefix, {**self.names, **self.mtp.names}, ours)
+        return rules
+
+
+def _stack_rules(
+    sublayers: tuple[SublayerConfig, ...],
+    norms: tuple[str, ...],
+    layer_prefix: Callable[[int], str],
+    names: Mapping[str, tuple[Rule, ...]],
+    ours: str,
+) -> list[Rule]:
+    """The bound rules of a list of sublayers, whose names of ours start with `ours`."""
+    rules = []
+    for index, sublayer in enumerate(sublayers):
+        layer, own = layer_prefix(index // len(norms)), f"{ours}sublayers.{index}."
+        rules.append(Rule((norms[index % len(norms)],), ("norm.weight",)).with_prefixes(layer, own))
+        for rule in names.get(sublayer.module.kind, ()):
+            rules.append(rule.bind(sublayer.module).with_prefixes(layer, own + "module."))
+    return rules
 
 
 def published_shapes(rule: Rule, ours: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
@@ -181,6 +247,11 @@ def _families() -> dict[str, Family]:
         for model_type in (entry.name, family.name, *family.model_types):
             found[model_type] = family
     return found
+
+
+def families() -> tuple[Family, ...]:
+    """Every family, once."""
+    return tuple({id(family): family for family in _families().values()}.values())
 
 
 def known_model_types() -> tuple[str, ...]:

@@ -23,6 +23,8 @@ def initialize(model: Model, seed: int, *, std: float | None = None) -> Model:
         nn.init.normal_(model.head.weight, std=std, generator=generator)
     for sublayer in model.sublayers:
         sublayer.module.initialize(std, generator)
+    for mtp in model.mtp:
+        mtp.initialize(std, generator)
     for module in model.modules():
         if isinstance(module, RMSNorm):
             nn.init.constant_(module.weight, 0.0 if module.zero_centered else 1.0)

@@ -120,6 +120,22 @@ class Stack(Rule):
         return list(ours[0].unbind(0))
 
 
+@dataclass(frozen=True)
+class FuseExperts(Rule):
+    """One published [E, rows, D] holds several of ours, [E, rows_i, D] each, one after another within an expert."""
+
+    def to_ours(self, published: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        return list(published[0].split([shape[1] for shape in shapes], dim=1))
+
+    def to_published(self, ours: Tensors) -> Tensors:
+        num_experts, _, inner = ours[0].shape
+        sizes = [tensor.shape[1] for tensor in ours]
+        whole = ours[0].new_empty(num_experts, sum(sizes), inner)
+        for place, part in zip(whole.split(sizes, dim=1), ours):  # not torch.cat: see Fuse
+            place.copy_(part)
+        return [whole]
+
+
 def _published_shape(template: tuple[int, ...], shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape[place] if size == 0 else size for place, size in enumerate(template))
 
@@ -147,6 +163,11 @@ def fuse(published: str, ours: Iterable[str], groups: str | int = 1) -> Rule:
 def stack(published: str, ours: str) -> Rule:
     """Our tensor stacks the experts' published ones."""
     return Stack((published,), (ours,))
+
+
+def fuse_experts(published: str, *ours: str) -> Rule:
+    """The published tensor of all experts holds several of ours."""
+    return FuseExperts((published,), ours)
 
 
 def weights(published: str, *pairs: str, ours: str = "") -> tuple[Rule, ...]:

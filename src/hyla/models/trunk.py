@@ -9,31 +9,12 @@ from torch import nn
 
 from hyla.errors import RequestError
 from hyla.layers.linear import Linear, Projection
-from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
-from hyla.models.build import build_module
-from hyla.models.config import MIXER_KINDS, ModelConfig, SublayerConfig
+from hyla.models.config import ModelConfig
+from hyla.models.mtp import MTPModule
+from hyla.models.stack import Sublayer, build_norm, cache_specs_of, run
 from hyla.ops import rows
 from hyla.ops.batch import Batch
-from hyla.ops.primitives import wide
-
-
-class Sublayer(nn.Module):
-    """x + module(norm(x)), or alpha norm(x) + beta module(norm(x)) with a scaled residual."""
-
-    def __init__(self, config: SublayerConfig, hidden_dim: int):
-        super().__init__()
-        self.is_mixer = config.module.kind in MIXER_KINDS
-        self.norm = RMSNorm(hidden_dim, eps=config.norm.eps, zero_centered=config.norm.zero_centered)
-        self.module = build_module(config.module, hidden_dim)
-        self.residual = config.residual
-
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
-        normed_TD = self.norm(x_TD)
-        y_TD = self.module(normed_TD, batch, cache) if self.is_mixer else self.module(normed_TD)
-        if self.residual is None:
-            return x_TD + y_TD
-        return (wide(normed_TD) * self.residual.alpha + wide(y_TD) * self.residual.beta).to(x_TD.dtype)
 
 
 class Model(nn.Module):
@@ -46,11 +27,13 @@ class Model(nn.Module):
         blank_VD = torch.empty(config.vocab_size, config.hidden_dim)
         self.embed = nn.Embedding.from_pretrained(blank_VD, freeze=False)
         self.sublayers = nn.ModuleList(Sublayer(sub, config.hidden_dim) for sub in config.sublayers)
-        self.norm = RMSNorm(config.hidden_dim, eps=config.final_norm.eps, zero_centered=config.final_norm.zero_centered)
+        self.norm = build_norm(config.final_norm, config.hidden_dim)
         self.head = Linear(config.hidden_dim, config.vocab_size)
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
         self.head_projection = Projection(self.head, dtype=torch.float32)
+        self.mtp = nn.ModuleList(MTPModule(mtp, config.hidden_dim, config.vocab_size) for mtp in config.mtp)
+        """Multi-token prediction modules, none for most models; `predict_next` runs them, the trunk never does."""
         self.stored_dtypes: dict[str, torch.dtype] = {}
         """Of weights read from a file: their dtype there, in which they are saved again where that loses nothing."""
 
@@ -64,7 +47,11 @@ class Model(nn.Module):
 
     def cache_specs(self) -> tuple[CacheSpec, ...]:
         """What each mixer keeps, in stack order."""
-        return tuple(sub.module.cache_spec() for sub in self.sublayers if sub.is_mixer)
+        return cache_specs_of(self.sublayers)
+
+    def mtp_cache_specs(self, module: int = 0) -> tuple[CacheSpec, ...]:
+        """What each mixer of a multi-token prediction module keeps: on the same grid, in the same kind of pool."""
+        return self.mtp[module].cache_specs()
 
     def forward(self, tokens_T: torch.Tensor, batch: Batch, caches: Sequence[LayerCache] | None = None) -> torch.Tensor:
         """Token ids int64 [T] -> final hidden states [T, D] in the model's dtype.
@@ -72,18 +59,35 @@ class Model(nn.Module):
         caches: one per mixer, as `cache_specs` declares; extended in place by this call. None: whole sequences.
         """
         x_TD = self.embed(tokens_T)
-        remaining = iter(caches) if caches is not None else None
-        for sublayer in self.sublayers:
-            cache = next(remaining) if remaining is not None and sublayer.is_mixer else None
-            x_TD = sublayer(x_TD, batch, cache)
-        return self.norm(x_TD)
+        return self.norm(run(self.sublayers, x_TD, batch, caches))
 
-    def head_logits(self, hidden_TD: torch.Tensor) -> torch.Tensor:
-        """Hidden states [R, D] -> logits [R, vocab], always fp32."""
-        dtype = self.head_projection.dtype if hidden_TD.dtype != torch.float64 else torch.float64
-        if dtype == torch.float64:
-            return rows.linear(hidden_TD, self.head.weight)
-        return self.head_projection(hidden_TD)[0]
+    def predict_next(
+        self,
+        next_tokens_T: torch.Tensor,
+        hidden_TD: torch.Tensor,
+        batch: Batch,
+        caches: Sequence[LayerCache] | None = None,
+        *,
+        module: int = 0,
+    ) -> torch.Tensor:
+        """One step of multi-token prediction: hidden states [T, D] whose `head_logits` are of the token after the next.
+
+        next_tokens_T: int64 [T], for each row the token that follows it. hidden_TD: `forward`'s result for the same
+        rows, or this method's for the step before. batch: the one of the trunk's call (positions are the hidden
+        states'). caches: one per mixer of the module (`mtp_cache_specs`), extended in place. module: which one; a
+        module with shared weights (`MTPConfig.num_steps` > 1) is called again for each of its steps.
+        """
+        mtp = self.mtp[module]
+        embedded_TD = (self.embed if mtp.embed is None else mtp.embed)(next_tokens_T)
+        return mtp(embedded_TD, hidden_TD, batch, caches)
+
+    def head_logits(self, hidden_TD: torch.Tensor, *, module: int | None = None) -> torch.Tensor:
+        """Hidden states [R, D] -> logits [R, vocab], always fp32. module: of that multi-token prediction module."""
+        own = None if module is None else self.mtp[module].head_projection
+        projection = self.head_projection if own is None else own
+        if hidden_TD.dtype == torch.float64:
+            return rows.linear(hidden_TD, projection.linears[0].weight)
+        return projection(hidden_TD)[0]
 
     def logits(self, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Logits of whole prompts (token-id lists, each of at least one id): a [T_i, vocab] fp32 tensor for each.

@@ -2,7 +2,7 @@
 
 Qwen3-Next, except: SwiGLU in every layer, and projections stored apart instead of interleaved by key head. Reads the
 multimodal `qwen3_5` folders (`text_config`, tensors under `model.language_model.`) and `qwen3_5_text`; writes the
-latter. mRoPE equals partial RoPE on text. The vision tower and the MTP block are not loaded yet, and reported.
+latter. mRoPE equals partial RoPE on text. The vision tower is not loaded, and reported.
 Verified against transformers 5.23 on random weights (tests/parity/test_parity_qwen3_5.py).
 """
 
@@ -12,7 +12,15 @@ from typing import Literal
 
 from hyla.models import published as hf
 from hyla.models.config import MLPConfig, ModelConfig
-from hyla.models.families.qwen3_next import GATED_ATTENTION, GATED_DELTA, MLP, TINY, HybridKeys, hybrid_keys
+from hyla.models.families.qwen3_next import (
+    GATED_ATTENTION,
+    GATED_DELTA,
+    MLP,
+    MTP_NAMES,
+    TINY,
+    HybridKeys,
+    hybrid_keys,
+)
 from hyla.models.family import Family
 from hyla.models.names import SWIGLU, fuse, weights
 
@@ -25,11 +33,8 @@ IGNORED = {
     "vision_config": _MULTIMODAL,
     "language_model_only": _MULTIMODAL,
     "mamba_ssm_dtype": "states are always fp32",
-    "mtp_num_hidden_layers": "the multi-token prediction block is not loaded by this version",
-    "mtp_use_dedicated_embeddings": "the multi-token prediction block is not loaded by this version",
 }
 IGNORED_TENSORS = {
-    r"mtp\.": "the multi-token prediction block is not loaded by this version",
     r"model\.visual\.": _MULTIMODAL,
 }
 
@@ -42,25 +47,35 @@ class Keys(HybridKeys):
     attn_output_gate: Literal[True] = True
     output_gate_type: Literal["swish"] = "swish"
     mlp_only_layers: list[int] = []  # noqa: RUF012 (pydantic copies defaults); every layer is dense anyway
+    mtp_num_hidden_layers: Literal[0, 1] = 1
+    mtp_use_dedicated_embeddings: Literal[False] = False
 
 
 def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
-    modules = [module for mixer in keys.mixers("qwen3_5") for module in (mixer, hf.build(MLPConfig, keys, MLP))]
-    return ModelConfig(family="qwen3_5_text", **keys.common(), **hf.prenorm(keys.norm(), modules))
+    dense = hf.build(MLPConfig, keys, MLP)
+    modules = [module for mixer in keys.mixers("qwen3_5") for module in (mixer, dense)]
+    mtp = keys.mtp(keys.mtp_num_hidden_layers, dense)
+    return ModelConfig(family="qwen3_5_text", **keys.common(), **hf.prenorm(keys.norm(), modules), mtp=mtp)
 
 
-NAMES = {
+def to_published(config: ModelConfig) -> dict:
+    """ModelConfig -> config.json."""
+    return {**hybrid_keys(config), "mtp_num_hidden_layers": len(config.mtp)}
+
+
+MIXER_NAMES = {
     "softmax": GATED_ATTENTION,
     "gated_delta": (
         fuse("linear_attn.in_proj_qkv.weight", [f"{name}.weight" for name in "qkv"]),
         *weights("linear_attn.in_proj_", "z z", "b b", "a a"),
         *GATED_DELTA,
     ),
-    "mlp": weights("mlp.", *SWIGLU),
 }
+NAMES = {**MIXER_NAMES, "mlp": weights("mlp.", *SWIGLU)}
+TEXT_ALIASES = ((r"^model\.language_model\.", "model."),)
 
-_COMMON = {
+COMMON_SIZE = {
     "vocab_size": 248320,
     "rope_parameters": {"rope_theta": 1e7, "partial_rotary_factor": 0.25},
     "max_position_embeddings": 262144,
@@ -69,7 +84,7 @@ _COMMON = {
 
 def _size(hidden: int, layers: int, heads: tuple[int, int], value_heads: int, intermediate: int, tied: bool) -> dict:
     return {
-        **_COMMON,
+        **COMMON_SIZE,
         "hidden_size": hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": heads[0],
@@ -84,10 +99,11 @@ FAMILY = Family(
     name="qwen3_5_text",
     schema=Keys,
     from_published=from_published,
-    to_published=hybrid_keys,
+    to_published=to_published,
     architecture="Qwen3_5ForCausalLM",
     names=NAMES,
-    aliases=((r"^model\.language_model\.", "model."),),
+    mtp=MTP_NAMES,
+    aliases=TEXT_ALIASES,
     text_key="text_config",
     ignored=IGNORED,
     ignored_tensors=IGNORED_TENSORS,

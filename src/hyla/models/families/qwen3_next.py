@@ -1,11 +1,13 @@
 """Qwen3-Next: three gated delta layers to one gated attention layer, MoE with a gated shared expert.
 
 The trunk, with zero-centred norms everywhere but inside the gated delta mixer, partial RoPE and output gates.
-Verified against transformers 5.23 on random weights (tests/parity/test_parity_qwen3_next.py). The MTP block of the
-published checkpoint is not loaded yet, and reported.
+Verified against transformers 5.23 on random weights (tests/parity/test_parity_qwen3_next.py), and the MTP module,
+one full-attention layer, against its formulas (tests/models/test_mtp.py).
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -15,16 +17,15 @@ from hyla.models.config import (
     MLPConfig,
     ModelConfig,
     MoEConfig,
+    MTPConfig,
     NormConfig,
     RouterConfig,
     SoftmaxConfig,
 )
-from hyla.models.family import Family
+from hyla.models.family import Family, MTPNames
 from hyla.models.names import SWIGLU, fuse, rename, reshape, stack, weights
 
 IGNORED = {"use_sliding_window": "no layer of this family has a window"}
-IGNORED_TENSORS = {r"mtp\.": "the multi-token prediction block is not loaded by this version"}
-
 
 # fmt: off
 # Published key: field of our config.
@@ -61,15 +62,19 @@ class HybridKeys(hf.Published):
     def norm(self) -> NormConfig:
         return NormConfig(eps=self.rms_norm_eps, zero_centered=True)
 
+    def attention(self) -> SoftmaxConfig:
+        rope = self.rope_parameters.of_head(self.head_dim, default_factor=0.25)
+        return hf.build(SoftmaxConfig, self, ATTENTION, qk_norm=self.norm(), rope=rope, output_gate=True)
+
+    def mtp(self, count: int, channel_mixer: MLPConfig | MoEConfig) -> tuple[MTPConfig, ...]:
+        """The multi-token prediction module, if any: one full-attention layer, whatever the layers of the trunk."""
+        norm = self.norm()
+        return (MTPConfig(norm=norm, **hf.prenorm(norm, [self.attention(), channel_mixer])),) * count
+
     def mixers(self, family: str) -> list[SoftmaxConfig | GatedDeltaConfig]:
         """The mixer of each layer."""
-        rope = self.rope_parameters.of_head(self.head_dim, default_factor=0.25)
-        mixers = {
-            "full_attention": hf.build(
-                SoftmaxConfig, self, ATTENTION, qk_norm=self.norm(), rope=rope, output_gate=True
-            ),
-            "linear_attention": hf.build(GatedDeltaConfig, self, DELTA, norm_eps=self.rms_norm_eps),
-        }
+        delta = hf.build(GatedDeltaConfig, self, DELTA, norm_eps=self.rms_norm_eps)
+        mixers = {"full_attention": self.attention(), "linear_attention": delta}
         period, count = self.full_attention_interval, self.num_hidden_layers
         default = ["full_attention" if (i + 1) % period == 0 else "linear_attention" for i in range(count)]
         return [mixers[kind] for kind in hf.layer_list(family, "layer_types", self.layer_types, default, count)]
@@ -99,6 +104,11 @@ class Keys(HybridKeys):
     moe_intermediate_size: hf.Count = 512
     shared_expert_intermediate_size: hf.Count = 512
     norm_topk_prob: bool = True
+    num_nextn_predict_layers: Literal[0, 1] = 1
+    """MTP modules. The published config.json does not say it; its checkpoint has one."""
+
+    def experts(self) -> MoEConfig:
+        return hf.build(MoEConfig, self, MOE, shared_gate=True, router=hf.build(RouterConfig, self, ROUTER))
 
 
 def from_published(keys: Keys) -> ModelConfig:
@@ -107,9 +117,9 @@ def from_published(keys: Keys) -> ModelConfig:
     modules = []
     for layer, mixer in enumerate(keys.mixers("qwen3_next")):
         is_dense = layer in keys.mlp_only_layers or keys.num_experts == 0 or (layer + 1) % keys.decoder_sparse_step
-        router = hf.build(RouterConfig, keys, ROUTER, score="softmax")
-        modules += [mixer, dense if is_dense else hf.build(MoEConfig, keys, MOE, shared_gate=True, router=router)]
-    return ModelConfig(family="qwen3_next", **keys.common(), **hf.prenorm(keys.norm(), modules))
+        modules += [mixer, dense if is_dense else keys.experts()]
+    mtp = keys.mtp(keys.num_nextn_predict_layers, keys.experts() if keys.num_experts else dense)
+    return ModelConfig(family="qwen3_next", **keys.common(), **hf.prenorm(keys.norm(), modules), mtp=mtp)
 
 
 def to_published(config: ModelConfig) -> dict:
@@ -121,6 +131,7 @@ def to_published(config: ModelConfig) -> dict:
         "mlp_only_layers": [layer for layer, kind in enumerate(kinds) if kind == "mlp"],
         **hf.publish(moe, MOE),
         **hf.publish(moe and moe.router, ROUTER),
+        "num_nextn_predict_layers": len(config.mtp),
     }
 
 
@@ -130,9 +141,17 @@ GATED_ATTENTION = (
 )
 GATED_DELTA = (
     reshape("linear_attn.conv1d.weight", "conv_weight", (0, 1, -1)),
-    rename("linear_attn.A_log", "A_log"),
-    rename("linear_attn.dt_bias", "dt_bias"),
+    *(rename(f"linear_attn.{name}", name) for name in ("A_log", "dt_bias")),
     *weights("linear_attn.", "norm norm", "out_proj o"),
+)
+ROUTER_AND_SHARED = (
+    rename("mlp.gate.weight", "router"),
+    *weights("mlp.shared_expert.", *SWIGLU, ours="shared."),
+    *weights("mlp.", "shared_expert_gate shared_gate"),
+)
+EXPERTS = (
+    *(stack(f"mlp.experts.{{}}.{part}_proj.weight", f"experts_{part}") for part in ("gate", "up", "down")),
+    *ROUTER_AND_SHARED,
 )
 NAMES = {
     "softmax": GATED_ATTENTION,
@@ -142,15 +161,13 @@ NAMES = {
         *GATED_DELTA,
     ),
     "mlp": weights("mlp.", *SWIGLU),
-    "moe": (
-        rename("mlp.gate.weight", "router"),
-        stack("mlp.experts.{}.gate_proj.weight", "experts_gate"),
-        stack("mlp.experts.{}.up_proj.weight", "experts_up"),
-        stack("mlp.experts.{}.down_proj.weight", "experts_down"),
-        *weights("mlp.shared_expert.", *SWIGLU, ours="shared."),
-        *weights("mlp.", "shared_expert_gate shared_gate"),
-    ),
+    "moe": EXPERTS,
 }
+MTP_NAMES = MTPNames(
+    prefix="mtp.",
+    own=weights("", "pre_fc_norm_embedding embed_norm", "pre_fc_norm_hidden hidden_norm", "fc merge", "norm norm"),
+    layer_prefix="mtp.layers.{layer}.",
+)
 
 # fmt: off
 TINY = {
@@ -177,7 +194,7 @@ FAMILY = Family(
     architecture="Qwen3NextForCausalLM",
     names=NAMES,
     ignored=IGNORED,
-    ignored_tensors=IGNORED_TENSORS,
+    mtp=MTP_NAMES,
     tiny_config={**TINY, **TINY_MOE},
     sizes=SIZES,
 )

@@ -29,7 +29,7 @@ def library():
 
 
 def backend() -> Backend:
-    """What computes on the CPU: "native", or "torch" where the kernels cannot be built (said once) or were not wanted."""
+    """What computes on the CPU: "native", or "torch" where they cannot be built (said once) or were not wanted."""
     if "cpu" not in _chosen:
         try:
             library()

@@ -104,10 +104,10 @@ def delta(inputs, spans_4N: torch.Tensor, states: dict[str, torch.Tensor], items
 
     inputs: q (scaled), k [T, Hk, K], v [T, H, V], log_decay [T, H] or [T, H, K], beta [T, H], fp32. states: the cache's
     tensors by field of `DeltaCall`, extended in place; empty: whole sequences from zero. items: (int64 [N], int64) the
-    first place of each sequence in the list of its chunks' items; kept: (u [I, H, 64, V], anchors [I, H, K, V]), filled.
+    first place of each sequence in the list of its chunks' items; kept: (u [I, H, 64, V], anchors [I, H, K, V]).
     """
     tensors = [x.contiguous() for x in inputs]
-    q, k, v, log_decay, _ = tensors
+    _, k, v, log_decay, _ = tensors
     o = torch.empty_like(v)
     call = DeltaCall(sequences=spans_4N.shape[1], key_heads=k.shape[1], heads=v.shape[1], K=k.shape[2], V=v.shape[2])
     call.scale = 1.0

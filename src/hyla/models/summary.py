@@ -1,0 +1,148 @@
+"""What a model holds and keeps: parameters and cache bytes, per sublayer and as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+from torch import nn
+
+from hyla.layers.protocol import CacheSpec, TensorSpec
+from hyla.models.stack import Sublayer
+from hyla.models.trunk import Model
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Parameters (norms included) and cache bytes of some sublayers. Footprints add up."""
+
+    parameters: int = 0
+    active: int = 0
+    """Parameters that work on one token: of routed experts, those that it visits."""
+    kv_bytes_per_token: int = 0
+    """Of the layers that see the whole context."""
+    window_bytes: int = 0
+    """Per sequence, of the layers that see a window: its keys and values, as published."""
+    published_state_bytes: int = 0
+    """Per sequence as others count it: one fp32 state per head."""
+    published_conv_bytes: int = 0
+    """Per sequence as others count it: the last K - 1 inputs of the short convolutions, in the model's dtype."""
+    resident_state_bytes: int = 0
+    """Per sequence here: the anchors, the rows of the open chunk and the convolutions' rings."""
+
+    def __add__(self, other: Footprint) -> Footprint:
+        names = [entry.name for entry in fields(self)]
+        return Footprint(*(getattr(self, name) + getattr(other, name) for name in names))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Weights of a module on any device; shared ones count once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def footprint(sublayer: Sublayer) -> Footprint:
+    """One sublayer's, its norm included."""
+    total, config = count_parameters(sublayer), sublayer.config.module
+    if not sublayer.is_mixer:
+        return Footprint(total, total - _idle_parameters(sublayer))
+    spec, details = sublayer.module.cache_spec(), config.model_dump()
+    window = details.get("window")
+    anchors = sum(tensor.nbytes for tensor in _of_role(spec, "anchor"))
+    # A ring holds [rows, channels].
+    inputs = sum(tensor.nbytes // tensor.shape[0] for tensor in _of_role(spec, "conv"))
+    return Footprint(
+        parameters=total,
+        active=total,
+        kv_bytes_per_token=0 if window else spec.bytes_per_token,
+        window_bytes=spec.bytes_per_token * window if window else 0,
+        published_state_bytes=anchors,
+        published_conv_bytes=inputs * (details.get("conv_len", 1) - 1),
+        resident_state_bytes=spec.bytes_per_sequence,
+    )
+
+
+def footprint_of(sublayers: Iterable[Sublayer]) -> Footprint:
+    """The sum over some sublayers."""
+    return sum(map(footprint, sublayers), Footprint())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A whole model. Multi-token prediction is counted apart, as published numbers leave it out."""
+
+    stack: Footprint
+    """The sublayers of the trunk."""
+    total: int
+    """All parameters without multi-token prediction; a tied head counts once."""
+    active: int
+    embedding: int
+    """Parameters of the embedding, to subtract for the counts without it; of a tied one, none."""
+    head: int
+    mtp: tuple[Footprint, ...]
+
+
+def summarize(model: Model) -> Summary:
+    """Count a model, plain, on any device (the meta device is enough)."""
+    stack = footprint_of(model.sublayers)
+    mtp = tuple(_mtp_footprint(module) for module in model.mtp)
+    total = count_parameters(model) - sum(module.parameters for module in mtp)
+    embedding = 0 if model.config.tie_embeddings else model.embed.weight.numel()
+    active = total - stack.parameters + stack.active
+    return Summary(stack, total, active, embedding, model.head.weight.numel(), mtp)
+
+
+def _mtp_footprint(module) -> Footprint:
+    inner = footprint_of(module.sublayers)
+    outside = count_parameters(module) - inner.parameters
+    return inner + Footprint(parameters=outside, active=outside)
+
+
+def _of_role(spec: CacheSpec, role: str) -> list[TensorSpec]:
+    return [tensor for tensor in spec.slot_tensors if tensor.role == role]
+
+
+def _idle_parameters(sublayer: Sublayer) -> int:
+    """Weights of routed experts that one token does not visit."""
+    config = sublayer.config.module
+    if config.kind != "moe":
+        return 0
+    stacked = [weight for name, weight in sublayer.module.named_parameters() if name.startswith("experts_")]
+    each = sum(weight.numel() for weight in stacked) // config.num_experts
+    return each * (config.num_experts - config.num_experts_per_token)
+
+
+LABELS = {"softmax": "attention", "mla": "MLA", "kda": "KDA", "mlp": "MLP", "moe": "MoE", "mamba2": "Mamba-2"}
+"""Kinds that are not simply called as they are written."""
+
+
+def label(kind: str) -> str:
+    """A kind of sublayer for people."""
+    return LABELS.get(kind, kind.replace("_", " "))
+
+
+def compress(labels: Sequence[str]) -> str:
+    """A list with its repetitions written shorter.
+
+    >>> compress(["KDA", "KDA", "KDA", "MLA"] * 6 + ["KDA", "KDA", "MLA"])
+    '6x (3x KDA, MLA), 2x KDA, MLA'
+    """
+    labels = list(labels)
+    for period in range(1, len(labels) // 2 + 1):
+        repeats = 1
+        while labels[repeats * period : (repeats + 1) * period] == labels[:period]:
+            repeats += 1
+        rest = labels[repeats * period :]
+        if repeats > 1 and len(rest) < period:
+            once = _runs(labels[:period])
+            whole = f"{repeats}x ({once})" if period > 1 else f"{repeats}x {once}"
+            return ", ".join([whole, *([_runs(rest)] if rest else [])])
+    return _runs(labels)
+
+
+def _runs(labels: list[str]) -> str:
+    parts, start = [], 0
+    for end in range(1, len(labels) + 1):
+        if end == len(labels) or labels[end] != labels[start]:
+            parts.append(labels[start] if end - start == 1 else f"{end - start}x {labels[start]}")
+            start = end
+    return ", ".join(parts)
