@@ -43,7 +43,9 @@ def arrive(xs, pieces, *, slot=2, cache=None, start=0):
     outputs = []
     for piece in pieces:
         batch = Batch((piece,), (start,), (slot,), ((),))
-        outputs.append(lightning(*(x[start : start + piece] for x in xs), SLOPES, batch=batch, cache=cache, scale=SCALE))
+        outputs.append(
+            lightning(*(x[start : start + piece] for x in xs), SLOPES, batch=batch, cache=cache, scale=SCALE)
+        )
         start += piece
     return torch.cat(outputs)
 

@@ -32,8 +32,8 @@ DEPTH_FACTORS = {
 def head_slopes(num_heads: int, schedule: str) -> list[float]:
     """Slope of each head before the layer's factor: 2^(-8 (h + 1) / H).
 
-    For a number of heads that is no power of two, the Bailing schedules take ALiBi's rule (arXiv 2108.12409): the slopes of
-    the power of two below, then every second one of the power of two above.
+    For a number of heads that is no power of two, the Bailing schedules take ALiBi's rule (arXiv 2108.12409): the
+    slopes of the power of two below, then every second one of the power of two above.
     """
     power = num_heads if schedule == "minimax" else 2 ** int(math.log2(num_heads))
     slopes = [2.0 ** (-8 * (head + 1) / power) for head in range(power)]
@@ -63,8 +63,9 @@ class GroupRMSNorm(RMSNorm):
 class Lightning(nn.Module):
     """o(sigmoid(gate x) * norm(lightning(q x, k x, v x))), S <- exp(-s_h) S + k v^T.
 
-    MiniMax: SiLU on q, k and v, no scale. Bailing: RMSNorm on each q and k head, partial RoPE, scale head_dim^-0.5. From the
-    projections to the gate everything is fp32. Source: arXiv 2501.08313, section 2.2; arXiv 2510.19338, section 2.
+    MiniMax: SiLU on q, k and v, no scale. Bailing: RMSNorm on each q and k head, partial RoPE, scale head_dim^-0.5.
+    From the projections to the gate everything is fp32. Source: arXiv 2501.08313, section 2.2; arXiv 2510.19338,
+    section 2.
     """
 
     fp32_parameters: tuple[str, ...] = ()

@@ -55,9 +55,7 @@ def _lightning(config: LightningConfig, hidden_dim: int) -> Lightning:
         hidden_dim,
         num_heads=config.num_heads,
         head_dim=config.head_dim,
-        slopes=slopes(
-            config.num_heads, schedule=config.slopes, layer=config.layer, num_layers=config.num_layers
-        ),
+        slopes=slopes(config.num_heads, schedule=config.slopes, layer=config.layer, num_layers=config.num_layers),
         has_silu=config.silu,
         qk_norm_eps=config.qk_norm.eps if config.qk_norm else None,
         scale=config.head_dim**-0.5 if config.scaled else 1.0,

@@ -1,12 +1,13 @@
 """Ling 2.5 and Ring 2.5: seven lightning layers to one MLA layer, MoE with DeepSeek's router.
 
 As Ring-linear 2.0, except MLA (with interleaved RoPE) in the full layers. The QK-norm is that of the lightning layers.
-One rotary table serves both mixers, so head_dim * partial_rotary_factor is qk_rope_head_dim; the latents' norms have eps
-1e-6 whatever `rms_norm_eps` is: the published code leaves it at its default. `bailing_hybrid` is also the model_type
-of Ling 3.0 (KDA layers, known by `short_conv_kernel_size`), which is refused here.
+One rotary table serves both mixers, so head_dim * partial_rotary_factor is qk_rope_head_dim; the latents' norms have
+eps 1e-6 whatever `rms_norm_eps` is: the published code leaves it at its default. `bailing_hybrid` is also the
+model_type of Ling 3.0 (KDA layers, known by `short_conv_kernel_size`), which is refused here.
 
 Verified against logits of the publishers' own code for a tiny model, and against an independent float64 reference of
-the whole model (tests/parity/test_parity_bailing.py). No library has this family.
+the whole model (tests/parity/test_parity_bailing.py). No library has this family. *Assumed* in the 1T presets:
+q_lora_rank (that of Ling-2.6-flash) and routed_scaling_factor (that of the smaller siblings).
 """
 
 from __future__ import annotations
@@ -93,8 +94,7 @@ LARGE = base.MINI | {
     "hidden_size": 8192, "intermediate_size": 18432, "num_hidden_layers": 80, "num_attention_heads": 64,
     "moe_intermediate_size": 2048, "first_k_dense_replace": 4, "layer_group_size": 8, "group_norm_size": 8,
     "rope_theta": 6e6, "max_position_embeddings": 131072,
-    # Assumed: q_lora_rank (that of Ling-2.6-flash) and routed_scaling_factor (2.5 in the siblings).
-    "q_lora_rank": 1536, "routed_scaling_factor": 2.5,
+    "q_lora_rank": 1536, "routed_scaling_factor": 2.5,  # assumed
 }
 # fmt: on
 

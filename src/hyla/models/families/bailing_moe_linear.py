@@ -3,10 +3,11 @@
 The trunk, except nothing. The last layers that do not fill a group are attention layers as well. Lightning layers have
 all heads on both sides, QK-norm, partial RoPE, and an output norm by groups; `group_norm_size` is their number.
 
-Sources disagree about the slopes by depth: the publishers' code multiplies by 1 - (l - 1) / (L - 1) + 1e-5 with l from 0,
-which is the default here and what their own logits confirm for Ling 2.5 (tests/parity/test_parity_bailing.py); some
+Sources disagree about the slopes by depth: the publishers' code multiplies by 1 - (l - 1) / (L - 1) + 1e-5 with l from
+0, which is the default here and what their own logits confirm for Ling 2.5 (tests/parity/test_parity_bailing.py); some
 serving engines use l, or max(0, l - 1), for the same checkpoints. Our key `lightning_slopes` ("bailing",
 "bailing_engines", "bailing_clamped") chooses. Verified against an independent float64 reference of the whole model.
+*Assumed* in Ring-flash-linear-2.0: group_norm_size, rope_theta, max_position_embeddings, and the MoE of Ring-flash-2.0.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LIGHTNING |= {"lightning_slopes": "slopes"}
 
 
 class LinearKeys(base.BailingKeys):
-    """HANDLED keys of config.json of the families with lightning layers."""
+    """Keys of config.json that the families with lightning layers handle."""
 
     layer_group_size: hf.Several = 5
     group_norm_size: hf.Count = 4
@@ -54,6 +55,10 @@ class LinearKeys(base.BailingKeys):
         return [full if is_full[layer] else self.lightning(layer) for layer in range(count)]
 
 
+class Keys(LinearKeys, base.Keys):
+    """HANDLED keys of config.json."""
+
+
 def lightning_keys(config: ModelConfig) -> dict:
     """The inverse of `LinearKeys.mixers` and `LinearKeys.lightning`."""
     lightning = hf.first(config, "lightning")
@@ -67,7 +72,7 @@ def lightning_keys(config: ModelConfig) -> dict:
     return keys | (hf.rope_keys(lightning.rope, lightning.head_dim) if lightning.rope else {})
 
 
-def from_published(keys: LinearKeys) -> ModelConfig:
+def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
     return keys.model("bailing_moe_linear", keys.mixers(keys.attention()))
 
@@ -90,14 +95,13 @@ TINY = {**base.TINY_COMMON, "num_hidden_layers": 4, "layer_group_size": 3, "grou
 LONG = {"rope_theta": 1e6, "max_position_embeddings": 131072}
 SIZES = {
     "Ring-mini-linear-2.0": base.MINI | LONG | {"layer_group_size": 5, "group_norm_size": 4},
-    # Assumed: group_norm_size, rope_theta and max_position_embeddings; the MoE is that of Ring-flash-2.0.
     "Ring-flash-linear-2.0": base.FLASH | LONG | {"layer_group_size": 8, "group_norm_size": 8},
 }
 # fmt: on
 
 FAMILY = Family(
     name="bailing_moe_linear",
-    schema=LinearKeys,
+    schema=Keys,
     from_published=from_published,
     to_published=to_published,
     architecture="BailingMoeLinearV2ForCausalLM",

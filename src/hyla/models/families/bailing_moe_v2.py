@@ -1,9 +1,10 @@
 """Ling 2.0 and Ring 2.0: the full-attention baseline of Ring-linear (arXiv 2510.22115; Ling-mini-2.0 to Ling-1T).
 
-The trunk with grouped-query attention, QK-norm and partial RoPE in every layer, and MoE with DeepSeek's router. Queries,
-keys and values are one published matrix, block after block. Verified against an independent float64 reference of the
-whole model (tests/parity/test_parity_bailing.py); no library has this family. The MTP layer of a published checkpoint
-is not loaded yet, and reported. What is here besides the family itself serves the later Bailing families.
+The trunk with grouped-query attention, QK-norm and partial RoPE in every layer, and MoE with DeepSeek's router.
+Queries, keys and values are one published matrix, block after block. Verified against an independent float64 reference
+of the whole model (tests/parity/test_parity_bailing.py); transformers does not have this family. The MTP layer of a
+published checkpoint is not loaded yet, and reported. What is here besides the family itself serves the later ones.
+*Assumed* in both presets: rope_theta and max_position_embeddings (the defaults of the published code).
 """
 
 from __future__ import annotations
@@ -53,11 +54,10 @@ ROUTER = {
 
 
 class BailingKeys(hf.Published):
-    """HANDLED keys of config.json that all Bailing families share."""
+    """Keys of config.json that all Bailing families handle."""
 
     intermediate_size: hf.Count
     num_attention_heads: hf.Count = 16
-    num_key_value_heads: hf.Count = 4
     head_dim: hf.Count = 128
     rope_parameters: hf.RopeParameters = hf.RopeParameters()
     use_qk_norm: bool = True
@@ -84,11 +84,6 @@ class BailingKeys(hf.Published):
     def norm(self) -> NormConfig:
         return NormConfig(eps=self.rms_norm_eps)
 
-    def attention(self) -> SoftmaxConfig:
-        """Grouped-query attention of the full layers."""
-        rope = self.rope_parameters.of_head(self.head_dim)
-        return hf.build(SoftmaxConfig, self, ATTENTION, qk_norm=self.norm() if self.use_qk_norm else None, rope=rope)
-
     def model(self, family: str, mixers: list[MixerConfig]) -> ModelConfig:
         """The stack: each mixer with its dense or routed channel mixer."""
         shared_dim = (self.moe_shared_expert_intermediate_size or self.moe_intermediate_size) * self.num_shared_experts
@@ -99,6 +94,17 @@ class BailingKeys(hf.Published):
         for layer, mixer in enumerate(mixers):
             modules += [mixer, dense if layer < self.first_k_dense_replace else sparse]
         return ModelConfig(family=family, **self.common(), **hf.prenorm(self.norm(), modules))
+
+
+class Keys(BailingKeys):
+    """HANDLED keys of config.json."""
+
+    num_key_value_heads: hf.Count = 4
+
+    def attention(self) -> SoftmaxConfig:
+        """Grouped-query attention of the full layers."""
+        rope = self.rope_parameters.of_head(self.head_dim)
+        return hf.build(SoftmaxConfig, self, ATTENTION, qk_norm=self.norm() if self.use_qk_norm else None, rope=rope)
 
 
 def bailing_keys(config: ModelConfig) -> dict:
@@ -119,12 +125,12 @@ def bailing_keys(config: ModelConfig) -> dict:
 
 
 def attention_keys(attention: SoftmaxConfig) -> dict:
-    """The inverse of `BailingKeys.attention`."""
+    """The inverse of `Keys.attention`."""
     keys = {**hf.publish(attention, ATTENTION), "use_qk_norm": attention.qk_norm is not None}
     return keys | (hf.rope_keys(attention.rope, attention.head_dim) if attention.rope else {})
 
 
-def from_published(keys: BailingKeys) -> ModelConfig:
+def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
     return keys.model("bailing_moe_v2", [keys.attention()] * keys.num_hidden_layers)
 
@@ -166,7 +172,6 @@ FLASH = MINI | {
     "moe_intermediate_size": 1024,
 }
 SIZES = {
-    # Assumed: rope_theta (that of the code's default) and max_position_embeddings of both sizes.
     "Ling-mini-2.0": MINI | {"rope_theta": 600000.0, "max_position_embeddings": 32768},
     "Ling-flash-2.0": FLASH | {"rope_theta": 600000.0, "max_position_embeddings": 32768},
 }
@@ -174,7 +179,7 @@ SIZES = {
 
 FAMILY = Family(
     name="bailing_moe_v2",
-    schema=BailingKeys,
+    schema=Keys,
     from_published=from_published,
     to_published=to_published,
     architecture="BailingMoeV2ForCausalLM",

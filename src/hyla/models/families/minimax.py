@@ -1,9 +1,9 @@
 """MiniMax-Text-01 and MiniMax-M1: seven lightning layers to one attention layer (arXiv 2501.08313; arXiv 2506.13585).
 
-The trunk, with scaled residuals: the residual is the normed stream. Lightning layers: SiLU on q, k and v, no position code, no
-scale. Attention layers rotate the first `rotary_dim` channels of a head (64 of 128). Reads the original spelling and the
-"-hf" one of transformers, and writes the latter. The inner norm of lightning has eps 1e-6 whatever `rms_norm_eps` is: the
-published code leaves it at its default (llama.cpp takes `rms_norm_eps`).
+The trunk, with scaled residuals: the residual is the normed stream. Lightning layers: SiLU on q, k and v, no position
+code, no scale. Attention layers rotate the first `rotary_dim` channels of a head (64 of 128). Reads the original
+spelling and the "-hf" one of transformers, and writes the latter. The inner norm of lightning has eps 1e-6 whatever
+`rms_norm_eps` is: the published code leaves it at its default (llama.cpp takes `rms_norm_eps`).
 
 Verified against transformers 5.23 with whole heads rotated, and, because transformers ignores `rotary_dim`, against an
 independent float64 reference of the whole model with the published rotation (tests/parity/test_parity_minimax.py).
@@ -41,7 +41,7 @@ IGNORED = {
     "shared_moe_mode": "there is no shared expert",
 }
 IGNORED_TENSORS = {
-    r"model\.layers\.\d+\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)$": "decays follow from the config",
+    r"model\.layers\.\d+\.self_attn\.(slope_rate|\w+_decay)$": "decays follow from the config",
 }
 
 # fmt: off
@@ -99,7 +99,7 @@ class Keys(hf.Published):
         return RopeConfig(rotary_dim=self.rotary_dim, theta=rope.theta)
 
     def kinds(self) -> list[str]:
-        """"linear" or "full" for each layer."""
+        """ "linear" or "full" for each layer."""
         spelled = self.layer_types
         if spelled is None and self.attn_type_list is not None:
             spelled = ["full_attention" if kind else "linear_attention" for kind in self.attn_type_list]
