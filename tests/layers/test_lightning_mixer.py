@@ -1,6 +1,7 @@
 """The lightning mixer: slopes, the norm by groups, and what it refuses."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def test_other_numbers_of_heads_follow_each_publisher_s_rule():
 def test_deeper_layers_decay_less_by_each_schedule(schedule, first, last):
     factors = [slopes(1, schedule=schedule, layer=layer, num_layers=20)[0] * 2**8 for layer in range(20)]
     assert math.isclose(factors[0], first, rel_tol=1e-12) and math.isclose(factors[-1], last, rel_tol=1e-9)
-    assert all(later <= earlier for earlier, later in zip(factors, factors[1:]))
+    assert all(later <= earlier for earlier, later in pairwise(factors))
     assert all(factor > 0 for factor in factors)
 
 

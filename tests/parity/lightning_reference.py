@@ -1,6 +1,7 @@
 """Independent float64 references of the models with lightning layers, written from their formulas.
 
-They share no code with the package: plain functions over published tensors `w` (a dict), one prompt, every token in turn.
+They share no code with the package: plain functions over published tensors `w` (a dict), one prompt at a time, the
+recurrence token by token.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """MiniMax-Text-01: against transformers, and against an independent float64 reference for what transformers gets wrong.
 
-transformers 5.23 ignores `rotary_dim` and rotates whole heads, so its tiny models rotate whole heads here as well, and the
-published rotation is compared with the reference alone. Its logits are taken without a cache: with one, its positions
-and its chunked prefill are wrong.
+transformers 5.23 ignores `rotary_dim` and rotates whole heads, so its tiny models rotate whole heads here as well, and
+the published rotation is compared with the reference alone. Its logits are taken without a cache: with one, its
+positions and its chunked prefill are wrong.
 """
 
 import json
