@@ -11,7 +11,8 @@ from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig, NormConfig
 from hyla.models.family import family_of, known_model_types
 
-FAMILIES = ("qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_next", "kimi_linear")
+LIGHTNING_FAMILIES = ("minimax", "bailing_moe_v2", "bailing_moe_linear", "bailing_hybrid")
+FAMILIES = ("qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_next", "kimi_linear", *LIGHTNING_FAMILIES)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -221,3 +222,83 @@ def test_a_published_config_is_understood_whole_and_is_the_preset(text, preset):
     assert (config.vocab_size, config.hidden_dim, config.max_len, config.tie_embeddings) == (
         (expected.vocab_size, expected.hidden_dim, expected.max_len, expected.tie_embeddings)
     )
+
+
+MINIMAX = """{
+  "architectures": ["MiniMaxText01ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": null, "eos_token_id": null,
+  "head_dim": 128, "hidden_act": "silu", "hidden_size": 6144, "initializer_range": 0.02, "intermediate_size": 9216,
+  "layernorm_full_attention_alpha": 3.5565588200778455, "layernorm_full_attention_beta": 1.0,
+  "layernorm_linear_attention_alpha": 3.5565588200778455, "layernorm_linear_attention_beta": 1.0,
+  "layernorm_mlp_alpha": 3.5565588200778455, "layernorm_mlp_beta": 1.0, "max_position_embeddings": 10240000,
+  "model_type": "minimax_m1", "num_attention_heads": 64, "num_experts_per_tok": 2, "num_hidden_layers": 80,
+  "num_key_value_heads": 8, "num_local_experts": 32, "output_router_logits": false, "postnorm": true,
+  "rms_norm_eps": 1e-05, "rope_theta": 10000000, "rotary_dim": 64, "shared_intermediate_size": 0,
+  "tie_word_embeddings": false, "use_cache": true, "vocab_size": 200064
+}"""
+RING_MINI_LINEAR = """{
+  "architectures": ["BailingMoeLinearV2ForCausalLM"], "attention_dropout": 0.0, "embedding_dropout": 0.0,
+  "eos_token_id": 156892, "first_k_dense_replace": 1, "group_norm_size": 4, "head_dim": 128, "hidden_act": "silu",
+  "hidden_size": 2048, "intermediate_size": 5120, "layer_group_size": 5, "linear_silu": false,
+  "max_position_embeddings": 131072, "model_type": "bailing_moe_linear", "moe_intermediate_size": 512,
+  "moe_router_enable_expert_bias": true, "moe_shared_expert_intermediate_size": 512, "n_group": 8,
+  "norm_topk_prob": true, "num_attention_heads": 16, "num_experts": 256, "num_experts_per_tok": 8,
+  "num_hidden_layers": 20, "num_key_value_heads": 4, "num_nextn_predict_layers": 0, "num_shared_experts": 1,
+  "output_dropout": 0.0, "pad_token_id": 156892, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-06,
+  "rope_scaling": null, "rope_theta": 1000000, "routed_scaling_factor": 2.5, "router_dtype": "fp32",
+  "score_function": "sigmoid", "tie_word_embeddings": false, "topk_group": 4, "use_bias": false, "use_cache": true,
+  "use_qk_norm": true, "use_qkv_bias": false, "use_rmsnorm": true, "vocab_size": 157184
+}"""
+
+
+class TestLightningFamilies:
+    def test_ring_mini_linear_is_understood_whole_and_is_the_preset(self):
+        family = family_of("bailing_moe_linear")
+        assert family.config_from_hf(json.loads(RING_MINI_LINEAR)) == family.preset("Ring-mini-linear-2.0")
+
+    def test_minimax_in_the_original_spelling_is_the_preset_and_in_the_hf_spelling_the_same(self):
+        published = json.loads(MINIMAX)
+        published["attn_type_list"] = [int((layer + 1) % 8 == 0) for layer in range(80)]
+        family = family_of(published["model_type"])
+        config = family.config_from_hf(published)
+        assert config == family.preset("MiniMax-M1")
+        assert [n for n, mixer in enumerate(config.mixers) if mixer.kind == "softmax"] == list(range(7, 80, 8))
+        hf_spelling = family.config_to_hf(config)
+        assert "layer_types" in hf_spelling and "attn_type_list" not in hf_spelling
+        assert hf_spelling["linear_attn_alpha_factor"] == published["layernorm_linear_attention_alpha"]
+
+    def test_minimax_without_a_list_of_layers_is_refused_because_readers_disagree(self):
+        family = family_of("minimax")
+        keys = {key: value for key, value in family.tiny_config.items() if key != "attn_type_list"}
+        with pytest.raises(ConfigError, match="needs attn_type_list or layer_types"):
+            family.config_from_hf(keys)
+
+    def test_minimax_s_two_spellings_of_the_rotation_must_agree(self):
+        family = family_of("minimax")
+        assert family.config_from_hf({**family.tiny_config, "partial_rotary_factor": 0.6}) == family.tiny
+        with pytest.raises(ConfigError, match="rotary_dim = 12 beside partial_rotary_factor"):
+            family.config_from_hf({**family.tiny_config, "partial_rotary_factor": 0.5})
+        with pytest.raises(ConfigError, match="rotary_dim = 22 must not exceed head_dim = 20"):
+            family.config_from_hf({**family.tiny_config, "rotary_dim": 22})
+
+    def test_minimax_s_norm_comes_before_the_residual_or_not_at_all(self):
+        family = family_of("minimax")
+        with pytest.raises(ConfigError, match="postnorm = False"):
+            family.config_from_hf({**family.tiny_config, "postnorm": False})
+
+    def test_the_layers_of_an_unfilled_last_group_are_full(self):
+        config = family_of("bailing_moe_linear").config_from_hf(
+            {**family_of("bailing_moe_linear").tiny_config, "num_hidden_layers": 8, "layer_group_size": 3}
+        )
+        kinds = [mixer.kind for mixer in config.mixers]
+        assert kinds == ["lightning", "lightning", "softmax"] * 2 + ["softmax", "softmax"]
+        assert [mixer.layer for mixer in config.mixers if mixer.kind == "lightning"] == [0, 1, 3, 4]
+
+    def test_ling_3_0_is_not_taken_for_ling_2_5(self):
+        family = family_of("bailing_hybrid")
+        with pytest.raises(ConfigError, match=r"short_conv_kernel_size = 4 .* Ling 3\.0"):
+            family.config_from_hf({**family.tiny_config, "short_conv_kernel_size": 4})
+
+    def test_one_rotation_serves_both_mixers_of_ling_2_5(self):
+        family = family_of("bailing_hybrid")
+        with pytest.raises(ConfigError, match="qk_rope_head_dim = 8 must be head_dim"):
+            family.config_from_hf({**family.tiny_config, "qk_rope_head_dim": 8})

@@ -25,6 +25,11 @@ TOTALS = [
     ("qwen3", "Qwen3-0.6B", 0.596),
     ("qwen3", "Qwen3-8B", 8.19),
     ("qwen3", "Qwen3-32B", 32.76),
+    ("minimax", "MiniMax-Text-01", 456.09),
+    ("bailing_moe_linear", "Ring-mini-linear-2.0", 16.42),
+    ("bailing_moe_linear", "Ring-flash-linear-2.0", 104.18),
+    ("bailing_hybrid", "Ling-2.5-1T", 1012.2),
+    ("bailing_moe_v2", "Ling-mini-2.0", 16.26),
 ]
 
 # Of the hybrids: billions that work on one token, KV bytes per token (bf16), MB of fp32 states per sequence.

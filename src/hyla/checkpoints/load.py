@@ -68,7 +68,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | str | None = None, devic
     asked = None if dtype is None else _computable(dtype)
     found = read_config(folder)
     with ShardReader(folder) as shards:
-        names = _published_names(shards, found.family)
+        names = _published_names(shards, found.family, found.config)
         config = _without_absent_mtp(folder, found, names)
         model = _build_on_meta(config)
         weights = Weights(model)
@@ -113,12 +113,12 @@ def _shapes(rule: Rule, weights: Weights) -> list[tuple[int, ...]]:
     return published_shapes(rule, [weights.shapes[name] for name in rule.ours])
 
 
-def _published_names(shards: ShardReader, family: Family) -> dict[str, str]:
+def _published_names(shards: ShardReader, family: Family, config: ModelConfig) -> dict[str, str]:
     """Our spelling of each tensor's name -> the folder's, without the ignored ones."""
     names, ignored = {}, {}
     for name in shards:
         canonical = family.canonical(name)
-        reason = family.reason_to_ignore(canonical)
+        reason = family.reason_to_ignore(canonical, config)
         if reason is not None:
             ignored.setdefault(reason, []).append(name)
         elif canonical in names:

@@ -6,6 +6,7 @@ from torch import nn
 
 from hyla.layers.gated_delta import GatedDelta
 from hyla.layers.kda import KDA
+from hyla.layers.lightning import Lightning, slopes
 from hyla.layers.mla import MLA
 from hyla.layers.mlp import MLP
 from hyla.layers.moe import MoE
@@ -14,6 +15,7 @@ from hyla.models.config import (
     ChannelMixerConfig,
     GatedDeltaConfig,
     KDAConfig,
+    LightningConfig,
     MixerConfig,
     MLAConfig,
     MLPConfig,
@@ -48,6 +50,21 @@ def _mla(config: MLAConfig, hidden_dim: int) -> MLA:
     return MLA(hidden_dim, **fields, **_rope(config.rope))
 
 
+def _lightning(config: LightningConfig, hidden_dim: int) -> Lightning:
+    return Lightning(
+        hidden_dim,
+        num_heads=config.num_heads,
+        head_dim=config.head_dim,
+        slopes=slopes(config.num_heads, schedule=config.slopes, layer=config.layer, num_layers=config.num_layers),
+        has_silu=config.silu,
+        qk_norm_eps=config.qk_norm.eps if config.qk_norm else None,
+        scale=config.head_dim**-0.5 if config.scaled else 1.0,
+        norm_groups=config.norm_groups,
+        norm_eps=config.norm_eps,
+        **_rope(config.rope),
+    )
+
+
 def _plain(module: type[nn.Module]):
     """For a module whose keyword arguments are exactly its config's fields."""
 
@@ -80,6 +97,7 @@ BUILDERS = {
     MLAConfig: _mla,
     GatedDeltaConfig: _plain(GatedDelta),
     KDAConfig: _plain(KDA),
+    LightningConfig: _lightning,
     MLPConfig: _plain(MLP),
     MoEConfig: _moe,
 }

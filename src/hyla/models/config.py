@@ -121,6 +121,43 @@ class KDAConfig(Config):
     """Of the output norm, which is gated by a sigmoid."""
 
 
+class LightningConfig(Config):
+    """Lightning attention: linear attention with a constant decay per head."""
+
+    kind: Literal["lightning"] = "lightning"
+    num_heads: Count
+    head_dim: Count
+    slopes: Literal["minimax", "bailing", "bailing_engines", "bailing_clamped"]
+    """Which formula gives the heads' slopes by depth (`layers.lightning.DEPTH_FACTORS`)."""
+    layer: Annotated[int, Field(ge=0)]
+    """Place among all layers of the published model, from 0: deeper layers decay less."""
+    num_layers: Count
+    """All layers of the published model, whatever their mixer."""
+    silu: bool = False
+    """SiLU on queries, keys and values (MiniMax)."""
+    qk_norm: NormConfig | None = None
+    """RMSNorm on each query and key head before the rotation (Bailing)."""
+    rope: RopeConfig | None = None
+    scaled: bool = True
+    """Multiply queries by head_dim^-0.5 (Bailing); MiniMax does not."""
+    norm_groups: Count = 1
+    """Equal parts of the output, over all heads, that are normed apart."""
+    norm_eps: float = Field(default=1e-6, gt=0)
+    """Of the output norm, which is gated by a sigmoid."""
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.layer >= self.num_layers:
+            raise ValueError(f"layer {self.layer} must be below num_layers {self.num_layers}")
+        if self.num_layers == 1 and self.slopes != "minimax":
+            raise ValueError(f"the {self.slopes} slopes are not defined for a single layer")
+        if self.num_heads * self.head_dim % self.norm_groups:
+            raise ValueError(f"num_heads * head_dim must be a multiple of norm_groups {self.norm_groups}")
+        if self.qk_norm and self.qk_norm.zero_centered:
+            raise ValueError("qk_norm of lightning attention is not zero-centred")
+        return self
+
+
 class MLPConfig(Config):
     """SwiGLU: down(silu(gate x) * up x)."""
 
@@ -166,9 +203,9 @@ class MoEConfig(Config):
         return self
 
 
-MixerConfig = SoftmaxConfig | MLAConfig | GatedDeltaConfig | KDAConfig
+MixerConfig = SoftmaxConfig | MLAConfig | GatedDeltaConfig | KDAConfig | LightningConfig
 ChannelMixerConfig = MLPConfig | MoEConfig
-MIXER_KINDS = frozenset({"softmax", "mla", "gated_delta", "kda"})
+MIXER_KINDS = frozenset({"softmax", "mla", "gated_delta", "kda", "lightning"})
 
 
 class ScaledResidual(Config):

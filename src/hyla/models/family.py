@@ -95,6 +95,8 @@ class Family:
     """IGNORED keys of config.json and why."""
     ignored_tensors: Mapping[str, str] = field(default_factory=dict)
     """Patterns of tensors that are not loaded and why."""
+    ignored_layers: str | None = None
+    """Why layers past the last one of the config are not loaded, where the format may have them."""
     tiny_config: Mapping = field(default_factory=dict)
     """A published config of a few layers and odd sizes for tests."""
     sizes: Mapping[str, Mapping] = field(default_factory=dict)
@@ -154,8 +156,11 @@ class Family:
             name = re.sub(pattern, replacement, name)
         return name
 
-    def reason_to_ignore(self, name: str) -> str | None:
-        """Why a tensor of a checkpoint is left out, or None."""
+    def reason_to_ignore(self, name: str, config: ModelConfig) -> str | None:
+        """Why a tensor of a model's checkpoint is left out, or None."""
+        layer = re.match(re.escape(self.layer_prefix).replace(r"\{\}", r"(\d+)"), name)
+        if self.ignored_layers and layer and int(layer[1]) >= len(config.sublayers) // len(self.layer_norms):
+            return self.ignored_layers
         return next((why for pattern, why in self.ignored_tensors.items() if re.match(pattern, name)), None)
 
     def rules(self, config: ModelConfig, ours: Iterable[str]) -> list[Rule]:

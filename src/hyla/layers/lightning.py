@@ -1,0 +1,135 @@
+"""Lightning attention as a mixer: constant decay per head, gated RMSNorm (MiniMax-Text-01; Ring-linear, Ling 2.5)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from hyla.layers.linear import Linear, Projection
+from hyla.layers.norms import RMSNorm
+from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
+from hyla.layers.rope import rotary_table, rotate
+from hyla.ops import primitives
+from hyla.ops.batch import Batch
+from hyla.ops.lightning import cache_tensors, lightning
+from hyla.ops.primitives import wide
+
+DEPTH_FACTORS = {
+    "minimax": lambda layer, count: 1 - layer / (count - 1 + 1e-5) + 1e-5,
+    "bailing": lambda layer, count: 1 - (layer - 1) / (count - 1) + 1e-5,
+    "bailing_engines": lambda layer, count: 1 - layer / (count - 1) + 1e-5,
+    "bailing_clamped": lambda layer, count: 1 - max(layer - 1, 0) / (count - 1) + 1e-5,
+}
+"""Factor on every head's slope by layer (counted from 0 over all layers) and number of layers.
+
+"minimax": MiniMax-Text-01. For Ring-linear and Ling 2.5 sources disagree: "bailing" is the publishers' own code;
+"bailing_engines" and "bailing_clamped" are what serving engines compute for the same checkpoints.
+"""
+
+
+def head_slopes(num_heads: int, schedule: str) -> list[float]:
+    """Slope of each head before the layer's factor: 2^(-8 (h + 1) / H).
+
+    For a number of heads that is no power of two, the Bailing schedules take ALiBi's rule (arXiv 2108.12409): the
+    slopes of the power of two below, then every second one of the power of two above.
+    """
+    power = num_heads if schedule == "minimax" else 2 ** int(math.log2(num_heads))
+    slopes = [2.0 ** (-8 * (head + 1) / power) for head in range(power)]
+    if power < num_heads:
+        slopes += [2.0 ** (-4 * (head + 1) / power) for head in range(0, 2 * power, 2)][: num_heads - power]
+    return slopes
+
+
+def slopes(num_heads: int, *, schedule: str, layer: int, num_layers: int) -> tuple[float, ...]:
+    """Slope s >= 0 of each head of one layer; its state decays by exp(-s) at every token."""
+    factor = DEPTH_FACTORS[schedule](layer, num_layers)
+    return tuple(slope * factor for slope in head_slopes(num_heads, schedule))
+
+
+class GroupRMSNorm(RMSNorm):
+    """RMSNorm of each of `num_groups` equal parts of the last dimension, one weight per channel; fp32 out."""
+
+    def __init__(self, dim: int, *, num_groups: int, eps: float):
+        super().__init__(dim, eps=eps)
+        self.num_groups = num_groups
+
+    def forward(self, x_TW: torch.Tensor) -> torch.Tensor:
+        groups_TGW = wide(x_TW).unflatten(-1, (self.num_groups, -1))
+        return primitives.rms_norm(groups_TGW, None, eps=self.eps).flatten(-2) * wide(self.weight)
+
+
+class Lightning(nn.Module):
+    """o(sigmoid(gate x) * norm(lightning(q x, k x, v x))), S <- exp(-s_h) S + k v^T.
+
+    MiniMax: SiLU on q, k and v, no scale. Bailing: RMSNorm on each q and k head, partial RoPE, scale head_dim^-0.5.
+    From the projections to the gate everything is fp32. Source: arXiv 2501.08313, section 2.2; arXiv 2510.19338,
+    section 2.
+    """
+
+    fp32_parameters: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        *,
+        num_heads: int,
+        head_dim: int,
+        slopes: tuple[float, ...],
+        has_silu: bool,
+        qk_norm_eps: float | None,
+        rotary_dim: int,
+        rope_theta: float,
+        rope_interleaved: bool,
+        scale: float,
+        norm_groups: int,
+        norm_eps: float,
+    ):
+        """qk_norm_eps: None for no QK-norm; rotary_dim: rotated channels of a head, 0 for no position code."""
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, head_dim
+        self.slopes, self.has_silu, self.scale = slopes, has_silu, scale
+        width = num_heads * head_dim
+        self.q, self.k, self.v = (Linear(hidden_dim, width) for _ in range(3))
+        self.gate = Linear(hidden_dim, width)
+        self.q_norm = self.k_norm = None
+        if qk_norm_eps is not None:
+            self.q_norm, self.k_norm = RMSNorm(head_dim, eps=qk_norm_eps), RMSNorm(head_dim, eps=qk_norm_eps)
+        self.rotary = rotary_table(rotary_dim, rope_theta) if rotary_dim else None
+        self.rope_interleaved = rope_interleaved
+        self.norm = GroupRMSNorm(width, num_groups=norm_groups, eps=norm_eps)
+        self.o = Linear(width, hidden_dim)
+        self.in_projection = Projection(self.q, self.k, self.v, self.gate)
+        self.out_projection = Projection(self.o)
+        self.projections = (self.in_projection, self.out_projection)
+
+    def cache_spec(self) -> CacheSpec:
+        tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.head_dim, value_dim=self.head_dim)
+        return CacheSpec(slot_tensors=tuple(TensorSpec(*tensor) for tensor in tensors))
+
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        mixed = wide(self.in_projection.fused(x_TD))
+        width = self.num_heads * self.head_dim
+        qkv, gate = mixed.split([3 * width, width], dim=-1)
+        if self.has_silu:
+            qkv = primitives.silu(qkv)
+        q_THK, k_THK, v_THV = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(1)
+        q_THK, k_THK = self._normed_and_rotated(q_THK, k_THK, batch)
+        o_THV = lightning(q_THK, k_THK, v_THV.contiguous(), self.slopes, batch=batch, cache=cache, scale=self.scale)
+        o = self.norm(o_THV.flatten(1)) * primitives.sigmoid(gate)
+        return self.out_projection(o.to(x_TD.dtype))[0]
+
+    def _normed_and_rotated(self, q_THK, k_THK, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.q_norm is not None:
+            q_THK, k_THK = self.q_norm(q_THK), self.k_norm(k_THK)
+        if self.rotary is None:
+            return q_THK, k_THK
+        cos_sin = self.rotary(batch, q_THK.dtype)
+        both = rotate(torch.cat([q_THK, k_THK], dim=1), cos_sin, interleaved=self.rope_interleaved)
+        return both.chunk(2, dim=1)
+
+    def initialize(self, std: float, generator: torch.Generator) -> None:
+        """Normal(0, std) projections."""
+        for linear in (self.q, self.k, self.v, self.gate, self.o):
+            nn.init.normal_(linear.weight, std=std, generator=generator)

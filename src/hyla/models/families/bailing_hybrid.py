@@ -1,0 +1,113 @@
+"""Ling 2.5 and Ring 2.5: seven lightning layers to one MLA layer, MoE with DeepSeek's router.
+
+As Ring-linear 2.0, except MLA (with interleaved RoPE) in the full layers. The QK-norm is that of the lightning layers.
+One rotary table serves both mixers, so head_dim * partial_rotary_factor is qk_rope_head_dim; the latents' norms have
+eps 1e-6 whatever `rms_norm_eps` is: the published code leaves it at its default. `bailing_hybrid` is also the
+model_type of Ling 3.0 (KDA layers, known by `short_conv_kernel_size`), which is refused here.
+
+Verified against logits of the publishers' own code for a tiny model, and against an independent float64 reference of
+the whole model (tests/parity/test_parity_bailing.py). No library has this family. *Assumed* in the 1T presets:
+q_lora_rank (that of Ling-2.6-flash) and routed_scaling_factor (that of the smaller siblings).
+"""
+
+from __future__ import annotations
+
+from hyla.errors import ConfigError
+from hyla.models import published as hf
+from hyla.models.config import MLAConfig, ModelConfig, RopeConfig
+from hyla.models.families import bailing_moe_linear as linear
+from hyla.models.families import bailing_moe_v2 as base
+from hyla.models.family import Family
+from hyla.models.names import fuse, weights
+
+LATENT_EPS = 1e-6
+# fmt: off
+# Published key: field of our config.
+MLA = {
+    "num_attention_heads": "num_heads", "q_lora_rank": "q_lora_dim", "kv_lora_rank": "kv_lora_dim",
+    "qk_nope_head_dim": "nope_dim", "qk_rope_head_dim": "rope_dim", "v_head_dim": "value_dim",
+}
+# fmt: on
+IGNORED = base.IGNORED | {"num_key_value_heads": "both mixers have all heads on both sides"}
+
+
+class Keys(linear.LinearKeys):
+    """HANDLED keys of config.json."""
+
+    kv_lora_rank: hf.Count = 512
+    q_lora_rank: hf.Count | None = None
+    qk_nope_head_dim: hf.Count = 128
+    qk_rope_head_dim: hf.Count = 64
+    v_head_dim: hf.Count = 128
+    rope_interleave: bool = True
+    short_conv_kernel_size: hf.Count | None = None
+
+
+def from_published(keys: Keys) -> ModelConfig:
+    """config.json -> ModelConfig."""
+    if keys.short_conv_kernel_size is not None:
+        raise ConfigError(
+            f"bailing_hybrid: short_conv_kernel_size = {keys.short_conv_kernel_size} says that this is Ling 3.0, whose "
+            "linear layers are KDA; this format is Ling 2.5"
+        )
+    rotary_dim = keys.rope_parameters.of_head(keys.head_dim).rotary_dim
+    if rotary_dim != keys.qk_rope_head_dim:
+        raise ConfigError(
+            f"bailing_hybrid: qk_rope_head_dim = {keys.qk_rope_head_dim} must be head_dim * partial_rotary_factor, "
+            f"which is {rotary_dim}"
+        )
+    theta = keys.rope_parameters.rope_theta
+    rope = RopeConfig(rotary_dim=keys.qk_rope_head_dim, theta=theta, interleaved=keys.rope_interleave)
+    mla = hf.build(MLAConfig, keys, MLA, norm_eps=LATENT_EPS, rope=rope)
+    return keys.model("bailing_hybrid", keys.mixers(mla))
+
+
+def to_published(config: ModelConfig) -> dict:
+    """ModelConfig -> config.json."""
+    mla, lightning = hf.first(config, "mla"), hf.first(config, "lightning")
+    keys = base.bailing_keys(config) | linear.lightning_keys(config) | hf.publish(mla, MLA)
+    keys["num_key_value_heads"] = (mla or lightning).num_heads
+    if mla and mla.rope:
+        keys["rope_interleave"] = mla.rope.interleaved
+        if lightning is None:
+            keys |= {"head_dim": mla.rope_dim, **hf.rope_keys(mla.rope, mla.rope_dim)}
+    elif lightning and lightning.rope:
+        keys["qk_rope_head_dim"] = lightning.rope.rotary_dim
+    return keys
+
+
+NAMES = {
+    "lightning": linear.LIGHTNING_NAMES,
+    "mla": (
+        *weights("attention.", "q_proj q", "q_a_proj q_a", "q_a_layernorm q_a_norm", "q_b_proj q_b"),
+        *weights("attention.", "kv_a_proj_with_mqa kv_a", "kv_a_layernorm kv_norm", "dense o"),
+        fuse("attention.kv_b_proj.weight", ("k_up", "v_up"), groups="num_heads"),
+    ),
+    **base.CHANNEL_MIXERS,
+}
+
+# fmt: off
+TINY = linear.TINY | {
+    "q_lora_rank": 22, "kv_lora_rank": 28, "qk_nope_head_dim": 10, "qk_rope_head_dim": 12, "v_head_dim": 14,
+}
+LARGE = base.MINI | {
+    "hidden_size": 8192, "intermediate_size": 18432, "num_hidden_layers": 80, "num_attention_heads": 64,
+    "moe_intermediate_size": 2048, "first_k_dense_replace": 4, "layer_group_size": 8, "group_norm_size": 8,
+    "rope_theta": 6e6, "max_position_embeddings": 131072,
+    "q_lora_rank": 1536, "routed_scaling_factor": 2.5,  # assumed
+}
+# fmt: on
+
+FAMILY = Family(
+    name="bailing_hybrid",
+    schema=Keys,
+    from_published=from_published,
+    to_published=to_published,
+    architecture="BailingMoeV2_5ForCausalLM",
+    names=NAMES,
+    trunk=base.TRUNK,
+    ignored=IGNORED,
+    ignored_layers=base.MTP_LAYERS,
+    tiny_config=TINY,
+    sizes={"Ling-2.5-1T": LARGE, "Ring-2.5-1T": LARGE},
+)
