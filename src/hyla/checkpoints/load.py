@@ -71,7 +71,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | str | None = None, devic
     weights = Weights(model)
     rules = found.family.rules(found.config, weights.shapes)
     with ShardReader(folder) as shards:
-        names = _published_names(shards, found.family)
+        names = _published_names(shards, found.family, found.config)
         if model.config.tie_embeddings:
             _drop_tied_head(shards, names, found.family)
         expected = {name: shape for rule in rules for name, shape in zip(rule.published, _shapes(rule, weights))}
@@ -112,12 +112,12 @@ def _shapes(rule: Rule, weights: Weights) -> list[tuple[int, ...]]:
     return published_shapes(rule, [weights.shapes[name] for name in rule.ours])
 
 
-def _published_names(shards: ShardReader, family: Family) -> dict[str, str]:
+def _published_names(shards: ShardReader, family: Family, config: ModelConfig) -> dict[str, str]:
     """Our spelling of each tensor's name -> the folder's, without the ignored ones."""
     names, ignored = {}, {}
     for name in shards:
         canonical = family.canonical(name)
-        reason = family.reason_to_ignore(canonical)
+        reason = family.reason_to_ignore(canonical, config)
         if reason is not None:
             ignored.setdefault(reason, []).append(name)
         elif canonical in names:
