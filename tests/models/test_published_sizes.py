@@ -5,7 +5,7 @@ import torch
 
 from hyla.models.family import family_of
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights
+from hyla.models.weights import Weights, cast
 
 # Billions of parameters without multi-token prediction, computed from the published shapes.
 TOTALS = [
@@ -14,6 +14,9 @@ TOTALS = [
     ("qwen3_5", "Qwen3.5-9B", 8.95),
     ("qwen3_5", "Qwen3.5-27B", 26.90),
     ("kimi_linear", "Kimi-Linear-48B-A3B", 49.12),
+    ("deepseek_v3", "DeepSeek-V3", 671.03),
+    ("deepseek_v32", "DeepSeek-V3.2", 671.88),
+    ("deepseek_v32", "DeepSeek-V3.2-Exp", 671.88),
     ("qwen3", "Qwen3-0.6B", 0.596),
     ("qwen3", "Qwen3-8B", 8.19),
     ("qwen3", "Qwen3-32B", 32.76),
@@ -26,3 +29,10 @@ def test_a_preset_has_the_published_number_of_parameters(model_type, name, billi
         weights = Weights(Model(family_of(model_type).preset(name)))
     total = sum(torch.Size(shape).numel() for shape in weights.shapes.values())
     assert total / 1e9 == pytest.approx(billions, rel=2e-3)
+
+
+def test_deepseek_v32_caches_the_published_bytes_per_token():
+    config = family_of("deepseek_v32").preset("DeepSeek-V3.2")
+    with torch.device("meta"):
+        specs = cast(Model(config), torch.bfloat16).cache_specs()
+    assert sum(spec.bytes_per_token for spec in specs) == 61 * (576 + 128) * 2 == 85_888
