@@ -67,8 +67,9 @@ class MLA(nn.Module):
     """Keys are [norm(latent) | shared part], values the latent; heads meet them through k_up and v_up.
 
     With c = norm(kv_a x)[:kv_lora] and k_pe = (kv_a x)[kv_lora:]:  q~_h = q_nope_h k_up_h,
-    o_h = v_up_h softmax((q~_h . c + q_pe_h . k_pe) scale) c, scale = (nope + rope)^-0.5 scale_factor. The cache holds c and k_pe in the model's
-    dtype: the absorbed products and attention run in fp32. Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.
+    o_h = v_up_h softmax((q~_h . c + q_pe_h . k_pe) scale) c, scale = (nope + rope)^-0.5 scale_factor. The cache holds c
+    and k_pe in the model's dtype: the absorbed products and attention run in fp32. Source: DeepSeek-V2, arXiv
+    2405.04434, section 2.1.
     """
 
     fp32_parameters: tuple[str, ...] = ()

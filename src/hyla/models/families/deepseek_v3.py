@@ -78,10 +78,12 @@ class Keys(hf.Published):
     scoring_func: Literal["sigmoid"] = "sigmoid"
     topk_method: Literal["noaux_tc"] = "noaux_tc"
 
-    def attention(self) -> dict:
+    def attention(self, family: str) -> dict:
         """The fields of `MLAConfig` that are not sizes."""
         if self.num_key_value_heads not in (None, self.num_attention_heads):
-            raise ConfigError(f"num_key_value_heads = {self.num_key_value_heads} must equal num_attention_heads")
+            raise ConfigError(
+                f"{family}: num_key_value_heads = {self.num_key_value_heads} must equal num_attention_heads"
+            )
         rope = self.rope_parameters.of_head(self.qk_rope_head_dim)
         rope = RopeConfig(**{**rope.model_dump(), "interleaved": self.rope_interleave})
         factor = 1.0
@@ -106,7 +108,7 @@ class Keys(hf.Published):
 
 def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
-    return keys.model("deepseek_v3", hf.build(MLAConfig, keys, MLA, **keys.attention()))
+    return keys.model("deepseek_v3", hf.build(MLAConfig, keys, MLA, **keys.attention("deepseek_v3")))
 
 
 def to_published(config: ModelConfig) -> dict:

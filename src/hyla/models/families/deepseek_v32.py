@@ -33,7 +33,7 @@ class Keys(deepseek_v3.Keys):
 
 def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
-    mixer = hf.build(SparseMLAConfig, keys, MLA | INDEXER, **keys.attention())
+    mixer = hf.build(SparseMLAConfig, keys, MLA | INDEXER, **keys.attention("deepseek_v32"))
     return keys.model("deepseek_v32", mixer)
 
 
