@@ -1,8 +1,18 @@
 """DeepSeek-V3 and V3.2 against transformers."""
 
 import pytest
-from parity_oracle import check_parity, check_way_back
+import torch
+from parity_oracle import (
+    TOLERANCE,
+    check_parity,
+    check_way_back,
+    error,
+    make_oracle,
+    oracle_logits,
+    prompts_for,
+)
 
+from hyla.checkpoints import load_model
 from hyla.models.family import family_of
 from hyla.models.trunk import Model
 
@@ -86,3 +96,18 @@ def test_deepseek_v32_gives_the_logits_of_transformers_and_its_tensors_back(tmp_
 @pytest.mark.parametrize("family", ["deepseek_v3", "deepseek_v32"])
 def test_a_model_made_here_loads_in_transformers(tmp_path, family):
     check_way_back(Model(family_of(family).tiny), tmp_path / "m")
+
+
+def test_one_selected_key_more_or_less_is_seen(tmp_path):
+    """The mutation check: the comparisons above must be able to fail."""
+    from transformers import DeepseekV32Config
+
+    oracle = make_oracle(DeepseekV32Config(**V32[0]), tmp_path)
+    prompts = prompts_for(oracle.config.vocab_size)
+    model = load_model(tmp_path)
+    with torch.no_grad():
+        want = oracle_logits(oracle, prompts)
+        for count in (INDEXER["index_topk"] - 1, INDEXER["index_topk"] + 1):
+            for sublayer in model.sublayers[::2]:
+                sublayer.module.indexer.num_selected = count
+            assert error(model.logits(prompts), want) > 10 * TOLERANCE

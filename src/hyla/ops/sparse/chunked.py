@@ -76,13 +76,13 @@ def attend_selected(
     max_TH, sum_TH = q_THK.new_empty(tokens, heads), q_THK.new_empty(tokens, heads)
     for rows_L, positions_LS in steps(selection, keys.key_dim * q_THK.element_size()):
         q_LHK = q_THK[rows_L]
-        p, keys_LnKC = scores(q_LHK, keys, rows_L, positions_LS)
+        p, keys_LSK = scores(q_LHK, keys, rows_L, positions_LS)
         maximum = p.amax((1, 3))
         p.sub_(maximum[:, None, :, None]).exp_()
         total = tree_sum(p.sum(-1))
-        values = keys_LnKC.flatten(0, 1)[:, :value_dim].transpose(1, 2)
-        weighted = bmm(p.flatten(0, 1), values).view(*p.shape[:3], value_dim)
-        o_THV[rows_L] = tree_sum(weighted) / total[..., None]
+        # All channels of the keys, and not the values among them: that would be a copy.
+        weighted = bmm(p.flatten(0, 1), keys_LSK.view(-1, CHUNK, keys.key_dim)).view(*p.shape[:3], -1)
+        o_THV[rows_L] = tree_sum(weighted[..., :value_dim]) / total[..., None]
         max_TH[rows_L], sum_TH[rows_L] = maximum, total
     return SelectedResult(o_THV, max_TH, sum_TH)
 
@@ -102,12 +102,11 @@ def steps(selection: Selection, bytes_per_key: int) -> Iterator[tuple[torch.Tens
 
 
 def scores(q_LHK: torch.Tensor, keys: Keys, rows_L: torch.Tensor, positions_LS: torch.Tensor):
-    """Scores [L, n, H, 64] of scaled queries, minus infinity in spare places, and the keys [L, n, K, 64]."""
+    """Scores [L, n, H, 64] of scaled queries, minus infinity in spare places, and the keys [L, n * 64, K]."""
     rows, heads, key_dim = q_LHK.shape
-    found_LSK = keys.gather(rows_L, positions_LS.clamp_min(0)).to(q_LHK.dtype)
-    keys_LnKC = found_LSK.view(rows, -1, CHUNK, key_dim).transpose(2, 3).contiguous()
-    blocks = keys_LnKC.shape[1]
-    q = q_LHK[:, None].expand(-1, blocks, -1, -1).reshape(-1, heads, key_dim)
-    found = bmm(q, keys_LnKC.flatten(0, 1)).view(rows, blocks, heads, CHUNK)
-    is_spare = (positions_LS < 0).view(rows, blocks, 1, CHUNK)
-    return found.masked_fill_(is_spare, -torch.inf), keys_LnKC
+    keys_LSK = keys.gather(rows_L, positions_LS.clamp_min(0)).to(q_LHK.dtype).contiguous()
+    keys_BCK = keys_LSK.view(-1, CHUNK, key_dim)
+    q_BHK = q_LHK.repeat_interleave(positions_LS.shape[1] // CHUNK, dim=0)
+    found = bmm(q_BHK, keys_BCK.transpose(1, 2)).view(rows, -1, heads, CHUNK)
+    is_spare = (positions_LS < 0).view(rows, -1, 1, CHUNK)
+    return found.masked_fill_(is_spare, -torch.inf), keys_LSK

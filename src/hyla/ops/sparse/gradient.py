@@ -31,8 +31,7 @@ class SelectedAttention(torch.autograd.Function):
         grad_q, grad_k = torch.empty_like(q_scaled), torch.zeros_like(k_TK, dtype=o_THV.dtype)
         for rows_L, positions_LS in steps(ctx.selection, keys.key_dim * o_THV.element_size()):
             q_LHK, grad_o_LHV = q_scaled[rows_L], grad_o_THV[rows_L]
-            p, keys_LnKC = scores(q_LHK, keys, rows_L, positions_LS)
-            k_LSK = keys_LnKC.transpose(2, 3).flatten(1, 2)
+            p, k_LSK = scores(q_LHK, keys, rows_L, positions_LS)
             p_LHS = p.sub_(max_TH[rows_L][:, None, :, None]).exp_().transpose(1, 2).flatten(2)
             p_LHS = p_LHS / sum_TH[rows_L][..., None]
             grad_p = grad_o_LHV @ k_LSK[..., : ctx.value_dim].transpose(1, 2)

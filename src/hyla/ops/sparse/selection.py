@@ -43,7 +43,7 @@ def select_rows(
     counts_T = batch.index(counts)
     for group in plan.groups:
         scores_LX, rows_L = _group_scores(q_RI, weights_R, pages_PIC, group, heads)
-        chosen_LS = _largest(scores_LX, counts_T[rows_L])[:, :width]
+        chosen_LS = _largest(scores_LX, counts_T[rows_L], width)
         positions_TS[rows_L, : chosen_LS.shape[1]] = chosen_LS.int()
     return Selection(positions_TS, counts)
 
@@ -77,11 +77,10 @@ def _products(q_tMI, pages_PIC, group: TileGroup, first: int, last: int) -> torc
     return bmm(q_tcMI.flatten(0, 1), keys_BIC.to(q_tMI.dtype)).unflatten(0, q_tcMI.shape[:2])
 
 
-def _largest(scores_LX: torch.Tensor, counts_L: torch.Tensor) -> torch.Tensor:
-    """Places of each row's counts_L largest scores in ascending order, then -1; ties go to the lower place."""
-    order_LX = scores_LX.sort(dim=-1, descending=True, stable=True)[1]
-    places, most = scores_LX.shape[1], int(counts_L.max())
-    width = min(-(-most // CHUNK) * CHUNK, places)
-    rank = torch.arange(width, device=scores_LX.device)
-    chosen = order_LX[:, :width].masked_fill(rank >= counts_L[:, None], places).sort(dim=-1)[0]
+def _largest(scores_LX: torch.Tensor, counts_L: torch.Tensor, width: int) -> torch.Tensor:
+    """Places of each row's counts_L (<= width) largest scores in ascending order, then -1; ties go to the lower one."""
+    order_LX = scores_LX.sort(dim=-1, descending=True, stable=True)[1][:, :width]
+    places = scores_LX.shape[1]
+    rank = torch.arange(order_LX.shape[1], device=scores_LX.device)
+    chosen = order_LX.masked_fill(rank >= counts_L[:, None], places).sort(dim=-1)[0]
     return chosen.masked_fill_(chosen == places, -1)
