@@ -113,6 +113,12 @@ class TestSpellings:
             keys = {"rope_type": "linear", "factor": 4.0, "beta_fast": 32.0}
             family.config_from_hf({**family.tiny_config, "rope_parameters": keys})
 
+    def test_a_yarn_that_has_no_logarithm_to_divide_by_is_refused(self):
+        family = family_of("deepseek_v3")
+        rope = {**family.tiny_config["rope_parameters"], "rope_theta": 1.0}
+        with pytest.raises(ConfigError, match=r"theta 1\.0 must be above 1"):
+            family.config_from_hf({**family.tiny_config, "rope_parameters": rope})
+
     @pytest.mark.parametrize("keys", [
         {"rope_type": "linear", "factor": 4.0},
         {"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

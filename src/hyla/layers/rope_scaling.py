@@ -29,7 +29,7 @@ class Scaling(Protocol):
 
 @dataclass(frozen=True)
 class LinearScaling:
-    """Positions divided by a factor. Source: arXiv 2306.15595, equation 4."""
+    """Positions divided by a factor. Source: position interpolation, arXiv 2306.15595."""
 
     factor: float
     attention_factor: float = 1.0
@@ -84,7 +84,7 @@ class YarnScaling:
 
 
 def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
-    """0.1 weight ln(factor) + 1, the temperature of YaRN's equation 15; 1 where nothing is stretched.
+    """0.1 weight ln(factor) + 1, YaRN's temperature (arXiv 2309.00071, section 3.4); 1 where nothing is stretched.
 
     >>> round(yarn_magnitude(40.0), 4)
     1.3689

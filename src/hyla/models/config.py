@@ -100,6 +100,8 @@ class RopeConfig(Config):
     def _even(self):
         if self.rotary_dim % 2:
             raise ValueError("rotary_dim must be even")
+        if isinstance(self.scaling, YarnScalingConfig) and self.theta <= 1:
+            raise ValueError(f"theta {self.theta} must be above 1 for yarn, which divides by its logarithm")
         return self
 
 

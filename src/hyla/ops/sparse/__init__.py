@@ -30,7 +30,7 @@ def select_keys(
     """The keys with the largest index scores among a row's own and all earlier positions.
 
     score_ts = sum_h w_th relu((scale q_th) . k_s), s <= t; the min(num_selected, t + 1) largest, ties to the lower s.
-    Source: DeepSeek-V3.2, arXiv 2512.02556, section 2.1, equation 1.
+    Source: DeepSeek-V3.2, arXiv 2512.02556, section 2.1.
 
     Args:
         q_THI: [T, H, I] index queries, fp32 or float64.
@@ -70,7 +70,7 @@ def sparse_attention(
     """Softmax attention of every row over its selected keys; the values are the first `value_dim` channels of the keys.
 
     o_t = sum_{s in S_t} exp(a_ts - m_t) c_s / sum_{s in S_t} exp(a_ts - m_t),  a_ts = (scale q_t) . k_s,  c_s = k_s[:V]
-    Source: DeepSeek-V3.2, arXiv 2512.02556, section 2.1, equation 2, over absorbed MLA (arXiv 2405.04434, 2.1). There
+    Source: DeepSeek-V3.2, arXiv 2512.02556, section 2.1, over absorbed MLA (arXiv 2405.04434, 2.1). There
     is no dense shortcut: a short context takes the same path with all of its keys.
 
     Args:
