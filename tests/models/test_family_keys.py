@@ -12,7 +12,8 @@ from hyla.models.config import ModelConfig, NormConfig
 from hyla.models.family import family_of, known_model_types
 
 LIGHTNING_FAMILIES = ("minimax", "bailing_moe_v2", "bailing_moe_linear", "bailing_hybrid")
-FAMILIES = ("qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_next", "kimi_linear", *LIGHTNING_FAMILIES)
+DEEPSEEK_FAMILIES = ("deepseek_v3", "deepseek_v32")
+FAMILIES = ("qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_next", "kimi_linear", *LIGHTNING_FAMILIES, *DEEPSEEK_FAMILIES)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -104,8 +105,48 @@ class TestSpellings:
 
     def test_rope_scaling_is_not_dropped(self):
         family = family_of("qwen3")
-        with pytest.raises(ConfigError, match="yarn"):
+        with pytest.raises(ConfigError, match="dynamic"):
+            family.config_from_hf({**family.tiny_config, "rope_scaling": {"type": "dynamic", "factor": 4.0}})
+        with pytest.raises(ConfigError, match="original_max_len"):
             family.config_from_hf({**family.tiny_config, "rope_scaling": {"type": "yarn", "factor": 4.0}})
+        with pytest.raises(ConfigError, match=r"'factor': 4.0.* mean nothing with rope_type 'default'"):
+            family.config_from_hf({**family.tiny_config, "rope_parameters": {"factor": 4.0}})
+        with pytest.raises(ConfigError, match="beta_fast"):
+            keys = {"rope_type": "linear", "factor": 4.0, "beta_fast": 32.0}
+            family.config_from_hf({**family.tiny_config, "rope_parameters": keys})
+
+    def test_a_yarn_that_has_no_logarithm_to_divide_by_is_refused(self):
+        family = family_of("deepseek_v3")
+        rope = {**family.tiny_config["rope_parameters"], "rope_theta": 1.0}
+        with pytest.raises(ConfigError, match=r"theta 1\.0 must be above 1"):
+            family.config_from_hf({**family.tiny_config, "rope_parameters": rope})
+
+    @pytest.mark.parametrize("keys", [
+        {"rope_type": "linear", "factor": 4.0},
+        {"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 128},
+        {"type": "yarn", "factor": 4, "original_max_position_embeddings": 32768, "truncate": False},
+        {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "attention_factor": 1.1},
+    ])  # fmt: skip
+    @pytest.mark.parametrize("name", ["qwen3", "qwen3_next", "deepseek_v3"])
+    def test_a_scaled_position_code_survives_the_way_out_and_back(self, name, keys):
+        family = family_of(name)
+        plain = {key: value for key, value in family.tiny_config.items() if key != "rope_parameters"}
+        config = family.config_from_hf({**plain, "rope_theta": 5e5, "rope_scaling": keys})
+        rope = next(mixer.rope for mixer in config.mixers if mixer.kind in ("softmax", "mla"))
+        assert rope.scaling.kind == keys.get("rope_type", keys.get("type"))
+        assert rope.scaling.factor == 4.0 or rope.scaling.kind == "llama3"
+        assert family.config_from_hf(family.config_to_hf(config)) == config
+
+    def test_deepseek_keeps_yarn_s_magnitude_in_the_softmax_scale(self):
+        mixer = family_of("deepseek_v32").preset("DeepSeek-V3.2").mixers[0]
+        assert mixer.scale_factor == pytest.approx(1.8739, rel=1e-4)
+        assert (mixer.num_index_heads, mixer.index_dim, mixer.num_selected) == (64, 128, 2048)
+
+    def test_deepseek_heads_share_one_latent(self):
+        family = family_of("deepseek_v3")
+        with pytest.raises(ConfigError, match="num_key_value_heads = 2 must equal"):
+            family.config_from_hf({**family.tiny_config, "num_key_value_heads": 2})
 
     def test_the_nested_multimodal_config_of_qwen3_5_reads_as_its_text_tower(self):
         family = family_of("qwen3_5")
@@ -208,11 +249,31 @@ KIMI_LINEAR = """{
   "transformers_version": "4.57.1", "use_cache": true, "use_grouped_topk": true, "v_head_dim": 128,
   "vocab_size": 163840
 }"""
+DEEPSEEK_V32 = """{
+  "architectures": ["DeepseekV32ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 0,
+  "eos_token_id": 1, "ep_size": 1, "first_k_dense_replace": 3, "hidden_act": "silu", "hidden_size": 7168,
+  "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048, "initializer_range": 0.02,
+  "intermediate_size": 18432, "kv_lora_rank": 512, "max_position_embeddings": 163840, "model_type": "deepseek_v32",
+  "moe_intermediate_size": 2048, "moe_layer_freq": 1, "n_group": 8, "n_routed_experts": 256, "n_shared_experts": 1,
+  "norm_topk_prob": true, "num_attention_heads": 128, "num_experts_per_tok": 8, "num_hidden_layers": 61,
+  "num_key_value_heads": 128, "num_nextn_predict_layers": 1, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+  "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06,
+  "rope_scaling": {"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+                   "original_max_position_embeddings": 4096, "type": "yarn"},
+  "rope_theta": 10000, "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "tie_word_embeddings": false,
+  "topk_group": 4, "topk_method": "noaux_tc", "torch_dtype": "bfloat16", "transformers_version": "4.44.2",
+  "use_cache": true, "v_head_dim": 128, "vocab_size": 129280
+}"""
 
 
 @pytest.mark.parametrize(
     "text, preset",
-    [(QWEN3_5, "Qwen3.5-0.8B"), (QWEN3_NEXT, "Qwen3-Next-80B-A3B"), (KIMI_LINEAR, "Kimi-Linear-48B-A3B")],
+    [
+        (QWEN3_5, "Qwen3.5-0.8B"),
+        (QWEN3_NEXT, "Qwen3-Next-80B-A3B"),
+        (KIMI_LINEAR, "Kimi-Linear-48B-A3B"),
+        (DEEPSEEK_V32, "DeepSeek-V3.2"),
+    ],
 )
 def test_a_published_config_is_understood_whole_and_is_the_preset(text, preset):
     published = json.loads(text)

@@ -8,7 +8,7 @@ from hyla.models.family import family_of
 from hyla.models.presets import find_preset, presets
 from hyla.models.summary import summarize
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights
+from hyla.models.weights import Weights, cast
 
 TOLERANCE = 5e-3
 
@@ -22,6 +22,9 @@ TOTALS = [
     ("qwen3_5_moe", "Qwen3.5-122B-A10B", 122.11),
     ("qwen3_5_moe", "Qwen3.5-397B-A17B", 396.35),
     ("kimi_linear", "Kimi-Linear-48B-A3B", 49.12),
+    ("deepseek_v3", "DeepSeek-V3", 671.03),
+    ("deepseek_v32", "DeepSeek-V3.2", 671.88),
+    ("deepseek_v32", "DeepSeek-V3.2-Exp", 671.88),
     ("qwen3", "Qwen3-0.6B", 0.596),
     ("qwen3", "Qwen3-8B", 8.19),
     ("qwen3", "Qwen3-32B", 32.76),
@@ -124,3 +127,10 @@ def test_names_are_found_in_any_case_and_a_typo_gets_suggestions():
         find_preset("Qwen3.5-27")
     with pytest.raises(ConfigError, match=r"there are .*Kimi-Linear-48B-A3B"):
         find_preset("zzzzzzzz")
+
+
+def test_deepseek_v32_caches_the_published_bytes_per_token():
+    config = family_of("deepseek_v32").preset("DeepSeek-V3.2")
+    with torch.device("meta"):
+        specs = cast(Model(config), torch.bfloat16).cache_specs()
+    assert sum(spec.bytes_per_token for spec in specs) == 61 * (576 + 128) * 2 == 85_888

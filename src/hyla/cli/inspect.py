@@ -102,7 +102,7 @@ def _folder_facts(folder: Path, family, config) -> dict:
 
     with ShardReader(folder) as shards:
         names = {family.canonical(name): shards.dtype(name) for name in shards}
-    ignored = Counter(reason for name in names if (reason := family.reason_to_ignore(name)))
+    ignored = Counter(reason for name in names if (reason := family.reason_to_ignore(name, config)))
     embedding = next(rule.published[0] for rule in family.trunk if rule.ours == ("embed.weight",))
     return {
         "dtype": DTYPES.get(names.get(embedding), torch.bfloat16),

@@ -11,6 +11,7 @@ from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table, rotate
+from hyla.layers.rope_scaling import Scaling
 from hyla.ops import primitives
 from hyla.ops.batch import Batch
 from hyla.ops.lightning import cache_tensors, lightning
@@ -82,6 +83,7 @@ class Lightning(nn.Module):
         rotary_dim: int,
         rope_theta: float,
         rope_interleaved: bool,
+        rope_scaling: Scaling | None = None,
         scale: float,
         norm_groups: int,
         norm_eps: float,
@@ -96,7 +98,7 @@ class Lightning(nn.Module):
         self.q_norm = self.k_norm = None
         if qk_norm_eps is not None:
             self.q_norm, self.k_norm = RMSNorm(head_dim, eps=qk_norm_eps), RMSNorm(head_dim, eps=qk_norm_eps)
-        self.rotary = rotary_table(rotary_dim, rope_theta) if rotary_dim else None
+        self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
         self.rope_interleaved = rope_interleaved
         self.norm = GroupRMSNorm(width, num_groups=norm_groups, eps=norm_eps)
         self.o = Linear(width, hidden_dim)

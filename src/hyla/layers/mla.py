@@ -9,6 +9,7 @@ from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table, rotate
+from hyla.layers.rope_scaling import Scaling
 from hyla.ops import rows
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import CHUNK, Batch
@@ -66,8 +67,9 @@ class MLA(nn.Module):
     """Keys are [norm(latent) | shared part], values the latent; heads meet them through k_up and v_up.
 
     With c = norm(kv_a x)[:kv_lora] and k_pe = (kv_a x)[kv_lora:]:  q~_h = q_nope_h k_up_h,
-    o_h = v_up_h softmax((q~_h . c + q_pe_h . k_pe) (nope + rope)^-0.5) c. The cache holds c and k_pe in the model's
-    dtype: the absorbed products and attention run in fp32. Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.
+    o_h = v_up_h softmax((q~_h . c + q_pe_h . k_pe) scale) c, scale = (nope + rope)^-0.5 scale_factor. The cache holds c
+    and k_pe in the model's dtype: the absorbed products and attention run in fp32. Source: DeepSeek-V2, arXiv
+    2405.04434, section 2.1.
     """
 
     fp32_parameters: tuple[str, ...] = ()
@@ -86,9 +88,13 @@ class MLA(nn.Module):
         rotary_dim: int,
         rope_theta: float,
         rope_interleaved: bool = False,
+        rope_scaling: Scaling | None = None,
+        scale_factor: float = 1.0,
     ):
-        """q_lora_dim: None for a full query projection; rotary_dim: rotated channels of the shared part, 0 for none."""
+        """q_lora_dim: None for a full query projection; rotary_dim: rotated channels of the shared part, 0 for none;
+        scale_factor: on the scores, beside (nope_dim + rope_dim)^-0.5."""
         super().__init__()
+        self.scale = (nope_dim + rope_dim) ** -0.5 * scale_factor
         self.num_heads, self.kv_lora_dim = num_heads, kv_lora_dim
         self.nope_dim, self.rope_dim = nope_dim, rope_dim
         query_dim = num_heads * (nope_dim + rope_dim)
@@ -108,7 +114,7 @@ class MLA(nn.Module):
         self.k_up_projection = HeadProjection(self, "k_up", is_transposed=False)
         self.v_up_projection = HeadProjection(self, "v_up", is_transposed=True)
         self.out_projection = Projection(self.o)
-        self.rotary = rotary_table(rotary_dim, rope_theta) if rotary_dim else None
+        self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
         self.rope_interleaved = rope_interleaved
         used = (self.in_projection, self.q_projection, self.k_up_projection, self.v_up_projection, self.out_projection)
         self.projections = tuple(projection for projection in used if projection is not None)
@@ -119,24 +125,33 @@ class MLA(nn.Module):
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         q, kv = self.in_projection(x_TD)
+        q_latent = None
         if self.q_projection is not None:
-            q = self.q_projection(self.q_a_norm(q))[0]
+            q_latent = self.q_a_norm(q)
+            q = self.q_projection(q_latent)[0]
         q_nope, q_pe = wide(q).unflatten(-1, (self.num_heads, -1)).split([self.nope_dim, self.rope_dim], dim=-1)
         latent, k_pe = wide(kv).unflatten(-1, (1, -1)).split([self.kv_lora_dim, self.rope_dim], dim=-1)
         if self.rotary is not None:
             cos_sin = self.rotary(batch, q_pe.dtype)
             both = rotate(torch.cat([q_pe, k_pe], dim=1), cos_sin, interleaved=self.rope_interleaved)
             q_pe, k_pe = both.split([self.num_heads, 1], dim=1)
-        o_THK = attention(
-            torch.cat([self.k_up_projection(q_nope), q_pe], dim=-1),
-            torch.cat([self.kv_norm(latent), k_pe], dim=-1).to(x_TD.dtype),
+        q_THK = torch.cat([self.k_up_projection(q_nope), q_pe], dim=-1)
+        k_T1K = torch.cat([self.kv_norm(latent), k_pe], dim=-1).to(x_TD.dtype)
+        o_THK = self.attend(q_THK, k_T1K, x_TD, q_latent, batch, cache)
+        return self.out_projection(self.v_up_projection(o_THK).flatten(1).to(x_TD.dtype))[0]
+
+    def attend(self, q_THK, k_T1K, x_TD, q_latent_TR, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        """Absorbed queries over the new and the cached latents: [T, H, kv_lora_dim]. x and q_latent (the normed
+        query latent, or None): what the queries and keys were made from."""
+        return attention(
+            q_THK,
+            k_T1K,
             None,
             batch=batch,
             cache=None if cache is None else PagedKV(cache["k"], None),
-            scale=(self.nope_dim + self.rope_dim) ** -0.5,
+            scale=self.scale,
             value_dim=self.kv_lora_dim,
         )
-        return self.out_projection(self.v_up_projection(o_THK).flatten(1).to(x_TD.dtype))[0]
 
     def initialize(self, std: float, generator: torch.Generator) -> None:
         """Normal(0, std) projections."""

@@ -18,3 +18,20 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return primitives.rms_norm(x, self.weight, eps=self.eps, zero_centered=self.zero_centered)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with weight and bias over the last dimension of an fp32 or float64 tensor (arXiv 1607.06450)."""
+
+    fp32_parameters = ("weight", "bias")
+
+    def __init__(self, dim: int, *, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(dim, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.empty(dim, dtype=torch.float32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        centered = x - primitives.sum_last(x) / x.shape[-1]
+        variance = primitives.sum_last(centered * centered) / x.shape[-1]
+        return centered / (variance + self.eps).sqrt() * self.weight.to(x.dtype) + self.bias.to(x.dtype)

@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from hyla.layers.rope_scaling import Scaling, plain_frequencies
 from hyla.ops.batch import Batch
 from hyla.ops.primitives import wide
 
@@ -16,13 +17,15 @@ TABLE_POSITIONS = 4096
 class RotaryTable:
     """cos and sin of position * theta^(-2i / rotary_dim), i < rotary_dim / 2, side by side: a row per position.
 
+    A scaling replaces the frequencies and multiplies cosines and sines by its attention factor.
+
     Made in pages of TABLE_POSITIONS from float64, as far as positions have been asked for, so that a position's values
     never depend on how far the table reaches. Not a buffer: it follows from the config and is never saved.
     Source: arXiv 2104.09864, section 3.2.2.
     """
 
-    def __init__(self, rotary_dim: int, theta: float):
-        self.rotary_dim, self.theta = rotary_dim, theta
+    def __init__(self, rotary_dim: int, theta: float, scaling: Scaling | None = None):
+        self.rotary_dim, self.theta, self.scaling = rotary_dim, theta, scaling
         self._tables: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
     def __call__(self, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
@@ -37,16 +40,17 @@ class RotaryTable:
         return table[batch.positions_T]
 
     def _page(self, first: int) -> torch.Tensor:
-        channel = torch.arange(0, self.rotary_dim, 2, dtype=torch.float64)
         position = torch.arange(first, first + TABLE_POSITIONS, dtype=torch.float64)
-        angle = position[:, None] * self.theta ** (-channel / self.rotary_dim)
-        return torch.cat([angle.cos(), angle.sin()], dim=1)
+        scaling = self.scaling
+        frequencies = (plain_frequencies if scaling is None else scaling.frequencies)(self.rotary_dim, self.theta)
+        angle = position[:, None] * frequencies
+        return torch.cat([angle.cos(), angle.sin()], dim=1) * (1.0 if scaling is None else scaling.attention_factor)
 
 
 @cache
-def rotary_table(rotary_dim: int, theta: float) -> RotaryTable:
+def rotary_table(rotary_dim: int, theta: float, scaling: Scaling | None = None) -> RotaryTable:
     """The table that all layers with these numbers share."""
-    return RotaryTable(rotary_dim, theta)
+    return RotaryTable(rotary_dim, theta, scaling)
 
 
 def rotate(x_THK: torch.Tensor, cos_sin_TR: torch.Tensor, *, interleaved: bool = False) -> torch.Tensor:

@@ -9,6 +9,7 @@ from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table, rotate
+from hyla.layers.rope_scaling import Scaling
 from hyla.ops import primitives
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import CHUNK, Batch
@@ -37,6 +38,7 @@ class SoftmaxAttention(nn.Module):
         rotary_dim: int,
         rope_theta: float,
         rope_interleaved: bool = False,
+        rope_scaling: Scaling | None = None,
     ):
         """qk_norm_eps: None for no QK-norm; rotary_dim: rotated channels of a head, 0 for no position code."""
         super().__init__()
@@ -50,7 +52,7 @@ class SoftmaxAttention(nn.Module):
         if qk_norm_eps is not None:
             self.q_norm = RMSNorm(head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
             self.k_norm = RMSNorm(head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
-        self.rotary = rotary_table(rotary_dim, rope_theta) if rotary_dim else None
+        self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
         self.rope_interleaved = rope_interleaved
         self._inputs = [self.q, self.k, self.v] + ([self.gate] if has_output_gate else [])
         self.in_projection = Projection(*self._inputs)

@@ -10,18 +10,24 @@ from hyla.layers.lightning import Lightning, slopes
 from hyla.layers.mla import MLA
 from hyla.layers.mlp import MLP
 from hyla.layers.moe import MoE
+from hyla.layers.rope_scaling import LinearScaling, Llama3Scaling, Scaling, YarnScaling, yarn_magnitude
 from hyla.layers.softmax import SoftmaxAttention
+from hyla.layers.sparse_mla import SparseMLA
 from hyla.models.config import (
     ChannelMixerConfig,
     GatedDeltaConfig,
     KDAConfig,
     LightningConfig,
+    LinearScalingConfig,
+    Llama3ScalingConfig,
     MixerConfig,
     MLAConfig,
     MLPConfig,
     MoEConfig,
     RopeConfig,
     SoftmaxConfig,
+    SparseMLAConfig,
+    YarnScalingConfig,
 )
 
 
@@ -29,7 +35,29 @@ def _rope(config: RopeConfig | None) -> dict:
     """A position code as flat arguments; rotary_dim 0: none."""
     if config is None:
         return {"rotary_dim": 0, "rope_theta": 10000.0, "rope_interleaved": False}
-    return {"rotary_dim": config.rotary_dim, "rope_theta": config.theta, "rope_interleaved": config.interleaved}
+    rope = {"rotary_dim": config.rotary_dim, "rope_theta": config.theta, "rope_interleaved": config.interleaved}
+    # A layer that no published model scales need not know the word.
+    return rope if config.scaling is None else {**rope, "rope_scaling": scaling_of(config.scaling)}
+
+
+def scaling_of(config: LinearScalingConfig | Llama3ScalingConfig | YarnScalingConfig) -> Scaling:
+    """The scaling that a config describes."""
+    if config.kind == "linear":
+        return LinearScaling(config.factor)
+    if config.kind == "llama3":
+        return Llama3Scaling(config.factor, config.low_freq_factor, config.high_freq_factor, config.original_max_len)
+    magnitude = config.attention_factor
+    if magnitude is None and config.mscale and config.mscale_all_dim:
+        parts = (yarn_magnitude(config.factor, weight) for weight in (config.mscale, config.mscale_all_dim))
+        magnitude = next(parts) / next(parts)
+    return YarnScaling(
+        factor=config.factor,
+        original_max_len=config.original_max_len,
+        beta_fast=config.beta_fast,
+        beta_slow=config.beta_slow,
+        truncate=config.truncate,
+        attention_factor=yarn_magnitude(config.factor) if magnitude is None else magnitude,
+    )
 
 
 def _softmax(config: SoftmaxConfig, hidden_dim: int) -> SoftmaxAttention:
@@ -47,7 +75,8 @@ def _softmax(config: SoftmaxConfig, hidden_dim: int) -> SoftmaxAttention:
 
 def _mla(config: MLAConfig, hidden_dim: int) -> MLA:
     fields = config.model_dump(exclude={"kind", "rope"})
-    return MLA(hidden_dim, **fields, **_rope(config.rope))
+    module = SparseMLA if config.kind == "sparse_mla" else MLA
+    return module(hidden_dim, **fields, **_rope(config.rope))
 
 
 def _lightning(config: LightningConfig, hidden_dim: int) -> Lightning:
@@ -95,6 +124,7 @@ def _moe(config: MoEConfig, hidden_dim: int) -> MoE:
 BUILDERS = {
     SoftmaxConfig: _softmax,
     MLAConfig: _mla,
+    SparseMLAConfig: _mla,
     GatedDeltaConfig: _plain(GatedDelta),
     KDAConfig: _plain(KDA),
     LightningConfig: _lightning,

@@ -93,8 +93,8 @@ class Family:
     """The key that nests the language model's config inside a multimodal one."""
     ignored: Mapping[str, str] = field(default_factory=dict)
     """IGNORED keys of config.json and why."""
-    ignored_tensors: Mapping[str, str] = field(default_factory=dict)
-    """Patterns of tensors that are not loaded and why."""
+    ignored_tensors: Mapping[str, str] | Callable[[ModelConfig], Mapping[str, str]] = field(default_factory=dict)
+    """Patterns of tensors that are not loaded and why; a function where they depend on the number of layers."""
     ignored_layers: str | None = None
     """Why layers past the last one of the config are not loaded, where the format may have them."""
     tiny_config: Mapping = field(default_factory=dict)
@@ -161,7 +161,8 @@ class Family:
         layer = re.match(re.escape(self.layer_prefix).replace(r"\{\}", r"(\d+)"), name)
         if self.ignored_layers and layer and int(layer[1]) >= len(config.sublayers) // len(self.layer_norms):
             return self.ignored_layers
-        return next((why for pattern, why in self.ignored_tensors.items() if re.match(pattern, name)), None)
+        patterns = self.ignored_tensors(config) if callable(self.ignored_tensors) else self.ignored_tensors
+        return next((why for pattern, why in patterns.items() if re.match(pattern, name)), None)
 
     def rules(self, config: ModelConfig, ours: Iterable[str]) -> list[Rule]:
         """The bound rules of a model with our parameter names; together they cover each name exactly once."""

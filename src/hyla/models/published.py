@@ -11,11 +11,15 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from hyla.errors import ConfigError
 from hyla.models.config import (
     ChannelMixerConfig,
+    LinearScalingConfig,
+    Llama3ScalingConfig,
     MixerConfig,
     ModelConfig,
     NormConfig,
     RopeConfig,
+    ScalingConfig,
     SublayerConfig,
+    YarnScalingConfig,
 )
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -25,6 +29,8 @@ LayerTypes = list[Literal["linear_attention", "full_attention"]]
 
 Made = TypeVar("Made", bound=BaseModel)
 ROPE_KEYS = ("rope_theta", "partial_rotary_factor")
+SCALINGS = {"linear": LinearScalingConfig, "llama3": Llama3ScalingConfig, "yarn": YarnScalingConfig}
+ORIGINAL_LEN = "original_max_position_embeddings"
 
 
 class Strict(BaseModel):
@@ -37,17 +43,43 @@ class Strict(BaseModel):
 class RopeParameters(Strict):
     """The position code, as one object (the spelling of transformers 5)."""
 
-    rope_type: Literal["default"] = "default"
+    rope_type: Literal["default", "linear", "llama3", "yarn"] = "default"
     rope_theta: Annotated[float, Field(gt=0)] = 10000.0
     partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] | None = None
     mrope_section: list[int] | None = None
     """Frequencies per image axis: no effect on text, whose three positions are equal."""
     mrope_interleaved: bool | None = None
+    factor: float | None = None
+    """This and all that follows: of the scalings, as their configs say."""
+    original_max_position_embeddings: Count | None = None
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    truncate: bool | None = None
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
 
     def of_head(self, head_dim: int, default_factor: float = 1.0) -> RopeConfig:
         """The rotation of a head's leading channels."""
         factor = self.partial_rotary_factor or default_factor
-        return RopeConfig(rotary_dim=int(head_dim * factor), theta=self.rope_theta)
+        return RopeConfig(rotary_dim=int(head_dim * factor), theta=self.rope_theta, scaling=self.scaling())
+
+    def scaling(self) -> ScalingConfig | None:
+        """The scaling that `rope_type` names. Raises ConfigError for a key that it does not have."""
+        names = list(RopeParameters.model_fields)
+        given = {name: getattr(self, name) for name in names[names.index("factor") :]}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.rope_type == "default":
+            if given:
+                raise ConfigError(f"rope_parameters = {given} in config.json mean nothing with rope_type 'default'")
+            return None
+        if ORIGINAL_LEN in given:
+            given["original_max_len"] = given.pop(ORIGINAL_LEN)
+        if self.rope_type == "linear":  # some writers repeat the length there; it has no part in the formula
+            given.pop("original_max_len", None)
+        return SCALINGS[self.rope_type](**given)
 
 
 class Published(Strict):
@@ -146,7 +178,14 @@ def rope_keys(rope: RopeConfig, head_dim: int) -> dict:
     if int(head_dim * factor) < rope.rotary_dim:  # readers round head_dim * factor down
         factor = math.nextafter(factor, 1.0)
     parts = {"rope_theta": rope.theta} | ({} if factor == 1.0 else {"partial_rotary_factor": factor})
-    return {**parts, "rope_parameters": {"rope_type": "default", **parts}}
+    if rope.scaling is None:
+        return {**parts, "rope_parameters": {"rope_type": "default", **parts}}
+    scaling = rope.scaling.model_dump(exclude_none=True)
+    kind = scaling.pop("kind")
+    if "original_max_len" in scaling:
+        scaling[ORIGINAL_LEN] = scaling.pop("original_max_len")
+    nested = {"rope_type": kind, **scaling, **parts}
+    return {**parts, "rope_parameters": nested, "rope_scaling": {"type": kind, **nested}}
 
 
 def layer_list(family: str, key: str, values: list | None, default: list, num_layers: int) -> list:

@@ -1,0 +1,181 @@
+"""DeepSeek-V3: MLA with a query latent and interleaved RoPE, leading dense layers, MoE with grouped routing.
+
+The trunk, except nothing (arXiv 2412.19437). The latents' norms have eps 1e-6 whatever `rms_norm_eps` is: the published
+code leaves it at its default. YaRN's magnitude is taken out of the rotation (mscale / mscale_all_dim) and put, squared,
+on the softmax scale. Verified against transformers 5.23 on random weights (tests/parity/test_parity_deepseek.py):
+largest difference of fp32 logits 1.4e-6 of the largest. The multi-token prediction layer behind the last one is not
+loaded, and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from hyla.errors import ConfigError
+from hyla.layers.rope_scaling import yarn_magnitude
+from hyla.models import published as hf
+from hyla.models.config import MLAConfig, MLPConfig, ModelConfig, MoEConfig, NormConfig, RopeConfig, RouterConfig
+from hyla.models.family import Family
+from hyla.models.names import SWIGLU, fuse, rename, stack, weights
+
+LATENT_EPS = 1e-6
+IGNORED = {
+    "aux_loss_alpha": "the weight of a training loss",
+    "ep_size": "a parallel layout of the original training",
+    "head_dim": "the rotated part's size in other libraries, which is qk_rope_head_dim",
+    "mlp_bias": "no MLP of this family has one",
+    "num_mtp_layers": "multi-token prediction is not loaded by this version",
+    "num_nextn_predict_layers": "multi-token prediction is not loaded by this version",
+    "qk_head_dim": "the sum of qk_nope_head_dim and qk_rope_head_dim",
+    "seq_aux": "a variant of a training loss",
+}
+
+# fmt: off
+# Published key: field of our config.
+MLA = {
+    "num_attention_heads": "num_heads", "q_lora_rank": "q_lora_dim", "kv_lora_rank": "kv_lora_dim",
+    "qk_nope_head_dim": "nope_dim", "qk_rope_head_dim": "rope_dim", "v_head_dim": "value_dim",
+}
+MOE = {
+    "n_routed_experts": "num_experts", "num_experts_per_tok": "num_experts_per_token",
+    "moe_intermediate_size": "expert_dim",
+}
+ROUTER = {
+    "scoring_func": "score", "norm_topk_prob": "normalize", "n_group": "num_groups",
+    "topk_group": "num_groups_kept", "routed_scaling_factor": "scaling",
+}
+# fmt: on
+MLP = {"intermediate_size": "intermediate_dim"}
+
+
+class Keys(hf.Published):
+    """HANDLED keys of config.json; the defaults are DeepSeek-V3's."""
+
+    intermediate_size: hf.Count = 18432
+    num_attention_heads: hf.Count = 128
+    num_key_value_heads: hf.Count | None = None
+    q_lora_rank: hf.Count | None = None
+    kv_lora_rank: hf.Count = 512
+    qk_nope_head_dim: hf.Count = 128
+    qk_rope_head_dim: hf.Count = 64
+    v_head_dim: hf.Count = 128
+    rope_parameters: hf.RopeParameters = hf.RopeParameters()
+    rope_interleave: bool = True
+    first_k_dense_replace: int = Field(default=3, ge=0)
+    mlp_layer_types: list[Literal["dense", "sparse"]] | None = None
+    moe_layer_freq: Literal[1] = 1
+    n_routed_experts: hf.Several = 256
+    n_shared_experts: hf.Count = 1
+    num_experts_per_tok: hf.Count = 8
+    moe_intermediate_size: hf.Count = 2048
+    n_group: hf.Count = 8
+    topk_group: hf.Count = 4
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 2.5
+    scoring_func: Literal["sigmoid"] = "sigmoid"
+    topk_method: Literal["noaux_tc"] = "noaux_tc"
+
+    def attention(self, family: str) -> dict:
+        """The fields of `MLAConfig` that are not sizes."""
+        if self.num_key_value_heads not in (None, self.num_attention_heads):
+            raise ConfigError(
+                f"{family}: num_key_value_heads = {self.num_key_value_heads} must equal num_attention_heads"
+            )
+        rope = self.rope_parameters.of_head(self.qk_rope_head_dim)
+        rope = RopeConfig(**{**rope.model_dump(), "interleaved": self.rope_interleave})
+        factor = 1.0
+        if rope.scaling is not None and rope.scaling.kind == "yarn" and rope.scaling.mscale_all_dim:
+            factor = yarn_magnitude(rope.scaling.factor, rope.scaling.mscale_all_dim) ** 2
+        return {"norm_eps": LATENT_EPS, "rope": rope, "scale_factor": factor}
+
+    def model(self, family: str, mixer: MLAConfig) -> ModelConfig:
+        """The stack: one kind of mixer, dense layers first."""
+        shared_dim = self.moe_intermediate_size * self.n_shared_experts
+        router = hf.build(RouterConfig, self, ROUTER, has_bias=True)
+        channel_mixers = {
+            "dense": hf.build(MLPConfig, self, MLP),
+            "sparse": hf.build(MoEConfig, self, MOE, shared_dim=shared_dim, router=router),
+        }
+        count, dense = self.num_hidden_layers, self.first_k_dense_replace
+        default = ["dense" if layer < dense else "sparse" for layer in range(count)]
+        kinds = hf.layer_list(family, "mlp_layer_types", self.mlp_layer_types, default, count)
+        layers = [module for kind in kinds for module in (mixer, channel_mixers[kind])]
+        return ModelConfig(family=family, **self.common(), **hf.prenorm(NormConfig(eps=self.rms_norm_eps), layers))
+
+
+def from_published(keys: Keys) -> ModelConfig:
+    """config.json -> ModelConfig."""
+    return keys.model("deepseek_v3", hf.build(MLAConfig, keys, MLA, **keys.attention("deepseek_v3")))
+
+
+def to_published(config: ModelConfig) -> dict:
+    """ModelConfig -> config.json."""
+    mixer = config.mixers[0] if config.mixers else None
+    moe, mlp = hf.first(config, "moe"), hf.first(config, "mlp")
+    keys = hf.common_keys(config)
+    keys["first_k_dense_replace"] = [sub.module.kind for sub in config.sublayers].count("mlp")
+    if isinstance(mixer, MLAConfig):
+        keys |= hf.publish(mixer, MLA | {"num_key_value_heads": "num_heads"})
+        if mixer.rope:
+            keys |= hf.rope_keys(mixer.rope, mixer.rope_dim) | {"rope_interleave": mixer.rope.interleaved}
+    keys |= hf.publish(mlp, MLP) | hf.publish(moe, MOE)
+    if moe:
+        keys |= {"n_shared_experts": moe.shared_dim // moe.expert_dim, **hf.publish(moe.router, ROUTER)}
+    return keys
+
+
+def ignored_tensors(config: ModelConfig) -> Mapping[str, str]:
+    """The multi-token prediction layer stands behind the last one."""
+    pattern = rf"model\.layers\.{len(config.mixers)}\."
+    return {pattern: "the multi-token prediction layer is not loaded by this version"}
+
+
+ATTENTION = (
+    *weights("self_attn.", "q_proj q", "q_a_proj q_a", "q_a_layernorm q_a_norm", "q_b_proj q_b"),
+    *weights("self_attn.", "kv_a_proj_with_mqa kv_a", "kv_a_layernorm kv_norm", "o_proj o"),
+    fuse("self_attn.kv_b_proj.weight", ("k_up", "v_up"), groups="num_heads"),
+)
+NAMES = {
+    "mla": ATTENTION,
+    "mlp": weights("mlp.", *SWIGLU),
+    "moe": (
+        rename("mlp.gate.weight", "router"),
+        rename("mlp.gate.e_score_correction_bias", "router_bias"),
+        *(stack(f"mlp.experts.{{}}.{name}_proj.weight", f"experts_{name}") for name in ("gate", "up", "down")),
+        *weights("mlp.shared_experts.", *SWIGLU, ours="shared."),
+    ),
+}
+
+# fmt: off
+YARN = {
+    "rope_type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 4096, "rope_theta": 10000.0,
+}
+TINY = {
+    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 5,
+    "q_lora_rank": 20, "kv_lora_rank": 28, "qk_nope_head_dim": 10, "qk_rope_head_dim": 6, "v_head_dim": 12,
+    "first_k_dense_replace": 1, "n_routed_experts": 6, "num_experts_per_tok": 2, "n_shared_experts": 2,
+    "moe_intermediate_size": 20, "n_group": 3, "topk_group": 2, "max_position_embeddings": 512,
+    "bos_token_id": 94, "eos_token_id": 95, "rope_parameters": {**YARN, "original_max_position_embeddings": 64},
+}
+SIZE = {
+    "vocab_size": 129280, "hidden_size": 7168, "num_hidden_layers": 61, "q_lora_rank": 1536,
+    "max_position_embeddings": 163840, "rope_parameters": YARN, "bos_token_id": 0, "eos_token_id": 1,
+}
+# fmt: on
+
+FAMILY = Family(
+    name="deepseek_v3",
+    schema=Keys,
+    from_published=from_published,
+    to_published=to_published,
+    architecture="DeepseekV3ForCausalLM",
+    names=NAMES,
+    ignored=IGNORED,
+    ignored_tensors=ignored_tensors,
+    tiny_config=TINY,
+    sizes={"DeepSeek-V3": SIZE},
+)
