@@ -57,7 +57,7 @@ def _idle_parameters(sublayer, config) -> int:
     if config.module.kind != "moe":
         return 0
     experts = sublayer.module
-    weights = sum(weight.numel() for weight in (experts.experts_gate, experts.experts_up, experts.experts_down))
+    weights = sum(weight.numel() for weight in experts.experts_projection.parameters())
     return weights // config.module.num_experts * (config.module.num_experts - config.module.num_experts_per_token)
 
 

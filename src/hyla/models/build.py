@@ -6,6 +6,7 @@ from torch import nn
 
 from hyla.layers.gated_delta import GatedDelta
 from hyla.layers.kda import KDA
+from hyla.layers.mamba2 import Mamba2
 from hyla.layers.mla import MLA
 from hyla.layers.mlp import MLP
 from hyla.layers.moe import MoE
@@ -14,6 +15,7 @@ from hyla.models.config import (
     ChannelMixerConfig,
     GatedDeltaConfig,
     KDAConfig,
+    Mamba2Config,
     MixerConfig,
     MLAConfig,
     MLPConfig,
@@ -72,6 +74,8 @@ def _moe(config: MoEConfig, hidden_dim: int) -> MoE:
         num_groups=router.num_groups,
         num_groups_kept=router.num_groups_kept,
         scaling=router.scaling,
+        activation=config.activation,
+        latent_dim=config.latent_dim,
     )
 
 
@@ -80,6 +84,7 @@ BUILDERS = {
     MLAConfig: _mla,
     GatedDeltaConfig: _plain(GatedDelta),
     KDAConfig: _plain(KDA),
+    Mamba2Config: _plain(Mamba2),
     MLPConfig: _plain(MLP),
     MoEConfig: _moe,
 }
