@@ -43,6 +43,7 @@ LATENT = {
     "mamba_num_heads": 5,
     "conv_kernel": 3,
     "chunk_size": 32,
+    "time_step_min": 0.3,  # for the start of training only: must change nothing
     "layer_norm_epsilon": 1e-6,
 }
 GROUP_PER_HEAD = {

@@ -17,7 +17,7 @@ from hyla.ops.ssd import cache_tensors, ssd
 
 
 class GatedGroupNorm(RMSNorm):
-    """norm(y silu(z)) w: the gate comes first, the mean square is taken over each of `num_groups` groups of channels."""
+    """norm(y silu(z)) w: the gate first, and the mean square over each of `num_groups` groups of channels."""
 
     def __init__(self, dim: int, *, num_groups: int, eps: float):
         super().__init__(dim, eps=eps)

@@ -1,10 +1,9 @@
 """Nemotron-H and Nemotron-3: Mamba-2, NoPE attention, MoE and dense layers, one sublayer to a layer.
 
-The trunk, with one published layer per sublayer: `hybrid_override_pattern` has one letter each, M Mamba-2,
-* attention, E MoE, - dense MLP (arXiv 2504.03624). No position code; relu2 without gates; Nemotron-3-Super's routed
-experts see a latent. dt is limited by `time_step_limit`, (0, inf) unless config.json says otherwise, as in the published
-code; transformers 5.23 raises dt to `time_step_min` in its chunked form, which is for the start of training only.
-Verified against transformers 5.23 without that clamp, on random weights (tests/parity/test_parity_nemotron_h.py).
+The trunk, with one published layer per sublayer and a letter for each: M Mamba-2, * attention, E MoE, - dense MLP
+(arXiv 2504.03624). relu2 without gates; Super's routed experts see a latent. dt is limited by `time_step_limit`, by
+default (0, inf) as in the published code; transformers 5.23 raises it to `time_step_min` in its chunked form only.
+Verified against transformers without that clamp, on random weights (tests/parity/test_parity_nemotron_h.py).
 """
 
 from __future__ import annotations
@@ -19,50 +18,32 @@ from hyla.models.config import Mamba2Config, MLPConfig, ModelConfig, MoEConfig, 
 from hyla.models.family import Family
 from hyla.models.names import fuse, rename, reshape, stack, weights
 
-_START = "shapes the random start of dt_bias only"
 _MTP = "the multi-token prediction layers are not loaded by this version"
-_ROPE = "this family has no position code"
+_START = "shapes the random start of weights only"
+_OTHER = "an option of another library's runtime"
 IGNORED = {
-    "chunk_size": "chunks have 64 tokens on Hyla's grid; the result does not depend on them beyond rounding",
+    "chunk_size": "chunks have 64 tokens on Hyla's grid; results differ from other sizes by rounding only",
     "expand": "the width of a Mamba layer is mamba_num_heads * mamba_head_dim",
     "hidden_dropout": "dropout is a matter of training; Hyla has none",
     "mamba_ssm_cache_dtype": "states are always fp32",
-    "moe_shared_expert_overlap": "a schedule of another library",
-    "mtp_hybrid_override_pattern": _MTP,
-    "mtp_layers_block_type": _MTP,
-    "num_logits_to_keep": "an output option of another library",
-    "num_nextn_predict_layers": _MTP,
-    "rescale_prenorm_residual": "shapes the random start of output projections only",
-    "rope_parameters": _ROPE,
-    "time_step_floor": _START,
-    "time_step_max": _START,
-    "time_step_min": _START,
-    "use_mamba_kernels": "a choice of backend of another library",
+    "rope_parameters": "this family has no position code",
+    **dict.fromkeys(("mtp_hybrid_override_pattern", "mtp_layers_block_type", "num_nextn_predict_layers"), _MTP),
+    **dict.fromkeys(("time_step_floor", "time_step_max", "time_step_min", "rescale_prenorm_residual"), _START),
+    **dict.fromkeys(("moe_shared_expert_overlap", "num_logits_to_keep", "use_mamba_kernels"), _OTHER),
 }
-IGNORED_TENSORS = {r"mtp\.": _MTP}
 LETTERS = {"mamba2": "M", "moe": "E", "softmax": "*", "mlp": "-"}
-BLOCK_TYPES = {
-    **{"mamba": "M", "attention": "*"},  # before transformers 5
-    **{"linear_attention": "M", "full_attention": "*", "moe": "E", "mlp": "-"},
-}
+TYPES = AliasChoices("layers_block_type", "layer_types")
+BLOCK_TYPES = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*", "moe": "E", "mlp": "-"}
 
-# fmt: off
 # Published key: field of our config.
-MAMBA = {
-    "mamba_num_heads": "num_heads", "mamba_head_dim": "head_dim", "n_groups": "num_groups",
-    "ssm_state_size": "state_dim", "conv_kernel": "conv_len",
-}
+MAMBA_HEADS = {"mamba_num_heads": "num_heads", "mamba_head_dim": "head_dim", "n_groups": "num_groups"}
+MAMBA = {**MAMBA_HEADS, "ssm_state_size": "state_dim", "conv_kernel": "conv_len"}
 ATTENTION = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads", "head_dim": "head_dim"}
+EXPERT_DIMS = {"moe_intermediate_size": "expert_dim", "moe_shared_expert_intermediate_size": "shared_dim"}
+MOE = {"n_routed_experts": "num_experts", "num_experts_per_tok": "num_experts_per_token", **EXPERT_DIMS}
+GROUPS = {"n_group": "num_groups", "topk_group": "num_groups_kept"}
+ROUTER = {**GROUPS, "norm_topk_prob": "normalize", "routed_scaling_factor": "scaling"}
 MLP = {"intermediate_size": "intermediate_dim"}
-MOE = {
-    "n_routed_experts": "num_experts", "num_experts_per_tok": "num_experts_per_token",
-    "moe_intermediate_size": "expert_dim", "moe_shared_expert_intermediate_size": "shared_dim",
-}
-ROUTER = {
-    "n_group": "num_groups", "topk_group": "num_groups_kept", "norm_topk_prob": "normalize",
-    "routed_scaling_factor": "scaling",
-}
-# fmt: on
 NO_LIMIT = (0.0, float("inf"))
 # transformers 5 spells infinity as an object.
 Bound = Annotated[float, BeforeValidator(lambda value: float("inf") if value == {"__float__": "Infinity"} else value)]
@@ -73,12 +54,9 @@ class Keys(hf.Published):
 
     num_hidden_layers: hf.Several | None = None
     rms_norm_eps: float = Field(default=1e-5, gt=0, validation_alias=AliasChoices("layer_norm_epsilon"))
-    norm_eps: float | None = None
-    """A second spelling of layer_norm_epsilon, which published files carry beside it."""
+    norm_eps: float | None = None  # published files carry it beside layer_norm_epsilon
     hybrid_override_pattern: Annotated[str, Field(max_length=16384)] | None = None
-    layers_block_type: list[str] | None = Field(
-        default=None, max_length=16384, validation_alias=AliasChoices("layers_block_type", "layer_types")
-    )
+    layers_block_type: list[str] | None = Field(default=None, max_length=16384, validation_alias=TYPES)
     num_attention_heads: hf.Count = 32
     num_key_value_heads: hf.Count = 8
     head_dim: hf.Count = 128
@@ -110,19 +88,14 @@ class Keys(hf.Published):
 
 def _pattern(keys: Keys) -> str:
     """One letter for each layer. Raises ConfigError when the spellings disagree or a letter is unknown."""
-    pattern = keys.hybrid_override_pattern
-    if keys.layers_block_type is not None:
-        listed = "".join(BLOCK_TYPES.get(kind, f"<{kind}>") for kind in keys.layers_block_type)
-        if pattern not in (None, listed):
-            raise ConfigError(f"nemotron_h: hybrid_override_pattern = {pattern!r} but layers_block_type says {listed!r}")
-        pattern = listed
+    listed = "".join(BLOCK_TYPES.get(kind, f"<{kind}>") for kind in keys.layers_block_type or ())
+    pattern = keys.hybrid_override_pattern or listed
+    if listed not in ("", pattern):
+        raise ConfigError(f"nemotron_h: hybrid_override_pattern = {pattern!r} but layers_block_type says {listed!r}")
     if not pattern or set(pattern) - set(LETTERS.values()):
         raise ConfigError(f"nemotron_h: hybrid_override_pattern = {pattern!r} must be letters of M, E, * and -")
     if keys.num_hidden_layers not in (None, len(pattern)):
-        raise ConfigError(
-            f"nemotron_h: hybrid_override_pattern has {len(pattern)} letters for num_hidden_layers = "
-            f"{keys.num_hidden_layers}; they must agree"
-        )
+        raise ConfigError(f"nemotron_h: {len(pattern)} layers, but num_hidden_layers = {keys.num_hidden_layers}")
     return pattern
 
 
@@ -143,23 +116,18 @@ def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
     if keys.norm_eps not in (None, keys.rms_norm_eps):
         raise ConfigError(f"nemotron_h: norm_eps = {keys.norm_eps} must equal layer_norm_epsilon {keys.rms_norm_eps}")
-    pattern = _pattern(keys)
-    modules = {letter: _module(keys, letter) for letter in sorted(set(pattern))}
-    stack_fields = hf.prenorm(NormConfig(eps=keys.rms_norm_eps), [modules[letter] for letter in pattern])
-    return ModelConfig(family="nemotron_h", **keys.common(), **stack_fields)
+    modules = [_module(keys, letter) for letter in _pattern(keys)]
+    return ModelConfig(family="nemotron_h", **keys.common(), **hf.prenorm(NormConfig(eps=keys.rms_norm_eps), modules))
 
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json, in the hub's spelling."""
-    keys = hf.common_keys(config)
-    del keys["hidden_act"]
+    keys = {key: value for key, value in hf.common_keys(config).items() if key != "hidden_act"}
     keys["layer_norm_epsilon"] = keys.pop("rms_norm_eps")
-    kinds = [sub.module.kind for sub in config.sublayers]
-    keys["num_hidden_layers"] = len(kinds)
-    keys["hybrid_override_pattern"] = "".join(LETTERS.get(kind, f"<{kind}>") for kind in kinds)
-    mamba, moe = hf.first(config, "mamba2"), hf.first(config, "moe")
-    keys |= hf.publish(mamba, MAMBA) | hf.publish(hf.first(config, "softmax"), ATTENTION)
-    keys |= hf.publish(hf.first(config, "mlp"), MLP) | hf.publish(moe, MOE)
+    letters = [LETTERS.get(sub.module.kind, f"<{sub.module.kind}>") for sub in config.sublayers]
+    keys |= {"num_hidden_layers": len(letters), "hybrid_override_pattern": "".join(letters)}
+    mamba, attention, mlp, moe = (hf.first(config, kind) for kind in ("mamba2", "softmax", "mlp", "moe"))
+    keys |= hf.publish(mamba, MAMBA) | hf.publish(attention, ATTENTION) | hf.publish(mlp, MLP) | hf.publish(moe, MOE)
     if mamba and mamba.time_step_limit != NO_LIMIT:
         keys["time_step_limit"] = list(mamba.time_step_limit)
     if moe:
@@ -180,8 +148,7 @@ NAMES = {
     "moe": (
         rename("mixer.gate.weight", "router"),
         rename("mixer.gate.e_score_correction_bias", "router_bias"),
-        stack("mixer.experts.{}.up_proj.weight", "experts_up"),
-        stack("mixer.experts.{}.down_proj.weight", "experts_down"),
+        *(stack(f"mixer.experts.{{}}.{name}_proj.weight", f"experts_{name}") for name in ("up", "down")),
         *weights("mixer.", "fc1_latent_proj to_latent", "fc2_latent_proj from_latent"),
         *weights("mixer.shared_experts.", "up_proj up", "down_proj down", ours="shared."),
     ),
@@ -195,17 +162,15 @@ TINY = {
     "moe_shared_expert_intermediate_size": 28, "moe_latent_size": 36, "routed_scaling_factor": 2.5,
     "max_position_embeddings": 512, "bos_token_id": 94, "eos_token_id": 95,
 }
-_NEMOTRON_3 = {
-    "vocab_size": 131072, "max_position_embeddings": 262144, "num_key_value_heads": 2, "bos_token_id": 1,
-    "pad_token_id": 0,
-}
+_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_NEMOTRON_3 = {"vocab_size": 131072, "max_position_embeddings": 262144, "num_key_value_heads": 2, **_IDS}
 NANO = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"
 SUPER = "MEMEMEM*EMEMEMEM*EMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEM*EMEMEMEME"
 SIZES = {
     "Nemotron-3-Nano-30B-A3B": {
         **_NEMOTRON_3, "hidden_size": 2688, "hybrid_override_pattern": NANO, "mamba_num_heads": 64,
         "n_routed_experts": 128, "num_experts_per_tok": 6, "moe_intermediate_size": 1856,
-        "moe_shared_expert_intermediate_size": 3712, "routed_scaling_factor": 2.5, "eos_token_id": 2,
+        "moe_shared_expert_intermediate_size": 3712, "routed_scaling_factor": 2.5,
     },
     "Nemotron-3-Super-120B-A12B": {
         **_NEMOTRON_3, "hidden_size": 4096, "hybrid_override_pattern": SUPER, "n_routed_experts": 512,
@@ -226,7 +191,7 @@ FAMILY = Family(
     layer_prefix="backbone.layers.{}.",
     trunk=(*weights("backbone.", "embeddings embed", "norm_f norm"), *weights("", "lm_head head")),
     ignored=IGNORED,
-    ignored_tensors=IGNORED_TENSORS,
+    ignored_tensors={r"mtp\.": _MTP},
     tiny_config=TINY,
     sizes=SIZES,
 )

@@ -102,7 +102,7 @@ def packed_experts(
     down_E: Sequence[torch.Tensor],
     activation: Literal["swiglu", "relu2"] = "swiglu",
 ) -> torch.Tensor:
-    """`experts` with one packed tensor per expert (`ops.rows.pack`): gate over up [2 I, D] (relu2: up), and down [D, I].
+    """`experts` with packed tensors per expert (`ops.rows.pack`): gate over up [2 I, D] (relu2: up) and down [D, I].
 
     Bit for bit the same; no gradient (raises BackendUnavailable).
     """

@@ -49,7 +49,7 @@ def _check(q, k, v, log_decay, batch: Batch) -> None:
 
 
 def cache_tensors(*, num_groups: int, num_heads: int, key_dim: int, value_dim: int):
-    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor. u: the values, named as in the delta rules."""
+    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor. u: the values, as elsewhere."""
     single, double = torch.float32, torch.float64
     return (
         ("anchor", (num_heads, key_dim, value_dim), single, "anchor"),

@@ -101,8 +101,8 @@ def _walk_anchors(plan: ChunkPlan, steps: range, added, decay, state_RHKV) -> to
         folded = decay[here] * state_RHKV[:size] + added[here]
         closing = [rank for rank in range(size) if rank < sizes[step + 1] or rank in closes]
         # A tail's chunk stays open: its anchor stays.
-        for rank in closing:
-            state_RHKV[rank] = folded[rank]
+        pick = slice(0, size) if len(closing) == size else torch.tensor(closing, dtype=torch.int64, device=added.device)
+        state_RHKV[pick] = folded[pick]
     return anchors
 
 
