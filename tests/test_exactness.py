@@ -20,6 +20,7 @@ FAMILIES = (
     "bailing_hybrid",
     "deepseek_v3",
     "deepseek_v32",
+    "nemotron_h",
 )
 DTYPES = (torch.float32, torch.bfloat16)
 LENGTH = 140

@@ -10,7 +10,7 @@ from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 
 
-@pytest.fixture(scope="module", params=["kimi_linear", "qwen3_next", "bailing_hybrid"])
+@pytest.fixture(scope="module", params=["kimi_linear", "qwen3_next", "bailing_hybrid", "nemotron_h"])
 def model(request):
     config = family_of(request.param).tiny
     config = config.model_copy(update={"sublayers": config.sublayers[:2] + config.sublayers[-2:]})

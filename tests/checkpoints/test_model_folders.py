@@ -17,7 +17,7 @@ from hyla.models.family import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 
-FAMILIES = ("qwen3", "qwen3_5", "qwen3_next", "kimi_linear", "deepseek_v3", "deepseek_v32")
+FAMILIES = ("qwen3", "qwen3_5", "qwen3_next", "kimi_linear", "deepseek_v3", "deepseek_v32", "nemotron_h")
 
 
 def make(model_type, seed=0):

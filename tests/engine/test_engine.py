@@ -50,7 +50,7 @@ def test_greedy_tokens_and_logprobs_are_those_of_the_whole_prompt_at_once(engine
     reset(engine)
 
 
-@pytest.mark.parametrize("name", ["kimi_linear", "qwen3_next"])
+@pytest.mark.parametrize("name", ["kimi_linear", "qwen3_next", "nemotron_h"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_answer_is_the_same_in_any_batch_and_any_piece_size(name, dtype):
     model = tiny_model(name).to(dtype) if dtype == torch.float32 else in_bfloat16(tiny_model(name))

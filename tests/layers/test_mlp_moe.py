@@ -7,14 +7,15 @@ from hyla.layers.mlp import MLP
 from hyla.layers.moe import MoE
 from hyla.ops.moe.reference import experts_reference, route_reference
 
-D, F, WIDTH, E, K = 20, 36, 12, 6, 3
+D, F, WIDTH, E, K, LATENT = 20, 36, 12, 6, 3, 16
 
 
 def build(kind, dtype=torch.float32):
-    if kind == "mlp":
-        module = MLP(D, intermediate_dim=F)
+    if kind in ("mlp", "relu2"):
+        module = MLP(D, intermediate_dim=F, **({"activation": "relu2"} if kind == "relu2" else {}))
     else:
-        deepseek = kind == "deepseek"
+        deepseek = kind in WITH_BIAS
+        latent = {"activation": "relu2", "latent_dim": LATENT} if kind == "latent" else {}
         module = MoE(
             D,
             num_experts=E,
@@ -28,10 +29,11 @@ def build(kind, dtype=torch.float32):
             num_groups=3 if deepseek else 1,
             num_groups_kept=2 if deepseek else 1,
             scaling=2.5 if deepseek else 1.0,
+            **latent,
         )
     generator = torch.Generator().manual_seed(0)
     module.initialize(0.3, generator)
-    if kind == "deepseek":
+    if kind in WITH_BIAS:
         torch.nn.init.normal_(module.router_bias, std=0.3, generator=generator)
     for name, parameter in module.named_parameters():
         if name not in module.fp32_parameters:
@@ -43,8 +45,11 @@ def make_rows(num_rows=50, dtype=torch.float32):
     return torch.randn(num_rows, D, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
-def swiglu(x, mlp):
-    gate, up, down = (linear.weight.double() for linear in (mlp.gate, mlp.up, mlp.down))
+def dense(x, mlp):
+    up, down = (linear.weight.double() for linear in (mlp.up, mlp.down))
+    if mlp.gate is None:
+        return torch.relu(x @ up.t()).square() @ down.t()
+    gate = mlp.gate.weight.double()
     return (torch.nn.functional.silu(x @ gate.t()) * (x @ up.t())) @ down.t()
 
 
@@ -52,16 +57,21 @@ def expected_output(module, x_TD):
     """The published formula in float64."""
     x = x_TD.double()
     if isinstance(module, MLP):
-        return swiglu(x, module)
+        return dense(x, module)
     bias = None if module.router_bias is None else module.router_bias.double()
     weights, ids = route_reference(x @ module.router.double().t(), bias, **module.routing)
-    stacked = (module.experts_gate, module.experts_up, module.experts_down)
-    routed = experts_reference(x, weights, ids, *(weight.double() for weight in stacked))
+    stacked = [module.experts_up.double(), module.experts_down.double()]
+    if module.to_latent is None:
+        routed = experts_reference(x, weights, ids, module.experts_gate.double(), *stacked)
+    else:
+        latent = experts_reference(x @ module.to_latent.weight.double().t(), weights, ids, None, *stacked)
+        routed = latent @ module.from_latent.weight.double().t()
     gate = 1.0 if module.shared_gate is None else torch.sigmoid(x @ module.shared_gate.weight.double().t())
-    return routed + gate * swiglu(x, module.shared)
+    return routed + gate * dense(x, module.shared)
 
 
-KINDS = ["mlp", "qwen", "deepseek"]
+KINDS = ["mlp", "qwen", "deepseek", "relu2", "latent"]
+WITH_BIAS = ("deepseek", "latent")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,16 +127,23 @@ def test_every_trainable_parameter_gets_a_gradient(kind):
     module = build(kind)
     module(make_rows()).square().sum().backward()
     without = {name for name, parameter in module.named_parameters() if parameter.grad is None}
-    assert without == ({"router_bias"} if kind == "deepseek" else set())
+    assert without == ({"router_bias"} if kind in WITH_BIAS else set())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_are_named_as_documented(kind):
     mlp = {"gate.weight", "up.weight", "down.weight"}
     moe = {"router", "experts_gate", "experts_up", "experts_down"} | {f"shared.{name}" for name in mlp}
-    extra = {"qwen": {"shared_gate.weight"}, "deepseek": {"router_bias"}}
+    latent = {"router_bias", "to_latent.weight", "from_latent.weight"}
+    expected = {
+        "mlp": mlp,
+        "qwen": moe | {"shared_gate.weight"},
+        "deepseek": moe | {"router_bias"},
+        "relu2": mlp - {"gate.weight"},
+        "latent": (moe | latent) - {"experts_gate", "shared.gate.weight"},
+    }
     module = build(kind)
-    assert {name for name, _ in module.named_parameters()} == (mlp if kind == "mlp" else moe | extra[kind])
+    assert {name for name, _ in module.named_parameters()} == expected[kind]
     assert set(module.fp32_parameters) == {name for name, _ in module.named_parameters() if name.startswith("router")}
 
 

@@ -13,7 +13,8 @@ from hyla.models.family import family_of, known_model_types
 
 LIGHTNING_FAMILIES = ("minimax", "bailing_moe_v2", "bailing_moe_linear", "bailing_hybrid")
 DEEPSEEK_FAMILIES = ("deepseek_v3", "deepseek_v32")
-FAMILIES = ("qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_next", "kimi_linear", *LIGHTNING_FAMILIES, *DEEPSEEK_FAMILIES)
+QWEN_FAMILIES = ("qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_next")
+FAMILIES = (*QWEN_FAMILIES, "kimi_linear", "nemotron_h", *LIGHTNING_FAMILIES, *DEEPSEEK_FAMILIES)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -193,6 +194,36 @@ class TestSpellings:
         with pytest.raises(ConfigError, match="layer_types has 1 entries for num_hidden_layers = 4"):
             family.config_from_hf({**family.tiny_config, "layer_types": ["full_attention"]})
 
+    def test_nemotron_layers_as_letters_or_as_names_say_the_same(self):
+        family = family_of("nemotron_h")
+        keys = dict(family.tiny_config)
+        assert keys.pop("hybrid_override_pattern") == "ME*-ME"
+        for mamba, attention in (("mamba", "attention"), ("linear_attention", "full_attention")):
+            names = [mamba, "moe", attention, "mlp", mamba, "moe"]
+            assert family.config_from_hf({**keys, "layers_block_type": names}) == family.tiny
+        with pytest.raises(ConfigError, match=r"'ME\*-ME' but layers_block_type says 'M'"):
+            family.config_from_hf({**family.tiny_config, "layers_block_type": ["mamba"]})
+
+    @pytest.mark.parametrize("pattern", ["", "MX", "M,E"])
+    def test_nemotron_knows_its_letters(self, pattern):
+        family = family_of("nemotron_h")
+        with pytest.raises(ConfigError, match="must be letters of M, E"):
+            family.config_from_hf({**family.tiny_config, "hybrid_override_pattern": pattern})
+
+    @pytest.mark.parametrize("key, value", [("num_hidden_layers", 7), ("norm_eps", 1e-6), ("mamba_num_heads", 5)])
+    def test_nemotron_numbers_must_agree(self, key, value):
+        family = family_of("nemotron_h")
+        with pytest.raises(ConfigError, match=f"{key}|multiple of num_groups"):
+            family.config_from_hf({**family.tiny_config, key: value})
+
+    def test_a_time_step_limit_survives_in_both_spellings(self):
+        family = family_of("nemotron_h")
+        spelled = {**family.tiny_config, "time_step_limit": [0.0, {"__float__": "Infinity"}]}
+        assert family.config_from_hf(spelled) == family.tiny
+        limited = family.config_from_hf({**family.tiny_config, "time_step_limit": [0.001, 0.5]})
+        assert limited.mixers[0].time_step_limit == (0.001, 0.5)
+        assert family.config_from_hf(family.config_to_hf(limited)) == limited
+
     @pytest.mark.parametrize("key, value", [("topk_group", 5), ("num_expert_group", 4), ("num_experts_per_token", 5)])
     def test_routing_groups_must_fit_the_experts(self, key, value):
         family = family_of("kimi_linear")
@@ -265,6 +296,42 @@ DEEPSEEK_V32 = """{
   "use_cache": true, "v_head_dim": 128, "vocab_size": 129280
 }"""
 
+NEMOTRON_3_NANO = """{
+  "architectures": ["NemotronHForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 1,
+  "chunk_size": 128, "conv_kernel": 4, "eos_token_id": 2, "expand": 2, "head_dim": 128, "hidden_dropout": 0.0,
+  "hidden_size": 2688, "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+  "initializer_range": 0.02, "intermediate_size": 1856, "layer_norm_epsilon": 1e-05, "mamba_head_dim": 64,
+  "mamba_hidden_act": "silu", "mamba_num_heads": 64, "mamba_proj_bias": false, "mamba_ssm_cache_dtype": "float32",
+  "max_position_embeddings": 262144, "mlp_bias": false, "mlp_hidden_act": "relu2", "model_type": "nemotron_h",
+  "moe_intermediate_size": 1856, "moe_shared_expert_intermediate_size": 3712, "n_group": 1, "n_groups": 8,
+  "n_routed_experts": 128, "n_shared_experts": 1, "norm_eps": 1e-05, "norm_topk_prob": true,
+  "num_attention_heads": 32, "num_experts_per_tok": 6, "num_hidden_layers": 52, "num_key_value_heads": 2,
+  "num_logits_to_keep": 1, "pad_token_id": 0, "partial_rotary_factor": 1.0, "rescale_prenorm_residual": true,
+  "residual_in_fp32": false, "rope_theta": 10000, "routed_scaling_factor": 2.5, "sliding_window": null,
+  "ssm_state_size": 128, "tie_word_embeddings": false, "time_step_floor": 0.0001, "time_step_limit": [0.0, Infinity],
+  "time_step_max": 0.1, "time_step_min": 0.001, "topk_group": 1, "torch_dtype": "bfloat16", "use_bias": false,
+  "use_cache": true, "use_conv_bias": true, "use_mamba_kernels": true, "vocab_size": 131072
+}"""
+NEMOTRON_3_SUPER = """{
+  "architectures": ["NemotronHForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 1,
+  "chunk_size": 128, "conv_kernel": 4, "dtype": "bfloat16", "eos_token_id": 2, "expand": 2, "head_dim": 128,
+  "hidden_dropout": 0.0, "hidden_size": 4096,
+  "hybrid_override_pattern":
+    "MEMEMEM*EMEMEMEM*EMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEM*EMEMEMEME",
+  "initializer_range": 0.02, "intermediate_size": 2688, "layer_norm_epsilon": 1e-05, "mamba_head_dim": 64,
+  "mamba_hidden_act": "silu", "mamba_num_heads": 128, "mamba_proj_bias": false, "mamba_ssm_cache_dtype": "float32",
+  "max_position_embeddings": 262144, "mlp_bias": false, "mlp_hidden_act": "relu2", "model_type": "nemotron_h",
+  "moe_intermediate_size": 2688, "moe_latent_size": 1024, "moe_shared_expert_intermediate_size": 5376,
+  "moe_shared_expert_overlap": false, "mtp_hybrid_override_pattern": "*E", "n_group": 1, "n_groups": 8,
+  "n_routed_experts": 512, "n_shared_experts": 1, "norm_eps": 1e-05, "norm_topk_prob": true,
+  "num_attention_heads": 32, "num_experts_per_tok": 22, "num_hidden_layers": 88, "num_key_value_heads": 2,
+  "num_logits_to_keep": 1, "num_nextn_predict_layers": 1, "pad_token_id": 0, "partial_rotary_factor": 1.0,
+  "rescale_prenorm_residual": true, "residual_in_fp32": false, "rope_theta": 10000, "routed_scaling_factor": 5.0,
+  "sliding_window": null, "ssm_state_size": 128, "tie_word_embeddings": false, "time_step_floor": 0.0001,
+  "time_step_max": 0.1, "time_step_min": 0.001, "topk_group": 1, "use_bias": false, "use_cache": true,
+  "use_conv_bias": true, "use_mamba_kernels": true, "vocab_size": 131072
+}"""
+
 
 @pytest.mark.parametrize(
     "text, preset",
@@ -273,6 +340,8 @@ DEEPSEEK_V32 = """{
         (QWEN3_NEXT, "Qwen3-Next-80B-A3B"),
         (KIMI_LINEAR, "Kimi-Linear-48B-A3B"),
         (DEEPSEEK_V32, "DeepSeek-V3.2"),
+        (NEMOTRON_3_NANO, "Nemotron-3-Nano-30B-A3B"),
+        (NEMOTRON_3_SUPER, "Nemotron-3-Super-120B-A12B"),
     ],
 )
 def test_a_published_config_is_understood_whole_and_is_the_preset(text, preset):

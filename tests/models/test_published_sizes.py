@@ -25,6 +25,8 @@ TOTALS = [
     ("deepseek_v3", "DeepSeek-V3", 671.03),
     ("deepseek_v32", "DeepSeek-V3.2", 671.88),
     ("deepseek_v32", "DeepSeek-V3.2-Exp", 671.88),
+    ("nemotron_h", "Nemotron-3-Nano-30B-A3B", 31.58),
+    ("nemotron_h", "Nemotron-3-Super-120B-A12B", 120.67),
     ("qwen3", "Qwen3-0.6B", 0.596),
     ("qwen3", "Qwen3-8B", 8.19),
     ("qwen3", "Qwen3-32B", 32.76),
@@ -134,3 +136,28 @@ def test_deepseek_v32_caches_the_published_bytes_per_token():
     with torch.device("meta"):
         specs = cast(Model(config), torch.bfloat16).cache_specs()
     assert sum(spec.bytes_per_token for spec in specs) == 61 * (576 + 128) * 2 == 85_888
+
+
+# Published presets: parameters that one token meets (in billions), anchors (bytes per sequence), KV (bytes per token).
+NEMOTRON_3 = [
+    ("Nemotron-3-Nano-30B-A3B", 3.58, 23 * 64 * 64 * 128 * 4, 6 * 2 * 2 * 128 * 2),
+    ("Nemotron-3-Super-120B-A12B", 12.77, 40 * 128 * 64 * 128 * 4, 8 * 2 * 2 * 128 * 2),
+]
+
+
+@pytest.mark.parametrize("name, billions, state_bytes, kv_bytes", NEMOTRON_3)
+def test_nemotron_3_has_the_published_active_parameters_and_cache_sizes(name, billions, state_bytes, kv_bytes):
+    with torch.device("meta"):
+        model = Model(family_of("nemotron_h").preset(name)).bfloat16()
+    idle = 0
+    for config, sublayer in zip(model.config.sublayers, model.sublayers):
+        if config.module.kind == "moe":
+            experts = sublayer.module.experts_up.numel() + sublayer.module.experts_down.numel()
+            share = config.module.num_experts_per_token / config.module.num_experts
+            idle += experts * (1 - share)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert (total - idle) / 1e9 == pytest.approx(billions, rel=2e-3)
+    specs = model.cache_specs()
+    anchors = [tensor.nbytes for spec in specs for tensor in spec.slot_tensors if tensor.role == "anchor"]
+    assert sum(anchors) == state_bytes
+    assert sum(spec.bytes_per_token for spec in specs) == kv_bytes

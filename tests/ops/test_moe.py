@@ -170,6 +170,34 @@ def test_gradients_equal_the_reference_in_float64(dtype, tolerance):
         assert (got.grad - expected.grad).abs().max() <= tolerance * expected.grad.abs().max()
 
 
+def test_experts_without_a_gate_equal_the_reference_in_any_company():
+    x_TD, weights_Tk, ids_Tk = make_rows(50)
+    _, up, down = make_experts()
+    leaves = [tensor.clone().requires_grad_() for tensor in (x_TD, weights_Tk, up, down)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in leaves]
+    whole = experts(leaves[0], leaves[1], ids_Tk, None, *leaves[2:], "relu2")
+    expected = experts_reference(exact[0], exact[1], ids_Tk, None, *exact[2:])
+    assert (whole - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    grad_TD = torch.randn(50, D, generator=generator(9))
+    whole.backward(grad_TD)
+    expected.backward(grad_TD.double())
+    for got, want in zip(leaves, exact):
+        assert (got.grad - want.grad).abs().max() <= TOLERANCE * want.grad.abs().max()
+    packed = [[rows.pack(weight) for weight in weights] for weights in (up, down)]
+    for some in (slice(0, 1), slice(7, 20), slice(0, 50)):
+        inputs = (x_TD[some], weights_Tk[some], ids_Tk[some])
+        assert torch.equal(experts(*inputs, None, up, down, "relu2"), whole[some])
+        assert torch.equal(packed_experts(*inputs, *packed, "relu2"), whole[some])
+
+
+def test_a_gate_that_the_activation_does_not_have_is_refused():
+    inputs, (gate, up, down) = make_rows(3), make_experts()
+    with pytest.raises(ConfigError, match="relu2 with gate"):
+        experts(*inputs, gate, up, down, "relu2")
+    with pytest.raises(ConfigError, match="swiglu without gate"):
+        experts(*inputs, None, up, down)
+
+
 def test_packed_experts_have_no_gradient():
     x_TD, weights_Tk, ids_Tk = make_rows(3)
     gate, up, down = make_experts()
@@ -181,5 +209,7 @@ def test_packed_experts_have_no_gradient():
 def test_costs_count_chosen_experts():
     assert cost.flops_per_token(D, E, K, WIDTH) == 2 * D * E + K * 2 * (2 * WIDTH * D + D * WIDTH)
     assert cost.expert_bytes(D, WIDTH, 2) == sum(weight[0].numel() for weight in make_experts()) * 2
+    assert cost.flops_per_token(D, E, K, WIDTH, num_matrices=2) == 2 * D * E + K * 4 * WIDTH * D
+    assert cost.expert_bytes(D, WIDTH, 2, num_matrices=2) == 4 * D * WIDTH
     assert cost.expected_experts_read(1, E, K) == pytest.approx(K)
     assert K < cost.expected_experts_read(2, E, K) < 2 * K

@@ -69,6 +69,15 @@ def test_swiglu_rounds_once():
     assert torch.equal(primitives.swiglu(*whole.chunk(2, dim=1)), primitives.swiglu(gate, up))
 
 
+def test_relu2_is_the_square_of_the_positive_part_rounded_once():
+    x = rows_of(T, W)
+    torch.testing.assert_close(primitives.relu2(x), torch.relu(x).square(), rtol=0, atol=0)
+    assert torch.autograd.gradcheck(primitives.relu2, (x.clone().requires_grad_(),))
+    narrow = x.bfloat16()
+    assert torch.equal(primitives.relu2(narrow), primitives.relu2(narrow.float()).bfloat16())
+    assert torch.equal(primitives.relu2(narrow.clone().requires_grad_()), primitives.relu2(narrow))
+
+
 @pytest.mark.parametrize("name", ["sigmoid", "silu", "softplus", "softmax_last", "log_softmax_last", "swiglu"])
 def test_large_inputs_give_finite_values_and_gradients(name):
     x = torch.tensor([[-1e4, -200.0, -89.0, 0.0, 89.0, 200.0, 1e4]], requires_grad=True)

@@ -19,12 +19,12 @@ class ExpertProjection:
     Speaks like `layers.linear.Projection`. When packed, the parameters leave only their shapes behind (meta device).
     """
 
-    names = ("experts_gate", "experts_up", "experts_down")
-
     def __init__(self, module: MoE):
         self._module = module
+        gate = () if module.experts_gate is None else ("experts_gate",)
+        self.names = (*gate, "experts_up", "experts_down")
         self.gate_up_E: list[torch.Tensor] | None = None
-        """One packed [2 I, D] per expert: gate over up."""
+        """One packed [2 I, D] per expert: gate over up; with relu2 [I, D], up alone."""
         self.down_E: list[torch.Tensor] | None = None
         """One packed [D, I] per expert."""
 
@@ -40,8 +40,8 @@ class ExpertProjection:
         """Replace the stacked weights by packed ones (inference only)."""
         if self.is_packed:
             return
-        gate_EID, up_EID, down_EDI = (parameter.detach() for parameter in self.parameters())
-        self.gate_up_E = [rows.pack(torch.cat(pair)) for pair in zip(gate_EID, up_EID)]
+        *gate_up, down_EDI = (parameter.detach() for parameter in self.parameters())
+        self.gate_up_E = [rows.pack(torch.cat(parts)) for parts in zip(*gate_up)]
         self.down_E = [rows.pack(down_DI) for down_DI in down_EDI]
         if keep_plain:
             return
@@ -49,12 +49,12 @@ class ExpertProjection:
             setattr(self._module, name, nn.Parameter(parameter.detach().to("meta"), requires_grad=False))
 
     def plain_weights(self) -> list[torch.Tensor]:
-        """Gate, up and down, stacked and plain, without unpacking."""
+        """Gate (if there is one), up and down, stacked and plain, without unpacking."""
         if not self.is_packed:
             return [parameter.detach() for parameter in self.parameters()]
         gate_up_EFD = torch.stack([rows.unpack(weight) for weight in self.gate_up_E])
         down_EDI = torch.stack([rows.unpack(weight) for weight in self.down_E])
-        return [*gate_up_EFD.chunk(2, dim=1), down_EDI]
+        return [*gate_up_EFD.chunk(len(self.names) - 1, dim=1), down_EDI]
 
     def unpack(self) -> None:
         """Undo `pack`: plain, trainable parameters again."""
@@ -67,7 +67,11 @@ class ExpertProjection:
 
 
 class MoE(nn.Module):
-    """Routed SwiGLU experts, dropless, plus an optional shared expert that every token visits."""
+    """Routed experts (SwiGLU, or relu2 without a gate), dropless, plus an optional shared expert for every token.
+
+    With a latent, the routed experts work on to_latent x and their sum goes through from_latent; the router and the
+    shared expert see x (Nemotron-3-Super).
+    """
 
     def __init__(
         self,
@@ -84,9 +88,13 @@ class MoE(nn.Module):
         num_groups: int,
         num_groups_kept: int,
         scaling: float,
+        activation: Literal["swiglu", "relu2"] = "swiglu",
+        latent_dim: int = 0,
     ):
-        """shared_dim: intermediate size of the shared expert, 0 for none; has_shared_gate: weigh it by a sigmoid."""
+        """shared_dim: intermediate size of the shared expert, 0 for none; has_shared_gate: weigh it by a sigmoid;
+        latent_dim: width of the routed experts' rows, 0 for hidden_dim itself."""
         super().__init__()
+        self.activation = activation
         self.routing = dict(
             num_experts_per_token=num_experts_per_token,
             score=score,
@@ -98,25 +106,26 @@ class MoE(nn.Module):
         self.router = nn.Parameter(torch.empty(num_experts, hidden_dim, dtype=torch.float32))
         self.router_bias = nn.Parameter(torch.empty(num_experts, dtype=torch.float32)) if has_bias else None
         self.fp32_parameters = ("router", "router_bias") if has_bias else ("router",)
-        self.experts_gate = nn.Parameter(torch.empty(num_experts, expert_dim, hidden_dim))
-        self.experts_up = nn.Parameter(torch.empty(num_experts, expert_dim, hidden_dim))
-        self.experts_down = nn.Parameter(torch.empty(num_experts, hidden_dim, expert_dim))
+        row_dim = latent_dim or hidden_dim
+        has_gate = activation == "swiglu"
+        self.experts_gate = nn.Parameter(torch.empty(num_experts, expert_dim, row_dim)) if has_gate else None
+        self.experts_up = nn.Parameter(torch.empty(num_experts, expert_dim, row_dim))
+        self.experts_down = nn.Parameter(torch.empty(num_experts, row_dim, expert_dim))
         self.experts_projection = ExpertProjection(self)
-        self.shared = MLP(hidden_dim, intermediate_dim=shared_dim) if shared_dim else None
+        self.to_latent = Linear(hidden_dim, latent_dim) if latent_dim else None
+        self.from_latent = Linear(latent_dim, hidden_dim) if latent_dim else None
+        self.latent_projections = (Projection(self.to_latent), Projection(self.from_latent)) if latent_dim else ()
+        self.shared = MLP(hidden_dim, intermediate_dim=shared_dim, activation=activation) if shared_dim else None
         self.shared_gate = Linear(hidden_dim, 1) if shared_dim and has_shared_gate else None
         self.shared_gate_projection = Projection(self.shared_gate) if self.shared_gate is not None else None
         # The shared MLP lists its own projections.
-        self.projections = (self.experts_projection,)
+        self.projections = (self.experts_projection, *self.latent_projections)
         if self.shared_gate_projection is not None:
             self.projections += (self.shared_gate_projection,)
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
         weights_Tk, ids_Tk = self.route(x_TD)
-        packed = self.experts_projection
-        if packed.is_packed:
-            y_TD = moe.packed_experts(x_TD, weights_Tk, ids_Tk, packed.gate_up_E, packed.down_E)
-        else:
-            y_TD = moe.experts(x_TD, weights_Tk, ids_Tk, self.experts_gate, self.experts_up, self.experts_down)
+        y_TD = self._routed(x_TD, weights_Tk, ids_Tk)
         if self.shared is None:
             return y_TD
         shared_TD = self.shared(x_TD)
@@ -124,6 +133,19 @@ class MoE(nn.Module):
             return y_TD + shared_TD
         gate_T1 = sigmoid(self.shared_gate_projection(x_TD)[0].to(weights_Tk.dtype))
         return (y_TD + shared_TD * gate_T1).to(x_TD.dtype)
+
+    def _routed(self, x_TD: torch.Tensor, weights_Tk: torch.Tensor, ids_Tk: torch.Tensor) -> torch.Tensor:
+        """The routed experts' sum, through the latent where there is one."""
+        if self.latent_projections:
+            into, out_of = self.latent_projections
+            (x_TD,) = into(x_TD)
+        packed = self.experts_projection
+        if packed.is_packed:
+            y_TD = moe.packed_experts(x_TD, weights_Tk, ids_Tk, packed.gate_up_E, packed.down_E, self.activation)
+        else:
+            stacked = (self.experts_gate, self.experts_up, self.experts_down)
+            y_TD = moe.experts(x_TD, weights_Tk, ids_Tk, *stacked, self.activation)
+        return out_of(y_TD)[0] if self.latent_projections else y_TD
 
     def route(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights (fp32) and ids [T, k] of the chosen experts."""
@@ -134,10 +156,12 @@ class MoE(nn.Module):
 
     def initialize(self, std: float, generator: torch.Generator) -> None:
         """Normal(0, std) weights, a zero selection bias."""
-        for weight in (self.router, self.experts_gate, self.experts_up, self.experts_down):
+        for weight in (self.router, *self.experts_projection.parameters()):
             nn.init.normal_(weight, std=std, generator=generator)
         if self.router_bias is not None:
             nn.init.zeros_(self.router_bias)
+        for projection in self.latent_projections:
+            nn.init.normal_(projection.linears[0].weight, std=std, generator=generator)
         if self.shared is not None:
             self.shared.initialize(std, generator)
         if self.shared_gate is not None:

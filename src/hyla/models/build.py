@@ -7,6 +7,7 @@ from torch import nn
 from hyla.layers.gated_delta import GatedDelta
 from hyla.layers.kda import KDA
 from hyla.layers.lightning import Lightning, slopes
+from hyla.layers.mamba2 import Mamba2
 from hyla.layers.mla import MLA
 from hyla.layers.mlp import MLP
 from hyla.layers.moe import MoE
@@ -20,6 +21,7 @@ from hyla.models.config import (
     LightningConfig,
     LinearScalingConfig,
     Llama3ScalingConfig,
+    Mamba2Config,
     MixerConfig,
     MLAConfig,
     MLPConfig,
@@ -118,6 +120,8 @@ def _moe(config: MoEConfig, hidden_dim: int) -> MoE:
         num_groups=router.num_groups,
         num_groups_kept=router.num_groups_kept,
         scaling=router.scaling,
+        activation=config.activation,
+        latent_dim=config.latent_dim,
     )
 
 
@@ -128,6 +132,7 @@ BUILDERS = {
     GatedDeltaConfig: _plain(GatedDelta),
     KDAConfig: _plain(KDA),
     LightningConfig: _lightning,
+    Mamba2Config: _plain(Mamba2),
     MLPConfig: _plain(MLP),
     MoEConfig: _moe,
 }

@@ -235,11 +235,41 @@ class LightningConfig(Config):
         return self
 
 
+class Mamba2Config(Config):
+    """Mamba-2: state space dual with a scalar decay per head."""
+
+    kind: Literal["mamba2"] = "mamba2"
+    num_heads: Count
+    head_dim: Count
+    num_groups: Count
+    """Groups of heads that share B and C; also the groups of the output norm."""
+    state_dim: Count
+    """Size of the state per channel (N in the paper)."""
+    conv_len: Annotated[int, Field(ge=1, le=8)] = 4
+    norm_eps: float = Field(default=1e-5, gt=0)
+    """Of the output norm, whose input is gated by silu(z)."""
+    time_step_limit: tuple[Annotated[float, Field(ge=0)], float] = (0.0, float("inf"))
+    """Smallest and largest dt. Published models do not limit it."""
+
+    @model_validator(mode="after")
+    def _sizes(self):
+        if self.num_heads % self.num_groups:
+            raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_groups {self.num_groups}")
+        if not self.time_step_limit[0] <= self.time_step_limit[1]:
+            raise ValueError(f"time_step_limit {self.time_step_limit} must be ascending")
+        return self
+
+
+Activation = Literal["swiglu", "relu2"]
+"""swiglu: down(silu(gate x) * up x). relu2: down(relu(up x)^2), without gate weights (Nemotron)."""
+
+
 class MLPConfig(Config):
-    """SwiGLU: down(silu(gate x) * up x)."""
+    """Dense channel mixer: down(silu(gate x) * up x), unless `activation` says otherwise."""
 
     kind: Literal["mlp"] = "mlp"
     intermediate_dim: Count
+    activation: Activation = "swiglu"
 
 
 class RouterConfig(Config):
@@ -255,7 +285,7 @@ class RouterConfig(Config):
 
 
 class MoEConfig(Config):
-    """Routed SwiGLU experts, dropless, with an optional shared expert."""
+    """Routed experts, dropless, with an optional shared expert."""
 
     kind: Literal["moe"] = "moe"
     num_experts: Count
@@ -266,6 +296,10 @@ class MoEConfig(Config):
     shared_gate: bool = False
     """Weigh the shared expert by sigmoid of a projection (Qwen3-Next)."""
     router: RouterConfig = RouterConfig()
+    activation: Activation = "swiglu"
+    """Of the routed and of the shared expert."""
+    latent_dim: Annotated[int, Field(ge=0)] = 0
+    """Width of the rows that the routed experts see, a projection of x; 0: x itself (Nemotron-3-Super: 1024)."""
 
     @model_validator(mode="after")
     def _sizes(self):
@@ -280,9 +314,11 @@ class MoEConfig(Config):
         return self
 
 
-MixerConfig = SoftmaxConfig | MLAConfig | SparseMLAConfig | GatedDeltaConfig | KDAConfig | LightningConfig
+MixerConfig = (
+    SoftmaxConfig | MLAConfig | SparseMLAConfig | GatedDeltaConfig | KDAConfig | LightningConfig | Mamba2Config
+)
 ChannelMixerConfig = MLPConfig | MoEConfig
-MIXER_KINDS = frozenset({"softmax", "mla", "sparse_mla", "gated_delta", "kda", "lightning"})
+MIXER_KINDS = frozenset({"softmax", "mla", "sparse_mla", "gated_delta", "kda", "lightning", "mamba2"})
 
 
 class ScaledResidual(Config):

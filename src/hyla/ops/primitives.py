@@ -238,3 +238,10 @@ def log_softmax_last(x: torch.Tensor) -> torch.Tensor:
     """log of the softmax over the last dimension of an fp32 or float64 tensor, of any width (a vocabulary)."""
     shifted = x - x.detach().amax(-1, keepdim=True)
     return shifted - sum_last(torch.exp(shifted)).log()
+
+
+def relu2(x: torch.Tensor) -> torch.Tensor:
+    """max(x, 0)^2 in fp32 (float64 for float64), rounded once to x's dtype. Plain autograd: every step is exact or
+    rounded once per element."""
+    positive = wide(x).clamp_min(0.0)
+    return (positive * positive).to(x.dtype)

@@ -66,25 +66,32 @@ def experts(
     x_TD: torch.Tensor,
     weights_Tk: torch.Tensor,
     ids_Tk: torch.Tensor,
-    gate_EID: torch.Tensor,
+    gate_EID: torch.Tensor | None,
     up_EID: torch.Tensor,
     down_EDI: torch.Tensor,
+    activation: Literal["swiglu", "relu2"] = "swiglu",
 ) -> torch.Tensor:
     """y_t = sum_j w_tj down_e(silu(gate_e x_t) * up_e x_t), e = ids_tj, added in the order j = 0, 1, ..., k - 1.
 
+    With activation "relu2" an expert is down_e(relu(up_e x_t)^2) (Nemotron) and has no gate.
+
     Args:
-        x_TD: [T, D], the model's dtype; expert weights [E, I, D], [E, I, D], [E, D, I] in the same dtype.
+        x_TD: [T, D], the model's dtype; expert weights [E, I, D], [E, I, D], [E, D, I] in the same dtype. gate_EID is
+            None exactly when the activation is "relu2".
         weights_Tk: [T, k], fp32 (float64 for float64). ids_Tk: int64 [T, k], different within a row.
 
     Returns: [T, D] in x's dtype; the sum over slots is fp32 and rounded once. Differentiable to x, the weights of the
         slots and the experts.
+    Raises: ConfigError for a gate that the activation does not have, or lacks.
     Cost: cost.py. Exactness: no token is dropped, and a row's bits do not depend on T or on the other rows.
     """
+    if (gate_EID is None) != (activation == "relu2"):
+        raise ConfigError(f"experts: activation {activation} with{'out' if gate_EID is None else ''} gate weights")
     tensors = (x_TD, weights_Tk, gate_EID, up_EID, down_EDI)
-    groups = group_rows(ids_Tk, gate_EID.shape[0])
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    groups = group_rows(ids_Tk, up_EID.shape[0])
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         return Experts.apply(*tensors, groups)
-    return experts_forward(x_TD, weights_Tk, groups, *stacked(gate_EID, up_EID, down_EDI))[0]
+    return experts_forward(x_TD, weights_Tk, groups, *stacked(gate_EID, up_EID, down_EDI), activation)[0]
 
 
 def packed_experts(
@@ -93,10 +100,11 @@ def packed_experts(
     ids_Tk: torch.Tensor,
     gate_up_E: Sequence[torch.Tensor],
     down_E: Sequence[torch.Tensor],
+    activation: Literal["swiglu", "relu2"] = "swiglu",
 ) -> torch.Tensor:
-    """`experts` with one packed tensor per expert (`ops.rows.pack`): gate over up [2 I, D], and down [D, I].
+    """`experts` with packed tensors per expert (`ops.rows.pack`): gate over up [2 I, D] (relu2: up) and down [D, I].
 
     Bit for bit the same; no gradient (raises BackendUnavailable).
     """
     groups = group_rows(ids_Tk, len(gate_up_E))
-    return experts_forward(x_TD, weights_Tk, groups, gate_up_E.__getitem__, down_E.__getitem__)[0]
+    return experts_forward(x_TD, weights_Tk, groups, gate_up_E.__getitem__, down_E.__getitem__, activation)[0]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 
-def flops_per_token(hidden_dim: int, num_experts: int, num_experts_per_token: int, expert_dim: int) -> int:
-    """Two per multiply-add: the router's D E, and three products of D I for each chosen expert."""
-    return 2 * hidden_dim * num_experts + num_experts_per_token * 6 * hidden_dim * expert_dim
+def flops_per_token(
+    hidden_dim: int, num_experts: int, num_experts_per_token: int, expert_dim: int, *, num_matrices: int = 3
+) -> int:
+    """Two per multiply-add: the router's D E, and three products of D I (relu2: two) for each chosen expert."""
+    return 2 * hidden_dim * num_experts + num_experts_per_token * 2 * num_matrices * hidden_dim * expert_dim
 
 
-def expert_bytes(hidden_dim: int, expert_dim: int, bytes_per_element: int) -> int:
-    """Weights of one expert."""
-    return 3 * hidden_dim * expert_dim * bytes_per_element
+def expert_bytes(hidden_dim: int, expert_dim: int, bytes_per_element: int, *, num_matrices: int = 3) -> int:
+    """Weights of one expert: gate, up and down (relu2: up and down)."""
+    return num_matrices * hidden_dim * expert_dim * bytes_per_element
 
 
 def expected_experts_read(num_tokens: int, num_experts: int, num_experts_per_token: int) -> float:

@@ -28,12 +28,17 @@ def route_reference(
 
 
 def experts_reference(x_TD, weights_Tk, ids_Tk, gate_EID, up_EID, down_EDI) -> torch.Tensor:
-    """y_t = sum_j w_tj down_e(silu(gate_e x_t) * up_e x_t)."""
+    """y_t = sum_j w_tj down_e(silu(gate_e x_t) * up_e x_t); without a gate, down_e(relu(up_e x_t)^2)."""
     rows = []
     for x_D, weights_k, ids_k in zip(x_TD, weights_Tk, ids_Tk.tolist()):
         y_D = torch.zeros_like(x_D)
         for weight, e in zip(weights_k, ids_k):
-            gate_I = gate_EID[e] @ x_D
-            y_D = y_D + weight * (down_EDI[e] @ (gate_I * torch.sigmoid(gate_I) * (up_EID[e] @ x_D)))
+            up_I = up_EID[e] @ x_D
+            if gate_EID is None:
+                act_I = torch.relu(up_I).square()
+            else:
+                gate_I = gate_EID[e] @ x_D
+                act_I = gate_I * torch.sigmoid(gate_I) * up_I
+            y_D = y_D + weight * (down_EDI[e] @ act_I)
         rows.append(y_D)
     return torch.stack(rows)

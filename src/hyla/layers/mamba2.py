@@ -1,0 +1,103 @@
+"""Mamba-2, as in Nemotron-H and Nemotron-3 (arXiv 2405.21060; arXiv 2504.03624)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hyla.layers.delta import delta_cache_spec, start_conv, start_decay
+from hyla.layers.linear import Linear, Projection
+from hyla.layers.norms import RMSNorm
+from hyla.layers.protocol import CacheSpec, LayerCache
+from hyla.ops import primitives
+from hyla.ops.batch import Batch
+from hyla.ops.primitives import wide
+from hyla.ops.short_conv import short_conv
+from hyla.ops.ssd import cache_tensors, ssd
+
+
+class GatedGroupNorm(RMSNorm):
+    """norm(y silu(z)) w: the gate first, and the mean square over each of `num_groups` groups of channels."""
+
+    def __init__(self, dim: int, *, num_groups: int, eps: float):
+        super().__init__(dim, eps=eps)
+        self.num_groups = num_groups
+
+    def forward(self, y_TC: torch.Tensor, z_TC: torch.Tensor) -> torch.Tensor:
+        """fp32 (float64) rows and gates, returned in that dtype."""
+        gated = (y_TC * primitives.silu(z_TC)).unflatten(-1, (self.num_groups, -1))
+        return primitives.rms_norm(gated, None, eps=self.eps).flatten(-2) * wide(self.weight)
+
+
+class Mamba2(nn.Module):
+    """Short convolution (with bias) and SiLU on x, B, C; state space dual with a skip; gated norm; output projection.
+
+    h_t = exp(A dt_t) h_{t-1} + dt_t x_t B_t^T,  y_t = h_t C_t + D x_t
+    A = -exp(A_log), dt = softplus(dt + dt_bias) within `time_step_limit`, both per head and in fp32; B and C are shared
+    by the heads of a group: head h reads group h // (H / G). In fp32 from the convolution to the norm.
+    """
+
+    fp32_parameters = ("A_log", "D", "dt_bias")
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        *,
+        num_heads: int,
+        head_dim: int,
+        num_groups: int,
+        state_dim: int,
+        conv_len: int,
+        norm_eps: float,
+        time_step_limit: tuple[float, float],
+    ):
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, head_dim
+        self.num_groups, self.state_dim = num_groups, state_dim
+        self.time_step_limit = time_step_limit
+        values, keys = num_heads * head_dim, num_groups * state_dim
+        self.channels = values + 2 * keys
+        self.z, self.x = Linear(hidden_dim, values), Linear(hidden_dim, values)
+        self.b, self.c = Linear(hidden_dim, keys), Linear(hidden_dim, keys)
+        self.dt = Linear(hidden_dim, num_heads)
+        self.conv_weight = nn.Parameter(torch.empty(self.channels, conv_len))
+        self.conv_bias = nn.Parameter(torch.empty(self.channels))
+        self.A_log = nn.Parameter(torch.empty(num_heads))
+        self.D = nn.Parameter(torch.empty(num_heads))
+        self.dt_bias = nn.Parameter(torch.empty(num_heads))
+        self.norm = GatedGroupNorm(values, num_groups=num_groups, eps=norm_eps)
+        self.o = Linear(values, hidden_dim)
+        self.in_projection = Projection(self.z, self.x, self.b, self.c, self.dt)
+        self.out_projection = Projection(self.o)
+        self.projections = (self.in_projection, self.out_projection)
+
+    def cache_spec(self) -> CacheSpec:
+        tensors = cache_tensors(
+            num_groups=self.num_groups, num_heads=self.num_heads, key_dim=self.state_dim, value_dim=self.head_dim
+        )
+        return delta_cache_spec(tensors, self.channels, self.conv_weight.dtype)
+
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        values, keys = self.num_heads * self.head_dim, self.num_groups * self.state_dim
+        mixed = self.in_projection.fused(x_TD)
+        z_TC, xbc_TC, dt_TH = mixed.split([values, self.channels, self.num_heads], dim=-1)
+        ring = None if cache is None else cache["conv"]
+        convolved_TC = short_conv(xbc_TC, self.conv_weight, batch=batch, cache=ring)
+        x, b, c = primitives.silu(convolved_TC + wide(self.conv_bias)).split([values, keys, keys], dim=-1)
+        x_THV = x.unflatten(-1, (self.num_heads, self.head_dim))
+        b_TGK, c_TGK = (part.unflatten(-1, (self.num_groups, self.state_dim)) for part in (b, c))
+        dt_TH = primitives.softplus(wide(dt_TH) + self.dt_bias).clamp(*self.time_step_limit)
+        log_decay_TH = -torch.exp(wide(self.A_log)) * dt_TH
+        y_THV = ssd(c_TGK, b_TGK, x_THV * dt_TH[..., None], log_decay_TH, batch=batch, cache=cache)
+        y_THV = y_THV + x_THV * wide(self.D)[:, None]
+        return self.out_projection(self.norm(y_THV.flatten(1), wide(z_TC)).to(x_TD.dtype))[0]
+
+    def initialize(self, std: float, generator: torch.Generator) -> None:
+        """Normal(0, std) projections; decays and convolution as their papers start them; D one."""
+        for linear in (self.z, self.x, self.b, self.c, self.dt, self.o):
+            nn.init.normal_(linear.weight, std=std, generator=generator)
+        start_conv(self.conv_weight, generator)
+        bound = self.conv_weight.shape[1] ** -0.5
+        nn.init.uniform_(self.conv_bias, -bound, bound, generator=generator)
+        nn.init.ones_(self.D)
+        start_decay(self.A_log, self.dt_bias, generator)

@@ -1,0 +1,59 @@
+"""State space dual (Mamba-2): linear attention with a scalar decay per head, keys and queries shared by groups."""
+
+from __future__ import annotations
+
+import torch
+
+from hyla.errors import ConfigError
+from hyla.ops.batch import CHUNK, Batch
+
+__all__ = ["cache_tensors", "ssd"]
+
+
+def ssd(q_TGK, k_TGK, v_THV, log_decay_TH, *, batch: Batch, cache=None) -> torch.Tensor:
+    """Read and update a decaying memory over a packed batch.
+
+    S_t = exp(a_t) S_{t-1} + k_t v_t^T;  o_t = S_t^T q_t
+    Source: arXiv 2405.21060, eqs. 1 and 2, in its section 7.2's head pattern (B and C shared by groups of heads). In
+    its letters: q = C_t, k = B_t, v = dt_t x_t, a = A dt_t; the D x_t skip belongs to the layer. v comes multiplied by
+    dt, so that an open row is one tensor and no second rate is kept. Chunk form: ops/ssd/README.md.
+
+    Args:
+        q_TGK, k_TGK: [T, G, K], fp32 (float64 without a cache). K is the paper's state size N.
+        v_THV: [T, H, V]; H a multiple of G, head h reads group h // (H / G).
+        log_decay_TH: [T, H], natural log, <= 0.
+        batch: rows, sequences and slots.
+        cache: the layer's slot tensors (`cache_tensors`), extended in place; None: whole sequences, differentiable.
+    Returns: [T, H, V] in the inputs' dtype.
+    Raises: ConfigError for shapes that do not fit.
+    Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched.
+    Cost: cost.py.
+    """
+    from hyla.ops.ssd.chunked import SSD, extend
+
+    _check(q_TGK, k_TGK, v_THV, log_decay_TH, batch)
+    if cache is None:
+        return SSD.apply(batch.chunk_plan, q_TGK, k_TGK, v_THV, log_decay_TH)
+    return extend(q_TGK, k_TGK, v_THV, log_decay_TH, batch, cache)
+
+
+def _check(q, k, v, log_decay, batch: Batch) -> None:
+    tokens, heads = v.shape[:2]
+    if q.shape != k.shape or q.shape[0] != tokens or heads % k.shape[1] or log_decay.shape != (tokens, heads):
+        raise ConfigError(
+            f"ssd: shapes do not fit: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, "
+            f"log_decay {tuple(log_decay.shape)}"
+        )
+    if tokens != batch.num_tokens:
+        raise ConfigError(f"ssd: {tokens} rows for a batch of {batch.num_tokens} tokens")
+
+
+def cache_tensors(*, num_groups: int, num_heads: int, key_dim: int, value_dim: int):
+    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor. u: the values, as elsewhere."""
+    single, double = torch.float32, torch.float64
+    return (
+        ("anchor", (num_heads, key_dim, value_dim), single, "anchor"),
+        ("u", (num_heads, CHUNK, value_dim), single, "open"),
+        ("k_t", (num_groups, key_dim, CHUNK), single, "open"),
+        ("decay_sum", (num_heads, CHUNK), double, "open"),
+    )
