@@ -11,7 +11,16 @@ from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig, NormConfig
 from hyla.models.family import family_of, known_model_types
 
-FAMILIES = ("qwen3", "qwen3_5", "qwen3_next", "kimi_linear")
+FAMILIES = (
+    "qwen3",
+    "qwen3_5",
+    "qwen3_next",
+    "kimi_linear",
+    "mimo_v2_flash",
+    "mimo_v2",
+    "minimax_m2",
+    "qwen3_moe",
+)
 
 
 @pytest.fixture(params=FAMILIES)

@@ -1,4 +1,4 @@
-"""Grouped-query softmax attention: QK-norm, partial RoPE, an output gate, a window and sinks where the model has them."""
+"""Grouped-query softmax attention, with QK-norm, partial RoPE, output gate, window and sinks where a model has them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class SoftmaxAttention(nn.Module):
     """o(sigmoid(gate x) * attention(rope(norm(q x)), rope(norm(k x)), v x)), scale head_dim^-0.5.
 
     Norms, rotation and attention in fp32; keys and values are rounded to the model's dtype once, before they are read
-    or cached. Source: Qwen3 (QK-norm, arXiv 2505.09388), Qwen3-Next (output gate, as in arXiv 2505.06708), MiMo-V2-Flash
-    (window, sinks, scaled values).
+    or cached. Source: Qwen3 (QK-norm, arXiv 2505.09388), Qwen3-Next (output gate, as in arXiv 2505.06708),
+    MiMo-V2-Flash (window, sinks, scaled values), MiniMax-M2 (QK-norm over the projection).
     """
 
     fp32_parameters: tuple[str, ...] = ("sinks",)
@@ -46,9 +46,9 @@ class SoftmaxAttention(nn.Module):
         value_dim: int | None = None,
         value_scale: float = 1.0,
     ):
-        """qk_norm_eps: None for no QK-norm; qk_norm_scope: what is normed as one vector; rotary_dim: rotated channels of
-        a head, 0 for no position code; window: keys that a row sees, its own included, None for all; has_sinks: a logit
-        per head in the denominator; value_dim: None for head_dim; value_scale: factor on the values, before the cache.
+        """qk_norm_eps: None for no QK-norm; qk_norm_scope: what is normed as one vector; rotary_dim: rotated channels
+        of a head, 0 for no position code; window: keys that a row sees, its own included, None for all; has_sinks: a
+        logit per head in the denominator; value_dim: None for head_dim; value_scale: of the values, before the cache.
         """
         super().__init__()
         value_dim = value_dim or head_dim
@@ -63,9 +63,9 @@ class SoftmaxAttention(nn.Module):
         self.q_norm = self.k_norm = None
         self.is_projection_normed = qk_norm_scope == "projection"
         if qk_norm_eps is not None:
-            dims = (num_heads * head_dim, num_kv_heads * head_dim) if self.is_projection_normed else (head_dim, head_dim)
-            norms = (RMSNorm(dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered) for dim in dims)
-            self.q_norm, self.k_norm = norms
+            q_heads, k_heads = (num_heads, num_kv_heads) if self.is_projection_normed else (1, 1)
+            self.q_norm = RMSNorm(q_heads * head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
+            self.k_norm = RMSNorm(k_heads * head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
         self.rotary = rotary_table(rotary_dim, rope_theta) if rotary_dim else None
         self.rope_interleaved = rope_interleaved
         self._inputs = [self.q, self.k, self.v] + ([self.gate] if has_output_gate else [])

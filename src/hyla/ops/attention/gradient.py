@@ -1,7 +1,8 @@
 """Attention over whole sequences under autograd: the same forward, and a backward that recomputes the weights.
 
 With p = exp(s - m) / l (saved: q, k, v, o, m, l) and delta = sum_v o' o:
-    v' = p^T o';   s' = p (o' v^T - delta);   q' = scale s' k;   k' = scale s'^T q;   sink' = -sum_t exp(sink - m) / l delta
+    v' = p^T o';   s' = p (o' v^T - delta);   q' = scale s' k;   k' = scale s'^T q
+    z' = -sum_t exp(z - m) / l delta for a sink z
 Source: FlashAttention-2, arXiv 2307.08691, algorithm 2.
 """
 

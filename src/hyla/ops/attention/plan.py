@@ -1,14 +1,16 @@
 """How the rows of a packed batch meet pages of keys: query tiles, their pages, and where new rows are written.
 
-A *tile* is up to 64 rows of one sequence that stand in one 64-token page of positions; it meets the pages up to its own,
-from page 0 or from the first one that its window reaches; only the last one is partly ahead of it. Tiles of like size and reach form a *group*, which is computed together:
-its shorter tiles meet the null page 0 in the missing places, wholly masked. How rows are tiled and grouped changes no
+A *tile* is up to 64 rows of one sequence that stand in one 64-token page of positions; it meets the pages up to its
+own, from page 0 or from the first one that its window reaches; only the last one is partly ahead of it. Tiles of like
+size and reach form a *group*, which is computed together: its shorter tiles meet the null page 0 in the missing places,
+wholly masked. How rows are tiled and grouped changes no
 bit of a result, only its speed. Everything here is made from host integers, once per batch and head layout.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -106,7 +108,7 @@ class TileGroup:
             return [(0, self.num_pages)]
         begin = self.step_pages - self.first_page % self.step_pages
         cuts = [0, *range(begin, self.num_pages, self.step_pages), self.num_pages]
-        return list(zip(cuts, cuts[1:]))
+        return list(pairwise(cuts))
 
 
 @dataclass(frozen=True)
