@@ -4,10 +4,9 @@ The trunk, with values narrower than keys and scaled before they are cached, par
 type. Reads the hub's keys (hybrid_layer_pattern, swa_*) and those of transformers (layer_types). Verified against
 transformers 5.23 on random weights (tests/parity/test_parity_mimo_v2.py). MTP blocks are not loaded yet, and reported.
 
-Sources disagree on the window: config.json says 128; vLLM and MLX let a row see 128 keys with its own, transformers and
-SGLang 129. `sliding_window` counts a row's own key here, so the hub's file means 128; the key
-`sliding_window_excludes_self = true` (ours) adds one. Transformers writes what it computes, 129, beside the hub's
-sliding_window_size, and is read as such. We write `sliding_window` alone, which transformers reads as we do.
+Of config.json's window of 128, vLLM and MLX make 128 keys with a row's own, transformers and SGLang 129. We read 128;
+`sliding_window_excludes_self = true` (our key) adds one. Transformers saves `sliding_window` = 129 beside
+sliding_window_size = 128, which is read as 129; we write `sliding_window` alone, which it reads as we do.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from hyla.models.names import SWIGLU, rename, stack, weights
 IGNORED = {
     "attention_chunk_size": "repeats the window; no published code reads it",
     "hybrid_block_size": "made hybrid_layer_pattern, which is given",
-    "num_nextn_predict_layers": "multi-token prediction is not loaded by this version",
+    "num_nextn_predict_layers": "counts multi-token prediction blocks, not loaded by this version",
 }
 IGNORED_TENSORS = {r"model\.mtp\.": "the multi-token prediction blocks are not loaded by this version"}
 
@@ -49,10 +48,8 @@ ROUTER = {
 }
 # fmt: on
 MLP = {"intermediate_size": "intermediate_dim"}
-FRACTION = 0.334
-"""Of a head's channels that is rotated, where config.json does not say: 64 of 192."""
-LAYER_TYPES = ("full_attention", "sliding_attention")
-MLP_TYPES = ("dense", "sparse")
+FRACTION = 0.334  # of a head's channels that is rotated, where config.json does not say: 64 of 192
+LAYER_TYPES, MLP_TYPES = ("full_attention", "sliding_attention"), ("dense", "sparse")
 
 
 class RopeByType(hf.RopeParameters):
@@ -67,7 +64,7 @@ class Keys(hf.Published):
 
     rms_norm_eps: float = Field(default=1e-5, gt=0)
     layernorm_epsilon: float | None = Field(default=None, gt=0)
-    intermediate_size: hf.Count
+    intermediate_size: hf.Count = 16384
     num_attention_heads: hf.Count
     num_key_value_heads: hf.Count
     head_dim: hf.Count = 192
@@ -124,8 +121,8 @@ def mimo_config(keys: Keys, family: str) -> ModelConfig:
     if "rms_norm_eps" in keys.model_fields_set and keys.rms_norm_eps != eps:
         raise ConfigError(f"{family}: rms_norm_eps is {keys.rms_norm_eps} beside layernorm_epsilon = {eps}; keep one")
     router = hf.build(RouterConfig, keys, ROUTER, has_bias=True)
-    channel_mixers = {"dense": hf.build(MLPConfig, keys, MLP), "sparse": hf.build(MoEConfig, keys, MOE, router=router)}
-    modules = keys.mixers(family) | channel_mixers
+    modules = {"dense": hf.build(MLPConfig, keys, MLP), "sparse": hf.build(MoEConfig, keys, MOE, router=router)}
+    modules |= keys.mixers(family)
     count = keys.num_hidden_layers
     default = [LAYER_TYPES[layer > 0 and (layer + 1) % 6 != 0] for layer in range(count)]
     mixers = hf.named_layers(family, keys, "hybrid_layer_pattern", "layer_types", LAYER_TYPES, default)
@@ -137,32 +134,29 @@ def mimo_config(keys: Keys, family: str) -> ModelConfig:
 
 def mimo_keys(config: ModelConfig) -> dict:
     """ModelConfig -> config.json, in the spellings of the hub and of transformers."""
-    softmax = [mixer for mixer in config.mixers if mixer.kind == "softmax"]
-    swa = next((mixer for mixer in softmax if mixer.window is not None), None)
-    full = next((mixer for mixer in softmax if mixer.window is None), None)
+    softmax = {mixer.window is None: mixer for mixer in config.mixers if mixer.kind == "softmax"}
+    full, swa = softmax.get(True), softmax.get(False)
     if full is None and swa is not None:  # transformers doubles this number for window layers
         full = swa.model_copy(update={"num_kv_heads": max(1, swa.num_kv_heads // 2)})
-    moe = hf.first(config, "moe")
+    mlp, moe = hf.first(config, "mlp"), hf.first(config, "moe")
     is_window = [int(getattr(mixer, "window", None) is not None) for mixer in config.mixers]
     is_moe = [int(sub.module.kind == "moe") for sub in config.sublayers[1::2]]
     pairs = [(kind, mixer) for kind, mixer in zip(LAYER_TYPES, (full, swa or full)) if mixer and mixer.rope]
     ropes = {kind: hf.rope_keys(mixer.rope, mixer.head_dim)["rope_parameters"] for kind, mixer in pairs}
-    keys = {
+    return {
         **hf.common_keys(config),
         "layernorm_epsilon": config.final_norm.eps,
         **hf.publish(full, FULL),
-        **hf.publish(swa, SWA),
+        **hf.publish(swa, SWA | {"sliding_window": "window"}),
         "rope_parameters": ropes,
         "hybrid_layer_pattern": is_window,
         "layer_types": [LAYER_TYPES[number] for number in is_window],
         "moe_layer_freq": is_moe,
         "mlp_layer_types": [MLP_TYPES[number] for number in is_moe],
-        **hf.publish(hf.first(config, "mlp"), MLP),
+        **hf.publish(mlp, MLP),
         **hf.publish(moe, MOE),
         **hf.publish(moe and moe.router, ROUTER),
     }
-    keys.setdefault("intermediate_size", config.hidden_dim)
-    return keys if swa is None else keys | {"sliding_window": swa.window}
 
 
 ATTENTION_NAMES = (*weights("self_attn.", "o_proj o"), rename("self_attn.attention_sink_bias", "sinks"))
