@@ -21,6 +21,10 @@ FAMILIES = (
     "deepseek_v3",
     "deepseek_v32",
     "nemotron_h",
+    "mimo_v2_flash",
+    "mimo_v2",
+    "minimax_m2",
+    "qwen3_moe",
 )
 DTYPES = (torch.float32, torch.bfloat16)
 LENGTH = 140

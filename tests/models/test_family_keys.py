@@ -13,8 +13,9 @@ from hyla.models.family import family_of, known_model_types
 
 LIGHTNING_FAMILIES = ("minimax", "bailing_moe_v2", "bailing_moe_linear", "bailing_hybrid")
 DEEPSEEK_FAMILIES = ("deepseek_v3", "deepseek_v32")
-QWEN_FAMILIES = ("qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_next")
-FAMILIES = (*QWEN_FAMILIES, "kimi_linear", "nemotron_h", *LIGHTNING_FAMILIES, *DEEPSEEK_FAMILIES)
+QWEN_FAMILIES = ("qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_moe", "qwen3_next")
+OTHER_FAMILIES = ("kimi_linear", "nemotron_h", "mimo_v2_flash", "mimo_v2", "minimax_m2")
+FAMILIES = (*QWEN_FAMILIES, *LIGHTNING_FAMILIES, *DEEPSEEK_FAMILIES, *OTHER_FAMILIES)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -231,6 +232,58 @@ class TestSpellings:
             family.config_from_hf({**family.tiny_config, key: value})
 
 
+def window_of(keys: dict) -> int:
+    family = family_of("mimo_v2_flash")
+    tiny = {key: value for key, value in family.tiny_config.items() if key != "sliding_window"}
+    return family.config_from_hf({**tiny, **keys}).mixers[1].window
+
+
+class TestMiMo:
+    def test_the_window_counts_a_row_s_own_key_unless_told(self):
+        hub = {"sliding_window": 128, "sliding_window_size": 128}
+        assert window_of(hub) == window_of({"sliding_window_size": 128}) == 128
+        assert window_of({**hub, "sliding_window_excludes_self": True}) == 129
+        assert window_of({"sliding_window": 129, "sliding_window_size": 128}) == 129  # as transformers saves it
+        with pytest.raises(ConfigError, match="sliding_window is 64 beside sliding_window_size = 128"):
+            window_of({**hub, "sliding_window": 64})
+
+    def test_layers_by_number_and_by_name_say_the_same(self):
+        family = family_of("mimo_v2_flash")
+        named = {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
+        assert family.config_from_hf({**family.tiny_config, **named}) == family.tiny
+        numbered = family.tiny_config["hybrid_layer_pattern"]
+        without = {key: value for key, value in family.tiny_config.items() if key != "hybrid_layer_pattern"}
+        assert family.config_from_hf({**without, **named}) == family.tiny
+        with pytest.raises(ConfigError, match="hybrid_layer_pattern and layer_types disagree"):
+            family.config_from_hf({**without, **named, "hybrid_layer_pattern": numbered[::-1]})
+
+    def test_window_layers_have_numbers_of_their_own(self):
+        config = family_of("mimo_v2_flash").preset("MiMo-V2-Flash")
+        full, swa = config.mixers[0], config.mixers[1]
+        assert (full.num_kv_heads, full.window, full.sinks, full.rope.theta) == (4, None, False, 5e6)
+        assert (swa.num_kv_heads, swa.window, swa.sinks, swa.rope.theta) == (8, 128, True, 1e4)
+        assert full.rope.rotary_dim == swa.rope.rotary_dim == 64
+        layers = [layer for layer, mixer in enumerate(config.mixers) if mixer.window is None]
+        assert layers == [0, 5, 11, 17, 23, 29, 35, 41, 47]
+
+    def test_two_epsilons_are_refused(self):
+        family = family_of("mimo_v2_flash")
+        with pytest.raises(ConfigError, match=r"rms_norm_eps is 0\.1 beside layernorm_epsilon"):
+            family.config_from_hf({**family.tiny_config, "rms_norm_eps": 0.1, "layernorm_epsilon": 0.2})
+
+
+class TestMiniMaxM2:
+    def test_the_rotation_by_number_and_by_fraction_say_the_same(self):
+        family = family_of("minimax_m2")
+        keys = {key: value for key, value in family.tiny_config.items() if key != "rotary_dim"}
+        assert family.config_from_hf({**keys, "partial_rotary_factor": 0.5}) == family.tiny
+        assert family.config_from_hf(keys).mixers[0].rope.rotary_dim == 20
+        with pytest.raises(ConfigError, match="rotary_dim is 10 beside a fraction of 16"):
+            family.config_from_hf({**family.tiny_config, "partial_rotary_factor": 0.8})
+        with pytest.raises(ConfigError, match="rotary_dim = 22 must not exceed"):
+            family.config_from_hf({**keys, "rotary_dim": 22})
+
+
 # config.json as the hub has it, layer lists written shorter.
 QWEN3_5 = """{
   "architectures": ["Qwen3_5ForConditionalGeneration"], "image_token_id": 248056, "model_type": "qwen3_5",
@@ -332,6 +385,38 @@ NEMOTRON_3_SUPER = """{
   "use_conv_bias": true, "use_mamba_kernels": true, "vocab_size": 131072
 }"""
 
+MIMO_V2_FLASH = """{
+  "architectures": ["MiMoV2FlashForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+  "add_full_attention_sink_bias": false, "add_swa_attention_sink_bias": true, "attention_chunk_size": 128,
+  "attention_value_scale": 0.707, "head_dim": 192, "hidden_act": "silu", "hidden_size": 4096,
+  "hybrid_block_size": null,
+  "hybrid_layer_pattern": [0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0,
+                           1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0],
+  "initializer_range": 0.02, "intermediate_size": 16384, "layernorm_epsilon": 1e-05,
+  "max_position_embeddings": 262144, "model_type": "mimo_v2_flash", "moe_intermediate_size": 2048,
+  "moe_layer_freq": [0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                     1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+  "n_group": 1, "n_routed_experts": 256, "n_shared_experts": null, "norm_topk_prob": true,
+  "num_attention_heads": 64, "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4,
+  "partial_rotary_factor": 0.334, "rope_theta": 5000000, "routed_scaling_factor": null, "scoring_func": "sigmoid",
+  "sliding_window": 128, "sliding_window_size": 128, "swa_head_dim": 192, "swa_num_attention_heads": 64,
+  "swa_num_key_value_heads": 8, "swa_rope_theta": 10000, "swa_v_head_dim": 128, "tie_word_embeddings": false,
+  "topk_group": 1, "topk_method": "noaux_tc", "torch_dtype": "bfloat16", "transformers_version": "4.57.1",
+  "use_cache": true, "v_head_dim": 128, "vocab_size": 152576
+}"""
+MINIMAX_M2 = """{
+  "architectures": ["MiniMaxM2ForCausalLM"], "auto_map": {"AutoConfig": "configuration_minimax_m2.MiniMaxM2Config"},
+  "attn_type_list": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                     1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+  "dtype": "bfloat16", "head_dim": 128, "hidden_act": "silu", "hidden_size": 3072, "intermediate_size": 1536,
+  "max_position_embeddings": 204800, "model_type": "minimax_m2", "mtp_transformer_layers": 1,
+  "num_attention_heads": 48, "num_experts_per_tok": 8, "num_hidden_layers": 62, "num_key_value_heads": 8,
+  "num_local_experts": 256, "num_mtp_modules": 3, "qk_norm_type": "per_layer", "rms_norm_eps": 1e-06,
+  "rope_theta": 5000000, "rotary_dim": 64, "scoring_func": "sigmoid", "shared_intermediate_size": 0,
+  "tie_word_embeddings": false, "transformers_version": "4.46.1", "use_cache": true, "use_mtp": true,
+  "use_qk_norm": true, "use_routing_bias": true, "vocab_size": 200064
+}"""
+
 
 @pytest.mark.parametrize(
     "text, preset",
@@ -342,6 +427,8 @@ NEMOTRON_3_SUPER = """{
         (DEEPSEEK_V32, "DeepSeek-V3.2"),
         (NEMOTRON_3_NANO, "Nemotron-3-Nano-30B-A3B"),
         (NEMOTRON_3_SUPER, "Nemotron-3-Super-120B-A12B"),
+        (MIMO_V2_FLASH, "MiMo-V2-Flash"),
+        (MINIMAX_M2, "MiniMax-M2.7"),
     ],
 )
 def test_a_published_config_is_understood_whole_and_is_the_preset(text, preset):

@@ -36,8 +36,8 @@ def inputs(form, tokens, dtype=torch.float32, seed=0):
     return [None if x is None else x.to(dtype) for x in (q_THK, k_TGK, v_TGV)]
 
 
-def whole(form, data, lengths):
-    return attention(*data, batch=Batch.packed(lengths), cache=None, scale=SCALE, value_dim=form[3])
+def whole(form, data, lengths, **extra):
+    return attention(*data, batch=Batch.packed(lengths), cache=None, scale=SCALE, value_dim=form[3], **extra)
 
 
 def reference(form, data, lengths):
@@ -48,8 +48,9 @@ def reference(form, data, lengths):
 class Served:
     """Sequences against hand-made pages, scattered unless `in_order`; each step takes {sequence: new rows}."""
 
-    def __init__(self, form, data, lengths, seed=0, in_order=False):
+    def __init__(self, form, data, lengths, seed=0, in_order=False, **extra):
         heads, groups, key_dim, value_dim = form
+        self.extra = extra
         self.form, self.data, self.lengths = form, data, lengths
         dtype = data[1].dtype
         counts = [-(-length // CHUNK) for length in lengths]
@@ -80,7 +81,8 @@ class Served:
         spans = [torch.arange(count) + self.first[n] + self.done[n] for n, count in new_rows.items()]
         rows = torch.cat(spans)
         part = [None if x is None else x[rows] for x in self.data]
-        self.out[rows] = attention(*part, batch=batch, cache=self.cache, scale=SCALE, value_dim=self.form[3])
+        common = dict(batch=batch, cache=self.cache, scale=SCALE, value_dim=self.form[3])
+        self.out[rows] = attention(*part, **common, **self.extra)
         for n, count in new_rows.items():
             self.done[n] += count
 
@@ -187,7 +189,7 @@ def test_tile_and_step_sizes_change_no_bit(form, monkeypatch):
 def test_a_wrong_order_of_summation_would_be_noticed(monkeypatch):
     data = inputs(GQA, 300)
     expected = whole(GQA, data, (300,))
-    monkeypatch.setattr(chunked, "tree_sum", lambda x_tn: x_tn.flip(1).sum(1))
+    monkeypatch.setattr(chunked, "tree_sum", lambda x_tn, first=0: x_tn.flip(1).sum(1))
     assert not torch.equal(whole(GQA, data, (300,)), expected)
 
 

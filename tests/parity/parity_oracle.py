@@ -26,6 +26,8 @@ def draw(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch.T
         return noise * 0.5 - 1.0
     if name.endswith("e_score_correction_bias"):
         return noise * 0.1
+    if name.endswith("sinks"):
+        return noise * 2.0
     if tensor.dim() == 1:  # norms: around whatever scale one is in this family
         return tensor.double() + noise * 0.2
     fan_in = tensor.shape[-1] if "embed" not in name else 1
@@ -78,7 +80,7 @@ def oracle_logits(oracle, prompts) -> list[torch.Tensor]:
     """Logits of each prompt alone, float64; asserts that no routing decision was close."""
     gaps = []
     hooks = [
-        module.register_forward_hook(lambda module, _, output: gaps.append(router_gap(module, output[0])))
+        module.register_forward_hook(lambda module, args, output: gaps.append(router_gap(module, output[0], *args[1:])))
         for module in oracle.modules()
         if type(module).__name__.lower().endswith("topkrouter")
     ]
@@ -89,8 +91,10 @@ def oracle_logits(oracle, prompts) -> list[torch.Tensor]:
     return logits
 
 
-def router_gap(router, logits_TE: torch.Tensor) -> float:
+def router_gap(router, logits_TE: torch.Tensor, bias_E: torch.Tensor | None = None) -> float:
     """The smallest distance between the last chosen expert (or group) and the first rejected one."""
+    if bias_E is not None:
+        return _gap(logits_TE.sigmoid() + bias_E, router.top_k)
     if not hasattr(router, "e_score_correction_bias"):
         return _gap(logits_TE.softmax(-1), router.top_k)
     scores_TE = logits_TE.sigmoid() + router.e_score_correction_bias

@@ -35,10 +35,14 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """What one mixer keeps: `page_tensors` per page of 64 tokens, `slot_tensors` per sequence."""
+    """What one mixer keeps: `page_tensors` per page of 64 tokens, `slot_tensors` per sequence.
+
+    window: keys that a row sees, its own included; pages wholly behind it are never read again. None: all are.
+    """
 
     page_tensors: tuple[TensorSpec, ...] = ()
     slot_tensors: tuple[TensorSpec, ...] = ()
+    window: int | None = None
 
     @property
     def bytes_per_token(self) -> int:

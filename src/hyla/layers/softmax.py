@@ -1,6 +1,8 @@
-"""Grouped-query softmax attention: QK-norm, partial RoPE and an output gate where the model has them."""
+"""Grouped-query softmax attention, with QK-norm, partial RoPE, output gate, window and sinks where a model has them."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import nn
@@ -20,10 +22,11 @@ class SoftmaxAttention(nn.Module):
     """o(sigmoid(gate x) * attention(rope(norm(q x)), rope(norm(k x)), v x)), scale head_dim^-0.5.
 
     Norms, rotation and attention in fp32; keys and values are rounded to the model's dtype once, before they are read
-    or cached. Source: Qwen3 (QK-norm, arXiv 2505.09388), Qwen3-Next (output gate, as in arXiv 2505.06708).
+    or cached. Source: Qwen3 (QK-norm, arXiv 2505.09388), Qwen3-Next (output gate, as in arXiv 2505.06708),
+    MiMo-V2-Flash (window, sinks, scaled values), MiniMax-M2 (QK-norm over the projection).
     """
 
-    fp32_parameters: tuple[str, ...] = ()
+    fp32_parameters: tuple[str, ...] = ("sinks",)
 
     def __init__(
         self,
@@ -39,19 +42,32 @@ class SoftmaxAttention(nn.Module):
         rope_theta: float,
         rope_interleaved: bool = False,
         rope_scaling: Scaling | None = None,
+        qk_norm_scope: Literal["head", "projection"] = "head",
+        window: int | None = None,
+        has_sinks: bool = False,
+        value_dim: int | None = None,
+        value_scale: float = 1.0,
     ):
-        """qk_norm_eps: None for no QK-norm; rotary_dim: rotated channels of a head, 0 for no position code."""
+        """qk_norm_eps: None for no QK-norm; qk_norm_scope: what is normed as one vector; rotary_dim: rotated channels
+        of a head, 0 for no position code; window: keys that a row sees, its own included, None for all; has_sinks: a
+        logit per head in the denominator; value_dim: None for head_dim; value_scale: of the values, before the cache.
+        """
         super().__init__()
+        value_dim = value_dim or head_dim
+        self.value_dim, self.value_scale, self.window = value_dim, value_scale, window
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.q = Linear(hidden_dim, num_heads * head_dim)
-        self.gate = Linear(hidden_dim, num_heads * head_dim) if has_output_gate else None
+        self.gate = Linear(hidden_dim, num_heads * value_dim) if has_output_gate else None
         self.k = Linear(hidden_dim, num_kv_heads * head_dim)
-        self.v = Linear(hidden_dim, num_kv_heads * head_dim)
-        self.o = Linear(num_heads * head_dim, hidden_dim)
+        self.v = Linear(hidden_dim, num_kv_heads * value_dim)
+        self.o = Linear(num_heads * value_dim, hidden_dim)
+        self.sinks = nn.Parameter(torch.empty(num_heads, dtype=torch.float32)) if has_sinks else None
         self.q_norm = self.k_norm = None
+        self.is_projection_normed = qk_norm_scope == "projection"
         if qk_norm_eps is not None:
-            self.q_norm = RMSNorm(head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
-            self.k_norm = RMSNorm(head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
+            q_heads, k_heads = (num_heads, num_kv_heads) if self.is_projection_normed else (1, 1)
+            self.q_norm = RMSNorm(q_heads * head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
+            self.k_norm = RMSNorm(k_heads * head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
         self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
         self.rope_interleaved = rope_interleaved
         self._inputs = [self.q, self.k, self.v] + ([self.gate] if has_output_gate else [])
@@ -62,8 +78,8 @@ class SoftmaxAttention(nn.Module):
     def cache_spec(self) -> CacheSpec:
         dtype, heads, dim = self.k.weight.dtype, self.num_kv_heads, self.head_dim
         k_pages = TensorSpec("k", (heads, dim, CHUNK), dtype, "kv")
-        v_pages = TensorSpec("v", (heads, CHUNK, dim), dtype, "kv")
-        return CacheSpec(page_tensors=(k_pages, v_pages))
+        v_pages = TensorSpec("v", (heads, CHUNK, self.value_dim), dtype, "kv")
+        return CacheSpec(page_tensors=(k_pages, v_pages), window=self.window)
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         q, k, v, *gate = self.in_projection(x_TD)
@@ -71,21 +87,28 @@ class SoftmaxAttention(nn.Module):
         o_THV = attention(
             q_THK,
             k_TGK.to(x_TD.dtype),
-            v.unflatten(-1, (self.num_kv_heads, self.head_dim)),
+            self._scaled(v).unflatten(-1, (self.num_kv_heads, self.value_dim)),
             batch=batch,
             cache=None if cache is None else PagedKV(cache["k"], cache["v"]),
             scale=self.head_dim**-0.5,
+            window=self.window,
+            sinks_H=None if self.sinks is None else self.sinks.to(q_THK.dtype),
         )
         o = o_THV.flatten(1)
         if gate:
             o = o * primitives.sigmoid(wide(gate[0]))
         return self.out_projection(o.to(x_TD.dtype))[0]
 
+    def _scaled(self, v: torch.Tensor) -> torch.Tensor:
+        return v if self.value_scale == 1.0 else (wide(v) * self.value_scale).to(v.dtype)
+
     def _normed_and_rotated(self, q, k, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Heads of queries [T, Hq, d] and keys [T, G, d] in fp32."""
+        if self.is_projection_normed and self.q_norm is not None:
+            q, k = self.q_norm(wide(q)), self.k_norm(wide(k))
         q_THK = wide(q).unflatten(-1, (self.num_heads, self.head_dim))
         k_TGK = wide(k).unflatten(-1, (self.num_kv_heads, self.head_dim))
-        if self.q_norm is not None:
+        if self.q_norm is not None and not self.is_projection_normed:
             q_THK, k_TGK = self.q_norm(q_THK), self.k_norm(k_TGK)
         if self.rotary is None:
             return q_THK, k_TGK
@@ -94,6 +117,8 @@ class SoftmaxAttention(nn.Module):
         return both.split([self.num_heads, self.num_kv_heads], dim=1)
 
     def initialize(self, std: float, generator: torch.Generator) -> None:
-        """Normal(0, std) projections."""
+        """Normal(0, std) projections and sinks."""
         for linear in (*self._inputs, self.o):
             nn.init.normal_(linear.weight, std=std, generator=generator)
+        if self.sinks is not None:
+            nn.init.normal_(self.sinks, std=std, generator=generator)

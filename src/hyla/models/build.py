@@ -71,6 +71,11 @@ def _softmax(config: SoftmaxConfig, hidden_dim: int) -> SoftmaxAttention:
         has_output_gate=config.output_gate,
         qk_norm_eps=config.qk_norm.eps if config.qk_norm else None,
         qk_norm_zero_centered=bool(config.qk_norm and config.qk_norm.zero_centered),
+        qk_norm_scope=config.qk_norm_scope,
+        window=config.window,
+        has_sinks=config.sinks,
+        value_dim=config.value_dim,
+        value_scale=config.value_scale,
         **_rope(config.rope),
     )
 

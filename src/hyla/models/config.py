@@ -113,11 +113,21 @@ class SoftmaxConfig(Config):
     num_kv_heads: Count
     head_dim: Count
     qk_norm: NormConfig | None = None
-    """RMSNorm on each query and key head before the rotation (Qwen3)."""
+    """RMSNorm on the queries and keys before the rotation (Qwen3)."""
+    qk_norm_scope: Literal["head", "projection"] = "head"
+    """Norm each head alone (Qwen3), or all heads of a projection as one vector (MiniMax-M2)."""
     rope: RopeConfig | None = None
     """None: no position code (NoPE)."""
     output_gate: bool = False
     """Multiply the heads' outputs by sigmoid of a second projection (Qwen3-Next)."""
+    window: Count | None = None
+    """Keys that a row sees, its own included (MiMo-V2: 128); None: all earlier ones."""
+    sinks: bool = False
+    """One learned logit per head that joins the softmax's denominator only (MiMo-V2, gpt-oss)."""
+    value_dim: Count | None = None
+    """Channels of a value head; None: head_dim."""
+    value_scale: float = 1.0
+    """Factor on the values before they are cached (MiMo-V2: 0.707)."""
 
     @model_validator(mode="after")
     def _groups(self):

@@ -198,6 +198,21 @@ def layer_list(family: str, key: str, values: list | None, default: list, num_la
     return values
 
 
+def named_layers(
+    family: str, keys: Published, number_key: str, name_key: str, names: tuple[str, ...], default: list
+) -> list[str]:
+    """One name per layer: listed as numbers (places in `names`) under one key, as names under another, or by default.
+
+    Raises ConfigError when both are given and disagree.
+    """
+    numbers, named = getattr(keys, number_key), getattr(keys, name_key)
+    counted = None if numbers is None else [names[number] for number in numbers]
+    if named is not None and counted is not None and named != counted:
+        raise ConfigError(f"{family}: {number_key} and {name_key} disagree in config.json; keep one")
+    key, values = (number_key, counted) if named is None else (name_key, named)
+    return layer_list(family, key, values, default, keys.num_hidden_layers)
+
+
 def prenorm(norm: NormConfig, modules: list[MixerConfig | ChannelMixerConfig]) -> dict:
     """Fields of ModelConfig for a stack in which one kind of norm precedes every module and the head."""
     return {"sublayers": tuple(SublayerConfig(norm=norm, module=module) for module in modules), "final_norm": norm}

@@ -23,12 +23,16 @@ def attention(
     cache: PagedKV | None,
     scale: float,
     value_dim: int | None = None,
+    window: int | None = None,
+    sinks_H: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Every row reads the values of its own and all earlier positions of its sequence.
+    """Every row reads the values of its own and earlier positions of its sequence, all of them or a window's.
 
     o_t = sum_{j <= t} exp(s_tj - m_t) v_j / sum_{j <= t} exp(s_tj - m_t),  s_tj = (scale q_t) . k_j,  m_t = max_j s_tj
+    With a window, j > t - window. A sink is one more score without a value: it joins the maximum and the denominator.
     Query head h reads key head h // (Hq / G). Sums over keys go by pages of 64 positions (README.md).
-    Source: arXiv 1706.03762, section 3.2.1; grouped queries arXiv 2305.13245; absorbed MLA arXiv 2405.04434, 2.1.
+    Source: arXiv 1706.03762, section 3.2.1; grouped queries arXiv 2305.13245; absorbed MLA arXiv 2405.04434, 2.1;
+        sinks as in gpt-oss, arXiv 2508.10925.
 
     Args:
         q_THK: [T, Hq, K], bf16, fp32 or float64.
@@ -39,6 +43,8 @@ def attention(
             positions, then read with the older ones: mutated. Places past a sequence's end may be overwritten.
         scale: factor on the scores.
         value_dim: V when v_TGV is None.
+        window: how many keys a row sees, its own included, >= 1; None: all.
+        sinks_H: [Hq], fp32 (float64 for float64 queries): a logit for each query head, not scaled; None: no sinks.
 
     Returns: o [T, Hq, V] in fp32 (float64 for float64 queries).
     Raises: ConfigError when shapes do not fit or pages are missing; RequestError when the batch starts past 0 and
@@ -47,20 +53,21 @@ def attention(
         flow only without a cache; a cached call is a constant.
     """
     value_dim = _check(q_THK, k_TGK, v_TGV, batch, cache, value_dim)
-    plan = _plan(q_THK, k_TGK, v_TGV, batch, value_dim)
+    _check_window_and_sinks(q_THK, window, sinks_H)
+    plan = _plan(q_THK, k_TGK, v_TGV, batch, value_dim, window)
     if cache is None:
-        inputs = (q_THK, k_TGK, v_TGV)
+        inputs = (q_THK, k_TGK, v_TGV, sinks_H)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
-            return Attention.apply(*inputs, batch, plan, scale, value_dim)
+            return Attention.apply(*inputs, batch, plan, scale, value_dim, window)
         return attend_whole(*inputs, plan, scale, value_dim)[0]
     with torch.no_grad():
         write_rows(cache, k_TGK, v_TGV, plan.write)
         dtype = torch.float64 if q_THK.dtype == torch.float64 else torch.float32
         q_RK = (q_THK.to(dtype) * scale).flatten(0, 1)
-        return attend(q_RK, cache, plan, value_dim).o_RV.view(*q_THK.shape[:2], value_dim)
+        return attend(q_RK, cache, plan, value_dim, sinks_H).o_RV.view(*q_THK.shape[:2], value_dim)
 
 
-def _plan(q_THK, k_TGK, v_TGV, batch: Batch, value_dim: int) -> AttentionPlan:
+def _plan(q_THK, k_TGK, v_TGV, batch: Batch, value_dim: int, window: int | None) -> AttentionPlan:
     key_dim, heads = k_TGK.shape[2], k_TGK.shape[1]
     layout = HeadLayout(
         num_kv_heads=heads,
@@ -68,6 +75,7 @@ def _plan(q_THK, k_TGK, v_TGV, batch: Batch, value_dim: int) -> AttentionPlan:
         key_dim=key_dim,
         value_dim=value_dim,
         row_counts=_row_counts(key_dim, value_dim, v_TGV is None, q_THK),
+        window=window,
     )
     return attention_plan(batch, layout)
 
@@ -105,6 +113,15 @@ def _check(q_THK, k_TGK, v_TGV, batch: Batch, cache: PagedKV | None, value_dim: 
         return value_dim
     _check_cache(k_TGK, v_TGV, batch, cache, value_dim)
     return value_dim
+
+
+def _check_window_and_sinks(q_THK: torch.Tensor, window: int | None, sinks_H: torch.Tensor | None) -> None:
+    if window is not None and window < 1:
+        raise ConfigError(f"attention: window = {window} must be at least 1, the row's own key")
+    dtype = torch.float64 if q_THK.dtype == torch.float64 else torch.float32
+    if sinks_H is not None and (sinks_H.shape != q_THK.shape[1:2] or sinks_H.dtype != dtype):
+        found = f"{list(sinks_H.shape)} {sinks_H.dtype}"
+        raise ConfigError(f"attention: sinks are {found}; they must be [{q_THK.shape[1]}] {dtype}")
 
 
 def _check_cache(k_TGK, v_TGV, batch: Batch, cache: PagedKV, value_dim: int) -> None:

@@ -65,13 +65,15 @@ def write_rows(cache: PagedKV, k_TGK: torch.Tensor, v_TGV: torch.Tensor | None, 
             cache.v_pages[plan.block_pages_I] = v_TGV[plan.block_rows_IC].transpose(1, 2)
 
 
-def attend(q_RK: torch.Tensor, cache: PagedKV, plan: AttentionPlan, value_dim: int) -> Attended:
+def attend(
+    q_RK: torch.Tensor, cache: PagedKV, plan: AttentionPlan, value_dim: int, sinks_H: torch.Tensor | None = None
+) -> Attended:
     """All query rows against their pages. q_RK: [T * Hq, K], scaled, in the dtype of the computation."""
     num_rows = q_RK.shape[0]
     result = Attended(q_RK.new_empty(num_rows, value_dim), q_RK.new_empty(num_rows), q_RK.new_empty(num_rows))
     reader = _PageReader(q_RK.dtype)
     for group in plan.groups:
-        o, maximum, total = _attend_group(q_RK, cache, group, value_dim, reader)
+        o, maximum, total = _attend_group(q_RK, cache, group, value_dim, reader, sinks_H)
         for out, part in ((result.o_RV, o), (result.max_R, maximum), (result.sum_R, total)):
             out[group.rows_R] = part.flatten(0, 2)[group.places_R]
     return result
@@ -99,7 +101,7 @@ class _PageReader:
         return found.flatten(0, 1)
 
 
-def _attend_group(q_RK, cache: PagedKV, group: TileGroup, value_dim: int, reader: _PageReader):
+def _attend_group(q_RK, cache: PagedKV, group: TileGroup, value_dim: int, reader: _PageReader, sinks_H):
     """o [t, G, M, V], maximum and sum [t, G, M] of one group."""
     tiles, rows, heads = group.num_tiles, group.num_rows, cache.k_pages.shape[1]
     q_tGMK = q_RK[group.source_B].view(tiles, heads, rows, -1)
@@ -108,9 +110,14 @@ def _attend_group(q_RK, cache: PagedKV, group: TileGroup, value_dim: int, reader
         keys = reader.read(cache.k_pages, group, first, last)
         p[:, first:last] = _scores(q_tGMK, keys)
     p[:, group.first_masked :].masked_fill_(group.mask, float("-inf"))
-    maximum = p.amax((1, 4))
+    maximum, sinks = p.amax((1, 4)), None
+    if sinks_H is not None:
+        sinks = _sinks_by_place(sinks_H.to(p.dtype), heads, rows)
+        maximum = torch.maximum(maximum, sinks)
     p.sub_(maximum[:, None, ..., None]).exp_()
-    total = tree_sum(p.sum(-1))
+    total = tree_sum(p.sum(-1), group.first_page)
+    if sinks is not None:
+        total = total + (sinks - maximum).exp_()
     parts = []
     for first, last in group.steps():
         if cache.v_pages is not None:
@@ -120,9 +127,16 @@ def _attend_group(q_RK, cache: PagedKV, group: TileGroup, value_dim: int, reader
             keys = keys if last - first == group.num_pages else reader.read(cache.k_pages, group, first, last)
             values = keys[:, :value_dim].transpose(1, 2)
         weighted = bmm(p[:, first:last].flatten(0, 2), values)
-        parts.append(tree_sum(weighted.reshape(tiles, last - first, heads, rows, value_dim)))
-    summed = parts[0] if len(parts) == 1 else tree_sum(torch.stack(parts, 1))
+        by_page = weighted.reshape(tiles, last - first, heads, rows, value_dim)
+        parts.append(tree_sum(by_page, group.first_page + first))
+    summed = parts[0] if len(parts) == 1 else tree_sum(torch.stack(parts, 1), group.first_page // group.step_pages)
     return summed / total[..., None], maximum, total
+
+
+def _sinks_by_place(sinks_H: torch.Tensor, heads: int, rows: int) -> torch.Tensor:
+    """[G, M]: the sink of the query head at each place of a tile."""
+    sinks_GR = sinks_H.view(heads, -1)
+    return sinks_GR.repeat(1, -(-rows // sinks_GR.shape[1]))[:, :rows]
 
 
 def _scores(q_tGMK: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -138,13 +152,16 @@ def _scores(q_tGMK: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     return bmm(q, keys).view(tiles, pages, heads, rows, CHUNK)
 
 
-def tree_sum(x_tn: torch.Tensor) -> torch.Tensor:
+def tree_sum(x_tn: torch.Tensor, first: int = 0) -> torch.Tensor:
     """Sum over dimension 1 in the binary tree over neighbours ((0 + 1) + (2 + 3)) + ...; x is overwritten.
 
-    A missing right neighbour is a zero, so zeros behind the last item change nothing.
+    The items stand at the places first, first + 1, ... of the tree. A missing neighbour is a zero, so zeros before the
+    first item and behind the last one change nothing.
     """
     while x_tn.shape[1] > 1:
+        if first % 2:
+            x_tn = torch.cat([torch.zeros_like(x_tn[:, :1]), x_tn], 1)
         left, right = x_tn[:, 0::2], x_tn[:, 1::2]
         left[:, : right.shape[1]].add_(right)
-        x_tn = left
+        x_tn, first = left, first // 2
     return x_tn[:, 0]

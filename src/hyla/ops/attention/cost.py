@@ -5,13 +5,19 @@ from __future__ import annotations
 PAGE = 64
 
 
-def flops(start: int, length: int, num_heads: int, key_dim: int, value_dim: int) -> int:
+def flops(start: int, length: int, num_heads: int, key_dim: int, value_dim: int, window: int | None = None) -> int:
     """Scores and weighted values of `length` new rows after `start` earlier ones; the softmax itself is not counted.
 
-    Row t meets t + 1 keys with 2 K operations for the score and 2 V for the value, per query head.
+    Row t meets min(t + 1, window) keys with 2 K operations for the score and 2 V for the value, per query head.
     """
-    pairs = length * start + length * (length + 1) // 2
+    pairs = _pairs(start + length, window) - _pairs(start, window)
     return 2 * pairs * num_heads * (key_dim + value_dim)
+
+
+def _pairs(length: int, window: int | None) -> int:
+    """Keys met by rows 0 to length - 1: the first `window` rows see all, the later ones `window` each."""
+    short = length if window is None else min(length, window)
+    return short * (short + 1) // 2 + (length - short) * (window or 0)
 
 
 def cache_bytes_per_token(num_kv_heads: int, key_dim: int, value_dim: int, bytes_per_element: int) -> int:
@@ -19,9 +25,12 @@ def cache_bytes_per_token(num_kv_heads: int, key_dim: int, value_dim: int, bytes
     return num_kv_heads * (key_dim + value_dim) * bytes_per_element
 
 
-def decode_bytes(context: int, num_kv_heads: int, key_dim: int, value_dim: int, bytes_per_element: int) -> int:
-    """Read every page up to the context's end once, write one row."""
-    tokens = -(-context // PAGE) * PAGE + 1
+def decode_bytes(
+    context: int, num_kv_heads: int, key_dim: int, value_dim: int, bytes_per_element: int, window: int | None = None
+) -> int:
+    """Read every page that the last of `context` tokens sees once, write one row."""
+    first = 0 if window is None else max(0, context - window) // PAGE
+    tokens = (-(-context // PAGE) - first) * PAGE + 1
     return tokens * cache_bytes_per_token(num_kv_heads, key_dim, value_dim, bytes_per_element)
 
 

@@ -2,6 +2,7 @@
 
 With p = exp(s - m) / l (saved: q, k, v, o, m, l) and delta = sum_v o' o:
     v' = p^T o';   s' = p (o' v^T - delta);   q' = scale s' k;   k' = scale s'^T q
+    z' = -sum_t exp(z - m) / l delta for a sink z
 Source: FlashAttention-2, arXiv 2307.08691, algorithm 2.
 """
 
@@ -11,37 +12,39 @@ import torch
 
 from hyla.ops.attention.chunked import attend, scratch_pages, write_rows
 from hyla.ops.attention.plan import AttentionPlan
+from hyla.ops.batch import CHUNK
 
 SCORE_BYTES = 1 << 22
 """Size of the scores that the backward pass holds at a time."""
 
 
-def attend_whole(q_THK, k_TGK, v_TGV, plan: AttentionPlan, scale: float, value_dim: int):
+def attend_whole(q_THK, k_TGK, v_TGV, sinks_H, plan: AttentionPlan, scale: float, value_dim: int):
     """o [T, Hq, V] and the statistics m, l [T, Hq] of a batch without a cache."""
     dtype = torch.float64 if q_THK.dtype == torch.float64 else torch.float32
     pages = scratch_pages(k_TGK, v_TGV, plan)
     write_rows(pages, k_TGK, v_TGV, plan.write)
-    found = attend((q_THK.to(dtype) * scale).flatten(0, 1), pages, plan, value_dim)
+    found = attend((q_THK.to(dtype) * scale).flatten(0, 1), pages, plan, value_dim, sinks_H)
     heads = q_THK.shape[:2]
     return found.o_RV.view(*heads, value_dim), found.max_R.view(heads), found.sum_R.view(heads)
 
 
 class Attention(torch.autograd.Function):
-    """apply(q, k, v or None, batch, plan, scale, value_dim) -> o [T, Hq, V]."""
+    """apply(q, k, v or None, sinks or None, batch, plan, scale, value_dim, window) -> o [T, Hq, V]."""
 
     @staticmethod
-    def forward(ctx, q_THK, k_TGK, v_TGV, batch, plan, scale, value_dim):
-        o_THV, max_TH, sum_TH = attend_whole(q_THK, k_TGK, v_TGV, plan, scale, value_dim)
-        ctx.save_for_backward(q_THK, k_TGK, v_TGV, o_THV, max_TH, sum_TH)
-        ctx.batch, ctx.scale, ctx.value_dim = batch, scale, value_dim
+    def forward(ctx, q_THK, k_TGK, v_TGV, sinks_H, batch, plan, scale, value_dim, window):
+        o_THV, max_TH, sum_TH = attend_whole(q_THK, k_TGK, v_TGV, sinks_H, plan, scale, value_dim)
+        ctx.save_for_backward(q_THK, k_TGK, v_TGV, sinks_H, o_THV, max_TH, sum_TH)
+        ctx.batch, ctx.scale, ctx.value_dim, ctx.window = batch, scale, value_dim, window
         return o_THV
 
     @staticmethod
     def backward(ctx, grad_o_THV):
-        q_THK, k_TGK, v_TGV, o_THV, max_TH, sum_TH = ctx.saved_tensors
+        q_THK, k_TGK, v_TGV, sinks_H, o_THV, max_TH, sum_TH = ctx.saved_tensors
         heads, dtype = k_TGK.shape[1], o_THV.dtype
         by_head = {"q": q_THK.to(dtype) * ctx.scale, "grad_o": grad_o_THV, "max": max_TH[..., None]}
-        by_head |= {"sum": sum_TH[..., None], "delta": (grad_o_THV * o_THV).sum(-1, keepdim=True)}
+        delta_TH1 = (grad_o_THV * o_THV).sum(-1, keepdim=True)
+        by_head |= {"sum": sum_TH[..., None], "delta": delta_TH1}
         # [G, R, T, .]: the query heads of a key head side by side.
         by_head = {name: x.unflatten(1, (heads, -1)).permute(1, 2, 0, 3) for name, x in by_head.items()}
         k_GTK = k_TGK.to(dtype).transpose(0, 1)
@@ -49,10 +52,10 @@ class Attention(torch.autograd.Function):
         grad_q = torch.empty_like(by_head["q"])
         grad_k, grad_v = torch.zeros_like(k_GTK), torch.zeros_like(v_GTV)
         for offset, length in zip(ctx.batch.offsets, ctx.batch.lengths):
-            for first, last in _stretches(length, q_THK.shape[1] * o_THV.element_size()):
-                rows, keys = slice(offset + first, offset + last), slice(offset, offset + last)
+            for begin, first, last in _stretches(length, q_THK.shape[1] * o_THV.element_size(), ctx.window):
+                rows, keys = slice(offset + first, offset + last), slice(offset + begin, offset + last)
                 here = {name: x[:, :, rows] for name, x in by_head.items()}
-                grads = _stretch_backward(here, k_GTK[:, keys], v_GTV[:, keys])
+                grads = _stretch_backward(here, k_GTK[:, keys], v_GTV[:, keys], ctx.window)
                 grad_q[:, :, rows] = grads[0]
                 grad_k[:, keys] += grads[1]
                 grad_v[:, keys] += grads[2]
@@ -60,22 +63,34 @@ class Attention(torch.autograd.Function):
         if v_TGV is None:
             grad_k[..., : ctx.value_dim] += grad_v
         grad_v = None if v_TGV is None else grad_v.transpose(0, 1).to(v_TGV.dtype)
-        return grad_q.to(q_THK.dtype), grad_k.transpose(0, 1).to(k_TGK.dtype), grad_v, None, None, None, None
+        grad_sinks = None
+        if sinks_H is not None:
+            weight_TH = (sinks_H.to(dtype) - max_TH).exp() / sum_TH
+            grad_sinks = -(weight_TH * delta_TH1[..., 0]).sum(0).to(sinks_H.dtype)
+        grad_k = grad_k.transpose(0, 1).to(k_TGK.dtype)
+        return grad_q.to(q_THK.dtype), grad_k, grad_v, grad_sinks, None, None, None, None, None
 
 
-def _stretches(length: int, bytes_per_score: int) -> list[tuple[int, int]]:
-    """Query ranges of a sequence whose scores over all its keys fit."""
-    rows = max(1, SCORE_BYTES // (length * bytes_per_score))
-    return [(first, min(first + rows, length)) for first in range(0, length, rows)]
+def _stretches(length: int, bytes_per_score: int, window: int | None) -> list[tuple[int, int, int]]:
+    """(first key, first row, end): query ranges of a sequence whose scores over the keys that they see fit."""
+    reach = length if window is None else min(length, 2 * window)
+    rows = max(1, SCORE_BYTES // (reach * bytes_per_score))
+    if window is None:
+        return [(0, first, min(first + rows, length)) for first in range(0, length, rows)]
+    rows = min(rows, max(window, CHUNK))
+    return [(max(0, first - window + 1), first, min(first + rows, length)) for first in range(0, length, rows)]
 
 
-def _stretch_backward(rows: dict[str, torch.Tensor], k_GLK: torch.Tensor, v_GLV: torch.Tensor):
+def _stretch_backward(rows: dict[str, torch.Tensor], k_GLK: torch.Tensor, v_GLV: torch.Tensor, window: int | None):
     """Gradients of (scaled) queries [G, R, C, K] and of the keys and values they see, whose last C are theirs."""
     count, length = rows["q"].shape[2], k_GLK.shape[1]
     q, grad_o = rows["q"].flatten(1, 2), rows["grad_o"].flatten(1, 2)
     p = (q @ k_GLK.transpose(1, 2)).unflatten(1, (-1, count))
     is_ahead = torch.ones(count, count, dtype=torch.bool, device=p.device).triu(1)
     p[..., length - count :].masked_fill_(is_ahead, float("-inf"))
+    if window is not None:
+        is_behind = torch.ones(count, length, dtype=torch.bool, device=p.device).tril(length - count - window)
+        p.masked_fill_(is_behind, float("-inf"))
     p = p.sub_(rows["max"]).exp_().div_(rows["sum"])
     grad_v = p.flatten(1, 2).transpose(1, 2) @ grad_o
     grad_s = (grad_o @ v_GLV.transpose(1, 2)).view_as(p).sub_(rows["delta"]).mul_(p).flatten(1, 2)

@@ -1,14 +1,16 @@
 """How the rows of a packed batch meet pages of keys: query tiles, their pages, and where new rows are written.
 
-A *tile* is up to 64 rows of one sequence that stand in one 64-token page of positions; it meets the pages 0 .. n - 1,
-where only the last one is partly ahead of it. Tiles of like size and reach form a *group*, which is computed together:
-its shorter tiles meet the null page 0 in the missing places, wholly masked. How rows are tiled and grouped changes no
+A *tile* is up to 64 rows of one sequence that stand in one 64-token page of positions; it meets the pages up to its
+own, from page 0 or from the first one that its window reaches; only the last one is partly ahead of it. Tiles of like
+size and reach form a *group*, which is computed together: its shorter tiles meet the null page 0 in the missing places,
+wholly masked. How rows are tiled and grouped changes no
 bit of a result, only its speed. Everything here is made from host integers, once per batch and head layout.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -39,6 +41,12 @@ class HeadLayout:
     value_dim: int
     row_counts: tuple[int, ...]
     """Row counts that the products may have (ascending), and multiples of the last one."""
+    window: int | None = None
+    """Keys that a row sees, its own included; None: all earlier ones."""
+
+    def first_page(self, position: int) -> int:
+        """The first page that a row at this position sees."""
+        return 0 if self.window is None else max(0, position - self.window + 1) // CHUNK
 
     def tile_rows(self, positions: int) -> int:
         """M: rows of a tile of so many positions, padded."""
@@ -54,12 +62,20 @@ class HeadLayout:
 
 @dataclass(frozen=True)
 class Tile:
-    """`count` rows from flat row `row` on, at positions from `position` on; they meet `pages` (in order)."""
+    """`count` rows from flat row `row` on, at positions from `position` on; they meet `pages` (in order), the first of
+    which is page `first_page` of the sequence."""
 
     row: int
     position: int
     count: int
     pages: tuple[int, ...]
+    first_page: int = 0
+
+    def part(self, first: int, count: int, layout: HeadLayout) -> Tile:
+        """`count` of its rows, with the pages that they see."""
+        position = self.position + first
+        first_page = layout.first_page(position)
+        return Tile(self.row + first, position, count, self.pages[first_page - self.first_page :], first_page)
 
 
 @dataclass(frozen=True)
@@ -71,12 +87,14 @@ class TileGroup:
     num_pages: int
     step_pages: int
     """Pages of one batched product, a power of two: an aligned subtree of the sum over pages."""
+    first_page: int
+    """Where the pages begin in the tree over a sequence's pages; tiles of a group begin alike."""
     pages: slice | torch.Tensor
     """The pages as a slice (read in place), or int64 [t, n]."""
     first_masked: int
     """The first page that is not wholly visible to every row of the group."""
     mask: torch.Tensor
-    """bool [t, n - first_masked, 1, M, 64]: the key is ahead of the row."""
+    """bool [t, n - first_masked, 1, M, 64]: the key is ahead of the row or behind its window."""
     source_B: torch.Tensor
     """int64: query row (flat row * Hq + head) at each place of [t, G, M]; spare places repeat a row."""
     rows_R: slice | torch.Tensor
@@ -85,8 +103,12 @@ class TileGroup:
     """The place of each of them."""
 
     def steps(self) -> list[tuple[int, int]]:
-        """Ranges of pages, aligned to step_pages."""
-        return [(a, min(a + self.step_pages, self.num_pages)) for a in range(0, self.num_pages, self.step_pages)]
+        """Ranges of pages: all of them, or cut at multiples of step_pages of the sequence."""
+        if self.num_pages <= self.step_pages:
+            return [(0, self.num_pages)]
+        begin = self.step_pages - self.first_page % self.step_pages
+        cuts = [0, *range(begin, self.num_pages, self.step_pages), self.num_pages]
+        return list(pairwise(cuts))
 
 
 @dataclass(frozen=True)
@@ -170,14 +192,15 @@ def _write_plan(batch: Batch, spans: list[Tile]) -> WritePlan:
 
 def _group_tiles(spans: list[Tile], layout: HeadLayout) -> list[tuple[int, list[Tile]]]:
     """Groups as (positions of a tile, tiles)."""
-    by_size: dict[int, list[Tile]] = {}
+    by_shape: dict[tuple[int, ...], list[Tile]] = {}
     for span in spans:
+        span = span.part(0, span.count, layout)
         positions = _tile_positions(span, layout)
         for first in range(0, span.count, positions):
-            tile = Tile(span.row + first, span.position + first, min(positions, span.count - first), span.pages)
-            by_size.setdefault(positions, []).append(tile)
+            tile = span.part(first, min(positions, span.count - first), layout)
+            by_shape.setdefault((positions, *_tree_shape(tile, layout)), []).append(tile)
     groups = []
-    for positions, tiles in by_size.items():
+    for (positions, *_), tiles in by_shape.items():
         pair_bytes = layout.pair_bytes(positions)
         tiles.sort(key=lambda tile: len(tile.pages))
         group: list[Tile] = []
@@ -189,6 +212,15 @@ def _group_tiles(spans: list[Tile], layout: HeadLayout) -> list[tuple[int, list[
                 groups.append((positions, group))
             group.append(tile)
     return groups
+
+
+def _tree_shape(tile: Tile, layout: HeadLayout) -> tuple[int, ...]:
+    """Equal for tiles whose sums over pages pair them alike: from page 0 on, all do.
+
+    Up to 2^k pages lie in at most two aligned blocks of 2^k, so their place in the first block decides.
+    """
+    count = len(tile.pages)
+    return () if layout.window is None else (count, tile.first_page % (1 << (count - 1).bit_length()))
 
 
 def _tile_positions(span: Tile, layout: HeadLayout) -> int:
@@ -205,9 +237,9 @@ def _tile_positions(span: Tile, layout: HeadLayout) -> int:
 def _make_group(batch: Batch, layout: HeadLayout, positions: int, tiles: list[Tile]) -> TileGroup:
     heads, rows = layout.num_kv_heads, layout.tile_rows(positions)
     num_pages = max(len(tile.pages) for tile in tiles)
-    first_masked = min(len(tile.pages) for tile in tiles) - 1
-    count, row, position = (torch.tensor([value(tile) for tile in tiles])[:, None]
-                            for value in (lambda x: x.count, lambda x: x.row, lambda x: x.position))  # fmt: skip
+    first_masked = min(len(tile.pages) for tile in tiles) - 1 if layout.window is None else 0
+    numbers = [(tile.count, tile.row, tile.position, tile.first_page) for tile in tiles]
+    count, row, position, first_page = torch.tensor(numbers).T[..., None]
     place = torch.arange(rows)
     step = torch.minimum(place // layout.group_heads, count - 1)
     query = (row + step) * heads * layout.group_heads + place % layout.group_heads
@@ -216,13 +248,18 @@ def _make_group(batch: Batch, layout: HeadLayout, positions: int, tiles: list[Ti
     places = is_real.flatten().nonzero().flatten()
     rows_R, order = source[places].sort()
     key = torch.arange(first_masked * CHUNK, num_pages * CHUNK).view(-1, 1, CHUNK)
-    mask = key > (position + step)[:, None, :, None]
+    key = key + CHUNK * first_page[:, :, None, None]
+    place = (position + step)[:, None, :, None]
+    mask = key > place
+    if layout.window is not None:
+        mask |= key <= place - layout.window
     step_pages = max(1, STEP_BYTES // (len(tiles) * layout.pair_bytes(positions)))
     return TileGroup(
         num_tiles=len(tiles),
         num_rows=rows,
         num_pages=num_pages,
         step_pages=1 << (step_pages.bit_length() - 1),
+        first_page=tiles[0].first_page,
         pages=_page_index(batch, tiles, num_pages),
         first_masked=first_masked,
         mask=mask[:, :, None].to(batch.device),
