@@ -9,7 +9,7 @@ from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table, rotate
-from hyla.ops import rows
+from hyla.ops import primitives, rows
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import CHUNK, Batch
 from hyla.ops.primitives import wide
@@ -67,7 +67,8 @@ class MLA(nn.Module):
 
     With c = norm(kv_a x)[:kv_lora] and k_pe = (kv_a x)[kv_lora:]:  q~_h = q_nope_h k_up_h,
     o_h = v_up_h softmax((q~_h . c + q_pe_h . k_pe) (nope + rope)^-0.5) c. The cache holds c and k_pe in the model's
-    dtype: the absorbed products and attention run in fp32. Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.
+    dtype: the absorbed products and attention run in fp32. Source: DeepSeek-V2, arXiv 2405.04434, section 2.1; the
+    head gate: Ling-3.0.
     """
 
     fp32_parameters: tuple[str, ...] = ()
@@ -86,8 +87,10 @@ class MLA(nn.Module):
         rotary_dim: int,
         rope_theta: float,
         rope_interleaved: bool = False,
+        head_gate: bool = False,
     ):
-        """q_lora_dim: None for a full query projection; rotary_dim: rotated channels of the shared part, 0 for none."""
+        """q_lora_dim: None for a full query projection; rotary_dim: rotated channels of the shared part, 0 for none;
+        head_gate: multiply each head's output by sigmoid(gate x)."""
         super().__init__()
         self.num_heads, self.kv_lora_dim = num_heads, kv_lora_dim
         self.nope_dim, self.rope_dim = nope_dim, rope_dim
@@ -97,14 +100,16 @@ class MLA(nn.Module):
         self.k_up = nn.Parameter(torch.empty(num_heads, nope_dim, kv_lora_dim))
         self.v_up = nn.Parameter(torch.empty(num_heads, value_dim, kv_lora_dim))
         self.o = Linear(num_heads * value_dim, hidden_dim)
+        self.gate = Linear(hidden_dim, num_heads) if head_gate else None
+        gates = [self.gate] if head_gate else []
         self.q = self.q_a = self.q_a_norm = self.q_b = self.q_projection = None
         if q_lora_dim is None:
             self.q = Linear(hidden_dim, query_dim)
-            self.in_projection = Projection(self.q, self.kv_a)
+            self.in_projection = Projection(self.q, self.kv_a, *gates)
         else:
             self.q_a, self.q_b = Linear(hidden_dim, q_lora_dim), Linear(q_lora_dim, query_dim)
             self.q_a_norm = RMSNorm(q_lora_dim, eps=norm_eps)
-            self.in_projection, self.q_projection = Projection(self.q_a, self.kv_a), Projection(self.q_b)
+            self.in_projection, self.q_projection = Projection(self.q_a, self.kv_a, *gates), Projection(self.q_b)
         self.k_up_projection = HeadProjection(self, "k_up", is_transposed=False)
         self.v_up_projection = HeadProjection(self, "v_up", is_transposed=True)
         self.out_projection = Projection(self.o)
@@ -118,7 +123,7 @@ class MLA(nn.Module):
         return CacheSpec(page_tensors=(TensorSpec("k", shape, self.kv_a.weight.dtype, "kv"),))
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
-        q, kv = self.in_projection(x_TD)
+        q, kv, *gate = self.in_projection(x_TD)
         if self.q_projection is not None:
             q = self.q_projection(self.q_a_norm(q))[0]
         q_nope, q_pe = wide(q).unflatten(-1, (self.num_heads, -1)).split([self.nope_dim, self.rope_dim], dim=-1)
@@ -136,10 +141,14 @@ class MLA(nn.Module):
             scale=(self.nope_dim + self.rope_dim) ** -0.5,
             value_dim=self.kv_lora_dim,
         )
-        return self.out_projection(self.v_up_projection(o_THK).flatten(1).to(x_TD.dtype))[0]
+        o_THV = self.v_up_projection(o_THK)
+        if gate:
+            o_THV = o_THV * primitives.sigmoid(wide(gate[0]))[..., None]
+        return self.out_projection(o_THV.flatten(1).to(x_TD.dtype))[0]
 
     def initialize(self, std: float, generator: torch.Generator) -> None:
         """Normal(0, std) projections."""
-        linears = [linear for linear in (self.q, self.q_a, self.q_b, self.kv_a, self.o) if linear is not None]
+        linears = (self.q, self.q_a, self.q_b, self.kv_a, self.gate, self.o)
+        linears = [linear for linear in linears if linear is not None]
         for weight in (*(linear.weight for linear in linears), self.k_up, self.v_up):
             nn.init.normal_(weight, std=std, generator=generator)

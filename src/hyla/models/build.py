@@ -6,6 +6,7 @@ from torch import nn
 
 from hyla.layers.gated_delta import GatedDelta
 from hyla.layers.kda import KDA
+from hyla.layers.linear_attention import LinearAttention
 from hyla.layers.mla import MLA
 from hyla.layers.mlp import MLP
 from hyla.layers.moe import MoE
@@ -14,6 +15,7 @@ from hyla.models.config import (
     ChannelMixerConfig,
     GatedDeltaConfig,
     KDAConfig,
+    LinearAttentionConfig,
     MixerConfig,
     MLAConfig,
     MLPConfig,
@@ -80,6 +82,7 @@ BUILDERS = {
     MLAConfig: _mla,
     GatedDeltaConfig: _plain(GatedDelta),
     KDAConfig: _plain(KDA),
+    LinearAttentionConfig: _plain(LinearAttention),
     MLPConfig: _plain(MLP),
     MoEConfig: _moe,
 }

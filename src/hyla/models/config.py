@@ -86,6 +86,8 @@ class MLAConfig(Config):
     norm_eps: float = Field(default=1e-6, gt=0)
     """Of the norms of the latent (and of the query's latent)."""
     rope: RopeConfig | None = None
+    head_gate: bool = False
+    """Multiply each head's output by sigmoid of one number, from a projection of x (Ling-3.0)."""
 
 
 class GatedDeltaConfig(Config):
@@ -115,10 +117,23 @@ class KDAConfig(Config):
     key_dim: Count
     value_dim: Count
     conv_len: Annotated[int, Field(ge=1, le=8)] = 4
-    gate_rank: Count
-    """Rank of the decay's and of the output gate's low-rank projections."""
+    gate_rank: Count | None = None
+    """Rank of the decay's and of the output gate's low-rank projections; None: one full projection each (Ling-3.0)."""
     norm_eps: float = Field(default=1e-5, gt=0)
     """Of the output norm, which is gated by a sigmoid."""
+    decay_lower_bound: Annotated[float, Field(lt=0)] | None = None
+    """Lowest log decay of a token: it is this times a sigmoid (the "safe gate" of Ling-3.0). None: no bound."""
+
+
+class LinearAttentionConfig(Config):
+    """Linear attention with the features elu + 1 and a normaliser."""
+
+    kind: Literal["linear"] = "linear"
+    num_heads: Count
+    key_dim: Count
+    value_dim: Count
+    eps: float = Field(default=1e-6, gt=0)
+    """Added to the normaliser, which is a sum of positive features."""
 
 
 class MLPConfig(Config):
@@ -166,9 +181,9 @@ class MoEConfig(Config):
         return self
 
 
-MixerConfig = SoftmaxConfig | MLAConfig | GatedDeltaConfig | KDAConfig
+MixerConfig = SoftmaxConfig | MLAConfig | GatedDeltaConfig | KDAConfig | LinearAttentionConfig
 ChannelMixerConfig = MLPConfig | MoEConfig
-MIXER_KINDS = frozenset({"softmax", "mla", "gated_delta", "kda"})
+MIXER_KINDS = frozenset({"softmax", "mla", "gated_delta", "kda", "linear"})
 
 
 class ScaledResidual(Config):
