@@ -17,7 +17,7 @@ OPTIONS = {
     "KDA": {"num_heads": 2, "key_dim": 12, "value_dim": 20},
     "GatedDelta": {"num_key_heads": 2, "num_value_heads": 4, "key_dim": 12, "value_dim": 20},
     "LinearAttention": {"num_heads": 3, "key_dim": 10, "value_dim": 14},
-    "SoftmaxAttention": {"num_heads": 6, "num_kv_heads": 2, "head_dim": 10, "rotary_dim": 6},
+    "SoftmaxAttention": {"num_heads": 6, "num_kv_heads": 2, "head_dim": 12, "rotary_dim": 6},
     "MLA": {"num_heads": 3, "kv_lora_dim": 28, "nope_dim": 8, "rope_dim": 4, "value_dim": 12, "rotary_dim": 4},
 }
 

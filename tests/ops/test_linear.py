@@ -12,8 +12,8 @@ from hyla.ops.batch import Batch
 from hyla.ops.linear import cache_tensors, cost, elu_plus_one, linear_attention
 from hyla.ops.linear.reference import linear_attention_reference
 
-RELATIVE_TOLERANCE = 2e-6
-"""fp32 outputs and gradients against float64; measured: below 5e-7."""
+RELATIVE_TOLERANCE = 1e-6
+"""fp32 outputs and gradients against float64; measured: MEASURED."""
 HEADS, KEY_DIM, VALUE_DIM, EPS = 3, 10, 22, 1e-6
 LENGTHS = [200, 1, 64, 63, 65]
 
@@ -25,8 +25,8 @@ def draw_inputs(tokens, *, seed=0, dtype=torch.float32, heads=HEADS):
     return [x.to(dtype) for x in (elu_plus_one(q), elu_plus_one(k), v)]
 
 
-def empty_cache(slots):
-    tensors = cache_tensors(num_heads=HEADS, key_dim=KEY_DIM, value_dim=VALUE_DIM)
+def empty_cache(slots, value_dim=VALUE_DIM):
+    tensors = cache_tensors(num_heads=HEADS, key_dim=KEY_DIM, value_dim=value_dim)
     return {name: torch.zeros(slots, *shape, dtype=dtype) for name, shape, dtype, _ in tensors}
 
 
@@ -79,8 +79,8 @@ def test_state_after_closed_chunks_holds_the_sums_of_the_recurrence():
     cache = empty_cache(4)
     arrive(inputs, [100, 28], cache=cache)
     _, states, normalisers = linear_attention_reference(*[x.double() for x in inputs], lengths=[128], eps=EPS)
-    assert relative_error(cache["anchor"][2, ..., :-1], states[0]) < RELATIVE_TOLERANCE
-    assert relative_error(cache["anchor"][2, ..., -1], normalisers[0]) < RELATIVE_TOLERANCE
+    assert relative_error(cache["anchor"][2, ..., :VALUE_DIM], states[0]) < RELATIVE_TOLERANCE
+    assert relative_error(cache["anchor"][2, ..., VALUE_DIM], normalisers[0]) < RELATIVE_TOLERANCE
     assert cache["anchor"][[0, 1, 3]].count_nonzero() == 0
 
 
@@ -122,9 +122,11 @@ def test_pieces_of_any_size_give_the_bits_of_the_whole(data):
     assert torch.equal(arrive(inputs, pieces), whole(inputs, [tokens]))
 
 
-def test_one_by_one_gives_the_bits_of_the_whole():
-    inputs = draw_inputs(150)
-    assert torch.equal(arrive(inputs, [1] * 150), whole(inputs, [150]))
+@pytest.mark.parametrize("value_dim", [1, 4, 5, 6, 8, 9, 10, 22])
+def test_one_by_one_gives_the_bits_of_the_whole(value_dim):
+    q, k, v = draw_inputs(150)
+    inputs = [q, k, v[:, :, :value_dim].contiguous()]
+    assert torch.equal(arrive(inputs, [1] * 150, cache=empty_cache(4, value_dim)), whole(inputs, [150]))
 
 
 def test_mixed_batches_in_any_slots_give_the_bits_of_packed_sequences():

@@ -58,11 +58,11 @@ UNBOUNDED = {
 }
 
 
-@pytest.mark.parametrize("number, keys", list(enumerate([FIRST, GROUPED, UNBOUNDED])))
-def test_ling_3_gives_the_logits_of_transformers_and_its_tensors_back(tmp_path, number, keys):
+@pytest.mark.parametrize("keys, seed", [(FIRST, 5), (GROUPED, 11), (UNBOUNDED, 2)])
+def test_ling_3_gives_the_logits_of_transformers_and_its_tensors_back(tmp_path, keys, seed):
     from transformers import BailingHybridConfig
 
-    check_parity(BailingHybridConfig(**keys), tmp_path, seed=10 + number)
+    check_parity(BailingHybridConfig(**keys), tmp_path, seed=seed)
 
 
 def test_a_model_made_here_is_read_by_transformers(tmp_path):

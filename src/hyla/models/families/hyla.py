@@ -62,7 +62,7 @@ class OwnFormat(Family):
 
 
 def _published(config: ModelConfig) -> dict:
-    return config.model_dump(mode="json", exclude={"family"}, exclude_none=False)
+    return config.model_dump(mode="json", exclude={"family"})
 
 
 # fmt: off
@@ -73,7 +73,7 @@ TINY = {
         {"kind": "gated_delta", "num_key_heads": 2, "num_value_heads": 4, "key_dim": 12, "value_dim": 20},
         {"kind": "mlp", "intermediate_dim": 52},
         {"kind": "linear", "num_heads": 3, "key_dim": 10, "value_dim": 14},
-        {"kind": "softmax", "num_heads": 6, "num_kv_heads": 2, "head_dim": 10, "rope": {"rotary_dim": 6}},
+        {"kind": "softmax", "num_heads": 6, "num_kv_heads": 2, "head_dim": 12, "rope": {"rotary_dim": 6}},
         {"kind": "moe", "num_experts": 5, "num_experts_per_token": 2, "expert_dim": 20, "shared_dim": 12},
         {"kind": "kda", "num_heads": 3, "key_dim": 12, "value_dim": 16, "conv_len": 3, "decay_lower_bound": -4.0},
     )],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.linear.cost import row_width
 
 
 def elu_plus_one(x: torch.Tensor) -> torch.Tensor:
@@ -39,10 +40,10 @@ def linear_attention(q_THK, k_THK, v_THV, *, batch: Batch, cache=None, eps: floa
 
 
 def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int):
-    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor. The last value column counts keys."""
-    single = torch.float32
+    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor. Column `value_dim` counts the keys."""
+    single, width = torch.float32, row_width(value_dim)
     return (
-        ("anchor", (num_heads, key_dim, value_dim + 1), single, "anchor"),
+        ("anchor", (num_heads, key_dim, width), single, "anchor"),
         ("k_t", (num_heads, key_dim, CHUNK), single, "open"),
-        ("v", (num_heads, CHUNK, value_dim + 1), single, "open"),
+        ("v", (num_heads, CHUNK, width), single, "open"),
     )

@@ -1,6 +1,6 @@
 """Linear attention in chunks of 64 on the absolute grid. PyTorch, any device, differentiable, the default.
 
-A value row carries a one behind its channels, so that one product gives S^T q and z . q, and one state holds S and z.
+A value row carries a one behind its channels (and zeros up to a width that products like), so that one product gives S^T q and z . q, and one state holds S and z.
 A chunk's rows read the anchor and then, as one product over the chunk's 64 places, the rows up to their own; an
 appended row repeats these two products on itself alone.
 """
@@ -14,15 +14,18 @@ from hyla.errors import ConfigError
 from hyla.ops.batch import CHUNK, Batch
 from hyla.ops.delta.items import from_items, to_items
 from hyla.ops.delta.plan import ChunkPlan, RowPlan
+from hyla.ops.linear.cost import row_width
 from hyla.ops.rows import bmm
 
 
 def linear_attention(q_THK, k_THK, v_THV, *, batch: Batch, cache, eps: float) -> torch.Tensor:
     """The operator (see `hyla.ops.linear`)."""
     _check(q_THK, k_THK, v_THV, batch)
-    inputs = (q_THK, k_THK, pad(v_THV, (0, 1), value=1.0))
+    value_dim = v_THV.shape[2]
+    rows_THW = pad(pad(v_THV, (0, 1), value=1.0), (0, row_width(value_dim) - value_dim - 1))
+    inputs = (q_THK, k_THK, rows_THW)
     sums_THW = _WholeSequences.apply(batch.chunk_plan, *inputs) if cache is None else _cached(inputs, batch, cache)
-    return sums_THW[..., :-1] / (sums_THW[..., -1:] + eps)
+    return sums_THW[..., :value_dim] / (sums_THW[..., value_dim : value_dim + 1] + eps)
 
 
 def _check(q, k, v, batch: Batch) -> None:
@@ -35,7 +38,7 @@ def _check(q, k, v, batch: Batch) -> None:
 
 
 def _cached(inputs, batch: Batch, cache) -> torch.Tensor:
-    """Sums [T, H, V + 1] of new rows against a cache."""
+    """Sums [T, H, W] of new rows against a cache."""
     out = torch.empty_like(inputs[2])
     if batch.decode_sequences:
         plan = batch.row_plan
