@@ -9,7 +9,7 @@ from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import cast
 
-FAMILIES = ("qwen3_next", "kimi_linear")
+FAMILIES = ("qwen3_next", "kimi_linear", "bailing_hybrid_3", "hyla")
 DTYPES = (torch.float32, torch.bfloat16)
 LENGTH = 140
 OTHERS = (1, 63, 64, 65, 7, 130, 2, 100)

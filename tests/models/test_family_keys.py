@@ -11,7 +11,7 @@ from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig, NormConfig
 from hyla.models.family import family_of, known_model_types
 
-FAMILIES = ("qwen3", "qwen3_5", "qwen3_next", "kimi_linear")
+FAMILIES = ("qwen3", "qwen3_5", "qwen3_next", "kimi_linear", "bailing_hybrid_3")
 
 
 @pytest.fixture(params=FAMILIES)
@@ -22,7 +22,7 @@ def family(request):
 def test_a_config_survives_the_way_out_and_back(family):
     for config in [family.tiny, *map(family.preset, family.sizes)]:
         published = family.config_to_hf(config)
-        assert published["model_type"] == family.name
+        assert published["model_type"] == (family.model_type or family.name)
         assert family.config_from_hf(published) == config
 
 

@@ -14,6 +14,7 @@ TOTALS = [
     ("qwen3_5", "Qwen3.5-9B", 8.95),
     ("qwen3_5", "Qwen3.5-27B", 26.90),
     ("kimi_linear", "Kimi-Linear-48B-A3B", 49.12),
+    ("bailing_hybrid_3", "Ling-3.0-Flash", 124.41),
     ("qwen3", "Qwen3-0.6B", 0.596),
     ("qwen3", "Qwen3-8B", 8.19),
     ("qwen3", "Qwen3-32B", 32.76),
