@@ -1,10 +1,10 @@
 """Ling-3.0: five KDA layers with a bounded decay to one MLA layer with a gate per head, MoE with a shared expert.
 
 The trunk, except nothing. Shares its `model_type` with Ling-2.5 (lightning attention); `short_conv_kernel_size` tells
-them apart. The last layer of every `layer_group_size` is MLA. The latent's norm has eps 1e-6 whatever `rms_norm_eps`
-is: the published code leaves it at its default. transformers stores the size of a KDA head as `linear_head_dim` and
-overwrites `head_dim` with `qk_rope_head_dim`; the hub's spelling, which is written here, has it in `head_dim`.
-Verified against transformers 5.23 on random weights (tests/parity/test_parity_bailing_hybrid_3.py).
+them apart. The last layer of every `layer_group_size` is MLA, whose latent's norm always has eps 1e-6. transformers
+stores the size of a KDA head as `linear_head_dim` and overwrites `head_dim` with `qk_rope_head_dim`; the hub's
+spelling, which is written here, has it in `head_dim`.
+Verified against transformers 5.23 on random weights: logits within 1e-5 (tests/parity/test_parity_bailing_hybrid_3.py).
 """
 
 from __future__ import annotations
@@ -20,47 +20,39 @@ from hyla.models.family import Family
 from hyla.models.names import SWIGLU, concat, fuse, rename, stack, weights
 
 NAME = "bailing_hybrid_3"
-LATENT_EPS = 1e-6
-IGNORED = {
-    "embedding_dropout": "dropout is a matter of training; Hyla has none",
-    "output_dropout": "dropout is a matter of training; Hyla has none",
-    "mtp_loss_scaling_factor": "the weight of a training loss",
-    "num_nextn_predict_layers": "multi-token prediction is not part of the logits",
-    "num_mtp_layers": "multi-token prediction is not part of the logits",
-    "qk_head_dim": "the sum of qk_nope_head_dim and qk_rope_head_dim",
-    "router_dtype": "router scores are fp32",
-}
-
+Or = AliasChoices
+DROPOUT = "dropout is a matter of training; Hyla has none"
+MTP = "multi-token prediction is not part of the logits"
 # fmt: off
+IGNORED = {
+    "embedding_dropout": DROPOUT, "output_dropout": DROPOUT, "num_nextn_predict_layers": MTP, "num_mtp_layers": MTP,
+    "mtp_loss_scaling_factor": "the weight of a training loss", "router_dtype": "router scores are fp32",
+    "qk_head_dim": "the sum of qk_nope_head_dim and qk_rope_head_dim",
+}
 # Published key: field of our config.
-KDA = {
-    "num_attention_heads": "num_heads", "head_dim": "key_dim", "short_conv_kernel_size": "conv_len",
-    "rms_norm_eps": "norm_eps",
+HEADS = {"num_attention_heads": "num_heads"}
+KDA = HEADS | {"head_dim": "key_dim", "short_conv_kernel_size": "conv_len", "rms_norm_eps": "norm_eps"}
+MLA = HEADS | {
+    "kv_lora_rank": "kv_lora_dim", "qk_nope_head_dim": "nope_dim", "qk_rope_head_dim": "rope_dim",
+    "v_head_dim": "value_dim",
 }
-MLA = {
-    "num_attention_heads": "num_heads", "kv_lora_rank": "kv_lora_dim", "qk_nope_head_dim": "nope_dim",
-    "qk_rope_head_dim": "rope_dim", "v_head_dim": "value_dim",
-}
-MOE = {
-    "num_experts": "num_experts", "num_experts_per_token": "num_experts_per_token",
-    "moe_intermediate_size": "expert_dim",
-}
+MOE = {name: name for name in ("num_experts", "num_experts_per_token")} | {"moe_intermediate_size": "expert_dim"}
 ROUTER = {
     "moe_renormalize": "normalize", "num_expert_group": "num_groups", "topk_group": "num_groups_kept",
     "routed_scaling_factor": "scaling",
 }
-# fmt: on
 MLP = {"intermediate_size": "intermediate_dim"}
-
-
-def _or(*spellings: str) -> AliasChoices:
-    return AliasChoices(*spellings)
+REPEATED = {
+    "num_key_value_heads": "num_attention_heads", "linear_num_heads": "num_attention_heads",
+    "linear_conv_kernel_dim": "short_conv_kernel_size",
+}
+# fmt: on
 
 
 class Keys(hf.Published):
     """HANDLED keys of config.json: the hub's spellings first, then those of transformers."""
 
-    max_position_embeddings: hf.Count = Field(validation_alias=_or("model_max_length", "max_position_embeddings"))
+    max_position_embeddings: hf.Count = Field(validation_alias=Or("model_max_length", "max_position_embeddings"))
     tie_word_embeddings: Literal[False] = False
     intermediate_size: hf.Count = 6144
     num_attention_heads: hf.Count = 32
@@ -83,15 +75,13 @@ class Keys(hf.Published):
     layer_types: hf.LayerTypes | None = None
     first_k_dense_replace: int = Field(default=2, ge=0)
     mlp_layer_types: list[Literal["dense", "sparse"]] | None = None
-    num_experts: hf.Several = Field(default=512, validation_alias=_or("num_experts", "num_local_experts"))
-    num_experts_per_token: hf.Count = Field(
-        default=8, validation_alias=_or("num_experts_per_token", "num_experts_per_tok")
-    )
-    num_shared_experts: hf.Count = Field(default=1, validation_alias=_or("num_shared_experts", "n_shared_experts"))
+    num_experts: hf.Several = Field(default=512, validation_alias=Or("num_experts", "num_local_experts"))
+    num_experts_per_token: hf.Count = Field(8, validation_alias=Or("num_experts_per_token", "num_experts_per_tok"))
+    num_shared_experts: hf.Count = Field(1, validation_alias=Or("num_shared_experts", "n_shared_experts"))
     moe_intermediate_size: hf.Count = 768
-    moe_renormalize: bool = Field(default=True, validation_alias=_or("moe_renormalize", "norm_topk_prob"))
+    moe_renormalize: bool = Field(default=True, validation_alias=Or("moe_renormalize", "norm_topk_prob"))
     routed_scaling_factor: float = 2.5
-    num_expert_group: hf.Count = Field(default=8, validation_alias=_or("num_expert_group", "n_group"))
+    num_expert_group: hf.Count = Field(default=8, validation_alias=Or("num_expert_group", "n_group"))
     topk_group: hf.Count = 4
     score_function: Literal["sigmoid"] = "sigmoid"
     moe_router_enable_expert_bias: Literal[True] = True
@@ -100,12 +90,7 @@ class Keys(hf.Published):
 
 
 def _check(keys: Keys) -> None:
-    """Keys of KDA layers that repeat another key must agree with it, or the model is one that nobody published."""
-    for key, other in (
-        ("num_key_value_heads", "num_attention_heads"),
-        ("linear_num_heads", "num_attention_heads"),
-        ("linear_conv_kernel_dim", "short_conv_kernel_size"),
-    ):
+    for key, other in REPEATED.items():
         value, expected = getattr(keys, key), getattr(keys, other)
         if value not in (None, expected):
             raise ConfigError(f"{NAME}: {key} = {value} must equal {other} = {expected}; fetch config.json again")
@@ -114,24 +99,23 @@ def _check(keys: Keys) -> None:
 def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
     _check(keys)
-    head_dim = keys.linear_head_dim or keys.head_dim
-    keys = keys.model_copy(update={"head_dim": head_dim})
+    keys = keys.model_copy(update={"head_dim": keys.linear_head_dim or keys.head_dim})
     bound = keys.kda_lower_bound if keys.kda_safe_gate else None
     rope = keys.rope_parameters.of_head(keys.qk_rope_head_dim).model_copy(update={"interleaved": True})
     shared_dim = keys.moe_intermediate_size * keys.num_shared_experts
     router = hf.build(RouterConfig, keys, ROUTER, score="sigmoid", has_bias=True)
     modules = {
-        "linear_attention": hf.build(KDAConfig, keys, KDA, value_dim=head_dim, decay_lower_bound=bound),
-        "full_attention": hf.build(MLAConfig, keys, MLA, norm_eps=LATENT_EPS, rope=rope, head_gate=True),
+        "linear_attention": hf.build(KDAConfig, keys, KDA, value_dim=keys.head_dim, decay_lower_bound=bound),
+        "full_attention": hf.build(MLAConfig, keys, MLA, norm_eps=1e-6, rope=rope, head_gate=True),
         "dense": hf.build(MLPConfig, keys, MLP),
         "sparse": hf.build(MoEConfig, keys, MOE, shared_dim=shared_dim, router=router),
     }
     count, group, dense = keys.num_hidden_layers, keys.layer_group_size, keys.first_k_dense_replace
     mixers = ["linear_attention" if (layer + 1) % group else "full_attention" for layer in range(count)]
     kinds = ["dense" if layer < dense else "sparse" for layer in range(count)]
-    mixers = hf.layer_list(NAME, "layer_types", keys.layer_types, mixers, count)
-    kinds = hf.layer_list(NAME, "mlp_layer_types", keys.mlp_layer_types, kinds, count)
-    layers = [modules[kind] for pair in zip(mixers, kinds) for kind in pair]
+    listed = hf.layer_list(NAME, "layer_types", keys.layer_types, mixers, count)
+    pairs = zip(listed, hf.layer_list(NAME, "mlp_layer_types", keys.mlp_layer_types, kinds, count))
+    layers = [modules[kind] for pair in pairs for kind in pair]
     return ModelConfig(family=NAME, **keys.common(), **hf.prenorm(NormConfig(eps=keys.rms_norm_eps), layers))
 
 
@@ -140,9 +124,8 @@ def to_published(config: ModelConfig) -> dict:
     kda, mla, moe, mlp = (hf.first(config, kind) for kind in ("kda", "mla", "moe", "mlp"))
     keys = hf.common_keys(config) | hf.publish(kda, KDA) | hf.publish(mla, MLA) | hf.publish(mlp, MLP)
     keys["model_max_length"] = keys.pop("max_position_embeddings")
-    keys["num_key_value_heads"] = keys.get("num_attention_heads")
+    keys |= {"num_key_value_heads": keys.get("num_attention_heads"), "num_nextn_predict_layers": 0}
     keys.setdefault("short_conv_kernel_size", 4)  # the key by which this format is known
-    keys["num_nextn_predict_layers"] = 0
     kinds = [sub.module.kind for sub in config.sublayers]
     keys["layer_types"] = ["full_attention" if kind == "mla" else "linear_attention" for kind in kinds[0::2]]
     keys["mlp_layer_types"] = ["dense" if kind == "mlp" else "sparse" for kind in kinds[1::2]]
@@ -151,8 +134,7 @@ def to_published(config: ModelConfig) -> dict:
         keys["layer_group_size"] = kinds[0::2].index("mla") + 1
         keys |= hf.rope_keys(mla.rope, mla.rope_dim) if mla.rope else {}
     if kda:
-        bound = kda.decay_lower_bound
-        keys |= {"kda_safe_gate": bound is not None} | ({"kda_lower_bound": bound} if bound is not None else {})
+        keys |= {"kda_safe_gate": kda.decay_lower_bound is not None, "kda_lower_bound": kda.decay_lower_bound or -5.0}
     if moe:
         keys |= hf.publish(moe, MOE) | hf.publish(moe.router, ROUTER)
         keys["num_shared_experts"] = moe.shared_dim // moe.expert_dim
@@ -167,8 +149,8 @@ NAMES = {
         *(rename(f"attention.{name}", name) for name in ("A_log", "dt_bias")),
     ),
     "mla": (
-        *weights("attention.", "q_proj q", "kv_a_proj_with_mqa kv_a", "kv_a_layernorm kv_norm", "g_proj gate"),
-        *weights("attention.", "dense o"),
+        *weights("attention.", "q_proj q", "kv_a_proj_with_mqa kv_a", "kv_a_layernorm kv_norm", "dense o"),
+        *weights("attention.", "g_proj gate"),
         fuse("attention.kv_b_proj.weight", ("k_up", "v_up"), groups="num_heads"),
     ),
     "mlp": weights("mlp.", *SWIGLU),
@@ -179,7 +161,6 @@ NAMES = {
         *weights("mlp.shared_experts.", *SWIGLU, ours="shared."),
     ),
 }
-TRUNK = (*weights("model.", "word_embeddings embed", "norm norm"), *weights("", "lm_head head"))
 
 # fmt: off
 TINY = {
@@ -204,7 +185,7 @@ FAMILY = Family(
     to_published=to_published,
     architecture="BailingHybridForCausalLM",
     names=NAMES,
-    trunk=TRUNK,
+    trunk=(*weights("model.", "word_embeddings embed", "norm norm"), *weights("", "lm_head head")),
     aliases=(
         (r"^model\.embed_tokens\.", "model.word_embeddings."),
         (r"\.self_attn\.(forget_gate\.)?", ".attention."),

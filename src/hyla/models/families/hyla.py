@@ -74,6 +74,8 @@ TINY = {
         {"kind": "mlp", "intermediate_dim": 52},
         {"kind": "linear", "num_heads": 3, "key_dim": 10, "value_dim": 14},
         {"kind": "softmax", "num_heads": 6, "num_kv_heads": 2, "head_dim": 12, "rope": {"rotary_dim": 6}},
+        {"kind": "mla", "num_heads": 3, "q_lora_dim": 14, "kv_lora_dim": 20, "nope_dim": 8, "rope_dim": 4,
+         "value_dim": 12, "head_gate": True},
         {"kind": "moe", "num_experts": 5, "num_experts_per_token": 2, "expert_dim": 20, "shared_dim": 12},
         {"kind": "kda", "num_heads": 3, "key_dim": 12, "value_dim": 16, "conv_len": 3, "decay_lower_bound": -4.0},
     )],

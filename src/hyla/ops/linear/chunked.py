@@ -1,6 +1,6 @@
 """Linear attention in chunks of 64 on the absolute grid. PyTorch, any device, differentiable, the default.
 
-A value row carries a one behind its channels (and zeros up to an even width), so that one product gives S^T q and
+A value row carries a one behind its channels (and zeros up to `cost.row_width`), so that one product gives S^T q and
 z . q, and one state holds S and z. A chunk's rows read the anchor and then, as one product over the chunk's 64 places,
 the rows up to their own; an appended row repeats these two products on itself alone.
 """
