@@ -25,6 +25,8 @@ FAMILIES = (
     "mimo_v2",
     "minimax_m2",
     "qwen3_moe",
+    "bailing_hybrid_3",
+    "hyla",
 )
 DTYPES = (torch.float32, torch.bfloat16)
 LENGTH = 140

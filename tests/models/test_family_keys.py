@@ -14,7 +14,7 @@ from hyla.models.family import family_of, known_model_types
 LIGHTNING_FAMILIES = ("minimax", "bailing_moe_v2", "bailing_moe_linear", "bailing_hybrid")
 DEEPSEEK_FAMILIES = ("deepseek_v3", "deepseek_v32")
 QWEN_FAMILIES = ("qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_moe", "qwen3_next")
-OTHER_FAMILIES = ("kimi_linear", "nemotron_h", "mimo_v2_flash", "mimo_v2", "minimax_m2")
+OTHER_FAMILIES = ("kimi_linear", "bailing_hybrid_3", "nemotron_h", "mimo_v2_flash", "mimo_v2", "minimax_m2")
 FAMILIES = (*QWEN_FAMILIES, *LIGHTNING_FAMILIES, *DEEPSEEK_FAMILIES, *OTHER_FAMILIES)
 
 
@@ -26,7 +26,7 @@ def family(request):
 def test_a_config_survives_the_way_out_and_back(family):
     for config in [family.tiny, *map(family.preset, family.sizes)]:
         published = family.config_to_hf(config)
-        assert published["model_type"] == family.name
+        assert published["model_type"] == (family.model_type or family.name)
         assert family.config_from_hf(published) == config
 
 

@@ -33,6 +33,7 @@ TOTALS = [
     ("minimax_m2", "MiniMax-M2.7", 228.70),
     ("qwen3_moe", "Qwen3-30B-A3B", 30.53),
     ("qwen3_moe", "Qwen3-235B-A22B", 235.09),
+    ("bailing_hybrid_3", "Ling-3.0-Flash", 124.41),
     ("qwen3", "Qwen3-0.6B", 0.596),
     ("qwen3", "Qwen3-8B", 8.19),
     ("qwen3", "Qwen3-32B", 32.76),

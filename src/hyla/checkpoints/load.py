@@ -12,7 +12,7 @@ import torch
 from hyla.checkpoints.files import ShardReader, read_json
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig
-from hyla.models.family import Family, family_of, published_shapes
+from hyla.models.family import Family, family_of_published, published_shapes
 from hyla.models.names import Rule
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
@@ -39,7 +39,7 @@ def read_config(folder: str | Path) -> FolderConfig:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give one that holds config.json and safetensors")
     published = read_json(folder / "config.json")
-    family = family_of(published.get("model_type"))
+    family = family_of_published(published)
     config = family.config_from_hf(published)
     eos = _generation_eos(folder / "generation_config.json")
     if eos:

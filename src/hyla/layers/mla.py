@@ -10,7 +10,7 @@ from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table, rotate
 from hyla.layers.rope_scaling import Scaling
-from hyla.ops import rows
+from hyla.ops import primitives, rows
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import CHUNK, Batch
 from hyla.ops.primitives import wide
@@ -69,7 +69,7 @@ class MLA(nn.Module):
     With c = norm(kv_a x)[:kv_lora] and k_pe = (kv_a x)[kv_lora:]:  q~_h = q_nope_h k_up_h,
     o_h = v_up_h softmax((q~_h . c + q_pe_h . k_pe) scale) c, scale = (nope + rope)^-0.5 scale_factor. The cache holds c
     and k_pe in the model's dtype: the absorbed products and attention run in fp32. Source: DeepSeek-V2, arXiv
-    2405.04434, section 2.1.
+    2405.04434, section 2.1; the head gate: Ling-3.0.
     """
 
     fp32_parameters: tuple[str, ...] = ()
@@ -90,9 +90,11 @@ class MLA(nn.Module):
         rope_interleaved: bool = False,
         rope_scaling: Scaling | None = None,
         scale_factor: float = 1.0,
+        head_gate: bool = False,
     ):
         """q_lora_dim: None for a full query projection; rotary_dim: rotated channels of the shared part, 0 for none;
-        scale_factor: on the scores, beside (nope_dim + rope_dim)^-0.5."""
+        scale_factor: on the scores, beside (nope_dim + rope_dim)^-0.5; head_gate: multiply each head's output by
+        sigmoid(gate x)."""
         super().__init__()
         self.scale = (nope_dim + rope_dim) ** -0.5 * scale_factor
         self.num_heads, self.kv_lora_dim = num_heads, kv_lora_dim
@@ -103,14 +105,16 @@ class MLA(nn.Module):
         self.k_up = nn.Parameter(torch.empty(num_heads, nope_dim, kv_lora_dim))
         self.v_up = nn.Parameter(torch.empty(num_heads, value_dim, kv_lora_dim))
         self.o = Linear(num_heads * value_dim, hidden_dim)
+        self.gate = Linear(hidden_dim, num_heads) if head_gate else None
+        gates = [self.gate] if head_gate else []
         self.q = self.q_a = self.q_a_norm = self.q_b = self.q_projection = None
         if q_lora_dim is None:
             self.q = Linear(hidden_dim, query_dim)
-            self.in_projection = Projection(self.q, self.kv_a)
+            self.in_projection = Projection(self.q, self.kv_a, *gates)
         else:
             self.q_a, self.q_b = Linear(hidden_dim, q_lora_dim), Linear(q_lora_dim, query_dim)
             self.q_a_norm = RMSNorm(q_lora_dim, eps=norm_eps)
-            self.in_projection, self.q_projection = Projection(self.q_a, self.kv_a), Projection(self.q_b)
+            self.in_projection, self.q_projection = Projection(self.q_a, self.kv_a, *gates), Projection(self.q_b)
         self.k_up_projection = HeadProjection(self, "k_up", is_transposed=False)
         self.v_up_projection = HeadProjection(self, "v_up", is_transposed=True)
         self.out_projection = Projection(self.o)
@@ -124,7 +128,7 @@ class MLA(nn.Module):
         return CacheSpec(page_tensors=(TensorSpec("k", shape, self.kv_a.weight.dtype, "kv"),))
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
-        q, kv = self.in_projection(x_TD)
+        q, kv, *gate = self.in_projection(x_TD)
         q_latent = None
         if self.q_projection is not None:
             q_latent = self.q_a_norm(q)
@@ -138,7 +142,10 @@ class MLA(nn.Module):
         q_THK = torch.cat([self.k_up_projection(q_nope), q_pe], dim=-1)
         k_T1K = torch.cat([self.kv_norm(latent), k_pe], dim=-1).to(x_TD.dtype)
         o_THK = self.attend(q_THK, k_T1K, x_TD, q_latent, batch, cache)
-        return self.out_projection(self.v_up_projection(o_THK).flatten(1).to(x_TD.dtype))[0]
+        o_THV = self.v_up_projection(o_THK)
+        if gate:
+            o_THV = o_THV * primitives.sigmoid(wide(gate[0]))[..., None]
+        return self.out_projection(o_THV.flatten(1).to(x_TD.dtype))[0]
 
     def attend(self, q_THK, k_T1K, x_TD, q_latent_TR, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         """Absorbed queries over the new and the cached latents: [T, H, kv_lora_dim]. x and q_latent (the normed
@@ -155,6 +162,7 @@ class MLA(nn.Module):
 
     def initialize(self, std: float, generator: torch.Generator) -> None:
         """Normal(0, std) projections."""
-        linears = [linear for linear in (self.q, self.q_a, self.q_b, self.kv_a, self.o) if linear is not None]
+        linears = (self.q, self.q_a, self.q_b, self.kv_a, self.gate, self.o)
+        linears = [linear for linear in linears if linear is not None]
         for weight in (*(linear.weight for linear in linears), self.k_up, self.v_up):
             nn.init.normal_(weight, std=std, generator=generator)

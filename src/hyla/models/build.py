@@ -8,6 +8,7 @@ from hyla.layers.gated_delta import GatedDelta
 from hyla.layers.kda import KDA
 from hyla.layers.lightning import Lightning, slopes
 from hyla.layers.mamba2 import Mamba2
+from hyla.layers.linear_attention import LinearAttention
 from hyla.layers.mla import MLA
 from hyla.layers.mlp import MLP
 from hyla.layers.moe import MoE
@@ -22,6 +23,7 @@ from hyla.models.config import (
     LinearScalingConfig,
     Llama3ScalingConfig,
     Mamba2Config,
+    LinearAttentionConfig,
     MixerConfig,
     MLAConfig,
     MLPConfig,
@@ -138,6 +140,7 @@ BUILDERS = {
     KDAConfig: _plain(KDA),
     LightningConfig: _lightning,
     Mamba2Config: _plain(Mamba2),
+    LinearAttentionConfig: _plain(LinearAttention),
     MLPConfig: _plain(MLP),
     MoEConfig: _moe,
 }

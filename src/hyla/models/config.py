@@ -154,6 +154,8 @@ class MLAConfig(Config):
     rope: RopeConfig | None = None
     scale_factor: Annotated[float, Field(gt=0)] = 1.0
     """On the softmax scale (nope_dim + rope_dim)^-0.5, e.g. YaRN's squared magnitude (DeepSeek)."""
+    head_gate: bool = False
+    """Multiply each head's output by sigmoid of one number, from a projection of x (Ling-3.0)."""
 
 
 class SparseMLAConfig(MLAConfig):
@@ -202,10 +204,23 @@ class KDAConfig(Config):
     key_dim: Count
     value_dim: Count
     conv_len: Annotated[int, Field(ge=1, le=8)] = 4
-    gate_rank: Count
-    """Rank of the decay's and of the output gate's low-rank projections."""
+    gate_rank: Count | None = None
+    """Rank of the decay's and of the output gate's low-rank projections; None: one full projection each (Ling-3.0)."""
     norm_eps: float = Field(default=1e-5, gt=0)
     """Of the output norm, which is gated by a sigmoid."""
+    decay_lower_bound: Annotated[float, Field(lt=0)] | None = None
+    """Lowest log decay of a token: it is this times a sigmoid (the "safe gate" of Ling-3.0). None: no bound."""
+
+
+class LinearAttentionConfig(Config):
+    """Linear attention with the features elu + 1 and a normaliser."""
+
+    kind: Literal["linear"] = "linear"
+    num_heads: Count
+    key_dim: Count
+    value_dim: Count
+    eps: float = Field(default=1e-6, gt=0)
+    """Added to the normaliser, which is a sum of positive features."""
 
 
 class LightningConfig(Config):
@@ -325,10 +340,17 @@ class MoEConfig(Config):
 
 
 MixerConfig = (
-    SoftmaxConfig | MLAConfig | SparseMLAConfig | GatedDeltaConfig | KDAConfig | LightningConfig | Mamba2Config
+    SoftmaxConfig
+    | MLAConfig
+    | SparseMLAConfig
+    | GatedDeltaConfig
+    | KDAConfig
+    | LightningConfig
+    | Mamba2Config
+    | LinearAttentionConfig
 )
 ChannelMixerConfig = MLPConfig | MoEConfig
-MIXER_KINDS = frozenset({"softmax", "mla", "sparse_mla", "gated_delta", "kda", "lightning", "mamba2"})
+MIXER_KINDS = frozenset({"softmax", "mla", "sparse_mla", "gated_delta", "kda", "lightning", "mamba2", "linear"})
 
 
 class ScaledResidual(Config):

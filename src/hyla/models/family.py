@@ -65,10 +65,10 @@ class MTPNames:
 
 @dataclass(frozen=True)
 class Family:
-    """One published format. Its file is `families/<model_type>.py`."""
+    """One published format. Its file is `families/<name>.py`."""
 
     name: str
-    """The `model_type` that it writes."""
+    """What a `ModelConfig.family` says; the `model_type` that it writes, unless that is given."""
     schema: type[Published]
     """The HANDLED keys of config.json, with types, defaults and the values that Hyla can run."""
     from_published: Callable[[Published], ModelConfig]
@@ -89,6 +89,10 @@ class Family:
     """(pattern, replacement): other published spellings of a tensor name, turned into the one we write."""
     model_types: tuple[str, ...] = ()
     """Other `model_type`s that this family reads."""
+    model_type: str | None = None
+    """The `model_type` that it writes, where another family has that name."""
+    marker: str | None = None
+    """The key of config.json whose presence chooses this family among those of one `model_type`."""
     text_key: str | None = None
     """The key that nests the language model's config inside a multimodal one."""
     ignored: Mapping[str, str] = field(default_factory=dict)
@@ -144,7 +148,8 @@ class Family:
 
     def config_to_hf(self, config: ModelConfig) -> dict:
         """ModelConfig -> config.json. Raises ConfigError when this format cannot describe the model."""
-        published = {"architectures": [self.architecture], "model_type": self.name, **self.to_published(config)}
+        published = {"architectures": [self.architecture], "model_type": self.model_type or self.name}
+        published |= self.to_published(config)
         back = self.config_from_hf(published)
         if back != config:
             raise ConfigError(f"the {self.name} format cannot describe this model: {_first_difference(config, back)}")
@@ -261,13 +266,34 @@ def families() -> tuple[Family, ...]:
 
 
 def known_model_types() -> tuple[str, ...]:
-    """Every `model_type` that can be loaded."""
-    return tuple(sorted(_families()))
+    """Every family and every `model_type` that can be loaded."""
+    written = {family.model_type for family in _families().values() if family.model_type}
+    return tuple(sorted({*_families(), *written}))
 
 
 def family_of(model_type: str | None) -> Family:
-    """The family of a config.json's `model_type`. Raises CheckpointError that lists the known ones."""
+    """The family of that name or `model_type`. Raises CheckpointError that lists the known ones."""
     family = _families().get(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise CheckpointError(f"unknown model_type {model_type!r} in config.json; Hyla reads {known_model_types()}")
     return family
+
+
+def family_of_published(published: Mapping) -> Family:
+    """The family of a config.json: by its `model_type`, and by their markers where several families share one.
+
+    Raises CheckpointError that lists the known ones.
+    """
+    model_type = published.get("model_type")
+    marked = {
+        family.name: family for family in _families().values() if family.marker and family.model_type == model_type
+    }
+    for family in marked.values():
+        if published.get(family.marker) is not None:
+            return family
+    if marked and model_type not in _families():
+        keys = [family.marker for family in marked.values()]
+        raise CheckpointError(
+            f"config.json has model_type {model_type!r} without {keys}: Hyla does not read that variant"
+        )
+    return family_of(model_type)
