@@ -9,18 +9,24 @@ import typer
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="Model folder in the Hugging Face format.")],
+    folder: Annotated[str, typer.Argument(help="Model folder in the Hugging Face format, or org/name on its hub.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
 ) -> None:
     """Show the stack, the parameters and the memory that a model folder needs."""
     import torch
 
-    from hyla.checkpoints import read_config
+    from hyla.checkpoints import read_config, resolve
     from hyla.cli.console import console, describe_bytes
     from hyla.models.trunk import Model
 
+    path = resolve(folder, revision, with_weights=False)
+    found = read_config(path)
     with torch.device("meta"):
-        model = Model(read_config(folder).config)
-    stored = _stored_dtypes(folder)
+        model = Model(found.config)
+    # Of a name only the small files are fetched.
+    stored = _stored_dtypes(path) if Path(folder).is_dir() else "not fetched"
+    if found.quantization is not None:
+        stored += "; FP8 in blocks of 128 x 128, kept so in memory"
     console.print(_stack_table(model, f"{folder} ({model.config.family})"))
     total = sum(parameter.numel() for parameter in model.parameters())
     active = total - sum(map(_idle_parameters, model.sublayers, model.config.sublayers))

@@ -11,6 +11,7 @@ from hyla.layers.linear import Linear, Projection
 from hyla.layers.mlp import MLP
 from hyla.ops import moe, rows
 from hyla.ops.primitives import sigmoid
+from hyla.ops.quant import FP8Tensor, FP8Weight
 
 
 class ExpertProjection:
@@ -32,13 +33,24 @@ class ExpertProjection:
     def is_packed(self) -> bool:
         return self.gate_up_E is not None
 
+    @property
+    def is_quantised(self) -> bool:
+        """Whether some of the weights are FP8. They stay so: there is nothing to pack."""
+        return bool(self._module.quantised)
+
+    def quantised_weights(self) -> tuple[list[FP8Weight], list[FP8Weight]]:
+        """Gate over up, and down, of each expert, where some weights are FP8."""
+        gate, up, down = (self._module.quantised.get(name, getattr(self._module, name)) for name in self.names)
+        dtype, experts = self._module.experts_gate.dtype, range(down.shape[0])
+        return [FP8Weight((gate[e], up[e]), dtype) for e in experts], [FP8Weight((down[e],), dtype) for e in experts]
+
     def parameters(self) -> list[torch.Tensor]:
         """The parameters that it computes with, in the order of `plain_weights`; on the meta device when packed."""
         return [getattr(self._module, name) for name in self.names]
 
     def pack(self, keep_plain: bool = False) -> None:
         """Replace the stacked weights by packed ones (inference only)."""
-        if self.is_packed:
+        if self.is_packed or self.is_quantised:
             return
         gate_EID, up_EID, down_EDI = (parameter.detach() for parameter in self.parameters())
         self.gate_up_E = [rows.pack(torch.cat(pair)) for pair in zip(gate_EID, up_EID)]
@@ -68,6 +80,9 @@ class ExpertProjection:
 
 class MoE(nn.Module):
     """Routed SwiGLU experts, dropless, plus an optional shared expert that every token visits."""
+
+    quantisable = ExpertProjection.names
+    """Parameters that may be FP8 (`quantised`); the parameter itself then is only a shape, on the meta device."""
 
     def __init__(
         self,
@@ -101,6 +116,7 @@ class MoE(nn.Module):
         self.experts_gate = nn.Parameter(torch.empty(num_experts, expert_dim, hidden_dim))
         self.experts_up = nn.Parameter(torch.empty(num_experts, expert_dim, hidden_dim))
         self.experts_down = nn.Parameter(torch.empty(num_experts, hidden_dim, expert_dim))
+        self.quantised: dict[str, FP8Tensor] = {}
         self.experts_projection = ExpertProjection(self)
         self.shared = MLP(hidden_dim, intermediate_dim=shared_dim) if shared_dim else None
         self.shared_gate = Linear(hidden_dim, 1) if shared_dim and has_shared_gate else None
@@ -115,6 +131,8 @@ class MoE(nn.Module):
         packed = self.experts_projection
         if packed.is_packed:
             y_TD = moe.packed_experts(x_TD, weights_Tk, ids_Tk, packed.gate_up_E, packed.down_E)
+        elif packed.is_quantised:
+            y_TD = moe.packed_experts(x_TD, weights_Tk, ids_Tk, *packed.quantised_weights())
         else:
             y_TD = moe.experts(x_TD, weights_Tk, ids_Tk, self.experts_gate, self.experts_up, self.experts_down)
         if self.shared is None:

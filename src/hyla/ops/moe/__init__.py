@@ -94,9 +94,10 @@ def packed_experts(
     gate_up_E: Sequence[torch.Tensor],
     down_E: Sequence[torch.Tensor],
 ) -> torch.Tensor:
-    """`experts` with one packed tensor per expert (`ops.rows.pack`): gate over up [2 I, D], and down [D, I].
+    """`experts` with one packed tensor (`ops.rows.pack`) or `ops.quant.FP8Weight` per expert: gate over up [2 I, D],
+    and down [D, I].
 
-    Bit for bit the same; no gradient (raises BackendUnavailable).
+    Bit for bit the same; no gradient through packed weights (raises BackendUnavailable), to the rows through FP8 ones.
     """
     groups = group_rows(ids_Tk, len(gate_up_E))
     return experts_forward(x_TD, weights_Tk, groups, gate_up_E.__getitem__, down_E.__getitem__)[0]
