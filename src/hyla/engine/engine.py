@@ -34,8 +34,8 @@ Prompt = str | Sequence[int]
 class Engine:
     """Continuous batching over one model.
 
-    model: a `Model`, a folder that holds one, or its name "org/name" on the Hugging Face hub. A model object gets `eval()` and, unless `pack=False`, `pack()`: it is
-    changed in place and gives no gradients until `model.unpack()`.
+    model: a `Model`, a folder that holds one, or its name "org/name" on the Hugging Face hub. A model object gets
+    `eval()` and, unless `pack=False`, `pack()`: it is changed in place and gives no gradients until `model.unpack()`.
     tokenizer: anything with `encode` and `decode`; a folder brings its own. Without one, prompts are token ids and
     completions have no text.
     progress: of loading, as in `checkpoints.load_model`.
