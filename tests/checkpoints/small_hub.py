@@ -49,6 +49,9 @@ class Handler(BaseHTTPRequestHandler):
                 files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
                 siblings = [{"rfilename": file} for file in files]
                 info = {"id": name, "modelId": name, "sha": commit_of(folder), "siblings": siblings, "tags": []}
+                if parts[4:5] == ["tree"]:
+                    sizes = [(file, (folder / file).stat().st_size) for file in files]
+                    info = [{"type": "file", "path": file, "oid": "0" * 40, "size": size} for file, size in sizes]
                 self.reply(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
         elif len(parts) >= 5 and parts[2] == "resolve":
             name, file = "/".join(parts[:2]), "/".join(parts[4:])
