@@ -48,7 +48,7 @@ def test_a_fuzzed_config_of_any_family_is_an_error_or_a_model(data, name, count)
             parent = parent[key]
         old, action = copy.deepcopy(parent[path[-1]]), data.draw(st.sampled_from(["drop", "retype", "rename", "add"]))
         if action == "retype":
-            parent[path[-1]] = data.draw(VALUES)
+            parent[path[-1]] = copy.deepcopy(data.draw(VALUES))
         elif isinstance(parent, list) or action == "drop":
             del parent[path[-1]]
         elif action == "rename":
@@ -146,7 +146,7 @@ def edit(data, header):
     elif kind == "rename":
         header[data.draw(st.sampled_from([*names, "x", "", "../x", "__metadata__"]))] = header.pop(name)
     else:
-        header[name] = data.draw(VALUES)
+        header[name] = copy.deepcopy(data.draw(VALUES))
 
 
 @settings(max_examples=120, deadline=None)
@@ -203,10 +203,10 @@ def test_a_fuzzed_quantization_config_is_an_error_or_the_same_model(folders, dat
     found = config["quantization_config"]
     key = data.draw(st.sampled_from([*found, "bits", "scale_fmt"]))
     if data.draw(st.booleans()):
-        found[key] = data.draw(VALUES)
+        found[key] = copy.deepcopy(data.draw(VALUES))
     else:
         found.pop(key, None)
-    config["quantization_config"] = data.draw(st.just(found) | VALUES) if data.draw(st.booleans()) else found
+    config["quantization_config"] = copy.deepcopy(data.draw(VALUES)) if data.draw(st.booleans()) else found
     (folder / "config.json").write_text(json.dumps(config))
     try:
         assert load_model(folder).quantization is not None

@@ -100,7 +100,7 @@ def test_a_name_loads_and_generates_as_its_folder_does(world):
 
 def test_only_data_files_are_fetched(world):
     online, _, fetched, _ = world
-    small = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    small = {"chat_template.jinja", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert set(online["small"]) == set(online["before_weights"]) == small
     assert set(online["files"]) == set(fetched) == small | {"model.safetensors"}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hyla.ops import quant, rows
+from hyla.ops import rows
 from hyla.ops.quant import FP8Tensor, FP8Weight
+from hyla.ops.quant import linear as product
 
 
 class Linear(nn.Module):
@@ -59,7 +60,7 @@ class Projection:
     def fused(self, x_TD: torch.Tensor) -> torch.Tensor:
         """Rows [T, D] -> [T, sum of out_dims]."""
         weight = self.weight()
-        return quant.linear(x_TD.to(weight.dtype), weight)
+        return product(x_TD.to(weight.dtype), weight)
 
     def __call__(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Rows [T, D] -> one [T, out_dim] per linear (views of one tensor)."""
