@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from hyla.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "F8_E4M3": 8, "F8_E8M0": 8}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -35,16 +37,22 @@ def write_json(file: Path, value: dict) -> None:
     file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def shard_names(folder: Path) -> list[str]:
+    """The safetensors files that the index lists."""
+    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map from tensor to file; fetch it again")
+    names = sorted(set(weight_map.values()))
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise CheckpointError(f"{folder / INDEX_FILE} names files outside its folder: {outside[:3]}; refused")
+    return names
+
+
 def _shard_files(folder: Path) -> list[Path]:
     """The safetensors files that hold the model, from the index when there is one."""
     if (folder / INDEX_FILE).exists():
-        weight_map = read_json(folder / INDEX_FILE).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map from tensor to file; fetch it again")
-        names = sorted(set(weight_map.values()))
-        outside = [name for name in names if Path(name).name != name]
-        if outside:
-            raise CheckpointError(f"{folder / INDEX_FILE} names files outside its folder: {outside[:3]}; refused")
+        names = shard_names(folder)
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
             raise CheckpointError(
@@ -110,6 +118,10 @@ class ShardReader:
     def dtype(self, name: str) -> str:
         """The safetensors spelling: F32, BF16, ..."""
         return self._dtypes[name]
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of the stored tensor."""
+        return prod(self._shapes[name]) * BITS.get(self._dtypes[name], 32) // 8
 
     def tensor(self, name: str) -> torch.Tensor:
         """A view of the mapped file; copy what must outlive the reader."""

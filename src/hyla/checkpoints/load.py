@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from hyla.checkpoints.files import ShardReader, read_json
+from hyla.checkpoints.hub import resolve
+from hyla.checkpoints.quantised import CODE_DTYPE, SCALE_DTYPES, SUFFIX, place_rule, read_quantization
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig
 from hyla.models.family import Family, family_of_published, published_shapes
 from hyla.models.names import Rule
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
+from hyla.ops.quant import dequantise, num_blocks
+
+Progress = Callable[[int, int], None]
+"""(bytes done, bytes in all)."""
 
 logger = logging.getLogger("hyla.checkpoints")
 
@@ -31,6 +37,8 @@ class FolderConfig:
     config: ModelConfig
     published: dict
     """config.json as it is."""
+    quantization: dict | None = None
+    """Its quantization_config, checked."""
 
 
 def read_config(folder: str | Path) -> FolderConfig:
@@ -44,7 +52,7 @@ def read_config(folder: str | Path) -> FolderConfig:
     eos = _generation_eos(folder / "generation_config.json")
     if eos:
         config = config.model_copy(update={"eos_token_ids": eos})
-    return FolderConfig(family, config, published)
+    return FolderConfig(family, config, published, read_quantization(published, family.text_key))
 
 
 def _generation_eos(file: Path) -> tuple[int, ...]:
@@ -56,15 +64,25 @@ def _generation_eos(file: Path) -> tuple[int, ...]:
     return tuple(listed)
 
 
-def load_model(folder: str | Path, dtype: torch.dtype | str | None = None, device: str = "cpu") -> Model:
+def load_model(
+    folder: str | Path,
+    dtype: torch.dtype | str | None = None,
+    device: str = "cpu",
+    *,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> Model:
     """Load a model in the Hugging Face format. Nothing is unpickled and no code of the folder is run.
 
+    folder: a folder, or a name "org/name" on the Hugging Face hub; revision: of a name, its branch, tag or commit.
     dtype: of weights and activations, e.g. torch.bfloat16 or "bfloat16"; None: the one in which the checkpoint stores
     the embedding (vectors that it stores wider stay so). What modules name in `fp32_parameters` is fp32 either way.
-    Memory: the model plus one tensor. Ignored tensors are logged with the reason.
+    FP8 weights stay FP8 and are dequantised block by block as they are used; with a dtype, once, here: the same bits.
+    progress: called with (bytes placed, bytes of the checkpoint) as tensors come in.
+    Memory: the model plus one rule's tensors. Ignored tensors are logged with the reason.
     Raises CheckpointError for missing, extra, damaged or misshapen tensors, ConfigError for what config.json asks.
     """
-    folder = Path(folder)
+    folder = resolve(folder, revision)
     asked = None if dtype is None else _computable(dtype)
     found = read_config(folder)
     with ShardReader(folder) as shards:
@@ -76,19 +94,78 @@ def load_model(folder: str | Path, dtype: torch.dtype | str | None = None, devic
         if model.config.tie_embeddings:
             _drop_tied_head(shards, names, found.family)
         expected = {name: shape for rule in rules for name, shape in zip(rule.published, _shapes(rule, weights))}
+        if found.quantization is not None:
+            expected |= {
+                name + SUFFIX: num_blocks(expected[name])
+                for rule in rules
+                for name in rule.published
+                if name in names and shards.dtype(names[name]) == CODE_DTYPE and len(expected[name]) == 2
+            }
         _check(folder, expected, names, shards)
         dtype = asked or _model_dtype(folder, shards, names, rules)
-        for rule in rules:
-            published = [shards.tensor(names[name]) for name in rule.published]
-            ours = rule.to_ours(published, [weights.shapes[name] for name in rule.ours])
-            for name, tensor in zip(rule.ours, ours):
-                target = weights.dtype(name, dtype)
-                if asked is None and tensor.dim() == 1:
-                    target = torch.promote_types(target, tensor.dtype)
-                # A copy: the mapped file may be replaced or deleted while the model lives.
-                weights.assign(name, tensor.to(device=device, dtype=target, copy=True).contiguous())
-                model.stored_dtypes[name] = tensor.dtype
+        # float64 is an oracle's dtype: dequantised, since no product promises anything there.
+        keep = None if asked or dtype == torch.float64 else dtype
+        placer = _Placer(
+            model, weights, shards, names, device=device, dtype=dtype, is_asked=asked is not None, keep=keep
+        )
+        placer.place_all(rules, progress)
+    if keep is not None:
+        model.quantization = found.quantization
     return model
+
+
+@dataclass(frozen=True)
+class _Placer:
+    """Copies the tensors of a folder into a model."""
+
+    model: Model
+    weights: Weights
+    shards: ShardReader
+    names: dict[str, str]
+    """Our spelling of each published name -> the folder's."""
+    device: str
+    dtype: torch.dtype
+    is_asked: bool
+    """Whether the caller chose the dtype: it then holds for vectors, too."""
+    keep: torch.dtype | None
+    """The dtype that resident FP8 weights stand for; None: dequantise them."""
+
+    def read(self, name: str) -> torch.Tensor:
+        return self.shards.tensor(self.names[name])
+
+    def place_all(self, rules: list[Rule], progress: Progress | None) -> None:
+        total = sum(self.shards.nbytes(name) for name in self.names.values())
+        done = 0
+        for rule in rules:
+            self.place(rule)
+            stored = [name for base in rule.published for name in (base, base + SUFFIX) if name in self.names]
+            done += sum(self.shards.nbytes(self.names[name]) for name in stored)
+            if progress is not None:
+                progress(done, total)
+
+    def place(self, rule: Rule) -> None:
+        """One rule's tensors."""
+        has_scales = [name + SUFFIX in self.names for name in rule.published]
+        if all(has_scales):
+            ours = place_rule(rule, self.read, self.model, self.weights, keep=self.keep, device=self.device)
+        else:
+            published = [
+                self._dequantised(name) if scaled else self.read(name)
+                for name, scaled in zip(rule.published, has_scales)
+            ]
+            ours = rule.to_ours(published, [self.weights.shapes[name] for name in rule.ours])
+        for name, tensor in zip(rule.ours, ours or ()):
+            target = self.weights.dtype(name, self.dtype)
+            if not self.is_asked and tensor.dim() == 1:
+                target = torch.promote_types(target, tensor.dtype)
+            # A copy: the mapped file may be replaced or deleted while the model lives.
+            self.weights.assign(name, tensor.to(device=self.device, dtype=target, copy=True).contiguous())
+            if not any(has_scales):
+                self.model.stored_dtypes[name] = tensor.dtype
+
+    def _dequantised(self, name: str) -> torch.Tensor:
+        """One FP8 tensor of a rule whose others are not."""
+        return dequantise(self.read(name), self.read(name + SUFFIX), self.dtype)
 
 
 def _computable(dtype: torch.dtype | str) -> torch.dtype:
@@ -159,7 +236,7 @@ def _check(folder: Path, expected: dict, names: dict[str, str], shards: ShardRea
         "are stored in a dtype that is not supported": [
             f"{names[name]} {shards.dtype(names[name])}"
             for name in expected
-            if name in names and shards.dtype(names[name]) not in (*DTYPES, "F16")
+            if name in names and shards.dtype(names[name]) not in _allowed_dtypes(name, expected)
         ],
     }
     for what, items in problems.items():
@@ -168,6 +245,13 @@ def _check(folder: Path, expected: dict, names: dict[str, str], shards: ShardRea
                 f"{folder}: {len(items)} tensors {what}: {_some(items)}; config.json and the safetensors files "
                 "must belong together"
             )
+
+
+def _allowed_dtypes(name: str, expected: Mapping) -> tuple[str, ...]:
+    """Of a stored tensor: FP8 only beside scales."""
+    if name.endswith(SUFFIX):
+        return SCALE_DTYPES
+    return (CODE_DTYPE,) if name + SUFFIX in expected else (*DTYPES, "F16")
 
 
 def _some(items: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from hyla.checkpoints.files import INDEX_FILE, SINGLE_FILE, write_json
+from hyla.checkpoints.quantised import saved_rule
 from hyla.checkpoints.tokenizer import Tokenizer
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig
@@ -47,6 +48,10 @@ def save_model(
     allowed = {"eos_token_ids": model.config.eos_token_ids} | ({} if model.config.mtp else {"mtp": ()})
     if described.model_copy(update=allowed) != model.config:
         raise ConfigError("hf_config does not describe this model; leave it out, or pass the one it was loaded with")
+    if model.quantization is not None:
+        published["quantization_config"] = model.quantization
+    else:
+        published.pop("quantization_config", None)
     published["dtype"] = str(model.dtype).removeprefix("torch.")
     _check_place(folder)
     try:
@@ -109,6 +114,10 @@ def _published_tensors(model: Model) -> Iterator[tuple[str, torch.Tensor]]:
     """The published tensors, one rule at a time, in the dtype they were loaded in where that loses nothing."""
     weights = Weights(model)
     for rule in family_of(model.config.family).rules(model.config, weights.shapes):
+        quantised = saved_rule(rule, model, weights)
+        if quantised is not None:
+            yield from quantised
+            continue
         ours = [_stored(weights.read(name), model.stored_dtypes.get(name)) for name in rule.ours]
         yield from zip(rule.published, (tensor.contiguous() for tensor in rule.to_published(ours)))
 

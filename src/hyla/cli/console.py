@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hyla.train.metrics import StepMetrics
 
@@ -55,6 +55,16 @@ def training_bar(steps: int) -> Iterator[TrainingBar]:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield TrainingBar(progress, steps)
+
+
+@contextmanager
+def loading_bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress callback for loading: a bar on standard error when that is a terminal, else nothing."""
+    errors = Console(stderr=True, highlight=False)
+    columns = (TextColumn("[bold]loading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
+        task = progress.add_task("loading", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def describe_bytes(count: float) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
 def generate(
-    folder: Annotated[Path, typer.Argument(help="Model folder in the Hugging Face format.")],
+    folder: Annotated[str, typer.Argument(help="Model folder in the Hugging Face format, or org/name on its hub.")],
     prompt: Annotated[str, typer.Argument(help="Text to continue; - reads it from standard input.")],
     max_tokens: Annotated[int, typer.Option(min=1)] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the most likely token.")] = 0.7,
@@ -17,16 +16,20 @@ def generate(
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same text.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
 ) -> None:
     """Continue a prompt and print the continuation."""
     import sys
 
     import hyla
+    from hyla.cli.console import loading_bar
 
     text = sys.stdin.read() if prompt == "-" else prompt
     params = hyla.SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop or ())
     )
-    for event in hyla.Engine(folder, dtype=dtype, max_num_sequences=1).stream(text, params):
+    with loading_bar() as progress:
+        engine = hyla.Engine(folder, dtype=dtype, revision=revision, max_num_sequences=1, progress=progress)
+    for event in engine.stream(text, params):
         print(event.text or "", end="", flush=True)
     print()

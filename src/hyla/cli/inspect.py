@@ -10,15 +10,16 @@ import typer
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(help="Model folder in the Hugging Face format, or the name of a preset.")],
+    model: Annotated[str, typer.Argument(help="Model folder in the Hugging Face format, a preset, or org/name.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
 ) -> None:
     """Show the stack, the parameters and the memory of a model folder or of a published size."""
     import json
 
     from hyla.cli.console import console
 
-    report, rows = _report(model)
+    report, rows = _report(model, revision)
     if as_json:
         print(json.dumps(report))
         return
@@ -28,24 +29,27 @@ def inspect(
         console.print(f"{name:<20}{text}", markup=False, soft_wrap=True)
 
 
-def _report(name: str) -> tuple[dict, list]:
+def _report(name: str, revision: str | None) -> tuple[dict, list]:
     """Everything as plain values, and one (count, label, footprint) for each different sublayer."""
     import torch
 
-    from hyla.checkpoints import read_config
-    from hyla.models.presets import find_preset
+    from hyla.checkpoints import read_config, resolve
+    from hyla.checkpoints.hub import NAME
+    from hyla.models.presets import find_preset, is_preset
     from hyla.models.trunk import Model
     from hyla.models.weights import cast
 
-    path = Path(name)
-    if path.exists() or path.is_absolute() or name.startswith("."):
-        found = read_config(path)
-        title, family, config, published = name, found.family, found.config, found.published
-        folder = _folder_facts(path, family, config)
-        dtype = folder.pop("dtype")
+    title, folder, dtype = name, {}, torch.bfloat16
+    if _is_folder(name) or revision is not None or (not is_preset(name) and NAME.fullmatch(name)):
+        found = read_config(resolve(name, revision, with_weights=False))
+        family, config, published = found.family, found.config, found.published
+        folder = {"weights": "not fetched"}  # of a name on the hub only the small files are
+        if _is_folder(name):
+            folder = _folder_facts(Path(name), found)
+            dtype = folder.pop("dtype")
     else:
         title, family = find_preset(name)
-        config, published, folder, dtype = family.preset(title), family.sizes[title], {}, torch.bfloat16
+        config, published = family.preset(title), family.sizes[title]
     with torch.device("meta"):
         model = cast(Model(config), dtype)
     report = {
@@ -93,13 +97,18 @@ def _model_facts(model) -> dict:
     }
 
 
-def _folder_facts(folder: Path, family, config) -> dict:
+def _is_folder(name: str) -> bool:
+    return Path(name).exists() or Path(name).is_absolute() or name.startswith(".")
+
+
+def _folder_facts(folder: Path, found) -> dict:
     """What only the tensors of a folder say; no tensor is read."""
     import torch
 
     from hyla.checkpoints.files import ShardReader
     from hyla.checkpoints.load import DTYPES
 
+    family, config = found.family, found.config
     with ShardReader(folder) as shards:
         names = {family.canonical(name): shards.dtype(name) for name in shards}
     ignored = Counter(reason for name in names if (reason := family.reason_to_ignore(name, config)))
@@ -108,6 +117,7 @@ def _folder_facts(folder: Path, family, config) -> dict:
         "dtype": DTYPES.get(names.get(embedding), torch.bfloat16),
         "stored_dtypes": dict(sorted(Counter(names.values()).items())),
         "ignored_tensors": dict(ignored),
+        "is_fp8": found.quantization is not None,
         "has_mtp_tensors": bool(family.mtp_tensors(config) & names.keys()),
     }
 
@@ -176,9 +186,11 @@ def _lines(report: dict):
         yield "MTP", f"{module['sublayers']}{steps}: {module['parameters']:,} parameters on top{absent}"
     if not report["mtp"]:
         yield "MTP", "none"
+    if "weights" in report:
+        yield "weights", report["weights"]
     if "stored_dtypes" in report:
         stored = ", ".join(f"{count} {dtype}" for dtype, count in report["stored_dtypes"].items())
-        yield "stored dtypes", stored
+        yield "stored dtypes", stored + ("; FP8 in blocks of 128 x 128, kept so in memory" if report["is_fp8"] else "")
         for reason, count in report["ignored_tensors"].items():
             yield "ignored", f"{count} tensors: {reason}"
     for key, reason in report["ignored_keys"].items():

@@ -12,10 +12,11 @@ API_KEY_VARIABLE = "HYLA_API_KEY"
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(help="Model folder in the Hugging Face format.")],
+    folder: Annotated[str, typer.Argument(help="Model folder in the Hugging Face format, or org/name on its hub.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
     api_key: Annotated[
         str | None, typer.Option(help=f"Key that clients must send; default: ${API_KEY_VARIABLE}, or none.")
     ] = None,
@@ -24,7 +25,7 @@ def serve(
     """Serve a model folder over HTTP: completions, chat, streaming, log-probabilities."""
     require_free_port(host, port)
     key = api_key or os.environ.get(API_KEY_VARIABLE)
-    start_server(folder, host=host, port=port, dtype=dtype, api_key=key, model_name=model_name)
+    start_server(folder, host=host, port=port, dtype=dtype, revision=revision, api_key=key, model_name=model_name)
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -35,21 +36,23 @@ def require_free_port(host: str, port: int) -> None:
 
 
 def start_server(
-    folder: Path,
+    folder: str | Path,
     *,
     host: str,
     port: int,
     dtype: str | None = None,
+    revision: str | None = None,
     api_key: str | None = None,
     model_name: str | None = None,
 ) -> None:
     """Load the folder and serve it until interrupted."""
     import hyla
-    from hyla.cli.console import console
+    from hyla.cli.console import console, loading_bar
     from hyla.server import serve as serve_engine
 
-    engine = hyla.Engine(folder, dtype=dtype)
-    name = model_name or folder.absolute().name
+    with loading_bar() as progress:
+        engine = hyla.Engine(folder, dtype=dtype, revision=revision, progress=progress)
+    name = model_name or Path(folder).absolute().name
     serve_engine(
         engine,
         model_name=name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -34,18 +34,26 @@ Prompt = str | Sequence[int]
 class Engine:
     """Continuous batching over one model.
 
-    model: a `Model`, or a folder that holds one. A model object gets `eval()` and, unless `pack=False`, `pack()`: it is
-    changed in place and gives no gradients until `model.unpack()`.
+    model: a `Model`, a folder that holds one, or its name "org/name" on the Hugging Face hub. A model object gets
+    `eval()` and, unless `pack=False`, `pack()`: it is changed in place and gives no gradients until `model.unpack()`.
     tokenizer: anything with `encode` and `decode`; a folder brings its own. Without one, prompts are token ids and
     completions have no text.
+    progress: of loading, as in `checkpoints.load_model`.
     options: the fields of `EngineOptions`.
     Raises ConfigError for options, CheckpointError for a folder, CapacityError when the budget holds no sequence.
     """
 
-    def __init__(self, model: Model | str | Path, *, tokenizer: TextCodec | None = None, **options):
+    def __init__(
+        self,
+        model: Model | str | Path,
+        *,
+        tokenizer: TextCodec | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **options,
+    ):
         self.options = EngineOptions(**options)
         if isinstance(model, str | Path):
-            model, tokenizer = _load(model, tokenizer, self.options)
+            model, tokenizer = _load(model, tokenizer, self.options, progress)
         self.model, self.tokenizer = model.eval(), tokenizer
         if self.options.pack:
             model.pack()
@@ -281,12 +289,13 @@ def _is_one(prompts) -> bool:
     return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
 
 
-def _load(folder: str | Path, tokenizer: TextCodec | None, options: EngineOptions):
+def _load(folder: str | Path, tokenizer: TextCodec | None, options: EngineOptions, progress=None):
     """(model, tokenizer) of a folder; the tokenizer is optional there."""
-    from hyla.checkpoints import load_model, load_tokenizer
+    from hyla.checkpoints import load_model, load_tokenizer, resolve
 
+    folder = resolve(folder, options.revision)
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    model = load_model(folder, dtype=dtype, device=options.device)
-    if tokenizer is None and (Path(folder) / "tokenizer.json").exists():
+    model = load_model(folder, dtype=dtype, device=options.device, progress=progress)
+    if tokenizer is None and (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder)
     return model, tokenizer

@@ -15,6 +15,8 @@ class EngineOptions(Config):
 
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the weights of a folder that is loaded; None: as stored."""
+    revision: str | None = None
+    """Branch, tag or commit of a model that is given by its name on the hub."""
     device: str = "cpu"
     """Where a folder is loaded to, as PyTorch names devices."""
     memory: Annotated[int, Field(ge=1)] | None = None

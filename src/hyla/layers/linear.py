@@ -6,15 +6,21 @@ import torch
 from torch import nn
 
 from hyla.ops import rows
+from hyla.ops.quant import FP8Tensor, FP8Weight
+from hyla.ops.quant import linear as product
 
 
 class Linear(nn.Module):
     """Holds the bias-free `weight` [out_dim, in_dim]; a `Projection` computes with it."""
 
+    quantisable = ("weight",)
+    """Parameters that may be FP8 (`quantised`); the parameter itself then is only a shape, on the meta device."""
+
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
         self.in_dim, self.out_dim = in_dim, out_dim
         self.weight = nn.Parameter(torch.empty(out_dim, in_dim))
+        self.quantised: dict[str, FP8Tensor] = {}
 
 
 class Projection:
@@ -35,10 +41,18 @@ class Projection:
     def is_packed(self) -> bool:
         return self._packed is not None
 
-    def weight(self) -> torch.Tensor:
-        """[sum of out_dims, in_dim], packed or plain, in the dtype of the product."""
+    @property
+    def is_quantised(self) -> bool:
+        """Whether some of the weights are FP8. They stay so: there is nothing to pack."""
+        return any(linear.quantised for linear in self.linears)
+
+    def weight(self) -> torch.Tensor | FP8Weight:
+        """[sum of out_dims, in_dim], packed, FP8 or plain, in the dtype of the product."""
         if self._packed is not None:
             return self._packed
+        if self.is_quantised:
+            parts = tuple(linear.quantised.get("weight", linear.weight) for linear in self.linears)
+            return FP8Weight(parts, self.dtype or self.linears[0].weight.dtype)
         weights = [linear.weight for linear in self.linears]
         whole = torch.cat(weights) if len(weights) > 1 else weights[0]
         return whole if self.dtype is None else whole.to(self.dtype)
@@ -46,7 +60,7 @@ class Projection:
     def fused(self, x_TD: torch.Tensor) -> torch.Tensor:
         """Rows [T, D] -> [T, sum of out_dims]."""
         weight = self.weight()
-        return rows.linear(x_TD.to(weight.dtype), weight)
+        return product(x_TD.to(weight.dtype), weight)
 
     def __call__(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Rows [T, D] -> one [T, out_dim] per linear (views of one tensor)."""
@@ -54,7 +68,7 @@ class Projection:
 
     def pack(self, keep_plain: bool = False) -> None:
         """Replace the plain weights by one packed tensor (inference only). keep_plain: for a tied embedding."""
-        if self._packed is not None:
+        if self._packed is not None or self.is_quantised:
             return
         self._packed = rows.pack(self.weight())
         self._stored_dtype = self.linears[0].weight.dtype

@@ -11,6 +11,7 @@ from hyla.layers.linear import Linear, Projection
 from hyla.layers.mlp import MLP
 from hyla.ops import moe, rows
 from hyla.ops.primitives import sigmoid
+from hyla.ops.quant import FP8Tensor, FP8Weight
 
 
 class ExpertProjection:
@@ -32,13 +33,25 @@ class ExpertProjection:
     def is_packed(self) -> bool:
         return self.gate_up_E is not None
 
+    @property
+    def is_quantised(self) -> bool:
+        """Whether some of the weights are FP8. They stay so: there is nothing to pack."""
+        return bool(self._module.quantised)
+
+    def quantised_weights(self) -> tuple[list[FP8Weight], list[FP8Weight]]:
+        """Gate over up, and down, of each expert, where some weights are FP8."""
+        *gate_up, down = (self._module.quantised.get(name, getattr(self._module, name)) for name in self.names)
+        dtype, experts = self._module.experts_up.dtype, range(down.shape[0])
+        into = [FP8Weight(tuple(part[e] for part in gate_up), dtype) for e in experts]
+        return into, [FP8Weight((down[e],), dtype) for e in experts]
+
     def parameters(self) -> list[torch.Tensor]:
         """The parameters that it computes with, in the order of `plain_weights`; on the meta device when packed."""
         return [getattr(self._module, name) for name in self.names]
 
     def pack(self, keep_plain: bool = False) -> None:
         """Replace the stacked weights by packed ones (inference only)."""
-        if self.is_packed:
+        if self.is_packed or self.is_quantised:
             return
         *gate_up, down_EDI = (parameter.detach() for parameter in self.parameters())
         self.gate_up_E = [rows.pack(torch.cat(parts)) for parts in zip(*gate_up)]
@@ -72,6 +85,9 @@ class MoE(nn.Module):
     With a latent, the routed experts work on to_latent x and their sum goes through from_latent; the router and the
     shared expert see x (Nemotron-3-Super).
     """
+
+    quantisable = ("experts_gate", "experts_up", "experts_down")
+    """Parameters that may be FP8 (`quantised`); the parameter itself then is only a shape, on the meta device."""
 
     def __init__(
         self,
@@ -111,6 +127,7 @@ class MoE(nn.Module):
         self.experts_gate = nn.Parameter(torch.empty(num_experts, expert_dim, row_dim)) if has_gate else None
         self.experts_up = nn.Parameter(torch.empty(num_experts, expert_dim, row_dim))
         self.experts_down = nn.Parameter(torch.empty(num_experts, row_dim, expert_dim))
+        self.quantised: dict[str, FP8Tensor] = {}
         self.experts_projection = ExpertProjection(self)
         self.to_latent = Linear(hidden_dim, latent_dim) if latent_dim else None
         self.from_latent = Linear(latent_dim, hidden_dim) if latent_dim else None
@@ -142,6 +159,8 @@ class MoE(nn.Module):
         packed = self.experts_projection
         if packed.is_packed:
             y_TD = moe.packed_experts(x_TD, weights_Tk, ids_Tk, packed.gate_up_E, packed.down_E, self.activation)
+        elif packed.is_quantised:
+            y_TD = moe.packed_experts(x_TD, weights_Tk, ids_Tk, *packed.quantised_weights(), self.activation)
         else:
             stacked = (self.experts_gate, self.experts_up, self.experts_down)
             y_TD = moe.experts(x_TD, weights_Tk, ids_Tk, *stacked, self.activation)

@@ -122,7 +122,8 @@ class StandaloneMixer(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):
         names = self.mixer.fp32_parameters
-        before = {name: getattr(self.mixer, name).detach() for name in names}
+        held = {name: getattr(self.mixer, name) for name in names}
+        before = {name: parameter.detach() for name, parameter in held.items() if parameter is not None}
         super()._apply(fn, recurse)
         for name, wide in before.items():
             parameter = getattr(self.mixer, name)

@@ -7,8 +7,8 @@ from torch import nn
 from hyla.layers.gated_delta import GatedDelta
 from hyla.layers.kda import KDA
 from hyla.layers.lightning import Lightning, slopes
-from hyla.layers.mamba2 import Mamba2
 from hyla.layers.linear_attention import LinearAttention
+from hyla.layers.mamba2 import Mamba2
 from hyla.layers.mla import MLA
 from hyla.layers.mlp import MLP
 from hyla.layers.moe import MoE
@@ -20,10 +20,10 @@ from hyla.models.config import (
     GatedDeltaConfig,
     KDAConfig,
     LightningConfig,
+    LinearAttentionConfig,
     LinearScalingConfig,
     Llama3ScalingConfig,
     Mamba2Config,
-    LinearAttentionConfig,
     MixerConfig,
     MLAConfig,
     MLPConfig,

@@ -14,6 +14,7 @@ from math import prod
 import torch
 
 from hyla.models.config import Config
+from hyla.ops.quant import BLOCK
 
 Tensors = list[torch.Tensor]
 
@@ -44,6 +45,13 @@ class Rule:
     def to_published(self, ours: Tensors) -> Tensors:
         """The inverse; may return views."""
         return ours
+
+    def keeps_blocks(self, shapes: Sequence[tuple[int, ...]]) -> bool:
+        """Whether it treats the scales of 128 x 128 blocks as it treats the numbers, so that FP8 weights stay FP8.
+
+        shapes: ours. Otherwise they are dequantised when they are loaded.
+        """
+        return type(self) is Rule
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,9 @@ class Fuse(Rule):
             place.copy_(part)
         return [whole.reshape(-1, inner)]
 
+    def keeps_blocks(self, shapes: Sequence[tuple[int, ...]]) -> bool:
+        return all(len(shape) == 2 and shape[0] % (BLOCK * self.groups) == 0 for shape in shapes)
+
 
 @dataclass(frozen=True)
 class Stack(Rule):
@@ -118,6 +129,9 @@ class Stack(Rule):
 
     def to_published(self, ours: Tensors) -> Tensors:
         return list(ours[0].unbind(0))
+
+    def keeps_blocks(self, shapes: Sequence[tuple[int, ...]]) -> bool:
+        return True
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,11 @@ def presets() -> dict[str, Family]:
     return dict(sorted(named.items(), key=lambda item: item[0].lower()))
 
 
+def is_preset(name: str) -> bool:
+    """Whether `find_preset` knows the name."""
+    return name.rsplit("/", 1)[-1].lower() in {known.lower() for known in presets()}
+
+
 def find_preset(name: str) -> tuple[str, Family]:
     """A published size in any case, with or without its owner ("Qwen/..."): its exact name and its family.
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from hyla.errors import CheckpointError
 from hyla.models.trunk import Model
+from hyla.ops.quant import FP8Tensor
 
 
 class Weights:
@@ -28,7 +29,10 @@ class Weights:
         self._latest = (None, [])
 
     def read(self, name: str) -> torch.Tensor:
-        """The plain tensor; of a packed weight, a copy."""
+        """The plain tensor; of a packed or FP8 weight, a copy."""
+        stored = self.quantised(name)
+        if stored is not None:
+            return stored.dense()
         if name not in self._packed:
             return self.model.get_parameter(name).detach() if self._is_parameter(name) else self.model.get_buffer(name)
         projection, place = self._packed[name]
@@ -42,9 +46,31 @@ class Weights:
             raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}; the model's is {self.shapes[name]}")
         path, _, leaf = name.rpartition(".")
         module = self.model.get_submodule(path)
+        if self.quantised(name) is not None:
+            del module.quantised[leaf]
         setattr(module, leaf, nn.Parameter(tensor) if self._is_parameter(name) else tensor)
         if name == "embed.weight" and self.model.config.tie_embeddings:
             self.model.head.weight = self.model.embed.weight
+
+    def quantised(self, name: str) -> FP8Tensor | None:
+        """The FP8 tensor in the place of a weight, if that is what it holds."""
+        path, _, leaf = name.rpartition(".")
+        return getattr(self.model.get_submodule(path), "quantised", {}).get(leaf)
+
+    def may_be_quantised(self, name: str) -> bool:
+        """Whether the weight's module can compute with FP8. The head cannot: its loss reads it plain."""
+        path, _, leaf = name.rpartition(".")
+        return path != "head" and leaf in getattr(self.model.get_submodule(path), "quantisable", ())
+
+    def assign_quantised(self, name: str, tensor: FP8Tensor) -> None:
+        """Put an FP8 tensor in the place of the named weight, which becomes a shape without memory."""
+        if tensor.shape != self.shapes[name]:
+            raise CheckpointError(f"{name} has shape {tensor.shape}; the model's is {self.shapes[name]}")
+        path, _, leaf = name.rpartition(".")
+        module = self.model.get_submodule(path)
+        blank = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        setattr(module, leaf, nn.Parameter(blank, requires_grad=False))
+        module.quantised[leaf] = tensor
 
     def dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
         """The dtype that a weight has in a model of `dtype`: fp32 at least where its module asks for it."""
@@ -56,6 +82,14 @@ class Weights:
     def _is_parameter(self, name: str) -> bool:
         path, _, leaf = name.rpartition(".")
         return leaf in self.model.get_submodule(path)._parameters
+
+
+def resident_bytes(model: Model) -> int:
+    """Memory of an unpacked model's weights as they are kept: FP8 ones by their codes and scales."""
+    weights = Weights(model)
+    found = [weights.quantised(name) for name in weights.shapes]
+    plain = [weights.read(name) for name, stored in zip(weights.shapes, found) if stored is None]
+    return sum(tensor.nbytes for tensor in (*plain, *(stored for stored in found if stored is not None)))
 
 
 def _persistent_buffers(model: Model):

@@ -42,8 +42,11 @@ BMM_BATCHES = (1, 2, 3, 8, 17)
 """Batch counts that are compared."""
 
 TINY_MATRIX, TINY_SIDE = 256, 16
-"""A matrix of fewer elements, or with one column, is padded to this side: libraries multiply tiny batches by routines
-of their own, chosen by B as well."""
+"""A matrix of fewer elements, or of fewer columns than this side, is padded to it: libraries multiply tiny batches by
+routines of their own, chosen by B as well, and narrow ones with two rows in turn (a row's place then counts)."""
+
+BMM_OFFSETS = (0, 1, 2, 3)
+"""Each row count is compared on the last rows of the data, and so many rows before them."""
 
 _check_lock = threading.Lock()
 
@@ -145,9 +148,9 @@ def _agreeing_sets(counts: tuple[int, ...], call) -> list[tuple[tuple[int, ...],
     return sets
 
 
-def _agrees(call, count: int, expected: torch.Tensor) -> bool:
-    last = expected.shape[-2] - count
-    return torch.equal(call(last, count), expected[..., last:, :])
+def _agrees(call, count: int, expected: torch.Tensor, offset: int = 0) -> bool:
+    first = max(expected.shape[-2] - count - offset, 0)
+    return torch.equal(call(first, count), expected[..., first : first + count, :])
 
 
 @cache
@@ -300,7 +303,7 @@ def bmm_rows(
         def call(first: int, count: int) -> torch.Tensor:
             return torch.bmm(a[:, first : first + count].contiguous(), b)
 
-        good = [n for n in counts if _agrees(call, n, expected)]
+        good = [n for n in counts if all(_agrees(call, n, expected, offset) for offset in BMM_OFFSETS)]
         good = [n for n in good if n > 2 * BMM_STRIDE or _ignores_batch(a[:, :n].contiguous(), b, expected[:, :n])]
     for stride in (BMM_STRIDE, 2 * BMM_STRIDE):
         if set(good).issuperset(n for n in counts if n >= stride and n % stride == 0):
@@ -330,7 +333,7 @@ def bmm(a_BMK: torch.Tensor, b_BKN: torch.Tensor) -> torch.Tensor:
         return torch.bmm(a_BMK, b_BKN)
     rows, inner = a_BMK.shape[1:]
     columns, most = b_BKN.shape[2], BMM_STRIDE * BMM_CHECKED[-1]
-    if columns == 1 or inner * columns < TINY_MATRIX:
+    if columns < TINY_SIDE or inner * columns < TINY_MATRIX:
         more_inner, more_columns = max(0, TINY_SIDE - inner), max(0, TINY_SIDE - columns)
         b_BKN = torch.nn.functional.pad(b_BKN, (0, more_columns, 0, more_inner))
         return bmm(torch.nn.functional.pad(a_BMK, (0, more_inner)), b_BKN)[:, :, :columns]

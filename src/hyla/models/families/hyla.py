@@ -60,6 +60,10 @@ class OwnFormat(Family):
         """Every parameter under its own name."""
         return [rename(name, name) for name in ours]
 
+    def mtp_tensors(self, config: ModelConfig) -> frozenset[str]:
+        """The tensors by which a folder shows that it holds the modules: their final norms."""
+        return frozenset(f"mtp.{module}.norm.weight" for module in range(len(config.mtp)))
+
 
 def _published(config: ModelConfig) -> dict:
     return config.model_dump(mode="json", exclude={"family"})

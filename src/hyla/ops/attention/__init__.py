@@ -9,7 +9,7 @@ from hyla.ops.attention.chunked import PagedKV, attend, write_rows
 from hyla.ops.attention.gradient import Attention, attend_whole
 from hyla.ops.attention.plan import AttentionPlan, HeadLayout, attention_plan
 from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.rows import bmm_rows
+from hyla.ops.rows import TINY_SIDE, bmm_rows
 
 __all__ = ["PagedKV", "attention"]
 
@@ -86,7 +86,8 @@ def _row_counts(key_dim: int, value_dim: int, values_are_keys: bool, q_THK: torc
         return (1,)
     place = (torch.float32, q_THK.device, torch.get_num_threads())
     scores = bmm_rows(key_dim, CHUNK, *place)
-    values = bmm_rows(CHUNK, value_dim, *place, values_are_keys)
+    is_narrow = value_dim < TINY_SIDE  # then `bmm` pads the columns
+    values = bmm_rows(CHUNK, max(value_dim, TINY_SIDE), *place, values_are_keys and not is_narrow)
     stride = max(scores[-1], values[-1])
     return tuple(count for count in scores if count in values and count < stride) + (stride,)
 

@@ -102,9 +102,10 @@ def packed_experts(
     down_E: Sequence[torch.Tensor],
     activation: Literal["swiglu", "relu2"] = "swiglu",
 ) -> torch.Tensor:
-    """`experts` with packed tensors per expert (`ops.rows.pack`): gate over up [2 I, D] (relu2: up) and down [D, I].
+    """`experts` with packed tensors (`ops.rows.pack`) or `ops.quant.FP8Weight` per expert: gate over up [2 I, D]
+    (relu2: up) and down [D, I].
 
-    Bit for bit the same; no gradient (raises BackendUnavailable).
+    Bit for bit the same; no gradient through packed weights (raises BackendUnavailable), to the rows through FP8 ones.
     """
     groups = group_rows(ids_Tk, len(gate_up_E))
     return experts_forward(x_TD, weights_Tk, groups, gate_up_E.__getitem__, down_E.__getitem__, activation)[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from hyla.ops.primitives import relu2, swiglu
-from hyla.ops.rows import linear
+from hyla.ops.quant import linear
 
 WeightOf = Callable[[int], torch.Tensor]
 

@@ -1,0 +1,200 @@
+"""FP8 checkpoints: they stay what was published, in memory and on the way back, and compute what they stand for."""
+
+import json
+
+import pytest
+import torch
+from fp8_folder import QUANTIZATION, make_fp8_folder
+from safetensors.torch import load_file, save_file
+
+from hyla.checkpoints import load_model, save_model
+from hyla.errors import CheckpointError, ConfigError
+from hyla.models.weights import Weights, cast, resident_bytes
+from hyla.ops.quant import quantise
+
+FAMILIES = ("kimi_linear", "qwen3_next")
+PROMPTS = [[5, 1, 90, 33] * 17, [7]]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request, tmp_path_factory):
+    return make_fp8_folder(tmp_path_factory.mktemp("fp8") / "m", request.param)
+
+
+def fp8_names(model):
+    weights = Weights(model)
+    return [name for name in weights.shapes if weights.quantised(name) is not None]
+
+
+def stored(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same_bits(first, second):
+    return first.dtype == second.dtype and torch.equal(first.view(torch.uint8), second.view(torch.uint8))
+
+
+def change(folder, edit):
+    tensors = stored(folder)
+    edit(tensors)
+    (folder / "model.safetensors").unlink()
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_resident_weights_give_the_bits_of_dequantised_ones(folder, packed):
+    resident, plain = load_model(folder), load_model(folder, dtype=torch.bfloat16)
+    assert len(fp8_names(resident)) > 20 and not fp8_names(plain)
+    if packed:
+        resident.pack(), plain.pack()
+    with torch.inference_mode():
+        for got, expected in zip(resident.logits(PROMPTS), plain.logits(PROMPTS)):
+            assert torch.equal(got, expected)
+        for got, alone in zip(resident.logits(PROMPTS), PROMPTS):
+            assert torch.equal(got, resident.logits([alone])[0])
+
+
+def test_logits_under_autograd_are_the_same_and_reach_the_embedding(folder):
+    resident, plain = load_model(folder), load_model(folder, dtype="bfloat16")
+    grads = []
+    for model in (resident, plain):
+        model.logits(PROMPTS)[0].square().sum().backward()
+        grads.append(model.embed.weight.grad)
+    with torch.inference_mode():
+        expected = resident.logits(PROMPTS)[0]
+    assert torch.equal(resident.logits(PROMPTS)[0], expected)
+    assert (grads[0] - grads[1]).norm() <= 0.02 * grads[1].norm() and grads[0].norm() > 0
+
+
+def test_memory_is_what_was_published_but_for_the_split_tensors(folder):
+    model = load_model(folder)
+    names, bytes_by_name = Weights(model), {name: tensor.nbytes for name, tensor in stored(folder).items()}
+    # A tensor that ours split inside a block is kept in bf16, beside its published scales.
+    split = sum(bytes_by_name[name] for name in model.published_scales)
+    scales = sum(scale.nbytes for scale in model.published_scales.values())
+    assert resident_bytes(model) == sum(bytes_by_name.values()) + split - scales
+    assert resident_bytes(model) < 0.8 * resident_bytes(load_model(folder, dtype="bfloat16"))
+    assert all(names.model.get_parameter(name).is_meta for name in fp8_names(model))
+
+
+def test_only_tensors_that_are_split_inside_a_block_are_dequantised(folder):
+    expected = {
+        "kimi_linear": {"model.layers.3.self_attn.kv_b_proj.weight"},
+        "qwen3_next": {f"model.layers.{n}.linear_attn.in_proj_qkvz.weight" for n in range(3)},
+    }
+    model = load_model(folder)
+    # The query and its gate have 128 rows a head: they are split between blocks.
+    assert set(model.published_scales) == expected[model.config.family]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_was_loaded_is_saved_bit_for_bit(folder, tmp_path, packed):
+    model = load_model(folder)
+    save_model(model.pack() if packed else model, tmp_path / "again")
+    before, after = stored(folder), stored(tmp_path / "again")
+    assert before.keys() == after.keys()
+    assert all(same_bits(before[name], after[name]) for name in before)
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["quantization_config"] == QUANTIZATION
+
+
+def test_a_changed_split_tensor_is_quantised_anew(folder, tmp_path):
+    model = load_model(folder)
+    rule_name = next(iter(model.published_scales))
+    weights = Weights(model)
+    split = {"kimi_linear": "k_up", "qwen3_next": "module.q.weight"}[model.config.family]
+    name = next(name for name in weights.shapes if name.endswith(split))
+    with torch.no_grad():
+        model.get_parameter(name).mul_(7.0)
+    save_model(model, tmp_path / "again")
+    assert not same_bits(stored(folder)[rule_name], stored(tmp_path / "again")[rule_name])
+    again = Weights(load_model(tmp_path / "again"))
+    difference = (again.read(name).float() - weights.read(name).float()).abs().max()
+    assert difference <= weights.read(name).abs().max() / 16
+
+
+def test_a_dequantised_model_is_saved_without_fp8(folder, tmp_path):
+    save_model(load_model(folder, dtype="float32"), tmp_path / "plain")
+    assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert {tensor.dtype for tensor in stored(tmp_path / "plain").values()} == {torch.float32, torch.bfloat16}
+    assert stored(tmp_path / "plain").keys() == {n for n in stored(folder) if not n.endswith("_scale_inv")}
+
+
+def test_casting_a_resident_model_dequantises_it(folder):
+    model = cast(load_model(folder), torch.float32)
+    assert not fp8_names(model)
+    with torch.inference_mode():
+        assert model.logits(PROMPTS)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("scale_dtype", [torch.float8_e8m0fnu, torch.bfloat16])
+def test_narrow_scales_are_kept_as_they_are(tmp_path, scale_dtype):
+    folder = make_fp8_folder(tmp_path / "m", "qwen3", scale_dtype=scale_dtype)
+    model = load_model(folder)
+    with torch.inference_mode():
+        assert torch.equal(model.logits(PROMPTS)[0], load_model(folder, dtype="bfloat16").logits(PROMPTS)[0])
+    save_model(model, tmp_path / "again")
+    assert all(same_bits(tensor, stored(tmp_path / "again")[name]) for name, tensor in stored(folder).items())
+
+
+def test_a_mixture_of_fp8_and_plain_in_one_product(tmp_path):
+    folder = make_fp8_folder(tmp_path / "m", "qwen3", dtype=torch.float32, plain="embed|lm_head|norm|k_proj|gate_proj")
+    model, plain = load_model(folder), load_model(folder, dtype="float32")
+    with torch.inference_mode():
+        assert torch.equal(model.pack().logits(PROMPTS)[0], plain.logits(PROMPTS)[0])
+
+
+class TestDamage:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        return make_fp8_folder(tmp_path / "m", "qwen3")
+
+    def refused(self, folder, message, error=CheckpointError):
+        with pytest.raises(error, match=message):
+            load_model(folder)
+
+    def test_missing_scales(self, folder):
+        change(folder, lambda tensors: tensors.pop("model.layers.0.mlp.up_proj.weight_scale_inv"))
+        self.refused(folder, r"missing: model\.layers\.0\.mlp\.up_proj\.weight_scale_inv")
+
+    def test_scales_of_another_shape(self, folder):
+        name = "model.layers.0.mlp.up_proj.weight_scale_inv"
+        change(folder, lambda tensors: tensors.update({name: torch.ones(2, 2)}))
+        self.refused(folder, r"up_proj\.weight_scale_inv \(2, 2\) instead of \(3, 2\)")
+
+    def test_scales_without_codes(self, folder):
+        name = "model.layers.0.mlp.up_proj.weight"
+        change(folder, lambda tensors: tensors.update({name: tensors[name].float()}))
+        self.refused(folder, r"not part of the model: .*up_proj\.weight_scale_inv")
+
+    @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+    def test_scales_that_are_no_sizes(self, folder, value):
+        change(folder, lambda t: t["model.layers.0.mlp.up_proj.weight_scale_inv"].fill_(value))
+        self.refused(folder, "scales that are negative or not finite")
+
+    def test_codes_without_a_quantization_config(self, folder):
+        config = json.loads((folder / "config.json").read_text())
+        del config["quantization_config"]
+        (folder / "config.json").write_text(json.dumps(config))
+        self.refused(folder, r"not part of the model|not supported")
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            {"quant_method": "gptq"},
+            {"weight_block_size": None},
+            {"weight_block_size": [64, 128]},
+            {"activation_scheme": "static"},
+            {"fmt": "e5m2"},
+            {"bits": 4},
+        ],
+    )
+    def test_another_quantisation_is_refused_by_name(self, folder, edit):
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"] = {**QUANTIZATION, **edit}
+        (folder / "config.json").write_text(json.dumps(config))
+        self.refused(folder, f"quantization_config: {next(iter(edit))}", ConfigError)
+
+
+def test_an_all_zero_block_keeps_its_codes(tmp_path):
+    codes, scale = quantise(torch.zeros(130, 20))
+    assert torch.equal(scale, torch.ones(2, 1)) and not codes.float().any()
