@@ -29,8 +29,8 @@ typedef struct {
     float *u_items, *anchor_items; /* [I, H, 64, V], [I, H, K, V], or 0 */
 } Call;
 
-/* out[i, :] = sum_c x[i, c] S[c, :] for `rows` rows of x; the loop over c goes upwards for every element. */
-static void read_anchor(int rows, int64_t K, int64_t V, const float *x, const float *S, float *out) {
+/* out[i, :] = sum_c x[i, c] S[c, :], S [K, V], for `rows` rows of x; the loop over c goes upwards for every element. */
+static void multiply(int rows, int64_t K, int64_t V, const float *x, const float *S, float *out) {
     int64_t w = 0;
     for (; w + 2 * LANES <= V; w += 2 * LANES) {
         int i = 0;
@@ -111,17 +111,6 @@ typedef struct {
     double *sums, *block_sum;
 } State;
 
-/* dots[j] = sum_c x[c] keys[c, j] over all 64 places. */
-static void dots_with_keys(int64_t K, const float *x, const float *keys, float *dots) {
-    vec a = {0}, b = {0}, c = {0}, d = {0};
-    for (int64_t i = 0; i < K; i++) {
-        vec y = splat(x[i]);
-        const float *row = keys + i * CHUNK;
-        a = fma_vec(y, load(row), a), b = fma_vec(y, load(row + 16), b);
-        c = fma_vec(y, load(row + 32), c), d = fma_vec(y, load(row + 48), d);
-    }
-    store(dots, a), store(dots + 16, b), store(dots + 32, c), store(dots + 48, d);
-}
 
 /* Rows [first, last) of one chunk for one value head; kd, qd: dots of those rows with the chunk's keys. */
 static void gated_rows(const Call *call, State s, int64_t h, int64_t kh, int64_t row, int place, int count,
@@ -139,7 +128,7 @@ static void gated_rows(const Call *call, State s, int64_t h, int64_t kh, int64_t
             x[(2 * i + 1) * K + c] = q[c] * call->scale * since;
         }
     }
-    read_anchor(2 * count, K, V, x, s.anchor, reads);
+    multiply(2 * count, K, V, x, s.anchor, reads);
     for (int i = 0; i < count; i++) {
         int at = place + i;
         int64_t t = row + i;
@@ -174,7 +163,7 @@ static void keep(const Call *call, int64_t item, int64_t h, const State *s, int 
 /* One key head of one sequence, all its value heads. */
 static void gated_head(const Call *call, int64_t n, int64_t kh, float *room) {
     int64_t K = call->K, V = call->V, H = call->heads, Hk = call->key_heads, group = H / Hk;
-    float *kd = room, *qd = kd + TILE * CHUNK, *k_out = qd + TILE * CHUNK, *rest = k_out + K * CHUNK;
+    float *kd = room, *k_out = kd + 2 * TILE * CHUNK, *rest = k_out + K * CHUNK;
     float *own = rest + 2 * TILE * (K + V); /* states of a call without a cache */
     int64_t size = (K * V + CHUNK * V + 2 * CHUNK + 1) / 2 * 2; /* keeps doubles aligned */
     State s[group];
@@ -205,13 +194,14 @@ static void gated_head(const Call *call, int64_t n, int64_t kh, float *room) {
                 const float *k = call->k + ((row + i) * Hk + kh) * K;
                 for (int64_t c = 0; c < K; c++) s[0].keys[c * CHUNK + at + i] = k[c];
             }
+            /* Dots with all 64 places of the chunk; those of later rows are not used. */
             for (int i = 0; i < count; i++) {
-                const float *k = call->k + ((row + i) * Hk + kh) * K, *q = call->q + ((row + i) * Hk + kh) * K;
-                float scaled[K];
-                for (int64_t c = 0; c < K; c++) scaled[c] = q[c] * call->scale;
-                dots_with_keys(K, k, s[0].keys, kd + i * CHUNK);
-                dots_with_keys(K, scaled, s[0].keys, qd + i * CHUNK);
+                const float *q = call->q + ((row + i) * Hk + kh) * K;
+                memcpy(rest + i * K, call->k + ((row + i) * Hk + kh) * K, 4 * (size_t)K);
+                for (int64_t c = 0; c < K; c++) rest[(count + i) * K + c] = q[c] * call->scale;
             }
+            multiply(2 * count, K, CHUNK, rest, s[0].keys, kd);
+            const float *qd = kd + count * CHUNK;
             for (int64_t g = 0; g < group; g++)
                 gated_rows(call, s[g], kh * group + g, kh, row, at, count, kd, qd, rest);
         }
@@ -284,7 +274,7 @@ static void kda_rows(const Call *call, State s, int64_t h, int64_t row, int plac
             for (int64_t c = 0; c < K; c++) run[c] += s.block_sum[earlier * K + c];
         }
     }
-    read_anchor(2 * count, K, V, x, s.anchor, reads);
+    multiply(2 * count, K, V, x, s.anchor, reads);
     for (int i = 0; i < count; i++) {
         int64_t t = row + i;
         solve_row(place + i, V, call->beta[t * H + h], call->v + (t * H + h) * V, reads + 2 * i * V, minus_a[i], p[i], s.u,

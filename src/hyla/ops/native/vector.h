@@ -6,18 +6,25 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #define LANES 16
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef double dvec __attribute__((vector_size(8 * LANES), aligned(8)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint16_t hvec __attribute__((vector_size(2 * LANES), aligned(2)));
 
 static inline vec load(const float *p) { vec x; memcpy(&x, p, sizeof x); return x; }
 static inline void store(float *p, vec x) { memcpy(p, &x, sizeof x); }
-static inline vec splat(float x) { return x - (vec){0}; }
+static inline vec splat(float x) { return (vec){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 
-/* a * b + c, rounded once. */
+/* a * b + c, rounded once. (The compiler sees the loop as one instruction only in simple places.) */
 static inline vec fma_vec(vec a, vec b, vec c) {
+#ifdef __AVX512F__
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#endif
     vec r;
     for (int i = 0; i < LANES; i++) r[i] = __builtin_fmaf(a[i], b[i], c[i]);
     return r;
@@ -101,12 +108,17 @@ static inline void store_some(void *p, int64_t at, int count, int is_bf16, vec y
 static inline vec load_row(const void *p, int64_t at, int left, int is_bf16) {
     if (left < LANES) return load_some(p, at, left, is_bf16);
     if (!is_bf16) return load((const float *)p + at);
-    return load_some(p, at, LANES, 1);
+    hvec x;
+    memcpy(&x, (const uint16_t *)p + at, sizeof x);
+    return (vec)(__builtin_convertvector(x, uvec) << 16);
 }
 static inline void store_row(void *p, int64_t at, int left, int is_bf16, vec y) {
-    if (left < LANES) store_some(p, at, left, is_bf16, y);
-    else if (!is_bf16) store((float *)p + at, y);
-    else store_some(p, at, LANES, 1, y);
+    if (left < LANES) { store_some(p, at, left, is_bf16, y); return; }
+    if (!is_bf16) { store((float *)p + at, y); return; }
+    uvec bits = (uvec)y, rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    uvec is_nan = (uvec)((bits & 0x7fffffffu) > 0x7f800000u);
+    hvec x = __builtin_convertvector((rounded & ~is_nan) | (0x7fc0u & is_nan), hvec);
+    memcpy((uint16_t *)p + at, &x, sizeof x);
 }
 
 #endif
