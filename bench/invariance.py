@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from hyla.ops import primitives, rows
+from hyla.ops import batched, primitives, row_checks, rows
 from hyla.ops.moe import top_k
 
 ROWS = 101
@@ -152,8 +152,8 @@ def product_results(dtype, device, counts, weights) -> Iterator[tuple[str, bool,
     """(name, is_used, shape, verdict) of matrix products. The data cancel, so that every rounding shows."""
     generator = torch.Generator().manual_seed(7)
     for out_dim, in_dim in weights:
-        weight = rows._check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
-        x = rows._check_data(ROWS, in_dim, generator, 1.0).to(device=device, dtype=dtype)
+        weight = row_checks.check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
+        x = row_checks.check_data(ROWS, in_dim, generator, 1.0).to(device=device, dtype=dtype)
         packed, shape = rows.pack(weight), f"{out_dim}x{in_dim}"
         some = counts if out_dim * in_dim < 1 << 20 else QUICK_COUNTS
         plain = rows.linear(x, weight)
@@ -163,11 +163,11 @@ def product_results(dtype, device, counts, weights) -> Iterator[tuple[str, bool,
         yield "F.linear", False, shape, check_product(lambda x, w=weight: F.linear(x, w), x, some)
     for inner, columns in MATRICES:
         batch = 9
-        a = rows._check_data(batch * ROWS, inner, generator, 1.0).view(batch, ROWS, inner)
-        b = rows._check_data(batch * columns, inner, generator, -1.0).view(batch, columns, inner).transpose(1, 2)
+        a = row_checks.check_data(batch * ROWS, inner, generator, 1.0).view(batch, ROWS, inner)
+        b = row_checks.check_data(batch * columns, inner, generator, -1.0).view(batch, columns, inner).transpose(1, 2)
         a, b = (data.to(device=device, dtype=dtype).contiguous() for data in (a, b))
         shape = f"{inner}x{columns}"
-        for name, is_used, call in (("rows.bmm", True, rows.bmm), ("torch.bmm", False, torch.bmm)):
+        for name, is_used, call in (("batched.bmm", True, batched.bmm), ("torch.bmm", False, torch.bmm)):
             verdict = check_product(lambda a, b=b, call=call: call(a.contiguous(), b), a, counts)
             expected = call(a, b)
             same = all(torch.equal(call(a[:n], b[:n]), expected[:n]) for n in (1, 2, 3, 8))

@@ -10,9 +10,10 @@ from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table, rotate
 from hyla.layers.rope_scaling import Scaling
-from hyla.ops import primitives, rows
+from hyla.ops import primitives
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batched import bmm
 from hyla.ops.primitives import wide
 
 
@@ -39,7 +40,7 @@ class HeadProjection:
         """fp32 rows [T, H, in] -> [T, H, out]."""
         weight = wide(self.parameters()[0]) if self._packed is None else self._packed
         weight = weight.transpose(1, 2) if self.is_transposed else weight
-        return rows.bmm(x_THI.transpose(0, 1), weight).transpose(0, 1)
+        return bmm(x_THI.transpose(0, 1), weight).transpose(0, 1)
 
     def pack(self, keep_plain: bool = False) -> None:
         """Keep the matrices in fp32 and leave only a shape behind (inference only)."""

@@ -12,13 +12,13 @@ larger than one block.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 
 from hyla.errors import BackendUnavailable
+from hyla.ops.row_checks import agreeing_sets, agrees, check_data, check_lock
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Row counts that `linear` may use."""
@@ -31,24 +31,6 @@ ENOUGH_ROWS = 64
 
 BLOCK_ELEMENTS = 1 << 24
 """Largest weight of one library call."""
-
-BMM_ROWS, BMM_STRIDE = (2, 4, 8, 16, 24, 32, 48), 64
-"""Row counts that `bmm` may use: these, and multiples of the stride."""
-
-BMM_CHECKED = range(1, 9)
-"""Multiples of the stride that are compared; `bmm` cuts longer products."""
-
-BMM_BATCHES = (1, 2, 3, 8, 17)
-"""Batch counts that are compared."""
-
-TINY_MATRIX, TINY_SIDE = 256, 16
-"""A matrix of fewer elements, or of fewer columns than this side, is padded to it: libraries multiply tiny batches by
-routines of their own, chosen by B as well, and narrow ones with two rows in turn (a row's place then counts)."""
-
-BMM_OFFSETS = (0, 1, 2, 3)
-"""Each row count is compared on the last rows of the data, and so many rows before them."""
-
-_check_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,41 +100,6 @@ def unpack(weight: torch.Tensor | Packed) -> torch.Tensor:
     return torch.cat(plain) if len(plain) > 1 else plain[0]
 
 
-def _check_data(rows: int, inner: int, generator: torch.Generator, sign: float) -> torch.Tensor:
-    """[rows, inner] such that the dot product of a row of sign 1 and one of sign -1 is zero but for rounding.
-
-    What is left depends on the order of summation in every bit, so a few rows show what plain random data, rounded to
-    bf16, hides in most. The magnitudes differ widely: sums of a few bf16 products of like size are exact in fp32.
-    """
-    half = torch.randn(rows, inner // 2, generator=generator)
-    half *= torch.exp2(3.0 * torch.randn(rows, inner // 2, generator=generator))
-    odd = torch.randn(rows, inner % 2, generator=generator) * 1e-4
-    shuffle = torch.randperm(inner, generator=torch.Generator().manual_seed(inner))
-    return torch.cat([half, half * sign, odd], dim=1)[:, shuffle]
-
-
-def _agreeing_sets(counts: tuple[int, ...], call) -> list[tuple[tuple[int, ...], torch.Tensor]]:
-    """Split row counts into sets that give the same bits; with each set, the result of its largest count.
-
-    call(first, count): the result of rows first to first + count of the data. A smaller count is compared on the last
-    rows of the largest one, so that a row's place within a call varies too.
-    """
-    sets, left = [], list(counts)
-    while left:
-        expected = call(0, left[-1])
-        agreeing = tuple(count for count in left if _agrees(call, count, expected))
-        if agreeing:
-            sets.append((agreeing, expected))
-        # A count that does not even repeat itself is never used.
-        left = [count for count in left if count not in agreeing and count != left[-1]]
-    return sets
-
-
-def _agrees(call, count: int, expected: torch.Tensor, offset: int = 0) -> bool:
-    first = max(expected.shape[-2] - count - offset, 0)
-    return torch.equal(call(first, count), expected[..., first : first + count, :])
-
-
 @cache
 def row_buckets(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device, num_threads: int) -> Buckets:
     """The row counts whose rows agree bit for bit, for a weight [out_dim, in_dim] of at most BLOCK_ELEMENTS.
@@ -160,13 +107,13 @@ def row_buckets(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.dev
     Where the library has two kernels for this shape (few rows, many rows), the counts fall into sets; the one with the
     smallest count is taken among those that reach ENOUGH_ROWS, else the one that reaches furthest.
     """
-    with _check_lock, torch.no_grad():
+    with check_lock, torch.no_grad():
         counts = ROW_BUCKETS + ((SMALL_ROWS,) if out_dim * in_dim <= SMALL_ELEMENTS else ())
         generator = torch.Generator().manual_seed(20260101)
-        plain = _check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
-        x_RD = _check_data(counts[-1], in_dim, generator, 1.0).to(device=device, dtype=dtype)
+        plain = check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
+        x_RD = check_data(counts[-1], in_dim, generator, 1.0).to(device=device, dtype=dtype)
         weight = _reorder(plain) if _uses_packing(device, dtype) else plain
-        sets = _agreeing_sets(counts, lambda first, count: _linear_once(x_RD[first : first + count], weight))
+        sets = agreeing_sets(counts, lambda first, count: _linear_once(x_RD[first : first + count], weight))
         if not sets:
             raise BackendUnavailable(f"no matrix product with a weight [{out_dim}, {in_dim}] in {dtype} repeats itself")
         rows, expected = min(sets, key=lambda found: _preference(found[0]))
@@ -174,7 +121,7 @@ def row_buckets(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.dev
         def call_plain(first: int, count: int) -> torch.Tensor:
             return _linear_once(x_RD[first : first + count], plain)
 
-        return Buckets(rows, frozenset(count for count in rows if _agrees(call_plain, count, expected)))
+        return Buckets(rows, frozenset(count for count in rows if agrees(call_plain, count, expected)))
 
 
 def _preference(rows: tuple[int, ...]) -> tuple[int, int]:
@@ -273,81 +220,3 @@ def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor | Packed) -> torch.Tensor
     if torch.is_grad_enabled() and (x_TD.requires_grad or weight_OD.requires_grad):
         return _Linear.apply(x_TD, weight_OD)
     return _linear_rows(x_TD, weight_OD)
-
-
-@cache
-def bmm_rows(
-    inner: int,
-    columns: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    num_threads: int,
-    is_column_major: bool = False,
-) -> tuple[int, ...]:
-    """The row counts M, ascending, for which products [B, M, inner] x [B, inner, columns] agree bit for bit.
-
-    The last one is BMM_STRIDE or 2 BMM_STRIDE; its multiples agree as well. is_column_major: of the right operand; the
-    two layouts are different calls. Raises BackendUnavailable when even the larger counts do not agree with each
-    other, or depend on B.
-    """
-    with _check_lock, torch.no_grad():
-        counts = BMM_ROWS + tuple(BMM_STRIDE * n for n in BMM_CHECKED)
-        batch = max(BMM_BATCHES)
-        generator = torch.Generator().manual_seed(20260102)
-        a = _check_data(batch * counts[-1], inner, generator, 1.0).view(batch, counts[-1], inner)
-        b = _check_data(batch * columns, inner, generator, -1.0).view(batch, columns, inner).transpose(1, 2)
-        a, b = (data.to(device=device, dtype=dtype) for data in (a, b))
-        b = b if is_column_major else b.contiguous()
-        expected = torch.bmm(a, b)
-
-        def call(first: int, count: int) -> torch.Tensor:
-            return torch.bmm(a[:, first : first + count].contiguous(), b)
-
-        good = [n for n in counts if all(_agrees(call, n, expected, offset) for offset in BMM_OFFSETS)]
-        good = [n for n in good if n > 2 * BMM_STRIDE or _ignores_batch(a[:, :n].contiguous(), b, expected[:, :n])]
-    for stride in (BMM_STRIDE, 2 * BMM_STRIDE):
-        if set(good).issuperset(n for n in counts if n >= stride and n % stride == 0):
-            return tuple(n for n in good if n <= stride)
-    raise BackendUnavailable(
-        f"products [B, M, {inner}] x [{inner}, {columns}] in {dtype} on {device} with {num_threads} threads depend on "
-        "M or B; try another thread count"
-    )
-
-
-def _ignores_batch(a: torch.Tensor, b: torch.Tensor, expected: torch.Tensor) -> bool:
-    places = [(size, first) for size in BMM_BATCHES for first in range(0, a.shape[0] - size + 1, max(4, size))]
-    return all(
-        torch.equal(torch.bmm(a[first : first + size], b[first : first + size]), expected[first : first + size])
-        for size, first in places
-    )
-
-
-def bmm(a_BMK: torch.Tensor, b_BKN: torch.Tensor) -> torch.Tensor:
-    """Batched product [B, M, K] x [B, K, N] -> [B, M, N] whose rows depend neither on M nor on B (float64: no promise).
-
-    Items that are dense matrices are read where they lie (one matrix may be expanded over B). A row-major b (N
-    contiguous) and a column-major one are different calls with different bits: keep to one. M is padded with zero rows
-    to a count that was checked.
-    """
-    if a_BMK.dtype == torch.float64:
-        return torch.bmm(a_BMK, b_BKN)
-    rows, inner = a_BMK.shape[1:]
-    columns, most = b_BKN.shape[2], BMM_STRIDE * BMM_CHECKED[-1]
-    if columns < TINY_SIDE or inner * columns < TINY_MATRIX:
-        more_inner, more_columns = max(0, TINY_SIDE - inner), max(0, TINY_SIDE - columns)
-        b_BKN = torch.nn.functional.pad(b_BKN, (0, more_columns, 0, more_inner))
-        return bmm(torch.nn.functional.pad(a_BMK, (0, more_inner)), b_BKN)[:, :, :columns]
-    if rows > most:
-        return torch.cat([bmm(part, b_BKN) for part in a_BMK.split(most, dim=1)], dim=1)
-    is_column_major = inner > 1 and columns > 1 and b_BKN.stride()[1:] == (1, inner)
-    place = (a_BMK.dtype, a_BMK.device, torch.get_num_threads(), is_column_major)
-    counts = bmm_rows(inner, columns, *place)
-    if rows not in counts:
-        padded = next((count for count in counts if count >= rows), -(-rows // counts[-1]) * counts[-1])
-        a_BMK = torch.nn.functional.pad(a_BMK, (0, 0, 0, padded - rows))
-    return torch.bmm(_dense_items(a_BMK), b_BKN if is_column_major else _dense_items(b_BKN))[:, :rows]
-
-
-def _dense_items(x_BMN: torch.Tensor) -> torch.Tensor:
-    """x itself if every item is a row-major matrix without gaps, wherever the items lie; else a contiguous copy."""
-    return x_BMN if x_BMN.stride()[1:] == (x_BMN.shape[2], 1) else x_BMN.contiguous()

@@ -9,7 +9,7 @@ from hyla.ops.attention.chunked import PagedKV, attend, write_rows
 from hyla.ops.attention.gradient import Attention, attend_whole
 from hyla.ops.attention.plan import AttentionPlan, HeadLayout, attention_plan
 from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.rows import TINY_SIDE, bmm_rows
+from hyla.ops.batched import TINY_SIDE, bmm_rows
 
 __all__ = ["PagedKV", "attention"]
 

@@ -12,7 +12,7 @@ import torch
 
 from hyla.ops.attention.plan import AttentionPlan, TileGroup, WritePlan
 from hyla.ops.batch import CHUNK
-from hyla.ops.rows import bmm
+from hyla.ops.batched import bmm
 
 COPY_ROWS = 32
 """A single tile of fewer rows is repeated for its pages, and all key heads go into one product."""

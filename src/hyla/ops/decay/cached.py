@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 
 from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batched import bmm
 from hyla.ops.decay.chain import Intra, next_anchor, run_chain
 from hyla.ops.delta.items import from_items, to_items
 from hyla.ops.delta.plan import ChunkPlan, RowPlan
-from hyla.ops.rows import bmm
 
 CACHE_NAMES = ("anchor", "k_t", "v")
 """fp32 slot tensors: anchor [H, K, V]; of the open chunk k_t [Hk, K, 64] and v [H, 64, V]."""

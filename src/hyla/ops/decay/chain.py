@@ -6,7 +6,7 @@ With S the anchor, and for the rows r of a chunk
     S' = decay * S + sum_j k_out_j v_j^T
 
 (the chunk form of linear attention with decay; arXiv 2401.04658, section 3). Only the sum over chunks is walked in
-order; the products are made for a stretch of chunks at once, which changes no bit (`ops.rows.bmm`).
+order; the products are made for a stretch of chunks at once, which changes no bit (`ops.batched.bmm`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 
 from hyla.ops.batch import CHUNK
+from hyla.ops.batched import bmm
 from hyla.ops.delta.chain import step_groups
 from hyla.ops.delta.plan import ChunkPlan
-from hyla.ops.rows import bmm
 
 
 @dataclass

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 
 from hyla.ops.batch import BLOCK, CHUNK
+from hyla.ops.batched import bmm
 from hyla.ops.delta.plan import ChunkPlan
-from hyla.ops.rows import bmm
 
 GROUP_ELEMENTS = 1 << 20
 """Elements of one item group's largest temporaries: time is walked in stretches that stay near the cache."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.batch import BLOCK, CHUNK
+from hyla.ops.batched import bmm
 from hyla.ops.delta.plan import RowPlan
-from hyla.ops.rows import bmm
 
 
 def append_row(

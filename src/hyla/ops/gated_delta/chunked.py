@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.batch import CHUNK
+from hyla.ops.batched import bmm
 from hyla.ops.delta.chain import Intra, fold
 from hyla.ops.delta.row import append_row
-from hyla.ops.rows import bmm
 
 NATIVE = {"anchor": "anchor", "u": "u", "k_t": "keys", "decay_sum": "sums"}
 """Cache tensors of the native kernel, by its own names."""

@@ -12,10 +12,10 @@ import torch
 from torch.nn.functional import pad
 
 from hyla.ops.batch import BLOCK, CHUNK
+from hyla.ops.batched import bmm
 from hyla.ops.delta.chain import Intra, fold
 from hyla.ops.delta.row import append_row
 from hyla.ops.kda.inside import InsideBlocks
-from hyla.ops.rows import bmm
 
 BLOCKS = CHUNK // BLOCK
 

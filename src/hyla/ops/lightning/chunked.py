@@ -7,12 +7,12 @@ from functools import lru_cache
 import torch
 
 from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batched import bmm
 from hyla.ops.decay import cached
 from hyla.ops.decay.chain import Intra
 from hyla.ops.decay.function import DecayedAttention
 from hyla.ops.delta.items import to_items
 from hyla.ops.delta.plan import RowPlan
-from hyla.ops.rows import bmm
 
 
 @lru_cache(maxsize=1024)

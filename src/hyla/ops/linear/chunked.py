@@ -12,10 +12,10 @@ from torch.nn.functional import pad
 
 from hyla.errors import ConfigError
 from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batched import bmm
 from hyla.ops.delta.items import from_items, to_items
 from hyla.ops.delta.plan import ChunkPlan, RowPlan
 from hyla.ops.linear.cost import row_width
-from hyla.ops.rows import bmm
 
 
 def linear_attention(q_THK, k_THK, v_THV, *, batch: Batch, cache, eps: float) -> torch.Tensor:

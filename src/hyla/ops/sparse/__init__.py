@@ -8,7 +8,7 @@ from hyla.errors import ConfigError, RequestError
 from hyla.ops.attention.chunked import PagedKV, scratch_pages, write_rows
 from hyla.ops.attention.plan import AttentionPlan, HeadLayout, attention_plan
 from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.rows import bmm_rows
+from hyla.ops.batched import bmm_rows
 from hyla.ops.sparse.chunked import FlatKeys, PagedKeys, attend_selected
 from hyla.ops.sparse.gradient import SelectedAttention
 from hyla.ops.sparse.selection import Selection, select_rows

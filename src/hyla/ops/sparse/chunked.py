@@ -10,7 +10,7 @@ import torch
 
 from hyla.ops.attention.chunked import tree_sum
 from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.rows import bmm
+from hyla.ops.batched import bmm
 from hyla.ops.sparse.selection import Selection
 
 STEP_BYTES = 1 << 24

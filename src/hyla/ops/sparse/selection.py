@@ -13,7 +13,7 @@ import torch
 from hyla.ops.attention.chunked import tree_sum
 from hyla.ops.attention.plan import AttentionPlan, TileGroup
 from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.rows import bmm
+from hyla.ops.batched import bmm
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 
 from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batched import bmm
 from hyla.ops.delta.chain import step_groups
 from hyla.ops.delta.items import from_items, to_items
 from hyla.ops.delta.plan import ChunkPlan, RowPlan
-from hyla.ops.rows import bmm
 
 
 @dataclass
