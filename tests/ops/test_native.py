@@ -7,7 +7,8 @@ import torch
 from conftest import CPU_BACKENDS
 
 from hyla.errors import BackendUnavailable
-from hyla.ops import native, primitives
+from hyla.ops import gated_delta, kda, native, primitives
+from hyla.ops.batch import Batch
 from hyla.ops.native import build
 
 RELATIVE_TOLERANCE = 1e-6
@@ -84,3 +85,29 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
     with pytest.raises(BackendUnavailable, match="could not compile"):
         build.load()
     assert not list((tmp_path / "cache" / "hyla").glob("*.so"))
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", ["gated_delta", "kda"])
+def test_wide_heads_decode_to_the_bits_of_the_whole(kind):
+    """Heads of 128 value channels and more take loops of their own when one row comes alone."""
+    native.use("native")
+    heads, key_dim, value_dim, tokens = 2, 24, 8 * 16 + 20, 70
+    generator = torch.Generator().manual_seed(3)
+    q, k = (torch.randn(tokens, heads, key_dim, generator=generator) / 5 for _ in range(2))
+    v = torch.randn(tokens, heads, value_dim, generator=generator)
+    beta = torch.rand(tokens, heads, generator=generator)
+    if kind == "kda":
+        operator, decay = kda.kda, -torch.rand(tokens, heads, key_dim, generator=generator)
+        specs = kda.cache_tensors(num_heads=heads, key_dim=key_dim, value_dim=value_dim)
+    else:
+        operator, decay = gated_delta.gated_delta, -torch.rand(tokens, heads, generator=generator)
+        sizes = {"key_dim": key_dim, "value_dim": value_dim}
+        specs = gated_delta.cache_tensors(num_key_heads=heads, num_value_heads=heads, **sizes)
+    cache = {name: torch.zeros(2, *shape, dtype=dtype) for name, shape, dtype, _ in specs}
+    inputs = (q, k, v, decay, beta)
+    whole = operator(*inputs, batch=Batch.packed([tokens]), scale=0.5)
+    for t in range(tokens):
+        batch = Batch((1,), (t,), (1,), ((),))
+        row = operator(*(x[t : t + 1] for x in inputs), batch=batch, cache=cache, scale=0.5)
+        assert torch.equal(row[0], whole[t])

@@ -32,6 +32,21 @@ typedef struct {
 /* out[i, :] = sum_c x[i, c] S[c, :], S [K, V], for `rows` rows of x; the loop over c goes upwards for every element. */
 static void multiply(int rows, int64_t K, int64_t V, const float *x, const float *S, float *out) {
     int64_t w = 0;
+    /* Two rows (a decoded token's key and query): S is read once, in order, as memory likes it. */
+    for (; rows == 2 && w + 8 * LANES <= V; w += 8 * LANES) {
+        vec a[8] = {{0}}, b[8] = {{0}};
+        for (int64_t c = 0; c < K; c++) {
+            vec y = splat(x[c]), z = splat(x[K + c]);
+#pragma GCC unroll 8
+            for (int m = 0; m < 8; m++) {
+                vec s = load(S + c * V + w + m * LANES);
+                a[m] = fma_vec(y, s, a[m]);
+                b[m] = fma_vec(z, s, b[m]);
+            }
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < 8; m++) store(out + w + m * LANES, a[m]), store(out + V + w + m * LANES, b[m]);
+    }
     for (; w + 2 * LANES <= V; w += 2 * LANES) {
         int i = 0;
         for (; i + 4 <= rows; i += 4) {
