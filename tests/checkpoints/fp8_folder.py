@@ -26,7 +26,9 @@ SIZES = {
     "qwen3_next": {"hidden_size": 200, "moe_intermediate_size": 136, "head_dim": 128, "linear_value_head_dim": 44},
     "qwen3": {"hidden_size": 200, "intermediate_size": 264},
 }
-PLAIN = r"embed_tokens|lm_head|norm|\.gate\.weight|conv|shared_expert_gate|in_proj_ba|A_log|dt_bias|self_attn\.b_proj"
+PLAIN = (
+    r"embed|lm_head|norm|\.gate\.weight|conv|shared_expert_gate|in_proj_ba|A_log|dt_bias|self_attn\.b_proj|weights_proj"
+)
 QUANTIZATION = {
     "quant_method": "fp8",
     "fmt": "e4m3",
@@ -39,7 +41,7 @@ QUANTIZATION = {
 def make_fp8_folder(folder: Path, name: str, dtype=torch.bfloat16, scale_dtype=torch.float32, plain=PLAIN) -> Path:
     """Save a random model of a family and quantise its matrices in place."""
     family = family_of(name)
-    config = family.config_from_hf({**family.tiny_config, **SIZES[name]})
+    config = family.config_from_hf({**family.tiny_config, **SIZES.get(name, {"hidden_size": 200})})
     save_model(cast(initialize(Model(config), 3, std=0.1), dtype), folder)
     file, tensors = folder / "model.safetensors", {}
     for key, tensor in load_file(file).items():

@@ -198,3 +198,20 @@ class TestDamage:
 def test_an_all_zero_block_keeps_its_codes(tmp_path):
     codes, scale = quantise(torch.zeros(130, 20))
     assert torch.equal(scale, torch.ones(2, 1)) and not codes.float().any()
+
+
+PUBLISHED_IN_FP8 = ("minimax_m2", "deepseek_v3", "deepseek_v32", "mimo_v2_flash", "bailing_hybrid")
+
+
+@pytest.mark.parametrize("name", PUBLISHED_IN_FP8)
+def test_the_families_that_are_published_in_fp8_stay_so_and_come_back(name, tmp_path):
+    folder = make_fp8_folder(tmp_path / "m", name)
+    resident, plain = load_model(folder), load_model(folder, dtype=torch.bfloat16)
+    assert fp8_names(resident)
+    prompts = [[5, 1, 60, 33] * 17, [7]]
+    with torch.inference_mode():
+        for got, expected in zip(resident.logits(prompts), plain.logits(prompts)):
+            assert torch.equal(got, expected)
+    save_model(resident.pack(), tmp_path / "again")
+    before, after = stored(folder), stored(tmp_path / "again")
+    assert before.keys() == after.keys() and all(same_bits(before[name], after[name]) for name in before)
