@@ -5,7 +5,18 @@ The package itself builds models from the modules: `hyla.layers.kda.KDA` and its
 
 from importlib import import_module
 
-__all__ = ["KDA", "MLA", "GatedDelta", "LinearAttention", "MixerCache", "SoftmaxAttention", "StandaloneMixer"]
+__all__ = [
+    "KDA",
+    "MLA",
+    "GatedDelta",
+    "Lightning",
+    "LinearAttention",
+    "Mamba2",
+    "MixerCache",
+    "SoftmaxAttention",
+    "SparseMLA",
+    "StandaloneMixer",
+]
 
 
 def __getattr__(name: str):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hyla.errors import RequestError
-from hyla.layers import gated_delta, kda, linear_attention, mla, softmax
+from hyla.layers import gated_delta, kda, lightning, linear_attention, mamba2, mla, softmax, sparse_mla
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, Mixer, TensorSpec
 from hyla.ops.batch import CHUNK, Batch
@@ -210,3 +210,35 @@ class LinearAttention(StandaloneMixer):
 
     mixer_type = linear_attention.LinearAttention
     defaults = MappingProxyType({"eps": 1e-6})
+
+
+class SparseMLA(StandaloneMixer):
+    """`hyla.layers.sparse_mla.SparseMLA` alone: as `MLA` with q_lora_dim, num_index_heads, index_dim, num_selected."""
+
+    mixer_type = sparse_mla.SparseMLA
+    defaults = MappingProxyType({"norm_eps": 1e-6, "rotary_dim": 0, "rope_theta": 10000.0})
+
+
+class Lightning(StandaloneMixer):
+    """`hyla.layers.lightning.Lightning` alone: num_heads, head_dim, scale, and slopes, one positive number a head
+    (`hyla.layers.lightning.slopes` has the published formulas)."""
+
+    mixer_type = lightning.Lightning
+    defaults = MappingProxyType(
+        {
+            "has_silu": False,
+            "qk_norm_eps": None,
+            "rotary_dim": 0,
+            "rope_theta": 10000.0,
+            "rope_interleaved": False,
+            "norm_groups": 1,
+            "norm_eps": 1e-6,
+        }
+    )
+
+
+class Mamba2(StandaloneMixer):
+    """`hyla.layers.mamba2.Mamba2` alone: num_heads, head_dim, num_groups, state_dim."""
+
+    mixer_type = mamba2.Mamba2
+    defaults = MappingProxyType({"conv_len": 4, "norm_eps": 1e-5, "time_step_limit": (0.0, float("inf"))})
