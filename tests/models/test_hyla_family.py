@@ -57,10 +57,10 @@ def test_packed_bf16_weights_come_back_with_their_dtypes(tmp_path):
 
 
 def test_a_pattern_that_no_published_format_has_is_built_and_kept(tmp_path):
-    """Gated DeltaNet-H1 in its shape: gated delta and softmax layers in turn, here with a linear one between."""
+    """Gated DeltaNet-H1 in its shape: gated delta and sliding-window layers in turn, here with a linear one between."""
     mixers = (
         GatedDeltaConfig(num_key_heads=2, num_value_heads=2, key_dim=10, value_dim=14),
-        SoftmaxConfig(num_heads=4, num_kv_heads=1, head_dim=12, qk_norm=NormConfig(), output_gate=True),
+        SoftmaxConfig(num_heads=4, num_kv_heads=1, head_dim=12, qk_norm=NormConfig(), output_gate=True, window=48),
         LinearAttentionConfig(num_heads=5, key_dim=6, value_dim=14, eps=1e-4),
     )
     norms = (NormConfig(eps=3e-6), NormConfig(zero_centered=True))
