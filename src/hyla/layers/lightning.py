@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hyla.layers.linear import Linear, Projection
-from hyla.layers.norms import RMSNorm
+from hyla.layers.norms import GroupRMSNorm, RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table, rotate
 from hyla.layers.rope_scaling import Scaling
@@ -47,18 +47,6 @@ def slopes(num_heads: int, *, schedule: str, layer: int, num_layers: int) -> tup
     """Slope s >= 0 of each head of one layer; its state decays by exp(-s) at every token."""
     factor = DEPTH_FACTORS[schedule](layer, num_layers)
     return tuple(slope * factor for slope in head_slopes(num_heads, schedule))
-
-
-class GroupRMSNorm(RMSNorm):
-    """RMSNorm of each of `num_groups` equal parts of the last dimension, one weight per channel; fp32 out."""
-
-    def __init__(self, dim: int, *, num_groups: int, eps: float):
-        super().__init__(dim, eps=eps)
-        self.num_groups = num_groups
-
-    def forward(self, x_TW: torch.Tensor) -> torch.Tensor:
-        groups_TGW = wide(x_TW).unflatten(-1, (self.num_groups, -1))
-        return primitives.rms_norm(groups_TGW, None, eps=self.eps).flatten(-2) * wide(self.weight)
 
 
 class Lightning(nn.Module):

@@ -7,26 +7,13 @@ from torch import nn
 
 from hyla.layers.delta import delta_cache_spec, start_conv, start_decay
 from hyla.layers.linear import Linear, Projection
-from hyla.layers.norms import RMSNorm
+from hyla.layers.norms import GroupRMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.ops import primitives
 from hyla.ops.batch import Batch
 from hyla.ops.primitives import wide
 from hyla.ops.short_conv import short_conv
 from hyla.ops.ssd import cache_tensors, ssd
-
-
-class GatedGroupNorm(RMSNorm):
-    """norm(y silu(z)) w: the gate first, and the mean square over each of `num_groups` groups of channels."""
-
-    def __init__(self, dim: int, *, num_groups: int, eps: float):
-        super().__init__(dim, eps=eps)
-        self.num_groups = num_groups
-
-    def forward(self, y_TC: torch.Tensor, z_TC: torch.Tensor) -> torch.Tensor:
-        """fp32 (float64) rows and gates, returned in that dtype."""
-        gated = (y_TC * primitives.silu(z_TC)).unflatten(-1, (self.num_groups, -1))
-        return primitives.rms_norm(gated, None, eps=self.eps).flatten(-2) * wide(self.weight)
 
 
 class Mamba2(nn.Module):
@@ -65,7 +52,7 @@ class Mamba2(nn.Module):
         self.A_log = nn.Parameter(torch.empty(num_heads))
         self.D = nn.Parameter(torch.empty(num_heads))
         self.dt_bias = nn.Parameter(torch.empty(num_heads))
-        self.norm = GatedGroupNorm(values, num_groups=num_groups, eps=norm_eps)
+        self.norm = GroupRMSNorm(values, num_groups=num_groups, eps=norm_eps)
         self.o = Linear(values, hidden_dim)
         self.in_projection = Projection(self.z, self.x, self.b, self.c, self.dt)
         self.out_projection = Projection(self.o)
@@ -90,7 +77,8 @@ class Mamba2(nn.Module):
         log_decay_TH = -torch.exp(wide(self.A_log)) * dt_TH
         y_THV = ssd(c_TGK, b_TGK, x_THV * dt_TH[..., None], log_decay_TH, batch=batch, cache=cache)
         y_THV = y_THV + x_THV * wide(self.D)[:, None]
-        return self.out_projection(self.norm(y_THV.flatten(1), wide(z_TC)).to(x_TD.dtype))[0]
+        gated_TC = y_THV.flatten(1) * primitives.silu(wide(z_TC))
+        return self.out_projection(self.norm(gated_TC).to(x_TD.dtype))[0]
 
     def initialize(self, std: float, generator: torch.Generator) -> None:
         """Normal(0, std) projections; decays and convolution as their papers start them; D one."""

@@ -20,6 +20,18 @@ class RMSNorm(nn.Module):
         return primitives.rms_norm(x, self.weight, eps=self.eps, zero_centered=self.zero_centered)
 
 
+class GroupRMSNorm(RMSNorm):
+    """RMSNorm of each of `num_groups` equal parts of the last dimension, one weight per channel; fp32 out."""
+
+    def __init__(self, dim: int, *, num_groups: int, eps: float):
+        super().__init__(dim, eps=eps)
+        self.num_groups = num_groups
+
+    def forward(self, x_TW: torch.Tensor) -> torch.Tensor:
+        groups_TGW = primitives.wide(x_TW).unflatten(-1, (self.num_groups, -1))
+        return primitives.rms_norm(groups_TGW, None, eps=self.eps).flatten(-2) * primitives.wide(self.weight)
+
+
 class LayerNorm(nn.Module):
     """LayerNorm with weight and bias over the last dimension of an fp32 or float64 tensor (arXiv 1607.06450)."""
 

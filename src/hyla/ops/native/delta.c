@@ -17,8 +17,7 @@ typedef struct {
     const int64_t *offset, *length, *start, *slot; /* of each sequence */
     const int64_t *first_item, *items; /* items[first_item[n] + i]: the item of its i-th touched chunk; or 0 */
     int64_t key_heads, heads, K, V;
-    const float *q, *k, *v, *log_decay, *beta; /* [T, Hk, K], ., [T, H, V], [T, H] or [T, H, K], [T, H] */
-    float scale;
+    const float *q, *k, *v, *log_decay, *beta; /* [T, Hk, K] (q scaled), ., [T, H, V], [T, H] or [T, H, K], [T, H] */
     float *o;                /* [T, H, V] */
     float *anchor, *u;       /* [slots, H, K, V], [slots, H, 64, V] */
     float *keys;             /* gated delta: [slots, Hk, K, 64];  KDA: rows of the open block [slots, H, 16, K] */
@@ -140,7 +139,7 @@ static void gated_rows(const Call *call, State s, int64_t h, int64_t kh, int64_t
         const float *k = call->k + (t * Hk + kh) * K, *q = call->q + (t * Hk + kh) * K;
         for (int64_t c = 0; c < K; c++) {
             x[(2 * i) * K + c] = k[c] * since;
-            x[(2 * i + 1) * K + c] = q[c] * call->scale * since;
+            x[(2 * i + 1) * K + c] = q[c] * since;
         }
     }
     multiply(2 * count, K, V, x, s.anchor, reads);
@@ -211,9 +210,8 @@ static void gated_head(const Call *call, int64_t n, int64_t kh, float *room) {
             }
             /* Dots with all 64 places of the chunk; those of later rows are not used. */
             for (int i = 0; i < count; i++) {
-                const float *q = call->q + ((row + i) * Hk + kh) * K;
                 memcpy(rest + i * K, call->k + ((row + i) * Hk + kh) * K, 4 * (size_t)K);
-                for (int64_t c = 0; c < K; c++) rest[(count + i) * K + c] = q[c] * call->scale;
+                memcpy(rest + (count + i) * K, call->q + ((row + i) * Hk + kh) * K, 4 * (size_t)K);
             }
             multiply(2 * count, K, CHUNK, rest, s[0].keys, kd);
             const float *qd = kd + count * CHUNK;
@@ -260,7 +258,7 @@ static void kda_rows(const Call *call, State s, int64_t h, int64_t row, int plac
                     w *= exp_vec(load(sum));
                 }
                 a = fma_vec(w, load_row(k, c, some, 0), a);
-                b = fma_vec(w, load_row(q, c, some, 0) * call->scale, b);
+                b = fma_vec(w, load_row(q, c, some, 0), b);
             }
             minus_a[i][block * BLOCK + j] = -(sum_vec(a) * beta);
             p[i][block * BLOCK + j] = sum_vec(b);
@@ -274,7 +272,7 @@ static void kda_rows(const Call *call, State s, int64_t h, int64_t row, int plac
                 for (int m = 0; m < some; m++) sum[m] = (float)run[c + m];
                 vec w = exp_vec(load(sum));
                 store_row(earlier < 0 ? x + 2 * i * K : kx, c, some, 0, load_row(k, c, some, 0) * w);
-                store_row(earlier < 0 ? x + (2 * i + 1) * K : qx, c, some, 0, load_row(q, c, some, 0) * call->scale * w);
+                store_row(earlier < 0 ? x + (2 * i + 1) * K : qx, c, some, 0, load_row(q, c, some, 0) * w);
             }
             if (earlier < 0) break;
             const float *scaled = s.k_scaled + earlier * K * BLOCK;

@@ -93,7 +93,6 @@ class DeltaCall(Structure):
         *((name, c_void_p) for name in ("offset", "length", "start", "slot", "first_item", "items")),
         *((name, c_int64) for name in ("key_heads", "heads", "K", "V")),
         *((name, c_void_p) for name in ("q", "k", "v", "log_decay", "beta")),
-        ("scale", c_float),
         *((name, c_void_p) for name in ("o", "anchor", "u", "keys", "sums", "decay_rows", "k_scaled", "block_sum")),
         *((name, c_void_p) for name in ("u_items", "anchor_items")),
     )
@@ -110,7 +109,6 @@ def delta(inputs, spans_4N: torch.Tensor, states: dict[str, torch.Tensor], items
     _, k, v, log_decay, _ = tensors
     o = torch.empty_like(v)
     call = DeltaCall(sequences=spans_4N.shape[1], key_heads=k.shape[1], heads=v.shape[1], K=k.shape[2], V=v.shape[2])
-    call.scale = 1.0
     named = dict(zip(("offset", "length", "start", "slot"), spans_4N))
     named |= dict(zip(("q", "k", "v", "log_decay", "beta"), tensors)) | {"o": o} | states
     named |= dict(zip(("first_item", "items"), items or ())) | dict(zip(("u_items", "anchor_items"), kept or ()))
