@@ -6,12 +6,15 @@ from hyla.layers.protocol import CacheSpec, TensorSpec
 from hyla.ops.batch import CHUNK
 from hyla.ops.short_conv import RING
 
+TAPS = 8
+
 SPEC = CacheSpec(
     page_tensors=(TensorSpec("tokens", (CHUNK,), torch.int64, "kv"),),
     slot_tensors=(
         TensorSpec("closed", (1,), torch.int64, "anchor"),
         TensorSpec("rows", (CHUNK,), torch.int64, "open"),
-        TensorSpec("ring", (RING,), torch.int64, "conv"),
+        TensorSpec("conv", (RING, 1), torch.int64, "conv"),
+        TensorSpec("conv_tail", (TAPS - 1, 1), torch.int64, "tail"),
     ),
 )
 
@@ -27,7 +30,9 @@ def write(layer, batch, tokens) -> None:
             layer["tokens"][pages[start // CHUNK], here] = new
             layer["rows"][slot, here] = new
             for position in range(max(start, stop - RING), stop):
-                layer["ring"][slot, position % RING] = new[position - start]
+                layer["conv"][slot, position % RING] = new[position - start]
+            if stop % CHUNK == 0:
+                layer["conv_tail"][slot] = layer["conv"][slot, [p % RING for p in range(stop - TAPS + 1, stop)]]
             if stop % CHUNK == 0:
                 layer["closed"][slot, 0] = fold(int(layer["closed"][slot, 0]), layer["rows"][slot].tolist())
             offset, start = offset + stop - start, stop
@@ -39,17 +44,17 @@ def fold(anchor: int, rows) -> int:
     return anchor
 
 
-def read(layer, sequence, taps: int = 8):
+def read(layer, sequence, taps: int = TAPS):
     """(tokens of the pages, anchor, open rows, last inputs) as the next forward call would see them."""
     length = sequence.length
     flat = [token for page in sequence.pages for token in layer["tokens"][page].tolist()][:length]
-    ring = layer["ring"][sequence.slot].tolist()
+    ring = layer["conv"][sequence.slot, :, 0].tolist()
     last = [ring[position % RING] for position in range(max(length - taps + 1, 0), length)]
     rows = layer["rows"][sequence.slot, : length % CHUNK].tolist()
     return flat, int(layer["closed"][sequence.slot, 0]), rows, last
 
 
-def expected(tokens, taps: int = 8):
+def expected(tokens, taps: int = TAPS):
     """What `read` must give after these tokens."""
     closed = len(tokens) // CHUNK * CHUNK
     return list(tokens), fold(0, tokens[:closed]), list(tokens[closed:]), list(tokens[max(len(tokens) - taps + 1, 0) :])

@@ -1,28 +1,31 @@
-"""Who holds which page and slot: free + used + cached == total, always."""
+"""Who holds which page, slot and snapshot: free + used + cached == total, always."""
 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable
 
 from hyla.errors import CapacityError, HylaError
 
 
-@dataclass
 class Units:
     """Numbered things of one kind, 1 to `total`; 0 is the null unit that is never handed out. Lowest free id first, so
-    that the units of a sequence tend to stand next to each other."""
+    that the units of a sequence tend to stand next to each other.
 
-    name: str
-    total: int
-    used: int = 0
-    cached: int = 0
-    """Held by nobody who runs, kept for reuse (the prefix cache's share)."""
-    _free: list[int] = field(default_factory=list)
-    _is_used: set[int] = field(default_factory=set)
+    A unit is *used* while at least one running sequence holds it, *cached* while only the prefix cache keeps it, and
+    free otherwise. Both kinds of holders are counted, since sequences and the prefix cache share pages.
+    """
 
-    def __post_init__(self):
-        self._free = list(range(1, self.total + 1))
+    def __init__(self, name: str, total: int):
+        self.name, self.total = name, total
+        self._free = list(range(1, total + 1))
+        self._holders: Counter[int] = Counter()
+        """By unit: sequences that hold it."""
+        self._keepers: Counter[int] = Counter()
+        """By unit: times that the prefix cache keeps it."""
+        self.used = 0
+        self.cached = 0
 
     @property
     def free(self) -> int:
@@ -36,43 +39,98 @@ class Units:
                 f"give the cache more memory"
             )
         ids = [heapq.heappop(self._free) for _ in range(count)]
-        self._is_used.update(ids)
+        self._holders.update(ids)
         self.used += count
         return ids
 
-    def give_back(self, ids: list[int]) -> None:
-        """Return units. Raises HylaError for one that was not handed out."""
+    def hold(self, ids: Iterable[int]) -> None:
+        """One more sequence holds units that somebody has already."""
         for unit in ids:
-            if unit not in self._is_used:
+            self._check_known(unit)
+            if not self._holders[unit]:
+                self.used, self.cached = self.used + 1, self.cached - 1
+            self._holders[unit] += 1
+
+    def give_back(self, ids: Iterable[int]) -> None:
+        """A sequence lets units go. Raises HylaError for one that no sequence holds."""
+        for unit in ids:
+            if not self._holders[unit]:
                 raise HylaError(f"{self.name}: {unit} is given back but was not handed out")
-            self._is_used.remove(unit)
+            self._holders[unit] -= 1
+            if not self._holders[unit]:
+                del self._holders[unit]
+                self.used -= 1
+                self.cached += 1
+                self._free_if_idle(unit)
+
+    def keep(self, ids: Iterable[int]) -> None:
+        """The prefix cache keeps units that somebody has, once more."""
+        for unit in ids:
+            self._check_known(unit)
+            self._keepers[unit] += 1
+
+    def drop(self, ids: Iterable[int]) -> None:
+        """The prefix cache lets units go. Raises HylaError for one that it does not keep."""
+        for unit in ids:
+            if not self._keepers[unit]:
+                raise HylaError(f"{self.name}: {unit} is dropped but was not kept")
+            self._keepers[unit] -= 1
+            if not self._keepers[unit]:
+                del self._keepers[unit]
+                self._free_if_idle(unit)
+
+    def is_held(self, unit: int) -> bool:
+        """Whether a running sequence holds it."""
+        return unit in self._holders
+
+    def is_shared(self, unit: int) -> bool:
+        """Whether anybody beside one sequence has it."""
+        return self._holders[unit] + self._keepers[unit] > 1
+
+    def _free_if_idle(self, unit: int) -> None:
+        if unit not in self._holders and unit not in self._keepers:
+            self.cached -= 1
             heapq.heappush(self._free, unit)
-            self.used -= 1
+
+    def _check_known(self, unit: int) -> None:
+        if unit not in self._holders and unit not in self._keepers:
+            raise HylaError(f"{self.name}: {unit} is shared but nobody has it")
 
     def check(self) -> None:
-        """Raise HylaError unless the counts add up. (That no id is held twice is checked when it is given back.)"""
-        if self.free + self.used + self.cached != self.total or self.used + self.cached != len(self._is_used):
+        """Raise HylaError unless the counts add up, against the holders themselves."""
+        held, kept = set(self._holders), set(self._keepers)
+        agrees = self.used == len(held) and self.cached == len(kept - held) and not (held | kept) & set(self._free)
+        if self.free + self.used + self.cached != self.total or not agrees:
             raise HylaError(
                 f"{self.name} do not add up: free {self.free} + used {self.used} + cached {self.cached} != "
-                f"total {self.total} ({len(self._is_used)} are held)"
+                f"total {self.total} ({len(held)} are held, {len(kept - held)} only kept)"
             )
 
 
 class Ledger:
-    """Pages and slots of one cache pool."""
+    """Every kind of unit of one cache pool.
 
-    def __init__(self, num_pages: int, num_slots: int):
+    windows: number of pages by window length, for layers that see no further back.
+    """
+
+    def __init__(self, num_pages: int, num_slots: int, num_snapshots: int = 0, windows: dict[int, int] | None = None):
         self.pages = Units("pages", num_pages)
         self.slots = Units("slots", num_slots)
+        self.snapshots = Units("snapshots", num_snapshots)
+        self.windows = {window: Units(f"window_{window}_pages", count) for window, count in (windows or {}).items()}
+
+    @property
+    def units(self) -> tuple[Units, ...]:
+        return (self.pages, self.slots, self.snapshots, *self.windows.values())
 
     def check(self) -> None:
-        """Raise HylaError unless free + used + cached == total for pages and slots."""
-        self.pages.check()
-        self.slots.check()
+        """Raise HylaError unless free + used + cached == total for every kind."""
+        for units in self.units:
+            units.check()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """The numbers, as plain data."""
         return {
             units.name: {"free": units.free, "used": units.used, "cached": units.cached, "total": units.total}
-            for units in (self.pages, self.slots)
+            for units in self.units
         }

@@ -14,8 +14,7 @@ from hyla.ops.short_conv import RING, short_conv
 
 def convolved_heads(qkv_TC, conv_weight_CL, *, batch, cache, key_heads: int, key_dim: int, value_heads: int):
     """q, k [T, Hk, K] (unit length) and v [T, Hv, V] after the short convolution and SiLU, in fp32."""
-    ring = None if cache is None else cache["conv"]
-    mixed_TC = primitives.silu(short_conv(qkv_TC, conv_weight_CL, batch=batch, cache=ring))
+    mixed_TC = primitives.silu(cached_conv(qkv_TC, conv_weight_CL, batch=batch, cache=cache))
     width = key_heads * key_dim
     q, k, v = mixed_TC.split([width, width, mixed_TC.shape[1] - 2 * width], dim=-1)
     q_THK = primitives.l2_norm(q.unflatten(-1, (key_heads, key_dim)))
@@ -23,10 +22,22 @@ def convolved_heads(qkv_TC, conv_weight_CL, *, batch, cache, key_heads: int, key
     return q_THK, k_THK, v.unflatten(-1, (value_heads, -1)).contiguous()
 
 
-def delta_cache_spec(tensors, channels: int, dtype: torch.dtype) -> CacheSpec:
-    """The operator's slot tensors and the convolution's ring."""
+def cached_conv(x_TC, conv_weight_CL, *, batch, cache) -> torch.Tensor:
+    """The short convolution [T, C] with the ring and the tail of a `delta_cache_spec`."""
+    if cache is None:
+        return short_conv(x_TC, conv_weight_CL, batch=batch, cache=None)
+    return short_conv(x_TC, conv_weight_CL, batch=batch, cache=cache["conv"], tail=cache["conv_tail"])
+
+
+def delta_cache_spec(tensors, conv_weight_CL: torch.Tensor) -> CacheSpec:
+    """The operator's slot tensors, the convolution's ring and its tail."""
     slots = [TensorSpec(name, shape, kind, role) for name, shape, kind, role in tensors]
-    return CacheSpec(slot_tensors=(*slots, TensorSpec("conv", (RING, channels), dtype, "conv")))
+    (channels, taps), dtype = conv_weight_CL.shape, conv_weight_CL.dtype
+    conv = (
+        TensorSpec("conv", (RING, channels), dtype, "conv"),
+        TensorSpec("conv_tail", (taps - 1, channels), dtype, "tail"),
+    )
+    return CacheSpec(slot_tensors=(*slots, *conv))
 
 
 def start_decay(A_log: nn.Parameter, dt_bias: nn.Parameter, generator: torch.Generator) -> None:

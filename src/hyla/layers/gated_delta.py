@@ -58,7 +58,7 @@ class GatedDelta(nn.Module):
             key_dim=self.key_dim,
             value_dim=self.value_dim,
         )
-        return delta_cache_spec(tensors, self.channels, self.conv_weight.dtype)
+        return delta_cache_spec(tensors, self.conv_weight)
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         heads = self.num_value_heads

@@ -71,7 +71,7 @@ class KDA(nn.Module):
 
     def cache_spec(self) -> CacheSpec:
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.key_dim, value_dim=self.value_dim)
-        return delta_cache_spec(tensors, self.channels, self.conv_weight.dtype)
+        return delta_cache_spec(tensors, self.conv_weight)
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         heads = self.num_heads

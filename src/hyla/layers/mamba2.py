@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hyla.layers.delta import delta_cache_spec, start_conv, start_decay
+from hyla.layers.delta import cached_conv, delta_cache_spec, start_conv, start_decay
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import GroupRMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.ops import primitives
 from hyla.ops.batch import Batch
 from hyla.ops.primitives import wide
-from hyla.ops.short_conv import short_conv
 from hyla.ops.ssd import cache_tensors, ssd
 
 
@@ -62,14 +61,13 @@ class Mamba2(nn.Module):
         tensors = cache_tensors(
             num_groups=self.num_groups, num_heads=self.num_heads, key_dim=self.state_dim, value_dim=self.head_dim
         )
-        return delta_cache_spec(tensors, self.channels, self.conv_weight.dtype)
+        return delta_cache_spec(tensors, self.conv_weight)
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         values, keys = self.num_heads * self.head_dim, self.num_groups * self.state_dim
         mixed = self.in_projection.fused(x_TD)
         z_TC, xbc_TC, dt_TH = mixed.split([values, self.channels, self.num_heads], dim=-1)
-        ring = None if cache is None else cache["conv"]
-        convolved_TC = short_conv(xbc_TC, self.conv_weight, batch=batch, cache=ring)
+        convolved_TC = cached_conv(xbc_TC, self.conv_weight, batch=batch, cache=cache)
         x, b, c = primitives.silu(convolved_TC + wide(self.conv_bias)).split([values, keys, keys], dim=-1)
         x_THV = x.unflatten(-1, (self.num_heads, self.head_dim))
         b_TGK, c_TGK = (part.unflatten(-1, (self.num_groups, self.state_dim)) for part in (b, c))

@@ -20,13 +20,13 @@ class TensorSpec:
     """One cached tensor of a layer: its name, the shape of one page or one slot, its dtype and its role.
 
     role: "kv" keys and values; "anchor" the state after the last closed chunk; "open" rows of the open chunk;
-    "conv" the last inputs of the short convolution.
+    "conv" the last inputs of the short convolution; "tail" those before the newest multiple of 64.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    role: Literal["kv", "anchor", "open", "conv"]
+    role: Literal["kv", "anchor", "open", "conv", "tail"]
 
     @property
     def nbytes(self) -> int:

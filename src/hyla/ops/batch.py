@@ -9,6 +9,7 @@ from them (and kept), so an operator never asks the device for a length.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -32,12 +33,15 @@ class Batch:
     slots:   state slot of each sequence (slot 0 is the null slot), or None when nothing is cached: every sequence
              starts at 0 and nothing is kept (training, scoring).
     pages:   KV pages of each sequence, enough for `starts + lengths` tokens, or None with `slots`.
+    window_pages: by window, the same for layers that see no further back, 0 for pages behind it; a window that is not
+             named shares `pages`.
     """
 
     lengths: tuple[int, ...]
     starts: tuple[int, ...]
     slots: tuple[int, ...] | None = None
     pages: tuple[tuple[int, ...], ...] | None = None
+    window_pages: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self):
@@ -64,6 +68,10 @@ class Batch:
     def ends(self) -> tuple[int, ...]:
         """Tokens of each sequence after this call."""
         return tuple(start + length for start, length in zip(self.starts, self.lengths))
+
+    def pages_of(self, window: int | None) -> tuple[tuple[int, ...], ...] | None:
+        """KV pages of each sequence for layers with this window (None: that see everything)."""
+        return self.pages if window is None else self.window_pages.get(window, self.pages)
 
     @cached_property
     def num_tokens(self) -> int:

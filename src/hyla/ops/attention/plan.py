@@ -135,7 +135,7 @@ class AttentionPlan:
 def attention_plan(batch: Batch, layout: HeadLayout) -> AttentionPlan:
     """The batch's plan for this head layout; kept on the batch."""
     if layout not in batch.attention_plans:
-        pages = _page_lists(batch)
+        pages = _page_lists(batch, layout.window)
         spans = [span for n in range(batch.num_sequences) for span in _page_spans(batch, n, pages[n])]
         batch.attention_plans[layout] = AttentionPlan(
             num_pages=1 + sum(len(ids) for ids in pages),
@@ -145,19 +145,20 @@ def attention_plan(batch: Batch, layout: HeadLayout) -> AttentionPlan:
     return batch.attention_plans[layout]
 
 
-def _page_lists(batch: Batch) -> list[tuple[int, ...]]:
+def _page_lists(batch: Batch, window: int | None) -> list[tuple[int, ...]]:
     """The pages of each sequence, exactly as many as it needs after this call."""
     counts = [-(-end // CHUNK) for end in batch.ends]
     if batch.pages is None:
         firsts = [1 + sum(counts[:n]) for n in range(len(counts))]
         return [tuple(range(first, first + count)) for first, count in zip(firsts, counts)]
+    tables = batch.pages_of(window)
     for n, count in enumerate(counts):
-        if len(batch.pages[n]) < count:
+        if len(tables[n]) < count:
             raise ConfigError(
                 f"attention: sequence {n} needs {count} pages for {batch.ends[n]} tokens and has "
-                f"{len(batch.pages[n])}; reserve pages before the call"
+                f"{len(tables[n])}; reserve pages before the call"
             )
-    return [tuple(pages[:count]) for pages, count in zip(batch.pages, counts)]
+    return [tuple(pages[:count]) for pages, count in zip(tables, counts)]
 
 
 def _page_spans(batch: Batch, n: int, pages: tuple[int, ...]) -> list[Tile]:

@@ -8,12 +8,18 @@ from hyla.errors import ConfigError, RequestError
 from hyla.ops.batch import Batch
 from hyla.ops.short_conv.chunked import ShortConv, convolve
 from hyla.ops.short_conv.plan import RING, conv_plan
+from hyla.ops.short_conv.tail import keep_tail
 
 __all__ = ["RING", "conv_plan", "short_conv"]
 
 
 def short_conv(
-    x_TC: torch.Tensor, weight_CL: torch.Tensor, *, batch: Batch, cache: torch.Tensor | None
+    x_TC: torch.Tensor,
+    weight_CL: torch.Tensor,
+    *,
+    batch: Batch,
+    cache: torch.Tensor | None,
+    tail: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mix every channel with its last L - 1 inputs; a sequence never sees another one.
 
@@ -28,6 +34,8 @@ def short_conv(
         cache: None (every sequence starts here) or the ring [slots, RING, C] in x's dtype, row = position % RING, slot
             by `batch.slots`. The L - 1 inputs before `batch.starts` are read from it, then the last min(RING, length)
             new inputs are written: mutated. Rows beyond L - 1 leave room for RING - (L - 1) drafts to be rolled back.
+        tail: None, or [slots, L - 1, C] in x's dtype beside the ring: the last inputs before the newest multiple of 64
+            that a sequence has passed, for a snapshot there. Mutated when this call passes one.
 
     Returns: [T, C] in fp32 (float64 for float64).
     Raises: ConfigError when shapes do not fit; RequestError when the batch starts past 0 and there is no cache.
@@ -40,7 +48,11 @@ def short_conv(
         raise ConfigError(f"short_conv: the cache is {list(cache.shape)}; it must be [slots, {RING}, {channels}]")
     if cache is None and any(batch.starts):
         raise RequestError(f"short_conv: a batch that starts at {batch.starts} needs a cache with the inputs before it")
+    if tail is not None and tuple(tail.shape[1:]) != (taps - 1, channels):
+        raise ConfigError(f"short_conv: the tail is {list(tail.shape)}; it must be [slots, {taps - 1}, {channels}]")
     plan = conv_plan(batch, taps)
+    if tail is not None:
+        keep_tail(x_TC.detach(), plan, cache, tail)
     if torch.is_grad_enabled() and (x_TC.requires_grad or weight_CL.requires_grad):
         return ShortConv.apply(x_TC, weight_CL, plan, cache)
     return convolve(x_TC, weight_CL, plan, cache)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from hyla.errors import ConfigError
-from hyla.ops.batch import Batch
+from hyla.ops.batch import CHUNK, Batch
 
 RING = 16
 """Inputs kept per sequence: row = position % RING."""
@@ -45,6 +45,10 @@ class ConvPlan:
     """int64: where the inputs to be kept go."""
     kept_rows_W: torch.Tensor | None
     """int64: flat rows of the inputs to be kept; None: all rows in order."""
+    tail_from_ring: tuple[torch.Tensor, ...] | None
+    """int64 (slots, ring rows, tail rows) of the inputs before a passed multiple of 64 that older calls brought."""
+    tail_from_rows: tuple[torch.Tensor, ...] | None
+    """int64 (slots, flat rows, tail rows) of those that this call brings. None where there are none."""
 
     def crossing_rows(self, first: int, last: int, shift: int) -> list[int]:
         """Rows in [first, last) whose input `shift` rows earlier belongs to another sequence, relative to first."""
@@ -69,6 +73,7 @@ def _make_plan(batch: Batch, taps: int) -> ConvPlan:
     exists = [[position >= 0 for position in positions] for positions in before]
     is_decode = max(batch.lengths) == 1
     plan = dict.fromkeys(("slots_N1", "kept_slots_W", "kept_ring_W", "kept_rows_W"))
+    plan |= {"tail_from_ring": None, "tail_from_rows": None}
     if batch.is_cached:
         kept = [
             (slot, (start + i) % RING, offset + i)
@@ -78,6 +83,7 @@ def _make_plan(batch: Batch, taps: int) -> ConvPlan:
         plan["slots_N1"] = batch.index(batch.slots)[:, None]
         plan["kept_slots_W"], plan["kept_ring_W"], kept_rows = (batch.index(column) for column in zip(*kept))
         plan["kept_rows_W"] = None if len(kept) == batch.num_tokens else kept_rows
+        plan["tail_from_ring"], plan["tail_from_rows"] = _tail_sources(batch, taps)
     return ConvPlan(
         taps=taps,
         spans_4N=batch.spans_4N,
@@ -94,3 +100,17 @@ def _make_plan(batch: Batch, taps: int) -> ConvPlan:
         else torch.tensor(exists, dtype=torch.bool, device=batch.device)[..., None],
         **plan,
     )
+
+
+def _tail_sources(batch: Batch, taps: int) -> tuple[tuple[torch.Tensor, ...] | None, ...]:
+    """Where the L - 1 inputs before each sequence's newest multiple of 64 stand, for sequences that pass one now."""
+    from_ring, from_rows = [], []
+    for slot, start, end, offset in zip(batch.slots, batch.starts, batch.ends, batch.offsets):
+        boundary = end // CHUNK * CHUNK
+        for j in range(taps - 1) if boundary > start else ():
+            position = boundary - (taps - 1) + j
+            if position < start:
+                from_ring.append((slot, position % RING, j))
+            else:
+                from_rows.append((slot, offset + position - start, j))
+    return tuple(tuple(batch.index(column) for column in zip(*found)) or None for found in (from_ring, from_rows))

@@ -1,0 +1,280 @@
+"""The prefix cache: a radix tree of 64-token nodes over the pool's pages, with checkpoints at chosen nodes.
+
+A node is 64 tokens after its parent's and keeps their KV page. A recurrent (or windowed) layer cannot be taken up from
+pages: for that a node may hold a *checkpoint*, the state after its last token. A lookup finds the deepest checkpoint on
+the path of a prompt; the tokens after it are computed again. Because a token's result does not depend on how its prefix
+was computed, nobody can tell a hit from a miss by the output.
+
+Eviction weighs what an entry saves (the tokens that would have to be computed again without it) against the bytes it
+holds and the time since it was last used: the least saved tokens per byte and age go first (the idea of Marconi,
+arXiv 2411.19379, section 4.2). Entries that a running sequence holds stay.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence as List
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hyla.caches.pool import Cache
+from hyla.caches.protocol import Checkpoint, Sequence
+from hyla.ops.batch import CHUNK
+
+MissReason = Literal["off", "too_short", "no_prefix", "no_snapshot", "evicted"]
+"""Why no token of a prompt was cached: the cache is off; the prompt has no whole page beside its last token; its first
+page is unknown; its pages are known but no state on their path; or what there was has been evicted."""
+
+REMEMBERED_EVICTIONS = 1 << 16
+"""Evicted prefixes whose hashes are remembered, so that a miss can say so."""
+
+EVICTED_AT_ONCE = 32
+"""One part in this many of the pages is freed at once, since finding what to evict walks the tree."""
+
+
+@dataclass(eq=False)
+class Node:
+    """64 tokens of some prompts."""
+
+    key: tuple[int, ...]
+    page: int
+    parent: Node | None
+    depth: int
+    """Pages from the root, its own included."""
+    hash: int
+    last_used: int = 0
+    children: dict[tuple[int, ...], Node] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
+    lost_checkpoint: bool = False
+    """It had one that was evicted."""
+
+    def path(self) -> list[Node]:
+        """Nodes from the root's child to this one."""
+        nodes, node = [], self
+        while node.parent is not None:
+            nodes.append(node)
+            node = node.parent
+        return nodes[::-1]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What a lookup found."""
+
+    node: Node
+    """Where to go on; the root for a miss."""
+    num_known_tokens: int
+    """Tokens of the prompt whose pages are known; more than `length` where a checkpoint is missing."""
+    reason: MissReason | None
+    """None for a hit."""
+
+    @property
+    def length(self) -> int:
+        """Cached tokens."""
+        return self.node.depth * CHUNK
+
+
+@dataclass(eq=False)
+class Branch:
+    """Where a running sequence stands in the tree: its whole pages up to `node` are the tree's."""
+
+    node: Node
+    epoch: int
+
+
+class PrefixCache:
+    """Pages and checkpoints of one pool that outlive the sequences which computed them."""
+
+    def __init__(self, cache: Cache):
+        self.cache = cache
+        self.needs_checkpoint = cache.has_states or bool(cache.ledger.windows)
+        self._roots: dict[str, Node] = {}
+        self._evicted: OrderedDict[int, None] = OrderedDict()
+        self._tick = self._epoch = 0
+        self.num_nodes = self.num_checkpoints = 0
+        self.counts: Counter[str] = Counter()
+        """Since the start: lookups, hit_tokens, miss_<reason>, evicted_pages, evicted_checkpoints."""
+
+    # Finding
+
+    def lookup(self, tokens: List[int], salt: str = "") -> Hit:
+        """The deepest state that a prompt can be taken up from; at least its last token is left to compute."""
+        self._tick += 1
+        limit = (len(tokens) - 1) // CHUNK
+        node = best = self._root(salt)
+        while node.depth < limit:
+            child = node.children.get(self._key(tokens, node.depth))
+            if child is None:
+                break
+            node = child
+            if node.checkpoint is not None or not self.needs_checkpoint:
+                best = node
+        for used in best.path():
+            used.last_used = self._tick
+        return Hit(best, node.depth * CHUNK, self._reason(tokens, limit, node, best))
+
+    def count_use(self, hit: Hit) -> None:
+        """Count a lookup whose result a sequence was started with."""
+        self.counts["lookups"] += 1
+        self.counts["hit_tokens"] += hit.length
+        if hit.reason is not None:
+            self.counts[f"miss_{hit.reason}"] += 1
+
+    def _reason(self, tokens: List[int], limit: int, node: Node, best: Node) -> MissReason | None:
+        if best.depth:
+            return None
+        if not limit:
+            return "too_short"
+        if not node.depth:
+            child_hash = hash((node.hash, self._key(tokens, 0)))
+            return "evicted" if child_hash in self._evicted else "no_prefix"
+        return "evicted" if any(known.lost_checkpoint for known in node.path()) else "no_snapshot"
+
+    @staticmethod
+    def _key(tokens: List[int], depth: int) -> tuple[int, ...]:
+        return tuple(tokens[depth * CHUNK : (depth + 1) * CHUNK])
+
+    def _root(self, salt: str) -> Node:
+        if salt not in self._roots:
+            self._roots[salt] = Node((), 0, None, 0, hash(salt))
+        return self._roots[salt]
+
+    def start(self, hit: Hit) -> tuple[Sequence, Branch]:
+        """A sequence that goes on after the hit. Raises CapacityError when no slot is free."""
+        path = hit.node.path()
+        sequence = self.cache.resume([node.page for node in path], hit.node.checkpoint)
+        return sequence, Branch(hit.node, self._epoch)
+
+    # Keeping
+
+    def extend(self, branch: Branch, sequence: Sequence, tokens: List[int]) -> None:
+        """Put the whole pages that a sequence has committed into the tree. Where the tree has the same tokens already,
+        the sequence takes the tree's page, whose bits are the same, and gives its own back."""
+        if branch.epoch != self._epoch:
+            return
+        pages, units = sequence.pages, self.cache.ledger.pages
+        while (branch.node.depth + 1) * CHUNK <= sequence.length:
+            depth = branch.node.depth
+            key = self._key(tokens, depth)
+            child = branch.node.children.get(key)
+            if child is None:
+                child = Node(key, pages[depth], branch.node, depth + 1, hash((branch.node.hash, key)))
+                branch.node.children[key] = child
+                units.keep([child.page])
+                self._evicted.pop(child.hash, None)
+                self.num_nodes += 1
+            elif child.page != pages[depth]:
+                units.hold([child.page])
+                units.give_back([pages[depth]])
+                pages[depth] = child.page
+            child.last_used = self._tick
+            branch.node = child
+
+    def checkpoint(self, branch: Branch, sequence: Sequence) -> bool:
+        """Keep the state after the sequence's last whole page, at the branch's node. False: nothing to keep, or no room
+        for it beside more useful ones."""
+        node = branch.node
+        if branch.epoch != self._epoch or not self.needs_checkpoint or not node.depth:
+            return False
+        if node.checkpoint is not None or node.depth != sequence.length // CHUNK:
+            return node.checkpoint is not None
+        unit = None
+        if self.cache.has_states:
+            if not self.cache.ledger.snapshots.free and not self._evict_checkpoint():
+                return False
+            (unit,) = self.cache.ledger.snapshots.take(1)
+        node.checkpoint, node.lost_checkpoint = self.cache.checkpoint(sequence, unit), False
+        if unit is not None:
+            self.cache.ledger.snapshots.keep([unit])
+            self.cache.ledger.snapshots.give_back([unit])
+        node.last_used = self._tick
+        self.num_checkpoints += 1
+        return True
+
+    # Letting go
+
+    def make_room(self, count: int, window: int | None = None) -> bool:
+        """Evict until `count` pages of a window (None: of the layers that see everything) are free, if it can be."""
+        units = self.cache.units_of(window)
+        if units.free >= count:
+            return True
+        if window is not None:
+            while units.free < count and self._evict_checkpoint():
+                pass
+            return units.free >= count
+        self._evict_pages(max(count - units.free, units.total // EVICTED_AT_ONCE))
+        return units.free >= count
+
+    def _evict_pages(self, count: int) -> None:
+        """Free about `count` pages, leaves first."""
+        units = self.cache.ledger.pages
+        leaves = [(self._value(node), id(node), node) for node in self._nodes() if self._is_evictable(node)]
+        heapq.heapify(leaves)
+        target = units.free + count
+        while leaves and units.free < target:
+            _, _, node = heapq.heappop(leaves)
+            parent = node.parent
+            self._remove(node)
+            if self._is_evictable(parent):
+                heapq.heappush(leaves, (self._value(parent), id(parent), parent))
+
+    def _is_evictable(self, node: Node) -> bool:
+        return node.parent is not None and not node.children and not self.cache.ledger.pages.is_held(node.page)
+
+    def _value(self, node: Node) -> float:
+        """Tokens that the node saves per page it holds, by age."""
+        if self.needs_checkpoint and node.checkpoint is None:
+            return 0.0
+        return CHUNK / (1 + self._tick - node.last_used)
+
+    def _evict_checkpoint(self) -> bool:
+        """Drop the checkpoint that saves the fewest tokens for its age. False when there is none."""
+        kept = [node for node in self._nodes() if node.checkpoint is not None]
+        if not kept:
+            return False
+        self._drop_checkpoint(min(kept, key=lambda node: (self._checkpoint_value(node), node.last_used)))
+        return True
+
+    def _checkpoint_value(self, node: Node) -> float:
+        saved, above = 1, node.parent
+        while above.parent is not None and above.checkpoint is None:
+            saved, above = saved + 1, above.parent
+        return saved * CHUNK / (1 + self._tick - node.last_used)
+
+    def _drop_checkpoint(self, node: Node) -> None:
+        self.cache.drop_checkpoint(node.checkpoint)
+        node.checkpoint, node.lost_checkpoint = None, True
+        self.num_checkpoints -= 1
+        self.counts["evicted_checkpoints"] += 1
+
+    def _remove(self, node: Node) -> None:
+        """Forget a leaf."""
+        if node.checkpoint is not None:
+            self._drop_checkpoint(node)
+        del node.parent.children[node.key]
+        self.cache.ledger.pages.drop([node.page])
+        self._evicted[node.hash] = None
+        if len(self._evicted) > REMEMBERED_EVICTIONS:
+            self._evicted.popitem(last=False)
+        self.num_nodes -= 1
+        self.counts["evicted_pages"] += 1
+
+    def clear(self) -> None:
+        """Forget everything: the model's weights changed. Running sequences put nothing back."""
+        for node in list(self._nodes()):
+            if node.checkpoint is not None:
+                self.cache.drop_checkpoint(node.checkpoint)
+            self.cache.ledger.pages.drop([node.page])
+        self._roots.clear()
+        self._evicted.clear()
+        self.num_nodes = self.num_checkpoints = 0
+        self._epoch += 1
+
+    def _nodes(self) -> Iterator[Node]:
+        """All nodes but the roots."""
+        waiting = [child for root in self._roots.values() for child in root.children.values()]
+        while waiting:
+            node = waiting.pop()
+            waiting += node.children.values()
+            yield node

@@ -1,0 +1,102 @@
+"""The pool's tensors: pages by window, slots, and the snapshots of the prefix cache, allocated once from `CacheSpec`s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as List
+from typing import Literal
+
+import torch
+
+from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
+from hyla.ops.short_conv.tail import restore_ring
+
+SnapshotDtype = Literal["float32", "bfloat16", "int8"]
+
+SNAPSHOT_ROLES = ("anchor", "tail")
+"""What a snapshot at a multiple of 64 consists of: there the open chunk is empty."""
+
+
+def page_bytes(specs: List[CacheSpec], window: int | None = None) -> int:
+    """Bytes of one page of 64 tokens over the layers with this window (None: those that see everything)."""
+    return sum(tensor.nbytes for spec in specs if spec.window == window for tensor in spec.page_tensors)
+
+
+def slot_bytes(specs: List[CacheSpec]) -> int:
+    """Bytes of one sequence's slot over all layers."""
+    return sum(tensor.nbytes for spec in specs for tensor in spec.slot_tensors)
+
+
+def snapshot_bytes(specs: List[CacheSpec], dtype: SnapshotDtype = "float32") -> int:
+    """Bytes of one snapshot over all layers, its window pages not counted."""
+    return sum(
+        tensor.nbytes for spec in specs for own in _snapshot_tensors(spec, dtype).values() for tensor in own.values()
+    )
+
+
+def windows_of(specs: List[CacheSpec]) -> tuple[int, ...]:
+    """The window lengths of layers with pages, ascending."""
+    return tuple(sorted({spec.window for spec in specs if spec.page_tensors and spec.window is not None}))
+
+
+def allocate(tensors: List[TensorSpec], count: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Zeros [count + 1, *shape] by name; row 0 is the null row."""
+    return {spec.name: torch.zeros(count + 1, *spec.shape, dtype=spec.dtype, device=device) for spec in tensors}
+
+
+def _snapshot_tensors(spec: CacheSpec, dtype: SnapshotDtype) -> dict[str, dict[str, TensorSpec]]:
+    """By slot tensor: what keeps a copy of it; "scale" only beside int8."""
+    kept = {}
+    for tensor in spec.slot_tensors:
+        if tensor.role not in SNAPSHOT_ROLES:
+            continue
+        if tensor.role == "tail" or dtype == "float32":
+            kept[tensor.name] = {"values": tensor}
+            continue
+        values = TensorSpec(tensor.name, tensor.shape, getattr(torch, dtype), tensor.role)
+        kept[tensor.name] = {"values": values}
+        if dtype == "int8":
+            scale = TensorSpec(tensor.name, (*tensor.shape[:-1], 1), torch.float32, tensor.role)
+            kept[tensor.name]["scale"] = scale
+    return kept
+
+
+class SnapshotStore:
+    """Snapshots of slots at multiples of 64.
+
+    dtype: of the anchors. float32 is exact. bfloat16 halves their bytes; int8 (one scale per row of the state, its
+    largest magnitude over 127) quarters them: both change what follows, once, when a snapshot is taken.
+    """
+
+    def __init__(self, specs: List[CacheSpec], count: int, dtype: SnapshotDtype, device: torch.device):
+        self.dtype = dtype
+        self.layers: tuple[dict[str, dict[str, torch.Tensor]], ...] = tuple(
+            {
+                name: {part: allocate([tensor], count, device)[tensor.name] for part, tensor in parts.items()}
+                for name, parts in _snapshot_tensors(spec, dtype).items()
+            }
+            for spec in specs
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for layer in self.layers for parts in layer.values() for tensor in parts.values())
+
+    def save(self, unit: int, slots: List[LayerCache], slot: int) -> None:
+        """Copy a slot's anchors and tails into a snapshot."""
+        for layer, cache in zip(self.layers, slots):
+            for name, parts in layer.items():
+                source = cache[name][slot]
+                if "scale" in parts:
+                    scale = source.abs().amax(-1, keepdim=True) / 127.0
+                    parts["scale"][unit] = scale
+                    source = (source / scale.clamp_min(torch.finfo(torch.float32).tiny)).round()
+                parts["values"][unit] = source
+
+    def load(self, unit: int, slots: List[LayerCache], slot: int, length: int) -> None:
+        """Make a zeroed slot what it was after `length` tokens, a multiple of 64."""
+        for layer, cache in zip(self.layers, slots):
+            for name, parts in layer.items():
+                values = parts["values"][unit]
+                cache[name][slot] = values * parts["scale"][unit] if "scale" in parts else values
+            if "conv_tail" in layer:
+                restore_ring(cache["conv"], cache["conv_tail"], slot, length)
