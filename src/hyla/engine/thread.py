@@ -8,16 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hyla.engine.engine import Engine
+from hyla.engine.limits import Overloaded
 from hyla.engine.messages import FinishReason, Request, TokenEvent
-from hyla.errors import CapacityError, HylaError, RequestError
+from hyla.errors import HylaError, RequestError
 
 logger = logging.getLogger(__name__)
 
 OnEvent = Callable[[TokenEvent], None]
-
-
-class Overloaded(CapacityError):
-    """Too many requests wait already; the same request may succeed later."""
 
 
 class EngineThread:
