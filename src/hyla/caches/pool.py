@@ -57,13 +57,24 @@ class Cache:
         self.specs = tuple(specs)
         self.device = torch.device(device)
         self.ledger = Ledger(num_pages, num_slots)
-        self._pages = tuple(self._allocate(spec.page_tensors, num_pages) for spec in specs)
-        self._slots = tuple(self._allocate(spec.slot_tensors, num_slots) for spec in specs)
-        self.layers: tuple[LayerCache, ...] = tuple({**p, **s} for p, s in zip(self._pages, self._slots))
+        self.allocate()
         roles = {tensor.role for spec in specs for tensor in spec.slot_tensors}
         self._limits = tuple(limit for role, limit in ROLLBACK_BY_ROLE.items() if role in roles)
 
-    def _allocate(self, tensors: List[TensorSpec], count: int) -> dict[str, torch.Tensor]:
+    def allocate(self) -> None:
+        """Make the tensors, all zero: at the start, and again after `release`."""
+        self._pages = tuple(self._zeros(spec.page_tensors, self.ledger.pages.total) for spec in self.specs)
+        self._slots = tuple(self._zeros(spec.slot_tensors, self.ledger.slots.total) for spec in self.specs)
+        self.layers: tuple[LayerCache, ...] = tuple({**p, **s} for p, s in zip(self._pages, self._slots))
+
+    def release(self) -> None:
+        """Free the tensors until `allocate`. Raises HylaError while anybody holds a page or a slot."""
+        for units in (self.ledger.pages, self.ledger.slots):
+            if units.free < units.total:
+                raise HylaError(f"{units.total - units.free} {units.name} are held; close their sequences first")
+        self._pages = self._slots = self.layers = ()
+
+    def _zeros(self, tensors: List[TensorSpec], count: int) -> dict[str, torch.Tensor]:
         return {
             spec.name: torch.zeros(count + 1, *spec.shape, dtype=spec.dtype, device=self.device) for spec in tensors
         }

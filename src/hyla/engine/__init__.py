@@ -1,5 +1,6 @@
 """Continuous batching over one model: requests in, tokens out."""
 
+from hyla.engine.administration import Administration
 from hyla.engine.engine import Engine
 from hyla.engine.limits import Overloaded
 from hyla.engine.messages import Completion, Request, TokenEvent, TokenLogprob, Usage
@@ -8,6 +9,7 @@ from hyla.engine.params import SamplingParams
 from hyla.engine.thread import EngineThread
 
 __all__ = [
+    "Administration",
     "Completion",
     "Engine",
     "EngineOptions",

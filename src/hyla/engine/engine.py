@@ -113,8 +113,13 @@ class Engine:
         return tuple({**ids, own: None} if own is not None else ids)
 
     @property
+    def has_news(self) -> bool:
+        """Whether events wait for `take_events` or the next step."""
+        return bool(self._events)
+
+    @property
     def has_work(self) -> bool:
-        return bool(self._events) or self.scheduler.has_work
+        return self.has_news or self.scheduler.has_work
 
     # Requests
 
