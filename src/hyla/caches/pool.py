@@ -86,15 +86,29 @@ class Cache:
         self.device = torch.device(device)
         windows = {window: (num_window_pages or {}).get(window, num_pages) for window in windows_of(specs)}
         self.ledger = Ledger(num_pages, num_slots, num_snapshots, windows)
-        counts = {None: num_pages, **windows}
-        self._pages = tuple(allocate(spec.page_tensors, counts.get(spec.window, 0), self.device) for spec in specs)
-        self._slots = tuple(allocate(spec.slot_tensors, num_slots, self.device) for spec in specs)
-        self.snapshots = SnapshotStore(specs, num_snapshots, snapshot_dtype, self.device)
-        self.layers: tuple[LayerCache, ...] = tuple({**p, **s} for p, s in zip(self._pages, self._slots))
+        self.snapshot_dtype: SnapshotDtype = snapshot_dtype
+        self.allocate()
         roles = {tensor.role for spec in specs for tensor in spec.slot_tensors} | ({"window"} if windows else set())
         self._limits = tuple(limit for role, limit in ROLLBACK_BY_ROLE.items() if role in roles)
         self.has_states = bool(snapshot_bytes(specs))
         """Some layer keeps more than pages, so that a sequence can only be taken up where there is a snapshot."""
+
+    def allocate(self) -> None:
+        """Make the tensors, all zero: at the start, and again after `release`."""
+        ledger, specs = self.ledger, self.specs
+        counts = [self.units_of(spec.window).total if spec.page_tensors else 0 for spec in specs]
+        self._pages = tuple(allocate(spec.page_tensors, count, self.device) for spec, count in zip(specs, counts))
+        self._slots = tuple(allocate(spec.slot_tensors, ledger.slots.total, self.device) for spec in specs)
+        self.snapshots = SnapshotStore(specs, ledger.snapshots.total, self.snapshot_dtype, self.device)
+        self.layers: tuple[LayerCache, ...] = tuple({**p, **s} for p, s in zip(self._pages, self._slots))
+
+    def release(self) -> None:
+        """Free the tensors until `allocate`. Raises HylaError while anybody holds a page, a slot or a snapshot."""
+        for units in self.ledger.units:
+            if units.free < units.total:
+                raise HylaError(f"{units.total - units.free} {units.name} are held; close their sequences first")
+        self._pages = self._slots = self.layers = ()
+        self.snapshots = SnapshotStore((), 0, self.snapshot_dtype, self.device)
 
     @property
     def nbytes(self) -> int:

@@ -50,7 +50,9 @@ def shard_names(folder: Path) -> list[str]:
 
 
 def _shard_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the model, from the index when there is one."""
+    """The safetensors files that hold the model, from the index when there is one; a file as it is."""
+    if folder.is_file():
+        return [folder]
     if (folder / INDEX_FILE).exists():
         names = shard_names(folder)
         missing = [name for name in names if not (folder / name).exists()]
@@ -71,7 +73,7 @@ def _shard_files(folder: Path) -> list[Path]:
 
 
 class ShardReader:
-    """Every tensor of a folder by published name, memory-mapped: a tensor's bytes are read when it is used."""
+    """Every tensor of a folder, or of one file, by published name, memory-mapped: a tensor's bytes are read when it is used."""
 
     def __init__(self, folder: Path):
         self._stack = ExitStack()

@@ -80,9 +80,7 @@ def place_rule(
     codes = [read(name) for name in rule.published]
     scales = [read(name + SUFFIX) for name in rule.published]
     for name, scale in zip(rule.published, scales):
-        wide = scale.to(torch.float32)
-        if not bool(((wide >= 0) & torch.isfinite(wide)).all()):
-            raise CheckpointError(f"{name}{SUFFIX} holds scales that are negative or not finite; fetch it again")
+        check_scales(name + SUFFIX, scale)
     shapes = [weights.shapes[name] for name in rule.ours]
     same = len({scale.dtype for scale in scales}) == 1
     if keep is not None and same and rule.keeps_blocks(shapes) and all(map(weights.may_be_quantised, rule.ours)):
@@ -98,6 +96,13 @@ def place_rule(
             model.published_scales[name] = scale.clone()
     plain = [dequantise(part, scale, keep or torch.float32) for part, scale in zip(codes, scales)]
     return rule.to_ours(plain, shapes)
+
+
+def check_scales(name: str, scale: torch.Tensor) -> None:
+    """Raise CheckpointError unless every scale is a finite number of at least zero."""
+    wide = scale.to(torch.float32)
+    if not bool(((wide >= 0) & torch.isfinite(wide)).all()):
+        raise CheckpointError(f"{name} holds scales that are negative or not finite; fetch it again")
 
 
 def _as_bytes(scales: list[torch.Tensor]) -> list[torch.Tensor]:

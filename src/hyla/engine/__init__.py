@@ -1,12 +1,15 @@
 """Continuous batching over one model: requests in, tokens out."""
 
+from hyla.engine.administration import Administration
 from hyla.engine.engine import Engine
+from hyla.engine.limits import Overloaded
 from hyla.engine.messages import Completion, Request, TokenEvent, TokenLogprob, Usage
 from hyla.engine.options import EngineOptions
 from hyla.engine.params import SamplingParams
-from hyla.engine.thread import EngineThread, Overloaded
+from hyla.engine.thread import EngineThread
 
 __all__ = [
+    "Administration",
     "Completion",
     "Engine",
     "EngineOptions",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
@@ -13,8 +14,10 @@ import torch
 
 from hyla.caches import Cache
 from hyla.caches.pool import num_pages_for
+from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.collect import Collector
 from hyla.engine.generation import Generation
+from hyla.engine.limits import NOTHING, Load, Overloaded, QueueLimits
 from hyla.engine.memory import available_bytes, plan_memory
 from hyla.engine.messages import Completion, FinishReason, Request, TokenEvent
 from hyla.engine.options import EngineOptions
@@ -39,6 +42,7 @@ class Engine:
     tokenizer: anything with `encode` and `decode`; a folder brings its own. Without one, prompts are token ids and
     completions have no text.
     progress: of loading, as in `checkpoints.load_model`.
+    clock: seconds, for deadlines and rates; another one makes them testable.
     options: the fields of `EngineOptions`.
     Raises ConfigError for options, CheckpointError for a folder, CapacityError when the budget holds no sequence.
     """
@@ -49,6 +53,7 @@ class Engine:
         *,
         tokenizer: TextCodec | None = None,
         progress: Callable[[int, int], None] | None = None,
+        clock: Clock = monotonic,
         **options,
     ):
         self.options = EngineOptions(**options)
@@ -77,6 +82,18 @@ class Engine:
             max_batch_tokens=self.options.max_batch_tokens,
         )
         self._runner = Runner(model, self.cache)
+        self.clock = clock
+        self.limits = QueueLimits(
+            self.scheduler.waiting,
+            max_requests=self.options.max_queued_requests,
+            max_tokens=self.options.max_queued_tokens,
+            clock=clock,
+        )
+        self.weights_version = 1
+        """Counts the weights that this engine has had; `Administration.update_weights` changes it."""
+        self.num_steps = 0
+        self._computed = RecentRate(clock)
+        """Tokens."""
         self._generations: dict[str, list[Generation]] = {}
         self._events: list[TokenEvent] = []
         """News that the next `step` returns first."""
@@ -96,8 +113,13 @@ class Engine:
         return tuple({**ids, own: None} if own is not None else ids)
 
     @property
+    def has_news(self) -> bool:
+        """Whether events wait for `take_events` or the next step."""
+        return bool(self._events)
+
+    @property
     def has_work(self) -> bool:
-        return bool(self._events) or self.scheduler.has_work
+        return self.has_news or self.scheduler.has_work
 
     # Requests
 
@@ -158,22 +180,37 @@ class Engine:
             )
         return max_tokens if max_tokens is not None else min(room, capacity + 1 - num_prompt)
 
-    def add(self, request: Request) -> Request:
+    def add(self, request: Request, *, arrived: float | None = None, is_admitted: bool = False) -> Request:
         """Queue a request; its events come out of `step`. Returns it resolved.
 
-        Raises RequestError (also for an id that is in use) and CapacityError.
+        arrived: when, on the engine's clock; None: now. is_admitted: the queue's limits were checked before.
+        Raises RequestError (also for an id that is in use), CapacityError, and Overloaded when too much waits.
         """
         if request.request_id in self._generations:
             raise RequestError(f"request id {request.request_id!r} is in use; choose another", "request_id")
         request = self.resolve(request)
+        if not is_admitted:
+            self.check_room(Load.of(request))
+        arrived = self.clock() if arrived is None else arrived
         generations = [
-            Generation(request, choice, arrival=next(self._arrivals), eos_ids=self.eos_ids, tokenizer=self.tokenizer)
+            Generation(
+                request,
+                choice,
+                arrival=next(self._arrivals),
+                eos_ids=self.eos_ids,
+                tokenizer=self.tokenizer,
+                arrived=arrived,
+            )
             for choice in range(request.params.n)
         ]
         self._generations[request.request_id] = generations
         for generation in generations:
             self.scheduler.add(generation)
         return request
+
+    def check_room(self, new: Load, ahead: Load = NOTHING) -> None:
+        """Raise Overloaded unless this much may be queued behind what waits and `ahead`. Any thread may ask."""
+        self.limits.check(new, free_slots=self.scheduler.free_slots, ahead=ahead)
 
     def cancel(self, request_id: str) -> bool:
         """Stop a request between two steps; its pages are free at once. False when it is not (or no longer) known."""
@@ -186,6 +223,16 @@ class Engine:
         """News that needs no step: cancellations, and events that nobody asked for yet."""
         events, self._events = self._events, []
         return events
+
+    def expire(self) -> None:
+        """End what is past its deadline, wherever it is; `step` does so before it computes."""
+        for generation in self.scheduler.expired(self.clock()):
+            self._events.append(self._end(generation, "deadline"))
+
+    def next_deadline(self) -> float | None:
+        """When, on the engine's clock, the next unfinished generation is too late."""
+        unfinished = (generation for choices in self._generations.values() for generation in choices)
+        return min((one.deadline for one in unfinished if one.deadline is not None), default=None)
 
     def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> TokenEvent:
         self._forget(generation)
@@ -202,10 +249,14 @@ class Engine:
 
     def step(self) -> list[TokenEvent]:
         """Compute one batch; returns what became known. Checks the ledger whenever nothing is left to do."""
+        self.expire()
         events = self.take_events()
         parts = self.scheduler.plan()
+        self.limits.note_starts()
         if parts:
             events += self._run(parts)
+            self.num_steps += 1
+            self._computed.add(sum(count for _, count in parts))
         if not self.scheduler.has_work:
             self.cache.ledger.check()
         return events
@@ -230,6 +281,34 @@ class Engine:
             events.append(event)
         return events
 
+    # Administration
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """Of unfinished requests, oldest first."""
+        return tuple(self._generations)
+
+    def forget_cached(self) -> None:
+        """Empty what is kept for reuse between requests; called when the weights change or the cache is released."""
+
+    def status(self) -> dict:
+        """Numbers as plain data. Any thread may ask; during a step they may not fit each other exactly."""
+        waiting = self.scheduler.waiting
+        return {
+            "weights_version": self.weights_version,
+            "steps": self.num_steps,
+            "running": len(self.scheduler.running),
+            "waiting": {
+                "requests": waiting.num_requests,
+                "generations": len(waiting),
+                "tokens": waiting.num_tokens,
+            },
+            "preemptions": self.scheduler.num_preemptions,
+            "tokens_per_second": self._computed.per_second(),
+            "ledger": self.cache.ledger.counts(),
+            "cache_bytes": self.cache.nbytes,
+        }
+
     # Blocking use
 
     def generate(
@@ -245,10 +324,12 @@ class Engine:
         if len(each) != len(prompts):
             raise RequestError(f"{len(prompts)} prompts and {len(each)} sampling parameters; give as many", "params")
         requests = [self.resolve(self._request(prompt, own)) for prompt, own in zip(prompts, each)]
-        collectors = [Collector(self.add(request)) for request in requests]
+        collectors = [Collector(request) for request in requests]
         by_id = {collector.request.request_id: collector for collector in collectors}
+        left = deque(requests)
         try:
             while not all(collector.is_finished for collector in collectors):
+                self._add_fitting(left)
                 self._route(by_id)
         finally:
             self._abandon(by_id)
@@ -264,6 +345,15 @@ class Engine:
                 yield from self._route(mine)
         finally:
             self._abandon(mine)
+
+    def _add_fitting(self, requests: deque[Request]) -> None:
+        """Add requests, first to last, up to the queue's limits; what is added is taken out."""
+        while requests:
+            try:
+                self.add(requests[0])
+            except Overloaded:
+                return
+            requests.popleft()
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
         own = prompt if isinstance(prompt, str) else tuple(prompt)

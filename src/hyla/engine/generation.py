@@ -13,13 +13,28 @@ class Generation:
     """Tokens, cache place and text of one choice.
 
     request: resolved: the prompt is token ids, `params.seed` and `params.max_tokens` are set.
-    arrival: order among all generations; a lower one is older and is never preempted for a younger one.
+    arrival: order among all generations; a lower one is older and, at the same priority, is never preempted for a
+    younger one. arrived: when, on the engine's clock; its deadline counts from there.
     """
 
     def __init__(
-        self, request: Request, choice: int, *, arrival: int, eos_ids: Iterable[int], tokenizer: TextCodec | None
+        self,
+        request: Request,
+        choice: int,
+        *,
+        arrival: int,
+        eos_ids: Iterable[int],
+        tokenizer: TextCodec | None,
+        arrived: float = 0.0,
     ):
         self.request, self.choice, self.arrival = request, choice, arrival
+        self.priority, self.key = request.priority, request.key
+        self.deadline = None if request.deadline_seconds is None else arrived + request.deadline_seconds
+        """Time on the engine's clock from which it is too late."""
+        self.num_charged = 0
+        """One past the last position that its key has paid for."""
+        self.num_displaced = 0
+        """How often it gave way to a higher priority."""
         self.params = request.params
         self.tokens = list(request.prompt)
         self.num_prompt_tokens = len(self.tokens)

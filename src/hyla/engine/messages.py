@@ -6,18 +6,55 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hyla.engine.params import SamplingParams
+from hyla.errors import RequestError
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
+
+MOST_PRIORITY = 100
+LONGEST_NAME = 256
+"""Characters of a key or a salt."""
+LONGEST_DEADLINE_SECONDS = 10**9
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to continue. `params.n` choices of it are computed, each on its own."""
+    """One prompt to continue. `params.n` choices of it are computed, each on its own.
+
+    Raises RequestError, whose `param` names the field, for a value out of range.
+    """
 
     request_id: str
     prompt: str | tuple[int, ...]
     """Text (the engine's tokenizer encodes it) or token ids."""
     params: SamplingParams = field(default_factory=SamplingParams)
+    priority: int = 0
+    """-100 to 100, the lower number first; it may take the place of a running request with a higher number."""
+    key: str = ""
+    """Whose request this is: keys of one priority share the engine fairly, by tokens."""
+    deadline_seconds: float | None = None
+    """Time for the whole request, from its arrival; what is unfinished then ends with finish_reason "deadline"."""
+    cache_salt: str = ""
+    """Requests with different salts never share cached states."""
+
+    def __post_init__(self):
+        if type(self.priority) is not int or abs(self.priority) > MOST_PRIORITY:
+            raise RequestError(
+                f"priority = {self.priority!r}: give an integer from -{MOST_PRIORITY} (first) to {MOST_PRIORITY}",
+                "priority",
+            )
+        for name, value in (("key", self.key), ("cache_salt", self.cache_salt)):
+            if not isinstance(value, str) or len(value) > LONGEST_NAME:
+                raise RequestError(f"{name} = {value!r:.60}: give a text of at most {LONGEST_NAME} characters", name)
+        seconds = self.deadline_seconds
+        if seconds is not None and not _is_duration(seconds):
+            raise RequestError(
+                f"deadline_seconds = {seconds!r:.60}: give a number of seconds above 0, or None for no deadline",
+                "deadline_seconds",
+            )
+
+
+def _is_duration(seconds) -> bool:
+    return type(seconds) in (int, float) and 0 < seconds <= LONGEST_DEADLINE_SECONDS
 
 
 @dataclass(frozen=True)

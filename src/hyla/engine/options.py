@@ -28,6 +28,10 @@ class EngineOptions(Config):
     """Most prompt tokens of one sequence in one step. Smaller: running answers stall less while a prompt is read."""
     max_batch_tokens: Count = 1024
     """Most tokens of one step, over all sequences."""
+    max_queued_requests: Count | None = None
+    """Most requests that wait for a slot; more are refused with `Overloaded`. None: no limit."""
+    max_queued_tokens: Count | None = None
+    """Most tokens of the requests that wait for a slot; an empty queue takes one of any length. None: no limit."""
     context_len: Count | None = None
     """Longest prompt and answer together, in tokens. None: what the model is declared for."""
     pack: bool = True

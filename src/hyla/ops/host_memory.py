@@ -27,3 +27,14 @@ def keep_freed_memory() -> bool:
         return False
     wanted = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 1 << 30), (M_TOP_PAD, 1 << 26))
     return all(mallopt(option, value) == 1 for option, value in wanted)
+
+
+def give_back_freed_memory() -> bool:
+    """Return everything that is freed to the system now, for a process that will idle. False where there is no glibc."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        trim = ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):
+        return False
+    return trim(0) == 1

@@ -45,7 +45,9 @@ async def _too_large(request: Request, error: CapacityError) -> JSONResponse:
 
 
 async def _overloaded(request: Request, error: Overloaded) -> JSONResponse:
-    return _respond(503, str(error), {"Retry-After": "1"}, kind="overloaded_error", code="overloaded")
+    return _respond(
+        503, str(error), {"Retry-After": str(error.retry_after_seconds)}, kind="overloaded_error", code="overloaded"
+    )
 
 
 async def _http(request: Request, error: HTTPException) -> JSONResponse:
