@@ -1,0 +1,86 @@
+"""Drafts by a small model of the same vocabulary, with a cache pool of its own."""
+
+from __future__ import annotations
+
+import torch
+
+from hyla.caches import Cache, Sequence
+from hyla.caches.pool import num_pages_for
+from hyla.engine.drafts.protocol import Part
+from hyla.engine.generation import Generation
+from hyla.errors import ConfigError
+from hyla.models.trunk import Model
+from hyla.ops.batch import Batch
+
+
+class ModelDrafter:
+    """A `Drafter` that decodes a draft model: it reads what was committed, and guesses on a fork of its sequence.
+
+    cache: the draft model's, with two slots per sequence. Where it is full a generation gets no drafts.
+    Raises ConfigError when the vocabularies differ in size.
+    """
+
+    def __init__(self, model: Model, cache: Cache, max_drafts: int, *, vocab_size: int):
+        if model.config.vocab_size != vocab_size:
+            raise ConfigError(
+                f"the draft model's vocabulary has {model.config.vocab_size} tokens and the model's {vocab_size}; "
+                f"choose a draft model that was trained with the same tokenizer"
+            )
+        self.model, self.cache, self.max_drafts = model, cache, max_drafts
+        self._sequences: dict[Generation, Sequence] = {}
+
+    def available(self, generation: Generation) -> int:
+        return self.max_drafts
+
+    def propose(self, parts: list[Part]) -> None:
+        going = [part for part in parts if part.num_drafts and self._has_room(part)]
+        if not going:
+            return
+        sequences = [self._sequences[part.generation] for part in going]
+        counts = [len(part.generation.tokens) - seq.length for part, seq in zip(going, sequences)]
+        tokens = [part.generation.tokens[seq.length :] for part, seq in zip(going, sequences)]
+        self._extend(going, sequences, tokens)
+        for sequence, count in zip(sequences, counts):
+            self.cache.commit(sequence, count)
+        forks = {part: self.cache.fork(sequence) for part, sequence in zip(going, sequences) if part.num_drafts > 1}
+        while more := [part for part in forks if part.drafts and len(part.drafts) < part.num_drafts]:
+            own = [forks[part] for part in more]
+            known = [len(part.drafts) for part in more]
+            self._extend(more, own, [part.drafts[-1:] for part in more])
+            for sequence in own:
+                self.cache.commit(sequence, 1)
+            if known == [len(part.drafts) for part in more]:
+                break
+        for fork in forks.values():
+            self.cache.close(fork)
+
+    def _has_room(self, part: Part) -> bool:
+        """Give the generation a sequence, and see whether pages and a slot for its fork are there."""
+        generation, ledger = part.generation, self.cache.ledger
+        if generation not in self._sequences:
+            if not ledger.slots.free:
+                return False
+            self._sequences[generation] = self.cache.open()
+        needed = num_pages_for(len(generation.tokens) + part.num_drafts) + 2
+        units = (ledger.pages, *ledger.windows.values())
+        return bool(ledger.slots.free) and all(own.free >= needed for own in units)
+
+    def _extend(self, parts: list[Part], sequences: list[Sequence], tokens: list[list[int]]) -> None:
+        """Compute tokens and append a guess to each part's drafts."""
+        batch = self.cache.batch([(sequence, len(own)) for sequence, own in zip(sequences, tokens)])
+        flat = [token for own in tokens for token in own]
+        hidden_TD = self.model(batch.index(flat), batch, self.cache.layers)
+        logits_NV = self.model.head_logits(hidden_TD[batch.last_rows_N])
+        for n, part in enumerate(parts):
+            position = len(part.generation.tokens) + len(part.drafts)
+            token = part.generation.chooser.guess(logits_NV[n], position)
+            if token is not None:
+                part.drafts.append(token)
+
+    def observe(self, parts: list[Part], batch: Batch, hidden_TD: torch.Tensor) -> None:
+        """The draft model reads tokens when it proposes."""
+
+    def forget(self, generation: Generation) -> None:
+        sequence = self._sequences.pop(generation, None)
+        if sequence is not None:
+            self.cache.close(sequence)

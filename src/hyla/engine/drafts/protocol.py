@@ -1,0 +1,49 @@
+"""What a drafter is. A draft is accepted exactly when it equals the token that the model itself chooses there, so drafts
+change how fast an answer comes, never what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from hyla.engine.generation import Generation
+from hyla.ops.batch import Batch
+
+
+@dataclass(eq=False)
+class Part:
+    """One generation's share of a step."""
+
+    generation: Generation
+    num_known: int
+    """Its next tokens that are certain: a piece of the prompt, or the last chosen one."""
+    num_drafts: int = 0
+    """Rows that are planned for drafts after them."""
+    drafts: list[int] = field(default_factory=list)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the known tokens reach the end of what is known, so that a token is chosen."""
+        return self.num_known == self.generation.num_pending
+
+
+class Drafter(Protocol):
+    """Guesses tokens. Everything that it remembers of a generation is forgotten in `forget`."""
+
+    def available(self, generation: Generation) -> int:
+        """How many drafts it could give now."""
+        ...
+
+    def propose(self, parts: list[Part]) -> None:
+        """Fill `drafts` of the parts, each with at most its `num_drafts`. Their pages are reserved."""
+        ...
+
+    def observe(self, parts: list[Part], batch: Batch, hidden_TD: torch.Tensor) -> None:
+        """A step is over: its rows are committed, its tokens chosen. hidden: the trunk's, of all its rows."""
+        ...
+
+    def forget(self, generation: Generation) -> None:
+        """The generation ended or lost its place in the cache."""
+        ...
