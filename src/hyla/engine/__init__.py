@@ -1,17 +1,24 @@
 """Continuous batching over one model: requests in, tokens out."""
 
 from hyla.engine.engine import Engine
+from hyla.engine.formats import Choice, Ebnf, JsonObject, JsonSchema, Lark, Regex
 from hyla.engine.messages import Completion, Request, TokenEvent, TokenLogprob, Usage
 from hyla.engine.options import EngineOptions
 from hyla.engine.params import SamplingParams
 from hyla.engine.thread import EngineThread, Overloaded
 
 __all__ = [
+    "Choice",
     "Completion",
+    "Ebnf",
     "Engine",
     "EngineOptions",
     "EngineThread",
+    "JsonObject",
+    "JsonSchema",
+    "Lark",
     "Overloaded",
+    "Regex",
     "Request",
     "SamplingParams",
     "TokenEvent",
