@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_text import byte_tokenizer
+from tiny_text import END, byte_tokenizer
 
 from hyla.engine.text import Detokenizer, StopStrings
 
@@ -80,3 +80,27 @@ def test_stopping_does_not_depend_on_how_the_text_is_split(texts, stops):
 @pytest.mark.parametrize("text", ["", "abc"])
 def test_without_stop_strings_nothing_is_held(text):
     assert StopStrings(()).push(text) == (text, False)
+
+
+def test_a_stop_string_can_be_kept_and_the_shortest_of_one_place_counts():
+    assert StopStrings(["END", "EN"], keeps_stop=True).push("xENDy") == ("xEN", True)
+    assert StopStrings(["END", "EN"]).push("xENDy") == ("x", True)
+
+
+def test_a_stop_string_that_is_whole_too_early_passes_and_one_that_only_begins_still_counts():
+    finder = StopStrings(["END"])
+    assert finder.push("aENDb", may_stop=False) == ("aENDb", False)
+    assert finder.push("cEN", may_stop=False) == ("c", False)
+    assert finder.push("D") == ("", True)
+    short = StopStrings(["E", "END"])
+    assert short.push("E", may_stop=False) == ("", False)
+    assert short.push("N", may_stop=False) == ("", False)
+    assert short.push("X") == ("ENX", False)
+    assert short.push("E") == ("", True)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_special_tokens_are_left_out_only_when_asked(skip):
+    detokenizer = Detokenizer(TOKENIZER, skip_special_tokens=skip)
+    shown = "".join(detokenizer.push(token) for token in [97, END, 98])
+    assert shown == ("ab" if skip else "a<|end|>b")

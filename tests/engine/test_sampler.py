@@ -3,16 +3,22 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hyla.engine.noise import gumbel_noise, uniform_noise
+from hyla.engine.noise import FEW, NoiseKey, first_words, gumbel, gumbel_of, uniform, words_of
 from hyla.engine.params import SamplingParams
-from hyla.engine.sampler import greedy, kept_tokens, logprob_of, sample
+from hyla.engine.sampler import draw, greedy, kept_places, logprobs_of, loudest
 
 VOCAB = 37
 
 
 def logits(seed=0, vocab=VOCAB):
     return torch.randn(vocab, generator=torch.Generator().manual_seed(seed)) * 2.0
+
+
+def row_of(seed=0, vocab=VOCAB):
+    return logits(seed, vocab).double().numpy()
 
 
 def reference_kept(values, top_k, top_p, min_p):
@@ -24,7 +30,7 @@ def reference_kept(values, top_k, top_p, min_p):
     for n in order:
         kept.append(n)
         mass += weights[n]
-        if mass >= top_p * total:
+        if top_p < 1.0 and mass >= top_p * total:
             break
     return {n for n in kept if weights[n] >= min_p}
 
@@ -34,42 +40,55 @@ def reference_kept(values, top_k, top_p, min_p):
 @pytest.mark.parametrize("min_p", [0.0, 0.05, 1.0])
 def test_filters_keep_what_a_plain_reference_keeps(top_k, top_p, min_p):
     for seed in range(3):
-        scaled = logits(seed).double()
-        kept = kept_tokens(scaled, SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p))
-        kept = set(range(VOCAB)) if kept is None else set(kept.tolist())
-        assert kept == reference_kept(scaled.tolist(), top_k, top_p, min_p)
+        scaled = row_of(seed) - row_of(seed).max()
+        kept = kept_places(scaled, SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p))
+        kept = list(range(VOCAB)) if kept is None else kept.tolist()
+        assert kept == sorted(reference_kept(scaled.tolist(), top_k, top_p, min_p))
 
 
-def test_top_p_over_a_wide_vocabulary_goes_past_the_first_candidates():
-    flat = torch.linspace(0.0, 0.01, 5000, dtype=torch.float64)
+@given(
+    values=st.lists(st.sampled_from([0.0, -0.25, -0.5, -1.0, -3.0, -70.0, -math.inf]), min_size=1, max_size=30),
+    top_k=st.integers(0, 32),
+    top_p=st.sampled_from([1.0, 0.999, 0.85, 0.31, 0.02]),
+)
+def test_ties_and_banned_tokens_are_filtered_as_by_the_reference(values, top_k, top_p):
+    values = [0.0, *values]
+    kept = kept_places(np.array(values), SamplingParams(top_k=top_k, top_p=top_p))
+    kept = list(range(len(values))) if kept is None else kept.tolist()
+    assert kept == sorted(reference_kept(values, top_k, top_p, 0.0))
+
+
+def test_filters_over_a_wide_vocabulary_of_like_logits():
+    flat = np.linspace(-0.01, 0.0, 5000)
     for params in (SamplingParams(top_p=0.5), SamplingParams(top_p=0.5, top_k=3000), SamplingParams(top_p=0.01)):
-        kept = kept_tokens(flat, params)
+        kept = kept_places(flat, params)
         assert set(kept.tolist()) == reference_kept(flat.tolist(), params.top_k, params.top_p, 0.0)
 
 
 def test_ties_keep_the_lower_ids():
-    flat = torch.zeros(2000, dtype=torch.float64)
-    assert kept_tokens(flat, SamplingParams(top_k=3)).tolist() == [0, 1, 2]
-    assert kept_tokens(flat, SamplingParams(top_k=3, top_p=0.5)).tolist() == [0, 1]
+    flat = np.zeros(2000)
+    assert kept_places(flat, SamplingParams(top_k=3)).tolist() == [0, 1, 2]
+    assert kept_places(flat, SamplingParams(top_k=3, top_p=0.5)).tolist() == [0, 1]
 
 
 def test_greedy_takes_the_lowest_id_of_a_tie_and_refuses_nan():
     rows = torch.tensor([[1.0, 3.0, 3.0], [float("nan"), 0.0, 1.0], [-float("inf"), -1.0, -2.0]])
     assert greedy(rows) == [1, None, 1]
-    assert sample(rows[1], SamplingParams(), seed=0, choice=0, position=0) is None
+    assert draw(rows[0].double().numpy(), None, SamplingParams(temperature=0), NoiseKey(0, 0, 0)) == 1
 
 
 def test_noise_is_keyed_by_seed_choice_and_position():
-    base = gumbel_noise(5, 0, 9, 50)
-    assert torch.equal(base, gumbel_noise(5, 0, 9, 50))
-    assert torch.equal(base[:20], gumbel_noise(5, 0, 9, 20))
-    for other in ((6, 0, 9), (5, 1, 9), (5, 0, 10)):
-        assert not torch.equal(base, gumbel_noise(*other, 50))
+    base = first_words(NoiseKey(5, 0, 9), 50)
+    assert np.array_equal(base, first_words(NoiseKey(5, 0, 9), 50))
+    assert np.array_equal(base[:20], first_words(NoiseKey(5, 0, 9), 20))
+    for other in (NoiseKey(6, 0, 9), NoiseKey(5, 1, 9), NoiseKey(5, 0, 10)):
+        assert not np.isin(base, first_words(other, 4096)).any()
 
 
-def test_noise_of_neighbouring_positions_does_not_overlap():
-    one, two = uniform_noise(1, 0, 0, 4096).tolist(), uniform_noise(1, 0, 1, 4096).tolist()
-    assert not set(one) & set(two)
+@given(ids=st.lists(st.integers(0, 3000), min_size=1, max_size=2 * FEW, unique=True))
+def test_a_tokens_noise_does_not_depend_on_which_others_are_kept(ids):
+    key, ids = NoiseKey(7, 1, 33), np.array(sorted(ids))
+    assert np.array_equal(words_of(key, ids), first_words(key, 3001)[ids])
 
 
 def test_noise_is_the_published_generator():
@@ -85,9 +104,32 @@ def test_noise_is_the_published_generator():
 
 
 def test_noise_never_reaches_its_limits():
-    noise = uniform_noise(0, 0, 0, 1 << 16)
-    assert noise.min() > 0.0 and noise.max() < 1.0
-    assert torch.isfinite(gumbel_noise(0, 0, 0, 1 << 16)).all()
+    extremes = np.array([0, (1 << 64) - 1], dtype=np.uint64)
+    assert uniform(extremes)[0] > 0.0 and uniform(extremes)[1] < 1.0
+    assert np.isfinite(gumbel(extremes)).all()
+    for word in extremes.tolist():
+        assert gumbel_of(word) == pytest.approx(float(gumbel(np.array([word], dtype=np.uint64))[0]), abs=1e-12)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 8.0, 1e6])
+@pytest.mark.parametrize("count", [1, 40, 600, 5000])
+def test_the_quick_search_finds_the_largest_score_of_all(spread, count):
+    for position in range(20):
+        key, scaled = NoiseKey(3, 0, position), row_of(position, count) * spread
+        scaled = scaled - scaled.max()
+        words = first_words(key, count).tolist()
+        scores = [float(value) + gumbel_of(word) for value, word in zip(scaled, words)]
+        assert loudest(scaled, None, key) == scores.index(max(scores))
+        ids = np.arange(count) * 3 + 1
+        words = first_words(key, 3 * count + 1).tolist()
+        scores = [float(value) + gumbel_of(words[n]) for value, n in zip(scaled, ids.tolist())]
+        assert loudest(scaled, ids, key) == scores.index(max(scores))
+
+
+def test_equal_scores_go_to_the_lower_place(monkeypatch):
+    monkeypatch.setattr("hyla.engine.sampler.first_words", lambda key, count: np.full(count, 5, dtype=np.uint64))
+    assert loudest(np.zeros(2000), None, NoiseKey(0, 0, 0)) == 0
+    assert loudest(np.repeat([-1.0, 0.0], 700), None, NoiseKey(0, 0, 0)) == 700
 
 
 @pytest.mark.parametrize(
@@ -100,13 +142,13 @@ def test_noise_never_reaches_its_limits():
     ],
 )
 def test_frequencies_follow_the_filtered_distribution(params):
-    row, draws = logits(4), 2000
-    scaled = row.double() / params.temperature
+    row, draws = row_of(4), 2000
+    scaled = torch.from_numpy(row) / params.temperature
     kept = sorted(reference_kept(scaled.tolist(), params.top_k, params.top_p, params.min_p))
     weights = torch.softmax(scaled[kept], -1)
     counts = torch.zeros(VOCAB, dtype=torch.float64)
     for position in range(draws):
-        counts[sample(row, params, seed=11, choice=0, position=position)] += 1
+        counts[draw(row, None, params, NoiseKey(11, 0, position))] += 1
     assert counts.sum() == counts[kept].sum()
     expected = weights * draws
     chi_square = float(((counts[kept] - expected) ** 2 / expected).sum())
@@ -114,24 +156,32 @@ def test_frequencies_follow_the_filtered_distribution(params):
     assert chi_square < degrees + 5 * math.sqrt(2 * degrees)
 
 
-def test_a_tiny_temperature_is_greedy():
-    row = logits(2)
-    params = SamplingParams(temperature=1e-300)
-    assert sample(row, params, seed=3, choice=0, position=1) == greedy(row[None])[0]
+def test_filters_do_not_change_the_noise_of_what_they_keep():
+    """With no more than the winner and its rivals kept, the winner stays."""
+    for position in range(50):
+        row, key = row_of(5, 3000), NoiseKey(1, 0, position)
+        winner = draw(row, None, SamplingParams(), key)
+        rivals = np.array(sorted({winner, *range(position, 3000, 41)}))
+        assert draw(row[rivals], rivals, SamplingParams(), key) == winner
 
 
-def test_banned_ids_are_never_drawn():
-    row = logits(1)
-    best = greedy(row[None])[0]
-    assert sample(row, SamplingParams(temperature=0), seed=0, choice=0, position=0, banned=(best,)) != best
-    drawn = {sample(row, SamplingParams(), seed=0, choice=0, position=n, banned=(best,)) for n in range(200)}
-    assert best not in drawn
+def test_a_tiny_temperature_is_greedy_and_a_huge_one_is_not():
+    row = row_of(2)
+    assert draw(row, None, SamplingParams(temperature=1e-300), NoiseKey(3, 0, 1)) == int(row.argmax())
+    drawn = {draw(row, None, SamplingParams(temperature=1e300), NoiseKey(3, 0, n)) for n in range(400)}
+    assert len(drawn) == VOCAB
 
 
 def test_logprobs_are_those_of_the_whole_distribution():
     row = logits(3)
-    entry = logprob_of(row, 5, 4)
+    (entry,) = logprobs_of(row[None], [5], 4)
     exact = torch.log_softmax(row.double(), -1)
     assert entry.logprob == pytest.approx(float(exact[5]), abs=1e-6)
     assert [token for token, _ in entry.top] == exact.argsort(descending=True)[:4].tolist()
-    assert logprob_of(row, 5, 0).top == ()
+    assert logprobs_of(row[None], [5], 0)[0].top == ()
+
+
+def test_a_rows_logprobs_are_the_same_alone_and_among_others():
+    rows = torch.stack([logits(n, 301) for n in range(9)])
+    together = logprobs_of(rows, range(9), 3)
+    assert together == [logprobs_of(rows[n : n + 1], [n], 3)[0] for n in range(9)]

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence as List
+from collections.abc import Iterator
+from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from typing import Literal
 

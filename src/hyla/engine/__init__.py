@@ -2,6 +2,7 @@
 
 from hyla.engine.administration import Administration
 from hyla.engine.engine import Engine
+from hyla.engine.formats import Choice, Ebnf, JsonObject, JsonSchema, Lark, Regex
 from hyla.engine.limits import Overloaded
 from hyla.engine.messages import Completion, Request, TokenEvent, TokenLogprob, Usage
 from hyla.engine.options import EngineOptions
@@ -10,11 +11,17 @@ from hyla.engine.thread import EngineThread
 
 __all__ = [
     "Administration",
+    "Choice",
     "Completion",
+    "Ebnf",
     "Engine",
     "EngineOptions",
     "EngineThread",
+    "JsonObject",
+    "JsonSchema",
+    "Lark",
     "Overloaded",
+    "Regex",
     "Request",
     "SamplingParams",
     "TokenEvent",

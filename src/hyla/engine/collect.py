@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyla.engine.messages import Completion, Request, TokenEvent
+from hyla.engine.messages import Completion, Request, TokenEvent, TokenLogprob
 
 
 class Collector:
@@ -12,6 +12,7 @@ class Collector:
         self.request = request
         self._events: list[list[TokenEvent]] = [[] for _ in range(request.params.n)]
         self._num_finished = 0
+        self._prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -20,6 +21,8 @@ class Collector:
     def add(self, event: TokenEvent) -> None:
         self._events[event.choice].append(event)
         self._num_finished += event.finish_reason is not None
+        if event.prompt_logprobs is not None:
+            self._prompt_logprobs = event.prompt_logprobs
 
     def completions(self) -> list[Completion]:
         """One per choice; every choice must have finished."""
@@ -35,6 +38,7 @@ class Collector:
             token_ids=tuple(token for event in events for token in event.token_ids),
             text="".join(texts) if texts else None,
             logprobs=logprobs if self.request.params.logprobs is not None else None,
+            prompt_logprobs=self._prompt_logprobs,
             finish_reason=last.finish_reason,
             usage=last.usage,
             seed=self.request.params.seed,

@@ -17,6 +17,7 @@ from hyla.caches.pool import num_pages_for
 from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.collect import Collector
 from hyla.engine.generation import Generation
+from hyla.engine.grammar import GrammarCompiler
 from hyla.engine.limits import NOTHING, Load, Overloaded, QueueLimits
 from hyla.engine.memory import available_bytes, plan_memory
 from hyla.engine.messages import Completion, FinishReason, Request, TokenEvent
@@ -25,6 +26,7 @@ from hyla.engine.params import SamplingParams
 from hyla.engine.runner import Runner
 from hyla.engine.scheduler import Scheduler
 from hyla.engine.text import TextCodec
+from hyla.engine.token_ids import bad_word_ids, check_token_ids
 from hyla.errors import CapacityError, RequestError
 from hyla.models.trunk import Model
 from hyla.ops.batch import CHUNK
@@ -94,6 +96,7 @@ class Engine:
         self.num_steps = 0
         self._computed = RecentRate(clock)
         """Tokens."""
+        self._grammars = GrammarCompiler(self.tokenizer)
         self._generations: dict[str, list[Generation]] = {}
         self._events: list[TokenEvent] = []
         """News that the next `step` returns first."""
@@ -128,18 +131,10 @@ class Engine:
 
         Raises RequestError for what the model cannot do, CapacityError for what the caches can never hold.
         """
-        params = request.params
         ids = self._prompt_ids(request.prompt)
-        if params.stop and self.tokenizer is None:
-            raise RequestError("stop strings need a tokenizer; give stop_token_ids or Engine(..., tokenizer=)", "stop")
-        wrong = next((i for i in params.stop_token_ids if not 0 <= i < self.model.config.vocab_size), None)
-        if wrong is not None:
-            raise RequestError(
-                f"stop_token_ids holds {wrong}; this model's ids are 0 to {self.model.config.vocab_size - 1}",
-                "stop_token_ids",
-            )
+        params = self._resolve_words(request.params)
         room = self.context_len - len(ids)
-        if room < 1:
+        if room < (1 if params.max_tokens != 0 else 0):
             raise RequestError(
                 f"the prompt has {len(ids)} tokens and the context {self.context_len}, of which the answer needs at "
                 f"least one; shorten the prompt",
@@ -154,6 +149,16 @@ class Engine:
         most = self._fitting_tokens(len(ids), params.max_tokens, room)
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         return replace(request, prompt=ids, params=params.model_copy(update={"max_tokens": most, "seed": seed}))
+
+    def _resolve_words(self, params: SamplingParams) -> SamplingParams:
+        """The parameters with token ids instead of words. Raises RequestError for what model or tokenizer cannot do."""
+        if params.stop and self.tokenizer is None:
+            raise RequestError("stop strings need a tokenizer; give stop_token_ids or Engine(..., tokenizer=)", "stop")
+        params = params.model_copy(update={"bad_words": bad_word_ids(params.bad_words, self.tokenizer)})
+        check_token_ids(params, self.model.config.vocab_size)
+        if params.grammar is not None:
+            self._grammars.compile(params.grammar)
+        return params
 
     def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
@@ -192,6 +197,8 @@ class Engine:
         if not is_admitted:
             self.check_room(Load.of(request))
         arrived = self.clock() if arrived is None else arrived
+        form = request.params.grammar
+        grammar = self._grammars.compile(form) if form is not None else None
         generations = [
             Generation(
                 request,
@@ -200,6 +207,7 @@ class Engine:
                 eos_ids=self.eos_ids,
                 tokenizer=self.tokenizer,
                 arrived=arrived,
+                grammar=grammar.copy() if grammar is not None else None,
             )
             for choice in range(request.params.n)
         ]
@@ -272,8 +280,8 @@ class Engine:
         for result in sampled:
             generation = result.generation
             if result.token_id is None:
-                message = "the model's logits are not numbers (NaN); check the weights"
-                events.append(self._end(generation, "error", message))
+                reason = "error" if result.problem is not None else "length"
+                events.append(self._end(generation, reason, result.problem))
                 continue
             event = generation.accept(result.token_id, result.logprob)
             if event.finish_reason is not None:

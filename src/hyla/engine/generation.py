@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hyla.caches import Sequence
+from hyla.engine.choosing import Chooser
+from hyla.engine.grammar import Grammar
 from hyla.engine.messages import FinishReason, Request, TokenEvent, TokenLogprob, Usage
 from hyla.engine.text import Detokenizer, StopStrings, TextCodec
 
@@ -15,6 +17,7 @@ class Generation:
     request: resolved: the prompt is token ids, `params.seed` and `params.max_tokens` are set.
     arrival: order among all generations; a lower one is older and, at the same priority, is never preempted for a
     younger one. arrived: when, on the engine's clock; its deadline counts from there.
+    grammar: the request's, compiled, at its start, and this choice's own.
     """
 
     def __init__(
@@ -26,6 +29,7 @@ class Generation:
         eos_ids: Iterable[int],
         tokenizer: TextCodec | None,
         arrived: float = 0.0,
+        grammar: Grammar | None = None,
     ):
         self.request, self.choice, self.arrival = request, choice, arrival
         self.priority, self.key = request.priority, request.key
@@ -42,8 +46,17 @@ class Generation:
         self.stop_ids = frozenset(self.params.stop_token_ids) | (set() if self.params.ignore_eos else set(eos_ids))
         self.sequence: Sequence | None = None
         """Its place in the cache while it runs; None while it waits."""
-        self._detokenizer = Detokenizer(tokenizer) if tokenizer is not None else None
-        self._stops = StopStrings(self.params.stop)
+        self.chooser = Chooser(self.params, self.tokens, choice=choice, stop_ids=self.stop_ids, grammar=grammar)
+        """Chooses the next token; `accept` tells it what was chosen."""
+        self.prompt_logprobs: list[TokenLogprob | None] = [None]
+        """Of the prompt's first tokens, as far as their rows were computed; filled only where `scores_prompt`."""
+        self._has_given_prompt_logprobs = False
+        self._detokenizer = (
+            Detokenizer(tokenizer, skip_special_tokens=self.params.skip_special_tokens)
+            if tokenizer is not None
+            else None
+        )
+        self._stops = StopStrings(self.params.stop, keeps_stop=self.params.include_stop_str_in_output)
 
     @property
     def num_output_tokens(self) -> int:
@@ -55,17 +68,18 @@ class Generation:
         return len(self.tokens) - (self.sequence.length if self.sequence else 0)
 
     @property
-    def banned_ids(self) -> tuple[int, ...]:
-        """Ids that may not be sampled now."""
-        return tuple(sorted(self.stop_ids)) if self.num_output_tokens < self.params.min_tokens else ()
+    def scores_prompt(self) -> bool:
+        """Whether this choice owes the prompt's log-probabilities, so that no row of the prompt may be skipped."""
+        return self.params.prompt_logprobs is not None and self.choice == 0
 
     @property
     def usage(self) -> Usage:
         return Usage(prompt_tokens=self.num_prompt_tokens, completion_tokens=self.num_output_tokens)
 
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> TokenEvent:
-        """Append a sampled token; the event says whether it was the last."""
+        """Append a chosen token, tell the chooser, and read its text; the event says whether it was the last."""
         self.tokens.append(token_id)
+        self.chooser.advance(token_id)
         text, reason = self._read(token_id)
         if reason is None and len(self.tokens) >= self.most_tokens:
             rest, reason = self._finish_text(), "length"
@@ -78,31 +92,35 @@ class Generation:
         )
 
     def end(self, reason: FinishReason, error: str | None = None) -> TokenEvent:
-        """Finish without another token: cancelled or failed."""
+        """Finish without another token: cancelled, failed, or a prompt that was only to be scored."""
         text = self._finish_text() if self._detokenizer is not None else None
         return self._event(text=text, finish_reason=reason, error=error)
 
     def _event(self, *, finish_reason: FinishReason | None, **fields) -> TokenEvent:
+        scored = None
+        if self.scores_prompt and not self._has_given_prompt_logprobs:
+            self._has_given_prompt_logprobs = True
+            scored = tuple(self.prompt_logprobs) if len(self.prompt_logprobs) == self.num_prompt_tokens else None
         return TokenEvent(
             request_id=self.request.request_id,
             choice=self.choice,
+            prompt_logprobs=scored,
             finish_reason=finish_reason,
             usage=self.usage if finish_reason else None,
             **fields,
         )
 
     def _read(self, token_id: int) -> tuple[str | None, FinishReason | None]:
-        """The text that became certain, and "stop" when a stop id or a stop string was reached."""
+        """The text that became certain, and "stop" when a stop id, a stop string or the grammar's end was reached."""
         may_stop = self.num_output_tokens > self.params.min_tokens
-        is_stop = may_stop and token_id in self.stop_ids
-        if self._detokenizer is None:
-            return None, "stop" if is_stop else None
-        if is_stop:
-            return self._finish_text(), "stop"
-        text = self._detokenizer.push(token_id)
-        if not may_stop:
-            return self._stops.flush() + text, None
-        shown, found = self._stops.push(text)
+        if may_stop and token_id in self.stop_ids:
+            return (self._finish_text() if self._detokenizer is not None else None), "stop"
+        shown, found = None, False
+        if self._detokenizer is not None:
+            shown, found = self._stops.push(self._detokenizer.push(token_id), may_stop=may_stop)
+        if not found and self.chooser.is_complete:
+            found = True
+            shown = shown + self._finish_text() if shown is not None else None
         return shown, "stop" if found else None
 
     def _finish_text(self) -> str:

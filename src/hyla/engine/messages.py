@@ -59,7 +59,7 @@ def _is_duration(seconds) -> bool:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Natural log-probabilities under the model's own distribution: before temperature, filters and bans."""
+    """Natural log-probabilities of the model's own distribution: before penalties, bias, bans, temperature, filters."""
 
     token_id: int
     logprob: float
@@ -91,6 +91,8 @@ class TokenEvent:
     engine has no tokenizer."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """One per token id, when asked for."""
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """In the first event of choice 0, when asked for: one per token of the prompt, None for the first."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None
@@ -108,6 +110,8 @@ class Completion:
     text: str | None
     """Without stop strings and special tokens; None without a tokenizer."""
     logprobs: tuple[TokenLogprob, ...] | None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None
+    """One per token of the prompt, None for the first; None when not asked for, or when it ended before that."""
     finish_reason: FinishReason
     usage: Usage
     seed: int

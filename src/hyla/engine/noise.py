@@ -1,24 +1,60 @@
-"""Sampling noise that is a pure function of (seed, choice, position): who else is in the batch cannot change it."""
+"""Sampling noise that is a pure function of (seed, choice, position): who else is in the batch cannot change it.
+
+The generator is Philox-4x64-10 (Salmon et al., SC 2011) with key (seed, choice) and counter (0, position, 0, 0)
+upwards, so that 2^64 blocks of four words belong to a position: word n is token n's, whether or not other words are
+made. The words are turned into numbers here, not by numpy's distributions, which may change between versions.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
-import torch
 
-MANTISSA_BITS = 53
-
-
-def uniform_noise(seed: int, choice: int, position: int, size: int) -> torch.Tensor:
-    """float64 [size] in the open interval (0, 1): the counter-based generator Philox-4x64-10 (Salmon et al., SC 2011).
-
-    Key (seed, choice); counter (0, position, 0, 0) upwards, so that 2^64 blocks of four numbers belong to a position.
-    The words are turned into numbers here, not by numpy's distributions, which may change between versions.
-    """
-    words = np.random.Philox(key=[seed, choice], counter=[0, position, 0, 0]).random_raw(size)
-    numbers = ((words >> np.uint64(64 - MANTISSA_BITS)).astype(np.float64) + 0.5) * 2.0**-MANTISSA_BITS
-    return torch.from_numpy(numbers)
+BITS = 52
+"""Of a word that become a number; with one more, the half that is added could round the largest up to 1."""
+SHIFT, SCALE = np.uint64(64 - BITS), 2.0**-BITS
+WORDS_PER_BLOCK = 4
+FEW = 24
+"""So many words are made one block at a time; for more it is faster to make all up to the last."""
 
 
-def gumbel_noise(seed: int, choice: int, position: int, size: int) -> torch.Tensor:
-    """float64 [size] standard Gumbel numbers: argmax(log p + noise) is a sample of p."""
-    return uniform_noise(seed, choice, position, size).log_().neg_().log_().neg_()
+class NoiseKey(NamedTuple):
+    """Names the noise of one token."""
+
+    seed: int
+    choice: int
+    position: int
+
+
+def _philox(key: NoiseKey, block: int) -> np.random.Philox:
+    return np.random.Philox(key=[key.seed, key.choice], counter=[block, key.position, 0, 0])
+
+
+def first_words(key: NoiseKey, count: int) -> np.ndarray:
+    """uint64 [count]: the words of ids 0 to count - 1."""
+    return _philox(key, 0).random_raw(count)
+
+
+def words_of(key: NoiseKey, ids: np.ndarray) -> np.ndarray:
+    """uint64: the words of these ids, which ascend."""
+    if len(ids) > FEW:
+        return first_words(key, int(ids[-1]) + 1)[ids]
+    words = (_philox(key, n // WORDS_PER_BLOCK).random_raw(WORDS_PER_BLOCK)[n % WORDS_PER_BLOCK] for n in ids.tolist())
+    return np.fromiter(words, dtype=np.uint64, count=len(ids))
+
+
+def uniform(words: np.ndarray) -> np.ndarray:
+    """Words as float64 numbers in the open interval (0, 1)."""
+    return ((words >> SHIFT).astype(np.float64) + 0.5) * SCALE
+
+
+def gumbel(words: np.ndarray) -> np.ndarray:
+    """Words as float64 standard Gumbel numbers: argmax(log p + noise) is a sample of p."""
+    return -np.log(-np.log(uniform(words)))
+
+
+def gumbel_of(word: int) -> float:
+    """One word's Gumbel number by scalar functions, which do not depend on where a number stands in an array."""
+    return -math.log(-math.log(((word >> int(SHIFT)) + 0.5) * SCALE))

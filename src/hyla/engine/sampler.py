@@ -1,21 +1,30 @@
 """From a row of logits to a token: one row at a time, so that a token never depends on its neighbours.
 
-The order is fixed: bans, temperature, top-k, top-p among what top-k left, min-p; then Gumbel-max with keyed noise.
+Filters come in a fixed order: temperature, top-k, top-p among what top-k left, min-p; then Gumbel-max with keyed noise.
+No step sorts a vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from hyla.engine.messages import TokenLogprob
-from hyla.engine.noise import gumbel_noise
+from hyla.engine.noise import NoiseKey, first_words, gumbel, gumbel_of, words_of
 from hyla.engine.params import SamplingParams
 from hyla.ops.primitives import log_softmax_last
 
-FIRST_CANDIDATES = 1024
-"""Top-p sorts this many candidates first, and the whole vocabulary only when they are not enough."""
+NUM_BINS = 4096
+"""Top-p adds probabilities up by bins of log-probability and sorts only the bin in which it ends."""
+DEEPEST = 64.0
+"""Where the last bin begins: what is less likely than e^-64 relative to the best weighs nothing in float64."""
+NUM_LOUD = 256
+"""Of so many tokens the noise is looked at first; the largest score among them rules nearly all others out."""
+MARGIN = 1e-6
+"""Scores nearer than this are compared by scalar functions."""
 
 
 def greedy(logits_RV: torch.Tensor) -> list[int | None]:
@@ -28,77 +37,100 @@ def greedy(logits_RV: torch.Tensor) -> list[int | None]:
     return [token if token < vocab else None for token in found]
 
 
-def _descending(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and their places, largest first, lower places first among equals."""
-    return values.sort(descending=True, stable=True)
+def draw(values: np.ndarray, ids: np.ndarray | None, params: SamplingParams, key: NoiseKey) -> int:
+    """One token: of `ids` (ascending) with these float64 logits, or of all ids. The largest logit must be finite."""
+    if params.temperature == 0.0:
+        place = int(values.argmax())  # numpy returns the first of several
+    else:
+        # The difference to the best logit cannot become +inf, whatever the temperature.
+        with np.errstate(over="ignore"):
+            scaled = (values - values.max()) / params.temperature
+        kept = kept_places(scaled, params)
+        if kept is not None:
+            scaled, ids = scaled[kept], kept if ids is None else ids[kept]
+        place = loudest(scaled, ids, key)
+    return place if ids is None else int(ids[place])
 
 
-def _most_likely(logits_V: torch.Tensor, count: int) -> torch.Tensor:
-    """Ids of the `count` largest logits, largest first, lower ids first among equals."""
-    if count >= logits_V.shape[0]:
-        return _descending(logits_V)[1]
-    # topk breaks ties as it likes, so it only finds the smallest value that can be among them.
-    smallest = logits_V.topk(count).values.amin()
-    candidates = (logits_V >= smallest).nonzero().squeeze(1)
-    return candidates[_descending(logits_V[candidates])[1][:count]]
-
-
-def kept_tokens(scaled_V: torch.Tensor, params: SamplingParams) -> torch.Tensor | None:
-    """Ids that the filters leave, given float64 logits after temperature; None: all of them."""
-    vocab = scaled_V.shape[0]
-    top_k = params.top_k if 0 < params.top_k < vocab else vocab
-    kept = None
+def kept_places(scaled: np.ndarray, params: SamplingParams) -> np.ndarray | None:
+    """Places (ascending) that the filters leave, given logits after temperature, the best of them 0; None: all."""
+    kept = _top_k(scaled, params.top_k) if 0 < params.top_k < len(scaled) else None
     if params.top_p < 1.0:
-        kept = _top_p(scaled_V, top_k, params.top_p)
-    elif top_k < vocab:
-        kept = _most_likely(scaled_V, top_k)
+        kept = _top_p(scaled, params.top_p) if kept is None else kept[_top_p(scaled[kept], params.top_p)]
     if params.min_p > 0.0:
-        floor = scaled_V.amax() + torch.tensor(params.min_p, dtype=torch.float64).log()
-        if kept is None:
-            return (scaled_V >= floor).nonzero().squeeze(1)
-        kept = kept[scaled_V[kept] >= floor]
+        floor = math.log(params.min_p)
+        kept = np.flatnonzero(scaled >= floor) if kept is None else kept[scaled[kept] >= floor]
     return kept
 
 
-def _top_p(scaled_V: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """The smallest set of most likely ids, among the top_k, whose share of the top_k's probability reaches top_p."""
-    vocab = scaled_V.shape[0]
-    best = scaled_V.amax()
-    whole = torch.exp(scaled_V - best).sum() if top_k == vocab else None
-    for count in sorted({min(top_k, FIRST_CANDIDATES), top_k}):
-        kept = _most_likely(scaled_V, count)
-        mass = torch.exp(scaled_V[kept] - best).cumsum(0)
-        wanted = top_p * (whole if whole is not None else mass[-1])
-        reached = int((mass < wanted).sum()) + 1
-        if reached <= count and (count == top_k or whole is not None):
-            break
-    return kept[:reached]
+def _top_k(values: np.ndarray, top_k: int) -> np.ndarray:
+    """Places of the k largest, lower places first among equals."""
+    smallest = np.partition(values, len(values) - top_k)[len(values) - top_k]
+    above = np.flatnonzero(values > smallest)
+    equal = np.flatnonzero(values == smallest)[: top_k - len(above)]
+    return np.sort(np.concatenate([above, equal]))
 
 
-def sample(
-    logits_V: torch.Tensor, params: SamplingParams, *, seed: int, choice: int, position: int, banned: Sequence[int] = ()
-) -> int | None:
-    """One token id for fp32 logits [V]; None when the logits are not numbers."""
-    if banned:
-        logits_V = logits_V.index_fill(0, torch.tensor(list(banned), device=logits_V.device), float("-inf"))
-    if params.temperature == 0.0:
-        return greedy(logits_V[None])[0]
-    # The difference to the best logit cannot overflow, whatever the temperature.
-    scaled_V = logits_V.double()
-    scaled_V = (scaled_V - scaled_V.amax()) / params.temperature
-    if scaled_V.isnan().any():
-        return None
-    kept = kept_tokens(scaled_V, params)
-    noise_V = gumbel_noise(seed, choice, position, scaled_V.shape[0]).to(scaled_V.device)
-    if kept is None:
-        return greedy((scaled_V + noise_V)[None])[0]
-    best = greedy((scaled_V[kept] + noise_V[kept])[None])[0]
-    return int(kept[best])
+def _top_p(scaled: np.ndarray, top_p: float) -> np.ndarray:
+    """Places of the smallest set of most likely ones that has this share of the probability."""
+    weights = np.exp(scaled)
+    wanted = top_p * weights.sum()
+    span = min(-float(scaled.min()), DEEPEST)
+    scale = (NUM_BINS - 1) / span if span > 0.0 else 0.0
+    bins = np.minimum(scaled * -scale, NUM_BINS - 1).astype(np.intp)
+    mass = np.bincount(bins, weights=weights, minlength=NUM_BINS).cumsum()
+    last = int(np.searchsorted(mass, wanted))
+    if last >= NUM_BINS:  # the sums differ in their last bits
+        return np.arange(len(scaled))
+    inside = np.flatnonzero(bins == last)
+    inside = inside[np.argsort(-scaled[inside], kind="stable")]
+    before = mass[last - 1] if last else 0.0
+    reached = int((before + weights[inside].cumsum() < wanted).sum()) + 1
+    return np.sort(np.concatenate([np.flatnonzero(bins < last), inside[:reached]]))
 
 
-def logprob_of(logits_V: torch.Tensor, token_id: int, num_top: int) -> TokenLogprob:
-    """The token's natural log-probability, and the most likely ids' with theirs."""
-    logprobs_V = log_softmax_last(logits_V[None])[0]
-    top = _most_likely(logits_V, num_top) if num_top else []
-    pairs = tuple((int(token), float(logprobs_V[token])) for token in top)
-    return TokenLogprob(token_id, float(logprobs_V[token_id]), pairs)
+def loudest(scaled: np.ndarray, ids: np.ndarray | None, key: NoiseKey) -> int:
+    """Place of the largest sum of logit and Gumbel noise, the lowest on a tie. ids: None when they are the places."""
+    words = first_words(key, len(scaled)) if ids is None else words_of(key, ids)
+    places = _possible(scaled, words)
+    scores = scaled[places] + gumbel(words[places])
+    near = places[scores >= scores.max() - MARGIN].tolist()
+    return max(near, key=lambda n: (float(scaled[n]) + gumbel_of(int(words[n])), -n))
+
+
+def _possible(scaled: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Places that can have the largest score, found without most logarithms."""
+    count = len(scaled)
+    if count <= 2 * NUM_LOUD:
+        return np.arange(count)
+    limit = round((1 - NUM_LOUD / count) * 2.0**64)
+    is_loud = words >= np.uint64(limit)
+    loud = np.append(np.flatnonzero(is_loud), scaled.argmax())
+    sure = (scaled[loud] + gumbel(words[loud])).max()
+    # Every other token's noise is below that of the limit.
+    is_loud |= scaled >= sure - gumbel_of(limit) - MARGIN
+    return np.flatnonzero(is_loud)
+
+
+def most_likely(logits_V: torch.Tensor, count: int) -> torch.Tensor:
+    """Ids of the `count` largest logits, largest first, lower ids first among equals."""
+    if count < logits_V.shape[0]:
+        # topk breaks ties as it likes, so it only finds the smallest value that can be among them.
+        smallest = logits_V.topk(count).values.amin()
+        candidates = (logits_V >= smallest).nonzero().squeeze(1)
+        return candidates[logits_V[candidates].sort(descending=True, stable=True)[1][:count]]
+    return logits_V.sort(descending=True, stable=True)[1]
+
+
+def logprobs_of(logits_RV: torch.Tensor, tokens: Sequence[int], num_top: int) -> list[TokenLogprob]:
+    """For each row the natural log-probability of its token, and the most likely ids' with theirs."""
+    logprobs_RV = log_softmax_last(logits_RV)
+    own = logprobs_RV.gather(1, torch.tensor(tokens, device=logits_RV.device)[:, None])[:, 0].tolist()
+    if not num_top:
+        return [TokenLogprob(token, logprob) for token, logprob in zip(tokens, own)]
+    entries = []
+    for token, logprob, logits_V, logprobs_V in zip(tokens, own, logits_RV, logprobs_RV):
+        top = most_likely(logits_V, num_top)
+        pairs = tuple(zip(top.tolist(), logprobs_V[top].tolist()))
+        entries.append(TokenLogprob(token, logprob, pairs))
+    return entries

@@ -11,7 +11,7 @@ REPLACEMENT = "\ufffd"
 class TextCodec(Protocol):
     """What the engine needs of a tokenizer (`hyla.checkpoints.Tokenizer` is one)."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
 
@@ -23,8 +23,8 @@ class Detokenizer:
     decoders treat the first token of a text (its space) differently.
     """
 
-    def __init__(self, tokenizer: TextCodec):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: TextCodec, *, skip_special_tokens: bool = True):
+        self.tokenizer, self.skip_special_tokens = tokenizer, skip_special_tokens
         self._window: list[int] = []
         self._num_context = 0
         self._context_text = ""
@@ -41,7 +41,7 @@ class Detokenizer:
         if text and len(certain) == len(text):
             self._window = self._window[self._num_context :]
             self._num_context = len(self._window)
-            self._context_text = self.tokenizer.decode(self._window)
+            self._context_text = self._decode()
             self._num_given = 0
         return new
 
@@ -54,33 +54,53 @@ class Detokenizer:
     def _new_text(self) -> str:
         if len(self._window) == self._num_context:
             return ""
-        return self.tokenizer.decode(self._window)[len(self._context_text) :]
+        return self._decode()[len(self._context_text) :]
+
+    def _decode(self) -> str:
+        return self.tokenizer.decode(self._window, skip_special_tokens=self.skip_special_tokens)
 
 
 class StopStrings:
-    """Finds the earliest stop string in text that arrives in pieces, and holds back what may be the start of one."""
+    """Finds the earliest stop string in text that arrives in pieces, and holds back what may be the start of one.
 
-    def __init__(self, stops: Sequence[str]):
-        self.stops = tuple(stops)
+    keeps_stop: show the stop string itself as well.
+    """
+
+    def __init__(self, stops: Sequence[str], *, keeps_stop: bool = False):
+        self.stops, self.keeps_stop = tuple(stops), keeps_stop
         self._held = ""
+        self._num_early = 0
+        """Held characters at which no stop string may end."""
 
-    def push(self, text: str) -> tuple[str, bool]:
-        """(text that may be shown, whether a stop string was found); what stands behind a stop string is dropped."""
+    def push(self, text: str, *, may_stop: bool = True) -> tuple[str, bool]:
+        """(text that may be shown, whether a stop string was found); what stands behind a stop string is dropped.
+
+        may_stop: False lets stop strings that are whole by now pass; one that this text begins still counts later.
+        """
         held = self._held + text
-        found = [place for place in (held.find(stop) for stop in self.stops) if place >= 0]
+        if may_stop:
+            found = [(place, len(stop)) for stop in self.stops if (place := self._place(stop, held)) >= 0]
+        else:
+            found, self._num_early = [], len(held)
         if found:
             self._held = ""
-            return held[: min(found)], True
+            place, size = min(found)
+            return held[: place + size if self.keeps_stop else place], True
         keep = self._possible_start(held)
         self._held = held[len(held) - keep :]
+        self._num_early = max(self._num_early - (len(held) - keep), 0)
         return held[: len(held) - keep], False
 
+    def _place(self, stop: str, held: str) -> int:
+        """Where a stop string that ends late enough begins, -1 when nowhere."""
+        return held.find(stop, max(self._num_early - len(stop) + 1, 0))
+
     def _possible_start(self, text: str) -> int:
-        """Length of the longest end of the text that a stop string begins with."""
+        """Length of the longest end of the text that a longer stop string begins with."""
         longest = max((len(stop) for stop in self.stops), default=1) - 1
         for size in range(min(longest, len(text)), 0, -1):
             end = text[len(text) - size :]
-            if any(stop.startswith(end) for stop in self.stops):
+            if any(len(stop) > size and stop.startswith(end) for stop in self.stops):
                 return size
         return 0
 
