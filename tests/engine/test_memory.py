@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from hyla.engine.memory import available_bytes, plan_memory
+from hyla.caches import Cache
+from hyla.engine.memory import Demand, available_bytes, plan_memory
 from hyla.errors import CapacityError
 from hyla.layers.protocol import CacheSpec, TensorSpec
 
@@ -12,9 +13,9 @@ SPECS = (
 )
 
 
-def plan(**fields):
-    defaults = {"memory": None, "max_num_sequences": 4, "context_len": 640, "available": 1 << 30}
-    return plan_memory(SPECS, **(defaults | fields))
+def plan(specs=SPECS, memory=None, available=1 << 30, max_num_sequences=4, **fields):
+    demand = Demand(max_num_sequences=max_num_sequences, context_len=640, **fields)
+    return plan_memory(specs, demand, memory=memory, available=available)
 
 
 def test_plenty_of_memory_gives_what_can_be_used_and_no_more():
@@ -46,10 +47,25 @@ def test_the_default_budget_is_a_share_of_what_is_free():
 
 
 def test_models_without_pages_or_slots_are_planned_too():
-    only_pages = plan_memory(SPECS[:1], memory=4000, max_num_sequences=3, context_len=640, available=0)
+    only_pages = plan(SPECS[:1], memory=4000, max_num_sequences=3)
     assert (only_pages.num_slots, only_pages.num_pages) == (3, 2)
-    only_slots = plan_memory(SPECS[1:], memory=9000, max_num_sequences=3, context_len=640, available=0)
+    only_slots = plan(SPECS[1:], memory=9000, max_num_sequences=3)
     assert (only_slots.num_slots, only_slots.num_pages) == (1, 10)
+
+
+def test_a_prefix_cache_gets_snapshots_and_window_pages_within_the_budget():
+    windowed = CacheSpec(page_tensors=(TensorSpec("k", (64, 3), torch.float32, "kv"),), window=100)
+    for memory in (40_000, 100_000, 1 << 20):
+        bought = plan((*SPECS, windowed), memory=memory, keeps_prefixes=True, prefill_chunk=64)
+        assert bought.num_snapshots > 0 and bought.num_window_pages[100] >= bought.num_slots * 4
+        cache = Cache(
+            (*SPECS, windowed),
+            num_pages=bought.num_pages,
+            num_slots=bought.num_slots,
+            num_snapshots=bought.num_snapshots,
+            num_window_pages=bought.num_window_pages,
+        )
+        assert cache.nbytes <= memory
 
 
 def test_free_memory_is_measured():

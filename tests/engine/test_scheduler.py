@@ -34,9 +34,9 @@ def add(scheduler, *lengths, **fields):
 def run(scheduler):
     """One step without a model: every finished prefill or decode gets token 7. Returns {arrival: tokens computed}."""
     parts = scheduler.plan()
-    scheduler.cache.batch([(one.sequence, count) for one, count in parts])
+    scheduler.cache.batch([(part.generation.sequence, part.num_known) for part in parts])
     done = {}
-    for one, count in parts:
+    for one, count in [(part.generation, part.num_known) for part in parts]:
         scheduler.cache.commit(one.sequence, count)
         done[one.arrival] = count
         if one.num_pending == 0 and one.accept(7, None).finish_reason:

@@ -132,6 +132,8 @@ class Cache:
 
     def batch(self, parts: List[tuple[Sequence, int]], certain: List[int] | None = None) -> Batch:
         sequences = [sequence for sequence, _ in parts]
+        for sequence in sequences:
+            self._leave_window(sequence)
         if len(set(map(id, sequences))) < len(sequences):
             raise HylaError("a sequence may stand only once in a batch")
         for sequence, num_tokens in parts:
@@ -147,14 +149,25 @@ class Cache:
         for sequence, num_tokens in parts:
             sequence.pending = num_tokens
             sequence.written = max(sequence.written, sequence.length + num_tokens)
+        return self.view(sequences, [sequence.length for sequence in sequences], [count for _, count in parts])
+
+    def view(self, sequences: List[Sequence], starts: List[int], lengths: List[int]) -> Batch:
+        """A forward call over rows whose pages are reserved already, for layers beside the trunk's: no cursor moves."""
         return Batch(
-            lengths=tuple(count for _, count in parts),
-            starts=tuple(sequence.length for sequence in sequences),
+            lengths=tuple(lengths),
+            starts=tuple(starts),
             slots=tuple(sequence.slot for sequence in sequences),
             pages=tuple(tuple(sequence.pages) for sequence in sequences),
             window_pages={w: tuple(tuple(seq.tables[w]) for seq in sequences) for w in self.ledger.windows},
             device=self.device,
         )
+
+    def reserve(self, parts: List[tuple[Sequence, int]]) -> None:
+        """Take the pages of (sequence, new tokens) before `batch` does. Raises CapacityError, taking nothing."""
+        for sequence, _ in parts:
+            self._check_valid(sequence)
+            self._leave_window(sequence)
+        self._reserve(parts, 0)
 
     def num_missing_pages(self, sequence: Sequence, num_tokens: int, window: int | None = None) -> int:
         """Pages to be taken before `num_tokens` more rows can be written."""
@@ -211,7 +224,6 @@ class Cache:
             length, sequence.written = sequence.backup.length, sequence.backup.written
         self._move(sequence, length)
         self._drop_backup(sequence)
-        self._leave_window(sequence)
 
     def _drop_backup(self, sequence: Sequence) -> None:
         if sequence.backup is not None:

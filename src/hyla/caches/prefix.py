@@ -272,6 +272,10 @@ class PrefixCache:
         self.num_nodes = self.num_checkpoints = 0
         self._epoch += 1
 
+    def status(self) -> dict[str, int]:
+        """Numbers as plain data."""
+        return {"nodes": self.num_nodes, "checkpoints": self.num_checkpoints, **self.counts}
+
     def _nodes(self) -> Iterator[Node]:
         """All nodes but the roots."""
         waiting = [child for root in self._roots.values() for child in root.children.values()]

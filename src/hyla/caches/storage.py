@@ -1,4 +1,4 @@
-"""The pool's tensors: pages by window, slots, and the snapshots of the prefix cache, allocated once from `CacheSpec`s."""
+"""The pool's tensors: pages by window, slots and snapshots, allocated once from `CacheSpec`s."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class SnapshotStore:
                 name: {part: allocate([tensor], count, device)[tensor.name] for part, tensor in parts.items()}
                 for name, parts in _snapshot_tensors(spec, dtype).items()
             }
-            for spec in specs
+            for spec in (specs if count else ())
         )
 
     @property

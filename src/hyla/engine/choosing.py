@@ -26,7 +26,7 @@ from hyla.engine.messages import TokenLogprob
 from hyla.engine.noise import NoiseKey
 from hyla.engine.params import SamplingParams
 from hyla.engine.penalties import Penalties
-from hyla.engine.sampler import draw, logprobs_of
+from hyla.engine.sampler import draw, greedy, logprobs_of
 from hyla.engine.thinking import Thinking
 
 NOT_NUMBERS = "the model's logits are not numbers (NaN); check the weights"
@@ -117,6 +117,13 @@ class Chooser:
             self.problem = self._why_nothing()
             return None
         return draw(values, ids, self.params, NoiseKey(self.params.seed, self.choice, position))
+
+    def guess(self, logits_V: torch.Tensor, position: int) -> int | None:
+        """A draft of the token at a later position, from a drafter's logits [V], by the same rules and with the same
+        noise, so that it agrees as often as the two distributions do."""
+        token = greedy(logits_V[None])[0] if self.is_plain else self.choose(logits_V, position)
+        self.problem = None
+        return token
 
     def _ban(self, row_V: np.ndarray) -> None:
         """Set what single rules forbid to -inf."""

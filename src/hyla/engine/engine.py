@@ -14,17 +14,20 @@ import torch
 
 from hyla.caches import Cache
 from hyla.caches.pool import num_pages_for
+from hyla.caches.prefix import PrefixCache
 from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.collect import Collector
+from hyla.engine.drafts import Part
 from hyla.engine.generation import Generation
 from hyla.engine.grammar import GrammarCompiler
 from hyla.engine.limits import NOTHING, Load, Overloaded, QueueLimits
-from hyla.engine.memory import available_bytes, plan_memory
+from hyla.engine.memory import Demand, available_bytes, plan_memory
 from hyla.engine.messages import Completion, FinishReason, Request, TokenEvent
 from hyla.engine.options import EngineOptions
 from hyla.engine.params import SamplingParams
 from hyla.engine.runner import Runner
 from hyla.engine.scheduler import Scheduler
+from hyla.engine.speculation import Speculation
 from hyla.engine.text import TextCodec
 from hyla.engine.token_ids import bad_word_ids, check_token_ids
 from hyla.errors import CapacityError, RequestError
@@ -43,6 +46,7 @@ class Engine:
     `eval()` and, unless `pack=False`, `pack()`: it is changed in place and gives no gradients until `model.unpack()`.
     tokenizer: anything with `encode` and `decode`; a folder brings its own. Without one, prompts are token ids and
     completions have no text.
+    draft_model: a small model object, with speculation="draft"; None: `options.draft_model` is loaded.
     progress: of loading, as in `checkpoints.load_model`.
     clock: seconds, for deadlines and rates; another one makes them testable.
     options: the fields of `EngineOptions`.
@@ -54,6 +58,7 @@ class Engine:
         model: Model | str | Path,
         *,
         tokenizer: TextCodec | None = None,
+        draft_model: Model | None = None,
         progress: Callable[[int, int], None] | None = None,
         clock: Clock = monotonic,
         **options,
@@ -65,25 +70,36 @@ class Engine:
         if self.options.pack:
             model.pack()
         self.context_len = min(self.options.context_len or model.config.max_len, model.config.max_len)
-        specs = model.cache_specs()
+        speculation = Speculation.kind(self.options, model)
+        specs = (*model.cache_specs(), *(model.mtp_cache_specs() if speculation == "mtp" else ()))
         self.memory = plan_memory(
-            specs,
-            memory=self.options.memory,
-            max_num_sequences=self.options.max_num_sequences,
-            context_len=self.context_len,
-            available=available_bytes(model.device),
+            specs, self._demand(speculation), memory=self.options.memory, available=available_bytes(model.device)
         )
-        self.notes = [*self._context_note(), *self.memory.notes]
+        self.notes = [*self._context_note(), *self.memory.notes, *Speculation.notes(self.options, speculation)]
         for note in self.notes:
             logger.warning(note)
-        self.cache = Cache(specs, num_pages=self.memory.num_pages, num_slots=self.memory.num_slots, device=model.device)
+        self.cache = Cache(
+            specs,
+            num_pages=self.memory.num_pages,
+            num_slots=self.memory.num_slots,
+            num_snapshots=self.memory.num_snapshots,
+            num_window_pages=self.memory.num_window_pages,
+            snapshot_dtype=self.options.snapshot_dtype,
+            device=model.device,
+        )
+        self.prefix = PrefixCache(self.cache) if self.options.prefix_cache else None
+        self.speculation = Speculation(self.options, speculation, model, self.cache, draft_model)
         self.scheduler = Scheduler(
             self.cache,
-            max_num_sequences=self.memory.num_slots,
+            max_num_sequences=min(self.options.max_num_sequences, self.memory.num_slots),
             prefill_chunk=self.options.prefill_chunk,
             max_batch_tokens=self.options.max_batch_tokens,
+            prefix=self.prefix,
+            snapshot_every=self.options.snapshot_every,
+            num_drafts=self.speculation.num_drafts if speculation != "off" else None,
+            on_leave=self.speculation.forget,
         )
-        self._runner = Runner(model, self.cache)
+        self._runner = Runner(model, self.cache, drafter=self.speculation.drafter, on_commit=self.scheduler.keep)
         self.clock = clock
         self.limits = QueueLimits(
             self.scheduler.waiting,
@@ -101,6 +117,17 @@ class Engine:
         self._events: list[TokenEvent] = []
         """News that the next `step` returns first."""
         self._arrivals, self._names = count(), count()
+
+    def _demand(self, speculation: str) -> Demand:
+        options = self.options
+        return Demand(
+            max_num_sequences=options.max_num_sequences,
+            context_len=self.context_len,
+            prefill_chunk=min(options.prefill_chunk, options.max_batch_tokens),
+            keeps_prefixes=options.prefix_cache,
+            snapshot_dtype=options.snapshot_dtype,
+            num_spare_slots=1 + options.max_num_sequences // 4 if speculation != "off" else 0,
+        )
 
     def _context_note(self) -> list[str]:
         asked = self.options.context_len or 0
@@ -242,12 +269,15 @@ class Engine:
         unfinished = (generation for choices in self._generations.values() for generation in choices)
         return min((one.deadline for one in unfinished if one.deadline is not None), default=None)
 
-    def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> TokenEvent:
-        self._forget(generation)
+    def _end(
+        self, generation: Generation, reason: FinishReason, error: str | None = None, *, keep: bool = True
+    ) -> TokenEvent:
+        self._forget(generation, keep=keep)
         return generation.end(reason, error)
 
-    def _forget(self, generation: Generation) -> None:
-        self.scheduler.remove(generation)
+    def _forget(self, generation: Generation, *, keep: bool = True) -> None:
+        self.scheduler.remove(generation, keep=keep)
+        self.speculation.forget(generation)
         name = generation.request.request_id
         self._generations[name].remove(generation)
         if not self._generations[name]:
@@ -262,31 +292,30 @@ class Engine:
         parts = self.scheduler.plan()
         self.limits.note_starts()
         if parts:
-            events += self._run(parts)
+            with self.speculation.timing(parts):
+                events += self._run(parts)
             self.num_steps += 1
-            self._computed.add(sum(count for _, count in parts))
+            self._computed.add(sum(part.num_known for part in parts))
         if not self.scheduler.has_work:
             self.cache.ledger.check()
         return events
 
-    def _run(self, parts: list[tuple[Generation, int]]) -> list[TokenEvent]:
+    def _run(self, parts: list[Part]) -> list[TokenEvent]:
         try:
-            sampled = self._runner.step(parts)
+            outcomes = self._runner.step(parts)
         except Exception as error:  # an operator failed: its batch's cached rows are not to be trusted
             logger.exception("a step failed; its %d sequences end with an error", len(parts))
             message = f"computing the batch failed: {type(error).__name__}: {error}"
-            return [self._end(generation, "error", message) for generation, _ in parts]
+            return [self._end(part.generation, "error", message, keep=False) for part in parts]
         events = []
-        for result in sampled:
-            generation = result.generation
-            if result.token_id is None:
-                reason = "error" if result.problem is not None else "length"
-                events.append(self._end(generation, reason, result.problem))
-                continue
-            event = generation.accept(result.token_id, result.logprob)
-            if event.finish_reason is not None:
+        for outcome in outcomes:
+            generation = outcome.generation
+            events += outcome.events
+            if outcome.problem is not None or outcome.is_scored:
+                reason = "length" if outcome.is_scored else "error"
+                events.append(self._end(generation, reason, outcome.problem, keep=outcome.is_scored))
+            elif outcome.events[-1].finish_reason is not None:
                 self._forget(generation)
-            events.append(event)
         return events
 
     # Administration
@@ -298,6 +327,8 @@ class Engine:
 
     def forget_cached(self) -> None:
         """Empty what is kept for reuse between requests; called when the weights change or the cache is released."""
+        if self.prefix is not None:
+            self.prefix.clear()
 
     def status(self) -> dict:
         """Numbers as plain data. Any thread may ask; during a step they may not fit each other exactly."""
@@ -315,6 +346,8 @@ class Engine:
             "tokens_per_second": self._computed.per_second(),
             "ledger": self.cache.ledger.counts(),
             "cache_bytes": self.cache.nbytes,
+            "prefix_cache": self.prefix.status() if self.prefix is not None else None,
+            "speculation": self.speculation.status(),
         }
 
     # Blocking use

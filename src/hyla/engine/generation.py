@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hyla.caches import Sequence
+from hyla.caches.prefix import Branch, MissReason
 from hyla.engine.choosing import Chooser
 from hyla.engine.grammar import Grammar
 from hyla.engine.messages import FinishReason, Request, TokenEvent, TokenLogprob, Usage
@@ -46,6 +47,15 @@ class Generation:
         self.stop_ids = frozenset(self.params.stop_token_ids) | (set() if self.params.ignore_eos else set(eos_ids))
         self.sequence: Sequence | None = None
         """Its place in the cache while it runs; None while it waits."""
+        self.branch: Branch | None = None
+        """Where its sequence stands in the prefix cache; None without one."""
+        self.marks: set[int] = set()
+        """Lengths, multiples of 64, after which its state is to be kept."""
+        self.num_cached_tokens: int | None = None
+        """Prompt tokens that the prefix cache had when it first started."""
+        self.miss_reason: MissReason | None = None
+        self.num_drafted = self.num_accepted = 0
+        """Draft tokens that were verified, and those that were right."""
         self.chooser = Chooser(self.params, self.tokens, choice=choice, stop_ids=self.stop_ids, grammar=grammar)
         """Chooses the next token; `accept` tells it what was chosen."""
         self.prompt_logprobs: list[TokenLogprob | None] = [None]
@@ -74,7 +84,14 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        return Usage(prompt_tokens=self.num_prompt_tokens, completion_tokens=self.num_output_tokens)
+        return Usage(
+            prompt_tokens=self.num_prompt_tokens,
+            completion_tokens=self.num_output_tokens,
+            cached_tokens=self.num_cached_tokens or 0,
+            miss_reason=self.miss_reason,
+            drafted_tokens=self.num_drafted,
+            accepted_tokens=self.num_accepted,
+        )
 
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> TokenEvent:
         """Append a chosen token, tell the chooser, and read its text; the event says whether it was the last."""

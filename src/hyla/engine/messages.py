@@ -35,6 +35,8 @@ class Request:
     """Time for the whole request, from its arrival; what is unfinished then ends with finish_reason "deadline"."""
     cache_salt: str = ""
     """Requests with different salts never share cached states."""
+    snapshot_at: tuple[int, ...] = ()
+    """Prompt positions, in tokens, whose state is worth keeping; each is rounded down to a multiple of 64."""
 
     def __post_init__(self):
         if type(self.priority) is not int or abs(self.priority) > MOST_PRIORITY:
@@ -45,6 +47,10 @@ class Request:
         for name, value in (("key", self.key), ("cache_salt", self.cache_salt)):
             if not isinstance(value, str) or len(value) > LONGEST_NAME:
                 raise RequestError(f"{name} = {value!r:.60}: give a text of at most {LONGEST_NAME} characters", name)
+        if not all(type(place) is int and place >= 0 for place in self.snapshot_at) or len(self.snapshot_at) > 64:
+            raise RequestError(
+                f"snapshot_at = {self.snapshot_at!r:.60}: give at most 64 token positions from 0 on", "snapshot_at"
+            )
         seconds = self.deadline_seconds
         if seconds is not None and not _is_duration(seconds):
             raise RequestError(
@@ -73,6 +79,12 @@ class Usage:
     completion_tokens: int
     cached_tokens: int = 0
     """Prompt tokens whose state came from an earlier request."""
+    miss_reason: str | None = None
+    """Why no token was cached (`caches.prefix.MissReason`); None when some were."""
+    drafted_tokens: int = 0
+    """Draft tokens that were verified."""
+    accepted_tokens: int = 0
+    """Drafts that were right, so that they are tokens of the answer."""
 
     @property
     def total_tokens(self) -> int:

@@ -34,6 +34,22 @@ class EngineOptions(Config):
     """Most tokens of the requests that wait for a slot; an empty queue takes one of any length. None: no limit."""
     context_len: Count | None = None
     """Longest prompt and answer together, in tokens. None: what the model is declared for."""
+    prefix_cache: bool = True
+    """Keep pages and states of finished and running requests, so that prompts with the same beginning start later."""
+    snapshot_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Of the states that the prefix cache keeps. float32 is exact; the others keep two and four times as many states
+    and change what follows a hit."""
+    snapshot_every: Count = 2048
+    """Beside the ends of prompts and answers and where prompts part, a state is kept after so many prompt tokens."""
+    speculation: Literal["off", "lookup", "mtp", "draft"] = "off"
+    """Where drafts come from: earlier text (every model), the model's own multi-token prediction module, or a small
+    model (`draft_model`). Never changes an answer; each generation's draft length adapts, down to none."""
+    draft_model: str | None = None
+    """Folder or hub name of the small model, with speculation="draft"."""
+    max_draft_tokens: Annotated[int, Field(ge=1, le=32)] = 8
+    """Most drafts that one step verifies for a generation."""
+    fixed_drafts: bool = False
+    """Always draft as many as there are, whether it pays or not (for measurements and tests)."""
     pack: bool = True
     """Put the weights into the CPU library's layout. A model object given to the engine is changed in place (its plain
     weights are gone until `model.unpack()`); False leaves it as it is, and is slower."""

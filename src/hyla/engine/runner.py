@@ -1,73 +1,110 @@
-"""One step: the packed batch through the model, logits of the rows that need them, one token for each."""
+"""One step: the packed batch through the model, logits of the rows that need them, the tokens they give."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 
 from hyla.caches import Cache
 from hyla.engine.choosing import NOT_NUMBERS
+from hyla.engine.drafts.protocol import Drafter, Part
 from hyla.engine.generation import Generation
-from hyla.engine.messages import TokenLogprob
+from hyla.engine.messages import TokenEvent
 from hyla.engine.sampler import greedy, logprobs_of
 from hyla.models.trunk import Model
+from hyla.ops.batch import Batch
 
 SCORED_ROWS = 64
 """Prompt rows whose logits exist at once: 64 rows of a vocabulary of 150k are 39 MB."""
 
 
-@dataclass(frozen=True)
-class Sampled:
+@dataclass
+class Outcome:
+    """What a step brought one generation."""
+
     generation: Generation
-    token_id: int | None = None
-    """None: there is none; `problem` says why, or the prompt was only to be scored."""
-    logprob: TokenLogprob | None = None
+    events: list[TokenEvent] = field(default_factory=list)
+    is_scored: bool = False
+    """The prompt was only to be scored, and is."""
     problem: str | None = None
+    """Why it cannot go on."""
+    num_accepted: int = 0
 
 
 class Runner:
-    """Runs steps of one model over one cache pool."""
+    """Runs steps of one model over one cache pool.
 
-    def __init__(self, model: Model, cache: Cache):
-        self.model, self.cache = model, cache
+    drafter: who fills the parts' drafts; None: nobody. on_commit: told of each generation whose rows were committed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cache: Cache,
+        *,
+        drafter: Drafter | None = None,
+        on_commit: Callable[[Generation], None] = lambda generation: None,
+    ):
+        self.model, self.cache, self.drafter = model, cache, drafter
+        self._on_commit = on_commit
+        self._num_layers = len(model.cache_specs())
 
     @torch.inference_mode()
-    def step(self, parts: list[tuple[Generation, int]]) -> list[Sampled]:
-        """Compute (generation, number of its next tokens); a token is chosen where a generation's last row is."""
-        batch = self.cache.batch([(generation.sequence, count) for generation, count in parts])
+    def step(self, parts: list[Part]) -> list[Outcome]:
+        """Compute parts; tokens are chosen where a generation's last known row is, and after each draft that is right.
+        An outcome for each generation that has news."""
+        self._draft(parts)
+        batch = self.cache.batch(
+            [(part.generation.sequence, part.num_known + len(part.drafts)) for part in parts],
+            certain=[part.num_known for part in parts],
+        )
         tokens = []
-        for (generation, count), start in zip(parts, batch.starts):
-            tokens += generation.tokens[start : start + count]
-        hidden_TD = self.model(batch.index(tokens), batch, self.cache.layers)
-        ready, rows, results = [], [], []
-        for (generation, count), offset in zip(parts, batch.offsets):
-            is_scored = not generation.scores_prompt or self._score_prompt(
-                generation, hidden_TD[offset : offset + count]
-            )
-            self.cache.commit(generation.sequence, count)
-            if not is_scored:
-                results.append(Sampled(generation, problem=NOT_NUMBERS))
-            elif generation.num_pending == 0 and generation.params.max_tokens == 0:
-                results.append(Sampled(generation))
-            elif generation.num_pending == 0:
-                ready.append(generation)
-                rows.append(offset + count - 1)
-        if ready:
-            last_RD = hidden_TD if len(rows) == hidden_TD.shape[0] else hidden_TD[batch.index(rows)]
-            results += self._choose(ready, self.model.head_logits(last_RD))
-        return results
+        for part, start in zip(parts, batch.starts):
+            tokens += part.generation.tokens[start : start + part.num_known] + part.drafts
+        hidden_TD = self.model(batch.index(tokens), batch, self.cache.layers[: self._num_layers])
+        outcomes = [Outcome(part.generation) for part in parts]
+        ready = []
+        for part, outcome, offset in zip(parts, outcomes, batch.offsets):
+            if part.generation.scores_prompt and not self._score_prompt(part, hidden_TD[offset:]):
+                outcome.problem = NOT_NUMBERS
+            elif part.is_last and part.generation.params.max_tokens == 0:
+                outcome.is_scored = True
+            elif part.is_last:
+                ready.append(
+                    (part, outcome, range(offset + part.num_known - 1, offset + part.num_known + len(part.drafts)))
+                )
+        self._choose(ready, hidden_TD, batch)
+        for part, outcome in zip(parts, outcomes):
+            self.cache.commit(part.generation.sequence, part.num_known + outcome.num_accepted)
+            if outcome.problem is None:
+                self._on_commit(part.generation)
+        if self.drafter is not None:
+            self.drafter.observe(parts, batch, hidden_TD)
+        return [outcome for outcome in outcomes if outcome.events or outcome.is_scored or outcome.problem]
 
-    def _score_prompt(self, generation: Generation, hidden_TD: torch.Tensor) -> bool:
+    def _draft(self, parts: list[Part]) -> None:
+        """Let the drafter fill the parts; drafts that cannot be chosen are cut off."""
+        drafting = [part for part in parts if part.num_drafts]
+        if not drafting:
+            return
+        self.cache.reserve([(part.generation.sequence, part.num_known + part.num_drafts) for part in drafting])
+        self.drafter.propose(drafting)
+        for part in drafting:
+            part.drafts = part.drafts[: part.generation.chooser.num_allowed(part.drafts)]
+
+    def _score_prompt(self, part: Part, hidden_TD: torch.Tensor) -> bool:
         """Add the log-probabilities of the prompt tokens that follow a generation's new rows, a piece at a time.
 
         Those that are there already (it was preempted) are not computed again. False: the logits are not numbers.
         """
+        generation, count = part.generation, part.num_known
         first = generation.sequence.length
         entries, num_prompt = generation.prompt_logprobs, generation.num_prompt_tokens
-        while len(entries) < min(first + hidden_TD.shape[0] + 1, num_prompt):
+        while len(entries) < min(first + count + 1, num_prompt):
             begin = len(entries) - 1 - first
-            end = min(begin + SCORED_ROWS, hidden_TD.shape[0], num_prompt - 1 - first)
+            end = min(begin + SCORED_ROWS, count, num_prompt - 1 - first)
             logits_RV = self.model.head_logits(hidden_TD[begin:end])
             if not bool(logits_RV.amax(-1).isfinite().all()):
                 return False
@@ -76,18 +113,33 @@ class Runner:
             )
         return True
 
-    def _choose(self, ready: list[Generation], logits_RV: torch.Tensor) -> list[Sampled]:
-        plain = [n for n, generation in enumerate(ready) if generation.chooser.is_plain]
-        best = {}
-        if plain:
-            picked = logits_RV if len(plain) == len(ready) else logits_RV[torch.tensor(plain, device=logits_RV.device)]
-            best = dict(zip(plain, greedy(picked)))
-        chosen = []
-        for n, generation in enumerate(ready):
-            chooser, logits_V = generation.chooser, logits_RV[n]
-            token = best[n] if n in best else chooser.choose(logits_V, len(generation.tokens))
+    def _choose(self, ready: list[tuple[Part, Outcome, range]], hidden_TD: torch.Tensor, batch: Batch) -> None:
+        """Fill the outcomes with the tokens that the logits of each part's rows give."""
+        rows = [row for _, _, own in ready for row in own]
+        if not rows:
+            return
+        picked_RD = hidden_TD if len(rows) == hidden_TD.shape[0] else hidden_TD[batch.index(rows)]
+        logits_RV = self.model.head_logits(picked_RD)
+        best = greedy(logits_RV) if any(part.generation.chooser.is_plain for part, _, _ in ready) else None
+        first = 0
+        for part, outcome, own in ready:
+            self._verify(part, outcome, logits_RV[first : first + len(own)], best and best[first : first + len(own)])
+            first += len(own)
+
+    @staticmethod
+    def _verify(part: Part, outcome: Outcome, logits_RV: torch.Tensor, best: list[int | None] | None) -> None:
+        """Choose token after token, for as long as the drafts before it were right."""
+        generation = part.generation
+        for row, logits_V in enumerate(logits_RV):
+            chooser = generation.chooser
+            is_plain = chooser.is_plain
+            token = best[row] if is_plain else chooser.choose(logits_V, len(generation.tokens))
             if token is None:
-                chosen.append(Sampled(generation, problem=NOT_NUMBERS if n in best else chooser.problem))
-            else:
-                chosen.append(Sampled(generation, token, chooser.logprob(logits_V, token)))
-        return chosen
+                outcome.problem = NOT_NUMBERS if is_plain else chooser.problem
+                break
+            outcome.events.append(generation.accept(token, chooser.logprob(logits_V, token)))
+            if outcome.events[-1].finish_reason is not None or row == len(part.drafts) or token != part.drafts[row]:
+                break
+            outcome.num_accepted += 1
+        generation.num_drafted += len(part.drafts)
+        generation.num_accepted += outcome.num_accepted

@@ -35,11 +35,14 @@ class MTPDrafter:
 
     def __init__(self, model: Model, cache: Cache, max_drafts: int):
         self.model, self.cache = model, cache
-        num_own = len(model.mtp_cache_specs())
-        self._layers = cache.layers[-num_own:] if num_own else ()
+        self._num_trunk_layers = len(model.cache_specs())
         has_states = any(spec.slot_tensors for spec in model.mtp_cache_specs())
         self.max_drafts = 1 if has_states else max_drafts
         self._states: dict[Generation, _State] = {}
+
+    @property
+    def _layers(self):
+        return self.cache.layers[self._num_trunk_layers :]
 
     def available(self, generation: Generation) -> int:
         state = self._states.get(generation)

@@ -1,5 +1,5 @@
-"""What a drafter is. A draft is accepted exactly when it equals the token that the model itself chooses there, so drafts
-change how fast an answer comes, never what it is."""
+"""What a drafter is. A draft is accepted exactly when it equals the token that the model itself chooses there, so
+drafts change how fast an answer comes, never what it is."""
 
 from __future__ import annotations
 
