@@ -33,7 +33,7 @@ class ModelDrafter:
         return self.max_drafts
 
     def propose(self, parts: list[Part]) -> None:
-        going = [part for part in parts if part.num_drafts and self._has_room(part)]
+        going = self._with_room(parts)
         if not going:
             return
         sequences = [self._sequences[part.generation] for part in going]
@@ -54,16 +54,21 @@ class ModelDrafter:
         for fork in forks.values():
             self.cache.close(fork)
 
-    def _has_room(self, part: Part) -> bool:
-        """Give the generation a sequence, and see whether pages and a slot for its fork are there."""
-        generation, ledger = part.generation, self.cache.ledger
-        if generation not in self._sequences:
-            if not ledger.slots.free:
-                return False
-            self._sequences[generation] = self.cache.open()
-        needed = num_pages_for(len(generation.tokens) + part.num_drafts) + 2
-        units = (ledger.pages, *ledger.windows.values())
-        return bool(ledger.slots.free) and all(own.free >= needed for own in units)
+    def _with_room(self, parts: list[Part]) -> list[Part]:
+        """The parts whose generations have a sequence, beside pages and a slot for a fork of each."""
+        ledger, chosen, slots, pages = self.cache.ledger, [], 0, 0
+        for part in parts:
+            generation = part.generation
+            if generation not in self._sequences:
+                if ledger.slots.free <= slots + 1:
+                    continue
+                self._sequences[generation] = self.cache.open()
+            slots += 1
+            pages += num_pages_for(len(generation.tokens) + part.num_drafts) + 2
+            if ledger.slots.free < slots or any(u.free < pages for u in (ledger.pages, *ledger.windows.values())):
+                break
+            chosen.append(part)
+        return chosen
 
     def _extend(self, parts: list[Part], sequences: list[Sequence], tokens: list[list[int]]) -> None:
         """Compute tokens and append a guess to each part's drafts."""
