@@ -15,7 +15,7 @@ from hyla.caches import Cache
 from hyla.caches.pool import num_pages_for
 from hyla.engine.collect import Collector
 from hyla.engine.generation import Generation
-from hyla.engine.grammar import Grammar, GrammarCompiler
+from hyla.engine.grammar import GrammarCompiler
 from hyla.engine.memory import available_bytes, plan_memory
 from hyla.engine.messages import Completion, FinishReason, Request, TokenEvent
 from hyla.engine.options import EngineOptions
@@ -110,13 +110,8 @@ class Engine:
 
         Raises RequestError for what the model cannot do, CapacityError for what the caches can never hold.
         """
-        return self._resolve(request)[0]
-
-    def _resolve(self, request: Request) -> tuple[Request, Grammar | None]:
-        """The resolved request, and its grammar compiled."""
         ids = self._prompt_ids(request.prompt)
         params = self._resolve_words(request.params)
-        grammar = self._grammars.compile(params.grammar) if params.grammar is not None else None
         room = self.context_len - len(ids)
         if room < (1 if params.max_tokens != 0 else 0):
             raise RequestError(
@@ -132,15 +127,16 @@ class Engine:
             )
         most = self._fitting_tokens(len(ids), params.max_tokens, room)
         seed = params.seed if params.seed is not None else secrets.randbits(63)
-        params = params.model_copy(update={"max_tokens": most, "seed": seed})
-        return replace(request, prompt=ids, params=params), grammar
+        return replace(request, prompt=ids, params=params.model_copy(update={"max_tokens": most, "seed": seed}))
 
     def _resolve_words(self, params: SamplingParams) -> SamplingParams:
-        """The parameters with bad words as token ids. Raises RequestError for ids that the model does not have."""
+        """The parameters with token ids instead of words. Raises RequestError for what model or tokenizer cannot do."""
         if params.stop and self.tokenizer is None:
             raise RequestError("stop strings need a tokenizer; give stop_token_ids or Engine(..., tokenizer=)", "stop")
         params = params.model_copy(update={"bad_words": bad_word_ids(params.bad_words, self.tokenizer)})
         check_token_ids(params, self.model.config.vocab_size)
+        if params.grammar is not None:
+            self._grammars.compile(params.grammar)
         return params
 
     def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
@@ -175,7 +171,9 @@ class Engine:
         """
         if request.request_id in self._generations:
             raise RequestError(f"request id {request.request_id!r} is in use; choose another", "request_id")
-        request, grammar = self._resolve(request)
+        request = self.resolve(request)
+        form = request.params.grammar
+        grammar = self._grammars.compile(form) if form is not None else None
         generations = [
             Generation(
                 request,
