@@ -9,6 +9,7 @@ import torch
 from tiny_text import END, byte_tokenizer, tiny_model
 
 from hyla.engine import Choice, Engine, JsonObject, JsonSchema, Regex, Request, SamplingParams
+from hyla.engine.runner import SCORED_ROWS
 from hyla.errors import RequestError
 
 MEMORY = 24 << 20
@@ -89,6 +90,18 @@ def test_a_prompt_that_fills_the_context_can_be_scored_but_not_continued(engine)
         engine.generate([prompt], SamplingParams(max_tokens=1, prompt_logprobs=0))
 
 
+def test_the_logits_of_a_long_prompt_never_exist_at_once(kimi, monkeypatch):
+    engine, counts, whole = Engine(kimi, memory=MEMORY, max_num_sequences=1), [], kimi.head_logits
+
+    def counted(rows):
+        counts.append(len(rows))
+        return whole(rows)
+
+    monkeypatch.setattr(kimi, "head_logits", counted)
+    engine.generate([[3] * 300], SamplingParams(max_tokens=0, prompt_logprobs=0))
+    assert sum(counts) == 299 and max(counts) == SCORED_ROWS
+
+
 def test_a_preempted_prompt_is_scored_once(kimi):
     params = SamplingParams(max_tokens=24, seed=4, prompt_logprobs=1, ignore_eos=True)
     prompts = [[n + 1] * (45 + 7 * n) for n in range(4)]
@@ -120,7 +133,7 @@ def mixed_params():
         SamplingParams(**common, seed=2, top_p=0.8, frequency_penalty=0.5, prompt_logprobs=1),
         SamplingParams(**common, temperature=0.0, presence_penalty=1.0, logit_bias={65: 4.0}, min_tokens=9),
         SamplingParams(**common, seed=3, min_p=0.02, bad_words=("e", (1, 2)), n=2),
-        SamplingParams(**common, seed=4, grammar=JsonSchema(json_schema=SCHEMA)),
+        SamplingParams(**common, seed=4, grammar=JsonSchema(json_schema=SCHEMA), n=2),
         SamplingParams(**common, seed=5, grammar=Regex(pattern="[ab]{3,40}"), stop="ba", ignore_eos=True),
         SamplingParams(**common, seed=6, thinking_end_ids=(33, 34), thinking_budget=4, grammar=Choice(options=("no",))),
     ]

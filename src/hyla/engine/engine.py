@@ -140,7 +140,8 @@ class Engine:
         """Token ids that end a text: the model's and the tokenizer's."""
         ids = dict.fromkeys(self.model.config.eos_token_ids)
         own = self.tokenizer.eos_token_id if hasattr(self.tokenizer, "eos_token_id") else None
-        return tuple({**ids, own: None} if own is not None else ids)
+        known = range(self.model.config.vocab_size)
+        return tuple(token for token in {**ids, own: None} if token in known)
 
     @property
     def has_news(self) -> bool:

@@ -66,9 +66,9 @@ def kept_places(scaled: np.ndarray, params: SamplingParams) -> np.ndarray | None
 def _top_k(values: np.ndarray, top_k: int) -> np.ndarray:
     """Places of the k largest, lower places first among equals."""
     smallest = np.partition(values, len(values) - top_k)[len(values) - top_k]
-    above = np.flatnonzero(values > smallest)
-    equal = np.flatnonzero(values == smallest)[: top_k - len(above)]
-    return np.sort(np.concatenate([above, equal]))
+    is_kept = values > smallest
+    is_kept[np.flatnonzero(values == smallest)[: top_k - np.count_nonzero(is_kept)]] = True
+    return np.flatnonzero(is_kept)
 
 
 def _top_p(scaled: np.ndarray, top_p: float) -> np.ndarray:
@@ -86,7 +86,9 @@ def _top_p(scaled: np.ndarray, top_p: float) -> np.ndarray:
     inside = inside[np.argsort(-scaled[inside], kind="stable")]
     before = mass[last - 1] if last else 0.0
     reached = int((before + weights[inside].cumsum() < wanted).sum()) + 1
-    return np.sort(np.concatenate([np.flatnonzero(bins < last), inside[:reached]]))
+    is_kept = bins < last
+    is_kept[inside[:reached]] = True
+    return np.flatnonzero(is_kept)
 
 
 def loudest(scaled: np.ndarray, ids: np.ndarray | None, key: NoiseKey) -> int:
