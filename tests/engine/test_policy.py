@@ -83,7 +83,7 @@ def test_a_request_is_refused_when_too_many_wait_and_told_when_to_come_back(mode
     engine = make(model, clock, max_queued_requests=2)
     for n in range(4):  # two find a slot
         engine.add(request(f"r{n}"))
-    with pytest.raises(Overloaded, match=r"^2 requests .* limits are 2 requests") as caught:
+    with pytest.raises(Overloaded, match=r"^2 requests .* at most 2 requests") as caught:
         engine.add(request("one too many"))
     assert caught.value.retry_after_seconds == 1
     for _ in range(4):
@@ -106,7 +106,7 @@ def test_a_request_is_refused_when_too_many_tokens_wait_but_never_by_an_empty_qu
     engine.add(request("long", length=300))
     engine.step()
     engine.add(request("also long, and nobody waits", length=200))
-    with pytest.raises(Overloaded, match=r"200 tokens wait already and this one has 6; .* 100 tokens"):
+    with pytest.raises(Overloaded, match=r"200 tokens wait already and this one has 6 tokens; .* 100 tokens"):
         engine.add(request("short", n=2))
     engine.cancel("long")
     engine.cancel("also long, and nobody waits")

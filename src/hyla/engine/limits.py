@@ -79,9 +79,9 @@ class QueueLimits:
             return
         seconds = self.retry_after_seconds(*surplus)
         raise Overloaded(
-            f"{max(waiting.num_requests - free_slots, 0)} requests with {waiting.num_tokens} tokens wait already and this one has "
-            f"{new.num_tokens}; the limits are {_name(self.max_requests)} requests (max_queued_requests) and "
-            f"{_name(self.max_tokens)} tokens (max_queued_tokens); send it again in {seconds} s",
+            f"{max(waiting.num_requests - free_slots, 0)} requests with {waiting.num_tokens} tokens wait already and "
+            f"this one has {new.num_tokens} tokens; at most {_name(self.max_requests)} requests (max_queued_requests) "
+            f"and {_name(self.max_tokens)} tokens (max_queued_tokens) may wait; send it again in {seconds} s",
             seconds,
         )
 
