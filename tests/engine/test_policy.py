@@ -243,7 +243,8 @@ def test_a_rate_counts_its_window_only():
     clock = ManualClock(5.0)
     rate = RecentRate(clock, window_seconds=10)
     assert rate.per_second() == 0.0
-    rate.add(6)
+    rate.add(2)
+    rate.add(4)
     assert rate.per_second() == 6.0
     clock.advance(3)
     rate.add(3)
