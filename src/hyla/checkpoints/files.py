@@ -73,7 +73,7 @@ def _shard_files(folder: Path) -> list[Path]:
 
 
 class ShardReader:
-    """Every tensor of a folder, or of one file, by published name, memory-mapped: bytes are read when they are used."""
+    """Every tensor of a folder, or of one file, by published name, memory-mapped: read when it is used."""
 
     def __init__(self, folder: Path):
         self._stack = ExitStack()

@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> bool:
-    """Return all freed memory to the system now, for a process that will idle. False where there is no glibc."""
+    """Return all that is freed to the system now, for a process that will idle. False where there is no glibc."""
     if not sys.platform.startswith("linux"):
         return False
     try:
