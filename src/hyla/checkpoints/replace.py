@@ -99,7 +99,7 @@ class WeightUpdate:
         if not (is_folder or whole):
             rules = [rule for rule in rules if any(name in self._names for name in rule.published)]
             if not rules:
-                raise CheckpointError(f"{place} holds no tensor of this model; give published names")
+                raise CheckpointError(f"there is no tensor of this model in {place}; give published names")
         self.rules = rules
         self._check(place)
 

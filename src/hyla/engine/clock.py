@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -32,31 +33,33 @@ class ManualClock:
 
 
 class RecentRate:
-    """How much happened per second, over the last `window_seconds`."""
+    """How much happened per second, over the last `window_seconds`. Any thread may add and ask."""
 
     def __init__(self, clock: Clock, window_seconds: float = 60.0):
         self._clock, self._window = clock, window_seconds
         self._entries: deque[tuple[float, int]] = deque()
         self._total = 0
         self._first: float | None = None
+        self._lock = threading.Lock()
 
     def add(self, amount: int) -> None:
         """Something happened now. Entries of the same tenth of a second are kept as one."""
         now = round(self._clock(), 1)
-        self._first = now if self._first is None else self._first
-        if self._entries and self._entries[-1][0] == now:
-            amount += self._entries.pop()[1]
-            self._total -= amount
-        self._entries.append((now, amount))
-        self._total += amount
-        self._drop_old()
+        with self._lock:
+            self._first = now if self._first is None else self._first
+            self._total += amount
+            if self._entries and self._entries[-1][0] == now:
+                amount += self._entries.pop()[1]
+            self._entries.append((now, amount))
+            self._drop_old()
 
     def per_second(self) -> float:
         """0 when nothing happened within the window; the first second counts as a whole one."""
-        if self._first is None:
-            return 0.0
-        self._drop_old()
-        return self._total / min(max(self._clock() - self._first, 1.0), self._window)
+        with self._lock:
+            if self._first is None:
+                return 0.0
+            self._drop_old()
+            return self._total / min(max(self._clock() - self._first, 1.0), self._window)
 
     def _drop_old(self) -> None:
         oldest = self._clock() - self._window

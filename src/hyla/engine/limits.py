@@ -48,7 +48,8 @@ NOTHING = Load()
 class QueueLimits:
     """Refuses what would make a queue longer than its limits (None: no limit).
 
-    Whatever finds a free slot is not waiting and never refused, and an empty queue takes a request of any size.
+    What finds a free slot is not waiting, so nothing is refused while all that is queued finds one; and an empty queue
+    takes a request of any size.
     """
 
     def __init__(self, queue: WaitingQueue, *, max_requests: int | None, max_tokens: int | None, clock: Clock):
@@ -71,14 +72,16 @@ class QueueLimits:
         whole = waiting + new
         if not waiting.num_choices or whole.num_choices <= free_slots:
             return
-        surplus = self._over(whole.num_requests, self.max_requests), self._over(whole.num_tokens, self.max_tokens)
+        # A queued request that will find a slot in the next step does not really wait.
+        num_waiting = whole.num_requests - free_slots
+        surplus = self._over(num_waiting, self.max_requests), self._over(whole.num_tokens, self.max_tokens)
         if not any(surplus):
             return
         seconds = self.retry_after_seconds(*surplus)
         raise Overloaded(
-            f"{waiting.num_requests} requests with {waiting.num_tokens} tokens wait already and this one has "
-            f"{new.num_tokens}; the limits are {_name(self.max_requests)} requests (max_queued_requests) and "
-            f"{_name(self.max_tokens)} tokens (max_queued_tokens); send it again in {seconds} s",
+            f"{max(waiting.num_requests - free_slots, 0)} requests with {waiting.num_tokens} tokens wait already and "
+            f"this one has {new.num_tokens} tokens; at most {_name(self.max_requests)} requests (max_queued_requests) "
+            f"and {_name(self.max_tokens)} tokens (max_queued_tokens) may wait; send it again in {seconds} s",
             seconds,
         )
 

@@ -102,10 +102,11 @@ class _Level:
 
     def _forget_idle(self) -> None:
         """Bound the counters of keys that wait for nothing; the smallest mean the least. In batches, to be cheap."""
+        if len(self.served) - len(self.keys) <= 2 * MOST_IDLE_KEYS:
+            return
         idle = [key for key in self.served if key not in self.keys and key != self._last_key]
-        if len(idle) > 2 * MOST_IDLE_KEYS:
-            for key in sorted(idle, key=self.served.__getitem__)[:-MOST_IDLE_KEYS]:
-                del self.served[key]
+        for key in sorted(idle, key=self.served.__getitem__)[:-MOST_IDLE_KEYS]:
+            del self.served[key]
 
 
 class WaitingQueue:
