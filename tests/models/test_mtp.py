@@ -370,6 +370,15 @@ def test_its_tensors_come_back_bit_for_bit(family, tmp_path):
     assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_the_own_format_holds_them_as_well(tmp_path):
+    model = make("deepseek_v3")
+    own = Model(model.config.model_copy(update={"family": "hyla"}))
+    own.load_state_dict(model.state_dict())
+    save_model(own, tmp_path / "m")
+    tokens = some_tokens(model)
+    assert same(whole(load_model(tmp_path / "m"), tokens), whole(model, tokens))
+
+
 def test_experts_are_fused_in_the_trunk_and_single_in_the_module_of_qwen3_5_moe(tmp_path):
     save_model(make("qwen3_5_moe"), tmp_path / "m")
     tensors = load_file(tmp_path / "m" / "model.safetensors")

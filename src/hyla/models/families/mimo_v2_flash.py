@@ -2,10 +2,9 @@
 
 The trunk, with values narrower than keys and scaled before they are cached, partial RoPE, key heads and theta by layer
 type. Reads the hub's keys (hybrid_layer_pattern, swa_*) and those of transformers (layer_types). Verified against
-transformers 5.23 on random weights (tests/parity/test_parity_mimo_v2.py).
-
-MTP blocks are a window layer with a dense MLP. Each reads the trunk's state before its final norm, not the block before
-it, as in SGLang's engine for this family (vLLM chains them). config.json does not count them; the checkpoint has three.
+transformers 5.23 on random weights (tests/parity/test_parity_mimo_v2.py). An MTP block is a window layer with a dense
+MLP; each reads the trunk's state before its final norm, not the block before it, as in SGLang's engine for this family
+(vLLM chains them). config.json does not count them; the checkpoint has three.
 
 Of config.json's window of 128, vLLM and MLX make 128 keys with a row's own, transformers and SGLang 129. We read 128;
 `sliding_window_excludes_self = true` (our key) adds one. Transformers saves `sliding_window` = 129 beside

@@ -4,7 +4,6 @@ The trunk, with one published layer per sublayer and a letter for each: M Mamba-
 (arXiv 2504.03624). relu2 without gates; Super's routed experts see a latent. dt is limited by `time_step_limit`, by
 default (0, inf) as in the published code; transformers 5.23 raises it to `time_step_min` in its chunked form only.
 Verified against transformers without that clamp, on random weights (tests/parity/test_parity_nemotron_h.py).
-
 Super's MTP module, again one sublayer to a layer, was trained to be applied twice, its normed output handed on
 (arXiv 2604.12374; Megatron-LM's repeated layer). Each step attends to its own rows, so it has caches of its own.
 """
