@@ -8,9 +8,9 @@ way they came. Each step attends to rows of its own, also where several steps sh
 
 What h is. h^0 is the trunk's hidden state and h^k what step k hands on, each *after* its final norm, unless the config
 says "raw" (before it) or "read" (the step hands on what it read). The report leaves it open (its eq. 24 and 25, read
-literally, put the norm into the head). transformers and SGLang do as we do, and so do Megatron-LM, with which Nemotron
-and Ling were trained, and Ling's own code; vLLM hands the raw state from one DeepSeek step to the next, and another
-engine measured fewer accepted drafts that way. MiMo-V2: every step reads the trunk's raw state, as in SGLang.
+literally, put the norm into the head). transformers and SGLang do as we do, and so does the publishers' code of Ling;
+vLLM hands the raw state from one DeepSeek step to the next, and another engine measured fewer accepted drafts that way
+(docs/multi-token-prediction.md). MiMo-V2: every step reads the trunk's raw state, as in SGLang.
 
 Position 0. Some engines replace the embedding by zeros in row 0. The formulas do not, nor do we.
 """
