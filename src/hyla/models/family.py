@@ -79,8 +79,8 @@ class Family:
     """The key that nests the language model's config inside a multimodal one."""
     ignored: Mapping[str, str] = field(default_factory=dict)
     """IGNORED keys of config.json and why."""
-    ignored_tensors: Mapping[str, str] | Callable[[ModelConfig], Mapping[str, str]] = field(default_factory=dict)
-    """Patterns of tensors that are not loaded and why; a function where they depend on the number of layers."""
+    ignored_tensors: Mapping[str, str] = field(default_factory=dict)
+    """Patterns of tensors that are not loaded and why."""
     tiny_config: Mapping = field(default_factory=dict)
     """A published config of a few layers and odd sizes for tests."""
     sizes: Mapping[str, Mapping] = field(default_factory=dict)
@@ -146,8 +146,7 @@ class Family:
         layers = len(config.sublayers) // len(self.layer_norms)
         if self.mtp is not None and self.mtp.is_uncounted(name, layers, len(config.mtp), stored):
             return "config.json does not count this multi-token prediction module"
-        patterns = self.ignored_tensors(config) if callable(self.ignored_tensors) else self.ignored_tensors
-        return next((why for pattern, why in patterns.items() if re.match(pattern, name)), None)
+        return next((why for pattern, why in self.ignored_tensors.items() if re.match(pattern, name)), None)
 
     def rules(self, config: ModelConfig, ours: Iterable[str]) -> list[Rule]:
         """The bound rules of a model with our parameter names; together they cover each name exactly once."""
