@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from hyla.checkpoints import load_model, save_model
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.weights import Weights, cast, resident_bytes
+from hyla.ops.batch import Batch
 from hyla.ops.quant import quantise
 
 FAMILIES = ("kimi_linear", "qwen3_next")
@@ -215,3 +216,19 @@ def test_the_families_that_are_published_in_fp8_stay_so_and_come_back(name, tmp_
     save_model(resident.pack(), tmp_path / "again")
     before, after = stored(folder), stored(tmp_path / "again")
     assert before.keys() == after.keys() and all(same_bits(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "mimo_v2_flash", "bailing_hybrid"])
+@torch.inference_mode()
+def test_prediction_modules_in_fp8_give_the_bits_of_dequantised_ones(name, tmp_path):
+    folder = make_fp8_folder(tmp_path / "m", name)
+    resident, plain = load_model(folder), load_model(folder, dtype=torch.bfloat16)
+    assert [place for place in fp8_names(resident) if place.startswith("mtp.0.sublayers.")]
+    tokens, batch, found = torch.arange(72) * 7 % 60, Batch.packed([70]), []
+    for model in (resident.pack(), plain):
+        hidden = model.hidden(tokens[:70], batch)
+        for step in range(model.num_mtp_steps):
+            hidden = model.predict_next(tokens[1:71].roll(-step), hidden.next_TD, batch, step=step)
+            found.append(model.head_logits(hidden.head_TD, step=step))
+    half = len(found) // 2
+    assert half >= 1 and all(map(torch.equal, found[:half], found[half:]))

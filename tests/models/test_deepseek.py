@@ -1,5 +1,6 @@
-"""What is particular to DeepSeek checkpoints: the layer behind the last one, and what stays fp32."""
+"""What is particular to DeepSeek checkpoints: the layers behind the last one, and what stays fp32."""
 
+import json
 import logging
 
 import pytest
@@ -23,12 +24,24 @@ def add(file, name):
     save_file({**load_file(file), name: torch.zeros(3)}, file, metadata={"format": "pt"})
 
 
-def test_the_prediction_layer_behind_the_last_one_is_left_out_and_reported(tmp_path, caplog):
+def test_a_prediction_layer_that_the_config_does_not_count_is_left_out_and_reported(tmp_path, caplog):
     file = saved(tmp_path)
-    add(file, "model.layers.3.eh_proj.weight")
+    published = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(published | {"num_nextn_predict_layers": 1}))
     with caplog.at_level(logging.WARNING):
+        model = load_model(tmp_path)
+    assert "config.json does not count this multi-token prediction module" in caplog.text
+    assert len(model.mtp) == 1
+    kept = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("model.layers.4.")}
+    save_model(model, tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert again.keys() == kept.keys() and all(torch.equal(again[name], kept[name]) for name in kept)
+
+
+def test_layers_past_the_last_one_that_are_no_prediction_layers_are_an_error(tmp_path):
+    add(saved(tmp_path), "model.layers.5.mlp.up_proj.weight")
+    with pytest.raises(CheckpointError, match=r"layers\.5\.mlp"):
         load_model(tmp_path)
-    assert "multi-token prediction layer is not loaded" in caplog.text
 
 
 def test_a_stray_tensor_inside_the_stack_is_not_taken_for_it(tmp_path):

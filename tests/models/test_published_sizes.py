@@ -163,7 +163,8 @@ NEMOTRON_3 = [
 @pytest.mark.parametrize("name, billions, state_bytes, kv_bytes", NEMOTRON_3)
 def test_nemotron_3_has_the_published_active_parameters_and_cache_sizes(name, billions, state_bytes, kv_bytes):
     with torch.device("meta"):
-        model = Model(family_of("nemotron_h").preset(name)).bfloat16()
+        config = family_of("nemotron_h").preset(name).model_copy(update={"mtp": ()})
+        model = Model(config).bfloat16()
     idle = 0
     for config, sublayer in zip(model.config.sublayers, model.sublayers):
         if config.module.kind == "moe":
@@ -180,7 +181,7 @@ def test_nemotron_3_has_the_published_active_parameters_and_cache_sizes(name, bi
 
 @pytest.mark.parametrize("model_type, name, billions", ACTIVE)
 def test_a_preset_works_on_one_token_with_the_published_number_of_parameters(model_type, name, billions):
-    config = family_of(model_type).preset(name)
+    config = family_of(model_type).preset(name).model_copy(update={"mtp": ()})
     with torch.device("meta"):
         shapes = Weights(Model(config)).shapes
     active = 0.0
@@ -204,3 +205,25 @@ def test_windows_are_declared_where_they_are_published(model_type, name, per_tok
     assert sum(spec.bytes_per_token for spec in specs if spec.window is None) == per_token
     found = sum(spec.bytes_per_token * spec.window for spec in specs if spec.window is not None)
     assert found == pytest.approx(window_bytes, rel=5e-3)
+
+
+# Billions of parameters with all multi-token prediction modules, as the hub counts them (and the scales of FP8 blocks);
+# those of one module without an embedding and a head of its own, as the publishers' reports say.
+WITH_MTP = [("DeepSeek-V3.2", 685.4), ("MiMo-V2.5-Pro", 1023.2)]
+MODULES = [("DeepSeek-V3", 11.5, 1), ("MiMo-V2-Flash", 0.33, 3)]
+
+
+@pytest.mark.parametrize("name, billions", WITH_MTP)
+def test_with_its_prediction_modules_a_model_has_the_elements_that_the_hub_counts(name, billions):
+    summary = summarize(on_meta(name))
+    total = summary.total + sum(module.parameters for module in summary.mtp)
+    assert total / 1e9 == pytest.approx(billions, rel=2e-4)
+
+
+@pytest.mark.parametrize("name, billions, count", MODULES)
+def test_a_prediction_module_has_its_published_size(name, billions, count):
+    model = on_meta(name)
+    assert len(model.mtp) == count
+    for module, footprint in zip(model.mtp, summarize(model).mtp):
+        own = sum(part.weight.numel() for part in (module.embed, module.head) if part is not None)
+        assert (footprint.parameters - own) / 1e9 == pytest.approx(billions, rel=1e-2)

@@ -161,6 +161,28 @@ def bailing_moe(w, c, x):
 
 def bailing(w, c, ids):
     """c: published config. "layer_group_size" absent: attention everywhere; "kv_lora_rank" present: MLA."""
+    return bailing_trunk(w, c, ids) @ w["lm_head.weight"].T
+
+
+def bailing_steps(w, c, ids):
+    """Logits of each multi-token prediction module; the last ids have no row, since they only come after."""
+    length = len(ids) - c["num_nextn_predict_layers"]
+    hidden, logits, eps = bailing_trunk(w, c, ids[:length]), [], c["rms_norm_eps"]
+    for step in range(c["num_nextn_predict_layers"]):
+        here = under(w, f"model.layers.{c['num_hidden_layers'] + step}.")
+        mixer, embedded = under(here, "attention."), w["model.word_embeddings.weight"][ids[step + 1 :][:length]]
+        both = [rms(embedded, here["enorm.weight"], eps), rms(hidden, here["hnorm.weight"], eps)]
+        x = torch.cat(both, dim=-1) @ here["eh_proj.weight"].T
+        h = rms(x, here["input_layernorm.weight"], eps)
+        x = x + (bailing_mla(mixer, c, h) if "kv_lora_rank" in c else bailing_gqa(mixer, c, h))
+        x = x + bailing_moe(under(here, "mlp."), c, rms(x, here["post_attention_layernorm.weight"], eps))
+        hidden = rms(x, here["final_layernorm.weight"], eps)
+        logits.append(hidden @ w["lm_head.weight"].T)
+    return logits
+
+
+def bailing_trunk(w, c, ids):
+    """Hidden states after the final norm."""
     x = w["model.word_embeddings.weight"][ids]
     count, eps = c["num_hidden_layers"], c["rms_norm_eps"]
     group = c.get("layer_group_size", 1)
@@ -176,7 +198,7 @@ def bailing(w, c, ids):
         dense = layer < c["first_k_dense_replace"]
         names = ("gate_proj", "up_proj", "down_proj")
         x = x + (swiglu(h, *(mlp[f"{name}.weight"] for name in names)) if dense else bailing_moe(mlp, c, h))
-    return rms(x, w["model.norm.weight"], eps) @ w["lm_head.weight"].T
+    return rms(x, w["model.norm.weight"], eps)
 
 
 def under(w, prefix):

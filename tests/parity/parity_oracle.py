@@ -131,6 +131,11 @@ def check_parity(config, folder, seed: int = 0) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def without_mtp(config):
+    """transformers leaves prediction modules behind the last layer out by the published models' numbers of layers."""
+    return config.model_copy(update={"mtp": ()})
+
+
 def check_way_back(model, folder) -> None:
     """A model made here, saved, read by transformers: the same logits."""
     initialize(model, seed=3)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_reference import bailing
+from lightning_reference import bailing, bailing_steps
 from parity_oracle import TOLERANCE, draw, error, prompts_for, same_tensors
 from safetensors.torch import load_file, save_file
 
@@ -14,6 +14,7 @@ from hyla.errors import CheckpointError
 from hyla.models.family import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
+from hyla.ops.batch import Batch
 
 GOLDEN = Path(__file__).parent / "golden_ling25"
 """A tiny Ling-2.5 folder with published tensor names, and logits that the publishers' modelling code (Ring-V2.5
@@ -118,17 +119,24 @@ def test_a_bailing_model_gives_the_logits_of_the_float64_reference(tmp_path, num
     assert error(ours, [bailing(tensors, keys, torch.tensor(ids)) for ids in prompts]) <= TOLERANCE
 
 
-def test_the_layers_of_multi_token_prediction_are_left_out_with_a_reason(tmp_path, caplog):
-    family = family_of("bailing_hybrid")
-    drawn_folder("bailing_hybrid", dict(family.tiny_config), tmp_path / "m", seed=1)
+@pytest.mark.parametrize("number", [1, 2, 5, 7])
+def test_the_prediction_modules_give_the_logits_of_the_float64_reference(tmp_path, number):
+    model_type, keys = CONFIGS[number]
+    keys = {**keys, "num_nextn_predict_layers": 2}
+    tensors = drawn_folder(model_type, keys, tmp_path / "m", seed=number)
+    model, ids = load_model(tmp_path / "m"), torch.tensor(prompts_for(keys["vocab_size"], number, (132,))[0])
+    batch, ours = Batch.packed([130]), []
+    with torch.no_grad():
+        hidden = model.hidden(ids[:130], batch)
+        for step in range(2):
+            hidden = model.predict_next(ids[step + 1 :][:130], hidden.next_TD, batch, step=step)
+            ours.append(model.head_logits(hidden.head_TD, step=step))
+    assert error(ours, bailing_steps(tensors, keys, ids)) <= TOLERANCE
+
+
+def test_a_stray_tensor_of_a_prediction_module_inside_the_stack_is_an_error(tmp_path):
+    drawn_folder("bailing_hybrid", dict(family_of("bailing_hybrid").tiny_config), tmp_path / "m", seed=1)
     file = tmp_path / "m" / "model.safetensors"
-    tensors = load_file(file)
-    count = family.tiny_config["num_hidden_layers"]
-    extra = {f"model.layers.{count}.{name}.weight": torch.ones(3) for name in ("enorm", "attention.dense")}
-    save_file(tensors | extra, file, metadata={"format": "pt"})
-    model = load_model(tmp_path / "m")
-    assert "ignored 2 tensors" in caplog.text and "multi-token prediction" in caplog.text
-    assert len(model.sublayers) == 2 * count
-    save_file(tensors | {"model.layers.1.enorm.weight": torch.ones(3)}, file, metadata={"format": "pt"})
+    save_file(load_file(file) | {"model.layers.1.enorm.weight": torch.ones(3)}, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="enorm"):
         load_model(tmp_path / "m")

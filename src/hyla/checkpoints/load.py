@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,9 +193,10 @@ def _shapes(rule: Rule, weights: Weights) -> list[tuple[int, ...]]:
 def _published_names(shards: ShardReader, family: Family, config: ModelConfig) -> dict[str, str]:
     """Our spelling of each tensor's name -> the folder's, without the ignored ones."""
     names, ignored = {}, {}
-    for name in shards:
-        canonical = family.canonical(name)
-        reason = family.reason_to_ignore(canonical, config)
+    spelled = {name: family.canonical(name) for name in shards}
+    stored = frozenset(spelled.values())
+    for name, canonical in spelled.items():
+        reason = family.reason_to_ignore(canonical, config, stored)
         if reason is not None:
             ignored.setdefault(reason, []).append(name)
         elif canonical in names:
@@ -207,12 +208,23 @@ def _published_names(shards: ShardReader, family: Family, config: ModelConfig) -
     return names
 
 
-def _without_absent_mtp(folder: Path, found: FolderConfig, names: Iterable[str]) -> ModelConfig:
-    """The config, without multi-token prediction where the folder holds no tensor of it (peers strip them)."""
-    if not found.config.mtp or any(name in names for name in found.family.mtp_tensors(found.config)):
-        return found.config
-    logger.warning("%s: the config promises multi-token prediction, but there are no tensors of it; left out", folder)
-    return found.config.model_copy(update={"mtp": ()})
+def _without_absent_mtp(folder: Path, found: FolderConfig, names: Collection[str]) -> ModelConfig:
+    """The config, without the last multi-token prediction modules of which the folder holds no tensor."""
+    config, promised = found.config, len(found.config.mtp)
+    while config.mtp:
+        fewer = config.model_copy(update={"mtp": config.mtp[:-1]})
+        if not (found.family.mtp_tensors(config) - found.family.mtp_tensors(fewer)).isdisjoint(names):
+            break
+        config = fewer
+    if len(config.mtp) < promised:
+        logger.warning(
+            "%s: the config promises multi-token prediction with %d modules, but there are tensors of %d only; "
+            "the others are left out",
+            folder,
+            promised,
+            len(config.mtp),
+        )
+    return config
 
 
 def _drop_tied_head(shards: ShardReader, names: dict[str, str], family: Family) -> None:

@@ -44,8 +44,8 @@ def save_model(
     family = family_of(model.config.family)
     published = family.config_to_hf(model.config) if hf_config is None else dict(hf_config)
     described = family.config_from_hf(published)
-    # generation_config.json, written below, may list more end tokens; a promised MTP may have had no tensors.
-    allowed = {"eos_token_ids": model.config.eos_token_ids} | ({} if model.config.mtp else {"mtp": ()})
+    # generation_config.json, written below, may list more end tokens; promised MTP modules may have had no tensors.
+    allowed = {"eos_token_ids": model.config.eos_token_ids, "mtp": described.mtp[: len(model.config.mtp)]}
     if described.model_copy(update=allowed) != model.config:
         raise ConfigError("hf_config does not describe this model; leave it out, or pass the one it was loaded with")
     if model.quantization is not None:

@@ -111,7 +111,7 @@ def _folder_facts(folder: Path, found) -> dict:
     family, config = found.family, found.config
     with ShardReader(folder) as shards:
         names = {family.canonical(name): shards.dtype(name) for name in shards}
-    ignored = Counter(reason for name in names if (reason := family.reason_to_ignore(name, config)))
+    ignored = Counter(reason for name in names if (reason := family.reason_to_ignore(name, config, names)))
     embedding = next(rule.published[0] for rule in family.trunk if rule.ours == ("embed.weight",))
     return {
         "dtype": DTYPES.get(names.get(embedding), torch.bfloat16),

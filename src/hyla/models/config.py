@@ -371,12 +371,17 @@ class SublayerConfig(Config):
 class MTPConfig(Config):
     """One multi-token prediction module: sublayers(W [norm(embedding), norm(hidden)]), then a norm."""
 
+    reads: Literal["normed", "raw"] = "normed"
+    """The trunk's hidden state after its final norm or before it (MiMo-V2)."""
+    hands_on: Literal["normed", "raw", "read"] = "normed"
+    """To the next step: its output after its final norm or before it, or what it read itself (MiMo-V2)."""
+
     norm: NormConfig = NormConfig()
     """Of the next token's embedding and of the hidden state, each with its own weight."""
     sublayers: tuple[SublayerConfig, ...]
     final_norm: NormConfig = NormConfig()
     num_steps: Count = 1
-    """How many tokens ahead the same weights were trained to guess, step after step (Nemotron-3: shared weights)."""
+    """How many steps ahead the same weights were trained for (Nemotron-3: 2, with shared weights)."""
     has_own_embedding: bool = False
     """The checkpoint stores an embedding for the module (DeepSeek); otherwise it is the trunk's."""
     has_own_head: bool = False
@@ -400,6 +405,12 @@ class ModelConfig(Config):
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
     init_std: float = Field(default=0.02, gt=0)
+
+    @model_validator(mode="after")
+    def _one_hidden_state(self):
+        if len({module.reads for module in self.mtp}) > 1:
+            raise ValueError("the modules of mtp must agree in what they read of the trunk")
+        return self
 
     @property
     def mixers(self) -> tuple[MixerConfig, ...]:

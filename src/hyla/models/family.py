@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
@@ -18,6 +18,7 @@ import torch
 
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig, SublayerConfig
+from hyla.models.mtp_names import MTPNames
 from hyla.models.names import TRUNK, Rule
 from hyla.models.published import Published, normalize_rope
 
@@ -42,26 +43,6 @@ COMMON_IGNORED = MappingProxyType(
     }
 )
 """Keys of every family that say nothing about the model, each with its reason."""
-
-
-@dataclass(frozen=True)
-class MTPNames:
-    """Where a format keeps its multi-token prediction modules.
-
-    Prefixes are templates: `{module}` is the module's number, `{layer}` the published layer within it, `{after}` the
-    number of published layers of the trunk plus the module's.
-    """
-
-    prefix: str
-    """Before the names of `own`, e.g. "mtp." or "model.layers.{after}."."""
-    own: tuple[Rule, ...]
-    """Published names <-> embed_norm, hidden_norm, merge, norm (and embed, head where the module has its own)."""
-    layer_prefix: str
-    """Before the names of the sublayers, e.g. "mtp.layers.{layer}."."""
-    names: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
-    """Rules by sublayer kind, only where they differ from the trunk's."""
-    layer_norms: tuple[str, ...] | None = None
-    """The norms before the sublayers of one published layer; None: the trunk's."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +79,8 @@ class Family:
     """The key that nests the language model's config inside a multimodal one."""
     ignored: Mapping[str, str] = field(default_factory=dict)
     """IGNORED keys of config.json and why."""
-    ignored_tensors: Mapping[str, str] | Callable[[ModelConfig], Mapping[str, str]] = field(default_factory=dict)
-    """Patterns of tensors that are not loaded and why; a function where they depend on the number of layers."""
-    ignored_layers: str | None = None
-    """Why layers past the last one of the config are not loaded, where the format may have them."""
+    ignored_tensors: Mapping[str, str] = field(default_factory=dict)
+    """Patterns of tensors that are not loaded and why."""
     tiny_config: Mapping = field(default_factory=dict)
     """A published config of a few layers and odd sizes for tests."""
     sizes: Mapping[str, Mapping] = field(default_factory=dict)
@@ -162,13 +141,12 @@ class Family:
             name = re.sub(pattern, replacement, name)
         return name
 
-    def reason_to_ignore(self, name: str, config: ModelConfig) -> str | None:
-        """Why a tensor of a model's checkpoint is left out, or None."""
-        layer = re.match(re.escape(self.layer_prefix).replace(r"\{\}", r"(\d+)"), name)
-        if self.ignored_layers and layer and int(layer[1]) >= len(config.sublayers) // len(self.layer_norms):
-            return self.ignored_layers
-        patterns = self.ignored_tensors(config) if callable(self.ignored_tensors) else self.ignored_tensors
-        return next((why for pattern, why in patterns.items() if re.match(pattern, name)), None)
+    def reason_to_ignore(self, name: str, config: ModelConfig, stored: Collection[str] = ()) -> str | None:
+        """Why a tensor of a model's checkpoint is left out, or None. stored: all its names, in our spelling."""
+        layers = len(config.sublayers) // len(self.layer_norms)
+        if self.mtp is not None and self.mtp.is_uncounted(name, layers, len(config.mtp), stored):
+            return "config.json does not count this multi-token prediction module"
+        return next((why for pattern, why in self.ignored_tensors.items() if re.match(pattern, name)), None)
 
     def rules(self, config: ModelConfig, ours: Iterable[str]) -> list[Rule]:
         """The bound rules of a model with our parameter names; together they cover each name exactly once."""
@@ -204,9 +182,10 @@ class Family:
             return []
         norms, rules = self.mtp.layer_norms or self.layer_norms, []
         for module, mtp in enumerate(config.mtp):
-            places = {"module": module, "after": len(config.sublayers) // len(self.layer_norms) + module}
+            after = len(config.sublayers) // len(self.layer_norms) + module
+            places = {"module": module, "after": after, "last": (len(mtp.sublayers) - 1) // len(norms)}
             ours = f"mtp.{module}."
-            rules += [rule.with_prefixes(self.mtp.prefix.format(**places), ours) for rule in self.mtp.own]
+            rules += self.mtp.own_rules(places, ours)
 
             def prefix(layer: int, places: Mapping = MappingProxyType(places)) -> str:
                 return self.mtp.layer_prefix.format(layer=layer, **places)

@@ -1,17 +1,25 @@
-"""Multi-token prediction: small stacks that guess the token after the next one (arXiv 2412.19437 section 2.2).
+"""Multi-token prediction: small stacks that guess the tokens after the next one (arXiv 2412.19437 section 2.2).
 
-    x_t = W [norm_e(emb(token_{t+1})) ; norm_h(h_t)];  y = sublayers(x);  h'_t = norm(y_t)
-    logits of token_{t+2} = head(h'_t)
+    x_i = W [norm_e(emb(t_{i+k})) ; norm_h(h_i^{k-1})];  y_i = sublayers(x)_i;  logits of t_{i+k+1} = head(norm(y_i))
 
-h_t is the trunk's hidden state *after its final norm*, and a further step takes h'_t, also normed: what vLLM computes
-for Qwen3-Next and Qwen3.5. (For DeepSeek vLLM hands h'_t on before the norm and zeroes the embedding at position 0.)
-Row t keeps the position t of its hidden state, not that of its token, so a module's caches lie on the trunk's grid,
-one row per committed token of the trunk.
+for step k = 1, 2, ... (eq. 21 to 25; published weights take the embedding first). Row i of every step keeps position i,
+that of its hidden state, so a step's caches lie on the trunk's grid, and row i is a function of t_0 .. t_{i+k} whatever
+way they came. Each step attends to rows of its own, also where several steps share weights.
+
+What h is. h^0 is the trunk's hidden state and h^k what step k hands on, each *after* its final norm, unless the config
+says "raw" (before it) or "read" (the step hands on what it read). The report leaves it open (its eq. 24 and 25, read
+literally, put the norm into the head). transformers and SGLang do as we do, and so does the publishers' code of Ling;
+vLLM hands the raw state from one DeepSeek step to the next, and another engine measured fewer accepted drafts that way
+(docs/multi-token-prediction.md). MiMo-V2: every step reads the trunk's raw state, as in SGLang.
+
+Position 0. Some engines replace the embedding by zeros in row 0. The formulas do not, nor do we.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -21,6 +29,15 @@ from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.models.config import MTPConfig
 from hyla.models.stack import Sublayer, build_norm, cache_specs_of, run
 from hyla.ops.batch import Batch
+
+
+class Hidden(NamedTuple):
+    """What the trunk or a step leaves for each row, [T, D] both, in the model's dtype; often one tensor twice."""
+
+    head_TD: torch.Tensor
+    """For `Model.head_logits`."""
+    next_TD: torch.Tensor
+    """For the next step of multi-token prediction."""
 
 
 class MTPModule(nn.Module):
@@ -54,13 +71,12 @@ class MTPModule(nn.Module):
         hidden_TD: torch.Tensor,
         batch: Batch,
         caches: Sequence[LayerCache] | None = None,
-    ) -> torch.Tensor:
-        """Embeddings of the next tokens and hidden states, both [T, D] -> hidden states [T, D] for the head.
-
-        hidden_TD: the trunk's (after its final norm), or what an earlier module or step returned.
-        """
+    ) -> Hidden:
+        """Embeddings of the tokens and `next_TD` of the step before (or of the trunk), both [T, D], of equal rows."""
         both_T2D = torch.cat([self.embed_norm(embedded_TD), self.hidden_norm(hidden_TD)], dim=-1)
-        return self.norm(run(self.sublayers, self.merge_projection(both_T2D)[0], batch, caches))
+        raw_TD = run(self.sublayers, self.merge_projection(both_T2D)[0], batch, caches)
+        head_TD = self.norm(raw_TD)
+        return Hidden(head_TD, {"normed": head_TD, "raw": raw_TD, "read": hidden_TD}[self.config.hands_on])
 
     def initialize(self, std: float, generator: torch.Generator) -> None:
         """Normal(0, std) projection, embedding and head; the sublayers' own start values."""
@@ -69,3 +85,15 @@ class MTPModule(nn.Module):
                 nn.init.normal_(weight.weight, std=std, generator=generator)
         for sublayer in self.sublayers:
             sublayer.module.initialize(std, generator)
+
+
+def earlier(batch: Batch, num_rows: int) -> Batch:
+    """The cached batch that ends where `batch` ends and starts `num_rows` earlier in each sequence (not before 0).
+
+    With it an engine computes again the last rows of its drafts: in step k (from 0) the last k committed rows may hold
+    tokens that were guessed. Only mixers with pages alone (softmax attention, MLA) can go back like this; all published
+    modules have no others.
+    """
+    starts = tuple(max(start - num_rows, 0) for start in batch.starts)
+    lengths = tuple(end - start for start, end in zip(starts, batch.ends))
+    return replace(batch, starts=starts, lengths=lengths)

@@ -15,6 +15,7 @@ from hyla.models.config import (
     Llama3ScalingConfig,
     MixerConfig,
     ModelConfig,
+    MTPConfig,
     NormConfig,
     RopeConfig,
     ScalingConfig,
@@ -218,9 +219,17 @@ def prenorm(norm: NormConfig, modules: list[MixerConfig | ChannelMixerConfig]) -
     return {"sublayers": tuple(SublayerConfig(norm=norm, module=module) for module in modules), "final_norm": norm}
 
 
+def predictors(
+    count: int, norm: NormConfig, modules: list[MixerConfig | ChannelMixerConfig], **fields
+) -> tuple[MTPConfig, ...]:
+    """`count` equal multi-token prediction modules, in which one kind of norm stands everywhere."""
+    return (MTPConfig(norm=norm, **prenorm(norm, modules), **fields),) * count
+
+
 def first(config: ModelConfig, kind: str):
-    """The first module config of a kind, or None."""
-    return next((sub.module for sub in config.sublayers if sub.module.kind == kind), None)
+    """The first module config of a kind, in the trunk or else in multi-token prediction, or None."""
+    sublayers = (*config.sublayers, *(sub for module in config.mtp for sub in module.sublayers))
+    return next((sub.module for sub in sublayers if sub.module.kind == kind), None)
 
 
 def build(kind: type[Made], keys: Published, fields: Mapping[str, str], **others) -> Made:

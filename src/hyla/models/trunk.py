@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from hyla.errors import RequestError
+from hyla.errors import ConfigError, RequestError
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.models.config import ModelConfig
-from hyla.models.mtp import MTPModule
+from hyla.models.mtp import Hidden, MTPModule
 from hyla.models.stack import Sublayer, build_norm, cache_specs_of, run
 from hyla.ops import rows
 from hyla.ops.batch import Batch
@@ -53,45 +53,63 @@ class Model(nn.Module):
         """What each mixer keeps, in stack order."""
         return cache_specs_of(self.sublayers)
 
-    def mtp_cache_specs(self, module: int = 0) -> tuple[CacheSpec, ...]:
-        """What each mixer of a multi-token prediction module keeps: on the same grid, in the same kind of pool."""
-        return self.mtp[module].cache_specs()
+    @property
+    def num_mtp_steps(self) -> int:
+        """Tokens after the next one that the checkpoint was trained to guess; 0: none."""
+        return sum(module.num_steps for module in self.config.mtp)
+
+    def mtp_cache_specs(self, step: int = 0) -> tuple[CacheSpec, ...]:
+        """What each mixer of one step of multi-token prediction keeps, on the trunk's grid: one pool can hold both."""
+        return self._mtp_module(step).cache_specs()
+
+    def _mtp_module(self, step: int) -> MTPModule:
+        """The module of a step (from 0); the last one serves all steps after its own."""
+        modules = [module for module in self.mtp for _ in range(module.config.num_steps)]
+        if not modules:
+            raise ConfigError("this model has no multi-token prediction modules; see `num_mtp_steps`")
+        return modules[min(step, len(modules) - 1)]
 
     def forward(self, tokens_T: torch.Tensor, batch: Batch, caches: Sequence[LayerCache] | None = None) -> torch.Tensor:
         """Token ids int64 [T] -> final hidden states [T, D] in the model's dtype.
 
         caches: one per mixer, as `cache_specs` declares; extended in place by this call. None: whole sequences.
         """
-        x_TD = self.embed(tokens_T)
-        return self.norm(run(self.sublayers, x_TD, batch, caches))
+        return self.hidden(tokens_T, batch, caches).head_TD
+
+    def hidden(self, tokens_T: torch.Tensor, batch: Batch, caches: Sequence[LayerCache] | None = None) -> Hidden:
+        """`forward`, with what multi-token prediction reads beside it."""
+        raw_TD = run(self.sublayers, self.embed(tokens_T), batch, caches)
+        head_TD = self.norm(raw_TD)
+        reads_raw = bool(self.config.mtp) and self.config.mtp[0].reads == "raw"
+        return Hidden(head_TD, raw_TD if reads_raw else head_TD)
 
     def predict_next(
         self,
-        next_tokens_T: torch.Tensor,
-        hidden_TD: torch.Tensor,
+        tokens_T: torch.Tensor,
+        next_TD: torch.Tensor,
         batch: Batch,
         caches: Sequence[LayerCache] | None = None,
         *,
-        module: int = 0,
-    ) -> torch.Tensor:
-        """One step of multi-token prediction: hidden states [T, D] whose `head_logits` are of the token after the next.
+        step: int = 0,
+    ) -> Hidden:
+        """One step of multi-token prediction: hidden states whose `head_logits(.., step=step)` guess one token further.
 
-        next_tokens_T: int64 [T], for each row the token that follows it. hidden_TD: `forward`'s result for the same
-        rows, or this method's for the step before. batch: the one of the trunk's call (positions are the hidden
-        states'). caches: one per mixer of the module (`mtp_cache_specs`), extended in place. module: which one; a
-        module with shared weights (`MTPConfig.num_steps` > 1) is called again for each of its steps.
+        tokens_T: int64 [T], for a row at position i the token t_{i + 1 + step}, committed or guessed. next_TD: [T, D],
+        for the same rows, of `hidden` (step 0) or of this method's result for the step before. batch: positions are
+        those of the hidden states, so it is the trunk's, or one that starts earlier (`models.mtp.earlier`).
+        caches: of this step, one per mixer (`mtp_cache_specs`), extended in place; None: whole sequences.
         """
-        mtp = self.mtp[module]
-        embedded_TD = (self.embed if mtp.embed is None else mtp.embed)(next_tokens_T)
-        return mtp(embedded_TD, hidden_TD, batch, caches)
+        module = self._mtp_module(step)
+        embedded_TD = (self.embed if module.embed is None else module.embed)(tokens_T)
+        return module(embedded_TD, next_TD, batch, caches)
 
-    def head_logits(self, hidden_TD: torch.Tensor, *, module: int | None = None) -> torch.Tensor:
-        """Hidden states [R, D] -> logits [R, vocab], always fp32. module: of that multi-token prediction module."""
-        own = None if module is None else self.mtp[module].head_projection
+    def head_logits(self, head_TD: torch.Tensor, *, step: int | None = None) -> torch.Tensor:
+        """Hidden states [R, D] -> logits [R, vocab], always fp32. step: of multi-token prediction; None: the trunk."""
+        own = None if step is None else self._mtp_module(step).head_projection
         projection = self.head_projection if own is None else own
-        if hidden_TD.dtype == torch.float64:
-            return rows.linear(hidden_TD, projection.linears[0].weight)
-        return projection(hidden_TD)[0]
+        if head_TD.dtype == torch.float64:
+            return rows.linear(head_TD, projection.linears[0].weight)
+        return projection(head_TD)[0]
 
     def logits(self, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Logits of whole prompts (token-id lists, each of at least one id): a [T_i, vocab] fp32 tensor for each.

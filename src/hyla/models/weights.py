@@ -58,9 +58,9 @@ class Weights:
         return getattr(self.model.get_submodule(path), "quantised", {}).get(leaf)
 
     def may_be_quantised(self, name: str) -> bool:
-        """Whether the weight's module can compute with FP8. The head cannot: its loss reads it plain."""
+        """Whether the weight's module can compute with FP8. A head cannot: its loss reads it plain."""
         path, _, leaf = name.rpartition(".")
-        return path != "head" and leaf in getattr(self.model.get_submodule(path), "quantisable", ())
+        return path.split(".")[-1] != "head" and leaf in getattr(self.model.get_submodule(path), "quantisable", ())
 
     def assign_quantised(self, name: str, tensor: FP8Tensor) -> None:
         """Put an FP8 tensor in the place of the named weight, which becomes a shape without memory."""

@@ -18,6 +18,7 @@ from hyla.models.config import MLAConfig, ModelConfig, RopeConfig
 from hyla.models.families import bailing_moe_linear as linear
 from hyla.models.families import bailing_moe_v2 as base
 from hyla.models.family import Family
+from hyla.models.mtp_names import BAILING
 from hyla.models.names import fuse, weights
 
 LATENT_EPS = 1e-6
@@ -59,7 +60,7 @@ def from_published(keys: Keys) -> ModelConfig:
     theta = keys.rope_parameters.rope_theta
     rope = RopeConfig(rotary_dim=keys.qk_rope_head_dim, theta=theta, interleaved=keys.rope_interleave)
     mla = hf.build(MLAConfig, keys, MLA, norm_eps=LATENT_EPS, rope=rope)
-    return keys.model("bailing_hybrid", keys.mixers(mla))
+    return keys.model("bailing_hybrid", keys.mixers(mla), mla)
 
 
 def to_published(config: ModelConfig) -> dict:
@@ -107,7 +108,7 @@ FAMILY = Family(
     names=NAMES,
     trunk=base.TRUNK,
     ignored=IGNORED,
-    ignored_layers=base.MTP_LAYERS,
+    mtp=BAILING,
     tiny_config=TINY,
     sizes={"Ling-2.5-1T": LARGE, "Ring-2.5-1T": LARGE},
 )

@@ -3,8 +3,8 @@
 The trunk, except nothing. Shares its `model_type` with Ling-2.5 (lightning attention); `short_conv_kernel_size` tells
 them apart. The last layer of every `layer_group_size` is MLA, whose latent's norm always has eps 1e-6. transformers
 stores the size of a KDA head as `linear_head_dim` and overwrites `head_dim` with `qk_rope_head_dim`; the hub's
-spelling, which is written here, has it in `head_dim`.
-Verified against transformers 5.23 on random weights: logits within 1e-5 (tests/parity/test_parity_bailing_hybrid_3.py).
+spelling, which is written here, has it in `head_dim`. MTP modules stand behind the last layer: MLA and MoE. Verified
+against transformers 5.23 on random weights: logits within 1e-5 (tests/parity/test_parity_bailing_hybrid_3.py).
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from pydantic import AliasChoices, Field
 from hyla.errors import ConfigError
 from hyla.models import published as hf
 from hyla.models.config import KDAConfig, MLAConfig, MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig
+from hyla.models.families import bailing_moe_v2 as base
 from hyla.models.family import Family
-from hyla.models.names import SWIGLU, concat, fuse, rename, stack, weights
+from hyla.models.mtp_names import BAILING
+from hyla.models.names import concat, fuse, rename, weights
 
 NAME = "bailing_hybrid_3"
 Or = AliasChoices
 DROPOUT = "dropout is a matter of training; Hyla has none"
-MTP = "multi-token prediction is not part of the logits"
 # fmt: off
 IGNORED = {
-    "embedding_dropout": DROPOUT, "output_dropout": DROPOUT, "num_nextn_predict_layers": MTP, "num_mtp_layers": MTP,
+    "embedding_dropout": DROPOUT, "output_dropout": DROPOUT,
     "mtp_loss_scaling_factor": "the weight of a training loss", "router_dtype": "router scores are fp32",
     "qk_head_dim": "the sum of qk_nope_head_dim and qk_rope_head_dim",
 }
@@ -87,6 +88,7 @@ class Keys(hf.Published):
     moe_router_enable_expert_bias: Literal[True] = True
     use_bias: Literal[False] = False
     use_qkv_bias: Literal[False] = False
+    num_mtp_layers: int = Field(0, ge=0, le=64, validation_alias=Or("num_nextn_predict_layers", "num_mtp_layers"))
 
 
 def _check(keys: Keys) -> None:
@@ -116,7 +118,9 @@ def from_published(keys: Keys) -> ModelConfig:
     listed = hf.layer_list(NAME, "layer_types", keys.layer_types, mixers, count)
     pairs = zip(listed, hf.layer_list(NAME, "mlp_layer_types", keys.mlp_layer_types, kinds, count))
     layers = [modules[kind] for pair in pairs for kind in pair]
-    return ModelConfig(family=NAME, **keys.common(), **hf.prenorm(NormConfig(eps=keys.rms_norm_eps), layers))
+    norm = NormConfig(eps=keys.rms_norm_eps)
+    mtp = hf.predictors(keys.num_mtp_layers, norm, [modules["full_attention"], modules["sparse"]])
+    return ModelConfig(family=NAME, **keys.common(), **hf.prenorm(norm, layers), mtp=mtp)
 
 
 def to_published(config: ModelConfig) -> dict:
@@ -124,14 +128,14 @@ def to_published(config: ModelConfig) -> dict:
     kda, mla, moe, mlp = (hf.first(config, kind) for kind in ("kda", "mla", "moe", "mlp"))
     keys = hf.common_keys(config) | hf.publish(kda, KDA) | hf.publish(mla, MLA) | hf.publish(mlp, MLP)
     keys["model_max_length"] = keys.pop("max_position_embeddings")
-    keys |= {"num_key_value_heads": keys.get("num_attention_heads"), "num_nextn_predict_layers": 0}
+    keys |= {"num_key_value_heads": keys.get("num_attention_heads"), "num_nextn_predict_layers": len(config.mtp)}
     keys.setdefault("short_conv_kernel_size", 4)  # the key by which this format is known
     kinds = [sub.module.kind for sub in config.sublayers]
     keys["layer_types"] = ["full_attention" if kind == "mla" else "linear_attention" for kind in kinds[0::2]]
     keys["mlp_layer_types"] = ["dense" if kind == "mlp" else "sparse" for kind in kinds[1::2]]
     keys["first_k_dense_replace"] = kinds.count("mlp")
     if mla:
-        keys["layer_group_size"] = kinds[0::2].index("mla") + 1
+        keys["layer_group_size"] = (*kinds[0::2], "mla").index("mla") + 1
         keys |= hf.rope_keys(mla.rope, mla.rope_dim) if mla.rope else {}
     if kda:
         keys |= {"kda_safe_gate": kda.decay_lower_bound is not None, "kda_lower_bound": kda.decay_lower_bound or -5.0}
@@ -153,13 +157,7 @@ NAMES = {
         *weights("attention.", "g_proj gate"),
         fuse("attention.kv_b_proj.weight", ("k_up", "v_up"), groups="num_heads"),
     ),
-    "mlp": weights("mlp.", *SWIGLU),
-    "moe": (
-        rename("mlp.gate.weight", "router"),
-        rename("mlp.gate.expert_bias", "router_bias"),
-        *(stack(f"mlp.experts.{{}}.{part}_proj.weight", f"experts_{part}") for part in ("gate", "up", "down")),
-        *weights("mlp.shared_experts.", *SWIGLU, ours="shared."),
-    ),
+    **base.CHANNEL_MIXERS,
 }
 
 # fmt: off
@@ -168,11 +166,11 @@ TINY = {
     "kv_lora_rank": 28, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 12, "head_dim": 20,
     "short_conv_kernel_size": 4, "layer_group_size": 2, "first_k_dense_replace": 1, "num_experts": 6,
     "num_experts_per_token": 2, "num_shared_experts": 2, "moe_intermediate_size": 20, "num_expert_group": 3,
-    "topk_group": 2, "model_max_length": 512, "bos_token_id": 94, "eos_token_id": 95,
+    "topk_group": 2, "num_nextn_predict_layers": 1, "model_max_length": 512, "bos_token_id": 94, "eos_token_id": 95,
 }
 SIZES = {"Ling-3.0-Flash": {
     "vocab_size": 157184, "hidden_size": 2560, "num_hidden_layers": 42, "model_max_length": 262144,
-    "short_conv_kernel_size": 4, "eos_token_id": 156895, "pad_token_id": 156892,
+    "short_conv_kernel_size": 4, "eos_token_id": 156895, "pad_token_id": 156892, "num_nextn_predict_layers": 1,
 }}
 # fmt: on
 
@@ -185,7 +183,7 @@ FAMILY = Family(
     to_published=to_published,
     architecture="BailingHybridForCausalLM",
     names=NAMES,
-    trunk=(*weights("model.", "word_embeddings embed", "norm norm"), *weights("", "lm_head head")),
+    trunk=base.TRUNK,
     aliases=(
         (r"^model\.embed_tokens\.", "model.word_embeddings."),
         (r"\.self_attn\.(forget_gate\.)?", ".attention."),
@@ -193,7 +191,7 @@ FAMILY = Family(
         (r"\.gate\.e_score_correction_bias$", ".gate.expert_bias"),
     ),
     ignored=IGNORED,
-    ignored_tensors={r"model\.layers\.42\.": "the multi-token prediction layer of Ling-3.0-Flash"},
+    mtp=BAILING,
     tiny_config=TINY,
     sizes=SIZES,
 )

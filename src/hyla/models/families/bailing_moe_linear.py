@@ -18,6 +18,7 @@ from hyla.models import published as hf
 from hyla.models.config import LightningConfig, ModelConfig
 from hyla.models.families import bailing_moe_v2 as base
 from hyla.models.family import Family
+from hyla.models.mtp_names import BAILING
 from hyla.models.names import weights
 
 # Published key: field of our config.
@@ -74,7 +75,8 @@ def lightning_keys(config: ModelConfig) -> dict:
 
 def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
-    return keys.model("bailing_moe_linear", keys.mixers(keys.attention()))
+    full = keys.attention()
+    return keys.model("bailing_moe_linear", keys.mixers(full), full)
 
 
 def to_published(config: ModelConfig) -> dict:
@@ -108,7 +110,7 @@ FAMILY = Family(
     names=NAMES,
     trunk=base.TRUNK,
     ignored=base.IGNORED,
-    ignored_layers=base.MTP_LAYERS,
+    mtp=BAILING,
     tiny_config=TINY,
     sizes=SIZES,
 )

@@ -2,8 +2,9 @@
 
 The trunk with grouped-query attention, QK-norm and partial RoPE in every layer, and MoE with DeepSeek's router.
 Queries, keys and values are one published matrix, block after block. Verified against an independent float64 reference
-of the whole model (tests/parity/test_parity_bailing.py); transformers does not have this family. The MTP layer of a
-published checkpoint is not loaded yet, and reported. What is here besides the family itself serves the later ones.
+of the whole model (tests/parity/test_parity_bailing.py); transformers does not have this family. MTP modules stand
+behind the last layer: full attention and MoE, each given the normed output before it, as in the publishers' code.
+What is here besides the family itself serves the later ones.
 *Assumed* in both presets: rope_theta and max_position_embeddings (the defaults of the published code).
 """
 
@@ -24,9 +25,9 @@ from hyla.models.config import (
     SoftmaxConfig,
 )
 from hyla.models.family import Family
+from hyla.models.mtp_names import BAILING
 from hyla.models.names import SWIGLU, fuse, rename, stack, weights
 
-MTP_LAYERS = "the multi-token prediction layers are not loaded by this version"
 IGNORED = {
     "embedding_dropout": "dropout is a matter of training; Hyla has none",
     "output_dropout": "dropout is a matter of training; Hyla has none",
@@ -34,7 +35,6 @@ IGNORED = {
     "sliding_window": "only used with use_sliding_window",
     "moe_router_topk_scaling_factor": "another name of routed_scaling_factor in the original training",
     "mtp_loss_scaling_factor": "the weight of a training loss",
-    "num_nextn_predict_layers": MTP_LAYERS,
     "router_dtype": "router scores are fp32 in any case",
     "seq_aux": "a training loss",
 }
@@ -80,12 +80,13 @@ class BailingKeys(hf.Published):
     score_function: Literal["sigmoid"] = "sigmoid"
     scoring_func: Literal["sigmoid"] = "sigmoid"
     topk_method: Literal["noaux_tc"] = "noaux_tc"
+    num_nextn_predict_layers: int = Field(default=0, ge=0, le=64)
 
     def norm(self) -> NormConfig:
         return NormConfig(eps=self.rms_norm_eps)
 
-    def model(self, family: str, mixers: list[MixerConfig]) -> ModelConfig:
-        """The stack: each mixer with its dense or routed channel mixer."""
+    def model(self, family: str, mixers: list[MixerConfig], full: MixerConfig) -> ModelConfig:
+        """The stack: each mixer with its dense or routed channel mixer. full: the mixer of the MTP modules."""
         shared_dim = (self.moe_shared_expert_intermediate_size or self.moe_intermediate_size) * self.num_shared_experts
         router = hf.build(RouterConfig, self, ROUTER)
         sparse = hf.build(MoEConfig, self, MOE, shared_dim=shared_dim, router=router)
@@ -93,7 +94,9 @@ class BailingKeys(hf.Published):
         modules = []
         for layer, mixer in enumerate(mixers):
             modules += [mixer, dense if layer < self.first_k_dense_replace else sparse]
-        return ModelConfig(family=family, **self.common(), **hf.prenorm(self.norm(), modules))
+        norm = self.norm()
+        mtp = hf.predictors(self.num_nextn_predict_layers, norm, [full, sparse])
+        return ModelConfig(family=family, **self.common(), **hf.prenorm(norm, modules), mtp=mtp)
 
 
 class Keys(BailingKeys):
@@ -114,6 +117,7 @@ def bailing_keys(config: ModelConfig) -> dict:
         **hf.common_keys(config),
         "first_k_dense_replace": [sub.module.kind for sub in config.sublayers].count("mlp"),
         "intermediate_size": mlp.intermediate_dim if mlp else 1,
+        "num_nextn_predict_layers": len(config.mtp),
         **hf.publish(moe, MOE),
         **hf.publish(moe and moe.router, ROUTER),
     }
@@ -132,7 +136,8 @@ def attention_keys(attention: SoftmaxConfig) -> dict:
 
 def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
-    return keys.model("bailing_moe_v2", [keys.attention()] * keys.num_hidden_layers)
+    full = keys.attention()
+    return keys.model("bailing_moe_v2", [full] * keys.num_hidden_layers, full)
 
 
 def to_published(config: ModelConfig) -> dict:
@@ -161,7 +166,7 @@ TINY_COMMON = {
     "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "max_position_embeddings": 512, "eos_token_id": 96,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 20, "partial_rotary_factor": 0.6,
     "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "n_group": 3, "topk_group": 2,
-    "routed_scaling_factor": 2.5,
+    "routed_scaling_factor": 2.5, "num_nextn_predict_layers": 1,
 }
 MINI = {
     "vocab_size": 157184, "hidden_size": 2048, "intermediate_size": 5120, "num_hidden_layers": 20,
@@ -186,7 +191,7 @@ FAMILY = Family(
     names=NAMES,
     trunk=TRUNK,
     ignored=IGNORED,
-    ignored_layers=MTP_LAYERS,
+    mtp=BAILING,
     tiny_config={**TINY_COMMON, "num_hidden_layers": 2},
     sizes=SIZES,
 )

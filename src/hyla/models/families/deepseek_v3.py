@@ -3,22 +3,25 @@
 The trunk, except nothing (arXiv 2412.19437). The latents' norms have eps 1e-6 whatever `rms_norm_eps` is: the published
 code leaves it at its default. YaRN's magnitude is taken out of the rotation (mscale / mscale_all_dim) and put, squared,
 on the softmax scale. Verified against transformers 5.23 on random weights (tests/parity/test_parity_deepseek.py):
-largest difference of fp32 logits 1.4e-6 of the largest. The multi-token prediction layer behind the last one is not
-loaded, and reported.
+largest difference of fp32 logits 1.4e-6 of the largest.
+
+MTP modules stand behind the last layer, with MoE and with an embedding and a head of their own. Trunk and steps hand on
+their state after the final norm, as in transformers (tests/parity/test_parity_mtp.py); our key `mtp_hands_on` = "raw"
+hands on a step's before it, as vLLM does and as equations 24 and 25 of the report can be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from hyla.errors import ConfigError
 from hyla.layers.rope_scaling import yarn_magnitude
 from hyla.models import published as hf
 from hyla.models.config import MLAConfig, MLPConfig, ModelConfig, MoEConfig, NormConfig, RopeConfig, RouterConfig
 from hyla.models.family import Family
+from hyla.models.mtp_names import DEEPSEEK
 from hyla.models.names import SWIGLU, fuse, rename, stack, weights
 
 LATENT_EPS = 1e-6
@@ -27,8 +30,6 @@ IGNORED = {
     "ep_size": "a parallel layout of the original training",
     "head_dim": "the rotated part's size in other libraries, which is qk_rope_head_dim",
     "mlp_bias": "no MLP of this family has one",
-    "num_mtp_layers": "multi-token prediction is not loaded by this version",
-    "num_nextn_predict_layers": "multi-token prediction is not loaded by this version",
     "qk_head_dim": "the sum of qk_nope_head_dim and qk_rope_head_dim",
     "seq_aux": "a variant of a training loss",
 }
@@ -49,6 +50,7 @@ ROUTER = {
 }
 # fmt: on
 MLP = {"intermediate_size": "intermediate_dim"}
+COUNTS = ("num_nextn_predict_layers", "num_mtp_layers")  # the hub's spelling and that of transformers
 
 
 class Keys(hf.Published):
@@ -77,6 +79,8 @@ class Keys(hf.Published):
     routed_scaling_factor: float = 2.5
     scoring_func: Literal["sigmoid"] = "sigmoid"
     topk_method: Literal["noaux_tc"] = "noaux_tc"
+    num_nextn_predict_layers: int = Field(0, ge=0, le=64, validation_alias=AliasChoices(*COUNTS))
+    mtp_hands_on: Literal["normed", "raw"] = "normed"
 
     def attention(self, family: str) -> dict:
         """The fields of `MLAConfig` that are not sizes."""
@@ -103,7 +107,10 @@ class Keys(hf.Published):
         default = ["dense" if layer < dense else "sparse" for layer in range(count)]
         kinds = hf.layer_list(family, "mlp_layer_types", self.mlp_layer_types, default, count)
         layers = [module for kind in kinds for module in (mixer, channel_mixers[kind])]
-        return ModelConfig(family=family, **self.common(), **hf.prenorm(NormConfig(eps=self.rms_norm_eps), layers))
+        norm, own = NormConfig(eps=self.rms_norm_eps), {"has_own_embedding": True, "has_own_head": True}
+        own["hands_on"] = self.mtp_hands_on
+        mtp = hf.predictors(self.num_nextn_predict_layers, norm, [mixer, channel_mixers["sparse"]], **own)
+        return ModelConfig(family=family, **self.common(), **hf.prenorm(norm, layers), mtp=mtp)
 
 
 def from_published(keys: Keys) -> ModelConfig:
@@ -117,6 +124,9 @@ def to_published(config: ModelConfig) -> dict:
     moe, mlp = hf.first(config, "moe"), hf.first(config, "mlp")
     keys = hf.common_keys(config)
     keys["first_k_dense_replace"] = [sub.module.kind for sub in config.sublayers].count("mlp")
+    keys["num_nextn_predict_layers"] = len(config.mtp)
+    if config.mtp:
+        keys["mtp_hands_on"] = config.mtp[0].hands_on
     if isinstance(mixer, MLAConfig):
         keys |= hf.publish(mixer, MLA | {"num_key_value_heads": "num_heads"})
         if mixer.rope:
@@ -125,12 +135,6 @@ def to_published(config: ModelConfig) -> dict:
     if moe:
         keys |= {"n_shared_experts": moe.shared_dim // moe.expert_dim, **hf.publish(moe.router, ROUTER)}
     return keys
-
-
-def ignored_tensors(config: ModelConfig) -> Mapping[str, str]:
-    """The multi-token prediction layer stands behind the last one."""
-    pattern = rf"model\.layers\.{len(config.mixers)}\."
-    return {pattern: "the multi-token prediction layer is not loaded by this version"}
 
 
 ATTENTION = (
@@ -160,10 +164,12 @@ TINY = {
     "first_k_dense_replace": 1, "n_routed_experts": 6, "num_experts_per_tok": 2, "n_shared_experts": 2,
     "moe_intermediate_size": 20, "n_group": 3, "topk_group": 2, "max_position_embeddings": 512,
     "bos_token_id": 94, "eos_token_id": 95, "rope_parameters": {**YARN, "original_max_position_embeddings": 64},
+    "num_nextn_predict_layers": 2,
 }
 SIZE = {
     "vocab_size": 129280, "hidden_size": 7168, "num_hidden_layers": 61, "q_lora_rank": 1536,
     "max_position_embeddings": 163840, "rope_parameters": YARN, "bos_token_id": 0, "eos_token_id": 1,
+    "num_nextn_predict_layers": 1,
 }
 # fmt: on
 
@@ -175,7 +181,7 @@ FAMILY = Family(
     architecture="DeepseekV3ForCausalLM",
     names=NAMES,
     ignored=IGNORED,
-    ignored_tensors=ignored_tensors,
+    mtp=DEEPSEEK,
     tiny_config=TINY,
     sizes={"DeepSeek-V3": SIZE},
 )

@@ -15,8 +15,9 @@ from typing import Literal
 from hyla.models import published as hf
 from hyla.models.config import ModelConfig, SparseMLAConfig
 from hyla.models.families import deepseek_v3
-from hyla.models.families.deepseek_v3 import ATTENTION, IGNORED, MLA, SIZE, TINY, ignored_tensors
+from hyla.models.families.deepseek_v3 import ATTENTION, IGNORED, MLA, SIZE, TINY
 from hyla.models.family import Family
+from hyla.models.mtp_names import DEEPSEEK
 from hyla.models.names import rename, weights
 
 INDEXER = {"index_n_heads": "num_index_heads", "index_head_dim": "index_dim", "index_topk": "num_selected"}
@@ -58,7 +59,7 @@ FAMILY = Family(
         ),
     },
     ignored=IGNORED,
-    ignored_tensors=ignored_tensors,
+    mtp=DEEPSEEK,
     # More keys than a page, so that a tiny model's selection spans blocks.
     tiny_config={**TINY, "index_n_heads": 12, "index_head_dim": 14, "index_topk": 70},
     sizes={"DeepSeek-V3.2": SIZE, "DeepSeek-V3.2-Exp": SIZE},

@@ -3,7 +3,7 @@
 The published qkv matrix is a row of tensor-parallel shards, each [Q | K | V] of its heads. Their number is not in
 config.json: it is that of the full layers' key heads (MiMo-V2.5-Pro: 8, as 216 = 8 x 27 rows of scales show).
 Transformers does not know this format; verified through the layout of MiMo-V2-Flash
-(tests/parity/test_parity_mimo_v2.py). The window is read as there. MTP blocks are not loaded yet, and reported.
+(tests/parity/test_parity_mimo_v2.py). The window is read as there, and the MTP blocks are those.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig
 from hyla.models.families import mimo_v2_flash as flash
 from hyla.models.family import Family
+from hyla.models.mtp_names import MIMO_V2
 from hyla.models.names import Rule, fuse
 
 
@@ -63,7 +64,7 @@ FAMILY = ShardedFamily(
     architecture="MiMoV2ForCausalLM",
     names={"softmax": flash.ATTENTION_NAMES, **flash.MLP_NAMES},
     ignored=flash.IGNORED,
-    ignored_tensors=flash.IGNORED_TENSORS,
+    mtp=MIMO_V2,
     tiny_config={**flash.TINY, "num_key_value_heads": 2, "swa_num_key_value_heads": 6},
     sizes=SIZES,
 )

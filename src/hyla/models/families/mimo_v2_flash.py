@@ -2,7 +2,9 @@
 
 The trunk, with values narrower than keys and scaled before they are cached, partial RoPE, key heads and theta by layer
 type. Reads the hub's keys (hybrid_layer_pattern, swa_*) and those of transformers (layer_types). Verified against
-transformers 5.23 on random weights (tests/parity/test_parity_mimo_v2.py). MTP blocks are not loaded yet, and reported.
+transformers 5.23 on random weights (tests/parity/test_parity_mimo_v2.py). An MTP block is a window layer with a dense
+MLP; each reads the trunk's state before its final norm, not the block before it, as in SGLang's engine for this family
+(vLLM chains them). config.json does not count them; the checkpoint has three.
 
 Of config.json's window of 128, vLLM and MLX make 128 keys with a row's own, transformers and SGLang 129. We read 128;
 `sliding_window_excludes_self = true` (our key) adds one. Transformers saves `sliding_window` = 129 beside
@@ -18,15 +20,15 @@ from pydantic import Field
 from hyla.errors import ConfigError
 from hyla.models import published as hf
 from hyla.models.config import MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig, SoftmaxConfig
+from hyla.models.families import deepseek_v3
 from hyla.models.family import Family
-from hyla.models.names import SWIGLU, rename, stack, weights
+from hyla.models.mtp_names import MIMO_V2
+from hyla.models.names import rename, weights
 
 IGNORED = {
     "attention_chunk_size": "repeats the window; no published code reads it",
     "hybrid_block_size": "made hybrid_layer_pattern, which is given",
-    "num_nextn_predict_layers": "counts multi-token prediction blocks, not loaded by this version",
 }
-IGNORED_TENSORS = {r"model\.mtp\.": "the multi-token prediction blocks are not loaded by this version"}
 
 # fmt: off
 # Published key: field of our config.
@@ -95,6 +97,7 @@ class Keys(hf.Published):
     n_group: hf.Count = 1
     topk_group: hf.Count = 1
     routed_scaling_factor: float = 1.0
+    num_nextn_predict_layers: int = Field(default=3, ge=0, le=64)
 
     def window(self, family: str) -> int:
         """Keys that a row of a window layer sees, its own included."""
@@ -129,12 +132,15 @@ def mimo_config(keys: Keys, family: str) -> ModelConfig:
     default = ["dense"] + ["sparse"] * (count - 1)
     kinds = hf.named_layers(family, keys, "moe_layer_freq", "mlp_layer_types", MLP_TYPES, default)
     layers = [modules[kind] for pair in zip(mixers, kinds) for kind in pair]
-    return ModelConfig(family=family, **keys.common(), **hf.prenorm(NormConfig(eps=eps), layers))
+    norm, block = NormConfig(eps=eps), [modules["sliding_attention"], modules["dense"]]
+    mtp = hf.predictors(keys.num_nextn_predict_layers, norm, block, reads="raw", hands_on="read")
+    return ModelConfig(family=family, **keys.common(), **hf.prenorm(norm, layers), mtp=mtp)
 
 
 def mimo_keys(config: ModelConfig) -> dict:
     """ModelConfig -> config.json, in the spellings of the hub and of transformers."""
-    softmax = {mixer.window is None: mixer for mixer in config.mixers if mixer.kind == "softmax"}
+    blocks = [sub.module for module in config.mtp for sub in module.sublayers]
+    softmax = {mixer.window is None: mixer for mixer in (*blocks, *config.mixers) if mixer.kind == "softmax"}
     full, swa = softmax.get(True), softmax.get(False)
     if full is None and swa is not None:  # transformers doubles this number for window layers
         full = swa.model_copy(update={"num_kv_heads": max(1, swa.num_kv_heads // 2)})
@@ -156,18 +162,12 @@ def mimo_keys(config: ModelConfig) -> dict:
         **hf.publish(mlp, MLP),
         **hf.publish(moe, MOE),
         **hf.publish(moe and moe.router, ROUTER),
+        "num_nextn_predict_layers": len(config.mtp),
     }
 
 
 ATTENTION_NAMES = (*weights("self_attn.", "o_proj o"), rename("self_attn.attention_sink_bias", "sinks"))
-MLP_NAMES = {
-    "mlp": weights("mlp.", *SWIGLU),
-    "moe": (
-        rename("mlp.gate.weight", "router"),
-        rename("mlp.gate.e_score_correction_bias", "router_bias"),
-        *(stack(f"mlp.experts.{{}}.{name}_proj.weight", f"experts_{name}") for name in ("gate", "up", "down")),
-    ),
-}
+MLP_NAMES = {kind: deepseek_v3.NAMES[kind] for kind in ("mlp", "moe")}
 # fmt: off
 TINY = {
     "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "max_position_embeddings": 512, "eos_token_id": 96,
@@ -193,7 +193,7 @@ FAMILY = Family(
     names={"softmax": (*weights("self_attn.", "q_proj q", "k_proj k", "v_proj v"), *ATTENTION_NAMES), **MLP_NAMES},
     aliases=((r"\.self_attn\.sinks$", ".self_attn.attention_sink_bias"),),
     ignored=IGNORED,
-    ignored_tensors=IGNORED_TENSORS,
+    mtp=MIMO_V2,
     tiny_config=TINY,
     sizes=SIZES,
 )

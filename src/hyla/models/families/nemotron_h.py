@@ -4,6 +4,8 @@ The trunk, with one published layer per sublayer and a letter for each: M Mamba-
 (arXiv 2504.03624). relu2 without gates; Super's routed experts see a latent. dt is limited by `time_step_limit`, by
 default (0, inf) as in the published code; transformers 5.23 raises it to `time_step_min` in its chunked form only.
 Verified against transformers without that clamp, on random weights (tests/parity/test_parity_nemotron_h.py).
+Super's MTP module, again one sublayer to a layer, was trained to be applied twice, its normed output handed on
+(arXiv 2604.12374; Megatron-LM's repeated layer). Each step attends to its own rows, so it has caches of its own.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from hyla.errors import ConfigError
 from hyla.models import published as hf
 from hyla.models.config import Mamba2Config, MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig, SoftmaxConfig
 from hyla.models.family import Family
+from hyla.models.letters import read_letters, spell
+from hyla.models.mtp_names import NEMOTRON_3
 from hyla.models.names import fuse, rename, reshape, stack, weights
 
-_MTP = "the multi-token prediction layers are not loaded by this version"
 _START = "shapes the random start of weights only"
 _OTHER = "an option of another library's runtime"
 IGNORED = {
@@ -27,13 +30,10 @@ IGNORED = {
     "hidden_dropout": "dropout is a matter of training; Hyla has none",
     "mamba_ssm_cache_dtype": "states are always fp32",
     "rope_parameters": "this family has no position code",
-    **dict.fromkeys(("mtp_hybrid_override_pattern", "mtp_layers_block_type", "num_nextn_predict_layers"), _MTP),
     **dict.fromkeys(("time_step_floor", "time_step_max", "time_step_min", "rescale_prenorm_residual"), _START),
     **dict.fromkeys(("moe_shared_expert_overlap", "num_logits_to_keep", "use_mamba_kernels"), _OTHER),
 }
-LETTERS = {"mamba2": "M", "moe": "E", "softmax": "*", "mlp": "-"}
 TYPES = AliasChoices("layers_block_type", "layer_types")
-BLOCK_TYPES = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*", "moe": "E", "mlp": "-"}
 
 # Published key: field of our config.
 MAMBA_HEADS = {"mamba_num_heads": "num_heads", "mamba_head_dim": "head_dim", "n_groups": "num_groups"}
@@ -45,6 +45,7 @@ GROUPS = {"n_group": "num_groups", "topk_group": "num_groups_kept"}
 ROUTER = {**GROUPS, "norm_topk_prob": "normalize", "routed_scaling_factor": "scaling"}
 MLP = {"intermediate_size": "intermediate_dim"}
 NO_LIMIT = (0.0, float("inf"))
+MTP_STEPS = 2  # not in config.json
 # transformers 5 spells infinity as an object.
 Bound = Annotated[float, BeforeValidator(lambda value: float("inf") if value == {"__float__": "Infinity"} else value)]
 
@@ -84,19 +85,9 @@ class Keys(hf.Published):
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 1.0
     residual_in_fp32: Literal[False] = False
-
-
-def _pattern(keys: Keys) -> str:
-    """One letter for each layer. Raises ConfigError when the spellings disagree or a letter is unknown."""
-    listed = "".join(BLOCK_TYPES.get(kind, f"<{kind}>") for kind in keys.layers_block_type or ())
-    pattern = keys.hybrid_override_pattern or listed
-    if listed not in ("", pattern):
-        raise ConfigError(f"nemotron_h: hybrid_override_pattern = {pattern!r} but layers_block_type says {listed!r}")
-    if not pattern or set(pattern) - set(LETTERS.values()):
-        raise ConfigError(f"nemotron_h: hybrid_override_pattern = {pattern!r} must be letters of M, E, * and -")
-    if keys.num_hidden_layers not in (None, len(pattern)):
-        raise ConfigError(f"nemotron_h: {len(pattern)} layers, but num_hidden_layers = {keys.num_hidden_layers}")
-    return pattern
+    num_nextn_predict_layers: Literal[0, 1] = 0
+    mtp_hybrid_override_pattern: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    mtp_layers_block_type: list[str] | None = Field(default=None, min_length=1, max_length=64)
 
 
 def _module(keys: Keys, letter: str):
@@ -116,16 +107,25 @@ def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
     if keys.norm_eps not in (None, keys.rms_norm_eps):
         raise ConfigError(f"nemotron_h: norm_eps = {keys.norm_eps} must equal layer_norm_epsilon {keys.rms_norm_eps}")
-    modules = [_module(keys, letter) for letter in _pattern(keys)]
-    return ModelConfig(family="nemotron_h", **keys.common(), **hf.prenorm(NormConfig(eps=keys.rms_norm_eps), modules))
+    letters = read_letters("nemotron_h", keys, "hybrid_override_pattern", "layers_block_type")
+    if keys.num_hidden_layers not in (None, len(letters)):
+        raise ConfigError(f"nemotron_h: {len(letters)} layers, but num_hidden_layers = {keys.num_hidden_layers}")
+    modules = [_module(keys, letter) for letter in letters]
+    norm, mtp = NormConfig(eps=keys.rms_norm_eps), ()
+    if keys.num_nextn_predict_layers:
+        letters = read_letters("nemotron_h", keys, "mtp_hybrid_override_pattern", "mtp_layers_block_type")
+        mtp = hf.predictors(1, norm, [_module(keys, letter) for letter in letters], num_steps=MTP_STEPS)
+    return ModelConfig(family="nemotron_h", **keys.common(), **hf.prenorm(norm, modules), mtp=mtp)
 
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json, in the hub's spelling."""
     keys = {key: value for key, value in hf.common_keys(config).items() if key != "hidden_act"}
     keys["layer_norm_epsilon"] = keys.pop("rms_norm_eps")
-    letters = [LETTERS.get(sub.module.kind, f"<{sub.module.kind}>") for sub in config.sublayers]
-    keys |= {"num_hidden_layers": len(letters), "hybrid_override_pattern": "".join(letters)}
+    keys |= {"num_hidden_layers": len(config.sublayers), "hybrid_override_pattern": spell(config.sublayers)}
+    keys["num_nextn_predict_layers"] = len(config.mtp)
+    if config.mtp:
+        keys["mtp_hybrid_override_pattern"] = spell(config.mtp[0].sublayers)
     mamba, attention, mlp, moe = (hf.first(config, kind) for kind in ("mamba2", "softmax", "mlp", "moe"))
     keys |= hf.publish(mamba, MAMBA) | hf.publish(attention, ATTENTION) | hf.publish(mlp, MLP) | hf.publish(moe, MOE)
     if mamba and mamba.time_step_limit != NO_LIMIT:
@@ -161,6 +161,7 @@ TINY = {
     "n_groups": 2, "ssm_state_size": 20, "n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20,
     "moe_shared_expert_intermediate_size": 28, "moe_latent_size": 36, "routed_scaling_factor": 2.5,
     "max_position_embeddings": 512, "bos_token_id": 94, "eos_token_id": 95,
+    "num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E",
 }
 _IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 _NEMOTRON_3 = {"vocab_size": 131072, "max_position_embeddings": 262144, "num_key_value_heads": 2, **_IDS}
@@ -176,6 +177,7 @@ SIZES = {
         **_NEMOTRON_3, "hidden_size": 4096, "hybrid_override_pattern": SUPER, "n_routed_experts": 512,
         "num_experts_per_tok": 22, "moe_intermediate_size": 2688, "moe_shared_expert_intermediate_size": 5376,
         "moe_latent_size": 1024, "routed_scaling_factor": 5.0, "eos_token_id": [2, 11],
+        "num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E",
     },
 }
 # fmt: on
@@ -191,7 +193,7 @@ FAMILY = Family(
     layer_prefix="backbone.layers.{}.",
     trunk=(*weights("backbone.", "embeddings embed", "norm_f norm"), *weights("", "lm_head head")),
     ignored=IGNORED,
-    ignored_tensors={r"mtp\.": _MTP},
+    mtp=NEMOTRON_3,
     tiny_config=TINY,
     sizes=SIZES,
 )

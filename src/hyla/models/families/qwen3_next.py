@@ -68,8 +68,7 @@ class HybridKeys(hf.Published):
 
     def mtp(self, count: int, channel_mixer: MLPConfig | MoEConfig) -> tuple[MTPConfig, ...]:
         """The multi-token prediction module, if any: one full-attention layer, whatever the layers of the trunk."""
-        norm = self.norm()
-        return (MTPConfig(norm=norm, **hf.prenorm(norm, [self.attention(), channel_mixer])),) * count
+        return hf.predictors(count, self.norm(), [self.attention(), channel_mixer])
 
     def mixers(self, family: str) -> list[SoftmaxConfig | GatedDeltaConfig]:
         """The mixer of each layer."""
