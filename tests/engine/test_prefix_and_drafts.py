@@ -150,9 +150,10 @@ def test_smaller_snapshots_are_close_and_named(dtype):
     assert both[0] != both[1] and both[0] == pytest.approx(both[1], abs=0.05)
 
 
-def test_mtp_drafts_change_no_token():
-    model = tiny_model("qwen3_next")
-    assert model.mtp
+@pytest.mark.parametrize("name", ["qwen3_next", "nemotron_h", "mimo_v2_flash", "deepseek_v32", "bailing_hybrid"])
+def test_mtp_drafts_change_no_token(name):
+    model = tiny_model(name)
+    assert model.num_mtp_steps
     fixed = {"speculation": "mtp", "fixed_drafts": True, "max_draft_tokens": 3}
     engine = Engine(model, memory=MEMORY, max_num_sequences=3, **fixed)
     prompts = [tokens(130, 1), tokens(40, 2), tokens(130, 1)]
@@ -160,4 +161,5 @@ def test_mtp_drafts_change_no_token():
         found = engine.generate(prompts, params(temperature))
         expected = plain(model).generate(prompts, params(temperature))
         assert [answer(one) for one in found] == [answer(one) for one in expected]
-        assert all(one.usage.drafted_tokens > 100 for one in found)
+        assert all(one.usage.drafted_tokens > 50 for one in found)
+    engine.cache.ledger.check()

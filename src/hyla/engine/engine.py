@@ -71,7 +71,7 @@ class Engine:
             model.pack()
         self.context_len = min(self.options.context_len or model.config.max_len, model.config.max_len)
         speculation = Speculation.kind(self.options, model)
-        specs = (*model.cache_specs(), *(model.mtp_cache_specs() if speculation == "mtp" else ()))
+        specs = Speculation.specs(speculation, model)
         self.memory = plan_memory(
             specs, self._demand(speculation), memory=self.options.memory, available=available_bytes(model.device)
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hyla.caches.pool import num_pages_for, num_window_pages, page_bytes, slot_bytes, snapshot_bytes
+from hyla.caches.pool import LOOK_BACK, num_pages_for, num_window_pages, page_bytes, slot_bytes, snapshot_bytes
 from hyla.caches.storage import SnapshotDtype, windows_of
 from hyla.errors import CapacityError
 from hyla.layers.protocol import CacheSpec
@@ -116,7 +116,7 @@ def _plan_snapshots(
     specs: Sequence[CacheSpec], demand: Demand, num_slots: int, budget: int
 ) -> tuple[int, dict[int, int]]:
     """(snapshots, window pages kept by them) that a budget buys; at most SNAPSHOTS_PER_SLOT for each sequence."""
-    windows = {window: num_pages_for(window - 1) + 1 for window in windows_of(specs)}
+    windows = {window: num_pages_for(window - 1 + LOOK_BACK) + 1 for window in windows_of(specs)}
     state = snapshot_bytes(specs, demand.snapshot_dtype)
     each = state + sum(count * page_bytes(specs, window) for window, count in windows.items())
     if not demand.keeps_prefixes or not each:

@@ -63,7 +63,7 @@ class Runner:
         tokens = []
         for part, start in zip(parts, batch.starts):
             tokens += part.generation.tokens[start : start + part.num_known] + part.drafts
-        hidden_TD = self.model(batch.index(tokens), batch, self.cache.layers[: self._num_layers])
+        hidden_TD, next_TD = self.model.hidden(batch.index(tokens), batch, self.cache.layers[: self._num_layers])
         outcomes = [Outcome(part.generation) for part in parts]
         ready = []
         for part, outcome, offset in zip(parts, outcomes, batch.offsets):
@@ -81,7 +81,7 @@ class Runner:
             if outcome.problem is None:
                 self._on_commit(part.generation)
         if self.drafter is not None:
-            self.drafter.observe(parts, batch, hidden_TD)
+            self.drafter.observe(parts, batch, next_TD)
         return [outcome for outcome in outcomes if outcome.events or outcome.is_scored or outcome.problem]
 
     def _draft(self, parts: list[Part]) -> None:

@@ -14,6 +14,7 @@ from hyla.engine.drafts import Drafter, DraftLength, LookupDrafter, ModelDrafter
 from hyla.engine.generation import Generation
 from hyla.engine.options import EngineOptions
 from hyla.errors import ConfigError
+from hyla.layers.protocol import CacheSpec
 from hyla.models.trunk import Model
 
 Kind = Literal["off", "lookup", "mtp", "draft"]
@@ -39,6 +40,12 @@ class Speculation:
     def kind(options: EngineOptions, model: Model) -> Kind:
         """What is asked for, or "off" where the model has no module for it."""
         return "off" if options.speculation == "mtp" and not model.mtp else options.speculation
+
+    @staticmethod
+    def specs(kind: Kind, model: Model) -> tuple[CacheSpec, ...]:
+        """What the pool holds: the trunk's mixers, and those of the steps that draft."""
+        steps = range(model.num_mtp_steps if kind == "mtp" else 0)
+        return (*model.cache_specs(), *(spec for step in steps for spec in model.mtp_cache_specs(step)))
 
     @staticmethod
     def notes(options: EngineOptions, kind: Kind) -> list[str]:

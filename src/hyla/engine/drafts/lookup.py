@@ -55,7 +55,7 @@ class LookupDrafter:
             if place is not None:
                 part.drafts = tokens[place : place + part.num_drafts]
 
-    def observe(self, parts: list[Part], batch: Batch, hidden_TD: torch.Tensor) -> None:
+    def observe(self, parts: list[Part], batch: Batch, next_TD: torch.Tensor) -> None:
         """Nothing to learn from the hidden states."""
 
     def forget(self, generation: Generation) -> None:

@@ -82,7 +82,7 @@ class ModelDrafter:
             if token is not None:
                 part.drafts.append(token)
 
-    def observe(self, parts: list[Part], batch: Batch, hidden_TD: torch.Tensor) -> None:
+    def observe(self, parts: list[Part], batch: Batch, next_TD: torch.Tensor) -> None:
         """The draft model reads tokens when it proposes."""
 
     def forget(self, generation: Generation) -> None:

@@ -1,19 +1,24 @@
-"""Drafts by the model's own multi-token prediction module, called again for each further draft.
+"""Drafts by the model's own multi-token prediction modules.
 
-The module's caches are pages of the same pool, on the same grid: its row t is made of the trunk's hidden state t and
-token t + 1. A prefix hit brings the module's rows with it; the last row of a shared prefix may have been made with
-another next token, which can change a draft but no answer.
+Every trained step has caches of its own: pages of the engine's pool, on the trunk's grid. Step k's row i is made of the
+token t_{i+1+k}, so after a step of the engine the last k rows hold guesses; they are computed again in the next one
+(`models.mtp.earlier`). A model with one trained step makes further drafts by calling it again at the next position, on
+its own guess, as the other engines do.
+
+A prefix hit brings the modules' rows with it; the last ones of a shared prefix may have been made with another
+continuation, which can change a draft but no answer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from hyla.caches import Cache
 from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
+from hyla.layers.protocol import LayerCache
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 
@@ -22,81 +27,118 @@ from hyla.ops.batch import Batch
 class _State:
     """After the newest committed row."""
 
-    hidden_1D: torch.Tensor
-    first_draft: int | None
+    length: int
+    read_RD: torch.Tensor
+    """What the modules read of the trunk's last rows, as many as are computed again; of this length at most."""
+    drafts: list[int] = field(default_factory=list)
+    next_1D: torch.Tensor | None = None
+    """Of the newest row, for a further call of a single trained step."""
 
 
 class MTPDrafter:
-    """A `Drafter` for models with `model.mtp`; of several modules the first one makes all drafts.
+    """A `Drafter` for models with `num_mtp_steps` > 0, whose modules' layers follow the trunk's in the pool.
 
-    caches: the module's layers of the engine's pool. max_drafts: the most; 1 where the module keeps recurrent states,
-    since a speculative row would be folded into them.
+    max_drafts: the most; no more than the trained steps where there are several, or where a module keeps recurrent
+    states, into which a guessed row would be folded.
     """
 
     def __init__(self, model: Model, cache: Cache, max_drafts: int):
         self.model, self.cache = model, cache
-        self._num_trunk_layers = len(model.cache_specs())
-        has_states = any(spec.slot_tensors for spec in model.mtp_cache_specs())
-        self.max_drafts = 1 if has_states else max_drafts
+        self.num_steps = model.num_mtp_steps
+        specs = [model.mtp_cache_specs(step) for step in range(self.num_steps)]
+        has_states = any(spec.slot_tensors for own in specs for spec in own)
+        self._sizes = [len(model.cache_specs()), *(len(own) for own in specs)]
+        self._may_chain = self.num_steps == 1 and not has_states
+        self.max_drafts = max_drafts if self._may_chain else min(max_drafts, self.num_steps)
         self._states: dict[Generation, _State] = {}
 
-    @property
-    def _layers(self):
-        return self.cache.layers[self._num_trunk_layers :]
+    def _layers(self, step: int) -> tuple[LayerCache, ...]:
+        first = sum(self._sizes[: step + 1])
+        return self.cache.layers[first : first + self._sizes[step + 1]]
 
     def available(self, generation: Generation) -> int:
         state = self._states.get(generation)
-        return self.max_drafts if state is not None and state.first_draft is not None else 0
+        if state is None or not state.drafts:
+            return 0
+        return self.max_drafts if self._may_chain else min(len(state.drafts), self.max_drafts)
 
     def propose(self, parts: list[Part]) -> None:
         going = []
         for part in parts:
             state = self._states.get(part.generation)
-            if part.num_drafts and state is not None and state.first_draft is not None:
-                part.drafts = [state.first_draft]
-                going.append((part, state.hidden_1D))
-        while going := [(part, hidden) for part, hidden in going if len(part.drafts) < part.num_drafts]:
+            if part.num_drafts and state is not None and state.drafts:
+                part.drafts = state.drafts[: part.num_drafts]
+                going.append((part, state.next_1D))
+        while self._may_chain and (going := [(p, n) for p, n in going if len(p.drafts) < p.num_drafts]):
             going = self._one_more(going)
 
     def _one_more(self, going: list[tuple[Part, torch.Tensor]]) -> list[tuple[Part, torch.Tensor]]:
-        """A further draft for each part; those without one are done."""
+        """A further draft for each part by the single step at the next position; those without one are done."""
         sequences = [part.generation.sequence for part, _ in going]
-        starts = [seq.length + len(part.drafts) - 1 for seq, (part, _) in zip(sequences, going)]
+        starts = [sequence.length + len(part.drafts) - 1 for sequence, (part, _) in zip(sequences, going)]
         batch = self.cache.view(sequences, starts, [1] * len(going))
         tokens_T = batch.index([part.drafts[-1] for part, _ in going])
-        hidden_TD = torch.cat([hidden for _, hidden in going])
-        hidden_TD = self.model.predict_next(tokens_T, hidden_TD, batch, self._layers)
-        logits_TV = self.model.head_logits(hidden_TD, module=0)
+        next_TD = torch.cat([next_1D for _, next_1D in going])
+        hidden = self.model.predict_next(tokens_T, next_TD, batch, self._layers(0), step=0)
+        logits_TV = self.model.head_logits(hidden.head_TD, step=0)
         left = []
         for n, (part, _) in enumerate(going):
             position = len(part.generation.tokens) + len(part.drafts)
             token = part.generation.chooser.guess(logits_TV[n], position)
             if token is not None:
                 part.drafts.append(token)
-                left.append((part, hidden_TD[n : n + 1]))
+                left.append((part, hidden.next_TD[n : n + 1]))
         return left
 
-    def observe(self, parts: list[Part], batch: Batch, hidden_TD: torch.Tensor) -> None:
-        new = []
+    def observe(self, parts: list[Part], batch: Batch, next_TD: torch.Tensor) -> None:
+        new: list[tuple[Generation, int, torch.Tensor]] = []
         for part, start, offset in zip(parts, batch.starts, batch.offsets):
-            sequence = part.generation.sequence
-            count = sequence.length - start if sequence is not None else 0
-            if count > 0 and len(part.generation.tokens) > sequence.length:
-                new.append((part.generation, start, count, offset))
-        if not new:
-            return
-        sequences = [generation.sequence for generation, *_ in new]
-        own = self.cache.view(sequences, [start for _, start, _, _ in new], [count for _, _, count, _ in new])
-        tokens = [t for g, start, count, _ in new for t in g.tokens[start + 1 : start + count + 1]]
-        rows = [row for _, _, count, offset in new for row in range(offset, offset + count)]
-        own_TD = self.model.predict_next(own.index(tokens), hidden_TD[own.index(rows)], own, self._layers)
-        decoding = [n for n, (generation, *_) in enumerate(new) if generation.num_pending == 1]
-        last_RD = own_TD[own.index([own.offsets[n] + own.lengths[n] - 1 for n in decoding])]
-        logits_RV = self.model.head_logits(last_RD, module=0) if decoding else ()
+            generation = part.generation
+            count = generation.sequence.length - start
+            if count <= 0 or len(generation.tokens) <= generation.sequence.length:
+                continue
+            read_RD = next_TD[offset : offset + count]
+            state = self._states.get(generation)
+            if state is not None and state.length == start and self.num_steps > 1:
+                read_RD = torch.cat([state.read_RD, read_RD])
+            new.append((generation, start + count - read_RD.shape[0], read_RD))
+        if new:
+            self._run_steps(new)
+
+    def _run_steps(self, new: list[tuple[Generation, int, torch.Tensor]]) -> None:
+        """All trained steps over (generation, first row, what they read of the trunk's rows)."""
+        lengths = [read_RD.shape[0] for _, _, read_RD in new]
+        batch = self.cache.view([g.sequence for g, _, _ in new], [start for _, start, _ in new], lengths)
+        next_TD = torch.cat([read_RD for _, _, read_RD in new])
+        states = []
+        for generation, _, read_RD in new:
+            kept = read_RD[max(read_RD.shape[0] - self.num_steps + 1, 0) :] if self.num_steps > 1 else read_RD[:0]
+            states.append(_State(generation.sequence.length, kept.clone()))
+        decoding = [n for n, (generation, _, _) in enumerate(new) if generation.num_pending == 1]
+        last_R = batch.last_rows_N[decoding]
+        for step in range(self.num_steps):
+            tokens = []
+            for (generation, start, _), length, state in zip(new, lengths, states):
+                first = start + 1 + step
+                # After a draft that could not be made, any token does: nothing is drafted any more.
+                known = [*generation.tokens[first : first + length], *state.drafts, *[0] * length]
+                tokens += known[:length]
+            hidden = self.model.predict_next(batch.index(tokens), next_TD, batch, self._layers(step), step=step)
+            next_TD = hidden.next_TD
+            if decoding:
+                self._guess(step, [(new[n][0], states[n]) for n in decoding], hidden.head_TD[last_R])
         for row, n in enumerate(decoding):
-            generation = new[n][0]
-            guess = generation.chooser.guess(logits_RV[row], len(generation.tokens))
-            self._states[generation] = _State(last_RD[row : row + 1], guess)
+            states[n].next_1D = next_TD[last_R[row : row + 1]]
+        for (generation, _, _), state in zip(new, states):
+            self._states[generation] = state
+
+    def _guess(self, step: int, decoding: list[tuple[Generation, _State]], head_RD: torch.Tensor) -> None:
+        """Add a step's draft to each state that has all those before it."""
+        logits_RV = self.model.head_logits(head_RD, step=step)
+        for (generation, state), logits_V in zip(decoding, logits_RV):
+            if len(state.drafts) == step:
+                token = generation.chooser.guess(logits_V, len(generation.tokens) + step)
+                state.drafts += [token] if token is not None else []
 
     def forget(self, generation: Generation) -> None:
         self._states.pop(generation, None)

@@ -40,8 +40,8 @@ class Drafter(Protocol):
         """Fill `drafts` of the parts, each with at most its `num_drafts`. Their pages are reserved."""
         ...
 
-    def observe(self, parts: list[Part], batch: Batch, hidden_TD: torch.Tensor) -> None:
-        """A step is over: its rows are committed, its tokens chosen. hidden: the trunk's, of all its rows."""
+    def observe(self, parts: list[Part], batch: Batch, next_TD: torch.Tensor) -> None:
+        """A step is over: its rows are committed, its tokens chosen. next: `Hidden.next_TD` of all its rows."""
         ...
 
     def forget(self, generation: Generation) -> None:
