@@ -226,7 +226,8 @@ def test_each_choice_gets_its_tokens_in_order_and_one_end(model, actions):
 
 def test_status_has_the_numbers(model, clock):
     engine = make(model, clock)
-    engine.add(request("r", length=70, n=3, max_tokens=20))
+    for n in range(3):
+        engine.add(Request(f"r{n}", (n,) * 70, SamplingParams(max_tokens=20)))
     engine.step()
     clock.advance(2)
     status = engine.status()
@@ -234,7 +235,8 @@ def test_status_has_the_numbers(model, clock):
     assert status["running"] == 2 and status["waiting"] == {"requests": 1, "generations": 1, "tokens": 70}
     assert status["tokens_per_second"] == pytest.approx(128 / 2)
     assert status["ledger"]["slots"]["used"] == 2 and status["cache_bytes"] == engine.cache.nbytes
-    engine.cancel("r")
+    for n in range(3):
+        engine.cancel(f"r{n}")
     engine.step()
     assert is_empty(engine)
 
