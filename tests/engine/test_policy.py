@@ -8,7 +8,7 @@ from tiny_text import tiny_model
 
 from hyla.engine import Engine, Overloaded, Request, SamplingParams
 from hyla.engine.clock import ManualClock, RecentRate
-from hyla.engine.runner import Sampled
+from hyla.engine.runner import Outcome
 
 MEMORY = 24 << 20
 
@@ -168,11 +168,11 @@ class CountingRunner:
         self.cache = cache
 
     def step(self, parts):
-        self.cache.batch([(one.sequence, count) for one, count in parts])
-        for one, count in parts:
-            self.cache.commit(one.sequence, count)
-        ready = [one for one, _ in parts if one.num_pending == 0]
-        return [Sampled(one, one.num_output_tokens + 1, None) for one in ready]
+        self.cache.batch([(part.generation.sequence, part.num_known) for part in parts])
+        for part in parts:
+            self.cache.commit(part.generation.sequence, part.num_known)
+        ready = [part.generation for part in parts if part.generation.num_pending == 0]
+        return [Outcome(one, [one.accept(one.num_output_tokens + 1, None)]) for one in ready]
 
 
 ACTIONS = st.lists(

@@ -180,7 +180,7 @@ def token_after(tokens):
 
 def run(scheduler):
     """One step over the recording mixer: its answer is what the cached state says, so a lost or foreign one shows."""
-    parts = scheduler.plan()
+    parts = [(part.generation, part.num_known) for part in scheduler.plan()]
     if not parts:
         return []
     batch = scheduler.cache.batch([(one.sequence, count) for one, count in parts])
