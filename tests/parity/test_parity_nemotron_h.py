@@ -6,7 +6,7 @@ code, vLLM and SGLang use `time_step_limit` = (0, inf) everywhere, and so do we:
 
 import pytest
 import torch
-from parity_oracle import check_parity, check_way_back
+from parity_oracle import check_decoding, check_parity, check_way_back
 from safetensors.torch import load_file
 
 from hyla.models.family import family_of
@@ -85,3 +85,9 @@ def test_a_model_made_here_is_written_under_the_names_of_the_hub(tmp_path):
     assert tensors["backbone.layers.1.mixer.experts.5.up_proj.weight"].shape == (20, 36)
     assert tensors["backbone.layers.4.mixer.D"].dtype == torch.float32
     assert {"backbone.embeddings.weight", "backbone.norm_f.weight", "lm_head.weight"} <= set(tensors)
+
+
+def test_decoded_tokens_of_nemotron_h_have_the_logits_of_transformers(tmp_path):
+    from transformers import NemotronHConfig
+
+    check_decoding(NemotronHConfig(**FIRST), tmp_path)

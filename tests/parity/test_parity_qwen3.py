@@ -1,7 +1,7 @@
 """Qwen3 against transformers."""
 
 import pytest
-from parity_oracle import check_parity, check_way_back, same_tensors
+from parity_oracle import check_decoding, check_parity, check_way_back, same_tensors
 
 from hyla.checkpoints import load_model, save_model
 from hyla.models.family import family_of
@@ -36,3 +36,9 @@ def test_qwen3_gives_the_logits_of_transformers_and_its_tensors_back(tmp_path, n
 
 def test_a_qwen3_model_made_here_scores_the_same_in_transformers(tmp_path):
     check_way_back(Model(family_of("qwen3").tiny), tmp_path / "m")
+
+
+def test_decoded_tokens_of_qwen3_have_the_logits_of_transformers(tmp_path):
+    from transformers import Qwen3Config
+
+    check_decoding(Qwen3Config(**COMMON, **CONFIGS[0]), tmp_path)

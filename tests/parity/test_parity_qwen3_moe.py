@@ -1,7 +1,7 @@
 """Qwen3 MoE against transformers."""
 
 import pytest
-from parity_oracle import check_parity, check_way_back, same_tensors
+from parity_oracle import check_decoding, check_parity, check_way_back, same_tensors
 
 from hyla.checkpoints import load_model, save_model
 from hyla.models.family import family_of
@@ -37,3 +37,9 @@ def test_qwen3_moe_gives_the_logits_of_transformers_and_its_tensors_back(tmp_pat
 
 def test_a_qwen3_moe_model_made_here_scores_the_same_in_transformers(tmp_path):
     check_way_back(Model(family_of("qwen3_moe").tiny), tmp_path / "m")
+
+
+def test_decoded_tokens_of_qwen3_moe_have_the_logits_of_transformers(tmp_path):
+    from transformers import Qwen3MoeConfig
+
+    check_decoding(Qwen3MoeConfig(**FIRST), tmp_path)
