@@ -1,8 +1,7 @@
 """Qwen3-Next: three gated delta layers to one gated attention layer, MoE with a gated shared expert.
 
-The trunk, with zero-centred norms everywhere but inside the gated delta mixer, partial RoPE and output gates.
-Verified against transformers 5.23 on random weights (tests/parity/test_parity_qwen3_next.py), and the MTP module,
-one full-attention layer, against its formulas (tests/models/test_mtp.py).
+The trunk, with zero-centred norms outside the gated delta mixer, partial RoPE and output gates. Verified against
+transformers 5.23 on random weights (tests/parity), the MTP module against its formulas (tests/models/test_mtp.py).
 """
 
 from __future__ import annotations
