@@ -45,8 +45,8 @@ def _report(name: str, revision: str | None) -> tuple[dict, list]:
 
     from hyla.checkpoints import read_config, resolve
     from hyla.checkpoints.hub import NAME
+    from hyla.checkpoints.load import build_on_meta
     from hyla.models.presets import assumptions, find_preset, is_preset
-    from hyla.models.trunk import Model
     from hyla.models.weights import cast
 
     title, folder, dtype = name, {}, torch.bfloat16
@@ -61,8 +61,7 @@ def _report(name: str, revision: str | None) -> tuple[dict, list]:
         title, family = find_preset(name)
         config, published = family.preset(title), family.sizes[title]
         folder["assumed"] = assumptions(title)
-    with torch.device("meta"):
-        model = cast(Model(config), dtype)
+    model = cast(build_on_meta(config), dtype)
     report = {
         "model": title,
         "family": config.family,
