@@ -51,6 +51,8 @@ def make_oracle(config, folder, seed: int = 0):
         for name, tensor in model.state_dict().items()
         if not (tied and name == "lm_head.weight")
     }
+    square = [name for name, tensor in state.items() if tensor.dim() == 2 and len(set(tensor.shape)) == 1]
+    assert not square, f"{square} could be transposed: choose other sizes"
     model.load_state_dict(state, strict=not tied)
     model.tie_weights()
     model.save_pretrained(folder)

@@ -51,7 +51,7 @@ FIRST = {
 }
 UNSCALED = {
     **FIRST,
-    "hidden_size": 52,
+    "hidden_size": 56,
     "num_hidden_layers": 2,
     "num_attention_heads": 5,
     "num_key_value_heads": 5,

@@ -52,7 +52,7 @@ LOW_RANK_QUERIES = {
     "q_lora_rank": 12,
     "num_attention_heads": 5,
     "num_key_value_heads": 5,
-    "linear_num_heads": 1,
+    "linear_num_heads": 2,
     "linear_head_dim": 34,
     "norm_topk_prob": False,
 }

@@ -59,7 +59,7 @@ CONFIGS = [
         "layer_types": [KINDS[n] for n in (1, 0, 0)],
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
-        "num_key_value_heads": 4,
+        "num_key_value_heads": 2,
         "head_dim": 18,
         "num_local_experts": 7,
         "num_experts_per_tok": 3,

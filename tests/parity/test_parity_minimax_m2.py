@@ -14,7 +14,7 @@ from hyla.models.trunk import Model
 FIRST = {
     "vocab_size": 101,
     "max_position_embeddings": 512,
-    "hidden_size": 40,
+    "hidden_size": 44,
     "intermediate_size": 22,
     "num_hidden_layers": 2,
     "num_attention_heads": 6,

@@ -9,12 +9,12 @@ from hyla.models.trunk import Model
 
 COMMON = {"vocab_size": 101, "max_position_embeddings": 512, "num_hidden_layers": 2}
 CONFIGS = [
-    {"hidden_size": 40, "intermediate_size": 72, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 20},
+    {"hidden_size": 44, "intermediate_size": 72, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 20},
     {"hidden_size": 56, "intermediate_size": 33, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 14},
     {
         "hidden_size": 36,
         "intermediate_size": 90,
-        "num_attention_heads": 4,
+        "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "head_dim": 26,
         "tie_word_embeddings": True,

@@ -43,7 +43,7 @@ THIRD = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_key_head_dim": 6,
     "linear_value_head_dim": 22,
-    "num_attention_heads": 3,
+    "num_attention_heads": 9,
     "num_key_value_heads": 3,
     "norm_topk_prob": False,
     "decoder_sparse_step": 2,

@@ -170,7 +170,7 @@ MTP_NAMES = MTPNames(
 
 # fmt: off
 TINY = {
-    "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 4, "max_position_embeddings": 512, "eos_token_id": 96,
+    "vocab_size": 97, "hidden_size": 44, "num_hidden_layers": 4, "max_position_embeddings": 512, "eos_token_id": 96,
     "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 24, "partial_rotary_factor": 0.25,
     "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 8, "linear_value_head_dim": 12,
 }
