@@ -543,6 +543,12 @@ class TestLightningFamilies:
         with pytest.raises(ConfigError, match=r"short_conv_kernel_size = 4 .* Ling 3\.0"):
             family.config_from_hf({**family.tiny_config, "short_conv_kernel_size": 4})
 
+    @pytest.mark.parametrize("name", ["minimax", "bailing_moe_linear", "bailing_hybrid"])
+    def test_a_billion_heads_are_refused_before_each_gets_a_slope(self, name):
+        family = family_of(name)
+        with pytest.raises(ConfigError, match="num_heads = 1000000000"):
+            family.config_from_hf({**family.tiny_config, "num_attention_heads": 10**9})
+
     def test_one_rotation_serves_both_mixers_of_ling_2_5(self):
         family = family_of("bailing_hybrid")
         with pytest.raises(ConfigError, match="qk_rope_head_dim = 8 must be head_dim"):
