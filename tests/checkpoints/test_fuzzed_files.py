@@ -2,6 +2,7 @@
 
 import copy
 import json
+import resource
 import struct
 
 import pytest
@@ -75,6 +76,24 @@ def test_a_fuzzed_config_of_any_family_is_an_error_or_a_model(data, name, count)
             build_on_meta(config)
         except ConfigError as error:
             assert len(str(error)) > 20
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_billion_in_any_number_of_a_config_is_an_error_or_a_shape_at_once(name):
+    """Whatever is made for each head, layer or expert must be bounded before any tensor is looked at."""
+    tiny = plain(dict(family_of(name).tiny_config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for path in places(tiny):
+        keys = parent = copy.deepcopy(tiny)
+        for key in path[:-1]:
+            parent = parent[key]
+        if type(parent[path[-1]]) is int:
+            parent[path[-1]] = 10**9
+            try:
+                build_on_meta(family_of(name).config_from_hf(keys))
+            except ConfigError as error:
+                assert len(str(error)) > 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
 
 
 @pytest.fixture(scope="module")
