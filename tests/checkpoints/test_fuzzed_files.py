@@ -2,6 +2,7 @@
 
 import copy
 import json
+import resource
 import struct
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.checkpoints import load_model, save_model
+from hyla.checkpoints.load import build_on_meta
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig
 from hyla.models.family import family_of, known_model_types
@@ -37,24 +39,29 @@ def plain(value):
     return json.loads(json.dumps(value))
 
 
+def damage_config(data, keys, actions=("drop", "retype", "rename", "add")):
+    """One change somewhere in a config, in place."""
+    path = data.draw(st.sampled_from(sorted(places(keys), key=str)))
+    parent = keys
+    for key in path[:-1]:
+        parent = parent[key]
+    old, action = copy.deepcopy(parent[path[-1]]), data.draw(st.sampled_from(actions))
+    if action == "retype":
+        parent[path[-1]] = copy.deepcopy(data.draw(VALUES))
+    elif isinstance(parent, list) or action == "drop":
+        del parent[path[-1]]
+    elif action == "rename":
+        parent[f"{path[-1]}_"] = parent.pop(path[-1])
+    else:
+        parent["another_key"] = old
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), name=st.sampled_from(FAMILIES), count=st.integers(1, 3))
 def test_a_fuzzed_config_of_any_family_is_an_error_or_a_model(data, name, count):
     keys = plain(dict(family_of(name).tiny_config))
     for _ in range(count):
-        path = data.draw(st.sampled_from(sorted(places(keys), key=str)))
-        parent = keys
-        for key in path[:-1]:
-            parent = parent[key]
-        old, action = copy.deepcopy(parent[path[-1]]), data.draw(st.sampled_from(["drop", "retype", "rename", "add"]))
-        if action == "retype":
-            parent[path[-1]] = copy.deepcopy(data.draw(VALUES))
-        elif isinstance(parent, list) or action == "drop":
-            del parent[path[-1]]
-        elif action == "rename":
-            parent[f"{path[-1]}_"] = parent.pop(path[-1])
-        else:
-            parent["another_key"] = old
+        damage_config(data, keys)
         if not keys:
             break
     try:
@@ -66,19 +73,37 @@ def test_a_fuzzed_config_of_any_family_is_an_error_or_a_model(data, name, count)
     # What was understood means something: it builds, or its sizes are refused.
     if config.hidden_dim * config.vocab_size < 1e9 and len(config.sublayers) < 64:
         try:
-            with torch.device("meta"):
-                Model(config)
-        except (ConfigError, RuntimeError) as error:
-            assert isinstance(error, ConfigError) or "Storage size" in str(error) or "overflow" in str(error)
+            build_on_meta(config)
+        except ConfigError as error:
+            assert len(str(error)) > 20
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_billion_in_any_number_of_a_config_is_an_error_or_a_shape_at_once(name):
+    """Whatever is made for each head, layer or expert must be bounded before any tensor is looked at."""
+    tiny = plain(dict(family_of(name).tiny_config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for path in places(tiny):
+        keys = parent = copy.deepcopy(tiny)
+        for key in path[:-1]:
+            parent = parent[key]
+        if type(parent[path[-1]]) is int:
+            parent[path[-1]] = 10**9
+            try:
+                build_on_meta(family_of(name).config_from_hf(keys))
+            except ConfigError as error:
+                assert len(str(error)) > 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A plain and an FP8 folder with the bytes of their tensors."""
+    """A plain folder of each family and an FP8 one, with the bytes of their tensors."""
     root = tmp_path_factory.mktemp("fuzz")
-    save_model(initialize(Model(family_of("kimi_linear").tiny), 0), root / "plain")
     make_fp8_folder(root / "fp8", "qwen3")
-    return [(folder, (folder / "model.safetensors").read_bytes()) for folder in (root / "plain", root / "fp8")]
+    for name in FAMILIES:
+        save_model(initialize(Model(family_of(name).tiny), 0), root / name)
+    return {name: (root / name, (root / name / "model.safetensors").read_bytes()) for name in (*FAMILIES, "fp8")}
 
 
 def split(data: bytes) -> tuple[dict, bytes]:
@@ -107,6 +132,7 @@ def outcome(folder, data, original):
     return model
 
 
+FOLDERS = st.sampled_from((*FAMILIES, "fp8"))
 DTYPE_NAMES = [
     "F32",
     "BF16",
@@ -156,8 +182,8 @@ def edit(header, kind, place, other, dtype, sizes, value):
         header[name] = copy.deepcopy(value)
 
 
-@settings(max_examples=120, deadline=None)
-@given(which=st.integers(0, 1), edits=st.lists(EDITS, min_size=1, max_size=2))
+@settings(max_examples=200, deadline=None)
+@given(which=FOLDERS, edits=st.lists(EDITS, min_size=1, max_size=2))
 def test_a_fuzzed_header_is_an_error_or_the_shapes_of_the_model(folders, which, edits):
     folder, original = folders[which]
     header, body = split(original)
@@ -171,13 +197,32 @@ def test_a_fuzzed_header_is_an_error_or_the_shapes_of_the_model(folders, which, 
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), which=st.integers(0, 1))
+@given(data=st.data(), which=FOLDERS)
 def test_a_truncated_or_padded_file_is_always_refused(folders, data, which):
     folder, original = folders[which]
     cut = data.draw(st.integers(0, len(original) - 1))
     more = data.draw(st.binary(min_size=1, max_size=40))
     assert outcome(folder, original[:cut], original) is None
     assert outcome(folder, original + more, original) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), name=st.sampled_from(FAMILIES))
+def test_a_fuzzed_config_beside_good_tensors_is_an_error_or_a_model_of_them_all(folders, data, name):
+    folder, _ = folders[name]
+    text = (folder / "config.json").read_text()
+    keys = json.loads(text)
+    damage_config(data, keys)
+    (folder / "config.json").write_text(json.dumps(keys))
+    try:
+        model = load_model(folder)
+    except (ConfigError, CheckpointError) as error:
+        assert len(str(error)) > 20
+        return
+    finally:
+        (folder / "config.json").write_text(text)
+    good = load_model(folder).state_dict()
+    assert all(torch.equal(good[name], tensor) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -197,14 +242,14 @@ def test_a_truncated_or_padded_file_is_always_refused(folders, data, which):
     ids=lambda data: f"{len(data)} bytes",
 )
 def test_hand_made_damage_is_refused(folders, data):
-    folder, original = folders[0]
+    folder, original = folders["kimi_linear"]
     assert outcome(folder, data, original) is None
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_fuzzed_quantization_config_is_an_error_or_the_same_model(folders, data):
-    folder = folders[1][0]
+    folder = folders["fp8"][0]
     text = (folder / "config.json").read_text()
     config = json.loads(text)
     found = config["quantization_config"]

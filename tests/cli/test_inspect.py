@@ -22,7 +22,7 @@ def test_a_preset_is_found_in_any_case_and_its_stack_written_short():
     status, text = run("inspect", "qwen3.5-397B-a17b")
     assert status == 0
     assert "15x (3x gated delta, attention)" in text and "60x MoE" in text
-    assert "17,349,040,896 work on one token" in text and "30.0 KiB (bfloat16)" in text
+    assert "17,349,040,896 work on one token" in text and "30,720 (30.0 KiB)" in text
     assert "MTP                 attention, MoE: 6,595,568,128 parameters on top" in text
 
 
@@ -34,6 +34,38 @@ def test_json_says_the_same_in_numbers():
     assert report["published_state_bytes_per_sequence"] == 36 * (32 * 128 * 128 * 4 + 3 * 8192 * 2)
     assert report["resident_state_bytes_per_sequence"] > report["published_state_bytes_per_sequence"]
     assert report["mtp"][0]["kv_bytes_per_token"] == 2048
+
+
+def test_windows_are_published_apart_and_resident_with_the_other_keys():
+    report = json.loads(run("inspect", "MiMo-V2-Flash", "--json")[1])
+    assert report["kv_bytes_per_token"] == 9 * 4 * (192 + 128) * 2
+    assert report["window_bytes_per_sequence"] == 39 * 8 * (192 + 128) * 2 * 128
+    assert report["resident_kv_bytes_per_token"] == (9 * 4 + 39 * 8) * (192 + 128) * 2
+    assert "in KV per token" in run("inspect", "MiMo-V2-Flash")[1]
+
+
+def test_layers_that_differ_in_their_decays_alone_are_one_line():
+    text = run("inspect", "MiniMax-M1")[1]
+    assert "70x lightning" in text and "10x attention" in text
+
+
+def test_what_is_assumed_is_marked_wherever_it_shows():
+    text = run("inspect", "Ling-2.5-1T")[1]
+    assert "assumed             q_lora_rank = 1536, that of Ling-2.6-flash" in text and "none (assumed)" in text
+    report = json.loads(run("inspect", "ring-flash-linear-2.0", "--json")[1])
+    assert report["assumed"]["group_norm_size"].startswith("8, ")
+    assert "131,072 tokens (assumed)" in run("inspect", "Ring-flash-linear-2.0")[1]
+    assert json.loads(run("inspect", "Kimi-Linear-48B-A3B", "--json")[1])["assumed"] == {}
+
+
+def test_without_a_name_the_published_sizes_are_listed_with_what_is_assumed():
+    status, text = run("inspect")
+    lines = {line.split()[0]: line for line in text.splitlines()}
+    assert status == 0 and set(presets()) <= set(lines)
+    assert "assumed: q_lora_rank, routed_scaling_factor" in lines["Ring-2.5-1T"]
+    assert "assumed" not in lines["Kimi-Linear-48B-A3B"]
+    listed = json.loads(run("inspect", "--json")[1])
+    assert listed["MiniMax-M2.5"]["assumed"].keys() == {"max_position_embeddings"}
 
 
 def test_a_folder_says_what_is_ignored_and_whether_its_mtp_is_there(folder):

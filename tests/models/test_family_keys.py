@@ -9,13 +9,9 @@ from hypothesis import strategies as st
 
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig, NormConfig
-from hyla.models.family import family_of, known_model_types
+from hyla.models.family import families, family_of, family_of_published, known_model_types
 
-LIGHTNING_FAMILIES = ("minimax", "bailing_moe_v2", "bailing_moe_linear", "bailing_hybrid")
-DEEPSEEK_FAMILIES = ("deepseek_v3", "deepseek_v32")
-QWEN_FAMILIES = ("qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_moe", "qwen3_next")
-OTHER_FAMILIES = ("kimi_linear", "bailing_hybrid_3", "nemotron_h", "mimo_v2_flash", "mimo_v2", "minimax_m2")
-FAMILIES = (*QWEN_FAMILIES, *LIGHTNING_FAMILIES, *DEEPSEEK_FAMILIES, *OTHER_FAMILIES)
+FAMILIES = tuple(sorted(family.name for family in families() if family.name != "hyla"))  # its keys are our fields
 
 
 @pytest.fixture(params=FAMILIES)
@@ -467,7 +463,39 @@ RING_MINI_LINEAR = """{
 }"""
 
 
+LING_FLASH = """{
+  "architectures": ["BailingMoeV2ForCausalLM"], "attention_dropout": 0.0,
+  "auto_map": {"AutoConfig": "configuration_bailing_moe_v2.BailingMoeV2Config"}, "num_hidden_layers": 32,
+  "hidden_size": 4096, "intermediate_size": 9216, "eos_token_id": 156895, "pad_token_id": 156892,
+  "first_k_dense_replace": 1, "hidden_act": "silu", "max_position_embeddings": 32768, "model_type": "bailing_moe",
+  "moe_intermediate_size": 1024, "norm_topk_prob": true, "num_experts_per_tok": 8, "num_attention_heads": 32,
+  "num_experts": 256, "num_key_value_heads": 4, "rope_theta": 600000, "rope_scaling": null,
+  "tie_word_embeddings": false, "torch_dtype": "bfloat16", "transformers_version": "4.52.3", "use_bias": false,
+  "use_rmsnorm": true, "rms_norm_eps": 1e-06, "head_dim": 128, "num_shared_experts": 1, "use_cache": true,
+  "use_qkv_bias": false, "embedding_dropout": 0.0, "output_dropout": 0.0, "vocab_size": 157184,
+  "partial_rotary_factor": 0.5, "router_dtype": "fp32", "moe_router_enable_expert_bias": true,
+  "routed_scaling_factor": 2.5, "n_group": 8, "topk_group": 4, "use_qk_norm": true, "score_function": "sigmoid",
+  "moe_shared_expert_intermediate_size": 1024
+}"""
+LING_LITE = """{
+  "architectures": ["BailingMoeForCausalLM"], "attention_dropout": 0.0, "eos_token_id": 126081,
+  "first_k_dense_replace": 0, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 1408,
+  "max_position_embeddings": 32768, "model_type": "bailing_moe", "moe_intermediate_size": 1408, "num_experts": 64,
+  "num_shared_experts": 2, "norm_topk_prob": true, "num_attention_heads": 16, "num_experts_per_tok": 6,
+  "num_hidden_layers": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-06, "rope_theta": 600000,
+  "vocab_size": 126464, "norm_head": false, "norm_softmax": false
+}"""
+
+
 class TestLightningFamilies:
+    def test_ling_2_0_is_read_under_the_name_that_the_hub_shares_with_ling_1_5(self):
+        published = json.loads(LING_FLASH)
+        family = family_of_published(published)
+        assert family.name == "bailing_moe_v2"
+        assert family.config_from_hf(published) == family.preset("Ling-flash-2.0")
+        with pytest.raises(CheckpointError, match=r"bailing_moe' without .*moe_router_enable_expert_bias"):
+            family_of_published(json.loads(LING_LITE))
+
     def test_ring_mini_linear_is_understood_whole_and_is_the_preset(self):
         family = family_of("bailing_moe_linear")
         assert family.config_from_hf(json.loads(RING_MINI_LINEAR)) == family.preset("Ring-mini-linear-2.0")
@@ -514,6 +542,12 @@ class TestLightningFamilies:
         family = family_of("bailing_hybrid")
         with pytest.raises(ConfigError, match=r"short_conv_kernel_size = 4 .* Ling 3\.0"):
             family.config_from_hf({**family.tiny_config, "short_conv_kernel_size": 4})
+
+    @pytest.mark.parametrize("name", ["minimax", "bailing_moe_linear", "bailing_hybrid"])
+    def test_a_billion_heads_are_refused_before_each_gets_a_slope(self, name):
+        family = family_of(name)
+        with pytest.raises(ConfigError, match="num_heads = 1000000000"):
+            family.config_from_hf({**family.tiny_config, "num_attention_heads": 10**9})
 
     def test_one_rotation_serves_both_mixers_of_ling_2_5(self):
         family = family_of("bailing_hybrid")

@@ -381,8 +381,8 @@ def test_the_own_format_holds_them_as_well(tmp_path):
 def test_experts_are_fused_in_the_trunk_and_single_in_the_module_of_qwen3_5_moe(tmp_path):
     save_model(make("qwen3_5_moe"), tmp_path / "m")
     tensors = load_file(tmp_path / "m" / "model.safetensors")
-    assert tensors["model.layers.0.mlp.experts.gate_up_proj"].shape == (5, 40, 48)
-    assert tensors["mtp.layers.0.mlp.experts.4.gate_proj.weight"].shape == (20, 48)
+    assert tensors["model.layers.0.mlp.experts.gate_up_proj"].shape == (5, 40, 44)
+    assert tensors["mtp.layers.0.mlp.experts.4.gate_proj.weight"].shape == (20, 44)
 
 
 def strip(folder, keep) -> set[str]:

@@ -1,141 +1,153 @@
-"""Published sizes: built on the meta device, their parameter counts are the published ones and those of arithmetic."""
+"""Published sizes on the meta device: their parameters and bytes are those of arithmetic and the published ones."""
+
+import json
 
 import pytest
 import torch
+from size_arithmetic import count_model, count_mtp, kv_bytes, state_bytes
 
 from hyla.errors import ConfigError
-from hyla.models.family import family_of
-from hyla.models.presets import find_preset, presets
+from hyla.models.config import MIXER_KINDS
+from hyla.models.family import families, family_of
+from hyla.models.presets import assumptions, find_preset, presets
 from hyla.models.summary import summarize
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights, cast
+from hyla.models.weights import cast
 
 TOLERANCE = 5e-3
 
-# Billions of parameters without multi-token prediction, computed from the published shapes.
-TOTALS = [
-    ("qwen3_next", "Qwen3-Next-80B-A3B", 79.67),
-    ("qwen3_5", "Qwen3.5-4B", 4.21),
-    ("qwen3_5", "Qwen3.5-9B", 8.95),
-    ("qwen3_5", "Qwen3.5-27B", 26.90),
-    ("qwen3_5_moe", "Qwen3.5-35B-A3B", 34.66),
-    ("qwen3_5_moe", "Qwen3.5-122B-A10B", 122.11),
-    ("qwen3_5_moe", "Qwen3.5-397B-A17B", 396.35),
-    ("kimi_linear", "Kimi-Linear-48B-A3B", 49.12),
-    ("deepseek_v3", "DeepSeek-V3", 671.03),
-    ("deepseek_v32", "DeepSeek-V3.2", 671.88),
-    ("deepseek_v32", "DeepSeek-V3.2-Exp", 671.88),
-    ("nemotron_h", "Nemotron-3-Nano-30B-A3B", 31.58),
-    ("nemotron_h", "Nemotron-3-Super-120B-A12B", 120.67),
-    ("mimo_v2_flash", "MiMo-V2-Flash", 308.78),
-    ("mimo_v2", "MiMo-V2.5-Pro", 1021.3),
-    ("minimax_m2", "MiniMax-M2", 228.69),
-    ("minimax_m2", "MiniMax-M2.7", 228.70),
-    ("qwen3_moe", "Qwen3-30B-A3B", 30.53),
-    ("qwen3_moe", "Qwen3-235B-A22B", 235.09),
-    ("bailing_hybrid_3", "Ling-3.0-Flash", 124.41),
-    ("qwen3", "Qwen3-0.6B", 0.596),
-    ("qwen3", "Qwen3-8B", 8.19),
-    ("qwen3", "Qwen3-32B", 32.76),
-    ("minimax", "MiniMax-Text-01", 456.09),
-    ("bailing_moe_linear", "Ring-mini-linear-2.0", 16.42),
-    ("bailing_moe_linear", "Ring-flash-linear-2.0", 104.18),
-    ("bailing_hybrid", "Ling-2.5-1T", 1012.2),
-    ("bailing_moe_v2", "Ling-mini-2.0", 16.26),
-]
+# Billions of parameters and of those that work on one token (embedding and head in both, multi-token prediction in
+# neither), KV bytes per token (bf16), MB per sequence of fp32 states, of convolution inputs and of windows (bf16).
+PUBLISHED = {
+    "MiniMax-Text-01": (456.09, 48.40, 40_960, 293.6, 0, 0),
+    "MiniMax-M1": (456.09, 48.40, 40_960, 293.6, 0, 0),
+    "MiniMax-M2": (228.69, 11.03, 253_952, 0, 0, 0),
+    "Qwen3-Next-80B-A3B": (79.67, 3.87, 24_576, 75.5, 1.77, 0),
+    "Qwen3.5-397B-A17B": (396.35, 17.35, 30_720, 188.7, 3.32, 0),
+    "Qwen3.5-122B-A10B": (122.11, 9.77, 24_576, 151.0, 2.65, 0),
+    "Qwen3.5-35B-A3B": (34.66, 3.45, 20_480, 62.9, 1.47, 0),
+    "Qwen3.5-27B": (26.90, 26.90, 65_536, 151.0, 2.95, 0),
+    "Qwen3.5-9B": (8.95, 8.95, 32_768, 50.3, 1.18, 0),
+    "Kimi-Linear-48B-A3B": (49.12, 3.48, 8_064, 41.9, 1.47, 0),
+    "DeepSeek-V3.2": (671.88, 38.40, 85_888, 0, 0, 0),
+    "DeepSeek-V3.2-Exp": (671.88, 38.40, 85_888, 0, 0, 0),
+    "Nemotron-3-Nano-30B-A3B": (31.58, 3.58, 6_144, 48.2, 0.85, 0),
+    "Nemotron-3-Super-120B-A12B": (120.67, 12.77, 8_192, 167.8, 2.46, 0),
+    "MiMo-V2-Flash": (308.78, 15.45, 23_040, 0, 0, 25.6),
+    "MiMo-V2.5-Pro": (1021.3, 41.89, 51_200, 0, 0, 39.3),
+    "Ring-mini-linear-2.0": (16.42, 1.60, 8_192, 16.8, 0, 0),
+    "Ring-flash-linear-2.0": (104.18, 7.44, 8_192, 58.7, 0, 0),
+    "Ling-2.5-1T": (1012.2, 63.58, 11_520, 293.6, 0, 0),
+    "Ring-2.5-1T": (1012.2, 63.58, 11_520, 293.6, 0, 0),
+}
 
-# Of the hybrids: billions that work on one token, KV bytes per token (bf16), MB of fp32 states per sequence.
-WORKING = [
-    ("Qwen3-Next-80B-A3B", 3.87, 24576, 75.5),
-    ("Qwen3.5-9B", 8.95, 32768, 50.3),
-    ("Qwen3.5-27B", 26.90, 65536, 151.0),
-    ("Qwen3.5-35B-A3B", 3.45, 20480, 62.9),
-    ("Qwen3.5-122B-A10B", 9.77, 24576, 151.0),
-    ("Qwen3.5-397B-A17B", 17.35, 30720, 188.7),
-    ("Kimi-Linear-48B-A3B", 3.48, 8064, 41.9),
-]
+# Sizes without published numbers of that precision: ours (billions, all and working) by arithmetic alone, and why.
+NAME_ONLY = "no more than the number in its name"
+SAME_SHAPES = "the shapes of MiniMax-M2"
+CARD = "the card's rounded numbers agree: "
+ARITHMETIC_ONLY = {
+    "MiniMax-M2.5": (228.69, 11.03, SAME_SHAPES),
+    "MiniMax-M2.7": (228.69, 11.03, SAME_SHAPES),
+    "DeepSeek-V3": (671.03, 37.55, CARD + "671B, 37B"),
+    "Qwen3-0.6B": (0.596, 0.596, CARD + "0.6B"),
+    "Qwen3-1.7B": (1.721, 1.721, CARD + "1.7B"),
+    "Qwen3-4B": (4.022, 4.022, CARD + "4.0B"),
+    "Qwen3-8B": (8.191, 8.191, CARD + "8.2B"),
+    "Qwen3-14B": (14.768, 14.768, CARD + "14.8B"),
+    "Qwen3-32B": (32.762, 32.762, CARD + "32.8B"),
+    "Qwen3-30B-A3B": (30.532, 3.353, CARD + "30.5B, 3.3B"),
+    "Qwen3-235B-A22B": (235.09, 22.19, CARD + "235B, 22B"),
+    "Qwen3.5-0.8B": (0.752, 0.752, NAME_ONLY),
+    "Qwen3.5-4B": (4.206, 4.206, NAME_ONLY),
+    "Ling-mini-2.0": (16.256, 1.433, CARD + "16.26B, 1.43B"),
+    "Ling-flash-2.0": (102.89, 6.152, CARD + "100B, 6.1B"),
+    "Ling-3.0-Flash": (124.41, 5.506, "no number was found"),
+    "Gated-DeltaNet-H1-0.4B": (0.5308, 0.5308, NAME_ONLY + ", which leaves out more than the embedding"),
+    "Gated-DeltaNet-H1-1.3B": (1.3166, 1.3166, NAME_ONLY),
+}
 
 
 def on_meta(name: str) -> Model:
     with torch.device("meta"):
-        return Model(find_preset(name)[1].preset(name))
+        return cast(Model(find_preset(name)[1].preset(name)), torch.bfloat16)
 
 
-# Billions of parameters that work on one token, embedding and head included.
-ACTIVE = [
-    ("mimo_v2_flash", "MiMo-V2-Flash", 15.45),
-    ("mimo_v2", "MiMo-V2.5-Pro", 41.89),
-    ("minimax_m2", "MiniMax-M2", 11.03),
-]
+def test_every_preset_is_compared():
+    assert sorted([*PUBLISHED, *ARITHMETIC_ONLY]) == sorted(presets())
 
 
-@pytest.mark.parametrize("model_type, name, billions", TOTALS)
-def test_a_preset_has_the_published_number_of_parameters(model_type, name, billions):
-    with torch.device("meta"):
-        weights = Weights(Model(family_of(model_type).preset(name)))
-    shapes = {name: shape for name, shape in weights.shapes.items() if not name.startswith("mtp.")}
-    total = sum(torch.Size(shape).numel() for shape in shapes.values())
-    assert total / 1e9 == pytest.approx(billions, rel=2e-3)
-
-
-@pytest.mark.parametrize("name, active, kv_bytes, state_megabytes", WORKING)
-def test_a_preset_works_and_keeps_as_much_as_published(name, active, kv_bytes, state_megabytes):
-    model = on_meta(name).bfloat16()
-    summary = summarize(model)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_has_the_published_parameters_and_bytes(name):
+    total, active, kv, state, conv, window = PUBLISHED[name]
+    summary = summarize(on_meta(name))
+    assert summary.total / 1e9 == pytest.approx(total, rel=TOLERANCE)
     assert summary.active / 1e9 == pytest.approx(active, rel=TOLERANCE)
-    assert summary.stack.kv_bytes_per_token == kv_bytes
-    assert summary.stack.published_state_bytes / 1e6 == pytest.approx(state_megabytes, rel=TOLERANCE)
-    assert summary.stack.resident_state_bytes > summary.stack.published_state_bytes
+    assert summary.stack.kv_bytes_per_token == kv
+    assert summary.stack.published_state_bytes / 1e6 == pytest.approx(state, rel=TOLERANCE)
+    assert summary.stack.published_conv_bytes / 1e6 == pytest.approx(conv, rel=TOLERANCE)
+    assert summary.stack.window_bytes / 1e6 == pytest.approx(window, rel=TOLERANCE)
 
 
-# Arithmetic: the weights of one sublayer of each kind, without its norm, as (D, config) -> (all, working on a token).
+@pytest.mark.parametrize("name", ARITHMETIC_ONLY)
+def test_a_preset_without_published_numbers_has_these(name):
+    total, active = count_model(find_preset(name)[1].preset(name))
+    assert (total / 1e9, active / 1e9) == pytest.approx(ARITHMETIC_ONLY[name][:2], rel=1e-3)
 
 
-def mlp_weights(hidden, config):
-    return (3 * hidden * config.intermediate_dim,) * 2
-
-
-def moe_weights(hidden, config):
-    expert, router = 3 * hidden * config.expert_dim, config.num_experts * (hidden + config.router.has_bias)
-    rest = router + 3 * hidden * config.shared_dim + hidden * bool(config.shared_gate and config.shared_dim)
-    return rest + config.num_experts * expert, rest + config.num_experts_per_token * expert
-
-
-def softmax_weights(hidden, config):
-    heads = config.num_heads * (2 + bool(config.output_gate)) + 2 * config.num_kv_heads
-    return (hidden * heads * config.head_dim + 2 * config.head_dim * bool(config.qk_norm),) * 2
-
-
-def gated_delta_weights(hidden, config):
-    keys, values = config.num_key_heads * config.key_dim, config.num_value_heads * config.value_dim
-    heads = config.num_value_heads
-    conv = (2 * keys + values) * config.conv_len
-    return (hidden * (2 * keys + 3 * values + 2 * heads) + conv + 2 * heads + config.value_dim,) * 2
-
-
-ARITHMETIC = {
-    "mlp": mlp_weights,
-    "moe": moe_weights,
-    "softmax": softmax_weights,
-    "gated_delta": gated_delta_weights,
-}
-
-
-@pytest.mark.parametrize("name", [name for name, family in presets().items() if family.name.startswith("qwen3")])
-def test_the_counts_are_those_of_arithmetic(name):
+@pytest.mark.parametrize("name", presets())
+def test_parameters_and_bytes_of_a_preset_are_those_of_arithmetic(name):
     model = on_meta(name)
     config, summary = model.config, summarize(model)
+    assert (summary.total, summary.active) == count_model(config)
+    counted = [(module.parameters, module.active) for module in summary.mtp]
+    assert counted == [count_mtp(config, module) for module in config.mtp]
+    per_token = [(kv_bytes(mixer), getattr(mixer, "window", None)) for mixer in config.mixers]
+    states, inputs, rows = (sum(each) for each in zip(*map(state_bytes, config.mixers)))
+    stack = summary.stack
+    assert stack.kv_bytes_per_token == sum(size for size, window in per_token if window is None)
+    assert stack.window_bytes == sum(size * window for size, window in per_token if window)
+    assert stack.resident_kv_bytes_per_token == sum(size for size, _ in per_token)
+    assert (stack.published_state_bytes, stack.published_conv_bytes) == (states, inputs)
+    assert stack.resident_state_bytes == states + rows
 
-    def count(sublayers):
-        parts = [ARITHMETIC[sub.module.kind](config.hidden_dim, sub.module) for sub in sublayers]
-        return [sum(each) + config.hidden_dim * (len(parts) + 1) for each in zip(*parts)]
 
-    embedding = config.vocab_size * config.hidden_dim
-    outside = embedding * (1 if config.tie_embeddings else 2)
-    assert [summary.total, summary.active] == [part + outside for part in count(config.sublayers)]
-    for module, counted in zip(config.mtp, summary.mtp, strict=True):
-        merge = 2 * config.hidden_dim**2 + 2 * config.hidden_dim
-        assert [counted.parameters, counted.active] == [part + merge for part in count(module.sublayers)]
+@pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
+def test_the_arithmetic_holds_for_tiny_models_with_odd_sizes(family):
+    with torch.device("meta"):
+        model = Model(family.tiny)
+    summary = summarize(model)
+    assert (summary.total, summary.active) == count_model(family.tiny)
+    counted = [(module.parameters, module.active) for module in summary.mtp]
+    assert counted == [count_mtp(family.tiny, module) for module in family.tiny.mtp]
+
+
+class TestAssumed:
+    @pytest.mark.parametrize("family", [one for one in families() if one.assumed], ids=lambda family: family.name)
+    def test_what_is_assumed_is_a_value_of_the_size_with_a_reason(self, family):
+        assert set(family.assumed) <= set(family.sizes)
+        for name, reasons in family.assumed.items():
+            for key, why in reasons.items():
+                in_module = key.split(".")[0] in {*MIXER_KINDS, "mlp", "moe"}
+                assert why and (in_module or key in family.sizes[name]), key
+            assert list(assumptions(name)) == list(reasons)
+
+    def test_all_that_is_not_known_of_ling_2_5_and_ring_flash_is_marked(self):
+        assert {"q_lora_rank", "routed_scaling_factor", "rope_scaling"} <= assumptions("Ling-2.5-1T").keys()
+        assert assumptions("Ring-2.5-1T") == assumptions("Ling-2.5-1T")
+        flash = assumptions("Ring-flash-linear-2.0")
+        assert {"group_norm_size", "rope_theta", "max_position_embeddings", "num_experts", "n_group"} <= flash.keys()
+        assert flash["group_norm_size"].startswith("8, ")
+        assert assumptions("Ring-mini-linear-2.0") == {} == assumptions("Kimi-Linear-48B-A3B")
+
+
+def test_gated_delta_net_h1_alternates_and_goes_out_and_comes_back():
+    family = family_of("hyla")
+    for name in family.sizes:
+        config = family.preset(name)
+        kinds = [mixer.kind for mixer in config.mixers]
+        assert kinds == ["gated_delta", "softmax"] * (len(kinds) // 2)
+        assert {mixer.window for mixer in config.mixers[1::2]} == {2048}
+        assert family.config_from_hf(json.loads(json.dumps(family.config_to_hf(config)))) == config
 
 
 def test_names_are_found_in_any_case_and_a_typo_gets_suggestions():
@@ -144,67 +156,6 @@ def test_names_are_found_in_any_case_and_a_typo_gets_suggestions():
         find_preset("Qwen3.5-27")
     with pytest.raises(ConfigError, match=r"there are .*Kimi-Linear-48B-A3B"):
         find_preset("zzzzzzzz")
-
-
-def test_deepseek_v32_caches_the_published_bytes_per_token():
-    config = family_of("deepseek_v32").preset("DeepSeek-V3.2")
-    with torch.device("meta"):
-        specs = cast(Model(config), torch.bfloat16).cache_specs()
-    assert sum(spec.bytes_per_token for spec in specs) == 61 * (576 + 128) * 2 == 85_888
-
-
-# Published presets: parameters that one token meets (in billions), anchors (bytes per sequence), KV (bytes per token).
-NEMOTRON_3 = [
-    ("Nemotron-3-Nano-30B-A3B", 3.58, 23 * 64 * 64 * 128 * 4, 6 * 2 * 2 * 128 * 2),
-    ("Nemotron-3-Super-120B-A12B", 12.77, 40 * 128 * 64 * 128 * 4, 8 * 2 * 2 * 128 * 2),
-]
-
-
-@pytest.mark.parametrize("name, billions, state_bytes, kv_bytes", NEMOTRON_3)
-def test_nemotron_3_has_the_published_active_parameters_and_cache_sizes(name, billions, state_bytes, kv_bytes):
-    with torch.device("meta"):
-        config = family_of("nemotron_h").preset(name).model_copy(update={"mtp": ()})
-        model = Model(config).bfloat16()
-    idle = 0
-    for config, sublayer in zip(model.config.sublayers, model.sublayers):
-        if config.module.kind == "moe":
-            experts = sublayer.module.experts_up.numel() + sublayer.module.experts_down.numel()
-            share = config.module.num_experts_per_token / config.module.num_experts
-            idle += experts * (1 - share)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    assert (total - idle) / 1e9 == pytest.approx(billions, rel=2e-3)
-    specs = model.cache_specs()
-    anchors = [tensor.nbytes for spec in specs for tensor in spec.slot_tensors if tensor.role == "anchor"]
-    assert sum(anchors) == state_bytes
-    assert sum(spec.bytes_per_token for spec in specs) == kv_bytes
-
-
-@pytest.mark.parametrize("model_type, name, billions", ACTIVE)
-def test_a_preset_works_on_one_token_with_the_published_number_of_parameters(model_type, name, billions):
-    config = family_of(model_type).preset(name).model_copy(update={"mtp": ()})
-    with torch.device("meta"):
-        shapes = Weights(Model(config)).shapes
-    active = 0.0
-    for weight, shape in shapes.items():
-        share = 1.0
-        if ".experts_" in weight:
-            moe = config.sublayers[int(weight.split(".")[1])].module
-            share = moe.num_experts_per_token / moe.num_experts
-        active += share * torch.Size(shape).numel()
-    assert active / 1e9 == pytest.approx(billions, rel=2e-3)
-
-
-# Bytes of one cached token in bf16 in layers without a window, and of 128 tokens in layers with one.
-CACHES = [("mimo_v2_flash", "MiMo-V2-Flash", 23040, 25.6e6), ("mimo_v2", "MiMo-V2.5-Pro", 51200, 39.3e6)]
-
-
-@pytest.mark.parametrize("model_type, name, per_token, window_bytes", CACHES)
-def test_windows_are_declared_where_they_are_published(model_type, name, per_token, window_bytes):
-    with torch.device("meta"):
-        specs = Model(family_of(model_type).preset(name)).to(torch.bfloat16).cache_specs()
-    assert sum(spec.bytes_per_token for spec in specs if spec.window is None) == per_token
-    found = sum(spec.bytes_per_token * spec.window for spec in specs if spec.window is not None)
-    assert found == pytest.approx(window_bytes, rel=5e-3)
 
 
 # Billions of parameters with all multi-token prediction modules, as the hub counts them (and the scales of FP8 blocks);

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 
 import torch
 from safetensors.torch import load_file
 
+from hyla.caches import Cache
 from hyla.checkpoints import load_model, save_model
 from hyla.models.initialize import initialize
 
 LENGTHS = (1, 63, 64, 65, 200)
+PROMPT, DECODED = 69, 64
+"""Tokens before the decoded ones, and those: the decoded ones close a chunk and a page, at 128."""
 TOLERANCE = 1e-4
 """Largest difference of fp32 logits over the largest logit."""
 MIN_ROUTER_GAP = 1e-5
@@ -47,6 +51,8 @@ def make_oracle(config, folder, seed: int = 0):
         for name, tensor in model.state_dict().items()
         if not (tied and name == "lm_head.weight")
     }
+    square = [name for name, tensor in state.items() if tensor.dim() == 2 and len(set(tensor.shape)) == 1]
+    assert not square, f"{square} could be transposed: choose other sizes"
     model.load_state_dict(state, strict=not tied)
     model.tie_weights()
     model.save_pretrained(folder)
@@ -78,17 +84,42 @@ def prompts_for(vocab_size: int, seed: int = 0, lengths=LENGTHS) -> list[list[in
 @torch.no_grad()
 def oracle_logits(oracle, prompts) -> list[torch.Tensor]:
     """Logits of each prompt alone, float64; asserts that no routing decision was close."""
+    with clear_routing(oracle):
+        return [oracle(torch.tensor([ids]), use_cache=False).logits[0] for ids in prompts]
+
+
+@torch.no_grad()
+def oracle_decoded(oracle, ids: list[int]) -> torch.Tensor:
+    """Logits [DECODED, V] of the last tokens, given one by one to the oracle with its own cache, float64.
+
+    Positions are given: MiniMaxCache does not know how much it holds.
+    """
+    rows, cache = [], None
+    with clear_routing(oracle):
+        for start, end in [(0, PROMPT), *((at, at + 1) for at in range(PROMPT, len(ids)))]:
+            positions = torch.arange(start, end)[None]
+            out = oracle(torch.tensor([ids[start:end]]), position_ids=positions, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            rows.append(out.logits[0])
+    assert cache is not None
+    return torch.cat(rows[1:])
+
+
+@contextmanager
+def clear_routing(oracle):
+    """Asserts that no routing decision within was close."""
     gaps = []
     hooks = [
         module.register_forward_hook(lambda module, args, output: gaps.append(router_gap(module, output[0], *args[1:])))
         for module in oracle.modules()
         if type(module).__name__.lower().endswith("topkrouter")
     ]
-    logits = [oracle(torch.tensor([ids]), use_cache=False).logits[0] for ids in prompts]
-    for hook in hooks:
-        hook.remove()
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
     assert min(gaps, default=1.0) > MIN_ROUTER_GAP, f"router gap {min(gaps)}: choose another seed"
-    return logits
 
 
 def router_gap(router, logits_TE: torch.Tensor, bias_E: torch.Tensor | None = None) -> float:
@@ -134,6 +165,36 @@ def check_parity(config, folder, seed: int = 0) -> None:
 def without_mtp(config):
     """transformers leaves prediction modules behind the last layer out by the published models' numbers of layers."""
     return config.model_copy(update={"mtp": ()})
+
+
+@torch.inference_mode()
+def check_decoded(model, ids: list[int], expected_TV: torch.Tensor) -> float:
+    """Our logits of the last rows, each token decoded through the caches after a prefill: those that are expected.
+
+    ids: the prompt and a random continuation, which is given to the model whatever it would have chosen.
+    """
+    count = len(expected_TV)
+    cache = Cache(model.cache_specs(), num_pages=len(ids) // 64 + 1, num_slots=1)
+    sequence, rows = cache.open(), []
+    for part in [ids[:-count], *([token] for token in ids[-count:])]:
+        hidden = model(torch.tensor(part), cache.batch([(sequence, len(part))]), cache.layers)
+        cache.commit(sequence, len(part))
+        rows.append(model.head_logits(hidden))
+    found = error([torch.cat(rows[1:])], [expected_TV])
+    assert found <= TOLERANCE
+    return found
+
+
+def check_decoding(config, folder, seed: int = 0) -> float:
+    """64 tokens decoded by hyla through its caches, and by transformers through its own: the same logits."""
+    oracle = make_oracle(config, folder, seed)
+    ids = continued_prompt(oracle.config.get_text_config().vocab_size, seed)
+    return check_decoded(load_model(folder), ids, oracle_decoded(oracle, ids))
+
+
+def continued_prompt(vocab_size: int, seed: int = 0) -> list[int]:
+    """A random prompt and the random tokens that are decoded after it."""
+    return prompts_for(vocab_size, seed, lengths=(PROMPT + DECODED,))[0]
 
 
 def check_way_back(model, folder) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_reference import bailing, bailing_steps
-from parity_oracle import TOLERANCE, draw, error, prompts_for, same_tensors
+from parity_oracle import DECODED, TOLERANCE, check_decoded, continued_prompt, draw, error, prompts_for, same_tensors
 from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, save_model
@@ -140,3 +140,16 @@ def test_a_stray_tensor_of_a_prediction_module_inside_the_stack_is_an_error(tmp_
     save_file(load_file(file) | {"model.layers.1.enorm.weight": torch.ones(3)}, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="enorm"):
         load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("number", [0, 2, 5])
+def test_decoded_tokens_of_a_bailing_model_have_the_logits_of_the_float64_reference(tmp_path, number):
+    model_type, keys = CONFIGS[number]
+    tensors = drawn_folder(model_type, keys, tmp_path / "m", seed=number)
+    ids = continued_prompt(keys["vocab_size"], number)
+    check_decoded(load_model(tmp_path / "m"), ids, bailing(tensors, keys, torch.tensor(ids))[-DECODED:])
+
+
+def test_decoded_tokens_of_ling_2_5_have_the_publishers_own_logits():
+    golden = load_file(GOLDEN / "golden.safetensors")
+    check_decoded(load_model(GOLDEN), golden["ids_3"].tolist(), golden["logits_3"][-DECODED:])

@@ -1,7 +1,7 @@
 """Ling-3.0 against transformers."""
 
 import pytest
-from parity_oracle import check_parity, check_way_back, without_mtp
+from parity_oracle import check_decoding, check_parity, check_way_back, without_mtp
 
 from hyla.models.family import family_of
 from hyla.models.trunk import Model
@@ -67,3 +67,9 @@ def test_ling_3_gives_the_logits_of_transformers_and_its_tensors_back(tmp_path, 
 
 def test_a_model_made_here_is_read_by_transformers(tmp_path):
     check_way_back(Model(without_mtp(family_of("bailing_hybrid_3").tiny)), tmp_path / "m")
+
+
+def test_decoded_tokens_of_ling_3_have_the_logits_of_transformers(tmp_path):
+    from transformers import BailingHybridConfig
+
+    check_decoding(BailingHybridConfig(**FIRST), tmp_path)

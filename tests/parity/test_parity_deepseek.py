@@ -4,6 +4,7 @@ import pytest
 import torch
 from parity_oracle import (
     TOLERANCE,
+    check_decoding,
     check_parity,
     check_way_back,
     error,
@@ -51,7 +52,7 @@ FIRST = {
 }
 UNSCALED = {
     **FIRST,
-    "hidden_size": 52,
+    "hidden_size": 56,
     "num_hidden_layers": 2,
     "num_attention_heads": 5,
     "num_key_value_heads": 5,
@@ -112,3 +113,10 @@ def test_one_selected_key_more_or_less_is_seen(tmp_path):
             for sublayer in model.sublayers[::2]:
                 sublayer.module.indexer.num_selected = count
             assert error(model.logits(prompts), want) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("name, keys", [("DeepseekV3Config", V3[0]), ("DeepseekV32Config", V32[0])])
+def test_decoded_tokens_of_deepseek_have_the_logits_of_transformers(tmp_path, name, keys):
+    import transformers
+
+    check_decoding(getattr(transformers, name)(**keys), tmp_path)

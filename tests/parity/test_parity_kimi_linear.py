@@ -1,7 +1,7 @@
 """Kimi Linear against transformers."""
 
 import pytest
-from parity_oracle import check_parity, check_way_back
+from parity_oracle import check_decoding, check_parity, check_way_back
 from safetensors.torch import load_file
 
 from hyla.models.family import family_of
@@ -52,7 +52,7 @@ LOW_RANK_QUERIES = {
     "q_lora_rank": 12,
     "num_attention_heads": 5,
     "num_key_value_heads": 5,
-    "linear_num_heads": 1,
+    "linear_num_heads": 2,
     "linear_head_dim": 34,
     "norm_topk_prob": False,
 }
@@ -70,3 +70,9 @@ def test_dense_layers_are_written_under_the_name_of_the_hub(tmp_path):
     names = set(load_file(tmp_path / "m" / "model.safetensors"))
     assert "model.layers.0.mlp.up_proj.weight" in names
     assert not any(name.startswith("model.layers.0.block_sparse_moe") for name in names)
+
+
+def test_decoded_tokens_of_kimi_linear_have_the_logits_of_transformers(tmp_path):
+    from transformers import KimiLinearConfig
+
+    check_decoding(KimiLinearConfig(**FIRST), tmp_path)

@@ -4,7 +4,19 @@ import json
 
 import pytest
 import torch
-from parity_oracle import check_parity, check_way_back, draw, error, make_oracle, oracle_logits, prompts_for
+from parity_oracle import (
+    check_decoded,
+    check_decoding,
+    check_parity,
+    check_way_back,
+    continued_prompt,
+    draw,
+    error,
+    make_oracle,
+    oracle_decoded,
+    oracle_logits,
+    prompts_for,
+)
 from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, save_model
@@ -131,6 +143,8 @@ def test_mimo_v2_gives_the_logits_of_the_flash_layout_and_its_tensors_back(tmp_p
     prompts = prompts_for(101, lengths=(1, 65, 200))
     with torch.no_grad():
         assert error(model.logits(prompts), oracle_logits(oracle, prompts)) <= 1e-4
+    ids = continued_prompt(101)
+    check_decoded(model, ids, oracle_decoded(oracle, ids))
     save_model(model.pack(), tmp_path / "again")
     again = load_file(tmp_path / "again" / "model.safetensors")
     assert again.keys() == theirs.keys()
@@ -148,3 +162,7 @@ def test_window_layers_with_more_key_heads_have_as_many_shards_as_full_layers(tm
     parts = [linear.weight.detach() for linear in (window.q, window.k, window.v)]
     saved = load_file(tmp_path / "m" / "model.safetensors")["model.layers.1.self_attn.qkv_proj.weight"]
     assert torch.equal(saved, as_pro_shards(*parts, shards=2))
+
+
+def test_decoded_tokens_of_mimo_v2_flash_have_the_logits_of_transformers(tmp_path):
+    check_decoding(flash_config({**FIRST, "sliding_window": 40}), tmp_path)

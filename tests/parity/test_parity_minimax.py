@@ -10,7 +10,18 @@ import json
 import pytest
 import torch
 from lightning_reference import minimax
-from parity_oracle import TOLERANCE, draw, error, oracle_logits, prompts_for, same_tensors
+from parity_oracle import (
+    DECODED,
+    TOLERANCE,
+    check_decoded,
+    continued_prompt,
+    draw,
+    error,
+    oracle_decoded,
+    oracle_logits,
+    prompts_for,
+    same_tensors,
+)
 from safetensors.torch import load_file
 
 from hyla.checkpoints import load_model, save_model
@@ -48,7 +59,7 @@ CONFIGS = [
         "layer_types": [KINDS[n] for n in (1, 0, 0)],
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
-        "num_key_value_heads": 4,
+        "num_key_value_heads": 2,
         "head_dim": 18,
         "num_local_experts": 7,
         "num_experts_per_tok": 3,
@@ -138,5 +149,15 @@ def test_minimax_with_the_published_rotation_gives_the_logits_of_the_float64_ref
     with torch.no_grad():
         ours = load_model(tmp_path / "m").logits(prompts)
     assert error(ours, [minimax(tensors, keys, torch.tensor(ids)) for ids in prompts]) <= TOLERANCE
+    if rotary_dim == 6:
+        ids = continued_prompt(101, rotary_dim)
+        check_decoded(load_model(tmp_path / "m"), ids, minimax(tensors, keys, torch.tensor(ids))[-DECODED:])
     save_model(load_model(tmp_path / "m"), tmp_path / "again")
     assert same_tensors(tmp_path / "m" / "model.safetensors", tmp_path / "again" / "model.safetensors")
+
+
+def test_decoded_tokens_of_minimax_have_the_logits_of_transformers(tmp_path):
+    """transformers decodes rightly where it is told the positions."""
+    oracle = made_by_transformers(CONFIGS[0], tmp_path / "m", 0)
+    ids = continued_prompt(101)
+    check_decoded(load_model(tmp_path / "m"), ids, oracle_decoded(oracle, ids))

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from parity_oracle import check_parity, check_way_back, make_oracle, same_tensors
+from parity_oracle import check_decoding, check_parity, check_way_back, make_oracle, same_tensors
 from safetensors.torch import load_file
 
 from hyla.checkpoints import load_model, save_model
@@ -14,7 +14,7 @@ from hyla.models.trunk import Model
 FIRST = {
     "vocab_size": 101,
     "max_position_embeddings": 512,
-    "hidden_size": 40,
+    "hidden_size": 44,
     "intermediate_size": 22,
     "num_hidden_layers": 2,
     "num_attention_heads": 6,
@@ -64,3 +64,9 @@ def test_promised_mtp_modules_without_tensors_are_reported(caplog):
         promised = {"use_mtp": True, "num_mtp_modules": 3, "mtp_transformer_layers": 1}
         assert family.config_from_hf({**family.tiny_config, **promised}) == family.tiny
     assert "promises 3 multi-token prediction modules" in caplog.text
+
+
+def test_decoded_tokens_of_minimax_m2_have_the_logits_of_transformers(tmp_path):
+    from transformers import MiniMaxM2Config
+
+    check_decoding(MiniMaxM2Config(**FIRST), tmp_path)

@@ -6,7 +6,7 @@ code, vLLM and SGLang use `time_step_limit` = (0, inf) everywhere, and so do we:
 
 import pytest
 import torch
-from parity_oracle import check_parity, check_way_back
+from parity_oracle import check_decoding, check_parity, check_way_back
 from safetensors.torch import load_file
 
 from hyla.models.family import family_of
@@ -81,7 +81,13 @@ def test_a_model_made_here_is_written_under_the_names_of_the_hub(tmp_path):
     check_way_back(Model(family_of("nemotron_h").tiny), tmp_path / "m")
     tensors = load_file(tmp_path / "m" / "model.safetensors")
     assert tensors["backbone.layers.0.mixer.conv1d.weight"].shape == (72 + 2 * 2 * 20, 1, 4)
-    assert tensors["backbone.layers.1.mixer.fc1_latent_proj.weight"].shape == (36, 48)
+    assert tensors["backbone.layers.1.mixer.fc1_latent_proj.weight"].shape == (36, 44)
     assert tensors["backbone.layers.1.mixer.experts.5.up_proj.weight"].shape == (20, 36)
     assert tensors["backbone.layers.4.mixer.D"].dtype == torch.float32
     assert {"backbone.embeddings.weight", "backbone.norm_f.weight", "lm_head.weight"} <= set(tensors)
+
+
+def test_decoded_tokens_of_nemotron_h_have_the_logits_of_transformers(tmp_path):
+    from transformers import NemotronHConfig
+
+    check_decoding(NemotronHConfig(**FIRST), tmp_path)

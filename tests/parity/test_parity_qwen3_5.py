@@ -4,6 +4,7 @@ import pytest
 import torch
 from parity_oracle import (
     TOLERANCE,
+    check_decoding,
     check_parity,
     check_way_back,
     draw,
@@ -89,3 +90,9 @@ def test_the_text_tower_of_a_multimodal_folder_gives_the_same_logits(tmp_path):
     model = load_model(tmp_path / "m")
     with torch.no_grad():
         assert error(model.logits(prompts), oracle_logits(oracle.double(), prompts)) <= TOLERANCE
+
+
+def test_decoded_tokens_of_qwen3_5_have_the_logits_of_transformers(tmp_path):
+    from transformers.models.qwen3_5 import Qwen3_5TextConfig
+
+    check_decoding(Qwen3_5TextConfig(**FIRST), tmp_path)

@@ -1,7 +1,7 @@
 """Qwen3-Next against transformers."""
 
 import pytest
-from parity_oracle import check_parity, check_way_back, same_tensors
+from parity_oracle import check_decoding, check_parity, check_way_back, same_tensors
 
 from hyla.checkpoints import load_model, save_model
 from hyla.models.family import family_of
@@ -43,7 +43,7 @@ THIRD = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_key_head_dim": 6,
     "linear_value_head_dim": 22,
-    "num_attention_heads": 3,
+    "num_attention_heads": 9,
     "num_key_value_heads": 3,
     "norm_topk_prob": False,
     "decoder_sparse_step": 2,
@@ -63,3 +63,9 @@ def test_qwen3_next_gives_the_logits_of_transformers_and_its_tensors_back(tmp_pa
 
 def test_a_qwen3_next_model_made_here_scores_the_same_in_transformers(tmp_path):
     check_way_back(Model(family_of("qwen3_next").tiny), tmp_path / "m")
+
+
+def test_decoded_tokens_of_qwen3_next_have_the_logits_of_transformers(tmp_path):
+    from transformers import Qwen3NextConfig
+
+    check_decoding(Qwen3NextConfig(**COMMON, **FIRST), tmp_path)

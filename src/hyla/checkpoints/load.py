@@ -88,7 +88,7 @@ def load_model(
     with ShardReader(folder) as shards:
         names = _published_names(shards, found.family, found.config)
         config = _without_absent_mtp(folder, found, names)
-        model = _build_on_meta(config)
+        model = build_on_meta(config)
         weights = Weights(model)
         rules = found.family.as_stored(config, names).rules(config, weights.shapes)
         if model.config.tie_embeddings:
@@ -176,8 +176,8 @@ def _computable(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
-def _build_on_meta(config: ModelConfig) -> Model:
-    """The model without memory for its weights."""
+def build_on_meta(config: ModelConfig) -> Model:
+    """The model without memory for its weights. Raises ConfigError for sizes that no tensor can have."""
     try:
         with torch.device("meta"):
             return Model(config)

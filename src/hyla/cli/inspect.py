@@ -8,23 +8,33 @@ from typing import Annotated
 
 import typer
 
+LENGTH_KEYS = {"max_position_embeddings", "model_max_length", "max_len"}
+"""Keys of config.json that give the context."""
+
 
 def inspect(
-    model: Annotated[str, typer.Argument(help="Model folder in the Hugging Face format, a preset, or org/name.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Model folder in the Hugging Face format, a preset, or org/name; none: a list.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
 ) -> None:
-    """Show the stack, the parameters and the memory of a model folder or of a published size."""
+    """Show the stack, the parameters and the memory of a model folder or of a published size; or list those sizes."""
     import json
 
     from hyla.cli.console import console
+    from hyla.cli.preset_list import list_presets
 
+    if model is None:
+        list_presets(as_json)
+        return
     report, rows = _report(model, revision)
     if as_json:
         print(json.dumps(report))
         return
     console.print(f"{report['model']} ({report['family']})", markup=False, soft_wrap=True)
     console.print(_stack_table(rows))
+    console.print(_memory_table(report))
     for name, text in _lines(report):
         console.print(f"{name:<20}{text}", markup=False, soft_wrap=True)
 
@@ -35,8 +45,8 @@ def _report(name: str, revision: str | None) -> tuple[dict, list]:
 
     from hyla.checkpoints import read_config, resolve
     from hyla.checkpoints.hub import NAME
-    from hyla.models.presets import find_preset, is_preset
-    from hyla.models.trunk import Model
+    from hyla.checkpoints.load import build_on_meta
+    from hyla.models.presets import assumptions, find_preset, is_preset
     from hyla.models.weights import cast
 
     title, folder, dtype = name, {}, torch.bfloat16
@@ -50,8 +60,8 @@ def _report(name: str, revision: str | None) -> tuple[dict, list]:
     else:
         title, family = find_preset(name)
         config, published = family.preset(title), family.sizes[title]
-    with torch.device("meta"):
-        model = cast(Model(config), dtype)
+        folder["assumed"] = assumptions(title)
+    model = cast(build_on_meta(config), dtype)
     report = {
         "model": title,
         "family": config.family,
@@ -88,6 +98,7 @@ def _model_facts(model) -> dict:
         "parameters_without_embedding": summary.total - summary.embedding,
         "active_without_embedding": summary.active - summary.embedding,
         "kv_bytes_per_token": stack.kv_bytes_per_token,
+        "resident_kv_bytes_per_token": stack.resident_kv_bytes_per_token,
         "window_bytes_per_sequence": stack.window_bytes,
         "published_state_bytes_per_sequence": stack.published_state_bytes + stack.published_conv_bytes,
         "resident_state_bytes_per_sequence": stack.resident_state_bytes,
@@ -129,14 +140,11 @@ def _flat_keys(published: dict, family) -> list[str]:
 
 
 def _different_sublayers(model) -> list:
-    """(count, label, footprint of one) for each different sublayer config, in order of appearance."""
+    """(count, label, footprint of one) for each different kind and size of sublayer, in order of appearance."""
     from hyla.models.summary import footprint, label
 
-    counts = Counter(model.config.sublayers)
-    first = {}
-    for sublayer in model.sublayers:
-        first.setdefault(sublayer.config, sublayer)
-    return [(counts[config], label(config.module.kind), footprint(sublayer)) for config, sublayer in first.items()]
+    counts = Counter((label(sublayer.config.module.kind), footprint(sublayer)) for sublayer in model.sublayers)
+    return [(count, name, each) for (name, each), count in counts.items()]
 
 
 def _stack_table(rows: list):
@@ -157,6 +165,29 @@ def _stack_table(rows: list):
     return table
 
 
+def _memory_table(report: dict):
+    """Bytes as published models count them, and as this engine keeps them."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("memory", no_wrap=True)
+    table.add_column("as published", justify="right")
+    table.add_column("resident here", justify="right")
+    rows = [(f"KV per token ({report['dtype']})", report["kv_bytes_per_token"], report["resident_kv_bytes_per_token"])]
+    if report["window_bytes_per_sequence"]:
+        rows.append(("windows per sequence", report["window_bytes_per_sequence"], None))
+    states = report["published_state_bytes_per_sequence"], report["resident_state_bytes_per_sequence"]
+    for name, *sizes in [*rows, ("state per sequence", *states)]:
+        table.add_row(name, *("in KV per token" if size is None else _bytes(size) for size in sizes))
+    return table
+
+
+def _bytes(count: int) -> str:
+    from hyla.cli.console import describe_bytes
+
+    return f"{count:,}" if count < 1024 else f"{count:,} ({describe_bytes(count)})"
+
+
 def _short(count: int) -> str:
     """A count in billions, millions or thousands."""
     for size, unit in ((10**9, " B"), (10**6, " M"), (10**3, " K")):
@@ -167,25 +198,22 @@ def _short(count: int) -> str:
 
 def _lines(report: dict):
     """(name, text) of each line below the table."""
-    from hyla.cli.console import describe_bytes
-
     yield "mixers", report["mixers"]
     yield "channel mixers", report["channel_mixers"] or "none"
     yield "parameters", f"{report['parameters']:,}, of which {report['active_parameters']:,} work on one token"
     without = f"{report['parameters_without_embedding']:,}, active {report['active_without_embedding']:,}"
     yield "without embedding", without
-    yield "KV per token", f"{describe_bytes(report['kv_bytes_per_token'])} ({report['dtype']})"
-    if report["window_bytes_per_sequence"]:
-        yield "windows", f"{describe_bytes(report['window_bytes_per_sequence'])} per sequence"
-    published, resident = report["published_state_bytes_per_sequence"], report["resident_state_bytes_per_sequence"]
-    yield "state per sequence", f"{describe_bytes(published)} as published, {describe_bytes(resident)} resident here"
-    yield "context", f"{report['context']:,} tokens; vocabulary {report['vocabulary']:,}"
+    assumed = report.get("assumed", {})
+    length = " (assumed)" if LENGTH_KEYS & assumed.keys() else ""
+    yield "context", f"{report['context']:,} tokens{length}; vocabulary {report['vocabulary']:,}"
     for module in report["mtp"]:
         absent = "" if report.get("has_mtp_tensors", True) else "; promised, but the folder has no tensors of it"
         steps = "" if module["steps"] == 1 else f", {module['steps']} steps with shared weights"
         yield "MTP", f"{module['sublayers']}{steps}: {module['parameters']:,} parameters on top{absent}"
     if not report["mtp"]:
-        yield "MTP", "none"
+        yield "MTP", "none (assumed)" if "num_nextn_predict_layers" in assumed else "none"
+    for key, value_and_reason in assumed.items():
+        yield "assumed", f"{key} = {value_and_reason}"
     if "weights" in report:
         yield "weights", report["weights"]
     if "stored_dtypes" in report:

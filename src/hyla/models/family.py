@@ -75,6 +75,8 @@ class Family:
     """The `model_type` that it writes, where another family has that name."""
     marker: str | None = None
     """The key of config.json whose presence chooses this family among those of one `model_type`."""
+    shared_types: tuple[str, ...] = ()
+    """`model_type`s that it reads only where its `marker` is there: unknown formats are called so as well."""
     text_key: str | None = None
     """The key that nests the language model's config inside a multimodal one."""
     ignored: Mapping[str, str] = field(default_factory=dict)
@@ -85,6 +87,8 @@ class Family:
     """A published config of a few layers and odd sizes for tests."""
     sizes: Mapping[str, Mapping] = field(default_factory=dict)
     """Published checkpoints: name -> config.json."""
+    assumed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Of `sizes`, what no source of that model gives: name -> key -> where the value comes from."""
 
     @cached_property
     def handled(self) -> frozenset[str]:
@@ -266,7 +270,9 @@ def family_of_published(published: Mapping) -> Family:
     """
     model_type = published.get("model_type")
     marked = {
-        family.name: family for family in _families().values() if family.marker and family.model_type == model_type
+        family.name: family
+        for family in _families().values()
+        if family.marker and model_type in (family.model_type, *family.shared_types)
     }
     for family in marked.values():
         if published.get(family.marker) is not None:

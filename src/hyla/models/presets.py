@@ -16,6 +16,13 @@ def presets() -> dict[str, Family]:
     return dict(sorted(named.items(), key=lambda item: item[0].lower()))
 
 
+def assumptions(name: str) -> dict[str, str]:
+    """What no source of a published size gives, by its exact name: key -> value and where it comes from."""
+    family = presets()[name]
+    published, reasons = family.sizes[name], family.assumed.get(name, {})
+    return {key: f"{published[key]}, {why}" if key in published else why for key, why in reasons.items()}
+
+
 def is_preset(name: str) -> bool:
     """Whether `find_preset` knows the name."""
     return name.rsplit("/", 1)[-1].lower() in {known.lower() for known in presets()}

@@ -88,7 +88,7 @@ class Published(Strict):
 
     vocab_size: Count
     hidden_size: Count
-    num_hidden_layers: Several
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1024)]
     rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
     max_position_embeddings: Count
     tie_word_embeddings: bool = False

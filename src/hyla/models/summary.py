@@ -23,6 +23,8 @@ class Footprint:
     """Of the layers that see the whole context."""
     window_bytes: int = 0
     """Per sequence, of the layers that see a window: its keys and values, as published."""
+    resident_kv_bytes_per_token: int = 0
+    """Here, of all these layers: a page belongs to the whole stack, so windows keep theirs as well."""
     published_state_bytes: int = 0
     """Per sequence as others count it: one fp32 state per head."""
     published_conv_bytes: int = 0
@@ -55,6 +57,7 @@ def footprint(sublayer: Sublayer) -> Footprint:
         active=total,
         kv_bytes_per_token=0 if window else spec.bytes_per_token,
         window_bytes=spec.bytes_per_token * window if window else 0,
+        resident_kv_bytes_per_token=spec.bytes_per_token,
         published_state_bytes=anchors,
         published_conv_bytes=inputs * (details.get("conv_len", 1) - 1),
         resident_state_bytes=spec.bytes_per_sequence,

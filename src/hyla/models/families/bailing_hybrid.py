@@ -6,8 +6,7 @@ eps 1e-6 whatever `rms_norm_eps` is: the published code leaves it at its default
 model_type of Ling 3.0 (KDA layers, known by `short_conv_kernel_size`), which is refused here.
 
 Verified against logits of the publishers' own code for a tiny model, and against an independent float64 reference of
-the whole model (tests/parity/test_parity_bailing.py). No library has this family. *Assumed* in the 1T presets:
-q_lora_rank (that of Ling-2.6-flash) and routed_scaling_factor (that of the smaller siblings).
+the whole model (tests/parity/test_parity_bailing.py). No library has this family.
 """
 
 from __future__ import annotations
@@ -94,8 +93,16 @@ TINY = linear.TINY | {
 LARGE = base.MINI | {
     "hidden_size": 8192, "intermediate_size": 18432, "num_hidden_layers": 80, "num_attention_heads": 64,
     "moe_intermediate_size": 2048, "first_k_dense_replace": 4, "layer_group_size": 8, "group_norm_size": 8,
-    "rope_theta": 6e6, "max_position_embeddings": 131072,
-    "q_lora_rank": 1536, "routed_scaling_factor": 2.5,  # assumed
+    "rope_theta": 6e6, "max_position_embeddings": 131072, "rope_scaling": None, "q_lora_rank": 1536,
+    "num_nextn_predict_layers": 0,
+}
+ASSUMED = {
+    "q_lora_rank": "that of Ling-2.6-flash",
+    "routed_scaling_factor": "that of the smaller siblings",
+    "rope_scaling": "the model card advises YaRN with factor 2 for longer contexts",
+    "num_nextn_predict_layers": "the published checkpoint has such layers; their number is not known",
+    **dict.fromkeys(("intermediate_size", "first_k_dense_replace"), "those of Ling-2.6-1T"),
+    "eos_token_id": "that of Ring-mini-linear-2.0",
 }
 # fmt: on
 
@@ -111,4 +118,5 @@ FAMILY = Family(
     mtp=BAILING,
     tiny_config=TINY,
     sizes={"Ling-2.5-1T": LARGE, "Ring-2.5-1T": LARGE},
+    assumed={"Ling-2.5-1T": ASSUMED, "Ring-2.5-1T": ASSUMED},
 )

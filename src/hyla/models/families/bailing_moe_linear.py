@@ -7,7 +7,6 @@ Sources disagree about the slopes by depth: the publishers' code multiplies by 1
 0, which is the default here and what their own logits confirm for Ling 2.5 (tests/parity/test_parity_bailing.py); some
 serving engines use l, or max(0, l - 1), for the same checkpoints. Our key `lightning_slopes` ("bailing",
 "bailing_engines", "bailing_clamped") chooses. Verified against an independent float64 reference of the whole model.
-*Assumed* in Ring-flash-linear-2.0: group_norm_size, rope_theta, max_position_embeddings, and the MoE of Ring-flash-2.0.
 """
 
 from __future__ import annotations
@@ -99,6 +98,16 @@ SIZES = {
     "Ring-mini-linear-2.0": base.MINI | LONG | {"layer_group_size": 5, "group_norm_size": 4},
     "Ring-flash-linear-2.0": base.FLASH | LONG | {"layer_group_size": 8, "group_norm_size": 8},
 }
+_OF_MINI = ("rope_theta", "max_position_embeddings", "partial_rotary_factor", "rms_norm_eps", "eos_token_id")
+_OF_FLASH = (
+    "num_experts", "num_experts_per_tok", "moe_intermediate_size", "num_shared_experts", "n_group", "topk_group",
+    "routed_scaling_factor", "first_k_dense_replace",
+)
+ASSUMED = {
+    "group_norm_size": "that of Ling-2.5-1T, which has groups of 8 layers as well",
+    **dict.fromkeys(_OF_MINI, "as in Ring-mini-linear-2.0"),
+    **dict.fromkeys(_OF_FLASH, "as in Ring-flash-2.0; the counts of parameters are the published ones"),
+}
 # fmt: on
 
 FAMILY = Family(
@@ -113,4 +122,5 @@ FAMILY = Family(
     mtp=BAILING,
     tiny_config=TINY,
     sizes=SIZES,
+    assumed={"Ring-flash-linear-2.0": ASSUMED},
 )

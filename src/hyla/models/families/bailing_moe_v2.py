@@ -5,7 +5,7 @@ Queries, keys and values are one published matrix, block after block. Verified a
 of the whole model (tests/parity/test_parity_bailing.py); transformers does not have this family. MTP modules stand
 behind the last layer: full attention and MoE, each given the normed output before it, as in the publishers' code.
 What is here besides the family itself serves the later ones.
-*Assumed* in both presets: rope_theta and max_position_embeddings (the defaults of the published code).
+The hub calls this format `bailing_moe`, as it does Ling 1.5, which has no expert bias and is refused.
 """
 
 from __future__ import annotations
@@ -29,10 +29,8 @@ from hyla.models.mtp_names import BAILING
 from hyla.models.names import SWIGLU, fuse, rename, stack, weights
 
 IGNORED = {
-    "embedding_dropout": "dropout is a matter of training; Hyla has none",
-    "output_dropout": "dropout is a matter of training; Hyla has none",
-    "max_window_layers": "only used with use_sliding_window",
-    "sliding_window": "only used with use_sliding_window",
+    **dict.fromkeys(("embedding_dropout", "output_dropout"), "dropout is a matter of training; Hyla has none"),
+    **dict.fromkeys(("max_window_layers", "sliding_window"), "only used with use_sliding_window"),
     "moe_router_topk_scaling_factor": "another name of routed_scaling_factor in the original training",
     "mtp_loss_scaling_factor": "the weight of a training loss",
     "router_dtype": "router scores are fp32 in any case",
@@ -43,8 +41,7 @@ IGNORED = {
 # Published key: field of our config.
 ATTENTION = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads", "head_dim": "head_dim"}
 MOE = {
-    "num_experts": "num_experts", "num_experts_per_tok": "num_experts_per_token",
-    "moe_intermediate_size": "expert_dim",
+    "num_experts": "num_experts", "num_experts_per_tok": "num_experts_per_token", "moe_intermediate_size": "expert_dim"
 }
 ROUTER = {
     "score_function": "score", "moe_router_enable_expert_bias": "has_bias", "norm_topk_prob": "normalize",
@@ -171,15 +168,16 @@ TINY_COMMON = {
 MINI = {
     "vocab_size": 157184, "hidden_size": 2048, "intermediate_size": 5120, "num_hidden_layers": 20,
     "routed_scaling_factor": 2.5, "partial_rotary_factor": 0.5, "pad_token_id": 156892, "eos_token_id": 156892,
+    "num_experts": 256, "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "num_shared_experts": 1,
+    "rms_norm_eps": 1e-6, "first_k_dense_replace": 1, "moe_intermediate_size": 512,
 }
 FLASH = MINI | {
     "hidden_size": 4096, "intermediate_size": 9216, "num_hidden_layers": 32, "num_attention_heads": 32,
     "moe_intermediate_size": 1024,
 }
-SIZES = {
-    "Ling-mini-2.0": MINI | {"rope_theta": 600000.0, "max_position_embeddings": 32768},
-    "Ling-flash-2.0": FLASH | {"rope_theta": 600000.0, "max_position_embeddings": 32768},
-}
+LING = {"rope_theta": 600000.0, "max_position_embeddings": 32768, "eos_token_id": 156895}
+SIZES = {"Ling-mini-2.0": MINI | LING, "Ling-flash-2.0": FLASH | LING}
+ASSUMED = dict.fromkeys(("rope_theta", "partial_rotary_factor", "rms_norm_eps", "eos_token_id"), "as in Ling-flash-2.0")
 # fmt: on
 
 FAMILY = Family(
@@ -192,6 +190,9 @@ FAMILY = Family(
     trunk=TRUNK,
     ignored=IGNORED,
     mtp=BAILING,
+    marker="moe_router_enable_expert_bias",
+    shared_types=("bailing_moe",),
     tiny_config={**TINY_COMMON, "num_hidden_layers": 2},
     sizes=SIZES,
+    assumed={"Ling-mini-2.0": ASSUMED},
 )

@@ -87,6 +87,40 @@ TINY = {
 }
 # fmt: on
 
+
+def _gated_delta_net_h1(layers: int, hidden: int) -> dict:
+    """Gated delta and sliding-window attention in turn, an MLP after each (arXiv 2412.06464, hybrid models)."""
+    heads, delta_heads = hidden // 128, 9
+    delta = {"kind": "gated_delta", "num_key_heads": delta_heads, "num_value_heads": delta_heads}
+    delta |= {"key_dim": hidden * 3 // 4 // delta_heads, "value_dim": hidden * 3 // 2 // delta_heads, "norm_eps": 1e-5}
+    window = {"kind": "softmax", "num_heads": heads, "num_kv_heads": heads, "head_dim": 128, "window": 2048}
+    mixers = (delta, window | {"rope": {"rotary_dim": 128, "theta": 10000.0}})
+    mlp = {"kind": "mlp", "intermediate_dim": 6144}
+    modules = [module for layer in range(layers) for module in (mixers[layer % 2], mlp)]
+    return {
+        "vocab_size": 32000,
+        "hidden_dim": hidden,
+        "max_len": 4096,
+        "tie_embeddings": True,
+        "sublayers": [{"norm": NORM, "module": module} for module in modules],
+        "final_norm": NORM,
+    }
+
+
+SIZES = {
+    "Gated-DeltaNet-H1-0.4B": _gated_delta_net_h1(12, 1536),
+    "Gated-DeltaNet-H1-1.3B": _gated_delta_net_h1(18, 2304),
+}
+CODE = "from the published training code; the paper does not give it"
+ASSUMED = {
+    "gated_delta.num_value_heads": f"9, {CODE}",
+    "gated_delta.b": "no bias, though the training code gives the projection of beta one that is zero at the start",
+    "softmax.rope.theta": f"10000, {CODE}",
+    "mlp.intermediate_dim": f"6144, {CODE}",
+    "tie_embeddings": CODE,
+    "max_len": "the length of training",
+}
+
 FAMILY = OwnFormat(
     name=NAME,
     schema=Keys,
@@ -96,4 +130,6 @@ FAMILY = OwnFormat(
     names={},
     trunk=tuple(rename(name, name) for name in ("embed.weight", "norm.weight", "head.weight")),
     tiny_config=TINY,
+    sizes=SIZES,
+    assumed=dict.fromkeys(SIZES, ASSUMED),
 )

@@ -171,7 +171,7 @@ NAMES = {
 TINY = {
     "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 4, "num_attention_heads": 6,
     "kv_lora_rank": 28, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 12,
-    "linear_attn_config": {"num_heads": 3, "head_dim": 16, "kda_layers": [1, 2, 3], "full_attn_layers": [4]},
+    "linear_attn_config": {"num_heads": 3, "head_dim": 14, "kda_layers": [1, 2, 3], "full_attn_layers": [4]},
     "num_experts": 6, "num_experts_per_token": 2, "num_shared_experts": 2, "moe_intermediate_size": 20,
     "num_expert_group": 3, "topk_group": 2, "model_max_length": 512, "bos_token_id": 94, "eos_token_id": 95,
 }

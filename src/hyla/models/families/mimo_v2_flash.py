@@ -170,7 +170,7 @@ ATTENTION_NAMES = (*weights("self_attn.", "o_proj o"), rename("self_attn.attenti
 MLP_NAMES = {kind: deepseek_v3.NAMES[kind] for kind in ("mlp", "moe")}
 # fmt: off
 TINY = {
-    "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "max_position_embeddings": 512, "eos_token_id": 96,
+    "vocab_size": 97, "hidden_size": 44, "num_hidden_layers": 3, "max_position_embeddings": 512, "eos_token_id": 96,
     "intermediate_size": 80, "num_attention_heads": 6, "num_key_value_heads": 1, "head_dim": 24, "v_head_dim": 20,
     "swa_num_key_value_heads": 2, "sliding_window": 70, "attention_value_scale": 0.707, "rope_theta": 5e6,
     "partial_rotary_factor": 0.334, "hybrid_layer_pattern": [0, 1, 1], "n_routed_experts": 5, "num_experts_per_tok": 2,

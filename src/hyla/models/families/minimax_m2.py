@@ -151,5 +151,6 @@ FAMILY = Family(
         "max_position_embeddings": 512,
         "eos_token_id": 96,
     },
-    sizes={"MiniMax-M2": _size(196608), "MiniMax-M2.7": _size(204800)},
+    sizes={"MiniMax-M2": _size(196608), "MiniMax-M2.5": _size(196608), "MiniMax-M2.7": _size(204800)},
+    assumed={"MiniMax-M2.5": {"max_position_embeddings": "that of MiniMax-M2"}},
 )

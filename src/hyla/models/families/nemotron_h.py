@@ -156,7 +156,7 @@ NAMES = {
 
 # fmt: off
 TINY = {
-    "vocab_size": 97, "hidden_size": 48, "hybrid_override_pattern": "ME*-ME", "intermediate_size": 80,
+    "vocab_size": 97, "hidden_size": 44, "hybrid_override_pattern": "ME*-ME", "intermediate_size": 80,
     "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 24, "mamba_num_heads": 6, "mamba_head_dim": 12,
     "n_groups": 2, "ssm_state_size": 20, "n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20,
     "moe_shared_expert_intermediate_size": 28, "moe_latent_size": 36, "routed_scaling_factor": 2.5,

@@ -81,6 +81,16 @@ COMMON_SIZE = {
     "max_position_embeddings": 262144,
 }
 
+OWN_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "linear_num_value_heads",
+    "intermediate_size",
+    "tie_word_embeddings",
+)
+
 
 def _size(hidden: int, layers: int, heads: tuple[int, int], value_heads: int, intermediate: int, tied: bool) -> dict:
     return {
@@ -114,4 +124,5 @@ FAMILY = Family(
         "Qwen3.5-9B": _size(4096, 32, (16, 4), 32, 12288, False),
         "Qwen3.5-27B": _size(5120, 64, (24, 4), 48, 17408, False),
     },
+    assumed={"Qwen3.5-0.8B": dict.fromkeys(OWN_SIZES, "read in a single copy of its config.json")},
 )

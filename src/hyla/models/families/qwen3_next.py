@@ -1,8 +1,7 @@
 """Qwen3-Next: three gated delta layers to one gated attention layer, MoE with a gated shared expert.
 
-The trunk, with zero-centred norms everywhere but inside the gated delta mixer, partial RoPE and output gates.
-Verified against transformers 5.23 on random weights (tests/parity/test_parity_qwen3_next.py), and the MTP module,
-one full-attention layer, against its formulas (tests/models/test_mtp.py).
+The trunk, with zero-centred norms outside the gated delta mixer, partial RoPE and output gates. Verified against
+transformers 5.23 on random weights (tests/parity), the MTP module against its formulas (tests/models/test_mtp.py).
 """
 
 from __future__ import annotations
@@ -170,7 +169,7 @@ MTP_NAMES = MTPNames(
 
 # fmt: off
 TINY = {
-    "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 4, "max_position_embeddings": 512, "eos_token_id": 96,
+    "vocab_size": 97, "hidden_size": 44, "num_hidden_layers": 4, "max_position_embeddings": 512, "eos_token_id": 96,
     "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 24, "partial_rotary_factor": 0.25,
     "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 8, "linear_value_head_dim": 12,
 }
