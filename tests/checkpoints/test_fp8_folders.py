@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from hyla.checkpoints import load_model, save_model
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.weights import Weights, cast, resident_bytes
-from hyla.ops.quant import quantise
+from hyla.ops.quant import dequantise, quantise
+
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 FAMILIES = ("kimi_linear", "qwen3_next")
 PROMPTS = [[5, 1, 90, 33] * 17, [7]]
@@ -200,7 +202,7 @@ def test_an_all_zero_block_keeps_its_codes(tmp_path):
     assert torch.equal(scale, torch.ones(2, 1)) and not codes.float().any()
 
 
-PUBLISHED_IN_FP8 = ("minimax_m2", "deepseek_v3", "deepseek_v32", "mimo_v2_flash", "bailing_hybrid")
+PUBLISHED_IN_FP8 = ("minimax_m2", "deepseek_v3", "deepseek_v32", "mimo_v2_flash", "mimo_v2", "bailing_hybrid")
 
 
 @pytest.mark.parametrize("name", PUBLISHED_IN_FP8)
@@ -215,3 +217,19 @@ def test_the_families_that_are_published_in_fp8_stay_so_and_come_back(name, tmp_
     save_model(resident.pack(), tmp_path / "again")
     before, after = stored(folder), stored(tmp_path / "again")
     assert before.keys() == after.keys() and all(same_bits(before[name], after[name]) for name in before)
+
+
+def test_shards_that_are_cut_into_blocks_on_their_own_keep_their_numbers(tmp_path):
+    """MiMo-V2.5-Pro's qkv matrices: k straddles blocks of its shard, and shares them with q and v."""
+    folder = make_fp8_folder(tmp_path / "m", "mimo_v2")
+    model, tensors = load_model(folder), stored(folder)
+    for layer, (q_rows, k_rows, v_rows) in ((0, (132, 44, 20)), (1, (132, 132, 60))):
+        name = f"model.layers.{layer}.self_attn.qkv_proj.weight"
+        codes, scale = (tensors[key].chunk(2) for key in (name, name + "_scale_inv"))
+        assert tensors[name + "_scale_inv"].shape == (4 if layer == 0 else 6, 2)
+        shards = [dequantise(*pair, torch.bfloat16).split((q_rows, k_rows, v_rows)) for pair in zip(codes, scale)]
+        weights = Weights(model)
+        for letter, parts in zip("qkv", zip(*shards)):
+            ours = f"sublayers.{2 * layer}.module.{letter}.weight"
+            assert weights.quantised(ours) is not None
+            assert torch.equal(weights.read(ours), torch.cat(parts))
