@@ -41,10 +41,12 @@ QUANTIZATION = {
 }
 
 
-def make_fp8_folder(folder: Path, name: str, dtype=torch.bfloat16, scale_dtype=torch.float32, plain=PLAIN) -> Path:
+def make_fp8_folder(
+    folder: Path, name: str, dtype=torch.bfloat16, scale_dtype=torch.float32, plain=PLAIN, sizes=None
+) -> Path:
     """Save a random model of a family and quantise its matrices in place."""
     family = family_of(name)
-    config = family.config_from_hf({**family.tiny_config, **SIZES.get(name, {"hidden_size": 200})})
+    config = family.config_from_hf({**family.tiny_config, **(sizes or SIZES.get(name, {"hidden_size": 200}))})
     save_model(cast(initialize(Model(config), 3, std=0.1), dtype), folder)
     file, tensors = folder / "model.safetensors", {}
     for key, tensor in load_file(file).items():

@@ -1,10 +1,12 @@
 """FP8 checkpoints: they stay what was published, in memory and on the way back, and compute what they stand for."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from fp8_folder import QUANTIZATION, make_fp8_folder
+from loading_memory import measure_loading
 from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, save_model
@@ -15,6 +17,8 @@ from hyla.ops.quant import dequantise, quantise
 pytestmark = pytest.mark.usefixtures("each_backend")
 
 FAMILIES = ("kimi_linear", "qwen3_next")
+SLACK_BYTES = 2 << 20
+"""Of the allocator, and of what else a moment of loading needs."""
 PROMPTS = [[5, 1, 90, 33] * 17, [7]]
 
 
@@ -233,3 +237,15 @@ def test_shards_that_are_cut_into_blocks_on_their_own_keep_their_numbers(tmp_pat
             ours = f"sublayers.{2 * layer}.module.{letter}.weight"
             assert weights.quantised(ours) is not None
             assert torch.equal(weights.read(ours), torch.cat(parts))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_loading_takes_the_resident_weights_and_less_than_one_rule_more(tmp_path):
+    sizes = {"hidden_size": 320, "num_hidden_layers": 5, "n_routed_experts": 24, "moe_intermediate_size": 448}
+    small = make_fp8_folder(tmp_path / "small", "deepseek_v3")
+    large = make_fp8_folder(tmp_path / "large", "deepseek_v3", sizes=sizes)
+    model = load_model(large)
+    largest = max(Weights(model).quantised(name).nbytes for name in fp8_names(model))
+    peak, final, _ = measure_loading(small, large)
+    assert final > 30e6 and final <= 1.1 * resident_bytes(model)
+    assert peak <= final + largest + SLACK_BYTES

@@ -89,7 +89,7 @@ def place_rule(
         ours = rule.to_ours([part.view(torch.uint8) for part in codes], shapes)
         kept = rule.scales_to_ours(_as_bytes(scales), shapes)
         for name, part, scale, shard in zip(rule.ours, ours, kept, rule.shards(shapes)):
-            own = _own(part, device).view(FP8), _own(scale, device).view(scales[0].dtype)
+            own = _own(part, codes, device).view(FP8), _own(scale, scales, device).view(scales[0].dtype)
             stored = FP8Tensor(*own, keep, shard)
             weights.assign_quantised(name, stored)
         return None
@@ -109,9 +109,10 @@ def _as_bytes(scales: list[torch.Tensor]) -> list[torch.Tensor]:
     return [scale.view(torch.uint8) if scale.element_size() == 1 else scale for scale in scales]
 
 
-def _own(tensor: torch.Tensor, device: str) -> torch.Tensor:
-    """A copy: the mapped file may be replaced or deleted while the model lives."""
-    return tensor.to(device=device, copy=True).contiguous()
+def _own(tensor: torch.Tensor, mapped: list[torch.Tensor], device: str) -> torch.Tensor:
+    """A copy of what still is a mapped file's: the file may be replaced or deleted while the model lives."""
+    places = {part.untyped_storage().data_ptr() for part in mapped}
+    return tensor.to(device=device, copy=tensor.untyped_storage().data_ptr() in places).contiguous()
 
 
 def saved_rule(rule: Rule, model: Model, weights: Weights) -> Iterator[tuple[str, torch.Tensor]] | None:
