@@ -4,6 +4,8 @@
    An output is a sum over chains: `order` products added one after another from zero, the chains' sums added in turn.
    Floats: one fused multiply-add per product. bfloat16: two products per step, as the processor's instruction defines
    it. So a row's bits depend on nothing but the row, the weight and `order`. */
+#include <omp.h>
+
 #include "vector.h"
 
 #define SIDE 128  /* of a scale's block */
@@ -12,7 +14,7 @@
 #define LONGEST 1024 /* products of a chain at most */
 #define SHORT 128 /* inner columns made plain at a time when the rows are few: they stay in the first cache */
 #define AHEAD 128 /* bytes of a row asked for before they are needed; rows lie too far apart for the machine to guess */
-#define FEW 12
+#define FEW 12    /* rows at most for that */
 #define STRETCH 192 /* rows computed before the next columns are made plain; a multiple of ROWS */
 #define ROWS 6    /* rows whose sums fit into registers */
 #define SMALL 32768 /* fewer products are not worth a second thread */
@@ -138,8 +140,7 @@ static inline void look_up(const Table *table, __m512i codes, __m512i *first, __
 static inline void load_bytes(__m512i r[16], const uint8_t *p, int64_t stride, int rows, int64_t bytes, int64_t ahead) {
     if (rows == 16 && bytes >= 64) {
         for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(p + i * stride);
-        if (ahead)
-            for (int i = 0; i < 16; i++) _mm_prefetch((const char *)(p + i * stride + ahead), _MM_HINT_T0);
+        for (int i = 0; i < 16; i++) _mm_prefetch((const char *)(p + i * stride + ahead), _MM_HINT_T0);
         return;
     }
     __mmask64 mask = bytes >= 64 ? ~0ull : (1ull << bytes) - 1;
@@ -166,7 +167,9 @@ static void fill(const Call *c, int64_t matrix, const int64_t *tile, int64_t k, 
             __m512i r[16];
             float *line = panel + (j - k) / words * TILE + g * LANES;
             int64_t bytes = (c->inner - j) * size;
-            load_bytes(r, from + g * LANES * stride + j * size, stride, rows, bytes, bytes > 64 + AHEAD ? AHEAD : 0);
+            /* Past the end of the rows the next tile begins. */
+            int64_t ahead = bytes > AHEAD ? AHEAD : AHEAD + (TILE - 1) * stride;
+            load_bytes(r, from + g * LANES * stride + j * size, stride, rows, bytes, ahead);
             turn(r);
             if (!c->scales) {
                 for (int i = 0; i < 16; i++) _mm512_storeu_si512(line + i * TILE, r[i]);
@@ -251,9 +254,10 @@ static void tile_product(const Call *c, int64_t matrix, const int64_t *tile, int
 
 /* Each span's rows of x times its matrix. bfloat16 rows have an even number of columns, at least `inner`. */
 int hyla_product(const Call *c) {
-    int64_t rows = 0;
+    int64_t rows = 0, share = c->spans * c->tiles / (8 * omp_get_max_threads());
     for (int64_t s = 0; s < c->spans; s++) rows += c->span[3 * s + 2] - c->span[3 * s + 1];
-#pragma omp parallel for collapse(2) schedule(dynamic) if (rows * c->outputs * c->inner > SMALL)
+    share = share < 1 ? 1 : share > 4 ? 4 : share; /* tiles that follow one another are asked for ahead */
+#pragma omp parallel for collapse(2) schedule(dynamic, share) if (rows * c->outputs * c->inner > SMALL)
     for (int64_t s = 0; s < c->spans; s++)
         for (int64_t t = 0; t < c->tiles; t++)
             for (int64_t r = c->span[3 * s + 1]; r < c->span[3 * s + 2]; r += STRETCH) {
@@ -265,6 +269,6 @@ int hyla_product(const Call *c) {
 
 #else
 
-int hyla_product(const Call *c) { return 1; } /* this processor lacks the instructions */
+int hyla_product(const Call *c) { (void)c; return 1; } /* this processor lacks the instructions */
 
 #endif
