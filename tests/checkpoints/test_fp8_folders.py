@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, save_model
 from hyla.errors import CheckpointError, ConfigError
+from hyla.models.family import published_shapes
+from hyla.models.names import fuse_shards
 from hyla.models.weights import Weights, cast, resident_bytes
-from hyla.ops.quant import dequantise, quantise
+from hyla.ops.quant import Shard, dequantise, quantise
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -249,3 +251,15 @@ def test_loading_takes_the_resident_weights_and_less_than_one_rule_more(tmp_path
     peak, final, _ = measure_loading(small, large)
     assert final > 30e6 and final <= 1.1 * resident_bytes(model)
     assert peak <= final + largest + SLACK_BYTES
+
+
+def test_the_published_size_has_the_published_rows_of_scales():
+    """MiMo-V2.5-Pro: 8 shards of 27 rows of scales; v begins in the middle of k's second block."""
+    rule = fuse_shards("qkv", ("q", "k", "v"), shards=8)
+    ours = [(24576, 6144), (1536, 6144), (1024, 6144)]
+    assert published_shapes(rule, ours) == [(27136, 6144)] and rule.scale_shape((27136, 6144)) == (216, 48)
+    assert rule.shards(ours) == [Shard(3072), Shard(192), Shard(128, offset=64)]
+    scales = torch.arange(216 * 48.0).view(216, 48)
+    parts = rule.scales_to_ours([scales], ours)
+    assert [len(part) for part in parts] == [8 * 24, 8 * 2, 8 * 2]
+    assert torch.equal(rule.scales_to_published(parts, ours)[0], scales)
