@@ -1,19 +1,27 @@
 """FP8 checkpoints: they stay what was published, in memory and on the way back, and compute what they stand for."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from fp8_folder import QUANTIZATION, make_fp8_folder
+from loading_memory import measure_loading
 from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, save_model
 from hyla.errors import CheckpointError, ConfigError
+from hyla.models.family import published_shapes
+from hyla.models.names import fuse_shards
 from hyla.models.weights import Weights, cast, resident_bytes
 from hyla.ops.batch import Batch
-from hyla.ops.quant import quantise
+from hyla.ops.quant import Shard, dequantise, quantise
+
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 FAMILIES = ("kimi_linear", "qwen3_next")
+SLACK_BYTES = 2 << 20
+"""Of the allocator, and of what else a moment of loading needs."""
 PROMPTS = [[5, 1, 90, 33] * 17, [7]]
 
 
@@ -201,7 +209,7 @@ def test_an_all_zero_block_keeps_its_codes(tmp_path):
     assert torch.equal(scale, torch.ones(2, 1)) and not codes.float().any()
 
 
-PUBLISHED_IN_FP8 = ("minimax_m2", "deepseek_v3", "deepseek_v32", "mimo_v2_flash", "bailing_hybrid")
+PUBLISHED_IN_FP8 = ("minimax_m2", "deepseek_v3", "deepseek_v32", "mimo_v2_flash", "mimo_v2", "bailing_hybrid")
 
 
 @pytest.mark.parametrize("name", PUBLISHED_IN_FP8)
@@ -232,3 +240,43 @@ def test_prediction_modules_in_fp8_give_the_bits_of_dequantised_ones(name, tmp_p
             found.append(model.head_logits(hidden.head_TD, step=step))
     half = len(found) // 2
     assert half >= 1 and all(map(torch.equal, found[:half], found[half:]))
+
+
+def test_shards_that_are_cut_into_blocks_on_their_own_keep_their_numbers(tmp_path):
+    """MiMo-V2.5-Pro's qkv matrices: k straddles blocks of its shard, and shares them with q and v."""
+    folder = make_fp8_folder(tmp_path / "m", "mimo_v2")
+    model, tensors = load_model(folder), stored(folder)
+    for layer, (q_rows, k_rows, v_rows) in ((0, (132, 44, 20)), (1, (132, 132, 60))):
+        name = f"model.layers.{layer}.self_attn.qkv_proj.weight"
+        codes, scale = (tensors[key].chunk(2) for key in (name, name + "_scale_inv"))
+        assert tensors[name + "_scale_inv"].shape == (4 if layer == 0 else 6, 2)
+        shards = [dequantise(*pair, torch.bfloat16).split((q_rows, k_rows, v_rows)) for pair in zip(codes, scale)]
+        weights = Weights(model)
+        for letter, parts in zip("qkv", zip(*shards)):
+            ours = f"sublayers.{2 * layer}.module.{letter}.weight"
+            assert weights.quantised(ours) is not None
+            assert torch.equal(weights.read(ours), torch.cat(parts))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_loading_takes_the_resident_weights_and_less_than_one_rule_more(tmp_path):
+    sizes = {"hidden_size": 320, "num_hidden_layers": 5, "n_routed_experts": 24, "moe_intermediate_size": 448}
+    small = make_fp8_folder(tmp_path / "small", "deepseek_v3")
+    large = make_fp8_folder(tmp_path / "large", "deepseek_v3", sizes=sizes)
+    model = load_model(large)
+    largest = max(Weights(model).quantised(name).nbytes for name in fp8_names(model))
+    peak, final, _ = measure_loading(small, large)
+    assert final > 30e6 and final <= 1.1 * resident_bytes(model)
+    assert peak <= final + largest + SLACK_BYTES
+
+
+def test_the_published_size_has_the_published_rows_of_scales():
+    """MiMo-V2.5-Pro: 8 shards of 27 rows of scales; v begins in the middle of k's second block."""
+    rule = fuse_shards("qkv", ("q", "k", "v"), shards=8)
+    ours = [(24576, 6144), (1536, 6144), (1024, 6144)]
+    assert published_shapes(rule, ours) == [(27136, 6144)] and rule.scale_shape((27136, 6144)) == (216, 48)
+    assert rule.shards(ours) == [Shard(3072), Shard(192), Shard(128, offset=64)]
+    scales = torch.arange(216 * 48.0).view(216, 48)
+    parts = rule.scales_to_ours([scales], ours)
+    assert [len(part) for part in parts] == [8 * 24, 8 * 2, 8 * 2]
+    assert torch.equal(rule.scales_to_published(parts, ours)[0], scales)

@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from loading_memory import measure_loading
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -202,32 +201,6 @@ def test_a_loaded_model_survives_the_loss_of_its_folder(tmp_path):
     assert_same(model, loaded)
 
 
-MEASURE = """
-import sys, threading, time, torch
-from hyla.checkpoints import load_model
-
-def anonymous():
-    text = open("/proc/self/status").read()
-    return int(text.split("RssAnon:")[1].split()[0]) * 1024
-
-load_model(sys.argv[1])  # warm up: lazy imports and allocator
-base, peak, done = anonymous(), 0, False
-
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, anonymous())
-        time.sleep(0.0005)
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-model = load_model(sys.argv[2])
-done = True
-watcher.join()
-print(peak - base, anonymous() - base, int("sympy" in sys.modules))
-"""
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_loading_takes_little_memory_beside_the_model_and_no_heavy_imports(tmp_path):
     family = family_of("qwen3_next")
@@ -235,13 +208,7 @@ def test_loading_takes_little_memory_beside_the_model_and_no_heavy_imports(tmp_p
     sizes["vocab_size"] = 6000
     save_model(make("qwen3_next"), tmp_path / "small")
     save_model(initialize(Model(family.config_from_hf({**family.tiny_config, **sizes})), 0), tmp_path / "large")
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path / "small"), str(tmp_path / "large")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    peak, final, is_sympy_imported = map(int, done.stdout.split())
+    peak, final, is_sympy_imported = measure_loading(tmp_path / "small", tmp_path / "large")
     assert not is_sympy_imported  # some operations on the meta device cost seconds of imports
     assert final > 40e6
     assert peak <= 1.2 * final

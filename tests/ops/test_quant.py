@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.errors import BackendUnavailable
-from hyla.ops import quant, rows
-from hyla.ops.quant import FP8Tensor, FP8Weight, cost
+from hyla.ops import chains, native, quant, rows
+from hyla.ops.native import kernels
+from hyla.ops.quant import FP8Stack, FP8Tensor, FP8Weight, Shard, cost
 from hyla.ops.quant.reference import dequantise_reference
+
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 DTYPES = (torch.float32, torch.bfloat16)
 HALF_STEP = 2.0**-4
@@ -75,6 +78,7 @@ def test_a_product_has_the_bits_of_the_dequantised_weight(dtype, num_rows):
 
 def test_a_large_weight_is_dequantised_a_block_of_outputs_at_a_time(monkeypatch):
     monkeypatch.setattr(rows, "BLOCK_ELEMENTS", 64 * 140)
+    monkeypatch.setattr(chains, "chain_order", lambda *shape: None)  # nothing is dequantised into memory otherwise
     weight, asked = FP8Weight((fp8(300, 140, torch.float32),), torch.float32), []
     dense = FP8Weight.dense
 
@@ -112,3 +116,73 @@ def test_rows_of_another_dtype_are_refused():
 def test_bytes_are_those_of_the_tensors():
     tensor = fp8(300, 140, torch.bfloat16)
     assert tensor.nbytes == cost.weight_bytes(300, 140) == 300 * 140 + 4 * 3 * 2
+
+
+ALL_CODES = torch.arange(256).to(torch.uint8).view(quant.FP8)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float8_e8m0fnu])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_code_and_kind_of_scale_means_the_same_on_every_backend(kind, dtype):
+    scale = torch.tensor([[2.0**-9, 2.0**5]]).to(kind) if kind == torch.float8_e8m0fnu else torch.tensor([[0.37, 11]])
+    scale = scale.to(kind)
+    got = quant.dequantise(ALL_CODES[None], scale, dtype)
+    by_column = scale.float().repeat_interleave(128)
+    expected = (ALL_CODES.float() * by_column).to(dtype)[None]
+    assert torch.equal(got.nan_to_num(7.0), expected.nan_to_num(7.0))
+    x = torch.cat([torch.eye(256), torch.zeros(1, 256)]).to(dtype)
+    finite = ALL_CODES.float().isfinite()
+    weight = FP8Tensor(torch.where(finite, ALL_CODES.view(torch.uint8), 0).view(quant.FP8)[None], scale, dtype)
+    product = quant.linear(x, FP8Weight((weight,), dtype))
+    assert torch.equal(product[:256, 0][finite], expected[0][finite]) and product[256] == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("out_dim, in_dim", [(70, 1), (1, 511), (65, 513), (130, 1025), (33, 2100)])
+def test_long_sums_have_the_library_s_bits_whatever_company_a_row_comes_in(dtype, out_dim, in_dim):
+    weight = FP8Weight((fp8(out_dim, in_dim, dtype),), dtype)
+    x = draw(210, in_dim, seed=3).to(dtype)
+    whole = quant.linear(x, weight)
+    assert torch.equal(whole, rows.linear(x, weight.dense(0, out_dim)))
+    for first, last in ((0, 1), (3, 10), (5, 201)):
+        assert torch.equal(quant.linear(x[first:last], weight), whole[first:last])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_experts_as_one_stack_have_the_bits_of_each_alone(dtype):
+    gate, up = (quant.quantise(draw(5, 140, 72, seed=seed)) for seed in (1, 2))
+    stack = FP8Stack((FP8Tensor(*gate, dtype), quant.dequantise(*up, dtype)), dtype)
+    assert (len(stack), stack.shape) == (5, (280, 72))
+    spans, x = [(0, 0, 3), (3, 3, 4), (4, 4, 30)], draw(30, 72).to(dtype)
+    y = quant.grouped(x, spans, stack)
+    for expert, first, last in spans:
+        assert torch.equal(y[first:last], rows.linear(x[first:last], stack[expert].dense(0, 280)))
+    x.requires_grad_()
+    assert torch.equal(quant.grouped(x, spans, stack), y) and quant.grouped(x, spans, stack).requires_grad
+
+
+def test_blocks_begin_anew_in_every_shard():
+    shards = [quant.quantise(draw(200, 140, seed=seed) * 10.0**seed) for seed in range(3)]
+    codes = torch.cat([codes.view(torch.uint8) for codes, _ in shards]).view(quant.FP8)
+    scale = torch.cat([scale for _, scale in shards])
+    whole = FP8Tensor(codes, scale, torch.bfloat16, Shard(200))
+    expected = torch.cat([quant.dequantise(*shard, torch.bfloat16) for shard in shards])
+    assert torch.equal(whole.dense(), expected) and torch.equal(whole.rows(150, 431), expected[150:431])
+    # Rows 70 to 150 of each shard: the end of its first block and the start of its second.
+    middle = codes.view(torch.uint8).view(3, 200, 140)[:, 70:150].reshape(240, 140).view(quant.FP8)
+    part = FP8Tensor(middle, scale, torch.bfloat16, Shard(80, offset=70))
+    rows_of = torch.cat([expected[200 * n + 70 : 200 * n + 150] for n in range(3)])
+    assert torch.equal(part.dense(), rows_of)
+    x = draw(3, 140).bfloat16()
+    assert torch.equal(
+        quant.linear(x, FP8Weight((part, whole), x.dtype)), rows.linear(x, torch.cat([rows_of, expected]))
+    )
+
+
+def test_the_native_product_is_used_where_its_order_is_the_library_s(each_backend, monkeypatch):
+    weight, x, asked = FP8Weight((fp8(70, 600, torch.bfloat16),), torch.bfloat16), draw(2, 600).bfloat16(), []
+    product = kernels.product
+    monkeypatch.setattr(kernels, "product", lambda *args: asked.append(args) or product(*args))
+    quant.linear(x, weight)
+    is_possible = native.handles(x) and chains.chain_order(70, 600, x.dtype) is not None
+    assert bool(asked) == (each_backend == "native") and (not is_possible or len(asked[-1][0]) == 2)

@@ -18,7 +18,7 @@ from hyla.models.family import Family, family_of_published, published_shapes
 from hyla.models.names import Rule
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
-from hyla.ops.quant import dequantise, num_blocks
+from hyla.ops.quant import dequantise
 
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)."""
@@ -96,7 +96,7 @@ def load_model(
         expected = {name: shape for rule in rules for name, shape in zip(rule.published, _shapes(rule, weights))}
         if found.quantization is not None:
             expected |= {
-                name + SUFFIX: num_blocks(expected[name])
+                name + SUFFIX: rule.scale_shape(expected[name])
                 for rule in rules
                 for name in rule.published
                 if name in names and shards.dtype(names[name]) == CODE_DTYPE and len(expected[name]) == 2

@@ -14,7 +14,7 @@ from hyla.models.names import Rule
 from hyla.models.published import Strict
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
-from hyla.ops.quant import BLOCK, FP8, FP8Tensor, dequantise, num_blocks, quantise, quantise_with
+from hyla.ops.quant import BLOCK, FP8, FP8Tensor, dequantise, quantise, quantise_with
 
 logger = logging.getLogger("hyla.checkpoints")
 
@@ -85,16 +85,20 @@ def place_rule(
     same = len({scale.dtype for scale in scales}) == 1
     if keep is not None and same and rule.keeps_blocks(shapes) and all(map(weights.may_be_quantised, rule.ours)):
         ours = rule.to_ours([part.view(torch.uint8) for part in codes], shapes)
-        kept = rule.to_ours(_as_bytes(scales), [num_blocks(shape) for shape in shapes])
-        for name, part, scale in zip(rule.ours, ours, kept):
-            stored = FP8Tensor(_own(part, device).view(FP8), _own(scale, device).view(scales[0].dtype), keep)
+        kept = rule.scales_to_ours(_as_bytes(scales), shapes)
+        for name, part, scale, shard in zip(rule.ours, ours, kept, rule.shards(shapes)):
+            own = _own(part, codes, device).view(FP8), _own(scale, scales, device).view(scales[0].dtype)
+            stored = FP8Tensor(*own, keep, shard)
             weights.assign_quantised(name, stored)
         return None
     if keep is not None:
         logger.info("%s is dequantised: its rows are split inside blocks of %d", rule.published[0], BLOCK)
         for name, scale in zip(rule.published, scales):
             model.published_scales[name] = scale.clone()
-    plain = [dequantise(part, scale, keep or torch.float32) for part, scale in zip(codes, scales)]
+    dtype = keep or torch.float32
+    plain = [
+        dequantise(part, scale, dtype, rule.published_shard(tuple(part.shape))) for part, scale in zip(codes, scales)
+    ]
     return rule.to_ours(plain, shapes)
 
 
@@ -110,9 +114,10 @@ def _as_bytes(scales: list[torch.Tensor]) -> list[torch.Tensor]:
     return [scale.view(torch.uint8) if scale.element_size() == 1 else scale for scale in scales]
 
 
-def _own(tensor: torch.Tensor, device: str) -> torch.Tensor:
-    """A copy: the mapped file may be replaced or deleted while the model lives."""
-    return tensor.to(device=device, copy=True).contiguous()
+def _own(tensor: torch.Tensor, mapped: list[torch.Tensor], device: str) -> torch.Tensor:
+    """A copy of what still is a mapped file's: the file may be replaced or deleted while the model lives."""
+    places = {part.untyped_storage().data_ptr() for part in mapped}
+    return tensor.to(device=device, copy=tensor.untyped_storage().data_ptr() in places).contiguous()
 
 
 def saved_rule(rule: Rule, model: Model, weights: Weights) -> Iterator[tuple[str, torch.Tensor]] | None:
@@ -120,7 +125,8 @@ def saved_rule(rule: Rule, model: Model, weights: Weights) -> Iterator[tuple[str
     stored = [weights.quantised(name) for name in rule.ours]
     if all(part is not None for part in stored):
         codes = rule.to_published([part.codes.view(torch.uint8) for part in stored])
-        scales = rule.to_published(_as_bytes([part.scale for part in stored]))
+        scales = _as_bytes([part.scale for part in stored])
+        scales = rule.scales_to_published(scales, [part.shape for part in stored])
         kind = stored[0].scale.dtype
         return _pairs(rule, [part.view(FP8) for part in codes], [scale.contiguous().view(kind) for scale in scales])
     if model.quantization is not None and all(name in model.published_scales for name in rule.published):

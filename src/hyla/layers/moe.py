@@ -11,7 +11,7 @@ from hyla.layers.linear import Linear, Projection
 from hyla.layers.mlp import MLP
 from hyla.ops import moe, rows
 from hyla.ops.primitives import sigmoid
-from hyla.ops.quant import FP8Tensor, FP8Weight
+from hyla.ops.quant import FP8Stack, FP8Tensor
 
 
 class ExpertProjection:
@@ -38,12 +38,11 @@ class ExpertProjection:
         """Whether some of the weights are FP8. They stay so: there is nothing to pack."""
         return bool(self._module.quantised)
 
-    def quantised_weights(self) -> tuple[list[FP8Weight], list[FP8Weight]]:
-        """Gate over up, and down, of each expert, where some weights are FP8."""
+    def quantised_weights(self) -> tuple[FP8Stack, FP8Stack]:
+        """Gate over up, and down, of the experts, where some weights are FP8."""
         *gate_up, down = (self._module.quantised.get(name, getattr(self._module, name)) for name in self.names)
-        dtype, experts = self._module.experts_up.dtype, range(down.shape[0])
-        into = [FP8Weight(tuple(part[e] for part in gate_up), dtype) for e in experts]
-        return into, [FP8Weight((down[e],), dtype) for e in experts]
+        dtype = self._module.experts_up.dtype
+        return FP8Stack(tuple(gate_up), dtype), FP8Stack((down,), dtype)
 
     def parameters(self) -> list[torch.Tensor]:
         """The parameters that it computes with, in the order of `plain_weights`; on the meta device when packed."""

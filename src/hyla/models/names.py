@@ -14,7 +14,7 @@ from math import prod
 import torch
 
 from hyla.models.config import Config
-from hyla.ops.quant import BLOCK
+from hyla.ops.quant import BLOCK, Shard, num_blocks
 
 Tensors = list[torch.Tensor]
 
@@ -52,6 +52,26 @@ class Rule:
         shapes: ours. Otherwise they are dequantised when they are loaded.
         """
         return type(self) is Rule
+
+    def scale_shape(self, published: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the scales of an FP8 tensor of that published shape."""
+        return num_blocks(published)
+
+    def published_shard(self, published: tuple[int, ...]) -> Shard | None:
+        """Where the blocks of a published FP8 matrix begin."""
+        return None
+
+    def shards(self, shapes: Sequence[tuple[int, ...]]) -> list[Shard | None]:
+        """Where the blocks of ours begin, of the given shapes."""
+        return [None] * len(shapes)
+
+    def scales_to_ours(self, scales: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        """Published scales -> those of ours, of the given shapes; for rules that keep blocks."""
+        return self.to_ours(scales, [num_blocks(shape) for shape in shapes])
+
+    def scales_to_published(self, scales: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        """The inverse of `scales_to_ours`."""
+        return self.to_published(scales)
 
 
 @dataclass(frozen=True)
@@ -114,6 +134,44 @@ class Fuse(Rule):
 
 
 @dataclass(frozen=True)
+class FuseShards(Fuse):
+    """`Fuse` where each group is a tensor-parallel shard that was cut into FP8 blocks on its own.
+
+    A shard's last block may be smaller, and two of ours may share a block: both then keep its scales.
+    """
+
+    def keeps_blocks(self, shapes: Sequence[tuple[int, ...]]) -> bool:
+        return all(len(shape) == 2 for shape in shapes)
+
+    def scale_shape(self, published: tuple[int, ...]) -> tuple[int, ...]:
+        rows, inner = published
+        return num_blocks((rows // self.groups, inner))[0] * self.groups, num_blocks(published)[1]
+
+    def published_shard(self, published: tuple[int, ...]) -> Shard | None:
+        return Shard(published[0] // self.groups)
+
+    def shards(self, shapes: Sequence[tuple[int, ...]]) -> list[Shard | None]:
+        rows = [shape[0] // self.groups for shape in shapes]
+        return [Shard(count, sum(rows[:place]) % BLOCK) for place, count in enumerate(rows)]
+
+    def _blocks(self, shapes: Sequence[tuple[int, ...]]) -> list[slice]:
+        """The rows of scales of each of ours within one shard's."""
+        firsts = [sum(shape[0] for shape in shapes[:place]) // self.groups // BLOCK for place in range(len(shapes))]
+        return [slice(first, first + shard.num_blocks) for first, shard in zip(firsts, self.shards(shapes))]
+
+    def scales_to_ours(self, scales: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        whole = scales[0].reshape(self.groups, -1, scales[0].shape[-1])
+        return [whole[:, blocks].reshape(-1, whole.shape[-1]) for blocks in self._blocks(shapes)]
+
+    def scales_to_published(self, scales: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        blocks = self._blocks(shapes)
+        whole = scales[0].new_empty(self.groups, blocks[-1].stop, scales[0].shape[-1])
+        for place, part in zip(blocks, scales):
+            whole[:, place] = part.reshape(self.groups, -1, part.shape[-1])
+        return [whole.reshape(-1, whole.shape[-1])]
+
+
+@dataclass(frozen=True)
 class Stack(Rule):
     """One published tensor per expert; `{}` in the published name is its number."""
 
@@ -172,6 +230,11 @@ def concat(published: Iterable[str], ours: str, shape: tuple[int, ...]) -> Rule:
 def fuse(published: str, ours: Iterable[str], groups: str | int = 1) -> Rule:
     """The published matrix holds several of ours, interleaved by group."""
     return Fuse((published,), tuple(ours), groups)
+
+
+def fuse_shards(published: str, ours: Iterable[str], shards: int) -> Rule:
+    """The published matrix is a row of tensor-parallel shards, each with its rows of several of ours."""
+    return FuseShards((published,), tuple(ours), shards)
 
 
 def stack(published: str, ours: str) -> Rule:

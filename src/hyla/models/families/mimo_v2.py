@@ -1,7 +1,8 @@
 """MiMo-V2.5-Pro: MiMo-V2-Flash, except for the fused qkv projection and other sizes.
 
 The published qkv matrix is a row of tensor-parallel shards, each [Q | K | V] of its heads. Their number is not in
-config.json: it is that of the full layers' key heads (MiMo-V2.5-Pro: 8, as 216 = 8 x 27 rows of scales show).
+config.json: it is that of the full layers' key heads (MiMo-V2.5-Pro: 8, as 216 = 8 x 27 rows of scales show; FP8
+blocks begin anew in every shard).
 Transformers does not know this format; verified through the layout of MiMo-V2-Flash
 (tests/parity/test_parity_mimo_v2.py). The window is read as there, and the MTP blocks are those.
 """
@@ -17,7 +18,7 @@ from hyla.models.config import ModelConfig
 from hyla.models.families import mimo_v2_flash as flash
 from hyla.models.family import Family
 from hyla.models.mtp_names import MIMO_V2
-from hyla.models.names import Rule, fuse
+from hyla.models.names import Rule, fuse_shards
 
 
 class Keys(flash.Keys):
@@ -40,7 +41,7 @@ class ShardedFamily(Family):
         shards = min(counts, default=1)
         if any(count % shards for count in counts):
             raise ConfigError(f"{self.name}: key heads {sorted(set(counts))} cannot be cut into {shards} shards")
-        qkv = fuse("self_attn.qkv_proj.weight", ("q.weight", "k.weight", "v.weight"), groups=shards)
+        qkv = fuse_shards("self_attn.qkv_proj.weight", ("q.weight", "k.weight", "v.weight"), shards)
         names = {**self.names, "softmax": (qkv, *self.names["softmax"])}
         return Family.rules(replace(self, names=names), config, ours)
 

@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 
 from hyla.errors import ConfigError
+from hyla.ops import rows
 from hyla.ops.moe.chunked import Experts, experts_forward, group_rows, stacked
 from hyla.ops.moe.routing import select, top_k
+from hyla.ops.quant import FP8Stack
 
 __all__ = ["experts", "packed_experts", "route", "top_k"]
 
@@ -98,14 +100,17 @@ def packed_experts(
     x_TD: torch.Tensor,
     weights_Tk: torch.Tensor,
     ids_Tk: torch.Tensor,
-    gate_up_E: Sequence[torch.Tensor],
-    down_E: Sequence[torch.Tensor],
+    gate_up_E: Sequence[rows.Packed | torch.Tensor] | FP8Stack,
+    down_E: Sequence[rows.Packed | torch.Tensor] | FP8Stack,
     activation: Literal["swiglu", "relu2"] = "swiglu",
 ) -> torch.Tensor:
-    """`experts` with packed tensors (`ops.rows.pack`) or `ops.quant.FP8Weight` per expert: gate over up [2 I, D]
-    (relu2: up) and down [D, I].
+    """`experts` with packed tensors (`ops.rows.pack`) per expert, or an `ops.quant.FP8Stack` of all: gate over up
+    [2 I, D] (relu2: up) and down [D, I].
 
     Bit for bit the same; no gradient through packed weights (raises BackendUnavailable), to the rows through FP8 ones.
     """
     groups = group_rows(ids_Tk, len(gate_up_E))
-    return experts_forward(x_TD, weights_Tk, groups, gate_up_E.__getitem__, down_E.__getitem__, activation)[0]
+    into, out_of = (
+        weights if isinstance(weights, FP8Stack) else weights.__getitem__ for weights in (gate_up_E, down_E)
+    )
+    return experts_forward(x_TD, weights_Tk, groups, into, out_of, activation)[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from hyla.ops.primitives import relu2, swiglu
-from hyla.ops.quant import linear
+from hyla.ops.quant import FP8Stack, grouped, linear
 
 WeightOf = Callable[[int], torch.Tensor]
 
@@ -53,14 +53,19 @@ def stacked(gate_EID: torch.Tensor | None, up_EID, down_EDI) -> tuple[WeightOf, 
     return lambda e: torch.cat([gate_EID[e], up_EID[e]]), lambda e: down_EDI[e]
 
 
-def _products(rows_AD: torch.Tensor, groups: Groups, weight_of: WeightOf) -> torch.Tensor:
+def _products(rows_AD: torch.Tensor, groups: Groups, weight_of: WeightOf | FP8Stack) -> torch.Tensor:
     """Each expert's product with its rows."""
+    if isinstance(weight_of, FP8Stack):
+        return grouped(rows_AD, groups.spans, weight_of)
     parts = [linear(rows_AD[first:last], weight_of(expert)) for expert, first, last in groups.spans]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def experts_forward(x_TD, weights_Tk, groups: Groups, gate_up_of: WeightOf, down_of: WeightOf, activation: str):
-    """The result [T, D] and, for the backward pass, the products with gate and up [A, 2 I] (relu2: up, [A, I])."""
+def experts_forward(x_TD, weights_Tk, groups: Groups, gate_up_of, down_of, activation: str):
+    """The result [T, D] and, for the backward pass, the products with gate and up [A, 2 I] (relu2: up, [A, I]).
+
+    gate_up_of, down_of: an expert's weights by its number, or all of them as an `FP8Stack`.
+    """
     if x_TD.shape[0] == 0:
         return x_TD.clone(), x_TD
     gate_up_AF = _products(x_TD[groups.tokens_A], groups, gate_up_of)

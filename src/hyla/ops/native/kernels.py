@@ -117,3 +117,65 @@ def delta(inputs, spans_4N: torch.Tensor, states: dict[str, torch.Tensor], items
     if library().hyla_delta(byref(call), int(log_decay.dim() == 3)):
         raise MemoryError("the delta rule's kernels found no memory")
     return o
+
+
+SCALE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e8m0fnu: 2}
+"""Dtypes of FP8 scales that the kernels read."""
+
+
+class ProductCall(Structure):
+    """`Call` of product.c."""
+
+    _fields_ = (
+        ("spans", c_int64),
+        ("span", c_void_p),
+        ("tiles", c_int64),
+        ("tile", c_void_p),
+        *((name, c_int64) for name in ("outputs", "inner", "scale_rows", "scale_kind")),
+        *((name, c_void_p) for name in ("weights", "scales", "x")),
+        ("x_stride", c_int64),
+        ("y", c_void_p),
+        *((name, c_int64) for name in ("y_stride", "is_bf16", "order")),
+    )
+
+
+def _weight_call(weights: torch.Tensor, scales: torch.Tensor | None, tiles_N3: torch.Tensor) -> ProductCall:
+    """weights [..., O, D] (the scales' dtype is one of SCALE_KINDS), both dense."""
+    call = ProductCall(tiles=tiles_N3.shape[0], tile=tiles_N3.data_ptr(), weights=weights.data_ptr())
+    call.outputs, call.inner = weights.shape[-2:]
+    if scales is not None:
+        call.scale_rows, call.scale_kind, call.scales = scales.shape[-2], SCALE_KINDS[scales.dtype], scales.data_ptr()
+    return call
+
+
+def fp8_dense(
+    codes: torch.Tensor, scales: torch.Tensor, tiles_N3: torch.Tensor, matrix: int, first: int, out: torch.Tensor
+) -> None:
+    """Rows from `first` on of one matrix of codes [..., O, D], as many as out [R, D] has, in out's dtype."""
+    call = _weight_call(codes, scales, tiles_N3)
+    places = (c_int64(matrix), c_int64(first), c_int64(first + out.shape[0]))
+    library().hyla_fp8_dense(byref(call), *places, _is_bf16(out), c_void_p(out.data_ptr()))
+
+
+def product(
+    x_TD: torch.Tensor,
+    weights: torch.Tensor,
+    scales: torch.Tensor | None,
+    tiles_N3: torch.Tensor,
+    spans_S3: torch.Tensor,
+    order: int,
+    out_TO: torch.Tensor,
+) -> bool:
+    """Each span's rows times its matrix, into out (a view with dense rows); False where the processor cannot.
+
+    weights: [..., O, D], plain in x's dtype or FP8 codes with scales; spans: (matrix, first row, last row + 1), int64;
+    tiles: (first output, count <= 64, row of scales), int64; order: products of a chain of the sum.
+    """
+    x_TD = _as_rows(x_TD)
+    if x_TD.dtype == torch.bfloat16 and x_TD.shape[1] % 2:
+        x_TD = torch.nn.functional.pad(x_TD, (0, 1))
+    call = _weight_call(weights, scales, tiles_N3)
+    call.spans, call.span, call.order = spans_S3.shape[0], spans_S3.data_ptr(), order
+    call.x, call.x_stride, call.is_bf16 = x_TD.data_ptr(), x_TD.stride(0), _is_bf16(x_TD)
+    call.y, call.y_stride = out_TO.data_ptr(), out_TO.stride(0)
+    return not library().hyla_product(byref(call))

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from hyla.errors import BackendUnavailable
-from hyla.ops import rows
-from hyla.ops.quant.fp8 import BLOCK, FP8, FP8Tensor, FP8Weight, dequantise, num_blocks, quantise, quantise_with
+from hyla.ops import chains, native, rows
+from hyla.ops.native import kernels
+from hyla.ops.quant.fp8 import (
+    BLOCK,
+    FP8,
+    FP8Stack,
+    FP8Tensor,
+    FP8Weight,
+    Shard,
+    dequantise,
+    num_blocks,
+    quantise,
+    quantise_with,
+    strips,
+)
 
 __all__ = [
     "BLOCK",
     "FP8",
+    "FP8Stack",
     "FP8Tensor",
     "FP8Weight",
+    "Shard",
     "dequantise",
+    "grouped",
     "linear",
     "num_blocks",
     "quantise",
     "quantise_with",
+    "strips",
 ]
 
 
@@ -30,8 +49,35 @@ def _blocks(weight: FP8Weight):
 
 
 def _forward(x_TD: torch.Tensor, weight: FP8Weight) -> torch.Tensor:
+    order = _order(x_TD, weight)
+    if order is not None:
+        return _native(x_TD, weight, torch.tensor([[0, 0, x_TD.shape[0]]]), order)
     parts = [rows.linear(x_TD, weight.dense(first, last)) for first, last in _blocks(weight)]
     return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+def _order(x_TD: torch.Tensor, weight: FP8Weight | FP8Stack) -> int | None:
+    """The order of summation of the native product, or None where it cannot be used."""
+    stored = [part for part in weight.parts if isinstance(part, FP8Tensor)]
+    is_known = all(part.scale.dtype in kernels.SCALE_KINDS and part.dtype == weight.dtype for part in stored)
+    if not (is_known and native.handles(x_TD)):
+        return None
+    return chains.chain_order(*weight.shape, x_TD.dtype)
+
+
+def _native(x_TD: torch.Tensor, weight: FP8Weight | FP8Stack, spans_S3: torch.Tensor, order: int) -> torch.Tensor:
+    """Codes become numbers on the way into the product; nothing is written but the result."""
+    y_TO, start = x_TD.new_empty(x_TD.shape[0], weight.shape[0]), 0
+    for part in weight.parts:
+        out_TO = y_TO[:, start : start + part.shape[-2]]
+        start += part.shape[-2]
+        if isinstance(part, FP8Tensor):
+            codes, scale, tiles = part.codes.contiguous(), part.scale.contiguous(), part.tiles()
+        else:
+            codes, scale = part.detach().to(weight.dtype).contiguous(), None
+            tiles = chains.tiles(((0, part.shape[-2], 0),))
+        kernels.product(x_TD, codes, scale, tiles, spans_S3, order, out_TO)
+    return y_TO
 
 
 class _FP8Linear(torch.autograd.Function):
@@ -57,8 +103,8 @@ def linear(x_TD: torch.Tensor, weight: torch.Tensor | rows.Packed | FP8Weight) -
     Args: x_TD: the weight's dtype. weight: an `FP8Weight` has no gradient, x has.
     Returns: [T, O] in x's dtype.
     Raises: BackendUnavailable when x and an FP8 weight differ in dtype.
-    Cost: cost.py; a temporary of at most `ops.rows.BLOCK_ELEMENTS` weights in the product's dtype.
-    Exactness: bit for bit `ops.rows.linear` with the dequantised weight.
+    Cost: cost.py; without the native product a temporary of at most `ops.rows.BLOCK_ELEMENTS` weights in its dtype.
+    Exactness: bit for bit `ops.rows.linear` with the dequantised weight, on every backend.
     """
     if not isinstance(weight, FP8Weight):
         return rows.linear(x_TD, weight)
@@ -69,3 +115,14 @@ def linear(x_TD: torch.Tensor, weight: torch.Tensor | rows.Packed | FP8Weight) -
     if torch.is_grad_enabled() and x_TD.requires_grad:
         return _FP8Linear.apply(x_TD, weight)
     return _forward(x_TD, weight)
+
+
+def grouped(x_AD: torch.Tensor, spans: Sequence[tuple[int, int, int]], weight: FP8Stack) -> torch.Tensor:
+    """`linear` for rows by expert: spans (expert, first row, last row + 1), which cover the rows in order -> [A, O]."""
+    order = None
+    if not (torch.is_grad_enabled() and x_AD.requires_grad) and x_AD.dtype == weight.dtype:
+        order = _order(x_AD, weight)
+    if order is not None:
+        return _native(x_AD, weight, torch.tensor(spans), order)
+    parts = [linear(x_AD[first:last], weight[expert]) for expert, first, last in spans]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]

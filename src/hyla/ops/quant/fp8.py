@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
+
+from hyla.ops import chains, native
+from hyla.ops.native import kernels
 
 BLOCK = 128
 """Side of a block."""
@@ -24,9 +28,39 @@ def num_blocks(shape: Sequence[int]) -> tuple[int, ...]:
     return (*shape[:-2], -(-shape[-2] // BLOCK), -(-shape[-1] // BLOCK))
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Where blocks begin in a matrix that is a row of tensor-parallel shards, each cut into blocks on its own."""
+
+    rows: int
+    """Rows of one shard, all its blocks together or a part of them."""
+    offset: int = 0
+    """Rows of the first row's block that lie before it, 0 to 127."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that the rows of one shard touch."""
+        return -(-(self.offset + self.rows) // BLOCK)
+
+
+@cache
+def strips(num_rows: int, shard: Shard | None = None) -> tuple[tuple[int, int, int], ...]:
+    """(first row, last row + 1, row of scales) of each block down a matrix.
+
+    >>> strips(200), strips(160, Shard(80, offset=64))
+    (((0, 128, 0), (128, 200, 1)), ((0, 64, 0), (64, 80, 1), (80, 144, 2), (144, 160, 3)))
+    """
+    shard, found = shard or Shard(max(num_rows, 1)), []
+    for place, start in enumerate(range(0, num_rows, shard.rows)):
+        for block in range(shard.num_blocks):
+            first, last = (block * BLOCK - shard.offset, (block + 1) * BLOCK - shard.offset)
+            found.append((start + max(first, 0), start + min(last, shard.rows), place * shard.num_blocks + block))
+    return tuple(found)
+
+
 def _strips(num_rows: int):
     """Slices of 128 rows."""
-    return [slice(first, min(first + BLOCK, num_rows)) for first in range(0, num_rows, BLOCK)]
+    return [slice(first, last) for first, last, _ in strips(num_rows)]
 
 
 def _columns(scale_B: torch.Tensor, width: int) -> torch.Tensor:
@@ -34,16 +68,33 @@ def _columns(scale_B: torch.Tensor, width: int) -> torch.Tensor:
     return scale_B.to(torch.float32).repeat_interleave(BLOCK)[:width]
 
 
-def dequantise(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """codes [..., O, D] times the scale of their block, in fp32, rounded once to dtype. scale: `num_blocks` of them."""
+def dequantise(
+    codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype, shard: Shard | None = None
+) -> torch.Tensor:
+    """codes [..., O, D] times the scale of their block, in fp32, rounded once to dtype.
+
+    scale: `num_blocks` of them; shard: of the rows, None: one. Every backend gives the same bits.
+    """
     whole = torch.empty(codes.shape, dtype=dtype, device=codes.device)
-    width = codes.shape[-1]
-    matrices = zip(whole.reshape(-1, *whole.shape[-2:]), codes.reshape(-1, *codes.shape[-2:]), _matrices(scale))
-    for out_OD, codes_OD, scale_AB in matrices:
-        # Strip by strip: the fp32 product is never larger than 128 rows.
-        for strip, scale_B in zip(_strips(codes.shape[-2]), scale_AB):
-            out_OD[strip] = codes_OD[strip].to(torch.float32) * _columns(scale_B, width)
+    matrices = whole.reshape(-1, *whole.shape[-2:])
+    for matrix, out_OD in enumerate(matrices):
+        _dequantise_rows(codes, scale, shard, matrix, 0, out_OD)
     return whole
+
+
+def _dequantise_rows(codes, scale, shard: Shard | None, matrix: int, start: int, out_RD: torch.Tensor) -> None:
+    """Rows from `start` on of one matrix, as many as out has."""
+    blocks, stop = strips(codes.shape[-2], shard), start + out_RD.shape[0]
+    if native.handles(out_RD) and scale.dtype in kernels.SCALE_KINDS:
+        kernels.fp8_dense(codes.contiguous(), scale.contiguous(), chains.tiles(blocks), matrix, start, out_RD)
+        return
+    codes_OD, scale_AB = _matrices(codes)[matrix], _matrices(scale)[matrix]
+    # Strip by strip: the fp32 product is never larger than 128 rows.
+    for first, last, block in blocks:
+        low, high = max(first, start), min(last, stop)
+        if low < high:
+            scale_D = _columns(scale_AB[block], out_RD.shape[1])
+            out_RD[low - start : high - start] = codes_OD[low:high].to(torch.float32) * scale_D
 
 
 def _matrices(scale: torch.Tensor) -> torch.Tensor:
@@ -85,9 +136,11 @@ class FP8Tensor:
 
     codes: torch.Tensor
     scale: torch.Tensor
-    """[..., ceil(O / 128), ceil(D / 128)], in the dtype in which it was published."""
+    """[..., blocks down, ceil(D / 128)], in the dtype in which it was published; ceil(O / 128) down without shards."""
     dtype: torch.dtype
     """What the weight stands for: its numbers are codes times scales, rounded to this dtype."""
+    shard: Shard | None = None
+    """Of the rows of a matrix; None: one, its blocks begin at the first row."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,25 +151,31 @@ class FP8Tensor:
         return self.codes.nbytes + self.scale.nbytes
 
     def __getitem__(self, expert: int) -> FP8Tensor:
-        return FP8Tensor(self.codes[expert], self.scale[expert], self.dtype)
+        return FP8Tensor(self.codes[expert], self.scale[expert], self.dtype, self.shard)
 
     def dense(self) -> torch.Tensor:
         """The whole weight in its dtype."""
-        return dequantise(self.codes, self.scale, self.dtype)
+        return dequantise(self.codes, self.scale, self.dtype, self.shard)
 
     def rows(self, first: int, last: int) -> torch.Tensor:
         """Rows first to last of a matrix, in its dtype."""
-        start = first // BLOCK
-        scale = self.scale[start : -(-last // BLOCK)]
-        # From the block's first row on, so that rows and scales keep their alignment.
-        return dequantise(self.codes[start * BLOCK : last], scale, self.dtype)[first - start * BLOCK :]
+        out_RD = torch.empty(last - first, self.codes.shape[1], dtype=self.dtype, device=self.codes.device)
+        _dequantise_rows(self.codes, self.scale, self.shard, 0, first, out_RD)
+        return out_RD
+
+    def tiles(self) -> torch.Tensor:
+        """Of the kernels (`ops.chains.tiles`)."""
+        return chains.tiles(strips(self.codes.shape[-2], self.shard))
+
+
+Part = torch.Tensor | FP8Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class FP8Weight:
     """The weight of one product [sum of O, D]: matrices over one another, some or all of them FP8."""
 
-    parts: tuple[torch.Tensor | FP8Tensor, ...]
+    parts: tuple[Part, ...]
     dtype: torch.dtype
     """Of the product."""
 
@@ -134,3 +193,23 @@ class FP8Weight:
                 found.append(rows.to(self.dtype))
             start += part.shape[0]
         return torch.cat(found) if len(found) > 1 else found[0]
+
+
+@dataclass(frozen=True, eq=False)
+class FP8Stack:
+    """The weights of the experts [E, sum of O, D]: stacks over one another, some or all of them FP8."""
+
+    parts: tuple[Part, ...]
+    dtype: torch.dtype
+    """Of the product."""
+
+    def __len__(self) -> int:
+        return self.parts[0].shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of one expert's weight."""
+        return sum(part.shape[1] for part in self.parts), self.parts[0].shape[2]
+
+    def __getitem__(self, expert: int) -> FP8Weight:
+        return FP8Weight(tuple(part[expert] for part in self.parts), self.dtype)
