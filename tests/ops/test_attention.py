@@ -13,6 +13,8 @@ from hyla.ops.attention.chunked import tree_sum
 from hyla.ops.attention.reference import attention_reference
 from hyla.ops.batch import CHUNK, Batch
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 LENGTHS = (1, 63, 64, 65, 200)
 SCALE = 0.31
 TOLERANCE = 2e-6

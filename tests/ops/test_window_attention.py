@@ -26,6 +26,8 @@ from hyla.ops.attention.chunked import tree_sum
 from hyla.ops.attention.reference import attention_reference
 from hyla.ops.batch import CHUNK, Batch
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 WINDOWS = pytest.mark.parametrize("window", [1, 5, 64, 100, 128])
 SINKS = pytest.mark.parametrize("has_sinks", [False, True], ids=["plain", "sinks"])
 

@@ -129,7 +129,7 @@ class Batch:
 
     @cached_property
     def attention_plans(self) -> dict:
-        """Plans of softmax attention by head layout, filled by `ops.attention.plan.attention_plan`."""
+        """Plans of softmax attention by head layout (`ops.attention.plan.attention_plan`), and the native page table."""
         return {}
 
     def index(self, values) -> torch.Tensor:

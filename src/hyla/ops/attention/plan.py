@@ -10,7 +10,7 @@ bit of a result, only its speed. Everything here is made from host integers, onc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
 
 import torch
 
@@ -143,6 +143,15 @@ def attention_plan(batch: Batch, layout: HeadLayout) -> AttentionPlan:
             groups=tuple(_make_group(batch, layout, *found) for found in _group_tiles(spans, layout)),
         )
     return batch.attention_plans[layout]
+
+
+def page_table(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """int64 on the host, for native kernels: where each sequence's pages begin in the list of all, and that list."""
+    if "native" not in batch.attention_plans:
+        lists = _page_lists(batch)
+        firsts = [0, *accumulate(len(ids) for ids in lists)][:-1]
+        batch.attention_plans["native"] = (torch.tensor(firsts), torch.tensor(list(chain.from_iterable(lists))))
+    return batch.attention_plans["native"]
 
 
 def _page_lists(batch: Batch) -> list[tuple[int, ...]]:

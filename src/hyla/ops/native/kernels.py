@@ -117,3 +117,66 @@ def delta(inputs, spans_4N: torch.Tensor, states: dict[str, torch.Tensor], items
     if library().hyla_delta(byref(call), int(log_decay.dim() == 3)):
         raise MemoryError("the delta rule's kernels found no memory")
     return o
+
+
+TILE_BYTES = 1 << 19
+"""Queries and outputs of the rows that meet a page together: half of a core's second cache."""
+
+SPARE_BYTES = 1 << 25
+"""Partial results of superblocks that are computed side by side."""
+
+
+class AttentionCall(Structure):
+    """`Call` of attention.c."""
+
+    _fields_ = (
+        ("sequences", c_int64),
+        *((name, c_void_p) for name in ("offset", "length", "start", "first_page", "pages")),
+        *((name, c_int64) for name in ("heads", "group", "K", "V", "window")),
+        *((name, c_int64) for name in ("q_bf16", "q_row", "q_head")),
+        *((name, c_int64) for name in ("kv_bf16", "k_row", "k_head", "v_row", "v_head")),
+        *((name, c_int64) for name in ("threads", "tile_rows", "spare_bytes")),
+        *((name, c_void_p) for name in ("q", "k", "v", "k_pages", "v_pages", "sinks", "o", "max", "sum")),
+        ("scale", c_float),
+    )
+
+
+def attention(q, k, v, page_table, spans_4N, k_pages, v_pages, *, scale, value_dim, window, sinks, with_statistics):
+    """Write new keys and values to their pages, then attend: (o [T, Hq, V], max, sum [T, Hq] or None), fp32.
+
+    q [T, Hq, K]; k, v [T, G, .] like the pages [P, G, K, 64] and [P, G, 64, V] (v, v_pages None: the values are
+    channels of the keys); page_table: int64 (place of each sequence's first page in the list, pages); sinks: fp32 [Hq].
+    """
+    q, k, v = (x if x is None or x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
+    tokens, query_heads, key_dim = q.shape
+    o = torch.empty(tokens, query_heads, value_dim, dtype=torch.float32)
+    maximum, total = torch.empty(2, tokens, query_heads) if with_statistics else (None, None)
+    call = AttentionCall(
+        sequences=spans_4N.shape[1],
+        heads=k.shape[1],
+        group=query_heads // k.shape[1],
+        K=key_dim,
+        V=value_dim,
+        window=window or 0,
+        q_bf16=_is_bf16(q),
+        q_row=q.stride(0),
+        q_head=q.stride(1),
+        kv_bf16=_is_bf16(k),
+        k_row=k.stride(0),
+        k_head=k.stride(1),
+        v_row=0 if v is None else v.stride(0),
+        v_head=0 if v is None else v.stride(1),
+        threads=torch.get_num_threads(),
+        tile_rows=TILE_BYTES // (4 * (key_dim + value_dim)),
+        spare_bytes=SPARE_BYTES,
+        scale=scale,
+    )
+    named = dict(zip(("offset", "length", "start"), spans_4N)) | dict(zip(("first_page", "pages"), page_table))
+    named |= {"q": q, "k": k, "v": v, "k_pages": k_pages, "v_pages": v_pages}
+    named |= {"sinks": sinks, "o": o, "max": maximum, "sum": total}
+    for name, tensor in named.items():
+        if tensor is not None:
+            setattr(call, name, tensor.data_ptr())
+    if library().hyla_attention(byref(call)):
+        raise MemoryError("the attention kernel found no memory")
+    return o, maximum, total

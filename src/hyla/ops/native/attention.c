@@ -1,0 +1,509 @@
+/* Softmax attention over pages of 64 keys, read where they lie.
+
+   A row (a position and a query head) meets its pages in ascending order, in superblocks of 16 pages on the absolute
+   grid. In a superblock, with m = -inf, l = a = 0 at its start, and for each of its pages with scores s:
+       m' = max(m, s)   p = exp(s - m')   f = exp(m - m')   l = f l + sum p   a = f a + sum_j p_j v_j
+   Scores are sums over channels upwards, a page's sum_j goes over keys upwards, one fused multiply-add each; l is kept
+   as 16 partial sums. Superblocks are merged in ascending order. Keys that a row does not see have p = 0; a page or a
+   superblock of such keys has f = 1 and changes nothing. So a row's bits depend neither on the rows computed with it
+   nor on where a superblock was computed. */
+#include <stdlib.h>
+
+#include "vector.h"
+
+#define PAGE 64
+#define SUPER 16 /* pages of a superblock */
+#ifdef __AVX512F__
+#define GROUP 6 /* rows whose sums stand in registers together */
+#else
+#define GROUP 2
+#endif
+
+typedef struct {
+    int64_t sequences;
+    const int64_t *offset, *length, *start;  /* of each sequence */
+    const int64_t *first_page, *pages;       /* pages[first_page[n] + b]: page b of sequence n */
+    int64_t heads, group, K, V, window;      /* key heads, query heads of each; window 0: all earlier keys are seen */
+    int64_t q_bf16, q_row, q_head;           /* strides in elements; channels are dense */
+    int64_t kv_bf16, k_row, k_head, v_row, v_head;
+    int64_t threads, tile_rows, spare_bytes; /* at most so many rows together; for superblocks computed side by side */
+    const void *q, *k, *v;                   /* [T, heads * group, K], new keys and values [T, heads, .] */
+    void *k_pages, *v_pages;                 /* [P, heads, K, 64], [P, heads, 64, V]; v_pages 0: channels of the keys */
+    const float *sinks;                      /* [heads * group], or 0 */
+    float *o, *max, *sum;                    /* [T, heads * group, V], [T, heads * group] or 0 */
+    float scale;
+} Call;
+
+typedef struct {
+    int64_t sequence, head, row, count; /* rows [row, row + count) of position * group + query head */
+    int64_t first, last;                /* pages that some of them see */
+} Tile;
+
+typedef struct {
+    float *max, *sum, *a; /* [rows], [rows], [rows, width] */
+} Part;
+
+typedef struct {
+    int64_t width;                           /* V, rounded up to whole vectors */
+    int64_t *position;
+    float *q, *scores, *next, *factor, *lanes, *block; /* [rows, K], [rows, 64], [rows], [rows], [rows, 16], [64, 64] */
+    Part part, total;
+} Room;
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline const void *at(const void *p, int64_t i, int64_t is_bf16) { return (const char *)p + i * (is_bf16 ? 2 : 4); }
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec load_full(const void *p, int64_t i, int is_bf16) { return load_row(p, i, LANES, is_bf16); }
+
+/* scores[i, :] (+)= sum_c q[i, c] k[c, :] over n rows and `count` channels. */
+INLINE void score_rows(const int n, const int is_bf16, int64_t count, const float *q, int64_t stride, const void *k,
+                       int is_first, float *scores) {
+    vec a[GROUP][4];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int m = 0; m < 4; m++) a[i][m] = is_first ? splat(0.0f) : load(scores + i * PAGE + m * LANES);
+    for (int64_t c = 0; c < count; c++) {
+        vec y[4];
+#pragma GCC unroll 4
+        for (int m = 0; m < 4; m++) y[m] = load_full(k, c * PAGE + m * LANES, is_bf16);
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) {
+            vec x = splat(q[i * stride + c]);
+#pragma GCC unroll 4
+            for (int m = 0; m < 4; m++) a[i][m] = fma_vec(x, y[m], a[i][m]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int m = 0; m < 4; m++) store(scores + i * PAGE + m * LANES, a[i][m]);
+}
+
+/* a[i, :] = factor[i] a[i, :] + sum_{first <= j < last} p[i, j] v[j, :] over n rows and `vectors` vectors of channels. */
+INLINE void value_rows(const int n, const int vectors, const int is_bf16, int first, int last, const float *p,
+                       const float *factor, const void *v, int64_t v_stride, float *a, int64_t a_stride) {
+    vec sum[GROUP][4];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int m = 0; m < vectors; m++) sum[i][m] = splat(0.0f);
+    for (int j = first; j < last; j++) {
+        vec y[4];
+#pragma GCC unroll 4
+        for (int m = 0; m < vectors; m++) y[m] = load_full(v, j * v_stride + m * LANES, is_bf16);
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) {
+            vec x = splat(p[i * PAGE + j]);
+#pragma GCC unroll 4
+            for (int m = 0; m < vectors; m++) sum[i][m] = fma_vec(x, y[m], sum[i][m]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int m = 0; m < vectors; m++) {
+            float *out = a + i * a_stride + m * LANES;
+            store(out, fma_vec(splat(factor[i]), load(out), sum[i][m]));
+        }
+}
+
+/* The same code for each number of rows, so that the sums stay in registers. */
+#if GROUP == 6
+#define BY_ROWS(n, CASE) \
+    switch (n) { case 1: CASE(1); break; case 2: CASE(2); break; case 3: CASE(3); break; case 4: CASE(4); break; \
+                 case 5: CASE(5); break; default: CASE(6); }
+#else
+#define BY_ROWS(n, CASE) switch (n) { case 1: CASE(1); break; default: CASE(2); }
+#endif
+
+static void score_group(int n, int is_bf16, int64_t count, const float *q, int64_t stride, const void *k, int is_first,
+                        float *scores) {
+#define CASE(N) \
+    if (is_bf16) score_rows(N, 1, count, q, stride, k, is_first, scores); \
+    else score_rows(N, 0, count, q, stride, k, is_first, scores)
+    BY_ROWS(n, CASE)
+#undef CASE
+}
+
+static void value_group(int n, int vectors, int is_bf16, int first, int last, const float *p, const float *factor,
+                        const void *v, int64_t v_stride, float *a, int64_t a_stride) {
+    int step = vectors == 4 ? 4 : 1;
+    for (int m = 0; m < vectors; m += step, v = at(v, step * LANES, is_bf16), a += step * LANES) {
+#define CASE(N) \
+    if (step == 4 && is_bf16) value_rows(N, 4, 1, first, last, p, factor, v, v_stride, a, a_stride); \
+    else if (step == 4) value_rows(N, 4, 0, first, last, p, factor, v, v_stride, a, a_stride); \
+    else if (is_bf16) value_rows(N, 1, 1, first, last, p, factor, v, v_stride, a, a_stride); \
+    else value_rows(N, 1, 0, first, last, p, factor, v, v_stride, a, a_stride)
+        BY_ROWS(n, CASE)
+#undef CASE
+    }
+}
+
+/* 16 rows of 16 become columns: pairs `D` apart change their off-diagonal halves. */
+#define PICK(l, D) ((l) & (D) ? 16 + (l) - (D) : (l)), ((l) + 1) & (D) ? 16 + (l) + 1 - (D) : (l) + 1
+#define TAKE(l, D) ((l) & (D) ? 16 + (l) : (l) + (D)), ((l) + 1) & (D) ? 16 + (l) + 1 : (l) + 1 + (D)
+#define ALL(F, D) F(0, D), F(2, D), F(4, D), F(6, D), F(8, D), F(10, D), F(12, D), F(14, D)
+#define EXCHANGE(D) \
+    for (int i = 0; i < LANES; i++) \
+        if (!(i & (D))) { \
+            vec a = x[i], b = x[i + (D)]; \
+            x[i] = __builtin_shufflevector(a, b, ALL(PICK, D)); \
+            x[i + (D)] = __builtin_shufflevector(a, b, ALL(TAKE, D)); \
+        }
+static void transpose(vec *x) {
+    EXCHANGE(8) EXCHANGE(4) EXCHANGE(2) EXCHANGE(1)
+}
+
+/* block[j, 0..count) = source[c, j], c < count <= 64; missing channels are zeros. */
+static void turn_block(const void *source, int64_t count, int is_bf16, float *block) {
+    for (int64_t c = 0; c < count; c += LANES)
+        for (int j = 0; j < PAGE; j += LANES) {
+            vec x[LANES];
+            for (int i = 0; i < LANES; i++) x[i] = c + i < count ? load_full(source, (c + i) * PAGE + j, is_bf16) : splat(0.0f);
+            transpose(x);
+            for (int i = 0; i < LANES; i++) store(block + (j + i) * PAGE + c, x[i]);
+        }
+}
+
+/* block[j, 0..count) = source[j, c]: rows `stride` apart; missing channels of the last vector are zeros. */
+static void copy_block(const void *source, int64_t rows, int64_t stride, int64_t count, int is_bf16, float *block) {
+    for (int64_t j = 0; j < rows; j++)
+        for (int64_t c = 0; c < count; c += LANES)
+            store(block + j * PAGE + c, load_row(source, j * stride + c, (int)least(count - c, LANES), is_bf16));
+}
+
+static inline vec larger(vec a, vec b) {
+#ifdef __AVX512F__
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#endif
+    ivec is_larger = a > b;
+    return (vec)(((ivec)a & is_larger) | ((ivec)b & ~is_larger));
+}
+
+static inline float largest(vec x) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_ps((__m512)x);
+#endif
+    float y = x[0];
+    for (int i = 1; i < LANES; i++) y = x[i] > y ? x[i] : y;
+    return y;
+}
+
+static inline vec select_vec(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
+
+/* exp(old - new) for maxima old <= new; 1 where nothing changed, minus infinity included. */
+static inline vec factor_vec(vec old, vec new) { return select_vec(old == new, splat(1.0f), exp_vec(old - new)); }
+
+/* Scores of rows [first, last) over page b become weights; maxima, factors and sums move on. */
+static void soften(const Call *call, Room *room, int first, int last, int64_t b) {
+    const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int i = first; i < last; i++) {
+        float *s = room->scores + i * PAGE;
+        int64_t end = room->position[i] - b * PAGE, begin = call->window ? end - call->window + 1 : 0;
+        if (end < PAGE - 1 || begin > 0) {
+            int32_t low = (int32_t)least(most(begin, 0), PAGE), high = (int32_t)most(least(end, PAGE), -1);
+            for (int m = 0; m < 4; m++) {
+                ivec key = lane + m * LANES;
+                store(s + m * LANES, select_vec((key >= low) & (key <= high), load(s + m * LANES), splat(-INFINITY)));
+            }
+        }
+        vec top = larger(larger(load(s), load(s + LANES)), larger(load(s + 2 * LANES), load(s + 3 * LANES)));
+        float new = largest(top), old = room->part.max[i];
+        room->next[i] = new > old ? new : old;
+    }
+    for (int i = first; i < last; i += LANES) {
+        int left = last - i < LANES ? last - i : LANES;
+        vec old = load_row(room->part.max, i, left, 0), new = load_row(room->next, i, left, 0);
+        store_row(room->factor, i, left, 0, factor_vec(old, new));
+        store_row(room->part.max, i, left, 0, new);
+    }
+    for (int i = first; i < last; i++) {
+        float *s = room->scores + i * PAGE, top = room->next[i];
+        vec base = splat(top == -INFINITY ? 0.0f : top), p[4];
+        for (int m = 0; m < 4; m++) store(s + m * LANES, p[m] = exp_vec(load(s + m * LANES) - base));
+        float *sum = room->lanes + i * LANES;
+        store(sum, fma_vec(splat(room->factor[i]), load(sum), (p[0] + p[1]) + (p[2] + p[3])));
+    }
+}
+
+/* Every row of the tile that sees page b takes it in. */
+static void take_page(const Call *call, const Tile *tile, Room *room, int64_t b) {
+    int count = (int)tile->count, first = 0, last = count;
+    const int64_t *position = room->position, begin = b * PAGE, end = begin + PAGE - 1;
+    while (first < count && position[least(first + GROUP, count) - 1] < begin) first += GROUP;
+    while (last > first && call->window && position[(last - 1) / GROUP * GROUP] - call->window >= end)
+        last = (last - 1) / GROUP * GROUP;
+    if (first >= last) return;
+    int64_t id = call->pages[call->first_page[tile->sequence] + b] * call->heads + tile->head;
+    int64_t K = call->K, V = call->V;
+    int is_bf16 = (int)call->kv_bf16, is_single = last - first <= GROUP;
+    const void *k = at(call->k_pages, id * K * PAGE, is_bf16);
+    int64_t step = is_single ? K : PAGE;
+    for (int64_t c = 0; c < K; c += step) {
+        int64_t channels = least(step, K - c);
+        const void *source = at(k, c * PAGE, is_bf16);
+        int source_bf16 = is_bf16;
+        if (is_bf16 && !is_single) {
+            copy_block(source, channels, PAGE, PAGE, 1, room->block);
+            source = room->block, source_bf16 = 0;
+        }
+        for (int i = first; i < last; i += GROUP)
+            score_group((int)least(GROUP, last - i), source_bf16, channels, room->q + i * K + c, K, source, c == 0,
+                        room->scores + i * PAGE);
+    }
+    soften(call, room, first, last, b);
+    for (int64_t c = 0; c < V; c += PAGE) {
+        int64_t channels = least(PAGE, V - c), stride = PAGE;
+        const void *source = room->block;
+        int source_bf16 = 0;
+        if (!call->v_pages) {
+            turn_block(at(k, c * PAGE, is_bf16), channels, is_bf16, room->block);
+        } else {
+            source = at(call->v_pages, id * V * PAGE + c, is_bf16), stride = V, source_bf16 = is_bf16;
+            if (!is_single || channels % LANES) {
+                copy_block(source, PAGE, stride, channels, is_bf16, room->block);
+                source = room->block, stride = PAGE, source_bf16 = 0;
+            }
+        }
+        for (int i = first; i < last; i += GROUP) {
+            int rows = (int)least(GROUP, last - i);
+            int64_t low = call->window ? most(0, position[i] - call->window + 1 - begin) : 0;
+            int64_t high = least(PAGE, position[i + rows - 1] - begin + 1);
+            value_group(rows, (int)((channels + LANES - 1) / LANES), source_bf16, (int)low, (int)high,
+                        room->scores + i * PAGE, room->factor + i, source, stride, room->part.a + i * room->width + c,
+                        room->width);
+        }
+    }
+}
+
+/* The tile's rows over superblock `super`, into room->part. */
+static void take_superblock(const Call *call, const Tile *tile, Room *room, int64_t super) {
+    for (int64_t i = 0; i < tile->count; i++) room->part.max[i] = -INFINITY;
+    memset(room->lanes, 0, 4 * (size_t)(tile->count * LANES));
+    memset(room->part.a, 0, 4 * (size_t)(tile->count * room->width));
+    int64_t last = least(tile->last + 1, (super + 1) * SUPER);
+    for (int64_t b = most(tile->first, super * SUPER); b < last; b++) take_page(call, tile, room, b);
+    for (int64_t i = 0; i < tile->count; i++) room->part.sum[i] = sum_vec(load(room->lanes + i * LANES));
+}
+
+/* total = total and part, where total covers earlier keys. */
+static void merge(int64_t rows, int64_t width, Part total, Part part) {
+    for (int64_t i = 0; i < rows; i++) {
+        float new = total.max[i] > part.max[i] ? total.max[i] : part.max[i];
+        vec old_factor = factor_vec(splat(total.max[i]), splat(new)), factor = factor_vec(splat(part.max[i]), splat(new));
+        total.max[i] = new;
+        total.sum[i] = __builtin_fmaf(total.sum[i], old_factor[0], part.sum[i] * factor[0]);
+        float *a = total.a + i * width, *b = part.a + i * width;
+        for (int64_t c = 0; c < width; c += LANES) store(a + c, fma_vec(load(a + c), old_factor, load(b + c) * factor));
+    }
+}
+
+/* The sink joins, and sums become outputs. */
+static void finish(const Call *call, const Tile *tile, int64_t width, Part part) {
+    for (int64_t i = 0; i < tile->count; i++) {
+        int64_t row = tile->row + i, head = tile->head * call->group + row % call->group;
+        int64_t out = (call->offset[tile->sequence] + row / call->group) * call->heads * call->group + head;
+        float top = part.max[i], sum = part.sum[i];
+        vec factor = splat(1.0f);
+        if (call->sinks) {
+            float sink = call->sinks[head], new = sink > top ? sink : top;
+            factor = factor_vec(splat(top), splat(new));
+            sum = __builtin_fmaf(sum, factor[0], exp_one(sink - new));
+            top = new;
+        }
+        for (int64_t c = 0; c < call->V; c += LANES) {
+            vec o = load(part.a + i * width + c) * factor / splat(sum);
+            store_row(call->o, out * call->V + c, (int)least(call->V - c, LANES), 0, o);
+        }
+        if (call->max) call->max[out] = top, call->sum[out] = sum;
+    }
+}
+
+/* The tile's queries, scaled, and its positions. */
+static void open_tile(const Call *call, const Tile *tile, Room *room) {
+    for (int64_t i = 0; i < tile->count; i++) {
+        int64_t row = tile->row + i, step = row / call->group;
+        room->position[i] = call->start[tile->sequence] + step;
+        int64_t from = (call->offset[tile->sequence] + step) * call->q_row;
+        from += (tile->head * call->group + row % call->group) * call->q_head;
+        float *q = room->q + i * call->K;
+        for (int64_t c = 0; c < call->K; c += LANES) {
+            int left = (int)least(call->K - c, LANES);
+            store_row(q, c, left, 0, load_row(call->q, from + c, left, (int)call->q_bf16) * call->scale);
+        }
+    }
+}
+
+/* New rows [first, last) of sequence n, all in one page, for one head. */
+static void write_rows(const Call *call, int64_t n, int64_t head, int64_t first, int64_t last) {
+    int64_t position = call->start[n] + first, place = position % PAGE, K = call->K, V = call->V;
+    int64_t id = call->pages[call->first_page[n] + position / PAGE] * call->heads + head;
+    int64_t token = call->offset[n] + first, rows = last - first, size = call->kv_bf16 ? 2 : 4;
+    const char *k = (const char *)call->k + size * (token * call->k_row + head * call->k_head);
+    char *out = (char *)call->k_pages + size * (id * K * PAGE + place);
+    if (size == 2) {
+        const uint16_t *from = (const uint16_t *)k;
+        uint16_t *to = (uint16_t *)out;
+        for (int64_t c = 0; c < K; c++)
+            for (int64_t i = 0; i < rows; i++) to[c * PAGE + i] = from[i * call->k_row + c];
+    } else {
+        const float *from = (const float *)k;
+        float *to = (float *)out;
+        for (int64_t c = 0; c < K; c++)
+            for (int64_t i = 0; i < rows; i++) to[c * PAGE + i] = from[i * call->k_row + c];
+    }
+    if (!call->v_pages) return;
+    const char *v = (const char *)call->v + size * (token * call->v_row + head * call->v_head);
+    char *values = (char *)call->v_pages + size * (id * PAGE + place) * V;
+    for (int64_t i = 0; i < rows; i++) memcpy(values + i * size * V, v + i * size * call->v_row, (size_t)(size * V));
+}
+
+/* Rows of sequence n that go to its i-th touched page; returns 0 when there is none. */
+static int page_rows(const Call *call, int64_t n, int64_t i, int64_t *first, int64_t *last) {
+    int64_t begin = (call->start[n] / PAGE + i) * PAGE - call->start[n];
+    *first = most(begin, 0), *last = least(begin + PAGE, call->length[n]);
+    return *first < *last;
+}
+
+static int64_t supers(const Tile *tile) { return tile->last / SUPER - tile->first / SUPER + 1; }
+
+/* Tiles of at most `most_rows` rows, alike in size within a sequence; with tiles = 0, only counts them. */
+static int64_t make_tiles(const Call *call, int64_t most_rows, Tile *tiles, int64_t *num_supers) {
+    int64_t made = 0;
+    *num_supers = 0;
+    for (int64_t n = 0; n < call->sequences; n++) {
+        int64_t rows = call->length[n] * call->group, parts = (rows + most_rows - 1) / most_rows;
+        int64_t size = (rows + parts - 1) / parts;
+        size = (size + GROUP - 1) / GROUP * GROUP;
+        for (int64_t row = 0; row < rows; row += size)
+            for (int64_t head = 0; head < call->heads; head++) {
+                Tile tile = {.sequence = n, .head = head, .row = row, .count = least(size, rows - row)};
+                int64_t position = call->start[n] + row / call->group;
+                tile.first = call->window ? most(0, position - call->window + 1) / PAGE : 0;
+                tile.last = (call->start[n] + (row + tile.count - 1) / call->group) / PAGE;
+                *num_supers += supers(&tile);
+                if (tiles) tiles[made] = tile;
+                made++;
+            }
+    }
+    return made;
+}
+
+static int by_work(const void *a, const void *b) {
+    const Tile *x = a, *y = b;
+    int64_t left = (x->last - x->first + 1) * x->count, right = (y->last - y->first + 1) * y->count;
+    return left < right ? 1 : left > right ? -1 : 0;
+}
+
+/* Memory of one thread; `size` floats in all when room is 0. */
+static size_t lay_out(const Call *call, int64_t rows, float *memory, Room *room) {
+    int64_t width = (call->V + LANES - 1) / LANES * LANES;
+    size_t sizes[] = {(size_t)(2 * rows), (size_t)(rows * call->K), (size_t)(rows * PAGE), (size_t)rows, (size_t)rows,
+                      (size_t)(rows * LANES), PAGE * PAGE, (size_t)rows, (size_t)rows, (size_t)(rows * width),
+                      (size_t)rows, (size_t)rows, (size_t)(rows * width)};
+    float *places[13];
+    size_t total = 0;
+    for (int i = 0; i < 13; i++) {
+        places[i] = memory ? memory + total : 0;
+        total += (sizes[i] + LANES - 1) / LANES * LANES;
+    }
+    if (memory) {
+        *room = (Room){.width = width, .position = (int64_t *)places[0], .q = places[1], .scores = places[2],
+                       .next = places[3], .factor = places[4], .lanes = places[5], .block = places[6],
+                       .part = {places[7], places[8], places[9]}, .total = {places[10], places[11], places[12]}};
+    }
+    return total;
+}
+
+typedef struct {
+    int64_t tile, super;
+    Part part;
+} Piece;
+
+static void attend_tile(const Call *call, const Tile *tile, Room *room) {
+    open_tile(call, tile, room);
+    int64_t first = tile->first / SUPER, last = tile->last / SUPER;
+    take_superblock(call, tile, room, first);
+    if (first == last) {
+        finish(call, tile, room->width, room->part);
+        return;
+    }
+    Part part = room->part;
+    room->part = room->total; /* the first superblock is the total so far */
+    room->total = part;
+    for (int64_t super = first + 1; super <= last; super++) {
+        Part total = room->total;
+        take_superblock(call, tile, room, super);
+        merge(tile->count, room->width, total, room->part);
+    }
+    finish(call, tile, room->width, room->total);
+}
+
+/* Returns 0, or 1 when memory is short. */
+int hyla_attention(const Call *call) {
+    int64_t rows = most(call->tile_rows, GROUP), num_supers, tiles = make_tiles(call, rows, 0, &num_supers);
+    while (num_supers < 4 * call->threads && rows > 4 * GROUP && call->threads > 1)
+        tiles = make_tiles(call, rows /= 2, 0, &num_supers);
+    int64_t width = (call->V + LANES - 1) / LANES * LANES, part_floats = (rows + GROUP) * (width + 2);
+    int is_split = tiles < 4 * call->threads && num_supers > tiles && call->threads > 1 &&
+                   num_supers * part_floats * 4 <= call->spare_bytes;
+    Tile *tile = malloc((size_t)tiles * sizeof *tile);
+    Piece *piece = is_split ? malloc((size_t)num_supers * sizeof *piece) : 0;
+    float *spare = is_split ? malloc((size_t)(num_supers * part_floats) * 4) : 0;
+    int failed = !tile || (is_split && (!piece || !spare));
+    int64_t touched = 0;
+    for (int64_t n = 0; n < call->sequences; n++)
+        touched = most(touched, (call->start[n] + call->length[n] - 1) / PAGE - call->start[n] / PAGE + 1);
+    if (!failed) {
+        make_tiles(call, rows, tile, &num_supers);
+        qsort(tile, (size_t)tiles, sizeof *tile, by_work);
+        int64_t made = 0;
+        for (int64_t i = 0; i < tiles && is_split; i++)
+            for (int64_t super = tile[i].first / SUPER; super <= tile[i].last / SUPER; super++, made++) {
+                float *own = spare + made * part_floats;
+                piece[made] = (Piece){i, super, {own, own + rows + GROUP, own + 2 * (rows + GROUP)}};
+            }
+        size_t floats = lay_out(call, rows + GROUP, 0, 0);
+#pragma omp parallel num_threads((int)call->threads) if (num_supers > 1)
+        {
+            float *memory = malloc(4 * floats + 64);
+            Room room = {0};
+            if (!memory) failed = 1;
+            else lay_out(call, rows + GROUP, (float *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), &room);
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < call->sequences * touched * call->heads; i++) {
+                int64_t first, last, n = i / (touched * call->heads);
+                if (page_rows(call, n, i / call->heads % touched, &first, &last))
+                    write_rows(call, n, i % call->heads, first, last);
+            }
+            if (!is_split) {
+#pragma omp for schedule(dynamic)
+                for (int64_t i = 0; i < tiles; i++)
+                    if (memory) attend_tile(call, tile + i, &room);
+            } else {
+#pragma omp for schedule(dynamic)
+                for (int64_t i = 0; i < num_supers; i++) {
+                    if (!memory) continue;
+                    room.part = piece[i].part;
+                    open_tile(call, tile + piece[i].tile, &room);
+                    take_superblock(call, tile + piece[i].tile, &room, piece[i].super);
+                }
+#pragma omp for schedule(dynamic)
+                for (int64_t i = 0; i < num_supers; i++) {
+                    const Tile *own = tile + piece[i].tile;
+                    if (i && piece[i - 1].tile == piece[i].tile) continue;
+                    for (int64_t j = i + 1; j < num_supers && piece[j].tile == piece[i].tile; j++)
+                        merge(own->count, width, piece[i].part, piece[j].part);
+                    finish(call, own, width, piece[i].part);
+                }
+            }
+            free(memory);
+        }
+    }
+    free(tile), free(piece), free(spare);
+    return failed;
+}
