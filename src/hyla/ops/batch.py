@@ -132,6 +132,11 @@ class Batch:
         """Plans of softmax attention by head layout (`ops.attention.plan.attention_plan`), and the native page table."""
         return {}
 
+    @cached_property
+    def rotary_rows(self) -> dict:
+        """Cosines and sines of the rows' positions, filled by `layers.rope.RotaryTable`."""
+        return {}
+
     def index(self, values) -> torch.Tensor:
         """int64 tensor of host integers on the batch's device."""
         return torch.tensor(values, dtype=torch.int64, device=self.device)

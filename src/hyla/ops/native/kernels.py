@@ -63,6 +63,55 @@ def norm(x: torch.Tensor, weight: torch.Tensor | None, *, shift: float, eps: flo
     return y
 
 
+def sigmoid_gate(o: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """o * sigmoid(gate) for fp32 o, rounded once to dtype."""
+    o_RW, gate_RW = _as_rows(o).contiguous(), _as_rows(gate)
+    rows, width = o_RW.shape
+    y = torch.empty(o.shape, dtype=dtype)
+    sizes = (c_int64(rows), c_int64(width), c_int64(gate_RW.stride(0)), _is_bf16(gate), _is_bf16(y))
+    library().hyla_sigmoid_gate(*sizes, *(c_void_p(x.data_ptr()) for x in (o_RW, gate_RW, y)))
+    return y
+
+
+class HeadsCall(Structure):
+    """`Heads` of elementwise.c."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("tokens", "heads", "width", "row", "head")),
+        *((name, c_int64) for name in ("x_bf16", "w_bf16", "y_bf16", "has_norm", "rotary", "interleaved")),
+        *((name, c_void_p) for name in ("x", "weight", "cos_sin", "y")),
+        *((name, c_float) for name in ("shift", "eps")),
+    )
+
+
+def norm_and_rotate(x_THK, weight, eps: float | None, cos_sin_TR, *, shift: float, interleaved: bool, dtype):
+    """Heads [T, H, K], RMS-normed unless eps is None and rotated unless cos_sin is None, in dtype."""
+    x_THK = x_THK if x_THK.stride(2) == 1 else x_THK.contiguous()
+    y = torch.empty(x_THK.shape, dtype=dtype)
+    tokens, heads, width = x_THK.shape
+    call = HeadsCall(
+        tokens=tokens,
+        heads=heads,
+        width=width,
+        row=x_THK.stride(0),
+        head=x_THK.stride(1),
+        x_bf16=_is_bf16(x_THK),
+        w_bf16=0 if weight is None else _is_bf16(weight),
+        y_bf16=_is_bf16(y),
+        has_norm=int(eps is not None),
+        rotary=0 if cos_sin_TR is None else cos_sin_TR.shape[1],
+        interleaved=int(interleaved),
+        x=x_THK.data_ptr(),
+        weight=0 if weight is None else weight.data_ptr(),
+        cos_sin=0 if cos_sin_TR is None else cos_sin_TR.data_ptr(),
+        y=y.data_ptr(),
+        shift=shift,
+        eps=eps or 0.0,
+    )
+    library().hyla_heads(byref(call))
+    return y
+
+
 def conv(
     x_TC: torch.Tensor, weight_LC: torch.Tensor, spans_4N: torch.Tensor, ring: torch.Tensor | None
 ) -> torch.Tensor:
