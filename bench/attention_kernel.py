@@ -1,7 +1,7 @@
 """Softmax attention by the CPU's own kernel: decoding, prefill, and beside PyTorch's functions.
 
-8 query and 2 key heads of 256, the attention of bench/qwen35_shape.py. Every case first compares the kernel with float64
-and a decoded row with the same row of a whole sequence, bit for bit; then candidates are timed in turn.
+8 query and 2 key heads of 256, the attention of bench/qwen35_shape.py. Every case first compares the kernel with
+float64 and a decoded row with the same row of a whole sequence, bit for bit; then candidates are timed in turn.
 
     python bench/attention_kernel.py
 

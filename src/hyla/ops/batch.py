@@ -129,7 +129,7 @@ class Batch:
 
     @cached_property
     def attention_plans(self) -> dict:
-        """Plans of softmax attention by head layout (`ops.attention.plan.attention_plan`), and the native page table."""
+        """Plans of softmax attention by head layout, and the native page table (`ops.attention.plan`)."""
         return {}
 
     @cached_property

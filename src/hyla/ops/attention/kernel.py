@@ -11,7 +11,7 @@ from hyla.ops.native import kernels
 
 
 def attend(q_THK, k_TGK, v_TGV, sinks_H, *, batch: Batch, cache: PagedKV | None, scale: float, value_dim: int, window):
-    """o [T, Hq, V] and the statistics m, l [T, Hq] (None with a cache); the new rows are written to their pages first."""
+    """o [T, Hq, V] and the statistics m, l [T, Hq] (None with a cache). New rows are written to their pages first."""
     table = page_table(batch)
     pages = _scratch_pages(k_TGK, v_TGV, 1 + table[1].numel()) if cache is None else cache
     return kernels.attention(

@@ -240,57 +240,67 @@ static void soften(const Call *call, Room *room, int first, int last, int64_t b)
     }
 }
 
-/* Every row of the tile that sees page b takes it in. */
-static void take_page(const Call *call, const Tile *tile, Room *room, int64_t b) {
-    int count = (int)tile->count, first = 0, last = count;
+/* A page of one head, and the rows [first, last) of a tile that meet it. */
+typedef struct {
+    int64_t begin;               /* its first position */
+    int first, last, is_single;  /* single: few rows, which read it where it lies; more rows share a float copy */
+    const void *k, *v, *next;    /* v 0: channels of the keys; next: the keys of the page that follows, or 0 */
+} Page;
+
+/* 0 if no row of the tile sees page b. */
+static int open_page(const Call *call, const Tile *tile, const Room *room, int64_t b, Page *page) {
+    int count = (int)tile->count, first = 0, last = count, is_bf16 = (int)call->kv_bf16;
     const int64_t *position = room->position, begin = b * PAGE, end = begin + PAGE - 1;
     while (first < count && position[least(first + GROUP, count) - 1] < begin) first += GROUP;
     while (last > first && call->window && position[(last - 1) / GROUP * GROUP] - call->window >= end)
         last = (last - 1) / GROUP * GROUP;
-    if (first >= last) return;
     const int64_t *table = call->pages + call->first_page[tile->sequence];
     int64_t id = table[b] * call->heads + tile->head;
-    int64_t K = call->K, V = call->V;
-    int is_bf16 = (int)call->kv_bf16, is_single = last - first <= GROUP;
-    const void *k = at(call->k_pages, id * K * PAGE, is_bf16), *next = 0;
-    const void *values = call->v_pages ? at(call->v_pages, id * V * PAGE, is_bf16) : 0;
-    if (b < tile->last)
-        next = at(call->k_pages, (table[b + 1] * call->heads + tile->head) * K * PAGE, is_bf16);
-    int64_t step = is_single ? K : PAGE;
+    *page = (Page){begin, first, last, last - first <= GROUP, at(call->k_pages, id * call->K * PAGE, is_bf16), 0, 0};
+    if (call->v_pages) page->v = at(call->v_pages, id * call->V * PAGE, is_bf16);
+    if (b < tile->last) page->next = at(call->k_pages, (table[b + 1] * call->heads + tile->head) * call->K * PAGE, is_bf16);
+    return first < last;
+}
+
+static void score_page(const Call *call, const Page *page, Room *room) {
+    int64_t K = call->K, step = page->is_single ? K : PAGE;
     for (int64_t c = 0; c < K; c += step) {
         int64_t channels = least(step, K - c);
-        const void *source = at(k, c * PAGE, is_bf16);
-        int source_bf16 = is_bf16;
-        if (is_bf16 && !is_single) {
-            copy_block(source, channels, PAGE, PAGE, 1, room->block);
-            source = room->block, source_bf16 = 0;
+        int is_bf16 = (int)call->kv_bf16;
+        const void *keys = at(page->k, c * PAGE, is_bf16);
+        const char *ahead = page->v ? at(page->v, c * PAGE, is_bf16) : 0;
+        if (is_bf16 && !page->is_single) {
+            copy_block(keys, channels, PAGE, PAGE, 1, room->block);
+            keys = room->block, is_bf16 = 0;
         }
-        for (int i = first; i < last; i += GROUP)
-            score_group((int)least(GROUP, last - i), source_bf16, channels, room->q + i * K + c, K, source, c == 0,
-                        values && i == first ? at(values, c * PAGE, is_bf16) : 0, room->scores + i * PAGE);
+        for (int i = page->first; i < page->last; i += GROUP, ahead = 0)
+            score_group((int)least(GROUP, page->last - i), is_bf16, channels, room->q + i * K + c, K, keys, c == 0, ahead,
+                        room->scores + i * PAGE);
     }
-    soften(call, room, first, last, b);
-    for (int64_t c = 0; c < V; c += PAGE) {
-        int64_t channels = least(PAGE, V - c), stride = PAGE;
-        const void *source = room->block;
-        int source_bf16 = 0;
-        if (!call->v_pages) {
-            turn_block(at(k, c * PAGE, is_bf16), channels, is_bf16, room->block);
+}
+
+static void add_values(const Call *call, const Page *page, Room *room) {
+    for (int64_t c = 0; c < call->V; c += PAGE) {
+        int64_t channels = least(PAGE, call->V - c), stride = PAGE;
+        int is_bf16 = (int)call->kv_bf16;
+        const void *values = room->block;
+        const char *ahead = page->next ? at(page->next, c * PAGE, is_bf16) : 0;
+        if (!page->v) {
+            turn_block(at(page->k, c * PAGE, is_bf16), channels, is_bf16, room->block);
+            is_bf16 = 0;
+        } else if (page->is_single && channels % LANES == 0) {
+            values = at(page->v, c, is_bf16), stride = call->V;
         } else {
-            source = at(values, c, is_bf16), stride = V, source_bf16 = is_bf16;
-            if (!is_single || channels % LANES) {
-                copy_block(source, PAGE, stride, channels, is_bf16, room->block);
-                source = room->block, stride = PAGE, source_bf16 = 0;
-            }
+            copy_block(at(page->v, c, is_bf16), PAGE, call->V, channels, is_bf16, room->block);
+            is_bf16 = 0;
         }
-        for (int i = first; i < last; i += GROUP) {
-            int rows = (int)least(GROUP, last - i);
-            int64_t low = call->window ? most(0, position[i] - call->window + 1 - begin) : 0;
-            int64_t high = least(PAGE, position[i + rows - 1] - begin + 1);
-            value_group(rows, (int)((channels + LANES - 1) / LANES), source_bf16, (int)low, (int)high,
-                        room->scores + i * PAGE, room->factor + i, source, stride,
-                        next && i == first ? at(next, c * PAGE, is_bf16) : 0, room->part.a + i * room->width + c,
-                        room->width);
+        for (int i = page->first; i < page->last; i += GROUP, ahead = 0) {
+            int rows = (int)least(GROUP, page->last - i);
+            int64_t low = call->window ? most(0, room->position[i] - call->window + 1 - page->begin) : 0;
+            int64_t high = least(PAGE, room->position[i + rows - 1] - page->begin + 1);
+            value_group(rows, (int)((channels + LANES - 1) / LANES), is_bf16, (int)low, (int)high,
+                        room->scores + i * PAGE, room->factor + i, values, stride, ahead,
+                        room->part.a + i * room->width + c, room->width);
         }
     }
 }
@@ -301,7 +311,13 @@ static void take_superblock(const Call *call, const Tile *tile, Room *room, int6
     memset(room->lanes, 0, 4 * (size_t)(tile->count * LANES));
     memset(room->part.a, 0, 4 * (size_t)(tile->count * room->width));
     int64_t last = least(tile->last + 1, (super + 1) * SUPER);
-    for (int64_t b = most(tile->first, super * SUPER); b < last; b++) take_page(call, tile, room, b);
+    for (int64_t b = most(tile->first, super * SUPER); b < last; b++) {
+        Page page;
+        if (!open_page(call, tile, room, b, &page)) continue;
+        score_page(call, &page, room);
+        soften(call, room, page.first, page.last, b);
+        add_values(call, &page, room);
+    }
     for (int64_t i = 0; i < tile->count; i++) room->part.sum[i] = sum_vec(load(room->lanes + i * LANES));
 }
 
@@ -386,7 +402,7 @@ static int page_rows(const Call *call, int64_t n, int64_t i, int64_t *first, int
 
 static int64_t supers(const Tile *tile) { return tile->last / SUPER - tile->first / SUPER + 1; }
 
-/* Tiles of at most `most_rows` rows, alike in size within a sequence; with tiles = 0, only counts them. */
+/* Tiles of about `most_rows` rows, alike in size within a sequence; with tiles = 0, only counts them. */
 static int64_t make_tiles(const Call *call, int64_t most_rows, Tile *tiles, int64_t *num_supers) {
     int64_t made = 0;
     *num_supers = 0;
@@ -434,6 +450,7 @@ static size_t lay_out(const Call *call, int64_t rows, float *memory, Room *room)
     return total;
 }
 
+/* One superblock of a tile, computed apart from the others. */
 typedef struct {
     int64_t tile, super;
     Part part;
@@ -443,82 +460,104 @@ static void attend_tile(const Call *call, const Tile *tile, Room *room) {
     open_tile(call, tile, room);
     int64_t first = tile->first / SUPER, last = tile->last / SUPER;
     take_superblock(call, tile, room, first);
-    if (first == last) {
-        finish(call, tile, room->width, room->part);
-        return;
-    }
-    Part part = room->part;
-    room->part = room->total; /* the first superblock is the total so far */
-    room->total = part;
+    Part total = room->part;
+    room->part = room->total, room->total = total;
     for (int64_t super = first + 1; super <= last; super++) {
-        Part total = room->total;
         take_superblock(call, tile, room, super);
         merge(tile->count, room->width, total, room->part);
     }
-    finish(call, tile, room->width, room->total);
+    finish(call, tile, room->width, total);
+}
+
+/* What one call computes: tiles, and where there are few of them, their superblocks as pieces. */
+typedef struct {
+    int64_t rows, width, num_tiles, num_pieces, touched; /* most rows of a tile; most pages that a sequence writes */
+    Tile *tiles;
+    Piece *pieces; /* or 0 */
+    float *spare;
+} Work;
+
+/* Returns 0 when memory is short. */
+static int plan_work(const Call *call, Work *work) {
+    int64_t most_rows = most(call->tile_rows, GROUP), enough = 4 * call->threads, num_supers;
+    work->num_tiles = make_tiles(call, most_rows, 0, &num_supers);
+    while (call->threads > 1 && num_supers < enough && most_rows > 4 * GROUP)
+        work->num_tiles = make_tiles(call, most_rows /= 2, 0, &num_supers);
+    work->rows = most_rows + GROUP, work->width = (call->V + LANES - 1) / LANES * LANES;
+    for (int64_t n = 0; n < call->sequences; n++)
+        work->touched = most(work->touched, (call->start[n] + call->length[n] - 1) / PAGE - call->start[n] / PAGE + 1);
+    if (!(work->tiles = malloc((size_t)work->num_tiles * sizeof(Tile)))) return 0;
+    make_tiles(call, most_rows, work->tiles, &num_supers);
+    qsort(work->tiles, (size_t)work->num_tiles, sizeof(Tile), by_work);
+    work->num_pieces = num_supers;
+    int64_t floats = work->rows * (work->width + 2);
+    if (call->threads == 1 || work->num_tiles >= enough || num_supers == work->num_tiles ||
+        num_supers * floats * 4 > call->spare_bytes)
+        return 1;
+    work->pieces = malloc((size_t)num_supers * sizeof(Piece)), work->spare = malloc((size_t)(num_supers * floats) * 4);
+    if (!work->pieces || !work->spare) return 0;
+    Piece *piece = work->pieces;
+    float *own = work->spare;
+    for (int64_t i = 0; i < work->num_tiles; i++)
+        for (int64_t super = work->tiles[i].first / SUPER; super <= work->tiles[i].last / SUPER; super++, own += floats)
+            *piece++ = (Piece){i, super, {own, own + work->rows, own + 2 * work->rows}};
+    return 1;
+}
+
+/* A thread's share of the pieces; then the first piece of each tile takes in the others. */
+static void attend_pieces(const Call *call, const Work *work, Room *room) {
+    const Piece *piece = work->pieces;
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < work->num_pieces; i++) {
+        if (!room->q) continue;
+        room->part = piece[i].part;
+        open_tile(call, work->tiles + piece[i].tile, room);
+        take_superblock(call, work->tiles + piece[i].tile, room, piece[i].super);
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < work->num_pieces; i++) {
+        const Tile *tile = work->tiles + piece[i].tile;
+        if (i && piece[i - 1].tile == piece[i].tile) continue;
+        for (int64_t j = i + 1; j < work->num_pieces && piece[j].tile == piece[i].tile; j++)
+            merge(tile->count, work->width, piece[i].part, piece[j].part);
+        finish(call, tile, work->width, piece[i].part);
+    }
+}
+
+/* A thread's share of the call: new rows are written before any is read. */
+static void attend(const Call *call, const Work *work, Room *room) {
+    int64_t units = work->touched * call->heads;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < call->sequences * units; i++) {
+        int64_t first, last, n = i / units;
+        if (page_rows(call, n, i / call->heads % work->touched, &first, &last))
+            write_rows(call, n, i % call->heads, first, last);
+    }
+    if (work->pieces) {
+        attend_pieces(call, work, room);
+        return;
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < work->num_tiles; i++)
+        if (room->q) attend_tile(call, work->tiles + i, room);
 }
 
 /* Returns 0, or 1 when memory is short. */
 int hyla_attention(const Call *call) {
-    int64_t rows = most(call->tile_rows, GROUP), num_supers, tiles = make_tiles(call, rows, 0, &num_supers);
-    while (num_supers < 4 * call->threads && rows > 4 * GROUP && call->threads > 1)
-        tiles = make_tiles(call, rows /= 2, 0, &num_supers);
-    int64_t width = (call->V + LANES - 1) / LANES * LANES, part_floats = (rows + GROUP) * (width + 2);
-    int is_split = tiles < 4 * call->threads && num_supers > tiles && call->threads > 1 &&
-                   num_supers * part_floats * 4 <= call->spare_bytes;
-    Tile *tile = malloc((size_t)tiles * sizeof *tile);
-    Piece *piece = is_split ? malloc((size_t)num_supers * sizeof *piece) : 0;
-    float *spare = is_split ? malloc((size_t)(num_supers * part_floats) * 4) : 0;
-    int failed = !tile || (is_split && (!piece || !spare));
-    int64_t touched = 0;
-    for (int64_t n = 0; n < call->sequences; n++)
-        touched = most(touched, (call->start[n] + call->length[n] - 1) / PAGE - call->start[n] / PAGE + 1);
+    Work work = {0};
+    int failed = !plan_work(call, &work);
     if (!failed) {
-        make_tiles(call, rows, tile, &num_supers);
-        qsort(tile, (size_t)tiles, sizeof *tile, by_work);
-        int64_t made = 0;
-        for (int64_t i = 0; i < tiles && is_split; i++)
-            for (int64_t super = tile[i].first / SUPER; super <= tile[i].last / SUPER; super++, made++) {
-                float *own = spare + made * part_floats;
-                piece[made] = (Piece){i, super, {own, own + rows + GROUP, own + 2 * (rows + GROUP)}};
-            }
-        size_t floats = lay_out(call, rows + GROUP, 0, 0);
-#pragma omp parallel num_threads((int)call->threads) if (num_supers > 1)
+        size_t floats = lay_out(call, work.rows, 0, 0);
+#pragma omp parallel num_threads((int)call->threads) if (work.num_pieces > 1)
         {
-            float *memory = malloc(4 * floats + 64);
             Room room = {0};
-            if (!memory) failed = 1;
-            else lay_out(call, rows + GROUP, (float *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), &room);
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < call->sequences * touched * call->heads; i++) {
-                int64_t first, last, n = i / (touched * call->heads);
-                if (page_rows(call, n, i / call->heads % touched, &first, &last))
-                    write_rows(call, n, i % call->heads, first, last);
-            }
-            if (!is_split) {
-#pragma omp for schedule(dynamic)
-                for (int64_t i = 0; i < tiles; i++)
-                    if (memory) attend_tile(call, tile + i, &room);
-            } else {
-#pragma omp for schedule(dynamic)
-                for (int64_t i = 0; i < num_supers; i++) {
-                    if (!memory) continue;
-                    room.part = piece[i].part;
-                    open_tile(call, tile + piece[i].tile, &room);
-                    take_superblock(call, tile + piece[i].tile, &room, piece[i].super);
-                }
-#pragma omp for schedule(dynamic)
-                for (int64_t i = 0; i < num_supers; i++) {
-                    const Tile *own = tile + piece[i].tile;
-                    if (i && piece[i - 1].tile == piece[i].tile) continue;
-                    for (int64_t j = i + 1; j < num_supers && piece[j].tile == piece[i].tile; j++)
-                        merge(own->count, width, piece[i].part, piece[j].part);
-                    finish(call, own, width, piece[i].part);
-                }
-            }
+            float *memory = malloc(4 * floats + 64);
+            if (memory) lay_out(call, work.rows, (float *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), &room);
+            else failed = 1;
+            attend(call, &work, &room);
             free(memory);
         }
     }
-    free(tile), free(piece), free(spare);
+    free(work.tiles), free(work.pieces), free(work.spare);
     return failed;
 }

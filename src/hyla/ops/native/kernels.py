@@ -208,18 +208,15 @@ def attention(q, k, v, page_table, spans_4N, k_pages, v_pages, *, scale, value_d
         V=value_dim,
         window=window or 0,
         q_bf16=_is_bf16(q),
-        q_row=q.stride(0),
-        q_head=q.stride(1),
         kv_bf16=_is_bf16(k),
-        k_row=k.stride(0),
-        k_head=k.stride(1),
-        v_row=0 if v is None else v.stride(0),
-        v_head=0 if v is None else v.stride(1),
         threads=torch.get_num_threads(),
         tile_rows=TILE_BYTES // (4 * (key_dim + value_dim)),
         spare_bytes=SPARE_BYTES,
         scale=scale,
     )
+    for name, x in (("q", q), ("k", k), ("v", k if v is None else v)):
+        setattr(call, f"{name}_row", x.stride(0))
+        setattr(call, f"{name}_head", x.stride(1))
     named = dict(zip(("offset", "length", "start"), spans_4N)) | dict(zip(("first_page", "pages"), page_table))
     named |= {"q": q, "k": k, "v": v, "k_pages": k_pages, "v_pages": v_pages}
     named |= {"sinks": sinks, "o": o, "max": maximum, "sum": total}
