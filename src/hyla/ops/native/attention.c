@@ -157,12 +157,17 @@ static void value_group(int n, int vectors, int is_bf16, int first, int last, co
 #define PICK(l, D) ((l) & (D) ? 16 + (l) - (D) : (l)), ((l) + 1) & (D) ? 16 + (l) + 1 - (D) : (l) + 1
 #define TAKE(l, D) ((l) & (D) ? 16 + (l) : (l) + (D)), ((l) + 1) & (D) ? 16 + (l) + 1 : (l) + 1 + (D)
 #define ALL(F, D) F(0, D), F(2, D), F(4, D), F(6, D), F(8, D), F(10, D), F(12, D), F(14, D)
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
 #define EXCHANGE(D) \
     for (int i = 0; i < LANES; i++) \
         if (!(i & (D))) { \
             vec a = x[i], b = x[i + (D)]; \
-            x[i] = __builtin_shufflevector(a, b, ALL(PICK, D)); \
-            x[i + (D)] = __builtin_shufflevector(a, b, ALL(TAKE, D)); \
+            x[i] = SHUFFLE(a, b, ALL(PICK, D)); \
+            x[i + (D)] = SHUFFLE(a, b, ALL(TAKE, D)); \
         }
 static void transpose(vec *x) {
     EXCHANGE(8) EXCHANGE(4) EXCHANGE(2) EXCHANGE(1)
