@@ -8,7 +8,7 @@ from conftest import CPU_BACKENDS
 from test_attention import GQA, MLA, SCALE, Served, inputs, whole
 from test_attention import TOLERANCE as ATTENTION_TOLERANCE
 
-from hyla.errors import BackendUnavailable
+from hyla.errors import BackendUnavailable, ConfigError
 from hyla.ops import gated_delta, kda, native, primitives
 from hyla.ops.batch import Batch
 from hyla.ops.native import build
@@ -163,3 +163,13 @@ def test_what_was_never_written_is_never_read():
     for rows in (3, 60, 1, 6):
         served.step({0: rows})
     assert torch.equal(served.out, whole(GQA, data, (70,)))
+
+
+@needs_kernels
+def test_pages_outside_the_pool_are_named():
+    native.use("native")
+    data = inputs(GQA, 70)
+    served = Served(GQA, data, (70,))
+    served.pages = [(1, 7)]
+    with pytest.raises(ConfigError, match="have page 7"):
+        served.step({0: 70})

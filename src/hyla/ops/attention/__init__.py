@@ -53,8 +53,9 @@ def attention(
     Returns: o [T, Hq, V] in fp32 (float64 for float64 queries).
     Raises: ConfigError when shapes do not fit or pages are missing; RequestError when the batch starts past 0 and
         there is no cache.
-    Cost: cost.py. Exactness: a row has the same bits for every way it arrives, with and without autograd. Gradients
-        flow only without a cache; a cached call is a constant.
+    Cost: cost.py. Exactness: a row has the same bits for every way it arrives, with and without autograd; PyTorch's
+        operators and the CPU's own kernel differ by rounding. Gradients flow only without a cache; a cached call is a
+        constant.
     """
     value_dim = _check(q_THK, k_TGK, v_TGV, batch, cache, value_dim)
     _check_window_and_sinks(q_THK, window, sinks_H)

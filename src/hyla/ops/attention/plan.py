@@ -145,12 +145,24 @@ def attention_plan(batch: Batch, layout: HeadLayout) -> AttentionPlan:
     return batch.attention_plans[layout]
 
 
-def page_table(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """int64 on the host, for native kernels: where each sequence's pages begin in the list of all, and that list."""
+@dataclass(frozen=True)
+class PageTable:
+    """The pages of a batch on the host, for native kernels; int64."""
+
+    first_N: torch.Tensor
+    """Where each sequence's pages begin in the list of all."""
+    pages: torch.Tensor
+    highest: int
+    """The largest page number."""
+
+
+def page_table(batch: Batch) -> PageTable:
+    """The batch's page table; kept on the batch."""
     if "native" not in batch.attention_plans:
         lists = _page_lists(batch)
-        firsts = [0, *accumulate(len(ids) for ids in lists)][:-1]
-        batch.attention_plans["native"] = (torch.tensor(firsts), torch.tensor(list(chain.from_iterable(lists))))
+        first_N = torch.tensor([0, *accumulate(len(ids) for ids in lists)][:-1])
+        pages = torch.tensor(list(chain.from_iterable(lists)))
+        batch.attention_plans["native"] = PageTable(first_N, pages, int(pages.max()))
     return batch.attention_plans["native"]
 
 

@@ -197,6 +197,7 @@ def attention(q, k, v, page_table, spans_4N, k_pages, v_pages, *, scale, value_d
     channels of the keys); page_table: int64 (place of each sequence's first page in the list, pages); sinks: fp32 [Hq].
     """
     q, k, v = (x if x is None or x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
+    sinks = None if sinks is None else sinks.contiguous()
     tokens, query_heads, key_dim = q.shape
     o = torch.empty(tokens, query_heads, value_dim, dtype=torch.float32)
     maximum, total = torch.empty(2, tokens, query_heads) if with_statistics else (None, None)
