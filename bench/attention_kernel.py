@@ -3,13 +3,14 @@
 8 query and 2 key heads of 256, the attention of bench/qwen35_shape.py. Every case first compares the kernel with
 float64 and a decoded row with the same row of a whole sequence, bit for bit; then candidates are timed in turn.
 
-    python bench/attention_kernel.py
+    python bench/attention_kernel.py [--threads 2]
 
 Decode at 32,768 tokens of context reads 403 MB in six layers (bf16): target 11 to 15 ms a token.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -131,7 +132,9 @@ def prefill(tokens: int, dtype: torch.dtype, repeats: int) -> dict:
 
 
 def main() -> int:
-    torch.set_num_threads(2)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    torch.set_num_threads(parser.parse_args().threads)
     keep_freed_memory()
     results = {}
     with torch.inference_mode():
