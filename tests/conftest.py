@@ -38,6 +38,14 @@ def each_backend(request):
     native.use("auto")
 
 
+@pytest.fixture
+def torch_operators(each_backend):
+    """This test is about PyTorch's operators, whatever the module uses."""
+    native.use("torch")
+    yield
+    native.use(each_backend)
+
+
 def pytest_configure(config):
     keep_freed_memory()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -12,6 +12,9 @@ from hyla.ops.attention import PagedKV, attention, chunked, cost, gradient, plan
 from hyla.ops.attention.chunked import tree_sum
 from hyla.ops.attention.reference import attention_reference
 from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.native import kernels
+
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 LENGTHS = (1, 63, 64, 65, 200)
 SCALE = 0.31
@@ -180,13 +183,14 @@ def test_tile_and_step_sizes_change_no_bit(form, monkeypatch):
     expected = whole(form, data, LENGTHS)
     sizes = [(1, 1 << 25, 512), (1 << 16, 1 << 12, 512), (1 << 30, 1 << 25, 64), (1 << 30, 1 << 25, 1)]
     for step_bytes, score_bytes, tile_rows in sizes:
+        monkeypatch.setattr(kernels, "TILE_BYTES", step_bytes)
         monkeypatch.setattr(plan, "STEP_BYTES", step_bytes)
         monkeypatch.setattr(plan, "SCORE_BYTES", score_bytes)
         monkeypatch.setattr(plan, "MAX_TILE_ROWS", tile_rows)
         assert torch.equal(whole(form, data, LENGTHS), expected)
 
 
-def test_a_wrong_order_of_summation_would_be_noticed(monkeypatch):
+def test_a_wrong_order_of_summation_would_be_noticed(monkeypatch, torch_operators):
     data = inputs(GQA, 300)
     expected = whole(GQA, data, (300,))
     monkeypatch.setattr(chunked, "tree_sum", lambda x_tn, first=0: x_tn.flip(1).sum(1))

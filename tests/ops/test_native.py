@@ -5,8 +5,10 @@ import logging
 import pytest
 import torch
 from conftest import CPU_BACKENDS
+from test_attention import GQA, MLA, SCALE, Served, inputs, whole
+from test_attention import TOLERANCE as ATTENTION_TOLERANCE
 
-from hyla.errors import BackendUnavailable
+from hyla.errors import BackendUnavailable, ConfigError
 from hyla.ops import gated_delta, kda, native, primitives
 from hyla.ops.batch import Batch
 from hyla.ops.native import build
@@ -111,3 +113,63 @@ def test_wide_heads_decode_to_the_bits_of_the_whole(kind):
         batch = Batch((1,), (t,), (1,), ((),))
         row = operator(*(x[t : t + 1] for x in inputs), batch=batch, cache=cache, scale=0.5)
         assert torch.equal(row[0], whole[t])
+
+
+@needs_kernels
+@pytest.mark.parametrize("window", [None, 1200], ids=["all", "window"])
+@pytest.mark.parametrize("form", [GQA, MLA], ids=["gqa", "mla"])
+def test_long_contexts_have_the_same_bits_for_every_number_of_threads(form, window):
+    """Several superblocks of keys, which threads take side by side when there are few rows."""
+    native.use("native")
+    length = 2200
+    data = inputs(form, length, torch.bfloat16)
+    expected = whole(form, data, (length,), window=window)
+    wide = [None if x is None else x.double() for x in data]
+    right = last_rows(form, wide, range(length - 3, length), window)
+    assert (expected[length - 3 :] - right).abs().max() <= ATTENTION_TOLERANCE * right.abs().max()
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            served = Served(form, data, (length,), window=window)
+            for rows in (2100, 1, 2, 96, 1):
+                served.step({0: rows})
+            assert torch.equal(served.out, expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def last_rows(form, data, rows, window):
+    """Rows of the reference, alone."""
+    heads, groups, _, value_dim = form
+    q_THK, k_TGK, v_TGV = data
+    v_TGV = k_TGK[..., :value_dim] if v_TGV is None else v_TGV
+    outputs = []
+    for t in rows:
+        seen = slice(0 if window is None else max(0, t - window + 1), t + 1)
+        k_SHK, v_SHV = (x[seen].repeat_interleave(heads // groups, 1) for x in (k_TGK, v_TGV))
+        weights_HS = (torch.einsum("hk,shk->hs", q_THK[t], k_SHK) * SCALE).softmax(-1)
+        outputs.append(torch.einsum("hs,shv->hv", weights_HS, v_SHV))
+    return torch.stack(outputs)
+
+
+@needs_kernels
+def test_what_was_never_written_is_never_read():
+    native.use("native")
+    data = inputs(GQA, 70)
+    served = Served(GQA, data, (70,))
+    for pages in (served.cache.k_pages, served.cache.v_pages):
+        pages.fill_(torch.nan)
+    for rows in (3, 60, 1, 6):
+        served.step({0: rows})
+    assert torch.equal(served.out, whole(GQA, data, (70,)))
+
+
+@needs_kernels
+def test_pages_outside_the_pool_are_named():
+    native.use("native")
+    data = inputs(GQA, 70)
+    served = Served(GQA, data, (70,))
+    served.pages = [(1, 7)]
+    with pytest.raises(ConfigError, match="have page 7"):
+        served.step({0: 70})

@@ -69,6 +69,15 @@ def test_swiglu_rounds_once():
     assert torch.equal(primitives.swiglu(*whole.chunk(2, dim=1)), primitives.swiglu(gate, up))
 
 
+def test_a_sigmoid_gate_rounds_once():
+    x, gate = rows_of(T, W), rows_of(T, W, seed=1)
+    torch.testing.assert_close(primitives.sigmoid_gate(x, gate, x.dtype), x * torch.sigmoid(gate), rtol=1e-13, atol=0)
+    x, both = x.float(), torch.cat([gate, gate], dim=1).bfloat16()
+    y = primitives.sigmoid_gate(x, both[:, W:], torch.bfloat16)
+    assert torch.equal(y, (x * primitives.sigmoid(gate.bfloat16().float())).bfloat16())
+    assert torch.equal(y, primitives.sigmoid_gate(x.clone().requires_grad_(), both[:, W:], torch.bfloat16))
+
+
 def test_relu2_is_the_square_of_the_positive_part_rounded_once():
     x = rows_of(T, W)
     torch.testing.assert_close(primitives.relu2(x), torch.relu(x).square(), rtol=0, atol=0)

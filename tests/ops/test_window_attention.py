@@ -25,6 +25,9 @@ from hyla.ops.attention import chunked, cost, gradient, plan
 from hyla.ops.attention.chunked import tree_sum
 from hyla.ops.attention.reference import attention_reference
 from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.native import kernels
+
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 WINDOWS = pytest.mark.parametrize("window", [1, 5, 64, 100, 128])
 SINKS = pytest.mark.parametrize("has_sinks", [False, True], ids=["plain", "sinks"])
@@ -122,13 +125,14 @@ def test_tile_and_step_sizes_change_no_bit(window, monkeypatch):
     expected = whole(GQA, data, lengths, **extra)
     sizes = [(1, 1 << 25, 512), (1 << 16, 1 << 12, 512), (1 << 30, 1 << 25, 64), (1 << 30, 1 << 25, 1)]
     for step_bytes, score_bytes, tile_rows in sizes:
+        monkeypatch.setattr(kernels, "TILE_BYTES", step_bytes)
         monkeypatch.setattr(plan, "STEP_BYTES", step_bytes)
         monkeypatch.setattr(plan, "SCORE_BYTES", score_bytes)
         monkeypatch.setattr(plan, "MAX_TILE_ROWS", tile_rows)
         assert torch.equal(whole(GQA, data, lengths, **extra), expected)
 
 
-def test_a_tree_that_starts_at_the_window_would_be_noticed(monkeypatch):
+def test_a_tree_that_starts_at_the_window_would_be_noticed(monkeypatch, torch_operators):
     data, extra = inputs(GQA, 500), options(GQA, 200, False)
     served = Served(GQA, data, (500,), **extra)
     served.step({0: 440})

@@ -6,8 +6,11 @@ from functools import cache
 
 import torch
 
+from hyla.layers.norms import RMSNorm
 from hyla.layers.rope_scaling import Scaling, plain_frequencies
+from hyla.ops import native
 from hyla.ops.batch import Batch
+from hyla.ops.native import kernels
 from hyla.ops.primitives import wide
 
 TABLE_POSITIONS = 4096
@@ -30,6 +33,11 @@ class RotaryTable:
 
     def __call__(self, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
         """[T, rotary_dim] in dtype: cosines, then sines, of each row's position."""
+        if (self, dtype) not in batch.rotary_rows:
+            batch.rotary_rows[self, dtype] = self._rows(batch, dtype)
+        return batch.rotary_rows[self, dtype]
+
+    def _rows(self, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
         needed = max(batch.ends)
         key = (batch.device, dtype)
         table = self._tables.get(key)
@@ -69,3 +77,28 @@ def rotate(x_THK: torch.Tensor, cos_sin_TR: torch.Tensor, *, interleaved: bool =
         return torch.cat([rotated.flatten(-2), rest], dim=-1)
     first, second, rest = x_THK.split([half, half, x_THK.shape[-1] - 2 * half], dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def norm_and_rotate(
+    x_THK: torch.Tensor,
+    norm: RMSNorm | None,
+    cos_sin_TR: torch.Tensor | None,
+    *,
+    interleaved: bool,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Heads [T, H, K], normed and rotated where asked, in fp32 (float64 for float64), then rounded to `dtype`.
+
+    The native kernel does in one pass what the steps do one after the other, with the same bits.
+    """
+    is_constant = not (torch.is_grad_enabled() and (x_THK.requires_grad or (norm and norm.weight.requires_grad)))
+    if is_constant and native.handles(x_THK) and (norm is None or native.handles(norm.weight)):
+        weight, eps, shift = (norm.weight, norm.eps, float(norm.zero_centered)) if norm else (None, None, 0.0)
+        numbers = {"shift": shift, "interleaved": interleaved, "dtype": dtype or torch.float32}
+        return kernels.norm_and_rotate(x_THK, weight, eps, cos_sin_TR, **numbers)
+    x_THK = wide(x_THK)
+    if norm is not None:
+        x_THK = norm(x_THK)
+    if cos_sin_TR is not None:
+        x_THK = rotate(x_THK, cos_sin_TR, interleaved=interleaved)
+    return x_THK if dtype is None else x_THK.to(dtype)

@@ -10,7 +10,7 @@ from torch import nn
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
-from hyla.layers.rope import rotary_table, rotate
+from hyla.layers.rope import norm_and_rotate, rotary_table
 from hyla.layers.rope_scaling import Scaling
 from hyla.ops import primitives
 from hyla.ops.attention import PagedKV, attention
@@ -86,7 +86,7 @@ class SoftmaxAttention(nn.Module):
         q_THK, k_TGK = self._normed_and_rotated(q, k, batch)
         o_THV = attention(
             q_THK,
-            k_TGK.to(x_TD.dtype),
+            k_TGK,
             self._scaled(v).unflatten(-1, (self.num_kv_heads, self.value_dim)),
             batch=batch,
             cache=None if cache is None else PagedKV(cache["k"], cache["v"]),
@@ -95,26 +95,22 @@ class SoftmaxAttention(nn.Module):
             sinks_H=None if self.sinks is None else self.sinks.to(q_THK.dtype),
         )
         o = o_THV.flatten(1)
-        if gate:
-            o = o * primitives.sigmoid(wide(gate[0]))
-        return self.out_projection(o.to(x_TD.dtype))[0]
+        o = primitives.sigmoid_gate(o, gate[0], x_TD.dtype) if gate else o.to(x_TD.dtype)
+        return self.out_projection(o)[0]
 
     def _scaled(self, v: torch.Tensor) -> torch.Tensor:
         return v if self.value_scale == 1.0 else (wide(v) * self.value_scale).to(v.dtype)
 
     def _normed_and_rotated(self, q, k, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Heads of queries [T, Hq, d] and keys [T, G, d] in fp32."""
-        if self.is_projection_normed and self.q_norm is not None:
-            q, k = self.q_norm(wide(q)), self.k_norm(wide(k))
-        q_THK = wide(q).unflatten(-1, (self.num_heads, self.head_dim))
-        k_TGK = wide(k).unflatten(-1, (self.num_kv_heads, self.head_dim))
-        if self.q_norm is not None and not self.is_projection_normed:
-            q_THK, k_TGK = self.q_norm(q_THK), self.k_norm(k_TGK)
-        if self.rotary is None:
-            return q_THK, k_TGK
-        cos_sin = self.rotary(batch, q_THK.dtype)
-        both = rotate(torch.cat([q_THK, k_TGK], dim=1), cos_sin, interleaved=self.rope_interleaved)
-        return both.split([self.num_heads, self.num_kv_heads], dim=1)
+        """Heads of queries [T, Hq, d] in fp32 and keys [T, G, d] in the dtype they are cached in."""
+        dtype, q_norm, k_norm = k.dtype, self.q_norm, self.k_norm
+        if self.is_projection_normed and q_norm is not None:
+            q, k = q_norm(wide(q)), k_norm(wide(k))
+            q_norm = k_norm = None
+        cos_sin = None if self.rotary is None else self.rotary(batch, wide(q[:0]).dtype)
+        q_THK, k_TGK = q.unflatten(-1, (self.num_heads, -1)), k.unflatten(-1, (self.num_kv_heads, -1))
+        q_THK = norm_and_rotate(q_THK, q_norm, cos_sin, interleaved=self.rope_interleaved)
+        return q_THK, norm_and_rotate(k_TGK, k_norm, cos_sin, interleaved=self.rope_interleaved, dtype=dtype)
 
     def initialize(self, std: float, generator: torch.Generator) -> None:
         """Normal(0, std) projections and sinks."""

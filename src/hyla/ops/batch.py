@@ -137,7 +137,12 @@ class Batch:
 
     @cached_property
     def attention_plans(self) -> dict:
-        """Plans of softmax attention by head layout, filled by `ops.attention.plan.attention_plan`."""
+        """Plans of softmax attention by head layout, and the native page table (`ops.attention.plan`)."""
+        return {}
+
+    @cached_property
+    def rotary_rows(self) -> dict:
+        """Cosines and sines of the rows' positions, filled by `layers.rope.RotaryTable`."""
         return {}
 
     def index(self, values) -> torch.Tensor:

@@ -112,6 +112,13 @@ class _SwiGLU(torch.autograd.Function):
         return (grad * up * _silu_backward(gate)).to(grad.dtype), (grad * _silu(gate)).to(grad.dtype)
 
 
+def sigmoid_gate(x: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x sigmoid(gate) for fp32 (float64) x and any gate, computed in x's dtype and rounded once to `dtype`."""
+    if x.dtype == torch.float32 and not _differentiable(x, gate) and native.handles(x) and native.handles(gate):
+        return kernels.sigmoid_gate(x, gate, dtype)
+    return (x * sigmoid(gate.to(x.dtype))).to(dtype)
+
+
 def softplus(x: torch.Tensor) -> torch.Tensor:
     """log(1 + exp(x)) without overflow: max(x, 0) + log1p(exp(-|x|))."""
     return _Softplus.apply(x) if _differentiable(x) else _softplus(x)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from hyla.errors import ConfigError, RequestError
+from hyla.ops import native
+from hyla.ops.attention import kernel
 from hyla.ops.attention.chunked import PagedKV, attend, write_rows
 from hyla.ops.attention.gradient import Attention, attend_whole
 from hyla.ops.attention.plan import AttentionPlan, HeadLayout, attention_plan
@@ -49,17 +53,25 @@ def attention(
     Returns: o [T, Hq, V] in fp32 (float64 for float64 queries).
     Raises: ConfigError when shapes do not fit or pages are missing; RequestError when the batch starts past 0 and
         there is no cache.
-    Cost: cost.py. Exactness: a row has the same bits for every way it arrives, with and without autograd. Gradients
-        flow only without a cache; a cached call is a constant.
+    Cost: cost.py. Exactness: a row has the same bits for every way it arrives, with and without autograd; PyTorch's
+        operators and the CPU's own kernel differ by rounding. Gradients flow only without a cache; a cached call is a
+        constant.
     """
     value_dim = _check(q_THK, k_TGK, v_TGV, batch, cache, value_dim)
     _check_window_and_sinks(q_THK, window, sinks_H)
-    plan = _plan(q_THK, k_TGK, v_TGV, batch, value_dim, window)
-    if cache is None:
-        inputs = (q_THK, k_TGK, v_TGV, sinks_H)
-        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
-            return Attention.apply(*inputs, batch, plan, scale, value_dim, window)
-        return attend_whole(*inputs, plan, scale, value_dim)[0]
+    inputs = (q_THK, k_TGK, v_TGV, sinks_H)
+    is_native = native.handles(q_THK) and native.handles(k_TGK)
+    if is_native:
+        common = {"batch": batch, "cache": cache, "scale": scale, "value_dim": value_dim, "window": window}
+        compute = partial(kernel.attend, **common)
+    else:
+        plan = _plan(q_THK, k_TGK, v_TGV, batch, value_dim, window)
+        compute = partial(attend_whole, plan=plan, scale=scale, value_dim=value_dim)
+    if cache is None and torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+        return Attention.apply(*inputs, compute, batch, scale, value_dim, window)
+    if cache is None or is_native:
+        with torch.no_grad():
+            return compute(*inputs)[0]
     with torch.no_grad():
         write_rows(cache, k_TGK, v_TGV, plan.write)
         dtype = torch.float64 if q_THK.dtype == torch.float64 else torch.float32

@@ -29,11 +29,14 @@ def attend_whole(q_THK, k_TGK, v_TGV, sinks_H, plan: AttentionPlan, scale: float
 
 
 class Attention(torch.autograd.Function):
-    """apply(q, k, v or None, sinks or None, batch, plan, scale, value_dim, window) -> o [T, Hq, V]."""
+    """apply(q, k, v or None, sinks or None, compute, batch, scale, value_dim, window) -> o [T, Hq, V].
+
+    compute: the forward pass, (q, k, v, sinks) -> o and the statistics m, l [T, Hq].
+    """
 
     @staticmethod
-    def forward(ctx, q_THK, k_TGK, v_TGV, sinks_H, batch, plan, scale, value_dim, window):
-        o_THV, max_TH, sum_TH = attend_whole(q_THK, k_TGK, v_TGV, sinks_H, plan, scale, value_dim)
+    def forward(ctx, q_THK, k_TGK, v_TGV, sinks_H, compute, batch, scale, value_dim, window):
+        o_THV, max_TH, sum_TH = compute(q_THK, k_TGK, v_TGV, sinks_H)
         ctx.save_for_backward(q_THK, k_TGK, v_TGV, sinks_H, o_THV, max_TH, sum_TH)
         ctx.batch, ctx.scale, ctx.value_dim, ctx.window = batch, scale, value_dim, window
         return o_THV

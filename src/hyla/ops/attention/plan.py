@@ -10,7 +10,7 @@ bit of a result, only its speed. Everything here is made from host integers, onc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
 
 import torch
 
@@ -143,6 +143,28 @@ def attention_plan(batch: Batch, layout: HeadLayout) -> AttentionPlan:
             groups=tuple(_make_group(batch, layout, *found) for found in _group_tiles(spans, layout)),
         )
     return batch.attention_plans[layout]
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """The pages of a batch on the host, for native kernels; int64."""
+
+    first_N: torch.Tensor
+    """Where each sequence's pages begin in the list of all."""
+    pages: torch.Tensor
+    highest: int
+    """The largest page number."""
+
+
+def page_table(batch: Batch, window: int | None) -> PageTable:
+    """The page table of the layers with this window; kept on the batch."""
+    key = ("native", window if window in batch.window_pages else None)
+    if key not in batch.attention_plans:
+        lists = _page_lists(batch, window)
+        first_N = torch.tensor([0, *accumulate(len(ids) for ids in lists)][:-1])
+        pages = torch.tensor(list(chain.from_iterable(lists)))
+        batch.attention_plans[key] = PageTable(first_N, pages, int(pages.max()))
+    return batch.attention_plans[key]
 
 
 def _page_lists(batch: Batch, window: int | None) -> list[tuple[int, ...]]:

@@ -63,6 +63,55 @@ def norm(x: torch.Tensor, weight: torch.Tensor | None, *, shift: float, eps: flo
     return y
 
 
+def sigmoid_gate(o: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """o * sigmoid(gate) for fp32 o, rounded once to dtype."""
+    o_RW, gate_RW = _as_rows(o).contiguous(), _as_rows(gate)
+    rows, width = o_RW.shape
+    y = torch.empty(o.shape, dtype=dtype)
+    sizes = (c_int64(rows), c_int64(width), c_int64(gate_RW.stride(0)), _is_bf16(gate), _is_bf16(y))
+    library().hyla_sigmoid_gate(*sizes, *(c_void_p(x.data_ptr()) for x in (o_RW, gate_RW, y)))
+    return y
+
+
+class HeadsCall(Structure):
+    """`Heads` of elementwise.c."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("tokens", "heads", "width", "row", "head")),
+        *((name, c_int64) for name in ("x_bf16", "w_bf16", "y_bf16", "has_norm", "rotary", "interleaved")),
+        *((name, c_void_p) for name in ("x", "weight", "cos_sin", "y")),
+        *((name, c_float) for name in ("shift", "eps")),
+    )
+
+
+def norm_and_rotate(x_THK, weight, eps: float | None, cos_sin_TR, *, shift: float, interleaved: bool, dtype):
+    """Heads [T, H, K], RMS-normed unless eps is None and rotated unless cos_sin is None, in dtype."""
+    x_THK = x_THK if x_THK.stride(2) == 1 else x_THK.contiguous()
+    y = torch.empty(x_THK.shape, dtype=dtype)
+    tokens, heads, width = x_THK.shape
+    call = HeadsCall(
+        tokens=tokens,
+        heads=heads,
+        width=width,
+        row=x_THK.stride(0),
+        head=x_THK.stride(1),
+        x_bf16=_is_bf16(x_THK),
+        w_bf16=0 if weight is None else _is_bf16(weight),
+        y_bf16=_is_bf16(y),
+        has_norm=int(eps is not None),
+        rotary=0 if cos_sin_TR is None else cos_sin_TR.shape[1],
+        interleaved=int(interleaved),
+        x=x_THK.data_ptr(),
+        weight=0 if weight is None else weight.data_ptr(),
+        cos_sin=0 if cos_sin_TR is None else cos_sin_TR.data_ptr(),
+        y=y.data_ptr(),
+        shift=shift,
+        eps=eps or 0.0,
+    )
+    library().hyla_heads(byref(call))
+    return y
+
+
 def conv(
     x_TC: torch.Tensor, weight_LC: torch.Tensor, spans_4N: torch.Tensor, ring: torch.Tensor | None
 ) -> torch.Tensor:
@@ -179,3 +228,64 @@ def product(
     call.x, call.x_stride, call.is_bf16 = x_TD.data_ptr(), x_TD.stride(0), _is_bf16(x_TD)
     call.y, call.y_stride = out_TO.data_ptr(), out_TO.stride(0)
     return not library().hyla_product(byref(call))
+
+
+TILE_BYTES = 1 << 19
+"""Queries and outputs of the rows that meet a page together: half of a core's second cache."""
+
+SPARE_BYTES = 1 << 25
+"""Partial results of superblocks that are computed side by side."""
+
+
+class AttentionCall(Structure):
+    """`Call` of attention.c."""
+
+    _fields_ = (
+        ("sequences", c_int64),
+        *((name, c_void_p) for name in ("offset", "length", "start", "first_page", "pages")),
+        *((name, c_int64) for name in ("heads", "group", "K", "V", "window")),
+        *((name, c_int64) for name in ("q_bf16", "q_row", "q_head")),
+        *((name, c_int64) for name in ("kv_bf16", "k_row", "k_head", "v_row", "v_head")),
+        *((name, c_int64) for name in ("threads", "tile_rows", "spare_bytes")),
+        *((name, c_void_p) for name in ("q", "k", "v", "k_pages", "v_pages", "sinks", "o", "max", "sum")),
+        ("scale", c_float),
+    )
+
+
+def attention(q, k, v, page_table, spans_4N, k_pages, v_pages, *, scale, value_dim, window, sinks, with_statistics):
+    """Write new keys and values to their pages, then attend: (o [T, Hq, V], max, sum [T, Hq] or None), fp32.
+
+    q [T, Hq, K]; k, v [T, G, .] like the pages [P, G, K, 64] and [P, G, 64, V] (v, v_pages None: the values are
+    channels of the keys); page_table: int64 (place of each sequence's first page in the list, pages); sinks: fp32 [Hq].
+    """
+    q, k, v = (x if x is None or x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
+    sinks = None if sinks is None else sinks.contiguous()
+    tokens, query_heads, key_dim = q.shape
+    o = torch.empty(tokens, query_heads, value_dim, dtype=torch.float32)
+    maximum, total = torch.empty(2, tokens, query_heads) if with_statistics else (None, None)
+    call = AttentionCall(
+        sequences=spans_4N.shape[1],
+        heads=k.shape[1],
+        group=query_heads // k.shape[1],
+        K=key_dim,
+        V=value_dim,
+        window=window or 0,
+        q_bf16=_is_bf16(q),
+        kv_bf16=_is_bf16(k),
+        threads=torch.get_num_threads(),
+        tile_rows=TILE_BYTES // (4 * (key_dim + value_dim)),
+        spare_bytes=SPARE_BYTES,
+        scale=scale,
+    )
+    for name, x in (("q", q), ("k", k), ("v", k if v is None else v)):
+        setattr(call, f"{name}_row", x.stride(0))
+        setattr(call, f"{name}_head", x.stride(1))
+    named = dict(zip(("offset", "length", "start"), spans_4N)) | dict(zip(("first_page", "pages"), page_table))
+    named |= {"q": q, "k": k, "v": v, "k_pages": k_pages, "v_pages": v_pages}
+    named |= {"sinks": sinks, "o": o, "max": maximum, "sum": total}
+    for name, tensor in named.items():
+        if tensor is not None:
+            setattr(call, name, tensor.data_ptr())
+    if library().hyla_attention(byref(call)):
+        raise MemoryError("the attention kernel found no memory")
+    return o, maximum, total

@@ -1,0 +1,568 @@
+/* Softmax attention over pages of 64 keys, read where they lie.
+
+   A row (a position and a query head) meets its pages in ascending order, in superblocks of 16 pages on the absolute
+   grid. In a superblock, with m = -inf, l = a = 0 at its start, and for each of its pages with scores s:
+       m' = max(m, s)   p = exp(s - m')   f = exp(m - m')   l = f l + sum p   a = f a + sum_j p_j v_j
+   Scores are sums over channels upwards, a page's sum_j goes over keys upwards, one fused multiply-add each; l is kept
+   as 16 partial sums. Superblocks are merged in ascending order. Keys that a row does not see have p = 0; a page or a
+   superblock of such keys has f = 1 and changes nothing. So a row's bits depend neither on the rows computed with it
+   nor on where a superblock was computed. */
+#include <stdlib.h>
+
+#include "vector.h"
+
+#define PAGE 64
+#define SUPER 16 /* pages of a superblock */
+#ifdef __AVX512F__
+#define GROUP 6 /* rows whose sums stand in registers together */
+#else
+#define GROUP 2
+#endif
+
+typedef struct {
+    int64_t sequences;
+    const int64_t *offset, *length, *start;  /* of each sequence */
+    const int64_t *first_page, *pages;       /* pages[first_page[n] + b]: page b of sequence n */
+    int64_t heads, group, K, V, window;      /* key heads, query heads of each; window 0: all earlier keys are seen */
+    int64_t q_bf16, q_row, q_head;           /* strides in elements; channels are dense */
+    int64_t kv_bf16, k_row, k_head, v_row, v_head;
+    int64_t threads, tile_rows, spare_bytes; /* at most so many rows together; for superblocks computed side by side */
+    const void *q, *k, *v;                   /* [T, heads * group, K], new keys and values [T, heads, .] */
+    void *k_pages, *v_pages;                 /* [P, heads, K, 64], [P, heads, 64, V]; v_pages 0: channels of the keys */
+    const float *sinks;                      /* [heads * group], or 0 */
+    float *o, *max, *sum;                    /* [T, heads * group, V], [T, heads * group] or 0 */
+    float scale;
+} Call;
+
+typedef struct {
+    int64_t sequence, head, row, count; /* rows [row, row + count) of position * group + query head */
+    int64_t first, last;                /* pages that some of them see */
+} Tile;
+
+typedef struct {
+    float *max, *sum, *a; /* [rows], [rows], [rows, width] */
+} Part;
+
+typedef struct {
+    int64_t width;                           /* V, rounded up to whole vectors */
+    int64_t *position;
+    float *q, *scores, *next, *factor, *lanes, *block; /* [rows, K], [rows, 64], [rows], [rows], [rows, 16], [64, 64] */
+    Part part, total;
+} Room;
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline const void *at(const void *p, int64_t i, int64_t is_bf16) { return (const char *)p + i * (is_bf16 ? 2 : 4); }
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec load_full(const void *p, int64_t i, int is_bf16) { return load_row(p, i, LANES, is_bf16); }
+
+/* Ask for the bytes that are read next, in the time of an equal number of bytes: pages lie anywhere in memory, and no
+   hardware guesses where. */
+INLINE void fetch(const char *ahead, int64_t vectors, int is_bf16) {
+    for (int line = 0; line < (is_bf16 ? 2 : 4); line++)
+        __builtin_prefetch(ahead + vectors * LANES * (is_bf16 ? 2 : 4) + 64 * line, 0, 2);
+}
+
+/* scores[i, :] (+)= sum_c q[i, c] k[c, :] over n rows and `count` channels. */
+INLINE void score_rows(const int n, const int is_bf16, int64_t count, const float *q, int64_t stride, const void *k,
+                       int is_first, const char *ahead, float *scores) {
+    vec a[GROUP][4];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int m = 0; m < 4; m++) a[i][m] = is_first ? splat(0.0f) : load(scores + i * PAGE + m * LANES);
+    for (int64_t c = 0; c < count; c++) {
+        if (ahead) fetch(ahead, 4 * c, is_bf16);
+        vec y[4];
+#pragma GCC unroll 4
+        for (int m = 0; m < 4; m++) y[m] = load_full(k, c * PAGE + m * LANES, is_bf16);
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) {
+            vec x = splat(q[i * stride + c]);
+#pragma GCC unroll 4
+            for (int m = 0; m < 4; m++) a[i][m] = fma_vec(x, y[m], a[i][m]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int m = 0; m < 4; m++) store(scores + i * PAGE + m * LANES, a[i][m]);
+}
+
+/* a[i, :] = factor[i] a[i, :] + sum_{first <= j < last} p[i, j] v[j, :] over n rows and `vectors` vectors of channels. */
+INLINE void value_rows(const int n, const int vectors, const int is_bf16, int first, int last, const float *p,
+                       const float *factor, const void *v, int64_t v_stride, const char *ahead, float *a,
+                       int64_t a_stride) {
+    vec sum[GROUP][4];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int m = 0; m < vectors; m++) sum[i][m] = splat(0.0f);
+    for (int j = first; j < last; j++) {
+        if (ahead) fetch(ahead, 4 * j, is_bf16);
+        vec y[4];
+#pragma GCC unroll 4
+        for (int m = 0; m < vectors; m++) y[m] = load_full(v, j * v_stride + m * LANES, is_bf16);
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) {
+            vec x = splat(p[i * PAGE + j]);
+#pragma GCC unroll 4
+            for (int m = 0; m < vectors; m++) sum[i][m] = fma_vec(x, y[m], sum[i][m]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int m = 0; m < vectors; m++) {
+            float *out = a + i * a_stride + m * LANES;
+            store(out, fma_vec(splat(factor[i]), load(out), sum[i][m]));
+        }
+}
+
+/* The same code for each number of rows, so that the sums stay in registers. */
+#if GROUP == 6
+#define BY_ROWS(n, CASE) \
+    switch (n) { case 1: CASE(1); break; case 2: CASE(2); break; case 3: CASE(3); break; case 4: CASE(4); break; \
+                 case 5: CASE(5); break; default: CASE(6); }
+#else
+#define BY_ROWS(n, CASE) switch (n) { case 1: CASE(1); break; default: CASE(2); }
+#endif
+
+static void score_group(int n, int is_bf16, int64_t count, const float *q, int64_t stride, const void *k, int is_first,
+                        const char *ahead, float *scores) {
+#define CASE(N) \
+    if (is_bf16) score_rows(N, 1, count, q, stride, k, is_first, ahead, scores); \
+    else score_rows(N, 0, count, q, stride, k, is_first, ahead, scores)
+    BY_ROWS(n, CASE)
+#undef CASE
+}
+
+static void value_group(int n, int vectors, int is_bf16, int first, int last, const float *p, const float *factor,
+                        const void *v, int64_t v_stride, const char *ahead, float *a, int64_t a_stride) {
+    int step = vectors == 4 ? 4 : 1;
+    for (int m = 0; m < vectors; m += step, v = at(v, step * LANES, is_bf16), a += step * LANES) {
+#define CASE(N) \
+    if (step == 4 && is_bf16) value_rows(N, 4, 1, first, last, p, factor, v, v_stride, ahead, a, a_stride); \
+    else if (step == 4) value_rows(N, 4, 0, first, last, p, factor, v, v_stride, ahead, a, a_stride); \
+    else if (is_bf16) value_rows(N, 1, 1, first, last, p, factor, v, v_stride, ahead, a, a_stride); \
+    else value_rows(N, 1, 0, first, last, p, factor, v, v_stride, ahead, a, a_stride)
+        BY_ROWS(n, CASE)
+#undef CASE
+    }
+}
+
+/* 16 rows of 16 become columns: pairs `D` apart change their off-diagonal halves. */
+#define PICK(l, D) ((l) & (D) ? 16 + (l) - (D) : (l)), ((l) + 1) & (D) ? 16 + (l) + 1 - (D) : (l) + 1
+#define TAKE(l, D) ((l) & (D) ? 16 + (l) : (l) + (D)), ((l) + 1) & (D) ? 16 + (l) + 1 : (l) + 1 + (D)
+#define ALL(F, D) F(0, D), F(2, D), F(4, D), F(6, D), F(8, D), F(10, D), F(12, D), F(14, D)
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+#define EXCHANGE(D) \
+    for (int i = 0; i < LANES; i++) \
+        if (!(i & (D))) { \
+            vec a = x[i], b = x[i + (D)]; \
+            x[i] = SHUFFLE(a, b, ALL(PICK, D)); \
+            x[i + (D)] = SHUFFLE(a, b, ALL(TAKE, D)); \
+        }
+static void transpose(vec *x) {
+    EXCHANGE(8) EXCHANGE(4) EXCHANGE(2) EXCHANGE(1)
+}
+
+/* block[j, 0..count) = source[c, j], c < count <= 64; missing channels are zeros. */
+static void turn_block(const void *source, int64_t count, int is_bf16, float *block) {
+    for (int64_t c = 0; c < count; c += LANES)
+        for (int j = 0; j < PAGE; j += LANES) {
+            vec x[LANES];
+            for (int i = 0; i < LANES; i++) x[i] = c + i < count ? load_full(source, (c + i) * PAGE + j, is_bf16) : splat(0.0f);
+            transpose(x);
+            for (int i = 0; i < LANES; i++) store(block + (j + i) * PAGE + c, x[i]);
+        }
+}
+
+/* block[j, 0..count) = source[j, c]: rows `stride` apart; missing channels of the last vector are zeros. */
+static void copy_block(const void *source, int64_t rows, int64_t stride, int64_t count, int is_bf16, float *block) {
+    for (int64_t j = 0; j < rows; j++)
+        for (int64_t c = 0; c < count; c += LANES)
+            store(block + j * PAGE + c, load_row(source, j * stride + c, (int)least(count - c, LANES), is_bf16));
+}
+
+static inline vec larger(vec a, vec b) {
+#ifdef __AVX512F__
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#endif
+    ivec is_larger = a > b;
+    return (vec)(((ivec)a & is_larger) | ((ivec)b & ~is_larger));
+}
+
+static inline float largest(vec x) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_ps((__m512)x);
+#endif
+    float y = x[0];
+    for (int i = 1; i < LANES; i++) y = x[i] > y ? x[i] : y;
+    return y;
+}
+
+static inline vec select_vec(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
+
+/* exp(old - new) for maxima old <= new; 1 where nothing changed, minus infinity included. */
+static inline vec factor_vec(vec old, vec new) { return select_vec(old == new, splat(1.0f), exp_vec(old - new)); }
+
+/* Scores of rows [first, last) over page b become weights; maxima, factors and sums move on. */
+static void soften(const Call *call, Room *room, int first, int last, int64_t b) {
+    const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int i = first; i < last; i++) {
+        float *s = room->scores + i * PAGE;
+        int64_t end = room->position[i] - b * PAGE, begin = call->window ? end - call->window + 1 : 0;
+        if (end < PAGE - 1 || begin > 0) {
+            int32_t low = (int32_t)least(most(begin, 0), PAGE), high = (int32_t)most(least(end, PAGE), -1);
+            for (int m = 0; m < 4; m++) {
+                ivec key = lane + m * LANES;
+                store(s + m * LANES, select_vec((key >= low) & (key <= high), load(s + m * LANES), splat(-INFINITY)));
+            }
+        }
+        vec top = larger(larger(load(s), load(s + LANES)), larger(load(s + 2 * LANES), load(s + 3 * LANES)));
+        float new = largest(top), old = room->part.max[i];
+        room->next[i] = new > old ? new : old;
+    }
+    for (int i = first; i < last; i += LANES) {
+        int left = last - i < LANES ? last - i : LANES;
+        vec old = load_row(room->part.max, i, left, 0), new = load_row(room->next, i, left, 0);
+        store_row(room->factor, i, left, 0, factor_vec(old, new));
+        store_row(room->part.max, i, left, 0, new);
+    }
+    for (int i = first; i < last; i++) {
+        float *s = room->scores + i * PAGE, top = room->next[i];
+        vec base = splat(top == -INFINITY ? 0.0f : top), p[4];
+        for (int m = 0; m < 4; m++) store(s + m * LANES, p[m] = exp_vec(load(s + m * LANES) - base));
+        float *sum = room->lanes + i * LANES;
+        store(sum, fma_vec(splat(room->factor[i]), load(sum), (p[0] + p[1]) + (p[2] + p[3])));
+    }
+}
+
+/* A page of one head, and the rows [first, last) of a tile that meet it. */
+typedef struct {
+    int64_t begin;               /* its first position */
+    int first, last, is_single;  /* single: few rows, which read it where it lies; more rows share a float copy */
+    const void *k, *v, *next;    /* v 0: channels of the keys; next: the keys of the page that follows, or 0 */
+} Page;
+
+/* 0 if no row of the tile sees page b. */
+static int open_page(const Call *call, const Tile *tile, const Room *room, int64_t b, Page *page) {
+    int count = (int)tile->count, first = 0, last = count, is_bf16 = (int)call->kv_bf16;
+    const int64_t *position = room->position, begin = b * PAGE, end = begin + PAGE - 1;
+    while (first < count && position[least(first + GROUP, count) - 1] < begin) first += GROUP;
+    while (last > first && call->window && position[(last - 1) / GROUP * GROUP] - call->window >= end)
+        last = (last - 1) / GROUP * GROUP;
+    const int64_t *table = call->pages + call->first_page[tile->sequence];
+    int64_t id = table[b] * call->heads + tile->head;
+    *page = (Page){begin, first, last, last - first <= GROUP, at(call->k_pages, id * call->K * PAGE, is_bf16), 0, 0};
+    if (call->v_pages) page->v = at(call->v_pages, id * call->V * PAGE, is_bf16);
+    if (b < tile->last) page->next = at(call->k_pages, (table[b + 1] * call->heads + tile->head) * call->K * PAGE, is_bf16);
+    return first < last;
+}
+
+static void score_page(const Call *call, const Page *page, Room *room) {
+    int64_t K = call->K, step = page->is_single ? K : PAGE;
+    for (int64_t c = 0; c < K; c += step) {
+        int64_t channels = least(step, K - c);
+        int is_bf16 = (int)call->kv_bf16;
+        const void *keys = at(page->k, c * PAGE, is_bf16);
+        const char *ahead = page->v ? at(page->v, c * PAGE, is_bf16) : 0;
+        if (is_bf16 && !page->is_single) {
+            copy_block(keys, channels, PAGE, PAGE, 1, room->block);
+            keys = room->block, is_bf16 = 0;
+        }
+        for (int i = page->first; i < page->last; i += GROUP, ahead = 0)
+            score_group((int)least(GROUP, page->last - i), is_bf16, channels, room->q + i * K + c, K, keys, c == 0, ahead,
+                        room->scores + i * PAGE);
+    }
+}
+
+static void add_values(const Call *call, const Page *page, Room *room) {
+    for (int64_t c = 0; c < call->V; c += PAGE) {
+        int64_t channels = least(PAGE, call->V - c), stride = PAGE;
+        int is_bf16 = (int)call->kv_bf16;
+        const void *values = room->block;
+        const char *ahead = page->next ? at(page->next, c * PAGE, is_bf16) : 0;
+        if (!page->v) {
+            turn_block(at(page->k, c * PAGE, is_bf16), channels, is_bf16, room->block);
+            is_bf16 = 0;
+        } else if (page->is_single && channels % LANES == 0) {
+            values = at(page->v, c, is_bf16), stride = call->V;
+        } else {
+            copy_block(at(page->v, c, is_bf16), PAGE, call->V, channels, is_bf16, room->block);
+            is_bf16 = 0;
+        }
+        for (int i = page->first; i < page->last; i += GROUP, ahead = 0) {
+            int rows = (int)least(GROUP, page->last - i);
+            int64_t low = call->window ? most(0, room->position[i] - call->window + 1 - page->begin) : 0;
+            int64_t high = least(PAGE, room->position[i + rows - 1] - page->begin + 1);
+            value_group(rows, (int)((channels + LANES - 1) / LANES), is_bf16, (int)low, (int)high,
+                        room->scores + i * PAGE, room->factor + i, values, stride, ahead,
+                        room->part.a + i * room->width + c, room->width);
+        }
+    }
+}
+
+/* The tile's rows over superblock `super`, into room->part. */
+static void take_superblock(const Call *call, const Tile *tile, Room *room, int64_t super) {
+    for (int64_t i = 0; i < tile->count; i++) room->part.max[i] = -INFINITY;
+    memset(room->lanes, 0, 4 * (size_t)(tile->count * LANES));
+    memset(room->part.a, 0, 4 * (size_t)(tile->count * room->width));
+    int64_t last = least(tile->last + 1, (super + 1) * SUPER);
+    for (int64_t b = most(tile->first, super * SUPER); b < last; b++) {
+        Page page;
+        if (!open_page(call, tile, room, b, &page)) continue;
+        score_page(call, &page, room);
+        soften(call, room, page.first, page.last, b);
+        add_values(call, &page, room);
+    }
+    for (int64_t i = 0; i < tile->count; i++) room->part.sum[i] = sum_vec(load(room->lanes + i * LANES));
+}
+
+/* total = total and part, where total covers earlier keys. */
+static void merge(int64_t rows, int64_t width, Part total, Part part) {
+    for (int64_t i = 0; i < rows; i++) {
+        float new = total.max[i] > part.max[i] ? total.max[i] : part.max[i];
+        vec old_factor = factor_vec(splat(total.max[i]), splat(new)), factor = factor_vec(splat(part.max[i]), splat(new));
+        total.max[i] = new;
+        total.sum[i] = __builtin_fmaf(total.sum[i], old_factor[0], part.sum[i] * factor[0]);
+        float *a = total.a + i * width, *b = part.a + i * width;
+        for (int64_t c = 0; c < width; c += LANES) store(a + c, fma_vec(load(a + c), old_factor, load(b + c) * factor));
+    }
+}
+
+/* The sink joins, and sums become outputs. */
+static void finish(const Call *call, const Tile *tile, int64_t width, Part part) {
+    for (int64_t i = 0; i < tile->count; i++) {
+        int64_t row = tile->row + i, head = tile->head * call->group + row % call->group;
+        int64_t out = (call->offset[tile->sequence] + row / call->group) * call->heads * call->group + head;
+        float top = part.max[i], sum = part.sum[i];
+        vec factor = splat(1.0f);
+        if (call->sinks) {
+            float sink = call->sinks[head], new = sink > top ? sink : top;
+            factor = factor_vec(splat(top), splat(new));
+            sum = __builtin_fmaf(sum, factor[0], exp_one(sink - new));
+            top = new;
+        }
+        for (int64_t c = 0; c < call->V; c += LANES) {
+            vec o = load(part.a + i * width + c) * factor / splat(sum);
+            store_row(call->o, out * call->V + c, (int)least(call->V - c, LANES), 0, o);
+        }
+        if (call->max) call->max[out] = top, call->sum[out] = sum;
+    }
+}
+
+/* The tile's queries, scaled, and its positions. */
+static void open_tile(const Call *call, const Tile *tile, Room *room) {
+    for (int64_t i = 0; i < tile->count; i++) {
+        int64_t row = tile->row + i, step = row / call->group;
+        room->position[i] = call->start[tile->sequence] + step;
+        int64_t from = (call->offset[tile->sequence] + step) * call->q_row;
+        from += (tile->head * call->group + row % call->group) * call->q_head;
+        float *q = room->q + i * call->K;
+        for (int64_t c = 0; c < call->K; c += LANES) {
+            int left = (int)least(call->K - c, LANES);
+            store_row(q, c, left, 0, load_row(call->q, from + c, left, (int)call->q_bf16) * call->scale);
+        }
+    }
+}
+
+/* New rows [first, last) of sequence n, all in one page, for one head. */
+static void write_rows(const Call *call, int64_t n, int64_t head, int64_t first, int64_t last) {
+    int64_t position = call->start[n] + first, place = position % PAGE, K = call->K, V = call->V;
+    int64_t id = call->pages[call->first_page[n] + position / PAGE] * call->heads + head;
+    int64_t token = call->offset[n] + first, rows = last - first, size = call->kv_bf16 ? 2 : 4;
+    const char *k = (const char *)call->k + size * (token * call->k_row + head * call->k_head);
+    char *out = (char *)call->k_pages + size * (id * K * PAGE + place);
+    if (size == 2) {
+        const uint16_t *from = (const uint16_t *)k;
+        uint16_t *to = (uint16_t *)out;
+        for (int64_t c = 0; c < K; c++)
+            for (int64_t i = 0; i < rows; i++) to[c * PAGE + i] = from[i * call->k_row + c];
+    } else {
+        const float *from = (const float *)k;
+        float *to = (float *)out;
+        for (int64_t c = 0; c < K; c++)
+            for (int64_t i = 0; i < rows; i++) to[c * PAGE + i] = from[i * call->k_row + c];
+    }
+    if (!call->v_pages) return;
+    const char *v = (const char *)call->v + size * (token * call->v_row + head * call->v_head);
+    char *values = (char *)call->v_pages + size * (id * PAGE + place) * V;
+    for (int64_t i = 0; i < rows; i++) memcpy(values + i * size * V, v + i * size * call->v_row, (size_t)(size * V));
+}
+
+/* Rows of sequence n that go to its i-th touched page; returns 0 when there is none. */
+static int page_rows(const Call *call, int64_t n, int64_t i, int64_t *first, int64_t *last) {
+    int64_t begin = (call->start[n] / PAGE + i) * PAGE - call->start[n];
+    *first = most(begin, 0), *last = least(begin + PAGE, call->length[n]);
+    return *first < *last;
+}
+
+static int64_t supers(const Tile *tile) { return tile->last / SUPER - tile->first / SUPER + 1; }
+
+/* Tiles of about `most_rows` rows, alike in size within a sequence; with tiles = 0, only counts them. */
+static int64_t make_tiles(const Call *call, int64_t most_rows, Tile *tiles, int64_t *num_supers) {
+    int64_t made = 0;
+    *num_supers = 0;
+    for (int64_t n = 0; n < call->sequences; n++) {
+        int64_t rows = call->length[n] * call->group, parts = (rows + most_rows - 1) / most_rows;
+        int64_t size = (rows + parts - 1) / parts;
+        size = (size + GROUP - 1) / GROUP * GROUP;
+        for (int64_t row = 0; row < rows; row += size)
+            for (int64_t head = 0; head < call->heads; head++) {
+                Tile tile = {.sequence = n, .head = head, .row = row, .count = least(size, rows - row)};
+                int64_t position = call->start[n] + row / call->group;
+                tile.first = call->window ? most(0, position - call->window + 1) / PAGE : 0;
+                tile.last = (call->start[n] + (row + tile.count - 1) / call->group) / PAGE;
+                *num_supers += supers(&tile);
+                if (tiles) tiles[made] = tile;
+                made++;
+            }
+    }
+    return made;
+}
+
+static int by_work(const void *a, const void *b) {
+    const Tile *x = a, *y = b;
+    int64_t left = (x->last - x->first + 1) * x->count, right = (y->last - y->first + 1) * y->count;
+    return left < right ? 1 : left > right ? -1 : 0;
+}
+
+/* Memory of one thread; `size` floats in all when room is 0. */
+static size_t lay_out(const Call *call, int64_t rows, float *memory, Room *room) {
+    int64_t width = (call->V + LANES - 1) / LANES * LANES;
+    size_t sizes[] = {(size_t)(2 * rows), (size_t)(rows * call->K), (size_t)(rows * PAGE), (size_t)rows, (size_t)rows,
+                      (size_t)(rows * LANES), PAGE * PAGE, (size_t)rows, (size_t)rows, (size_t)(rows * width),
+                      (size_t)rows, (size_t)rows, (size_t)(rows * width)};
+    float *places[13];
+    size_t total = 0;
+    for (int i = 0; i < 13; i++) {
+        places[i] = memory ? memory + total : 0;
+        total += (sizes[i] + LANES - 1) / LANES * LANES;
+    }
+    if (memory) {
+        *room = (Room){.width = width, .position = (int64_t *)places[0], .q = places[1], .scores = places[2],
+                       .next = places[3], .factor = places[4], .lanes = places[5], .block = places[6],
+                       .part = {places[7], places[8], places[9]}, .total = {places[10], places[11], places[12]}};
+    }
+    return total;
+}
+
+/* One superblock of a tile, computed apart from the others. */
+typedef struct {
+    int64_t tile, super;
+    Part part;
+} Piece;
+
+static void attend_tile(const Call *call, const Tile *tile, Room *room) {
+    open_tile(call, tile, room);
+    int64_t first = tile->first / SUPER, last = tile->last / SUPER;
+    take_superblock(call, tile, room, first);
+    Part total = room->part;
+    room->part = room->total, room->total = total;
+    for (int64_t super = first + 1; super <= last; super++) {
+        take_superblock(call, tile, room, super);
+        merge(tile->count, room->width, total, room->part);
+    }
+    finish(call, tile, room->width, total);
+}
+
+/* What one call computes: tiles, and where there are few of them, their superblocks as pieces. */
+typedef struct {
+    int64_t rows, width, num_tiles, num_pieces, touched; /* most rows of a tile; most pages that a sequence writes */
+    Tile *tiles;
+    Piece *pieces; /* or 0 */
+    float *spare;
+} Work;
+
+/* Returns 0 when memory is short. */
+static int plan_work(const Call *call, Work *work) {
+    int64_t most_rows = most(call->tile_rows, GROUP), enough = 4 * call->threads, num_supers;
+    work->num_tiles = make_tiles(call, most_rows, 0, &num_supers);
+    while (call->threads > 1 && num_supers < enough && most_rows > 4 * GROUP)
+        work->num_tiles = make_tiles(call, most_rows /= 2, 0, &num_supers);
+    work->rows = most_rows + GROUP, work->width = (call->V + LANES - 1) / LANES * LANES;
+    for (int64_t n = 0; n < call->sequences; n++)
+        work->touched = most(work->touched, (call->start[n] + call->length[n] - 1) / PAGE - call->start[n] / PAGE + 1);
+    if (!(work->tiles = malloc((size_t)work->num_tiles * sizeof(Tile)))) return 0;
+    make_tiles(call, most_rows, work->tiles, &num_supers);
+    qsort(work->tiles, (size_t)work->num_tiles, sizeof(Tile), by_work);
+    work->num_pieces = num_supers;
+    int64_t floats = work->rows * (work->width + 2);
+    if (call->threads == 1 || work->num_tiles >= enough || num_supers == work->num_tiles ||
+        num_supers * floats * 4 > call->spare_bytes)
+        return 1;
+    work->pieces = malloc((size_t)num_supers * sizeof(Piece)), work->spare = malloc((size_t)(num_supers * floats) * 4);
+    if (!work->pieces || !work->spare) return 0;
+    Piece *piece = work->pieces;
+    float *own = work->spare;
+    for (int64_t i = 0; i < work->num_tiles; i++)
+        for (int64_t super = work->tiles[i].first / SUPER; super <= work->tiles[i].last / SUPER; super++, own += floats)
+            *piece++ = (Piece){i, super, {own, own + work->rows, own + 2 * work->rows}};
+    return 1;
+}
+
+/* A thread's share of the pieces; then the first piece of each tile takes in the others. */
+static void attend_pieces(const Call *call, const Work *work, Room *room) {
+    const Piece *piece = work->pieces;
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < work->num_pieces; i++) {
+        if (!room->q) continue;
+        room->part = piece[i].part;
+        open_tile(call, work->tiles + piece[i].tile, room);
+        take_superblock(call, work->tiles + piece[i].tile, room, piece[i].super);
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < work->num_pieces; i++) {
+        const Tile *tile = work->tiles + piece[i].tile;
+        if (i && piece[i - 1].tile == piece[i].tile) continue;
+        for (int64_t j = i + 1; j < work->num_pieces && piece[j].tile == piece[i].tile; j++)
+            merge(tile->count, work->width, piece[i].part, piece[j].part);
+        finish(call, tile, work->width, piece[i].part);
+    }
+}
+
+/* A thread's share of the call: new rows are written before any is read. */
+static void attend(const Call *call, const Work *work, Room *room) {
+    int64_t units = work->touched * call->heads;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < call->sequences * units; i++) {
+        int64_t first, last, n = i / units;
+        if (page_rows(call, n, i / call->heads % work->touched, &first, &last))
+            write_rows(call, n, i % call->heads, first, last);
+    }
+    if (work->pieces) {
+        attend_pieces(call, work, room);
+        return;
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < work->num_tiles; i++)
+        if (room->q) attend_tile(call, work->tiles + i, room);
+}
+
+/* Returns 0, or 1 when memory is short. */
+int hyla_attention(const Call *call) {
+    Work work = {0};
+    int failed = !plan_work(call, &work);
+    if (!failed) {
+        size_t floats = lay_out(call, work.rows, 0, 0);
+#pragma omp parallel num_threads((int)call->threads) if (work.num_pieces > 1)
+        {
+            Room room = {0};
+            float *memory = malloc(4 * floats + 64);
+            if (memory) lay_out(call, work.rows, (float *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), &room);
+            else failed = 1;
+            attend(call, &work, &room);
+            free(memory);
+        }
+    }
+    free(work.tiles), free(work.pieces), free(work.spare);
+    return failed;
+}
