@@ -140,7 +140,6 @@ def test_a_segment_has_only_the_pages_that_the_folder_lacks_and_needs_the_others
     longer = [*prompt, *tokens(200, 2)]
     read_once(engine, longer)
     engine.close()
-    first, second = sorted(files(tmp_path), key=lambda file: file.stat().st_size)
     engine.close()
     assert len(files(tmp_path)) == 2
     restarted = make(tiny_model(), tmp_path)
@@ -178,7 +177,7 @@ def damaged(name, blob):
     [
         ("truncated", "truncated"),
         ("empty", "truncated"),
-        ("pickle", "truncated"),
+        ("pickle", "unreadable"),
         ("header", "unreadable"),
         ("data", "checksum"),
         ("salt", "checksum"),
@@ -219,9 +218,6 @@ def test_a_foreign_file_is_refused_with_what_differs(tmp_path, monkeypatch, what
         monkeypatch.setattr(torch, "__version__", "1.0")
     else:
         model = tiny_model("qwen3_next")
-        filled_weights = "weights"
-        engine = make(model, tmp_path)
-        assert filled_weights not in engine.status()["spill"]["refused"]
     engine = make(model, tmp_path, **options)
     assert engine.status()["spill"]["refused"] == {f"other {what}": 1}
     assert read_once(engine, prompt).usage.cached_tokens == 0
@@ -333,19 +329,19 @@ def test_the_least_recently_used_go_first_and_a_parent_outlives_its_children(tmp
     one.close()
     size = files(tmp_path / "one")[0].stat().st_size
     folder = tmp_path / "spill"
-    engine = make(tiny_model(), folder, spill_bytes=int(size * 3.5))
+    engine = make(tiny_model(), folder, spill_bytes=int(size * 3.1))
     for prompt in prompts[:3]:
         read_once(engine, prompt)
         engine.spill_now()
     order = sorted(files(folder), key=lambda file: file.stat().st_mtime_ns)
-    restarted = make(tiny_model(), folder, spill_bytes=int(size * 3.5))
+    restarted = make(tiny_model(), folder, spill_bytes=int(size * 3.1))
     assert read_once(restarted, prompts[0]).usage.cached_tokens == 192
     read_once(restarted, [*prompts[0], *tokens(70, 9)])
     restarted.close()
     left = files(folder)
     assert order[0] in left and order[1] not in left and order[2] in left and len(left) == 3
     assert restarted.status()["spill"]["removed"] == 1
-    assert sum(file.stat().st_size for file in left) <= size * 3.5
+    assert sum(file.stat().st_size for file in left) <= size * 3.1
     small = make(tiny_model(), tmp_path / "small", spill_bytes=size - 1)
     read_once(small, prompts[0])
     small.close()
@@ -410,7 +406,7 @@ def test_a_checkpoint_that_does_not_fit_stays_on_the_disk(tmp_path):
 
 def test_a_spill_folder_that_cannot_be_used_is_an_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ConfigError, match="spill_folder.*cannot be used"):
+    with pytest.raises(ConfigError, match="cannot be used"):
         make(tiny_model(), tmp_path / "file")
     with pytest.raises(ConfigError, match="spill_folder needs prefix_cache"):
         make(tiny_model(), tmp_path, prefix_cache=False)
