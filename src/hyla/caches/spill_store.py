@@ -36,6 +36,20 @@ logger = logging.getLogger(__name__)
 MOST_PENDING_BYTES = 256 << 20
 """Copies that wait for the writer; one of any size may wait alone."""
 
+COUNTS = (
+    "leftovers",
+    "spilled",
+    "spilled_bytes",
+    "dropped",
+    "failed",
+    "too_large",
+    "outdated",
+    "removed",
+    "loaded",
+    "loaded_tokens",
+    "no_room",
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Pending:
@@ -63,7 +77,7 @@ class SpillStore:
 
     def __init__(self, folder: str | Path, most_bytes: int, *, has_inner: bool = False):
         self.folder, self.most_bytes, self.has_inner = Path(folder), most_bytes, has_inner
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         """Since the start: leftovers (of killed writers, removed), spilled, spilled_bytes, dropped (the writer was too
         far behind), failed, too_large, outdated (its weights, or what it builds on, are gone), removed, loaded,
         loaded_tokens, no_room."""

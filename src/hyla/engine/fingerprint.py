@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,20 +18,33 @@ from hyla.ops import native
 from hyla.ops.batch import BLOCK, CHUNK
 
 
-def fingerprint(model: Model, cache: Cache) -> dict[str, str | int]:
+def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
     """By name, as plain data. Reads every weight once (about a second per gigabyte)."""
     return {
+        "code": _code_digest(),
         "torch": torch.__version__,
         "device": _device_name(model.device),
         "num_threads": torch.get_num_threads(),
         "backend": native.backend() if model.device.type == "cpu" else "torch",
         "dtype": str(model.dtype),
+        "matmul_precision": torch.get_float32_matmul_precision(),
         "grid": f"{CHUNK}/{BLOCK}",
-        "snapshot_dtype": cache.snapshot_dtype,
-        "layers": _short(repr(cache.specs)),
+        "snapshot_dtype": pool.snapshot_dtype,
+        "layers": _short(repr(pool.specs)),
         "config": _short(json.dumps(model.config.model_dump(mode="json"), sort_keys=True)),
         "weights": weights_digest(model),
     }
+
+
+@cache
+def _code_digest() -> str:
+    """Of all sources that take part in computing a state."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for folder in ("ops", "layers", "models", "caches"):
+        for file in sorted((package / folder).rglob("*")):
+            if file.suffix in (".py", ".c", ".h"):
+                digest.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def weights_digest(model: Model) -> str:

@@ -74,7 +74,7 @@ def test_a_restarted_engine_answers_as_one_that_never_stopped(tmp_path, name, dt
     options = {"speculation": speculation, "fixed_drafts": True, "max_draft_tokens": 3}
     whole = Engine(model, memory=MEMORY, max_num_sequences=3, **options)
     first = read_once(whole, tokens(181, 1), max_tokens=20)
-    longer = [*tokens(181, 1), *first.token_ids, *tokens(90, 2)]
+    longer = [*tokens(181, 1), *first.token_ids, *tokens(5, 2)]
     expected = read_once(whole, longer, max_tokens=40)
     stopped = make(model, tmp_path, **options)
     assert answer(read_once(stopped, tokens(181, 1), max_tokens=20)) == answer(first)
@@ -294,7 +294,7 @@ KILLED = """
 import os, sys, time
 sys.path[:0] = [{tests!r}]
 from hyla.caches import spill_file
-from test_spill import filled
+from test_engine_spill import filled
 def wait(_):
     print("writing", flush=True)
     time.sleep(60)
