@@ -43,7 +43,7 @@ def measure(model, folder: Path, length: int) -> dict:
 
     prompt = [(7 * i * i + 13 * length) % VOCABULARY for i in range(length + 30)]
     params = hyla.SamplingParams(max_tokens=1, temperature=0, logprobs=3)
-    options = {"max_num_sequences": 2, "memory": 2 << 30, "spill_folder": folder, "snapshot_every": 1 << 20}
+    options = {"max_num_sequences": 2, "memory": 512 << 20, "spill_folder": folder, "snapshot_every": 1 << 20}
 
     def first_token(engine):
         seconds, (done,) = timed(lambda: engine.generate(prompt, params))

@@ -7,6 +7,7 @@ goes on from it exactly as it would have gone on from the memory.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from collections.abc import Sequence as List
 
@@ -41,9 +42,15 @@ class Spill:
     def __init__(
         self, prefix: PrefixCache, store: SpillStore, fingerprint: Callable[[], Fingerprint], *, min_tokens: int
     ):
-        self.prefix, self.store, self.min_tokens = prefix, store, min_tokens
+        self.store, self.min_tokens = store, min_tokens
+        # The tree owns this: a reference back would keep a whole pool until the next garbage collection.
+        self._prefix = weakref.ref(prefix)
         self._fingerprint = fingerprint
         self._is_open = False
+
+    @property
+    def prefix(self) -> PrefixCache:
+        return self._prefix()
 
     @property
     def cache(self) -> Cache:

@@ -219,14 +219,15 @@ class SpillStore:
             self._queue.append(pending)
             self._pending_bytes += pending.nbytes
             self._pending.update((pending.segment.tag, digest) for digest in self._ends(pending.segment))
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write_all, name="hyla-spill", daemon=True)
+            if self._writer is None:  # not a daemon: the process may end only between two files
+                self._writer = threading.Thread(target=self._write_all, name="hyla-spill")
                 self._writer.start()
 
     def flush(self) -> None:
         """Wait until everything that was put is written, or has failed."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._queue)
+        writer = self._writer
+        if writer is not None:  # it ends when nothing is left
+            writer.join()
 
     def _write_all(self) -> None:
         while True:

@@ -7,6 +7,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -143,7 +144,7 @@ class Engine:
         spill = Spill(
             self.prefix,
             store,
-            lambda: fingerprint(self.model, self.cache),
+            partial(fingerprint, self.model, self.cache),
             min_tokens=self.options.spill_min_tokens,
         )
         spill.open()
