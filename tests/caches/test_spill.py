@@ -129,6 +129,28 @@ def test_digests_tell_prefixes_salts_and_splits_apart():
     assert prefix_digests([*tokens[:128], -1, *tokens[129:]], "", 3)[3] != one[3]
 
 
+def test_two_pools_that_write_and_remove_at_once_leave_only_whole_files(tmp_path):
+    pools = [make(tmp_path, most_bytes=25_000) for _ in range(2)]
+    for n in range(12):
+        for kind, (cache, prefix) in enumerate(pools):
+            tokens = [1000 * (n // 2) + (5000 if n % 2 and kind else 0) + i for i in range(200)]
+            sequence, branch, _ = compute(cache, prefix, tokens)
+            prefix.checkpoint(branch, sequence)
+            cache.close(sequence)
+            assert prefix.make_room(14)
+    for cache, prefix in pools:
+        prefix.spill.store.flush()
+        assert prefix.spill.store.counts["failed"] == 0
+        cache.ledger.check()
+    assert sum(prefix.spill.store.counts["removed"] for _, prefix in pools) > 0
+    _, prefix = make(tmp_path)
+    prefix.spill.open()
+    store = prefix.spill.store
+    segments = [store.find(digest) for digest in list(store._index)]
+    assert len(segments) == len(list(tmp_path.iterdir())) >= 2
+    assert all(store.read(segment) is not None for segment in segments) and not store.refused
+
+
 class RandomSpills(RuleBasedStateMachine):
     """Like `RandomPrefixes`, with a folder, restarts with it, and files that are lost or damaged."""
 
