@@ -17,11 +17,15 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from hyla.caches.digests import root_digest
 from hyla.caches.pool import Cache
 from hyla.caches.protocol import Checkpoint, Sequence
 from hyla.ops.batch import CHUNK
+
+if TYPE_CHECKING:
+    from hyla.caches.spill import Spill
 
 MissReason = Literal["off", "too_short", "no_prefix", "no_snapshot", "evicted"]
 """Why no token of a prompt was cached: the cache is off; the prompt has no whole page beside its last token; its first
@@ -49,6 +53,8 @@ class Node:
     checkpoint: Checkpoint | None = None
     lost_checkpoint: bool = False
     """It had one that was evicted."""
+    digest: bytes | None = None
+    """Names its prefix on the disk; computed when it is asked for (`spill.digest_of`)."""
 
     def path(self) -> list[Node]:
         """Nodes from the root's child to this one."""
@@ -94,14 +100,23 @@ class PrefixCache:
         self._evicted: OrderedDict[int, None] = OrderedDict()
         self._tick = self._epoch = 0
         self.num_nodes = self.num_checkpoints = 0
+        self.spill: Spill | None = None
+        """Where checkpoints go that are evicted, and come from when a prompt knows more than the tree."""
         self.counts: Counter[str] = Counter()
         """Since the start: lookups, hit_tokens, miss_<reason>, evicted_pages, evicted_checkpoints."""
 
     # Finding
 
     def lookup(self, tokens: List[int], salt: str = "") -> Hit:
-        """The deepest state that a prompt can be taken up from; at least its last token is left to compute."""
+        """The deepest state that a prompt can be taken up from; at least its last token is left to compute. What only
+        the disk has of it is brought in first."""
         self._tick += 1
+        hit = self._find(tokens, salt)
+        if self.spill is not None and self.spill.fetch(hit, tokens, salt):
+            return self._find(tokens, salt)
+        return hit
+
+    def _find(self, tokens: List[int], salt: str) -> Hit:
         limit = (len(tokens) - 1) // CHUNK
         node = best = self._root(salt)
         while node.depth < limit:
@@ -138,8 +153,15 @@ class PrefixCache:
 
     def _root(self, salt: str) -> Node:
         if salt not in self._roots:
-            self._roots[salt] = Node((), 0, None, 0, hash(salt))
+            self._roots[salt] = Node((), 0, None, 0, hash(salt), digest=root_digest(salt))
         return self._roots[salt]
+
+    def known(self, tokens: List[int], salt: str, most: int) -> Node:
+        """The node of the first pages of a prompt, at most so many, as far as the tree has them."""
+        node = self._root(salt)
+        while node.depth < most and (child := node.children.get(self._key(tokens, node.depth))) is not None:
+            node = child
+        return node
 
     def start(self, hit: Hit) -> tuple[Sequence, Branch]:
         """A sequence that goes on after the hit. Raises CapacityError when no slot is free."""
@@ -160,17 +182,41 @@ class PrefixCache:
             key = self._key(tokens, depth)
             child = branch.node.children.get(key)
             if child is None:
-                child = Node(key, pages[depth], branch.node, depth + 1, hash((branch.node.hash, key)))
-                branch.node.children[key] = child
-                units.keep([child.page])
-                self._evicted.pop(child.hash, None)
-                self.num_nodes += 1
+                child = self._grow(branch.node, key, pages[depth])
             elif child.page != pages[depth]:
                 units.hold([child.page])
                 units.give_back([pages[depth]])
                 pages[depth] = child.page
             child.last_used = self._tick
             branch.node = child
+
+    def _grow(self, parent: Node, key: tuple[int, ...], page: int) -> Node:
+        """A new child, which keeps a page that somebody holds."""
+        child = Node(key, page, parent, parent.depth + 1, hash((parent.hash, key)), last_used=self._tick)
+        parent.children[key] = child
+        self.cache.ledger.pages.keep([page])
+        self._evicted.pop(child.hash, None)
+        self.num_nodes += 1
+        return child
+
+    def adopt(self, tokens: List[int], salt: str, known: int, pages: List[int], checkpoint: Checkpoint | None) -> None:
+        """Put pages, and the checkpoint after them, behind the `known` first pages of a prompt. The caller took them,
+        its window pages and its snapshot from the ledger and holds them; now the tree keeps them."""
+        ledger, node = self.cache.ledger, self.known(tokens, salt, known)
+        for page in pages:
+            node = self._grow(node, self._key(tokens, node.depth), page)
+        ledger.pages.give_back(pages)
+        if checkpoint is None:
+            return
+        for window, table in checkpoint.window_pages:
+            taken = [page for page in table if page]
+            ledger.windows[window].keep(taken)
+            ledger.windows[window].give_back(taken)
+        if checkpoint.unit is not None:
+            ledger.snapshots.keep([checkpoint.unit])
+            ledger.snapshots.give_back([checkpoint.unit])
+        node.checkpoint, node.lost_checkpoint = checkpoint, False
+        self.num_checkpoints += 1
 
     def checkpoint(self, branch: Branch, sequence: Sequence) -> bool:
         """Keep the state after the sequence's last whole page, at the branch's node. False: nothing to keep, or no room
@@ -182,7 +228,7 @@ class PrefixCache:
             return node.checkpoint is not None
         unit = None
         if self.cache.has_states:
-            if not self.cache.ledger.snapshots.free and not self._evict_checkpoint():
+            if not self.make_room_for_snapshot():
                 return False
             (unit,) = self.cache.ledger.snapshots.take(1)
         node.checkpoint, node.lost_checkpoint = self.cache.checkpoint(sequence, unit), False
@@ -206,6 +252,10 @@ class PrefixCache:
             return units.free >= count
         self._evict_pages(max(count - units.free, units.total // EVICTED_AT_ONCE))
         return units.free >= count
+
+    def make_room_for_snapshot(self) -> bool:
+        """Evict until a snapshot is free, if it can be."""
+        return bool(self.cache.ledger.snapshots.free) or self._evict_checkpoint()
 
     def _evict_pages(self, count: int) -> None:
         """Free about `count` pages, leaves first."""
@@ -244,6 +294,8 @@ class PrefixCache:
         return saved * CHUNK / (1 + self._tick - node.last_used)
 
     def _drop_checkpoint(self, node: Node) -> None:
+        if self.spill is not None:
+            self.spill.offer(node)
         self.cache.drop_checkpoint(node.checkpoint)
         node.checkpoint, node.lost_checkpoint = None, True
         self.num_checkpoints -= 1
@@ -253,6 +305,8 @@ class PrefixCache:
         """Forget a leaf."""
         if node.checkpoint is not None:
             self._drop_checkpoint(node)
+        elif self.spill is not None and not self.needs_checkpoint:
+            self.spill.offer(node)
         del node.parent.children[node.key]
         self.cache.ledger.pages.drop([node.page])
         self._evicted[node.hash] = None
@@ -271,6 +325,12 @@ class PrefixCache:
         self._evicted.clear()
         self.num_nodes = self.num_checkpoints = 0
         self._epoch += 1
+
+    def endings(self) -> list[Node]:
+        """The nodes that a prompt could be taken up from with all that is kept above them."""
+        if self.needs_checkpoint:
+            return [node for node in self._nodes() if node.checkpoint is not None]
+        return [node for node in self._nodes() if not node.children]
 
     def status(self) -> dict[str, int]:
         """Numbers as plain data."""

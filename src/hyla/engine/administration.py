@@ -75,11 +75,14 @@ class Administration:
         """Free the cache's memory, and with `release_weights` the weights' too; the process and the requests stay.
 
         Requests that were running lose their cached state and are computed again from their tokens after `wake` and
-        `resume`, with the same result. Released weights are gone: give new ones with `update_weights` after `wake`.
+        `resume`, with the same result; what is cached goes to the spill folder first, if there is one. Released
+        weights are gone: give new ones with `update_weights` after `wake`.
         """
         from hyla.checkpoints import release_weights as release
 
         self._require_paused("sleep")
+        self.engine.scheduler.preempt_all()
+        self.engine.spill_now()
         self._forget_states()
         self.engine.cache.release()
         self.state = "asleep"

@@ -7,6 +7,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -15,9 +16,12 @@ import torch
 from hyla.caches import Cache
 from hyla.caches.pool import num_pages_for
 from hyla.caches.prefix import PrefixCache
+from hyla.caches.spill import Spill
+from hyla.caches.spill_store import SpillStore
 from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.collect import Collector
 from hyla.engine.drafts import Part
+from hyla.engine.fingerprint import fingerprint
 from hyla.engine.generation import Generation
 from hyla.engine.grammar import GrammarCompiler
 from hyla.engine.limits import NOTHING, Load, Overloaded, QueueLimits
@@ -88,6 +92,7 @@ class Engine:
             device=model.device,
         )
         self.prefix = PrefixCache(self.cache) if self.options.prefix_cache else None
+        self.spill = self._open_spill()
         self.speculation = Speculation(self.options, speculation, model, self.cache, draft_model)
         self.scheduler = Scheduler(
             self.cache,
@@ -128,6 +133,23 @@ class Engine:
             snapshot_dtype=options.snapshot_dtype,
             num_spare_slots=1 + options.max_num_sequences // 4 if speculation != "off" else 0,
         )
+
+    def _open_spill(self) -> Spill | None:
+        """What moves prefixes to a folder and back, if there is one."""
+        if self.options.spill_folder is None:
+            return None
+        store = SpillStore(
+            self.options.spill_folder, self.options.spill_bytes, has_inner=not self.prefix.needs_checkpoint
+        )
+        spill = Spill(
+            self.prefix,
+            store,
+            partial(fingerprint, self.model, self.cache),
+            min_tokens=self.options.spill_min_tokens,
+        )
+        spill.open()
+        self.prefix.spill = spill
+        return spill
 
     def _context_note(self) -> list[str]:
         asked = self.options.context_len or 0
@@ -330,6 +352,18 @@ class Engine:
         """Empty what is kept for reuse between requests; called when the weights change or the cache is released."""
         if self.prefix is not None:
             self.prefix.clear()
+        if self.spill is not None:
+            self.spill.forget_fingerprint()
+
+    def spill_now(self) -> None:
+        """Write the kept prefixes that are worth it to the spill folder, and wait until they are there. Nothing without
+        one. Between two steps only."""
+        if self.spill is not None:
+            self.spill.spill_all()
+
+    def close(self) -> None:
+        """Leave what is worth keeping to the next engine on the same spill folder. The engine can still be used."""
+        self.spill_now()
 
     def status(self) -> dict:
         """Numbers as plain data. Any thread may ask; during a step they may not fit each other exactly."""
@@ -348,6 +382,7 @@ class Engine:
             "ledger": self.cache.ledger.counts(),
             "cache_bytes": self.cache.nbytes,
             "prefix_cache": self.prefix.status() if self.prefix is not None else None,
+            "spill": self.spill.status() if self.spill is not None else None,
             "speculation": self.speculation.status(),
         }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hyla.models.config import Config, Count
 
@@ -41,6 +42,14 @@ class EngineOptions(Config):
     and change what follows a hit."""
     snapshot_every: Count = 2048
     """Beside the ends of prompts and answers and where prompts part, a state is kept after so many prompt tokens."""
+    spill_folder: str | None = None
+    """Where long prefixes go that the prefix cache evicts, or has at the end, so that they survive a restart. Only an
+    engine with the same weights, machine and settings takes them up. None: they are forgotten."""
+    spill_bytes: Count = 16 << 30
+    """Most bytes of all files in the spill folder; the least recently used go first."""
+    spill_min_tokens: Count = 512
+    """Fewest tokens that a spilled prefix must save, when it is written and when it is read. Smaller: more and smaller
+    files, that save less than their reading costs below a few hundred tokens."""
     speculation: Literal["off", "lookup", "mtp", "draft"] = "off"
     """Where drafts come from: earlier text (every model), the model's own multi-token prediction module, or a small
     model (`draft_model`). Never changes an answer; each generation's draft length adapts, down to none."""
@@ -53,6 +62,17 @@ class EngineOptions(Config):
     pack: bool = True
     """Put the weights into the CPU library's layout. A model object given to the engine is changed in place (its plain
     weights are gone until `model.unpack()`); False leaves it as it is, and is slower."""
+
+    @model_validator(mode="after")
+    def _spill(self):
+        if self.spill_folder is not None and not self.prefix_cache:
+            raise ValueError("spill_folder needs prefix_cache=True: there is nothing to spill without it")
+        return self
+
+    @field_validator("spill_folder", mode="before")
+    @classmethod
+    def _folder(cls, folder):
+        return str(folder) if isinstance(folder, Path) else folder
 
     @field_validator("dtype", mode="before")
     @classmethod

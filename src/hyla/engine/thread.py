@@ -65,7 +65,7 @@ class EngineThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its current step; unfinished requests get a cancelled event."""
+        """End the thread after its current step; unfinished requests get a cancelled event; closes the engine."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
@@ -183,6 +183,7 @@ class EngineThread:
             self._settle()
         self._end_all("cancelled")
         self._refuse_orders()
+        self.engine.close()
 
     def _step(self) -> list[TokenEvent]:
         """A step, or, while the engine is paused, what changes without one."""

@@ -1,0 +1,79 @@
+"""What equal bits depend on: weights, arithmetic and machine. States of another fingerprint are never taken up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from hyla.caches import Cache
+from hyla.models.trunk import Model
+from hyla.models.weights import Weights
+from hyla.ops import native
+from hyla.ops.batch import BLOCK, CHUNK
+
+
+def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
+    """By name, as plain data. Reads every weight once (about a second per gigabyte)."""
+    return {
+        "code": _code_digest(),
+        "torch": torch.__version__,
+        "device": _device_name(model.device),
+        "num_threads": torch.get_num_threads(),
+        "backend": native.backend() if model.device.type == "cpu" else "torch",
+        "dtype": str(model.dtype),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "grid": f"{CHUNK}/{BLOCK}",
+        "snapshot_dtype": pool.snapshot_dtype,
+        "layers": _short(repr(pool.specs)),
+        "config": _short(json.dumps(model.config.model_dump(mode="json"), sort_keys=True)),
+        "weights": weights_digest(model),
+    }
+
+
+@cache
+def _code_digest() -> str:
+    """Of all sources that take part in computing a state."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for folder in ("ops", "layers", "models", "caches"):
+        for file in sorted((package / folder).rglob("*")):
+            if file.suffix in (".py", ".c", ".h"):
+                digest.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def weights_digest(model: Model) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all weights, packed or not."""
+    weights, digest = Weights(model), hashlib.sha256()
+    for name in weights.shapes:
+        stored = weights.quantised(name)
+        for tensor in (weights.read(name),) if stored is None else (stored.codes, stored.scale):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            for part in _parts(tensor):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(tensor: torch.Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor, a piece at a time."""
+    flat = tensor.detach().contiguous().view(-1)
+    for piece in flat.split(1 << 24):
+        yield memoryview(piece.cpu().view(torch.uint8).numpy())
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{model or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
