@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
-
-from hyla.ops.quant.fp8 import num_blocks
+BLOCK = 128
 
 
 def weight_bytes(out_dim: int, in_dim: int, scale_bytes: int = 4) -> int:
@@ -13,7 +11,7 @@ def weight_bytes(out_dim: int, in_dim: int, scale_bytes: int = 4) -> int:
     >>> weight_bytes(576, 7168)
     4129888
     """
-    return out_dim * in_dim + scale_bytes * prod(num_blocks((out_dim, in_dim)))
+    return out_dim * in_dim + scale_bytes * -(-out_dim // BLOCK) * -(-in_dim // BLOCK)
 
 
 def dequantise_flops(out_dim: int, in_dim: int) -> int:

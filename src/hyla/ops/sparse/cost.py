@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyla.ops.attention.cost import PAGE
+PAGE = 64
 
 
 def _pairs(start: int, length: int, most: int | None = None) -> int:
