@@ -47,6 +47,8 @@ class Matrix:
     """Each with rows of its own, e.g. one per head."""
     is_fp32: bool = False
     """Kept and multiplied in fp32 whatever the weights' dtype."""
+    copied_dim: int = 0
+    """Outputs that every tensor-parallel rank computes whole: latents, routers, gates of low rank."""
 
     @property
     def numel(self) -> int:
@@ -141,10 +143,11 @@ def _mla(config: MLAConfig, hidden: int) -> Inventory:
     heads, latent = config.num_heads, config.kv_lora_dim
     queries = heads * (config.nope_dim + config.rope_dim)
     beside = latent + config.rope_dim + heads * config.head_gate
+    copied = latent + config.rope_dim + (config.q_lora_dim or 0)
     if config.q_lora_dim is None:
-        into = (Matrix(hidden, queries + beside),)
+        into = (Matrix(hidden, queries + beside, copied_dim=copied),)
     else:
-        into = (Matrix(hidden, config.q_lora_dim + beside), Matrix(config.q_lora_dim, queries))
+        into = (Matrix(hidden, config.q_lora_dim + beside, copied_dim=copied), Matrix(config.q_lora_dim, queries))
     up = (Matrix(config.nope_dim, latent, heads), Matrix(latent, config.value_dim, heads))
     return Inventory(
         matrices=(*into, *up, Matrix(heads * config.value_dim, hidden)),
@@ -155,7 +158,8 @@ def _mla(config: MLAConfig, hidden: int) -> Inventory:
 def _sparse_mla(config: SparseMLAConfig, hidden: int) -> Inventory:
     attention = _mla(config, hidden)
     heads, dim = config.num_index_heads, config.index_dim
-    indexer = (Matrix(config.q_lora_dim, heads * dim), Matrix(hidden, dim), Matrix(hidden, heads, is_fp32=True))
+    key = Matrix(hidden, dim, copied_dim=dim)
+    indexer = (Matrix(config.q_lora_dim, heads * dim), key, Matrix(hidden, heads, is_fp32=True))
     return Inventory(
         matrices=(*attention.matrices, *indexer),
         vectors=attention.vectors,
@@ -178,8 +182,9 @@ def _kda(config: KDAConfig, hidden: int) -> Inventory:
     rank = config.gate_rank
     gates = keys + values if rank is None else 2 * rank
     up = () if rank is None else (Matrix(rank, keys), Matrix(rank, values))
+    into = Matrix(hidden, 2 * keys + values + gates + config.num_heads, copied_dim=2 * (rank or 0))
     return Inventory(
-        matrices=(Matrix(hidden, 2 * keys + values + gates + config.num_heads), *up, Matrix(values, hidden)),
+        matrices=(into, *up, Matrix(values, hidden)),
         vectors=(2 * keys + values) * config.conv_len + config.value_dim,
         fp32_vectors=config.num_heads + keys,
     )
@@ -216,12 +221,12 @@ def _mlp(config: MLPConfig, hidden: int) -> Inventory:
 
 
 def _moe(config: MoEConfig, hidden: int) -> Inventory:
-    matrices = (Matrix(hidden, config.num_experts, is_fp32=True),)
+    matrices = (Matrix(hidden, config.num_experts, is_fp32=True, copied_dim=config.num_experts),)
     if config.latent_dim:
-        matrices += (Matrix(hidden, config.latent_dim), Matrix(config.latent_dim, hidden))
+        matrices += (Matrix(hidden, config.latent_dim, copied_dim=config.latent_dim), Matrix(config.latent_dim, hidden))
     if config.shared_dim:
         matrices += _mlp_matrices(hidden, config.shared_dim, config.activation)
-        matrices += (Matrix(hidden, 1),) * config.shared_gate
+        matrices += (Matrix(hidden, 1, copied_dim=1),) * config.shared_gate
     experts = Experts(
         count=config.num_experts,
         visited=config.num_experts_per_token,
