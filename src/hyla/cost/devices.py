@@ -21,6 +21,12 @@ class Rate:
     bytes_per_second: float
     overhead_seconds: float
     """Of one call, whatever its size."""
+    adds_up: bool = False
+    """Whether FLOPs and bytes take time one after the other (as fitted on a CPU) instead of at once."""
+
+    def parts(self, flops: float, nbytes: float) -> tuple[float, float]:
+        """Seconds for the FLOPs and for the bytes."""
+        return flops / self.flops_per_second, nbytes / self.bytes_per_second
 
 
 @dataclass(frozen=True)
@@ -75,17 +81,19 @@ class Device:
     overhead_seconds: float = 3e-6
     """Start of one operator inside a captured graph."""
     rates: Mapping[str, Rate] = field(default_factory=dict)
-    """Measured rates by operator, of a calibrated machine; `fp32:<operator>` where products are fp32."""
+    """Measured rates of a calibrated machine: by "operator/kind/phase", "operator/dtype/phase", "operator/phase" or
+    operator, the first that is there; phases are "decode" and "prefill"."""
 
     def peak(self, dtype: str) -> float:
         """FLOP/s of products in a dtype, or in the nearest one that the device multiplies."""
         return self.peak_flops.get(dtype) or self.peak_flops["bf16"]
 
-    def rate(self, operator: str, dtype: str) -> Rate:
-        """What an operator reaches. dtype: of its products."""
-        measured = self.rates.get(f"fp32:{operator}" if dtype == "fp32" else operator) or self.rates.get(operator)
-        if measured is not None:
-            return measured
+    def rate(self, operator: str, kind: str, dtype: str, *, is_decode: bool) -> Rate:
+        """What an operator reaches. kind: of the sublayer that it stands in; dtype: of its products."""
+        phase = "decode" if is_decode else "prefill"
+        for name in (f"{operator}/{kind}/{phase}", f"{operator}/{dtype}/{phase}", f"{operator}/{phase}", operator):
+            if name in self.rates:
+                return self.rates[name]
         part = EFFICIENCIES[operator]
         return Rate(part.compute * self.peak(dtype), part.memory * self.bytes_per_second, self.overhead_seconds)
 
@@ -123,7 +131,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType({device.name: device for device
 def find_device(name: str) -> Device:
     """A device of the table, or "this": the calibrated machine. Raises ConfigError with the closest names."""
     if name.lower() == "this":
-        from hyla.cost.calibrate import load_calibration
+        from hyla.cost.calibration import load_calibration
 
         return load_calibration()
     if name.lower() not in DEVICES:

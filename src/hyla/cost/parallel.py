@@ -23,14 +23,25 @@ class Split:
     """How many ranks each way."""
 
     tensor: int = 1
-    expert: int = 1
+    expert: int | None = None
+    """None: as many as there are tensor x context x data ranks."""
     pipeline: int = 1
     context: int = 1
     data: int = 1
 
     @property
     def num_ranks(self) -> int:
-        return self.tensor * self.pipeline * self.context * self.data
+        return self.stage_ranks * self.pipeline
+
+    @property
+    def stage_ranks(self) -> int:
+        """Ranks of one pipeline stage."""
+        return self.tensor * self.context * self.data
+
+    @property
+    def expert_ranks(self) -> int:
+        """Ranks among which the experts are divided."""
+        return self.stage_ranks if self.expert is None else self.expert
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ def rank_bytes(
 def check_split(config: ModelConfig, split: Split) -> None:
     """Raise ConfigError unless the heads, experts and sublayers can be divided that way."""
     for name, ranks in vars(split).items():
-        if ranks < 1:
+        if ranks is not None and ranks < 1:
             raise ConfigError(f"{name} = {ranks} ranks: give at least one")
     for mixer in dict.fromkeys(config.mixers):
         for field in ("num_heads", "num_value_heads", "num_key_heads", "num_groups", "num_index_heads"):
@@ -81,19 +92,21 @@ def check_split(config: ModelConfig, split: Split) -> None:
         kv_heads = getattr(mixer, "num_kv_heads", None)
         if kv_heads and kv_heads % split.tensor and split.tensor % kv_heads:
             raise ConfigError(f"tensor = {split.tensor} neither divides nor is a multiple of num_kv_heads = {kv_heads}")
-    shared_ranks = split.tensor * split.context * split.data
-    if shared_ranks % split.expert:
-        raise ConfigError(
-            f"expert = {split.expert} must divide tensor x context x data = {shared_ranks}, whose ranks hold the experts"
-        )
-    experts = {sub.module.num_experts for sub in config.sublayers if sub.module.kind == "moe"}
-    if split.expert > 1 and not experts:
-        raise ConfigError(f"expert = {split.expert}: the model has no routed experts")
-    for count in experts:
-        if count % split.expert:
-            raise ConfigError(f"expert = {split.expert} does not divide the {count} experts of a layer")
+    _check_experts(config, split)
     if split.pipeline > len(config.sublayers):
         raise ConfigError(f"pipeline = {split.pipeline} stages for {len(config.sublayers)} sublayers; give fewer")
+
+
+def _check_experts(config: ModelConfig, split: Split) -> None:
+    experts, shared = split.expert_ranks, split.stage_ranks
+    if shared % experts:
+        raise ConfigError(f"expert = {experts} must divide tensor x context x data = {shared}, which hold the experts")
+    counts = {sub.module.num_experts for sub in config.sublayers if sub.module.kind == "moe"}
+    if split.expert is not None and split.expert > 1 and not counts:
+        raise ConfigError(f"expert = {experts}: the model has no routed experts")
+    for count in counts:
+        if count % experts:
+            raise ConfigError(f"expert = {experts} does not divide the {count} experts of a layer; give another --expert")
 
 
 def stage_bounds(config: ModelConfig, num_stages: int, weights: str = "bf16") -> list[tuple[int, int]]:
@@ -133,7 +146,7 @@ def _sublayer_weights(sublayer: SublayerConfig, found: Inventory, split: Split, 
     vectors = found.vectors * element_bytes(weights) + 4 * found.fp32_vectors
     if not found.experts:
         return whole + vectors
-    return whole + vectors + found.experts.count / split.expert * found.experts.nbytes_of_one(weights)
+    return whole + vectors + found.experts.count / split.expert_ranks * found.experts.nbytes_of_one(weights)
 
 
 def _matrix_share(matrix: Matrix, tensor: int) -> float:

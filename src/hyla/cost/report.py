@@ -198,6 +198,7 @@ def _optional(target: Target, question: Question, warnings: list[str]) -> dict:
         rank = rank_bytes(config, question.split, context_tokens=longest, weights=question.weights)
         found["rank"] = {
             **asdict(question.split),
+            "expert": question.split.expert_ranks,
             "num_ranks": question.split.num_ranks,
             "context_tokens": longest,
             **asdict(rank),

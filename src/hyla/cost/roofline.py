@@ -32,13 +32,13 @@ def work_seconds(work: Work, device: Device, weights: str, num_devices: int = 1)
     dtype = "fp32" if work.is_fp32 or weights == "fp32" else "bf16"
     if dtype == "bf16" and weights == "fp8" and work.operator in ("projection", "experts"):
         dtype = "fp8"
-    rate = device.rate(work.operator, dtype)
-    compute = work.flops / rate.flops_per_second / num_devices
-    memory = work.nbytes / rate.bytes_per_second / num_devices
+    rate = device.rate(work.operator, work.kind, dtype, is_decode=work.is_decode)
+    compute, memory = (part / num_devices for part in rate.parts(work.flops, work.nbytes))
+    busy = compute + memory if rate.adds_up else max(compute, memory)
     overhead = work.calls * rate.overhead_seconds
     parts = {"weights": work.weight_bytes, "cache": work.cache_bytes, "activations": work.activation_bytes}
     bound = "compute" if compute >= memory else max(parts, key=parts.__getitem__)
-    return overhead + max(compute, memory), "overhead" if overhead > max(compute, memory) else bound
+    return overhead + busy, "overhead" if overhead > busy else bound
 
 
 @dataclass(frozen=True)

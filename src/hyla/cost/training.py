@@ -19,8 +19,7 @@ Attention recomputes its scores: 2.5 in the backward pass (FlashAttention 2, arX
 inputs and anchors and recompute the rest: 1 + 1 + 2. The indexer's selection is a constant: no backward pass."""
 MODEL_PASSES = 3.0
 STATE_BYTES_PER_PARAMETER = 18.0
-"""16-bit weight and gradient, fp32 master weight, two fp32 moments of AdamW, fp32 sum of gradients when accumulating:
-2 + 2 + 4 + 8, and 2 more for the wider sum."""
+"""16-bit weight; fp32 master weight, gradient and two moments of AdamW: 2 + 4 + 4 + 8."""
 SECONDS_PER_HOUR = 3600.0
 
 

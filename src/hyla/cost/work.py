@@ -85,6 +85,8 @@ class Work:
     """Multiplied in fp32 whatever the weights' dtype."""
     calls: float = 1.0
     """Separate runs of the operator: each has the device's overhead."""
+    is_decode: bool = False
+    """One new row per sequence."""
 
     @property
     def nbytes(self) -> float:
@@ -103,7 +105,9 @@ class Work:
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
+    """How a call is run."""
+
     step: Step
     weights: str
     """The weights' dtype."""
@@ -119,7 +123,7 @@ class _Setting:
         return self.arithmetic == "hyla"
 
 
-def _softmax(config: SoftmaxConfig, at: _Setting) -> Iterator[Work]:
+def _softmax(config: SoftmaxConfig, at: Setting) -> Iterator[Work]:
     step, value_dim = at.step, config.value_dim or config.head_dim
     flops = formulas.attention.flops(
         step.start, step.length, config.num_heads, config.head_dim, value_dim, config.window
@@ -133,7 +137,7 @@ def _softmax(config: SoftmaxConfig, at: _Setting) -> Iterator[Work]:
     yield _mixer_work("attention", config.kind, flops, cached + written, config.num_heads * (config.head_dim + value_dim), at)
 
 
-def _mixer_work(operator: str, kind: str, flops: float, cached: float, channels: int, at: _Setting) -> Work:
+def _mixer_work(operator: str, kind: str, flops: float, cached: float, channels: int, at: Setting) -> Work:
     """flops, cached: of one sequence. channels: activations per row that the operator reads and writes."""
     sequences, size = at.step.num_sequences, 4 if at.is_ours else at.size
     return Work(
@@ -143,10 +147,11 @@ def _mixer_work(operator: str, kind: str, flops: float, cached: float, channels:
         cache_bytes=sequences * cached,
         activation_bytes=at.step.num_rows * channels * size,
         is_fp32=at.is_ours,
+        is_decode=at.step.is_decode,
     )
 
 
-def _mla_attention(config: MLAConfig, at: _Setting) -> Work:
+def _mla_attention(config: MLAConfig, at: Setting) -> Work:
     step, heads = at.step, config.num_heads
     latent, key_dim = config.kv_lora_dim, config.kv_lora_dim + config.rope_dim
     cached = formulas.attention.decode_bytes(step.context_tokens, 1, key_dim, 0, at.size)
@@ -161,11 +166,11 @@ def _mla_attention(config: MLAConfig, at: _Setting) -> Work:
     return _mixer_work("attention", config.kind, flops, cached, heads * (2 * expanded_dim + 2 * config.value_dim), at)
 
 
-def _mla(config: MLAConfig, at: _Setting) -> Iterator[Work]:
+def _mla(config: MLAConfig, at: Setting) -> Iterator[Work]:
     yield _mla_attention(config, at)
 
 
-def _sparse_mla(config: SparseMLAConfig, at: _Setting) -> Iterator[Work]:
+def _sparse_mla(config: SparseMLAConfig, at: Setting) -> Iterator[Work]:
     step, heads, latent = at.step, config.num_heads, config.kv_lora_dim
     key_dim, index_dim = latent + config.rope_dim, config.index_dim
     index_flops = formulas.sparse.index_flops(step.start, step.length, config.num_index_heads, index_dim)
@@ -179,7 +184,7 @@ def _sparse_mla(config: SparseMLAConfig, at: _Setting) -> Iterator[Work]:
     yield _mixer_work("attention", config.kind, flops, cached, heads * (key_dim + latent), at)
 
 
-def _recurrent(operator: str, sublayer_config, at: _Setting, *, dims: dict, extra: dict, conv: tuple[int, int]) -> Work:
+def _recurrent(operator: str, sublayer_config, at: Setting, *, dims: dict, extra: dict, conv: tuple[int, int]) -> Work:
     """extra: what the chunk formulas take beside `dims`; conv: channels and taps of the short convolution."""
     cost, step = getattr(formulas, operator), at.step
     channels, taps = conv
@@ -199,32 +204,32 @@ def _recurrent(operator: str, sublayer_config, at: _Setting, *, dims: dict, extr
     )
 
 
-def _gated_delta(config: GatedDeltaConfig, at: _Setting) -> Iterator[Work]:
+def _gated_delta(config: GatedDeltaConfig, at: Setting) -> Iterator[Work]:
     dims = {"num_value_heads": config.num_value_heads, "key_dim": config.key_dim, "value_dim": config.value_dim}
     channels = 2 * config.num_key_heads * config.key_dim + config.num_value_heads * config.value_dim
     extra = {"num_key_heads": config.num_key_heads}
     yield _recurrent("gated_delta", config, at, dims=dims, extra=extra, conv=(channels, config.conv_len))
 
 
-def _kda(config: KDAConfig, at: _Setting) -> Iterator[Work]:
+def _kda(config: KDAConfig, at: Setting) -> Iterator[Work]:
     dims = {"num_heads": config.num_heads, "key_dim": config.key_dim, "value_dim": config.value_dim}
     channels = config.num_heads * (2 * config.key_dim + config.value_dim)
     yield _recurrent("kda", config, at, dims=dims, extra={}, conv=(channels, config.conv_len))
 
 
-def _lightning(config: LightningConfig, at: _Setting) -> Iterator[Work]:
+def _lightning(config: LightningConfig, at: Setting) -> Iterator[Work]:
     dims = {"num_heads": config.num_heads, "key_dim": config.head_dim, "value_dim": config.head_dim}
     yield _recurrent("lightning", config, at, dims=dims, extra={}, conv=(0, 0))
 
 
-def _mamba2(config: Mamba2Config, at: _Setting) -> Iterator[Work]:
+def _mamba2(config: Mamba2Config, at: Setting) -> Iterator[Work]:
     dims = {"num_heads": config.num_heads, "key_dim": config.state_dim, "value_dim": config.head_dim}
     channels = config.num_heads * config.head_dim + 2 * config.num_groups * config.state_dim
     extra = {"num_groups": config.num_groups}
     yield _recurrent("ssd", config, at, dims=dims, extra=extra, conv=(channels, config.conv_len))
 
 
-def _linear(config: LinearAttentionConfig, at: _Setting) -> Iterator[Work]:
+def _linear(config: LinearAttentionConfig, at: Setting) -> Iterator[Work]:
     dims = {"num_heads": config.num_heads, "key_dim": config.key_dim, "value_dim": config.value_dim}
     yield _recurrent("linear", config, at, dims=dims, extra={}, conv=(0, 0))
 
@@ -242,7 +247,7 @@ MIXERS: dict[str, Callable[..., Iterator[Work]]] = {
 """By kind: the operators of one sublayer, beside its projections."""
 
 
-def _projection_work(found: Inventory, kind: str, at: _Setting) -> Iterator[Work]:
+def _projection_work(found: Inventory, kind: str, at: Setting) -> Iterator[Work]:
     """The products with weights, in groups of one precision. Vectors are read with them."""
     ours_in_fp32 = [matrix for matrix in found.matrices if matrix.is_fp32 or (at.is_ours and matrix.count > 1)]
     plain = [matrix for matrix in found.matrices if matrix not in ours_in_fp32]
@@ -260,10 +265,11 @@ def _projection_work(found: Inventory, kind: str, at: _Setting) -> Iterator[Work
                 activation_bytes=at.step.num_rows * channels * (4 if is_fp32 else at.size),
                 is_fp32=is_fp32,
                 calls=len(matrices),
+                is_decode=at.step.is_decode,
             )
 
 
-def _experts_work(found: Inventory, kind: str, at: _Setting) -> Work:
+def _experts_work(found: Inventory, kind: str, at: Setting) -> Work:
     experts, rows = found.experts, at.step.num_rows
     touched = formulas.moe.expected_experts_read(rows, experts.count, experts.visited)
     flops = formulas.moe.expert_flops_per_token(
@@ -277,10 +283,11 @@ def _experts_work(found: Inventory, kind: str, at: _Setting) -> Work:
         weight_bytes=touched * experts.nbytes_of_one(at.weights),
         activation_bytes=rows * experts.visited * width * at.size,
         calls=touched if at.is_ours else 2.0,
+        is_decode=at.step.is_decode,
     )
 
 
-def sublayer_work(sublayer: SublayerConfig, hidden_dim: int, at: _Setting) -> Iterator[Work]:
+def sublayer_work(sublayer: SublayerConfig, hidden_dim: int, at: Setting) -> Iterator[Work]:
     """All operators of one sublayer."""
     found, kind = inventory(sublayer, hidden_dim), sublayer.module.kind
     yield from _projection_work(found, kind, at)
@@ -289,7 +296,8 @@ def sublayer_work(sublayer: SublayerConfig, hidden_dim: int, at: _Setting) -> It
     if kind in MIXERS:
         yield from MIXERS[kind](sublayer.module, at)
     # The norm reads the stream and writes its rows; the sum reads both and writes the stream.
-    yield Work("elementwise", kind, activation_bytes=5 * at.step.num_rows * hidden_dim * at.size)
+    moved = 5 * at.step.num_rows * hidden_dim * at.size
+    yield Work("elementwise", kind, activation_bytes=moved, is_decode=at.step.is_decode)
 
 
 @lru_cache(maxsize=4096)
@@ -299,9 +307,10 @@ def step_work(
     """One forward call of a model. The head computes the logits of each sequence's last row only."""
     if arithmetic not in ARITHMETICS:
         raise ConfigError(f"unknown arithmetic {arithmetic!r}; there are {', '.join(ARITHMETICS)}")
-    at = _Setting(step, weights, arithmetic)
+    at = Setting(step, weights, arithmetic)
     hidden, rows = config.hidden_dim, step.num_sequences
-    works = [Work("embedding", "embedding", activation_bytes=2 * step.num_rows * hidden * at.size)]
+    copied = 2 * step.num_rows * hidden * at.size
+    works = [Work("embedding", "embedding", activation_bytes=copied, is_decode=step.is_decode)]
     for sublayer, count in distinct(config.sublayers).items():
         works += [work.times(count) for work in sublayer_work(sublayer, hidden, at)]
     head_size = 4 if at.is_ours else at.size
