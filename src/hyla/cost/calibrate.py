@@ -30,6 +30,8 @@ from hyla.models.config import (
     SublayerConfig,
 )
 
+Clock = Callable[[], float]
+
 HIDDEN, VOCABULARY = 768, 4096
 COPIES = 2
 """Sublayers of one kind that are timed together."""
@@ -59,7 +61,7 @@ def _config(module, copies: int = COPIES) -> ModelConfig:
     )
 
 
-def case_seconds(case: Case) -> float:
+def case_seconds(case: Case, clock: Clock = time.perf_counter) -> float:
     """One sublayer's time: median over decoded tokens, or over passes of a prompt."""
     import torch
 
@@ -83,9 +85,9 @@ def case_seconds(case: Case) -> float:
                 sequence = cache.open()
             flush.sum()
             batch = cache.batch([(sequence, case.length)])
-            begin = time.perf_counter()
+            begin = clock()
             run(model.sublayers, x_TD, batch, cache.layers)
-            times.append(time.perf_counter() - begin)
+            times.append(clock() - begin)
             cache.commit(sequence, case.length)
     return statistics.median(times[WARMUP if case.length == 1 else 1 :]) / COPIES
 
@@ -168,16 +170,17 @@ def _cases() -> dict[str, Fitted]:
     return found
 
 
-def calibrate(say: Callable[[str], None] = lambda line: None) -> Device:
-    """Measure this machine. say: told what is being measured."""
+def calibrate(say: Callable[[str], None] = lambda line: None, clock: Clock = time.perf_counter) -> Device:
+    """Measure this machine. say: told what is being measured. clock: `time.process_time` on a machine whose other
+    processes take the processor away now and then (with one thread, which it counts alone)."""
     import torch
 
     from hyla.ops.host_memory import keep_freed_memory
 
     keep_freed_memory()
     rates = {"elementwise": Rate(NEVER, NEVER, 0.0, adds_up=True)}
-    peaks = {"bf16": _matmul_rate(torch.bfloat16, 512), "fp32": _matmul_rate(torch.float32, 512)}
-    bandwidth = _bandwidth()
+    peaks = {"bf16": _matmul_rate(torch.bfloat16, 512, clock), "fp32": _matmul_rate(torch.float32, 512, clock)}
+    bandwidth = _bandwidth(clock)
     # Per-head and router products: few rows a matrix, in fp32.
     rates["projection/fp32/prefill"] = Rate(peaks["fp32"], NEVER, 0.0, adds_up=True)
     source = f"measured with {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
@@ -185,21 +188,21 @@ def calibrate(say: Callable[[str], None] = lambda line: None) -> Device:
     for name, fitted in _cases().items():
         say(name)
         machine = machine_of(rates=rates, **fields)
-        rates[name] = fit([_point(case, fitted.operator, machine) for case in fitted.cases], fitted.parts)
+        rates[name] = fit([_point(case, fitted.operator, machine, clock) for case in fitted.cases], fitted.parts)
         prefill_rate = rates.get(name.replace("/decode", "/prefill"))
         if fitted.parts == ("calls", "nbytes"):
             # A single sequence's row says nothing about products of many rows; prompts do.
             rates[name] = replace(rates[name], flops_per_second=prefill_rate.flops_per_second)
     say("head and step")
-    rates["head"] = fit([_head_point(columns) for columns in (8192, 32768)], ("calls", "nbytes"))
+    rates["head"] = fit([_head_point(columns, clock) for columns in (8192, 32768)], ("calls", "nbytes"))
     rates["head"] = replace(rates["head"], flops_per_second=peaks["fp32"])
     machine = machine_of(rates=rates, **fields)
     for length, phase in ((1, "decode"), (128, "prefill")):
-        rates[f"embedding/{phase}"] = Rate(NEVER, NEVER, max(_step_overhead(machine, length), 0.0), adds_up=True)
+        rates[f"embedding/{phase}"] = Rate(NEVER, NEVER, max(_step_overhead(machine, length, clock), 0.0), adds_up=True)
     return machine_of(rates=rates, **fields)
 
 
-def _point(case: Case, operator: str, machine: Device) -> Point:
+def _point(case: Case, operator: str, machine: Device, clock: Clock) -> Point:
     """What an operator did in a case, and the time that nothing else explains."""
     works = _works(case)
     mine = [work for work in works if work.operator == operator]
@@ -208,21 +211,21 @@ def _point(case: Case, operator: str, machine: Device) -> Point:
         calls=sum(work.calls for work in mine),
         flops=sum(work.flops for work in mine),
         nbytes=sum(work.nbytes for work in mine),
-        seconds=case_seconds(case) - others,
+        seconds=case_seconds(case, clock) - others,
     )
 
 
-def _repeat(call: Callable[[], object], count: int = 7) -> float:
+def _repeat(call: Callable[[], object], clock: Clock, count: int = 7) -> float:
     call()
     times = []
     for _ in range(count):
-        begin = time.perf_counter()
+        begin = clock()
         call()
-        times.append(time.perf_counter() - begin)
+        times.append(clock() - begin)
     return statistics.median(times)
 
 
-def _matmul_rate(dtype, rows_count: int, inner: int = 1024, columns: int = 4096) -> float:
+def _matmul_rate(dtype, rows_count: int, clock: Clock, inner: int = 1024, columns: int = 4096) -> float:
     """FLOP/s of a product with packed weights."""
     import torch
 
@@ -231,30 +234,31 @@ def _matmul_rate(dtype, rows_count: int, inner: int = 1024, columns: int = 4096)
     with torch.inference_mode():
         weight = rows.pack(torch.randn(columns, inner, dtype=torch.float32).to(dtype))
         x = torch.randn(rows_count, inner).to(dtype)
-        return 2 * rows_count * inner * columns / _repeat(lambda: rows.linear(x, weight))
+        return 2 * rows_count * inner * columns / _repeat(lambda: rows.linear(x, weight), clock)
 
 
-def matmul_table() -> dict[str, float]:
-    """FLOP/s by dtype and number of rows."""
+def matmul_table(clock: Clock = time.perf_counter) -> dict[str, float]:
+    """FLOP/s of products with packed weights, by dtype and number of rows."""
     import torch
 
     kinds = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    return {f"{name}, {count} rows": _matmul_rate(kind, count) for name, kind in kinds.items() for count in (1, 32, 512)}
+    sizes = [(name, count) for name in kinds for count in (1, 32, 512)]
+    return {f"{name}, {count} rows": _matmul_rate(kinds[name], count, clock) for name, count in sizes}
 
 
-def _bandwidth() -> float:
+def _bandwidth(clock: Clock) -> float:
     """Bytes per second of a read that no cache holds."""
     import torch
 
     data = torch.zeros(1 << 26)
-    return data.nbytes / _repeat(lambda: data.sum())
+    return data.nbytes / _repeat(lambda: data.sum(), clock)
 
 
 def _memory_bytes() -> float:
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _head_point(columns: int) -> Point:
+def _head_point(columns: int, clock: Clock) -> Point:
     """One row against an fp32 head with flushed caches."""
     import torch
 
@@ -266,14 +270,14 @@ def _head_point(columns: int) -> Point:
         times = []
         for _ in range(DECODED):
             flush.sum()
-            begin = time.perf_counter()
+            begin = clock()
             rows.linear(x, weight)
-            times.append(time.perf_counter() - begin)
+            times.append(clock() - begin)
     numel = columns * HIDDEN
     return Point(1.0, 2.0 * numel, 4.0 * numel + 4 * (columns + HIDDEN), statistics.median(times))
 
 
-def _step_overhead(machine: Device, length: int) -> float:
+def _step_overhead(machine: Device, length: int, clock: Clock) -> float:
     """What a whole call takes beside its sublayers and its head: batch, plans, embedding, final norm."""
     import torch
 
@@ -291,10 +295,10 @@ def _step_overhead(machine: Device, length: int) -> float:
         for _ in range(DECODED):
             sequence = cache.open()
             flush.sum()
-            begin = time.perf_counter()
+            begin = clock()
             hidden_TD = model(tokens, cache.batch([(sequence, length)]), cache.layers)
             model.head_logits(hidden_TD[-1:])
-            times.append(time.perf_counter() - begin)
+            times.append(clock() - begin)
             cache.close(sequence)
     works = step_work(config, Step(1, 0, length), arithmetic="hyla")
     explained = sum(work_seconds(work, machine, "bf16")[0] for work in works if work.operator != "embedding")

@@ -1,8 +1,9 @@
 """Seconds, batches and prices: the work of a call on a group of devices.
 
 An operator takes as long as its FLOPs or its bytes need, whichever is more, at the rates that its kind reaches; a call
-takes the sum. A group of N devices holds and computes 1/N of everything each (heads, experts and sequences divided
-evenly) and adds two traversals of the stream per sublayer over its links.
+takes the sum. A group of N devices holds and computes 1/N of everything each. It adds the cheaper of two exchanges:
+the stream reduced among all devices after every sublayer (tensor parallel), or, with at least N sequences, rows sent to
+their experts and back (data parallel mixers, expert parallel experts).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ USABLE_MEMORY = 0.90
 MOST_SEQUENCES = 1024
 """Sequences in a batch unless the caller allows more: engines stop about there."""
 LINK_LATENCY_SECONDS = 10e-6
-"""Of one reduction among the devices of a group."""
+"""Of one exchange among the devices of a group."""
 SECONDS_PER_HOUR = 3600.0
 
 
@@ -116,10 +117,17 @@ class Serving:
     def _link_seconds(self, step: Step) -> float:
         if self.num_devices == 1:
             return 0.0
-        stream = step.num_rows * self.config.hidden_dim * element_bytes(self.weights)
-        sent = 2 * stream * (self.num_devices - 1) / self.num_devices
-        each = LINK_LATENCY_SECONDS + sent / self.device.link_bytes_per_second
-        return len(self.config.sublayers) * each
+        row = self.config.hidden_dim * element_bytes(self.weights)
+        sent = 2 * step.num_rows * row * (self.num_devices - 1) / self.num_devices
+        reduced = len(self.config.sublayers) * self._one_exchange(sent)
+        visited = [sub.module.num_experts_per_token for sub in self.config.sublayers if sub.module.kind == "moe"]
+        if step.num_sequences < self.num_devices or not visited:
+            return reduced
+        own_rows = step.num_rows / self.num_devices
+        return min(reduced, sum(2 * self._one_exchange(own_rows * row * count) for count in visited))
+
+    def _one_exchange(self, nbytes: float) -> float:
+        return LINK_LATENCY_SECONDS + nbytes / self.device.link_bytes_per_second
 
     def first_token_seconds(self, prompt_tokens: int) -> float:
         """Reading a prompt of that length, alone."""
