@@ -33,12 +33,12 @@ from hyla.models.config import (
 Clock = Callable[[], float]
 
 HIDDEN, VOCABULARY = 768, 4096
-COPIES = 2
+COPIES = 4
 """Sublayers of one kind that are timed together."""
-FLUSH_BYTES = 1 << 26
-"""Read before every timed token, so that weights come from memory as they do in a model that exceeds the caches."""
-DECODED, WARMUP = 15, 3
-PASSES = 3
+FILLER = MLPConfig(intermediate_dim=2048)
+"""Stands behind every decoding sublayer: together their weights exceed the caches, as those of real models do, while
+the code stays warm."""
+DECODED, PASSES, WARMUP = 25, 4, 2
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Case:
         return Step(1, self.start, self.length)
 
 
-def _config(module, copies: int = COPIES) -> ModelConfig:
-    sublayers = (SublayerConfig(module=module),) * copies
+def _config(*modules, copies: int = COPIES) -> ModelConfig:
+    sublayers = tuple(SublayerConfig(module=module) for module in modules) * copies
     return ModelConfig(
         family="hyla", vocab_size=VOCABULARY, hidden_dim=HIDDEN, sublayers=sublayers, max_len=1 << 20
     )
@@ -67,29 +67,37 @@ def case_seconds(case: Case, clock: Clock = time.perf_counter) -> float:
 
     from hyla.caches import Cache
     from hyla.models.initialize import initialize
-    from hyla.models.stack import run
     from hyla.models.trunk import Model
     from hyla.models.weights import cast
 
-    model = cast(initialize(Model(_config(case.module)), 0), torch.bfloat16).pack()
+    is_decode = case.length == 1
+    config = _config(case.module, FILLER) if is_decode else _config(case.module, copies=1)
+    model = cast(initialize(Model(config), 0), torch.bfloat16).pack()
     x_TD = torch.randn(case.length, HIDDEN, generator=torch.Generator().manual_seed(1)).bfloat16()
-    flush = torch.zeros(FLUSH_BYTES // 4)
-    total = case.start + DECODED + WARMUP + case.length
-    cache = Cache(model.cache_specs(), num_pages=-(-total // 64) + 1, num_slots=1)
+    turns = (DECODED if is_decode else PASSES) + WARMUP
+    cache = Cache(model.cache_specs(), num_pages=-(-(case.start + turns + case.length) // 64) + 1, num_slots=1)
     times = []
     with torch.inference_mode():
         sequence = fill(cache, case.start)
-        for turn in range((DECODED if case.length == 1 else PASSES) + WARMUP):
-            if case.length > 1:
+        for _ in range(turns):
+            if not is_decode:
                 cache.close(sequence)
                 sequence = cache.open()
-            flush.sum()
             batch = cache.batch([(sequence, case.length)])
-            begin = clock()
-            run(model.sublayers, x_TD, batch, cache.layers)
-            times.append(clock() - begin)
+            times.append(_timed_run(model.sublayers, x_TD, batch, cache.layers, 1 + is_decode, clock))
             cache.commit(sequence, case.length)
-    return statistics.median(times[WARMUP if case.length == 1 else 1 :]) / COPIES
+    return statistics.median(times[WARMUP:]) / (COPIES if is_decode else 1)
+
+
+def _timed_run(sublayers, x_TD, batch, caches, every: int, clock: Clock) -> float:
+    """Seconds of each `every`-th sublayer of a stack, together."""
+    remaining, seconds = iter(caches), 0.0
+    for place, sublayer in enumerate(sublayers):
+        cache = next(remaining) if sublayer.is_mixer else None
+        begin = clock()
+        x_TD = sublayer(x_TD, batch, cache)
+        seconds += 0.0 if place % every else clock() - begin
+    return seconds
 
 
 def fill(cache, context: int):
@@ -266,10 +274,10 @@ def _head_point(columns: int, clock: Clock) -> Point:
 
     with torch.inference_mode():
         weight, x = rows.pack(torch.randn(columns, HIDDEN)), torch.randn(1, HIDDEN)
-        flush = torch.zeros(FLUSH_BYTES // 4)
+        others = torch.zeros(1 << 24)
         times = []
         for _ in range(DECODED):
-            flush.sum()
+            others.sum()  # so that the weights come from memory
             begin = clock()
             rows.linear(x, weight)
             times.append(clock() - begin)
@@ -287,19 +295,23 @@ def _step_overhead(machine: Device, length: int, clock: Clock) -> float:
     from hyla.models.trunk import Model
     from hyla.models.weights import cast
 
-    config = _config(GatedDeltaConfig(num_key_heads=2, num_value_heads=4, key_dim=64, value_dim=64), 1)
+    mixer = GatedDeltaConfig(num_key_heads=2, num_value_heads=4, key_dim=64, value_dim=64)
+    config = _config(mixer, FILLER)
     model = cast(initialize(Model(config), 0), torch.bfloat16).pack()
+    start = DECODE_AT if length == 1 else 0
     cache = Cache(model.cache_specs(), num_pages=64, num_slots=1)
-    tokens, flush, times = torch.zeros(length, dtype=torch.int64), torch.zeros(FLUSH_BYTES // 4), []
+    tokens, times = torch.zeros(length, dtype=torch.int64), []
     with torch.inference_mode():
+        sequence = fill(cache, start)
         for _ in range(DECODED):
-            sequence = cache.open()
-            flush.sum()
+            if length > 1:
+                cache.close(sequence)
+                sequence = cache.open()
             begin = clock()
             hidden_TD = model(tokens, cache.batch([(sequence, length)]), cache.layers)
             model.head_logits(hidden_TD[-1:])
             times.append(clock() - begin)
-            cache.close(sequence)
-    works = step_work(config, Step(1, 0, length), arithmetic="hyla")
+            cache.commit(sequence, length)
+    works = step_work(config, Step(1, start, length), arithmetic="hyla")
     explained = sum(work_seconds(work, machine, "bf16")[0] for work in works if work.operator != "embedding")
     return statistics.median(times) - explained
