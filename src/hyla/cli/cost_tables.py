@@ -34,6 +34,15 @@ def short(value: float | None, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
+def count(number: int) -> str:
+    """Parameters with three digits.
+
+    >>> count(49122681728), count(63700992)
+    ('49.1 B', '63.7 M')
+    """
+    return short(number).replace("G", "B") if number < 1e12 else f"{number / 1e9:,.0f} B"
+
+
 def seconds(value: float | None) -> str:
     """A time for people.
 
@@ -79,13 +88,13 @@ def _show_model(report: dict, question: Question) -> None:
 
 def _facts(report: dict):
     """(name, text) of the lines above the tables."""
-    count = report["parameters"]
+    found = report["parameters"]
     yield "mixers", report["mixers"]
     yield "channel mixers", report["channel_mixers"] or "none"
-    without = f"without embeddings {short(count['without_embeddings'])}, active {short(count['active_without_embeddings'])}"
-    yield "parameters", f"{short(count['total'])}, active {short(count['active'])}; {without}"
-    kinds = count["by_kind"].items()
-    yield "", ", ".join(f"{label(kind)} {short(number)}" for kind, number in kinds)
+    without = (found["without_embeddings"], found["active_without_embeddings"])
+    less = "without embeddings {}, active {}".format(*map(count, without))
+    yield "parameters", f"{count(found['total'])}, active {count(found['active'])}; {less}"
+    yield "", ", ".join(f"{label(kind)} {count(number)}" for kind, number in found["by_kind"].items())
     yield "weights", ", ".join(f"{short(size, 'B')} in {dtype}" for dtype, size in report["weight_bytes"].items())
     longest = tokens(report["max_context_tokens"])
     yield "context", f"declared for {longest}; figures below: {report['weights']} weights, {report['arithmetic']} arithmetic"
@@ -193,7 +202,7 @@ def _show_comparison(compared: dict) -> None:
         table.add_row(tokens(row["context_tokens"]), *cells)
     console.print(table)
     for figure, context in compared["first_is_cheaper_from_tokens"].items():
-        when = "never" if context is None else f"from {context:,} tokens"
+        when = "never" if context is None else "at every length" if context == 1 else f"from {context:,} tokens"
         console.print(f"{figure:<20}{compared['first']} is cheaper {when}", markup=False, soft_wrap=True)
 
 

@@ -86,8 +86,7 @@ def check_split(config: ModelConfig, split: Split) -> None:
     for mixer in dict.fromkeys(config.mixers):
         for field in ("num_heads", "num_value_heads", "num_key_heads", "num_groups", "num_index_heads"):
             heads = getattr(mixer, field, None)
-            is_copied = field in ("num_key_heads", "num_groups") and heads and split.tensor % heads == 0
-            if heads and heads % split.tensor and not is_copied:
+            if heads and heads % split.tensor:
                 raise ConfigError(f"tensor = {split.tensor} does not divide {field} = {heads} of {mixer.kind}")
         kv_heads = getattr(mixer, "num_kv_heads", None)
         if kv_heads and kv_heads % split.tensor and split.tensor % kv_heads:
