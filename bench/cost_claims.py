@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hyla.cost import Question, Serving, Target, find_device, find_target, full_attention_twin, model_memory
-from hyla.cost.compare import crossover
+from hyla.cost.comparison import crossover
 from hyla.cost.report import serving
 from hyla.cost.training import train_flops_per_token
 from hyla.cost.work import decoded_cache_bytes
@@ -62,7 +62,9 @@ def kimi() -> Iterator[Claim]:
     twin = full_attention_twin(hybrid)
     less = 1 - model_memory(hybrid).kv_bytes_per_token / model_memory(twin).kv_bytes_per_token
     source = "Kimi Linear"
-    yield Claim(source, "KV cache", "-75%", f"-{100 * less:.1f}%", "20 of 27 layers, not 3 of 4: the last one is MLA too")
+    yield Claim(
+        source, "KV cache", "-75%", f"-{100 * less:.1f}%", "20 of 27 layers, not 3 of 4: the last one is MLA too"
+    )
     one, other = on(hybrid, "h200"), on(twin, "h200")
     unsaid = "devices not stated; here one H200, bf16"
     for context, paper in ((512 * K, "1.8x"), (M, "2.2x")):
@@ -71,7 +73,7 @@ def kimi() -> Iterator[Claim]:
         yield Claim(source, where, paper, times(ratio), unsaid)
     for context, paper in ((512 * K, "2.3x"), (M, "2.9x")):
         ratio = other.first_token_seconds(context) / one.first_token_seconds(context)
-        why = "near 27 / 7 MLA layers = 3.9x; less where KDA or the experts reach less of the device than our constants say"
+        why = "near 27 / 7 MLA layers = 3.9x; less where KDA or the experts are slower than our constants"
         yield Claim(source, f"prefill, {length(context)}", paper, times(ratio), why)
     one, other = on(hybrid, "h200", 8), on(twin, "h200", 8)
     ratio = full_speed(one, M) / full_speed(other, M)
@@ -86,7 +88,9 @@ def kimi() -> Iterator[Claim]:
     per_token = hybrid_fp8.token_seconds(M, batch) / batch
     why = f"one H200: twin alone in bf16, hybrid at {batch} sequences with fp8 weights: the reading that comes nearest"
     published = "1.84 against 11.48 ms"
-    yield Claim(source, "the two times", published, f"{1e3 * per_token:.2f} against {1e3 * alone.token_seconds(M):.2f} ms", why)
+    yield Claim(
+        source, "the two times", published, f"{1e3 * per_token:.2f} against {1e3 * alone.token_seconds(M):.2f} ms", why
+    )
 
 
 def ring() -> Iterator[Claim]:
@@ -111,7 +115,9 @@ def ring() -> Iterator[Claim]:
         return lambda context: each.token_seconds(context, 64)
 
     begins = crossover(of_batch(hybrid), of_batch(old))
-    yield Claim(source, "decode is faster than GQA from", "4k", f"{begins:,}", f"{where}, batch 64; the paper's is not stated")
+    yield Claim(
+        source, "decode is faster than GQA from", "4k", f"{begins:,}", f"{where}, batch 64; the paper's is not stated"
+    )
     for other, name, paper in ((old, "Ring-flash-2.0", "> 2x"), (dense, "Qwen3-32B", "> 10x")):
         ratio = per_token(other)(64 * K) / per_token(hybrid)(64 * K)
         batches = f"{hybrid.largest_batch(64 * K)} against {other.largest_batch(64 * K)}"
@@ -139,12 +145,15 @@ def ling() -> Iterator[Claim]:
         read = [
             decoded_cache_bytes(config, context, weights="bf16", arithmetic="usual") for config in (hybrid, old, mla)
         ]
-        why = f"cache bytes a token, against 80 layers of GQA with 8 key heads (Ling-1T's); against 80 of MLA {read[2] / read[0]:.1f}x"
+        against_mla = f"against 80 of MLA {read[2] / read[0]:.1f}x"
+        why = f"cache bytes a token, against 80 layers of GQA with 8 key heads (Ling-1T's); {against_mla}"
         claim = f"memory access a token, {context // K}k"
         yield Claim("Ring-2.5-1T", claim, "> 10x less" if context == 32 * K else "", times(read[1] / read[0]), why)
     one, other = (on(config, "h200", 16, weights="fp8") for config in (hybrid, old))
     ratio = full_speed(one, 64 * K) / full_speed(other, 64 * K)
-    yield Claim("Ring-2.5-1T", "throughput beyond 32k", "> 3x", times(ratio), "16 H200, fp8 weights, 64k, largest batches")
+    yield Claim(
+        "Ring-2.5-1T", "throughput beyond 32k", "> 3x", times(ratio), "16 H200, fp8 weights, 64k, largest batches"
+    )
 
 
 def qwen() -> Iterator[Claim]:
@@ -154,12 +163,13 @@ def qwen() -> Iterator[Claim]:
     one, other = (on(config, "h200", 4) for config in (hybrid, dense))
     for context, paper in ((4 * K, "7x"), (32 * K, "> 10x"), (128 * K, "> 10x")):
         ratio = other.first_token_seconds(context) / one.first_token_seconds(context)
-        why = "4 H200, bf16, one prompt (devices and batch not stated); alone, short prompts wait for the experts' weights"
+        why = "4 H200, bf16, one prompt (devices and batch not stated); short ones wait for the experts' weights"
         yield Claim(source, f"prefill against Qwen3-32B, {context // K}k", paper, times(ratio), why)
     for context, paper in ((4 * K, "4x"), (32 * K, "> 10x"), (128 * K, "> 10x")):
         ratio = full_speed(one, context) / full_speed(other, context)
         alone = other.token_seconds(context) / one.token_seconds(context)
-        why = f"4 H200, largest batches ({one.largest_batch(context)} against {other.largest_batch(context)}); alone {alone:.1f}x"
+        batches = f"{one.largest_batch(context)} against {other.largest_batch(context)}"
+        why = f"4 H200, largest batches ({batches}); alone {alone:.1f}x"
         yield Claim(source, f"decode against Qwen3-32B, {context // K}k", paper, times(ratio), why)
     cost = [train_flops_per_token(config, 4 * K) for config in (hybrid, dense)]
     share = 15e12 * cost[0] / (36e12 * cost[1])
@@ -189,7 +199,7 @@ def nemotron() -> Iterator[Claim]:
     pair = [on(preset(n), "b200", 2, weights="fp8") for n in ("nemotron-3-super-120b-a12b", "qwen3.5-122b-a10b")]
     ratio = task(pair[1], 8 * K, 64 * K) / task(pair[0], 8 * K, 64 * K)
     why = (
-        "2 B200, both in fp8, without speculation: two hybrids with like active sizes and small caches. Theirs is NVFP4 "
+        "2 B200, both in fp8, without speculation: two hybrids of like active size and small caches. Theirs is NVFP4 "
         "with MTP against an engine and a format that are not stated"
     )
     yield Claim("Nemotron 3 Super", "against Qwen3.5-122B, 8k in, 64k out", "7.5x", times(ratio), why)
@@ -197,7 +207,10 @@ def nemotron() -> Iterator[Claim]:
 
 def mimo() -> Iterator[Claim]:
     """MiMo-V2: windows against attention in every layer."""
-    for name, label, paper in (("mimo-v2-flash", "MiMo-V2-Flash", "nearly 6x"), ("mimo-v2.5-pro", "MiMo-V2.5-Pro", "7x")):
+    for name, label, paper in (
+        ("mimo-v2-flash", "MiMo-V2-Flash", "nearly 6x"),
+        ("mimo-v2.5-pro", "MiMo-V2.5-Pro", "7x"),
+    ):
         hybrid = preset(name)
         twin = full_attention_twin(hybrid)
         memory = [model_memory(config).published_bytes(256 * K) for config in (hybrid, twin)]
@@ -214,7 +227,7 @@ def deepseek() -> Iterator[Claim]:
     ratio = full_speed(sparse, context) / full_speed(dense, context)
     batches = f"{sparse.largest_batch(context)} against {dense.largest_batch(context)}"
     why = (
-        f"128 H800 (their decoding units have 144), fp8 weights, bf16 cache, largest batches: {batches}; the index keys "
+        f"128 H800 (their units have 144), fp8 weights, bf16 cache, largest batches: {batches}; the index keys "
         "are in 16 bits here, in fp8 there, and most of what a token reads. The figure is readers' of a plot"
     )
     yield Claim(source, "decode cost, 128k", "about 6x less", times(ratio), why)

@@ -17,9 +17,10 @@ import time
 import torch
 
 from hyla.caches import Cache
-from hyla.cost.calibrate import calibrate, fill
+from hyla.cost.calibrate import calibrate
+from hyla.cost.call import Step
 from hyla.cost.roofline import Serving
-from hyla.cost.work import Step
+from hyla.cost.timing import fill
 from hyla.models.config import (
     GatedDeltaConfig,
     KDAConfig,
@@ -75,9 +76,7 @@ MODELS = {
 def config_of(pattern: str, channel_mixer) -> ModelConfig:
     modules = [module for letter in pattern for module in (MIXERS[letter], channel_mixer)]
     sublayers = tuple(SublayerConfig(module=module) for module in modules)
-    return ModelConfig(
-        family="hyla", vocab_size=VOCABULARY, hidden_dim=HIDDEN, sublayers=sublayers, max_len=1 << 20
-    )
+    return ModelConfig(family="hyla", vocab_size=VOCABULARY, hidden_dim=HIDDEN, sublayers=sublayers, max_len=1 << 20)
 
 
 def step_seconds(model: Model, cache: Cache, sequence, length: int) -> float:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from hyla.cost.calibrate import Case, case_seconds, fill
 from hyla.cost.calibration import NEVER, Point, calibration_file, fit, load_calibration, save_calibration
 from hyla.cost.devices import DEVICES, Rate, find_device
+from hyla.cost.timing import Case, case_seconds, fill
 from hyla.errors import ConfigError
 from hyla.models.config import GatedDeltaConfig, MLPConfig
 
@@ -40,7 +40,9 @@ def test_a_machine_is_stored_and_found_again(tmp_path, monkeypatch):
     from hyla.cost.calibration import machine_of
 
     rates = {"kda/decode": Rate(1e9, 2e9, 3e-5, adds_up=True)}
-    machine = machine_of(bytes_per_second=4e10, memory_bytes=2e10, source="a test", peak_flops={"bf16": 1e11}, rates=rates)
+    machine = machine_of(
+        bytes_per_second=4e10, memory_bytes=2e10, source="a test", peak_flops={"bf16": 1e11}, rates=rates
+    )
     save_calibration(machine)
     assert calibration_file().is_relative_to(tmp_path) and find_device("This") == machine
     assert machine.arithmetic == "hyla" and machine.name == "this"

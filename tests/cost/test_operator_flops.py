@@ -54,7 +54,9 @@ def test_a_token_of_each_recurrence_costs_what_its_formula_says(K, V, key_heads,
     }
     for name, call in calls.items():
         heads = {"num_value_heads" if name == "gated_delta" else "num_heads": H}
-        assert counted(call, with_outer=True) == T * getattr(formulas, name).recurrent_flops_per_token(**heads, **sizes), name
+        assert counted(call, with_outer=True) == T * getattr(formulas, name).recurrent_flops_per_token(
+            **heads, **sizes
+        ), name
 
 
 def test_linear_attention_counts_its_normaliser_with_the_padded_width():

@@ -1,5 +1,7 @@
 """Bytes of one rank: parts of the whole, copies where they must be, and splits that cannot be."""
 
+from itertools import pairwise
+
 import pytest
 
 from hyla.cost.memory import model_memory
@@ -71,7 +73,7 @@ def test_stages_cover_the_stack_and_weigh_about_the_same(stages):
     config = config_of("kimi-linear-48b-a3b")
     bounds = stage_bounds(config, stages)
     assert len(bounds) == stages and bounds[0][0] == 0 and bounds[-1][1] == 54
-    assert all(last == first for (_, last), (first, _) in zip(bounds, bounds[1:]))
+    assert all(last == first for (_, last), (first, _) in pairwise(bounds))
     assert all(last > first for first, last in bounds)
 
 

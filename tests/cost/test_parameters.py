@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hyla.cost.parameters import count_parameters, distinct, inventory, weight_bytes
+from hyla.cost.inventory import inventory
+from hyla.cost.parameters import count_parameters, distinct, weight_bytes
 from hyla.models.family import families
 from hyla.models.presets import find_preset, presets
 from hyla.models.summary import count_parameters as counted

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from hyla.cost.call import Work, decode, prefill
 from hyla.cost.devices import DEVICES, EFFICIENCIES, Rate, find_device
 from hyla.cost.memory import model_memory
+from hyla.cost.mixer_work import MIXERS
 from hyla.cost.parameters import weight_bytes
 from hyla.cost.roofline import USABLE_MEMORY, Serving, work_seconds
 from hyla.cost.target import find_target
-from hyla.cost.work import MIXERS, Work, decode, prefill, step_work
+from hyla.cost.work import step_work
 from hyla.errors import ConfigError
 
 KIMI = find_target("kimi-linear-48b-a3b").config
@@ -116,7 +118,7 @@ def test_bad_devices_and_prices_are_one_clear_error_each():
 
     with pytest.raises(ConfigError, match=r"unknown device 'h201'; did you mean h20"):
         find_device("h201")
-    with pytest.raises(ConfigError, match="there are a100, .* and this"):
+    with pytest.raises(ConfigError, match=r"there are a100, .* and this"):
         find_device("qqqq")
     with pytest.raises(ConfigError, match="0 devices: give at least one"):
         Serving(KIMI, H200, 0)

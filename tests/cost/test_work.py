@@ -4,18 +4,10 @@ import pytest
 import torch
 from counting import CountProducts
 
+from hyla.cost import formulas
+from hyla.cost.call import ARITHMETICS, Step, decode, prefill
 from hyla.cost.memory import model_memory
-from hyla.cost.work import (
-    ARITHMETICS,
-    arithmetic_intensity,
-    by_kind,
-    decode,
-    decoded_cache_bytes,
-    prefill,
-    step_work,
-    total_bytes,
-    total_flops,
-)
+from hyla.cost.work import arithmetic_intensity, by_kind, decoded_cache_bytes, step_work, total_bytes, total_flops
 from hyla.errors import ConfigError
 from hyla.models.family import families
 from hyla.models.initialize import initialize
@@ -24,7 +16,6 @@ from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 
 TOKENS = 128
-
 
 
 def preset(name):
@@ -61,8 +52,6 @@ def without(config, *kinds):
 def test_a_run_without_attention_multiplies_exactly_what_is_counted(name):
     config = without(next(family.tiny for family in families() if family.name == name), "softmax", "mla")
     works = step_work(config, prefill(TOKENS), arithmetic="hyla")
-    from hyla.cost import formulas
-
     apart = 0  # convolutions, and KDA's own blocks, are element-wise
     for mixer in config.mixers:
         taps = getattr(mixer, "conv_len", 0)
@@ -93,8 +82,6 @@ def test_every_preset_costs_more_the_longer_it_is_and_its_parts_make_up_the_whol
 
 
 def test_pieces_of_a_prompt_multiply_as_much_as_the_whole():
-    from hyla.cost.work import Step
-
     for name in ("Kimi-Linear-48B-A3B", "MiMo-V2-Flash", "DeepSeek-V3.2", "Qwen3-Next-80B-A3B"):
         config = preset(name)
         whole = step_work(config, prefill(8192), arithmetic="hyla")

@@ -37,7 +37,9 @@ def cost(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one row per model and context.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw memory, time and price against context (.png, .svg).")] = None,
-    calibrate: Annotated[bool, typer.Option("--calibrate", help="Measure this machine first; then --device this.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure this machine first; then --device this.")
+    ] = False,
 ) -> None:
     """Parameters, bytes, FLOPs, seconds and prices of models, by arithmetic."""
     if calibrate:
@@ -92,7 +94,7 @@ def parse_context(text: str) -> int:
 
 
 def _arithmetic(name: str | None):
-    from hyla.cost.work import ARITHMETICS
+    from hyla.cost.call import ARITHMETICS
     from hyla.errors import ConfigError
 
     if name is not None and name not in ARITHMETICS:
@@ -115,8 +117,8 @@ def _question(contexts, split: dict, **fields):
 
 
 def _targets(names: list[str], vs_full: bool) -> list:
-    from hyla.cost.compare import full_attention_twin
     from hyla.cost.target import Target
+    from hyla.cost.twin import full_attention_twin
     from hyla.errors import ConfigError
 
     if not names:
@@ -144,7 +146,8 @@ def _target(name: str):
 
 
 def _print(found: list, question, *, as_json: bool, as_csv: bool, plot: Path | None) -> None:
-    from hyla.cost.report import comparison, csv_rows, target_report
+    from hyla.cost.comparison import comparison
+    from hyla.cost.report import csv_rows, target_report
 
     reports = [target_report(target, question) for target in found]
     comparisons = [comparison(found[0], other, question) for other in found[1:]]

@@ -30,7 +30,9 @@ def short(value: float | None, unit: str = "") -> str:
         return "-"
     for size, prefix in DECIMAL:
         if abs(value) >= size:
-            return f"{value / size:.3g} {prefix}{unit}" if value / size < 999.5 else f"{value / size:,.0f} {prefix}{unit}"
+            return (
+                f"{value / size:.3g} {prefix}{unit}" if value / size < 999.5 else f"{value / size:,.0f} {prefix}{unit}"
+            )
     return f"{value:.3g} {unit}".rstrip()
 
 
@@ -97,7 +99,10 @@ def _facts(report: dict):
     yield "", ", ".join(f"{label(kind)} {count(number)}" for kind, number in found["by_kind"].items())
     yield "weights", ", ".join(f"{short(size, 'B')} in {dtype}" for dtype, size in report["weight_bytes"].items())
     longest = tokens(report["max_context_tokens"])
-    yield "context", f"declared for {longest}; figures below: {report['weights']} weights, {report['arithmetic']} arithmetic"
+    yield (
+        "context",
+        f"declared for {longest}; figures below: {report['weights']} weights, {report['arithmetic']} arithmetic",
+    )
 
 
 def _table(*columns: str) -> Table:
@@ -173,7 +178,9 @@ def _further(report: dict):
         rank = report["rank"]
         ways = " x ".join(f"{name} {rank[name]}" for name in ("tensor", "expert", "pipeline", "context", "data"))
         yield "one rank", f"{ways} = {rank['num_ranks']} ranks; the heaviest (stage {rank['stage']}):"
-        cache = f"{short(rank['kv_bytes_per_sequence'], 'B')} KV and {short(rank['state_bytes_per_sequence'], 'B')} state"
+        cache = (
+            f"{short(rank['kv_bytes_per_sequence'], 'B')} KV and {short(rank['state_bytes_per_sequence'], 'B')} state"
+        )
         yield "", f"{short(rank['weight_bytes'], 'B')} weights, {cache} a sequence of {tokens(rank['context_tokens'])}"
     if "training" in report:
         yield from _training_lines(report["training"])
@@ -183,7 +190,10 @@ def _training_lines(training: dict):
     flops = f"{short(training['flops_per_token'])} FLOPs a token at {tokens(training['length_tokens'])}"
     executed = short(training["executed_flops_per_token"])
     again = short(training["executed_flops_per_token_with_recomputation"])
-    yield "training", f"{flops} ({short(training['six_n_flops_per_token'])} by 6 N); executed {executed}, recomputing {again}"
+    yield (
+        "training",
+        f"{flops} ({short(training['six_n_flops_per_token'])} by 6 N); executed {executed}, recomputing {again}",
+    )
     kept, less = training["activation_bytes"], training["recomputed_activation_bytes"]
     memory = f"{short(training['weights_and_optimizer_bytes'], 'B')} weights and AdamW"
     yield "", f"{memory}; a sequence keeps {short(kept, 'B')}, recomputing {short(less, 'B')}"

@@ -10,16 +10,18 @@ Arithmetic only: nothing here imports PyTorch, except the calibration of this ma
 8499101696
 """
 
-from hyla.cost.compare import crossover, full_attention_twin
+from hyla.cost.call import Step, decode, prefill
+from hyla.cost.comparison import comparison, crossover
 from hyla.cost.devices import DEVICES, Device, find_device
 from hyla.cost.memory import model_memory
 from hyla.cost.parallel import Split, rank_bytes
 from hyla.cost.parameters import count_parameters, weight_bytes
-from hyla.cost.report import Question, comparison, target_report
+from hyla.cost.report import Question, target_report
 from hyla.cost.roofline import Serving
 from hyla.cost.target import Target, find_target
 from hyla.cost.training import train_flops_per_token, train_hours, training_memory
-from hyla.cost.work import Step, arithmetic_intensity, decode, prefill, step_work
+from hyla.cost.twin import full_attention_twin
+from hyla.cost.work import arithmetic_intensity, step_work
 
 __all__ = [
     "DEVICES",

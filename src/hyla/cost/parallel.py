@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hyla.cost.inventory import Inventory, Matrix, element_bytes, inventory
 from hyla.cost.memory import mixer_memory
-from hyla.cost.parameters import Inventory, Matrix, element_bytes, inventory
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig, SublayerConfig
 
@@ -105,7 +105,7 @@ def _check_experts(config: ModelConfig, split: Split) -> None:
         raise ConfigError(f"expert = {experts}: the model has no routed experts")
     for count in counts:
         if count % experts:
-            raise ConfigError(f"expert = {experts} does not divide the {count} experts of a layer; give another --expert")
+            raise ConfigError(f"expert = {experts} does not divide the {count} experts of a layer")
 
 
 def stage_bounds(config: ModelConfig, num_stages: int, weights: str = "bf16") -> list[tuple[int, int]]:

@@ -50,8 +50,7 @@ def plot_costs(targets: Sequence[Target], question: Question, path: Path) -> Non
         raise ConfigError(f"{path} cannot be drawn; give a file that ends in {', '.join(FORMATS)}")
     question = replace(question.resolved(), contexts=plot_contexts(question))
     figures = {
-        target.name: [context_figures(target, question, context) for context in question.contexts]
-        for target in targets
+        target.name: [context_figures(target, question, context) for context in question.contexts] for target in targets
     }
     figure = Figure(figsize=(13.0, 4.6), layout="constrained")
     FigureCanvasAgg(figure)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from hyla.cost.compare import crossover
+from hyla.cost.call import Arithmetic, Step, decode, prefill
 from hyla.cost.devices import Device
+from hyla.cost.inventory import WEIGHT_DTYPES, element_bytes
 from hyla.cost.memory import model_memory
 from hyla.cost.parallel import Split, rank_bytes
-from hyla.cost.parameters import WEIGHT_DTYPES, count_parameters, element_bytes, weight_bytes
+from hyla.cost.parameters import count_parameters, weight_bytes
 from hyla.cost.roofline import MOST_SEQUENCES, Serving, check_price
 from hyla.cost.target import Target
 from hyla.cost.training import (
@@ -20,7 +21,7 @@ from hyla.cost.training import (
     train_hours,
     training_memory,
 )
-from hyla.cost.work import Arithmetic, Step, arithmetic_intensity, by_kind, decode, prefill, step_work
+from hyla.cost.work import arithmetic_intensity, by_kind, step_work
 from hyla.errors import ConfigError
 from hyla.models.pattern import compress, label
 
@@ -239,66 +240,6 @@ def _training(target: Target, question: Question) -> dict:
             where = (question.device, question.num_devices)
             found["hours"] = train_hours(config, length, tokens, *where)
             found["hours_with_recomputation"] = train_hours(config, length, tokens, *where, recomputes=True)
-    return found
-
-
-COMPARED = (
-    "cache_bytes",
-    "resident_cache_bytes",
-    "prefill_flops",
-    "decode_flops",
-    "decode_bytes",
-    "first_token_seconds",
-    "token_seconds",
-    "tokens_per_second_at_largest_batch",
-    "price_per_million_tokens",
-)
-
-
-def comparison(first: Target, second: Target, question: Question) -> dict:
-    """Second over first at every context, and the contexts from which the first is cheaper."""
-    question = question.resolved()
-    ratios = []
-    for context in question.contexts:
-        one, other = (context_figures(target, question, context) for target in (first, second))
-        row = {"context_tokens": context}
-        for name in COMPARED:
-            if one.get(name) and other.get(name):
-                row[name] = other[name] / one[name]
-        if one.get("token_seconds_at_largest_batch") and other.get("token_seconds_at_largest_batch"):
-            row["batch"] = one["largest_batch"] / other["largest_batch"]
-        ratios.append(row)
-    return {
-        "first": first.name,
-        "second": second.name,
-        "second_over_first": ratios,
-        "first_is_cheaper_from_tokens": crossovers(first, second, question),
-    }
-
-
-def crossovers(first: Target, second: Target, question: Question) -> dict[str, int | None]:
-    """By figure: the context from which `first` costs less than `second`; None: never."""
-    question = question.resolved()
-    size = element_bytes(question.weights)
-    memories = [model_memory(target.config, size) for target in (first, second)]
-    found = {"memory": crossover(*(memory.published_bytes for memory in memories))}
-    if question.device is not None:
-        on = [serving(target, question) for target in (first, second)]
-        found["prefill"] = crossover(*(each.first_token_seconds for each in on))
-        found["decode"] = crossover(*(each.token_seconds for each in on))
-        return found
-
-    def total(target: Target, make, figure: str):
-        def of(context: int) -> float:
-            works = step_work(
-                target.config, make(context), weights=question.weights, arithmetic=question.arithmetic
-            )
-            return sum(getattr(work, figure) for work in works)
-
-        return of
-
-    found["prefill"] = crossover(*(total(target, prefill, "flops") for target in (first, second)))
-    found["decode"] = crossover(*(total(target, decode, "nbytes") for target in (first, second)))
     return found
 
 

@@ -12,10 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from hyla.cost.call import Arithmetic, Step, Work, decode, prefill
 from hyla.cost.devices import Device
+from hyla.cost.inventory import element_bytes
 from hyla.cost.memory import model_memory
-from hyla.cost.parameters import element_bytes, weight_bytes
-from hyla.cost.work import Arithmetic, Step, Work, decode, prefill, step_work
+from hyla.cost.parameters import weight_bytes
+from hyla.cost.work import step_work
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig
 
@@ -56,7 +58,9 @@ class StepTime:
         return max(self.by_bound, key=self.by_bound.__getitem__)
 
 
-def step_time(works: Iterable[Work], device: Device, weights: str, num_devices: int = 1, links: float = 0.0) -> StepTime:
+def step_time(
+    works: Iterable[Work], device: Device, weights: str, num_devices: int = 1, links: float = 0.0
+) -> StepTime:
     """links: seconds on the links between the devices."""
     by_operator: dict[str, float] = {}
     by_bound = {"links": links} if links else {}

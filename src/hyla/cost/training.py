@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hyla.cost.call import Arithmetic, Work, prefill
 from hyla.cost.devices import Device
+from hyla.cost.inventory import Inventory, inventory
 from hyla.cost.memory import mixer_memory
-from hyla.cost.parameters import Inventory, count_parameters, distinct, inventory
+from hyla.cost.mixer_work import MIXERS
+from hyla.cost.parameters import count_parameters, distinct
 from hyla.cost.roofline import work_seconds
-from hyla.cost.work import MIXERS, Arithmetic, Work, prefill, step_work
+from hyla.cost.work import step_work
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig, SublayerConfig
 
@@ -39,10 +42,13 @@ def forward_flops_per_token(config: ModelConfig, length: int, arithmetic: Arithm
 
 def train_flops_per_token(config: ModelConfig, length: int, arithmetic: Arithmetic = "usual") -> float:
     """Forward and backward without any recomputation, the figure that budgets and utilisation are stated in."""
-    return sum(
-        work.flops * (1.0 if work.operator == "indexer" else MODEL_PASSES)
-        for work in forward_works(config, length, arithmetic)
-    ) / length
+    return (
+        sum(
+            work.flops * (1.0 if work.operator == "indexer" else MODEL_PASSES)
+            for work in forward_works(config, length, arithmetic)
+        )
+        / length
+    )
 
 
 def executed_flops_per_token(

@@ -1,15 +1,9 @@
-"""Two models side by side: the full-attention twin, ratios, and the context from which one is cheaper."""
+"""The same model with full attention in every layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from hyla.errors import ConfigError
 from hyla.models.config import MLAConfig, ModelConfig, SoftmaxConfig
-
-LONGEST_CONTEXT = 1 << 24
-"""Where the search for a crossover ends."""
-POINTS_PER_OCTAVE = 4
 
 
 def is_full(mixer) -> bool:
@@ -44,23 +38,3 @@ def _dense(config: ModelConfig) -> MLAConfig | SoftmaxConfig | None:
         if mixer.kind == "softmax":
             return mixer.model_copy(update={"window": None, "sinks": False})
     return None
-
-
-def crossover(first: Callable[[int], float], second: Callable[[int], float]) -> int | None:
-    """The smallest context from which `first` costs less than `second` and goes on to: tokens, or None.
-
-    Found between points of a logarithmic grid, of which the later ones all favour `first`.
-    """
-    grid = [round(2 ** (i / POINTS_PER_OCTAVE)) for i in range(LONGEST_CONTEXT.bit_length() * POINTS_PER_OCTAVE)]
-    grid = sorted({point for point in grid if point <= LONGEST_CONTEXT})
-    cheaper = [first(point) < second(point) for point in grid]
-    if not cheaper[-1]:
-        return None
-    begins = max((i for i, is_cheaper in enumerate(cheaper) if not is_cheaper), default=-1) + 1
-    if begins == 0:
-        return grid[0]
-    low, high = grid[begins - 1], grid[begins]
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if first(middle) < second(middle) else (middle, high)
-    return high
