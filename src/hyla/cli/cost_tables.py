@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from hyla.cli.console import console
+from hyla.cost.calibration import NEVER
 from hyla.cost.report import Question
 from hyla.models.pattern import label
 
@@ -221,7 +222,9 @@ def show_machine(machine) -> None:
     table = _table("operator", "FLOP/s", "bytes/s", "a call")
     table.columns[0].justify = "left"
     for operator, rate in machine.rates.items():
-        table.add_row(
-            operator, short(rate.flops_per_second), short(rate.bytes_per_second), seconds(rate.overhead_seconds)
-        )
+        speeds = (rate.flops_per_second, rate.bytes_per_second)
+        table.add_row(operator, *(short(s) if s < NEVER else "" for s in speeds), seconds(rate.overhead_seconds))
     console.print(table)
+    console.print(f"{'memory read':<20}{short(machine.bytes_per_second, 'B/s')}", markup=False)
+    for name, rate in machine.measurements.items():
+        console.print(f"{name:<20}{short(rate, 'FLOP/s')}", markup=False)

@@ -24,6 +24,7 @@ from hyla.cost.timing import (
     case_seconds,
     head_point,
     matmul_rate,
+    matmul_table,
     step_overhead,
 )
 from hyla.cost.work import sublayer_work
@@ -127,7 +128,7 @@ def calibrate(say: Callable[[str], None] = lambda line: None, clock: Clock = tim
     machine = machine_of(rates=rates, **fields)
     for length, phase in ((1, "decode"), (128, "prefill")):
         rates[f"embedding/{phase}"] = Rate(NEVER, NEVER, max(step_overhead(machine, length, clock), 0.0), adds_up=True)
-    return machine_of(rates=rates, **fields)
+    return machine_of(rates=rates, measurements=matmul_table(clock), **fields)
 
 
 def _point(case: Case, operator: str, machine: Device, clock: Clock) -> Point:

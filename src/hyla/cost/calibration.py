@@ -28,7 +28,17 @@ def save_calibration(device: Device, file: Path | None = None) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     fields = {name: getattr(device, name) for name in ("bytes_per_second", "memory_bytes", "source")}
     rates = {name: asdict(rate) for name, rate in device.rates.items()}
-    file.write_text(json.dumps({**fields, "peak_flops": dict(device.peak_flops), "rates": rates}, indent=1))
+    file.write_text(
+        json.dumps(
+            {
+                **fields,
+                "peak_flops": dict(device.peak_flops),
+                "rates": rates,
+                "measurements": dict(device.measurements),
+            },
+            indent=1,
+        )
+    )
 
 
 def load_calibration(file: Path | None = None) -> Device:
@@ -44,7 +54,15 @@ def load_calibration(file: Path | None = None) -> Device:
         raise ConfigError(f"{file} is damaged ({error}); run `hyla cost --calibrate` again") from None
 
 
-def machine_of(*, bytes_per_second: float, memory_bytes: float, source: str, peak_flops: dict, rates: dict) -> Device:
+def machine_of(
+    *,
+    bytes_per_second: float,
+    memory_bytes: float,
+    source: str,
+    peak_flops: dict,
+    rates: dict,
+    measurements: dict | None = None,
+) -> Device:
     """A measured machine, under the name "this"."""
     return Device(
         "this",
@@ -55,6 +73,7 @@ def machine_of(*, bytes_per_second: float, memory_bytes: float, source: str, pea
         source,
         arithmetic="hyla",
         rates=rates,
+        measurements=measurements or {},
     )
 
 

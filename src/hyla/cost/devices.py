@@ -84,6 +84,9 @@ class Device:
     """Measured rates of a calibrated machine: by "operator/kind/phase", "operator/dtype/phase", "operator/phase" or
     operator, the first that is there; phases are "decode" and "prefill"."""
 
+    measurements: Mapping[str, float] = field(default_factory=dict)
+    """FLOP/s of products by dtype and number of rows, of a calibrated machine: for people."""
+
     def peak(self, dtype: str) -> float:
         """FLOP/s of products in a dtype, or in the nearest one that the device multiplies."""
         return self.peak_flops.get(dtype) or self.peak_flops["bf16"]

@@ -8,7 +8,6 @@ Proved equal to the real caches (tests/cost/test_memory.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from hyla.cost import formulas
@@ -162,8 +161,8 @@ class StackMemory:
 _SUMMED = {field.name for field in fields(MixerMemory)} - {"window_tokens"} | {"page_bytes"}
 
 
-def stack_memory(sublayers: Iterable[SublayerConfig], bytes_per_element: int = 2) -> StackMemory:
-    """The memory of a list of sublayers."""
+def stack_memory(sublayers: tuple[SublayerConfig, ...], bytes_per_element: int = 2) -> StackMemory:
+    """The memory of a stack."""
     found = ((mixer_memory(sub, bytes_per_element), count) for sub, count in distinct(sublayers).items())
     return StackMemory(tuple((memory, count) for memory, count in found if memory != MixerMemory()))
 

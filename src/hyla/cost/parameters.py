@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hyla.cost.inventory import element_bytes, inventory
 from hyla.models.config import ModelConfig, MTPConfig, SublayerConfig
@@ -68,9 +68,32 @@ def weight_bytes(config: ModelConfig, dtype: str) -> float:
     return outside + sum(inventory(sub, config.hidden_dim).nbytes(dtype) for sub in config.sublayers)
 
 
-def distinct(sublayers: Iterable[SublayerConfig]) -> dict[SublayerConfig, int]:
-    """How often each different sublayer config stands in a stack: the arithmetic is done once for each."""
+class _Stack:
+    """A tuple of sublayers that is hashed by its identity: hashing hundreds of configs takes longer than the sums."""
+
+    def __init__(self, sublayers: tuple[SublayerConfig, ...]):
+        self.sublayers = sublayers
+
+    def __hash__(self) -> int:
+        return id(self.sublayers)
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, _Stack) and self.sublayers is other.sublayers
+
+
+def distinct(sublayers: tuple[SublayerConfig, ...]) -> dict[SublayerConfig, int]:
+    """How often each different sublayer config stands in a stack: the arithmetic is done once for each.
+
+    Lightning layers differ in their place, which costs nothing: all count as the first one.
+    """
+    return _distinct(_Stack(sublayers))
+
+
+@lru_cache(maxsize=64)
+def _distinct(stack: _Stack) -> dict[SublayerConfig, int]:
     counts: dict[SublayerConfig, int] = {}
-    for sublayer in sublayers:
+    for sublayer in stack.sublayers:
+        if sublayer.module.kind == "lightning":
+            sublayer = sublayer.model_copy(update={"module": sublayer.module.model_copy(update={"layer": 0})})
         counts[sublayer] = counts.get(sublayer, 0) + 1
     return counts

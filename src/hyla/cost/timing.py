@@ -41,6 +41,7 @@ class Case:
 
 
 def stack_of(*modules, copies: int = COPIES) -> ModelConfig:
+    """A model of these sublayers over and over."""
     sublayers = tuple(SublayerConfig(module=module) for module in modules) * copies
     return ModelConfig(family="hyla", vocab_size=VOCABULARY, hidden_dim=HIDDEN, sublayers=sublayers, max_len=1 << 20)
 
@@ -101,6 +102,7 @@ def fill(cache, context: int):
 
 
 def repeat(call: Callable[[], object], clock: Clock, count: int = 7) -> float:
+    """Median seconds of a call, after a first one."""
     call()
     times = []
     for _ in range(count):

@@ -11,7 +11,6 @@ The chunk forms of prefill are the same in both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 
 from hyla.cost import formulas
 from hyla.cost.call import ARITHMETICS, Arithmetic, Setting, Step, Work, decode, prefill
@@ -75,7 +74,6 @@ def sublayer_work(sublayer: SublayerConfig, hidden_dim: int, at: Setting) -> Ite
     yield Work("elementwise", kind, activation_bytes=moved, is_decode=at.step.is_decode)
 
 
-@lru_cache(maxsize=4096)
 def step_work(
     config: ModelConfig, step: Step, *, weights: str = "bf16", arithmetic: Arithmetic = "usual"
 ) -> tuple[Work, ...]:
