@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hyla.cost import Question, Serving, Target, find_device, find_target, full_attention_twin, model_memory
-from hyla.cost.comparison import crossover
+from hyla.cost.comparison import crossover, crossovers
 from hyla.cost.report import serving
 from hyla.cost.training import train_flops_per_token
 from hyla.cost.work import decoded_cache_bytes
@@ -105,7 +105,8 @@ def ring() -> Iterator[Claim]:
         ratio = other.first_token_seconds(context) / hybrid.first_token_seconds(context)
         yield Claim(source, f"prefill against {name}, 128k", paper, times(ratio), where)
     begins = crossover(hybrid.first_token_seconds, old.first_token_seconds)
-    why = f"{where}; with equal rates for all operators it would begin earlier: the linear form's FLOPs are slow ones"
+    by_flops = crossovers(Target("", hybrid.config), Target("", old.config), Question(arithmetic="usual"))["prefill"]
+    why = f"{where}; from {by_flops:,} by FLOPs alone: lightning has as many key as query heads, so wider projections"
     yield Claim(source, "prefill is faster than GQA from", "8k", f"{begins:,}", why)
 
     def per_token(each: Serving) -> Callable[[int], float]:
