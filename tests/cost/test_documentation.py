@@ -1,12 +1,14 @@
 """docs/cost.md says what the code computes."""
 
+import doctest
+import importlib
 import importlib.util
 import re
 import sys
 from pathlib import Path
 
 import pytest
-from devices_table import device_table
+from cost_page import device_table, rank_table
 
 from hyla.cost import formulas
 from hyla.cost.devices import EFFICIENCIES
@@ -37,6 +39,23 @@ def test_every_claim_has_its_conditions_and_both_numbers(claims):
 
 def test_the_table_of_devices_is_the_one_in_use():
     assert device_table() in PAGE
+
+
+def test_the_table_of_ranks_is_the_computed_one():
+    assert rank_table() in PAGE
+
+
+@pytest.mark.parametrize("name", ["hyla.cost", "hyla.cli.cost", "hyla.cli.cost_tables"])
+def test_the_examples_in_docstrings_are_right(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted >= 1 and result.failed == 0
+
+
+def test_the_example_of_the_library_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(compile(code, "docs/cost.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[0]) for line in lines] == [107, 28]
 
 
 def test_the_stated_flops_and_efficiencies_are_those_in_use():

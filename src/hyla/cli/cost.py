@@ -163,6 +163,8 @@ def _print(found: list, question, *, as_json: bool, as_csv: bool, plot: Path | N
         writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+        for warning in (warning for report in reports for warning in report["warnings"]):
+            print(f"warning: {warning}", file=sys.stderr)
     else:
         from hyla.cli.cost_tables import show
 

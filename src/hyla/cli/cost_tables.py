@@ -50,7 +50,7 @@ def seconds(value: float | None) -> str:
     """A time for people.
 
     >>> seconds(0.0025), seconds(95.0), seconds(7300.0)
-    ('2.5 ms', '95 s', '2 h')
+    ('2.5 ms', '95 s', '2.03 h')
     """
     if value is None:
         return "-"

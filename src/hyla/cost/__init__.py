@@ -7,7 +7,7 @@ Arithmetic only: nothing here imports PyTorch, except the calibration of this ma
 >>> count_parameters(kimi).total
 49122681728
 >>> model_memory(kimi).published_bytes(context_tokens=1 << 20)
-8499101696
+8499134464
 """
 
 from hyla.cost.call import Step, decode, prefill

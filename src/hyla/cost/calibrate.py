@@ -1,4 +1,4 @@
-"""This machine's rates, measured on the engine's own sublayers in under a minute, and stored in the user's cache.
+"""This machine's rates, measured on the engine's own sublayers: under a minute where nothing else runs.
 
 Every kind of sublayer is timed at a few sizes, decoding a token and reading a prompt. What its projections do not
 explain is its operator's: seconds = calls x overhead + FLOPs / rate + bytes / rate, fitted without negative parts.

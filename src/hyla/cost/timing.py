@@ -25,6 +25,8 @@ the code stays warm."""
 DECODE_AT = 1024 + 20
 """Context of a decoded token, in the middle of a chunk."""
 DECODED, PASSES, WARMUP = 25, 4, 2
+CASE_SECONDS, FEWEST = 1.0, 3
+"""A case stops after so long with so many results: on a busy machine the calibration still ends."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ def case_seconds(case: Case, clock: Clock = time.perf_counter) -> float:
     x_TD = torch.randn(case.length, HIDDEN, generator=torch.Generator().manual_seed(1)).bfloat16()
     turns = (DECODED if is_decode else PASSES) + WARMUP
     cache = Cache(model.cache_specs(), num_pages=-(-(case.start + turns + case.length) // 64) + 1, num_slots=1)
-    times = []
+    times, begun = [], time.perf_counter()
     with torch.inference_mode():
         sequence = fill(cache, case.start)
-        for _ in range(turns):
+        while len(times) < turns and not _is_late(begun, len(times)):
             if not is_decode:
                 cache.close(sequence)
                 sequence = cache.open()
@@ -72,6 +74,10 @@ def case_seconds(case: Case, clock: Clock = time.perf_counter) -> float:
             times.append(_timed_run(model.sublayers, x_TD, batch, cache.layers, 1 + is_decode, clock))
             cache.commit(sequence, case.length)
     return statistics.median(times[WARMUP:]) / (COPIES if is_decode else 1)
+
+
+def _is_late(begun: float, results: int) -> bool:
+    return results >= WARMUP + FEWEST and time.perf_counter() - begun > CASE_SECONDS
 
 
 def _timed_run(sublayers, x_TD, batch, caches, every: int, clock: Clock) -> float:
@@ -104,8 +110,8 @@ def fill(cache, context: int):
 def repeat(call: Callable[[], object], clock: Clock, count: int = 7) -> float:
     """Median seconds of a call, after a first one."""
     call()
-    times = []
-    for _ in range(count):
+    times, begun = [], time.perf_counter()
+    while len(times) < count and not _is_late(begun, len(times)):
         begin = clock()
         call()
         times.append(clock() - begin)
@@ -174,10 +180,10 @@ def step_overhead(machine: Device, length: int, clock: Clock) -> float:
     model = cast(initialize(Model(config), 0), torch.bfloat16).pack()
     start = DECODE_AT if length == 1 else 0
     cache = Cache(model.cache_specs(), num_pages=64, num_slots=1)
-    tokens, times = torch.zeros(length, dtype=torch.int64), []
+    tokens, times, begun = torch.zeros(length, dtype=torch.int64), [], time.perf_counter()
     with torch.inference_mode():
         sequence = fill(cache, start)
-        for _ in range(DECODED):
+        while len(times) < DECODED and not _is_late(begun, len(times)):
             if length > 1:
                 cache.close(sequence)
                 sequence = cache.open()
