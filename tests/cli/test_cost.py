@@ -12,9 +12,9 @@ from matplotlib.image import imread
 from test_verbs import TINY, failure, run
 from tiny_model import save_tiny_folder
 
-from hyla.cli.cost import parse_context
+from hyla.cli.cost import _print, parse_context
 from hyla.cli.cost_tables import count, seconds, short, tokens
-from hyla.cost import DEVICES, count_parameters, find_target
+from hyla.cost import DEVICES, Question, count_parameters, find_target
 from hyla.models.presets import presets
 
 CPU_SECONDS = 2.0
@@ -81,6 +81,13 @@ def test_csv_has_a_row_for_each_model_and_context():
     rows = list(csv.DictReader(io.StringIO(text)))
     assert status == 0 and [row["context_tokens"] for row in rows] == ["1000", "2048", "3072"] * 2
     assert rows[3]["name"] == "Qwen3.5-9B" and float(rows[3]["decode_bytes"]) > 1e9
+
+
+def test_a_context_above_the_limit_is_computed_with_a_warning_beside_the_csv(capsys):
+    _print([find_target("qwen3-8b")], Question(contexts=(1 << 20,)), as_json=False, as_csv=True, plot=None)
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 2
+    assert printed.err == ("warning: Qwen3-8B is declared for 40,960 tokens; figures beyond that are arithmetic only\n")
 
 
 @pytest.mark.parametrize("options", [(), ("--device", "h20"), ("--device", "h20", "--devices", "8", "--price", "1")])
