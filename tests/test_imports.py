@@ -12,7 +12,7 @@ ORDER = (
     {"layers"},
     {"models"},
     {"caches"},
-    {"checkpoints"},
+    {"checkpoints", "cost"},
     {"engine"},
     {"server", "train"},
     {"cli"},
@@ -80,6 +80,8 @@ def test_every_package_has_its_place_in_the_order():
         ("server/app.py", "from hyla.train import loss"),
         ("engine/engine.py", "import transformers"),
         ("models/trunk.py", "import hyla"),
+        ("models/summary.py", "from hyla.cost import memory"),
+        ("cost/work.py", "from hyla.checkpoints import load_model"),
     ],
 )
 def test_a_wrong_arrow_is_found(place, source):
@@ -91,6 +93,7 @@ def test_a_wrong_arrow_is_found(place, source):
     [
         ("layers/norms.py", "from hyla.ops import primitives\nfrom .linear import Linear"),
         ("server/app.py", "from hyla.engine import Engine"),
+        ("engine/memory.py", "from hyla.cost import memory"),
         ("__init__.py", "def load():\n    from hyla.checkpoints import load_model"),
         ("cli/serve.py", "import hyla"),
     ],

@@ -20,16 +20,14 @@ from hyla.caches.storage import (
 )
 from hyla.errors import CapacityError, ConfigError, HylaError
 from hyla.layers.protocol import CacheSpec, LayerCache
+from hyla.ops.attention.cost import LOOK_BACK, num_window_pages
 from hyla.ops.batch import BLOCK, CHUNK, Batch
 from hyla.ops.short_conv import RING
 
-__all__ = ["Cache", "num_pages_for", "num_window_pages", "page_bytes", "slot_bytes", "snapshot_bytes"]
+__all__ = ["LOOK_BACK", "Cache", "num_pages_for", "num_window_pages", "page_bytes", "slot_bytes", "snapshot_bytes"]
 
 LONGEST_CONV = 8
 """Taps of the longest short convolution that a config may ask for."""
-
-LOOK_BACK = 8
-"""Rows before the cursor that layers beside the trunk may compute again (`models.mtp.earlier`)."""
 
 ROLLBACK_BY_ROLE = {
     "anchor": lambda written: written // CHUNK * CHUNK,
@@ -54,15 +52,6 @@ def num_pages_for(num_tokens: int) -> int:
 def first_window_page(length: int, window: int) -> int:
     """Index of the first page that a row from position floor(length / 64) * 64 - LOOK_BACK on can see."""
     return max(length // CHUNK * CHUNK - window + 1 - LOOK_BACK, 0) // CHUNK
-
-
-def num_window_pages(window: int, num_new: int) -> int:
-    """Most pages that one sequence holds for a window while `num_new` rows are written.
-
-    >>> num_window_pages(128, 1), num_window_pages(129, 64)
-    (5, 6)
-    """
-    return num_pages_for(window - 1 + LOOK_BACK) + 1 + num_pages_for(num_new)
 
 
 class Cache:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from hyla.cli.chat import chat
+from hyla.cli.cost import cost
 from hyla.cli.generate import generate
 from hyla.cli.inspect import inspect
 from hyla.cli.quickstart import quickstart
@@ -18,5 +19,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (quickstart, train, generate, chat, serve, inspect):
+for verb in (quickstart, train, generate, chat, serve, inspect, cost):
     app.command()(verb)

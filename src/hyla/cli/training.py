@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
+from hyla.cli.config_file import read_toml
 from hyla.cli.console import console, training_bar
 from hyla.errors import ConfigError
 from hyla.models.trunk import Model
@@ -16,22 +16,6 @@ from hyla.train.run import Run, RunRequest, open_run
 DEFAULT_MINUTES = 2.0
 UNRESOLVED_STEPS = 1
 """Stands in a request that gives minutes; the run's own config has the real number."""
-
-
-def read_toml(path: Path | None) -> dict:
-    """The file's tables. Raises ConfigError when it is missing, damaged, or has unknown tables."""
-    if path is None:
-        return {}
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"config file {path} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path} is not TOML: {error}") from None
-    unknown = sorted(tables.keys() - {"recipe", "train"})
-    if unknown:
-        raise ConfigError(f"config file {path}: unknown table or key {unknown[0]!r}; it may have [recipe] and [train]")
-    return tables
 
 
 def make_request(

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
+if TYPE_CHECKING:  # published sizes read `yarn_magnitude` without PyTorch
+    import torch
 
 
 def plain_frequencies(rotary_dim: int, theta: float) -> torch.Tensor:
     """theta^(-2i / rotary_dim), float64. Source: arXiv 2104.09864, section 3.2.2."""
+    import torch
+
     return theta ** (-torch.arange(0, rotary_dim, 2, dtype=torch.float64) / rotary_dim)
 
 
@@ -69,6 +72,8 @@ class YarnScaling:
     attention_factor: float
 
     def frequencies(self, rotary_dim: int, theta: float) -> torch.Tensor:
+        import torch
+
         plain = plain_frequencies(rotary_dim, theta)
         low, high = (self._channel(turns, rotary_dim, theta) for turns in (self.beta_fast, self.beta_slow))
         if self.truncate:

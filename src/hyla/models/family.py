@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 
-import torch
-
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig, SublayerConfig
 from hyla.models.mtp_names import MTPNames
@@ -217,6 +215,8 @@ def _stack_rules(
 
 def published_shapes(rule: Rule, ours: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Shapes of a rule's published tensors, from ours."""
+    import torch
+
     metas = [torch.empty(shape, device="meta") for shape in ours]
     return [tuple(tensor.shape) for tensor in rule.to_published(metas)]
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-
-import torch
+from typing import TYPE_CHECKING
 
 from hyla.models.config import Config
-from hyla.ops.quant import BLOCK, Shard, num_blocks
+from hyla.ops.fp8_blocks import BLOCK, Shard, num_blocks
 
-Tensors = list[torch.Tensor]
+if TYPE_CHECKING:  # the tables themselves, and with them every published size, are read without PyTorch
+    import torch
+
+    Tensors = list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Concat(Rule):
     """Published shape of one part, as in `Reshape`."""
 
     def to_ours(self, published: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        import torch
+
         return [torch.cat(published).reshape(shapes[0])]
 
     def to_published(self, ours: Tensors) -> Tensors:
@@ -183,6 +187,8 @@ class Stack(Rule):
         return replace(self, published=names, count=count)
 
     def to_ours(self, published: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+        import torch
+
         return [torch.stack(published)]
 
     def to_published(self, ours: Tensors) -> Tensors:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from torch import nn
 
 from hyla.layers.protocol import CacheSpec, TensorSpec
+from hyla.models.pattern import compress, label
 from hyla.models.stack import Sublayer
 from hyla.models.trunk import Model
+
+__all__ = ["Footprint", "Summary", "compress", "count_parameters", "footprint", "footprint_of", "label", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -112,40 +115,3 @@ def _idle_parameters(sublayer: Sublayer) -> int:
     stacked = [weight for name, weight in sublayer.module.named_parameters() if name.startswith("experts_")]
     each = sum(weight.numel() for weight in stacked) // config.num_experts
     return each * (config.num_experts - config.num_experts_per_token)
-
-
-LABELS = {"softmax": "attention", "mla": "MLA", "kda": "KDA", "mlp": "MLP", "moe": "MoE", "mamba2": "Mamba-2"}
-"""Kinds that are not simply called as they are written."""
-
-
-def label(kind: str) -> str:
-    """A kind of sublayer for people."""
-    return LABELS.get(kind, kind.replace("_", " "))
-
-
-def compress(labels: Sequence[str]) -> str:
-    """A list with its repetitions written shorter.
-
-    >>> compress(["KDA", "KDA", "KDA", "MLA"] * 6 + ["KDA", "KDA", "MLA"])
-    '6x (3x KDA, MLA), 2x KDA, MLA'
-    """
-    labels = list(labels)
-    for period in range(1, len(labels) // 2 + 1):
-        repeats = 1
-        while labels[repeats * period : (repeats + 1) * period] == labels[:period]:
-            repeats += 1
-        rest = labels[repeats * period :]
-        if repeats > 1 and len(rest) < period:
-            once = _runs(labels[:period])
-            whole = f"{repeats}x ({once})" if period > 1 else f"{repeats}x {once}"
-            return ", ".join([whole, *([_runs(rest)] if rest else [])])
-    return _runs(labels)
-
-
-def _runs(labels: list[str]) -> str:
-    parts, start = [], 0
-    for end in range(1, len(labels) + 1):
-        if end == len(labels) or labels[end] != labels[start]:
-            parts.append(labels[start] if end - start == 1 else f"{end - start}x {labels[start]}")
-            start = end
-    return ", ".join(parts)

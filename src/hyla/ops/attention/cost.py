@@ -38,3 +38,16 @@ def scratch_bytes(length: int, num_kv_heads: int, key_dim: int, value_dim: int, 
     """Pages of a whole sequence without a cache, and the null page."""
     tokens = (-(-length // PAGE) + 1) * PAGE
     return tokens * cache_bytes_per_token(num_kv_heads, key_dim, value_dim, bytes_per_element)
+
+
+LOOK_BACK = 8
+"""Rows before the cursor that layers beside the trunk may compute again (`models.mtp.earlier`)."""
+
+
+def num_window_pages(window: int, num_new: int) -> int:
+    """Most pages that one sequence holds for a window while `num_new` rows are written.
+
+    >>> num_window_pages(128, 1), num_window_pages(129, 64)
+    (5, 5)
+    """
+    return -(-(window - 1 + LOOK_BACK) // PAGE) + 1 + -(-num_new // PAGE)

@@ -6,13 +6,15 @@ CHUNK, BLOCK = 64, 16
 
 
 def flops_per_token(*, num_key_heads: int, num_value_heads: int, key_dim: int, value_dim: int) -> int:
-    """FLOPs of one token inside a long sequence, forward, all heads (matrix products only).
+    """FLOPs of one token inside a long sequence, forward, all heads: the matrix products of the chunk form, exactly.
 
     Per key head: the key and the query against 64 keys. Per value head: key and query read the anchor (2 K V), A and P
-    meet u (2 C V off the diagonal blocks, 16 V on them), T x (16 V), T's own rows (16 x 16), the fold (K V).
+    meet u off the diagonal blocks (each of three blocks in four meets 64 rows), P meets it on them (16 V), T x (16 V),
+    T's own rows (15 x 16), the fold (K V).
     """
     dots = num_key_heads * 2 * CHUNK * key_dim
-    per_value_head = 3 * key_dim * value_dim + 2 * CHUNK * value_dim + 2 * BLOCK * value_dim + BLOCK * BLOCK
+    solved = 2 * (CHUNK - BLOCK) * value_dim + 2 * BLOCK * value_dim + (BLOCK - 1) * BLOCK
+    per_value_head = 3 * key_dim * value_dim + solved
     return 2 * (dots + num_value_heads * per_value_head)
 
 

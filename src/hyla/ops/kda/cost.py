@@ -6,14 +6,25 @@ CHUNK, BLOCK = 64, 16
 
 
 def flops_per_token(*, num_heads: int, key_dim: int, value_dim: int) -> int:
-    """FLOPs of one token inside a long sequence, forward, all heads (products only; exponentials apart).
+    """FLOPs of one token inside a long sequence, forward, all heads: the products of the chunk form, exactly.
 
-    Key and query against the earlier blocks' keys (on average 24 rows) and their own block's (on average 8 pairs,
-    three multiply-adds a channel), the anchor read twice, A and P meet u, T, and the fold.
+    Key and query against the earlier blocks' keys (on average 24 rows), the anchor read twice (2 K V), A and P meet u,
+    T, and the fold (K V), as for the gated delta rule; and the row's own block (`own_block_flops_per_token`).
     """
-    dots = 2 * 24 * key_dim + 3 * 8 * key_dim
-    rest = 3 * key_dim * value_dim + 2 * CHUNK * value_dim + 2 * BLOCK * value_dim + BLOCK * BLOCK
-    return 2 * num_heads * (dots + rest)
+    dots = 2 * ((CHUNK - BLOCK) // 2) * key_dim
+    solved = 2 * (CHUNK - BLOCK) * value_dim + 2 * BLOCK * value_dim + (BLOCK - 1) * BLOCK
+    products = 2 * num_heads * (dots + 3 * key_dim * value_dim + solved)
+    return products + own_block_flops_per_token(num_heads=num_heads, key_dim=key_dim)
+
+
+def own_block_flops_per_token(*, num_heads: int, key_dim: int) -> int:
+    """FLOPs of a row with the earlier rows of its block, on average 7.5, and with itself; exponentials apart.
+
+    A decay per channel leaves no matrix product: a pair's key is decayed (K products), meets the row's key and query
+    (2 K multiply-adds); the row's own key meets its query.
+    """
+    pairs = BLOCK * (BLOCK - 1) // 2
+    return num_heads * key_dim * (5 * pairs + 2 * BLOCK) // BLOCK
 
 
 def recurrent_flops_per_token(*, num_heads: int, key_dim: int, value_dim: int) -> int:

@@ -7,7 +7,15 @@ def flops_per_token(
     hidden_dim: int, num_experts: int, num_experts_per_token: int, expert_dim: int, *, num_matrices: int = 3
 ) -> int:
     """Two per multiply-add: the router's D E, and three products of D I (relu2: two) for each chosen expert."""
-    return 2 * hidden_dim * num_experts + num_experts_per_token * 2 * num_matrices * hidden_dim * expert_dim
+    router = 2 * hidden_dim * num_experts
+    return router + expert_flops_per_token(hidden_dim, num_experts_per_token, expert_dim, num_matrices=num_matrices)
+
+
+def expert_flops_per_token(
+    hidden_dim: int, num_experts_per_token: int, expert_dim: int, *, num_matrices: int = 3
+) -> int:
+    """The products of the chosen experts alone; hidden_dim: width of the rows that the experts see."""
+    return num_experts_per_token * 2 * num_matrices * hidden_dim * expert_dim
 
 
 def expert_bytes(hidden_dim: int, expert_dim: int, bytes_per_element: int, *, num_matrices: int = 3) -> int:

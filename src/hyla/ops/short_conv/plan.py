@@ -8,9 +8,7 @@ import torch
 
 from hyla.errors import ConfigError
 from hyla.ops.batch import CHUNK, Batch
-
-RING = 16
-"""Inputs kept per sequence: row = position % RING."""
+from hyla.ops.short_conv.cost import RING
 
 
 @dataclass(frozen=True)

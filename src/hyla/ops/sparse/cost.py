@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from hyla.ops.attention.cost import PAGE
+PAGE = 64
 
 
 def _pairs(start: int, length: int, most: int | None = None) -> int:
     """Sum of min(t + 1, most) over `length` rows after `start` earlier ones."""
-    if most is None:
-        return length * start + length * (length + 1) // 2
-    return sum(min(position + 1, most) for position in range(start, start + length))
+
+    def before(end: int) -> int:
+        short = end if most is None else min(end, most)
+        return short * (short + 1) // 2 + (end - short) * (most or 0)
+
+    return before(start + length) - before(start)
 
 
 def index_flops(start: int, length: int, num_heads: int, index_dim: int) -> int:

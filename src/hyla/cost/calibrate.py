@@ -1,0 +1,148 @@
+"""This machine's rates, measured on the engine's own sublayers: under a minute where nothing else runs.
+
+Every kind of sublayer is timed at a few sizes, decoding a token and reading a prompt. What its projections do not
+explain is its operator's: seconds = calls x overhead + FLOPs / rate + bytes / rate, fitted without negative parts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from hyla.cost.calibration import NEVER, Point, fit, machine_of
+from hyla.cost.call import Setting, Work
+from hyla.cost.devices import Device, Rate
+from hyla.cost.roofline import work_seconds
+from hyla.cost.timing import (
+    DECODE_AT,
+    HIDDEN,
+    Case,
+    Clock,
+    bandwidth,
+    case_seconds,
+    head_point,
+    matmul_rate,
+    matmul_table,
+    step_overhead,
+)
+from hyla.cost.work import sublayer_work
+from hyla.models.config import (
+    GatedDeltaConfig,
+    KDAConfig,
+    LightningConfig,
+    LinearAttentionConfig,
+    Mamba2Config,
+    MLAConfig,
+    MLPConfig,
+    MoEConfig,
+    SoftmaxConfig,
+    SublayerConfig,
+)
+
+
+def _works(case: Case) -> list[Work]:
+    at = Setting(case.step, "bf16", "hyla")
+    return list(sublayer_work(SublayerConfig(module=case.module), HIDDEN, at))
+
+
+def _decode(*modules, starts: Iterable[int] = (DECODE_AT,)) -> list[Case]:
+    return [Case(module, start, 1) for module in modules for start in starts]
+
+
+def _prefill(*modules, lengths: Iterable[int] = (128, 1024)) -> list[Case]:
+    return [Case(module, 0, length) for module in modules for length in lengths]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How one rate is found: the calls that are timed, and what of them the operator's time depends on."""
+
+    operator: str
+    cases: list[Case]
+    parts: tuple[str, ...]
+
+
+def _cases() -> dict[str, Fitted]:
+    """By rate, in the order of measurement: later ones are what the earlier ones leave unexplained."""
+    delta = [GatedDeltaConfig(num_key_heads=h // 2, num_value_heads=h, key_dim=64, value_dim=64) for h in (4, 16)]
+    kda = [KDAConfig(num_heads=h, key_dim=64, value_dim=64, gate_rank=64) for h in (4, 16)]
+    lightning = [LightningConfig(num_heads=h, head_dim=64, slopes="minimax", layer=0, num_layers=2) for h in (4, 16)]
+    mamba = [Mamba2Config(num_heads=h, head_dim=64, num_groups=2, state_dim=64) for h in (4, 16)]
+    linear = [LinearAttentionConfig(num_heads=h, key_dim=64, value_dim=64) for h in (4, 16)]
+    softmax = [SoftmaxConfig(num_heads=h, num_kv_heads=g, head_dim=64) for h, g in ((8, 2), (16, 4))]
+    mla = [MLAConfig(num_heads=h, kv_lora_dim=256, nope_dim=64, rope_dim=32, value_dim=64) for h in (4, 12)]
+    mlp = [MLPConfig(intermediate_dim=width) for width in (1024, 4096)]
+    experts = [
+        MoEConfig(num_experts=16, num_experts_per_token=visited, expert_dim=width)
+        for visited, width in ((2, 256), (4, 768))
+    ]
+    found = {}
+
+    def add(name: str, modules: list, starts=(DECODE_AT,), lengths=(128, 1024), is_read_only=True):
+        operator = name.split("/")[0]
+        read = ("calls", "nbytes") if is_read_only else ("calls", "flops", "nbytes")
+        found[f"{name}/prefill"] = Fitted(operator, _prefill(modules[-1], lengths=lengths), ("calls", "flops"))
+        found[f"{name}/decode"] = Fitted(operator, _decode(*modules, starts=starts), read)
+
+    add("projection", mlp)
+    add("experts", experts)
+    add("gated_delta", delta)
+    add("kda", kda)
+    add("lightning", lightning)
+    add("ssd", mamba)
+    add("linear", linear)
+    contexts = (DECODE_AT, (1 << 13) + 20, (1 << 14) + 20)
+    add("attention/softmax", softmax, starts=contexts, lengths=(256, 1024, 4096), is_read_only=False)
+    add("attention/mla", mla, starts=contexts, lengths=(256, 1024, 2048), is_read_only=False)
+    return found
+
+
+def calibrate(say: Callable[[str], None] = lambda line: None, clock: Clock = time.perf_counter) -> Device:
+    """Measure this machine. say: told what is being measured. clock: `time.process_time` on a machine whose other
+    processes take the processor away now and then (with one thread, which it counts alone)."""
+    import torch
+
+    from hyla.ops.host_memory import keep_freed_memory
+
+    keep_freed_memory()
+    rates = {"elementwise": Rate(NEVER, NEVER, 0.0, adds_up=True)}
+    peaks = {"bf16": matmul_rate(torch.bfloat16, 512, clock), "fp32": matmul_rate(torch.float32, 512, clock)}
+    speed = bandwidth(clock)
+    # Per-head and router products: few rows a matrix, in fp32.
+    rates["projection/fp32/prefill"] = Rate(peaks["fp32"], NEVER, 0.0, adds_up=True)
+    source = f"measured with {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+    fields = dict(bytes_per_second=speed, memory_bytes=_memory_bytes(), source=source, peak_flops=peaks)
+    for name, fitted in _cases().items():
+        say(name)
+        machine = machine_of(rates=rates, **fields)
+        rates[name] = fit([_point(case, fitted.operator, machine, clock) for case in fitted.cases], fitted.parts)
+        prefill_rate = rates.get(name.replace("/decode", "/prefill"))
+        if fitted.parts == ("calls", "nbytes"):
+            # A single sequence's row says nothing about products of many rows; prompts do.
+            rates[name] = replace(rates[name], flops_per_second=prefill_rate.flops_per_second)
+    say("head and step")
+    rates["head"] = fit([head_point(columns, clock) for columns in (8192, 32768)], ("calls", "nbytes"))
+    rates["head"] = replace(rates["head"], flops_per_second=peaks["fp32"])
+    machine = machine_of(rates=rates, **fields)
+    for length, phase in ((1, "decode"), (128, "prefill")):
+        rates[f"embedding/{phase}"] = Rate(NEVER, NEVER, max(step_overhead(machine, length, clock), 0.0), adds_up=True)
+    return machine_of(rates=rates, measurements=matmul_table(clock), **fields)
+
+
+def _point(case: Case, operator: str, machine: Device, clock: Clock) -> Point:
+    """What an operator did in a case, and the time that nothing else explains."""
+    works = _works(case)
+    mine = [work for work in works if work.operator == operator]
+    others = sum(work_seconds(work, machine, "bf16")[0] for work in works if work.operator != operator)
+    return Point(
+        calls=sum(work.calls for work in mine),
+        flops=sum(work.flops for work in mine),
+        nbytes=sum(work.nbytes for work in mine),
+        seconds=case_seconds(case, clock) - others,
+    )
+
+
+def _memory_bytes() -> float:
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
