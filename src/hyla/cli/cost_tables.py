@@ -113,47 +113,53 @@ def _table(*columns: str) -> Table:
     return table
 
 
+def _by_context(first: str, contexts: list[int], rows: dict[str, list[str]], title: str | None = None) -> Table:
+    """A column for each context length, which fits a narrow terminal; rows without any text are left out."""
+    table = _table(first, *map(tokens, contexts))
+    table.columns[0].justify, table.title = "left", title
+    for name, cells in rows.items():
+        if any(cells):
+            table.add_row(name, *cells)
+    return table
+
+
 def _count_table(report: dict) -> Table:
     """Memory, FLOPs and bytes by context."""
-    table = _table(
-        "context", "KV", "window", "state", "cache", "resident here", "prefill FLOPs", "FLOP/B", "token FLOPs",
-        "token bytes", "FLOP/B",
-    )  # fmt: skip
-    for at in report["contexts"]:
-        memory = (at["kv_bytes"], at["window_bytes"], at["state_bytes"], at["cache_bytes"], at["resident_cache_bytes"])
-        table.add_row(
-            tokens(at["context_tokens"]),
-            *(short(size, "B") if size else "" for size in memory),
-            short(at["prefill_flops"]),
-            f"{at['prefill_flops_per_byte']:.0f}",
-            short(at["decode_flops"]),
-            short(at["decode_bytes"], "B"),
-            f"{at['decode_flops_per_byte']:.1f}",
-        )
-    return table
+    figures = {
+        "KV": lambda at: short(at["kv_bytes"], "B") if at["kv_bytes"] else "",
+        "window": lambda at: short(at["window_bytes"], "B") if at["window_bytes"] else "",
+        "state": lambda at: short(at["state_bytes"], "B") if at["state_bytes"] else "",
+        "cache": lambda at: short(at["cache_bytes"], "B"),
+        "resident here": lambda at: short(at["resident_cache_bytes"], "B"),
+        "prefill FLOPs": lambda at: short(at["prefill_flops"]),
+        "prefill FLOP/B": lambda at: f"{at['prefill_flops_per_byte']:.0f}",
+        "token FLOPs": lambda at: short(at["decode_flops"]),
+        "token bytes": lambda at: short(at["decode_bytes"], "B"),
+        "token FLOP/B": lambda at: f"{at['decode_flops_per_byte']:.1f}",
+    }
+    contexts = report["contexts"]
+    rows = {name: [figure(at) for at in contexts] for name, figure in figures.items()}
+    return _by_context("one sequence", [at["context_tokens"] for at in contexts], rows)
 
 
 def _device_table(report: dict) -> Table:
     """Times and prices by context."""
-    has_price = "price_per_million_tokens" in report["contexts"][0]
-    columns = ["context", "first token", "bound by", "token, alone", "bound by", "largest batch", "token", "tokens/s"]
-    table = _table(*columns, *(["per 1M tokens", "per 1M read"] if has_price else []))
-    device = report["device"]
-    table.title = f"{device['num_devices']} x {device['name']}"
-    for at in report["contexts"]:
-        prices = ("price_per_million_tokens", "price_per_million_prompt_tokens") if has_price else ()
-        table.add_row(
-            tokens(at["context_tokens"]),
-            seconds(at["first_token_seconds"]),
-            at["first_token_bound"],
-            seconds(at["token_seconds"]),
-            at["token_bound"],
-            f"{at['largest_batch']:,}" if at["largest_batch"] else "does not fit",
-            seconds(at["token_seconds_at_largest_batch"]),
-            short(at["tokens_per_second_at_largest_batch"]),
-            *(short(at[name]) for name in prices),
-        )
-    return table
+    figures = {
+        "first token": lambda at: seconds(at["first_token_seconds"]),
+        "  bound by": lambda at: at["first_token_bound"],
+        "token, alone": lambda at: seconds(at["token_seconds"]),
+        "  bound by ": lambda at: at["token_bound"],
+        "largest batch": lambda at: f"{at['largest_batch']:,}" if at["largest_batch"] else "does not fit",
+        "  token": lambda at: seconds(at["token_seconds_at_largest_batch"]),
+        "  tokens/s": lambda at: short(at["tokens_per_second_at_largest_batch"]),
+    }
+    contexts, device = report["contexts"], report["device"]
+    if "price_per_million_tokens" in contexts[0]:
+        figures["price, 1M written"] = lambda at: short(at["price_per_million_tokens"])
+        figures["price, 1M read"] = lambda at: short(at["price_per_million_prompt_tokens"])
+    rows = {name: [figure(at) for at in contexts] for name, figure in figures.items()}
+    title = f"{device['num_devices']} x {device['name']}"
+    return _by_context("one sequence, or many", [at["context_tokens"] for at in contexts], rows, title)
 
 
 def _kind_table(report: dict) -> Table:
@@ -206,11 +212,9 @@ def _training_lines(training: dict):
 def _show_comparison(compared: dict) -> None:
     rows = compared["second_over_first"]
     columns = {name: title for name, title in RATIO_COLUMNS.items() if any(name in row for row in rows)}
-    table = _table("context", *columns.values())
-    table.title = f"{compared['second']} over {compared['first']}"
-    for row in rows:
-        cells = (f"{row[name]:.2f}x" if name in row else "-" for name in columns)
-        table.add_row(tokens(row["context_tokens"]), *cells)
+    cells = {title: [f"{row[name]:.2f}x" if name in row else "-" for row in rows] for name, title in columns.items()}
+    title = f"{compared['second']} over {compared['first']}"
+    table = _by_context("ratio", [row["context_tokens"] for row in rows], cells, title)
     console.print(table)
     for figure, context in compared["first_is_cheaper_from_tokens"].items():
         when = "never" if context is None else "at every length" if context == 1 else f"from {context:,} tokens"
