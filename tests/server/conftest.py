@@ -6,7 +6,7 @@ from live_server import Live
 from tiny_text import byte_tokenizer, tiny_model
 
 from hyla.engine import Engine
-from hyla.server.app import create_app
+from hyla.server import single_app
 
 
 def make_engine(tokenizer="default", **options):
@@ -29,10 +29,10 @@ def wait_until(condition, seconds=30.0):
 
 @pytest.fixture(scope="session")
 def live():
-    app = create_app(make_engine(), model_name="tiny", max_body_bytes=20_000, max_requests=40)
+    app = single_app(make_engine(), model_name="tiny", max_body_bytes=20_000, max_requests=40, max_schema_bytes=2000)
     with Live(app) as live:
         yield live
-        assert wait_until(lambda: live.service.thread.num_requests == 0)
+        assert wait_until(lambda: live.served.thread.num_requests == 0)
     live.engine.cache.ledger.check()
     assert live.engine.cache.ledger.pages.used == 0 and live.engine.cache.ledger.slots.used == 0
 

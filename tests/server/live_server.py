@@ -24,8 +24,12 @@ class Live:
         return self.app.state.service
 
     @property
+    def served(self):
+        return next(iter(self.service.models.values()))
+
+    @property
     def engine(self):
-        return self.service.engine
+        return self.served.engine
 
     def __enter__(self):
         self.thread.start()

@@ -48,16 +48,15 @@ def start_server(
     """Load the folder and serve it until interrupted."""
     import hyla
     from hyla.cli.console import console, loading_bar
-    from hyla.server import serve as serve_engine
+    from hyla.server import serve as serve_app
+    from hyla.server import single_app
 
     with loading_bar() as progress:
         engine = hyla.Engine(folder, dtype=dtype, revision=revision, progress=progress)
     name = model_name or Path(folder).absolute().name
-    serve_engine(
-        engine,
-        model_name=name,
+    serve_app(
+        single_app(engine, model_name=name, api_key=api_key),
         host=host,
         port=port,
-        api_key=api_key,
         ready=lambda url: console.print(f"serving {name} at {url} (OpenAI API under {url}/v1); Ctrl-C stops it"),
     )

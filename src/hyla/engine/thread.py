@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 
+from hyla.engine.embedding import Order
 from hyla.engine.engine import Engine
 from hyla.engine.messages import FinishReason, Request, TokenEvent
 from hyla.errors import CapacityError, HylaError, RequestError
@@ -31,6 +34,7 @@ class EngineThread:
         self._changed = threading.Condition()
         self._added: list[Request] = []
         self._cancelled: list[str] = []
+        self._orders: deque[tuple[Order, Future]] = deque()
         self._listeners: dict[str, tuple[OnEvent, int]] = {}
         """Per unfinished request: its callback and how many choices are not finished."""
         self._is_stopping = False
@@ -40,6 +44,11 @@ class EngineThread:
     def num_requests(self) -> int:
         """Unfinished requests."""
         return len(self._listeners)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are worked on."""
+        return self._thread is not None and self._thread.is_alive() and not self._is_stopping
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="hyla-engine", daemon=True)
@@ -82,8 +91,42 @@ class EngineThread:
             self._cancelled.append(request_id)
             self._changed.notify()
 
+    def order(self, order: Order) -> Future:
+        """Queue a whole text to embed or score; the future gets its result, or what went wrong.
+
+        Raises RequestError for ids that the model does not have and for too many, Overloaded when too much waits.
+        """
+        self.engine.model.check_ids(order.token_ids, "the text")
+        if len(order.token_ids) > self.engine.context_len:
+            raise RequestError(
+                f"the text has {len(order.token_ids)} tokens and the context {self.engine.context_len}; shorten it",
+                "input",
+            )
+        future: Future = Future()
+        with self._changed:
+            if self._is_stopping or len(self._orders) >= self.max_requests:
+                raise Overloaded(f"{len(self._orders)} texts wait already, which is the limit; try again later")
+            self._orders.append((order, future))
+            self._changed.notify()
+        return future
+
+    def _run_order(self) -> None:
+        """One order between two steps, if there is one."""
+        with self._changed:
+            if not self._orders:
+                return
+            order, future = self._orders.popleft()
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(order.run(self.engine.model))
+        except Exception as error:
+            logger.exception("an order failed")
+            future.set_exception(error)
+
     def _work(self) -> None:
         while self._take_orders():
+            self._run_order()
             try:
                 events = self.engine.step()
             except Exception:  # the engine ends its own failed batches; this is a fault of the engine itself
@@ -97,7 +140,7 @@ class EngineThread:
     def _take_orders(self) -> bool:
         """Wait for work, then hand new requests and cancellations to the engine. False: stop."""
         with self._changed:
-            while not (self._is_stopping or self._added or self._cancelled or self.engine.has_work):
+            while not (self._is_stopping or self._added or self._cancelled or self._orders or self.engine.has_work):
                 self._changed.wait()
             added, self._added = self._added, []
             cancelled, self._cancelled = self._cancelled, []
@@ -143,3 +186,8 @@ class EngineThread:
             self._deliver(replace(event, finish_reason=reason, error=error) if event.finish_reason else event)
         for name in list(self._listeners):
             self._deliver_end(name, reason, error)
+        if self._is_stopping:
+            while self._orders:
+                _, future = self._orders.popleft()
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(Overloaded("the server is shutting down; ask another one"))

@@ -6,13 +6,9 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
 
-from hyla.engine import Engine
 from hyla.errors import ConfigError
-from hyla.server.app import create_app
-
-GRACE_SECONDS = 10
-"""How long open answers may go on after the server was asked to stop."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -45,24 +41,18 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    engine: Engine,
-    *,
-    model_name: str,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    ready: Callable[[str], None] | None = None,
-    **app_options,
+    app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, ready: Callable[[str], None] | None = None
 ) -> None:
     """Serve until interrupted.
 
-    ready: called with the server's URL once it answers. app_options: `create_app`'s (api_key, max_body_bytes, ...).
+    ready: called with the server's URL once it answers.
     Raises ConfigError when the port is in use; the caller prints it and exits with 1.
     """
     with listen(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{listener.getsockname()[1]}"
-        app = create_app(engine, model_name=model_name, **app_options)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+        limits = app.state.service.limits
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(limits.drain_seconds) or 1)
         server = _Server(config, lambda: ready(url) if ready is not None else None)
         try:
             server.run(sockets=[listener])
