@@ -42,6 +42,7 @@ class EmbedOrder:
     is_normalised: bool = True
     """Scale to length 1; a vector of zeros stays one."""
 
+    @torch.inference_mode()
     def run(self, model: Model) -> tuple[float, ...]:
         """fp32 numbers, as many as the model is wide."""
         hidden_TD = _hidden(model, self.token_ids).double()
@@ -60,6 +61,7 @@ class ScoreOrder:
     first: int = 0
     """Tokens before this one are context: they are returned without numbers."""
 
+    @torch.inference_mode()
     def run(self, model: Model) -> tuple[ScoredToken, ...]:
         """One entry per token."""
         hidden_TD = _hidden(model, self.token_ids)
@@ -87,7 +89,6 @@ class ScoreOrder:
 Order = EmbedOrder | ScoreOrder
 
 
-@torch.inference_mode()
 def _hidden(model: Model, token_ids: tuple[int, ...]) -> torch.Tensor:
     """Final hidden states [T, D] of one whole text."""
     batch = Batch.packed([len(token_ids)], device=model.device)
