@@ -27,8 +27,9 @@ def expected_logprobs(live, ids):
 
 
 def test_echo_gives_the_prompt_and_its_log_probabilities(client, live):
-    done = client.completions.create(prompt=["abcd", [104, 105]], echo=True, logprobs=2, n=2, **FIELDS)
-    plain = client.completions.create(prompt=["abcd", [104, 105]], logprobs=2, n=2, **FIELDS)
+    prompts = [list(b"abcd"), list(b"hi")]
+    done = client.completions.create(prompt=prompts, echo=True, logprobs=2, n=2, **FIELDS)
+    plain = client.completions.create(prompt=prompts, logprobs=2, n=2, **FIELDS)
     for choice, own, prompt in zip(done.choices, plain.choices, ("abcd", "abcd", "hi", "hi")):
         assert choice.text == prompt + own.text
         assert choice.logprobs.token_logprobs[len(prompt) :] == own.logprobs.token_logprobs
