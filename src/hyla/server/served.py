@@ -68,15 +68,24 @@ def serve_model(
     chat_template: str | None = None,
     tool_parser: str | None = None,
     reasoning_parser: str | None = None,
+    model_type: str | None = None,
 ) -> ServedModel:
     """Set a model up for serving.
 
     chat_template: text that replaces the checkpoint's. tool_parser, reasoning_parser: names in `parsers.registry`, or
-    "none"; None: found in the chat template. Raises ConfigError for an unknown name.
+    "none"; None: found in the chat template. model_type: of config.json, for a template that does not show its format.
+    Raises ConfigError for an unknown name.
     """
     tokenizer = engine.tokenizer
     if chat_template is not None and tokenizer is not None:
         tokenizer.chat_template = ChatTemplate(chat_template, "--chat-template")
-    own = tokenizer.chat_template if isinstance(tokenizer, Tokenizer) else None
-    form = registry.answer_format(own.source if own else "", tool_parser, reasoning_parser)
+    is_ours = isinstance(tokenizer, Tokenizer)
+    own = tokenizer.chat_template if is_ours else None
+    form = registry.answer_format(
+        own.source if own else "",
+        tool_parser,
+        reasoning_parser,
+        model_type=model_type,
+        special=tokenizer.special_texts if is_ours else (),
+    )
     return ServedModel(name, engine, EngineThread(engine, max_requests=limits.max_requests), form)

@@ -7,6 +7,8 @@ refused by name, except with a value that asks for nothing.
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -140,3 +142,18 @@ def lark_grammar(text: str) -> dict:
 
 def choice_grammar(choices: list[str]) -> dict:
     return {"kind": "choice", "choices": tuple(choices)}
+
+
+def lark_text(grammar: dict) -> str:
+    """Any grammar as Lark text with a rule `start`."""
+    kind = grammar["kind"]
+    if kind == "lark":
+        return grammar["grammar"]
+    if kind == "json_schema":
+        return f"start: %json {json.dumps(grammar['schema'])}\n"
+    if kind == "regex":
+        unescaped_slash = r"(?<!\\)/"
+        return "start: /" + re.sub(unescaped_slash, r"\/", grammar["pattern"]) + "/\n"
+    if kind == "choice":
+        return "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in grammar["choices"]) + "\n"
+    return 'start: %json {"type": "object"}\n'
