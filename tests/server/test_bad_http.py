@@ -74,7 +74,6 @@ def error_of(response, status):
         ({"cache_salt": ""}, "cache_salt", "cache_salt"),
         ({"deadline_seconds": 0}, "deadline_seconds", "deadline_seconds = 0"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs", "sets 2 constraints"),
-        ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice", "constrain the same answer"),
         ({"guided_json": "{"}, "guided_json", "not valid JSON"),
         ({"guided_json": [1]}, "guided_json", "guided_json"),
         ({"model": 3}, "model", "model = 3"),

@@ -12,11 +12,19 @@ from hyla.engine import Engine
 from hyla.server import errors, openapi
 from hyla.server.keys import KeyRing
 from hyla.server.limits import Limits
-from hyla.server.routes import chat, completions, models
+from hyla.server.routes import chat, completions, control, messages, models, responses, texts
 from hyla.server.served import ServedModel, serve_model
 from hyla.server.service import Service
 
-ROUTERS = (models.router, completions.router, chat.router)
+ROUTERS = (
+    models.router,
+    completions.router,
+    chat.router,
+    responses.router,
+    messages.router,
+    texts.router,
+    control.router,
+)
 
 
 def create_app(

@@ -34,11 +34,7 @@ def grammar_of(asked: GenerationFields, limits: Limits) -> dict | None:
     if len(found) > 1:
         names = " and ".join(found)
         raise RequestError(f"{names} constrain the same answer; give one of them", list(found)[1])
-    grammar = next(iter(found.values()), None)
-    if grammar is not None and "grammar" not in translate.ENGINE_PARAMS:
-        name = next(iter(found))
-        raise RequestError(f"{name} is not supported by this server's engine; leave it out", name)
-    return grammar
+    return next(iter(found.values()), None)
 
 
 def format_grammar(form: ResponseFormat, limits: Limits, name: str = "response_format") -> dict | None:
@@ -46,13 +42,21 @@ def format_grammar(form: ResponseFormat, limits: Limits, name: str = "response_f
     if form.type == "text":
         return None
     if form.type == "json_object":
-        return translate.json_object_grammar()
+        return _grammar("json_object", True, name, limits)
     if form.json_schema is None or form.json_schema.schema_ is None:
         raise RequestError(f"{name} of type json_schema needs json_schema.schema; add it", name)
     return _grammar("json_schema", form.json_schema.schema_, name, limits)
 
 
 def _grammar(kind: str, value: Any, name: str, limits: Limits) -> dict:
+    """Checked first, so that a wrong value is said to be wrong also where no engine could hear it."""
+    grammar = _checked(kind, value, name, limits)
+    if "grammar" not in translate.ENGINE_PARAMS:
+        raise RequestError(f"{name} is not supported by this server's engine; leave it out", name)
+    return grammar
+
+
+def _checked(kind: str, value: Any, name: str, limits: Limits) -> dict:
     if kind == "json_object":
         return translate.json_object_grammar()
     if kind == "json_schema":

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from hyla.errors import RequestError
 from hyla.server.errors import HTTPFailure
 from hyla.server.keys import KeyRing
 from hyla.server.limits import Limits
 from hyla.server.served import ServedModel
+from hyla.server.stored import ResponseStore
 from hyla.server.stream import Events
 
 
@@ -30,6 +32,7 @@ class Service:
     def __init__(self, models: Sequence[ServedModel], *, limits: Limits, keys: KeyRing):
         self.models = {model.name: model for model in models}
         self.limits, self.keys = limits, keys
+        self.stored = ResponseStore(limits)
         self.running: dict[str, Running] = {}
         self.is_draining = False
         self._by_client: Counter[str] = Counter()
@@ -41,6 +44,13 @@ class Service:
             message = f"model {name!r} is not served here; this server has {served}"
             raise HTTPFailure(404, message, param="model", code="model_not_found")
         return self.models[name]
+
+    def model_or_only(self, name: str | None) -> ServedModel:
+        """The named model; without a name the only one. Raises 404, and RequestError when there are several."""
+        if name is None and len(self.models) > 1:
+            served = ", ".join(repr(own) for own in self.models)
+            raise RequestError(f"model is missing and this server has {served}; name one", "model")
+        return next(iter(self.models.values())) if name is None else self.model(name)
 
     @contextmanager
     def track(self, answer_id: str, events: Events, client: str) -> Iterator[None]:

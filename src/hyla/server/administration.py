@@ -1,0 +1,34 @@
+"""The admin actions as calls of the engine's thread. The one file to change when the thread learns another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from hyla.engine import EngineThread
+from hyla.server.errors import HTTPFailure
+
+ACTIONS: Mapping[str, str] = {
+    "pause": "pause",
+    "resume": "resume",
+    "sleep": "sleep",
+    "wake": "wake",
+    "weights": "update_weights",
+    "status": "status",
+}
+"""By route, the method of the thread; the body's fields are its keyword arguments."""
+
+
+def administer(thread: EngineThread, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Do it and wait until it is done. Raises 404 for an unknown action, 501 for one that this engine does not have."""
+    if action not in ACTIONS:
+        known = ", ".join(ACTIONS)
+        raise HTTPFailure(404, f"there is no admin action {action!r}; choose one of {known}", code="unknown_action")
+    method = ACTIONS[action]
+    if not hasattr(thread, method):
+        raise HTTPFailure(501, f"this server's engine cannot {action}", kind="server_error", code="not_available")
+    told = getattr(thread, method)(**fields)
+    if dataclasses.is_dataclass(told):
+        return dataclasses.asdict(told)
+    return dict(told) if isinstance(told, Mapping) else {}
