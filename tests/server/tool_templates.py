@@ -69,3 +69,10 @@ TEMPLATES = {
         '"arguments": {{ f.arguments | tojson }}}{% endfor %}]</TOOLCALL>{% endif %}'
     ),
 }
+
+SCRIPTED = "{% if tools %}tools: {% for t in tools %}{{ t | tojson }}\n{% endfor %}{% endif %}" + TEMPLATES[
+    "hermes"
+].replace(
+    "{% for m in messages %}", "{% for m in messages %}{% if m.tool_call_id %}[{{ m.tool_call_id }}]{% endif %}", 1
+)
+"""Hermes, with the tools and the ids of their results shown."""
