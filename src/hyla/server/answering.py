@@ -38,9 +38,7 @@ async def answer(
         first_index = {own.request_id: n * own.params.n for n, own in enumerate(requests)}
         if is_streamed:
             chunks = _chunks(events, first_index, shape)
-            return StreamedEvents(
-                chunks, events, read_seconds=service.limits.read_seconds, held=stack.pop_all(), headers=headers
-            )
+            return StreamedEvents(chunks, events, held=stack.pop_all(), headers=headers)
         return await _whole(http, events, first_index, shape, headers)
 
 

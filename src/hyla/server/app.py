@@ -10,6 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from hyla.engine import Engine
 from hyla.server import errors, openapi
+from hyla.server.head_limit import HeadLimit
 from hyla.server.keys import KeyRing
 from hyla.server.limits import Limits
 from hyla.server.routes import chat, completions, control, messages, models, responses, texts
@@ -54,6 +55,7 @@ def create_app(
     for router in ROUTERS:
         app.include_router(router)
     openapi.install(app)
+    app.add_middleware(HeadLimit, max_bytes=service.limits.max_header_bytes)
     if cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(cors_origins), allow_methods=["GET", "POST"], allow_headers=["*"]

@@ -17,7 +17,7 @@ class Limits(Config):
     max_body_bytes: Count = 16 << 20
     """Largest request body; a larger one is 413."""
     max_header_bytes: Annotated[int, Field(ge=1024)] = 64 << 10
-    """Request line and headers together."""
+    """Path, query and headers together; more is 431."""
     max_requests: Annotated[int, Field(ge=0)] = 512
     """Unfinished requests of one model, waiting ones included; more are 503 with Retry-After."""
     max_requests_per_key: Count | None = None

@@ -9,6 +9,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from hyla.errors import ConfigError
+from hyla.server.protocol import bounded
+from hyla.server.service import Service
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -27,17 +29,32 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _Server(uvicorn.Server):
-    """Says when it is ready."""
+class DrainingServer(uvicorn.Server):
+    """Says when it is ready; after SIGTERM or SIGINT it takes nothing new and finishes what runs."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]):
+    def __init__(self, app: FastAPI, on_started: Callable[[], None] | None = None):
+        self.service: Service = app.state.service
+        limits = self.service.limits
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            http=bounded(limits),
+            h11_max_incomplete_event_size=limits.max_header_bytes,
+            timeout_keep_alive=max(1, round(limits.idle_seconds)),
+            timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
+            server_header=False,
+        )
         super().__init__(config)
         self._on_started = on_started
 
     async def startup(self, sockets=None) -> None:
         await super().startup(sockets)
-        if self.started:
+        if self.started and self._on_started is not None:
             self._on_started()
+
+    def handle_exit(self, sig, frame) -> None:
+        self.service.is_draining = True
+        super().handle_exit(sig, frame)
 
 
 def serve(
@@ -51,9 +68,7 @@ def serve(
     with listen(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{listener.getsockname()[1]}"
-        limits = app.state.service.limits
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(limits.drain_seconds) or 1)
-        server = _Server(config, lambda: ready(url) if ready is not None else None)
+        server = DrainingServer(app, (lambda: ready(url)) if ready is not None else None)
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:

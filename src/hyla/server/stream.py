@@ -76,35 +76,23 @@ async def close_on_disconnect(receive, events: Events) -> None:
 class StreamedEvents(Response):
     """A server-sent-events response that frees the engine's work when the client goes away, at whatever point.
 
-    read_seconds: a client that takes nothing for so long is taken to be gone. held: closed when the response ends.
+    held: closed when the response ends.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self,
-        chunks: AsyncIterator[bytes],
-        events: Events,
-        *,
-        read_seconds: float,
-        held: ExitStack,
-        headers: dict[str, str],
-    ):
+    def __init__(self, chunks: AsyncIterator[bytes], events: Events, *, held: ExitStack, headers: dict[str, str]):
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers})
         del self.headers["content-length"]
-        self.chunks, self.events, self.read_seconds, self.held = chunks, events, read_seconds, held
+        self.chunks, self.events, self.held = chunks, events, held
 
     async def __call__(self, scope, receive, send) -> None:
         watcher = asyncio.create_task(close_on_disconnect(receive, self.events))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for chunk in self.chunks:
-                async with asyncio.timeout(self.read_seconds):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except TimeoutError:
-            # The connection is of no more use; the server closes one whose response is incomplete.
-            return
         finally:
             self.events.close()
             watcher.cancel()
