@@ -1,5 +1,6 @@
 """Bodies that should be refused, or answered, and never break the server."""
 
+import copy
 import json
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -77,7 +78,7 @@ def parent_of(body, path):
 
 def mutated(draw, body):
     """The bytes of a body with a few changes. draw: a `random.Random`."""
-    body = json.loads(json.dumps(body))
+    body = copy.deepcopy(body)
     for _ in range(draw.randint(1, 4)):
         paths = [path for path in places(body) if path]
         if not paths:
@@ -87,16 +88,16 @@ def mutated(draw, body):
         if action == 0:
             del parent[path[-1]]
         elif action <= 2:
-            parent[path[-1]] = draw.choice(VALUES)
+            parent[path[-1]] = copy.deepcopy(draw.choice(VALUES))
         elif action == 3:
-            parent[path[-1]] = [parent[path[-1]]] * draw.choice([1, 2, 9])
+            parent[path[-1]] = [copy.deepcopy(parent[path[-1]]) for _ in range(draw.choice([1, 2, 9]))]
         elif action == 4:
             body[draw.choice(["temprature", "audio", "n", "logit_bias", "stop", "__class__", "model"])] = draw.choice(
                 VALUES
             )
         else:
             other = draw.choice(paths)
-            parent[path[-1]] = json.loads(json.dumps(parent_of(body, other)[other[-1]]))
+            parent[path[-1]] = copy.deepcopy(parent_of(body, other)[other[-1]])
     raw = bytearray(json.dumps(body, ensure_ascii=draw.random() < 0.5).encode("utf-8", "surrogatepass"))
     if draw.random() < 0.2:
         for _ in range(draw.randint(1, 5)):
