@@ -133,6 +133,7 @@ def test_a_bad_chat_field_is_named(http, change, param, words):
         (b"\xff\xfe{}", "not valid UTF-8"),
         (b'{"model": "tiny", "prompt": "\\ud800"}', "not valid UTF-8"),
         (b"[" * 19_000, "not valid JSON"),
+        (b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}", "nested deeper than 100"),
         (b'{"seed": ' + b"9" * 5000 + b"}", "not valid JSON"),
     ],
 )

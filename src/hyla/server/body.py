@@ -37,7 +37,19 @@ async def read_json(request: Request, limits: Limits) -> dict:
         raise RequestError(f"the body is not valid JSON: {error}; send a JSON object") from error
     if not isinstance(body, dict):
         raise RequestError(f"the body is a JSON {type(body).__name__}; send a JSON object")
+    _check_depth(body, limits.max_json_depth)
     return body
+
+
+def _check_depth(body: dict, most: int) -> None:
+    """Whatever reads the body later may do so by recursion."""
+    level: list[Any] = [body]
+    for _ in range(most):
+        containers = [own.values() if isinstance(own, dict) else own for own in level if isinstance(own, dict | list)]
+        level = [value for container in containers for value in container]
+        if not level:
+            return
+    raise RequestError(f"the body is nested deeper than {most} levels; send a flatter one")
 
 
 async def _read(request: Request, max_bytes: int) -> bytearray:
@@ -59,8 +71,6 @@ def parse(schema: type[Schema], body: dict) -> Schema:
         asked = schema.model_validate(body)
     except ValidationError as error:
         raise _request_error(error) from error
-    except RecursionError as error:
-        raise RequestError("the body is nested too deeply; send a flatter one") from error
     _review(asked)
     return asked
 
