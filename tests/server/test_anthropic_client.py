@@ -20,6 +20,10 @@ def client(scripted_live):
         yield client
 
 
+def result_of(content):
+    return {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": content}]}
+
+
 def fields_of(**fields):
     return {"model": "scripted", "max_tokens": 200, "messages": [USER]} | fields
 
@@ -86,6 +90,9 @@ def test_the_start_of_the_answer_may_be_given(client, script):
         ({"tool_choice": {"type": "any"}}, anthropic.BadRequestError, "there are no tools"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, anthropic.BadRequestError, "tools.0"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, anthropic.BadRequestError, "'image'"),
+        ({"messages": [result_of(["x"])]}, anthropic.BadRequestError, "each part is an object"),
+        ({"messages": [result_of([{"type": 5}])]}, anthropic.BadRequestError, "type 5"),
+        ({"messages": [result_of({"a": 1})]}, anthropic.BadRequestError, "a text or a list"),
         ({"messages": []}, anthropic.BadRequestError, "messages"),
     ],
 )

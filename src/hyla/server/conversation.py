@@ -9,6 +9,7 @@ from typing import Any
 
 from hyla.checkpoints import Tokenizer
 from hyla.errors import RequestError
+from hyla.server.body import short
 from hyla.server.tools import ToolUse
 
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
@@ -87,6 +88,8 @@ def text_of(content: Any) -> str:
         return content or ""
     texts = []
     for part in content:
+        if not isinstance(part, Mapping):
+            raise RequestError(f"content holds {short(part)}; each part is an object with its type", "messages")
         kind = part.get("type")
         if kind == "refusal":
             texts.append(part.get("refusal"))

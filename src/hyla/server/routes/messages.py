@@ -14,7 +14,7 @@ from hyla.errors import RequestError
 from hyla.server.answering import answer
 from hyla.server.body import parse, read_json
 from hyla.server.constraints import format_grammar
-from hyla.server.conversation import Conversation
+from hyla.server.conversation import Conversation, text_of
 from hyla.server.limits import Limits
 from hyla.server.reader import Choice
 from hyla.server.schemas.generation import ResponseFormat
@@ -132,10 +132,7 @@ def _turn(turn: Turn) -> list[dict[str, Any]]:
 def _result(block: Block) -> dict[str, Any]:
     content = (block.model_extra or {}).get("content")
     if isinstance(content, list):
-        parts = [Block.model_validate(part) for part in content if isinstance(part, dict) and "type" in part]
-        if len(parts) != len(content):
-            raise RequestError("the content of a tool_result is a text or a list of blocks", "messages")
-        content = _text_of(parts)
+        content = text_of(content)
     if content is not None and not isinstance(content, str):
         raise RequestError("the content of a tool_result is a text or a list of blocks", "messages")
     return {"role": "tool", "tool_call_id": _field(block, "tool_use_id"), "content": content or ""}

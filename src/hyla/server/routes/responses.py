@@ -182,7 +182,7 @@ def _grammar(text: TextOptions | None, limits: Limits) -> dict | None:
     if text is None or text.format is None:
         return None
     form = text.format
-    schema = {"name": form.name, "schema": form.schema_}
+    schema = {"schema": form.schema_}
     wanted = ResponseFormat(type=form.type, json_schema=schema if form.type == "json_schema" else None)
     return format_grammar(wanted, limits, "text")
 
