@@ -235,8 +235,9 @@ def test_a_format_of_special_tokens_asks_to_see_them():
 @pytest.mark.parametrize("mode", ["required", "auto"])
 def test_a_required_call_is_a_grammar_and_an_optional_one_is_not(mode, monkeypatch):
     monkeypatch.setattr(translate, "ENGINE_PARAMS", frozenset(["grammar"]))
-    form = registry.answer_format(TEMPLATES["hermes"])
-    made = form.reading("<think>\n", ToolUse(TOOLS.tools, mode)).params["grammar"]
-    assert (made is None) == (mode == "auto")
-    if made is not None:
-        assert made["kind"] == "lark" and "get_weather" in made["grammar"] and "<\\/think>" in made["grammar"]
+    form = registry.answer_format(TEMPLATES["hermes"], encode=lambda text: list(text.encode()))
+    params = form.reading("<think>\n", ToolUse(TOOLS.tools, mode)).params
+    assert (params["grammar"] is None) == (mode == "auto")
+    assert params["thinking_start_ids"] == tuple(b"<think>") and params["thinking_end_ids"] == tuple(b"</think>")
+    if params["grammar"] is not None:
+        assert params["grammar"]["type"] == "lark" and "get_weather" in params["grammar"]["text"]

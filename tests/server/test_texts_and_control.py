@@ -128,11 +128,11 @@ def test_admin_routes_need_their_own_key(http, scripted_live, monkeypatch):
         monkeypatch.setattr(EngineThread, method, lambda self, _m=method, **f: called.append((_m, f)), raising=False)
     with httpx.Client(base_url=scripted_live.url, headers={"Authorization": "Bearer boss"}) as boss:
         assert post(boss, "/admin/pause", {"model": "scripted", "mode": "abort"})["action"] == "pause"
-        post(boss, "/admin/weights", {"model": "scripted", "folder": "/m"})
+        post(boss, "/admin/weights", {"model": "scripted", "source": "/m"})
         post(boss, "/admin/wake", {"model": "other"})
         post(boss, "/admin/explode", {"model": "other"}, 404)
-        assert "folder is missing" in post(boss, "/admin/weights", {"model": "other"}, 400)["error"]["message"]
-    assert called == [("pause", {"mode": "abort"}), ("update_weights", {"folder": "/m"}), ("wake", {})]
+        assert "source is missing" in post(boss, "/admin/weights", {"model": "other"}, 400)["error"]["message"]
+    assert called == [("pause", {"mode": "abort"}), ("update_weights", {"source": "/m"}), ("wake", {})]
 
 
 def test_readiness_and_health(http, scripted_live, monkeypatch):

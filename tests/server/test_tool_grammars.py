@@ -30,24 +30,21 @@ def vocabulary(tokenizer):
     return llguidance.LLTokenizer(tokenizer.backend.to_str())
 
 
-def matcher(vocabulary, name, prompt, monkeypatch, **use):
+def matcher(vocabulary, name, monkeypatch, **use):
     monkeypatch.setattr(translate, "ENGINE_PARAMS", frozenset(["grammar"]))
     form = registry.answer_format(TEMPLATES[name], special=SPECIAL)
-    made = form.reading(prompt, dataclasses.replace(TOOLS, mode="required", **use)).params["grammar"]
-    lark = llguidance.LLMatcher.grammar_from_lark(made["grammar"])
+    made = form.reading("", dataclasses.replace(TOOLS, mode="required", **use)).params["grammar"]
+    lark = llguidance.LLMatcher.grammar_from_lark(made["text"])
     assert llguidance.LLMatcher.validate_grammar(lark, vocabulary) == ""
     return llguidance.LLMatcher(vocabulary, lark)
 
 
-@pytest.mark.parametrize("is_open", [False, True])
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_what_the_template_writes_is_accepted(tokenizer, vocabulary, name, is_open, monkeypatch):
+def test_what_the_template_writes_is_accepted(tokenizer, vocabulary, name, monkeypatch):
     # Calls of MiMo's template stand side by side; its grammar writes them on lines.
     num_calls = 1 if name == "mimo" else 2
     answer = rendered(name, "", CALLS[:num_calls])[1].strip()
-    if is_open:
-        answer = "let me think</think>\n\n" + answer
-    own = matcher(vocabulary, name, "<think>\n" if is_open else "", monkeypatch)
+    own = matcher(vocabulary, name, monkeypatch)
     ids = tokenizer.encode(answer)
     assert own.try_consume_tokens(ids) == len(ids), tokenizer.decode(ids, skip_special_tokens=False)
     assert own.is_accepting()
@@ -55,7 +52,7 @@ def test_what_the_template_writes_is_accepted(tokenizer, vocabulary, name, is_op
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_text_and_a_second_call_are_not_accepted(tokenizer, vocabulary, name, monkeypatch):
-    assert matcher(vocabulary, name, "", monkeypatch).try_consume_tokens(tokenizer.encode("No.")) == 0
+    assert matcher(vocabulary, name, monkeypatch).try_consume_tokens(tokenizer.encode("No.")) == 0
     both = tokenizer.encode(rendered(name, "", CALLS[1:] + CALLS[1:2])[1].strip())
-    own = matcher(vocabulary, name, "", monkeypatch, is_parallel=False)
+    own = matcher(vocabulary, name, monkeypatch, is_parallel=False)
     assert own.try_consume_tokens(both) < len(both)

@@ -33,7 +33,9 @@ def test_a_field_goes_to_the_engine_that_has_it_and_is_refused_by_name_without(n
     assert caught.value.param == name
 
 
-@pytest.mark.parametrize(("name", "values"), [(name, own) for name, own in translate.TO_COME.items() if own])
+@pytest.mark.parametrize(
+    ("name", "values"), [(name, own) for name, own in translate.TO_COME.items() if own and own is not ...]
+)
 def test_a_value_that_asks_for_nothing_passes_without_the_field(name, values):
     for value in values:
         assert translate.known_fields({name: value}, NONE) == {}

@@ -1,6 +1,6 @@
 """Continuous batching over one model: requests in, tokens out."""
 
-from hyla.engine.embedding import EmbedOrder, ScoredToken, ScoreOrder
+from hyla.engine.embedding import EmbedOrder, ScoredToken, ScoreOrder, submit_order
 from hyla.engine.engine import Engine
 from hyla.engine.messages import Completion, Request, TokenEvent, TokenLogprob, Usage
 from hyla.engine.options import EngineOptions
@@ -21,4 +21,5 @@ __all__ = [
     "TokenEvent",
     "TokenLogprob",
     "Usage",
+    "submit_order",
 ]

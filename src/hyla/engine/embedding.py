@@ -6,11 +6,14 @@ covers one text, so that running answers wait for no more than that between two 
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from hyla.engine.thread import EngineThread
+from hyla.errors import RequestError
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.ops.primitives import log_softmax_last
@@ -87,6 +90,20 @@ class ScoreOrder:
 
 
 Order = EmbedOrder | ScoreOrder
+
+
+def submit_order(thread: EngineThread, order: Order) -> Future:
+    """Queue an order on an engine's thread; the future gets its result, or what went wrong.
+
+    Raises RequestError for ids that the model does not have and for too many of them.
+    """
+    engine = thread.engine
+    engine.model.check_ids(order.token_ids, "the text")
+    if len(order.token_ids) > engine.context_len:
+        raise RequestError(
+            f"the text has {len(order.token_ids)} tokens and the context {engine.context_len}; shorten it", "input"
+        )
+    return thread.call(lambda: order.run(engine.model))
 
 
 def _hidden(model: Model, token_ids: tuple[int, ...]) -> torch.Tensor:

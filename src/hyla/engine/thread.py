@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 
-from hyla.engine.embedding import Order
 from hyla.engine.engine import Engine
 from hyla.engine.messages import FinishReason, Request, TokenEvent
 from hyla.errors import CapacityError, HylaError, RequestError
@@ -34,7 +33,7 @@ class EngineThread:
         self._changed = threading.Condition()
         self._added: list[Request] = []
         self._cancelled: list[str] = []
-        self._orders: deque[tuple[Order, Future]] = deque()
+        self._orders: deque[tuple[Callable[[], object], Future]] = deque()
         self._listeners: dict[str, tuple[OnEvent, int]] = {}
         """Per unfinished request: its callback and how many choices are not finished."""
         self._is_stopping = False
@@ -91,37 +90,27 @@ class EngineThread:
             self._cancelled.append(request_id)
             self._changed.notify()
 
-    def order(self, order: Order) -> Future:
-        """Queue a whole text to embed or score; the future gets its result, or what went wrong.
-
-        Raises RequestError for ids that the model does not have and for too many, Overloaded when too much waits.
-        """
-        self.engine.model.check_ids(order.token_ids, "the text")
-        if len(order.token_ids) > self.engine.context_len:
-            raise RequestError(
-                f"the text has {len(order.token_ids)} tokens and the context {self.engine.context_len}; shorten it",
-                "input",
-            )
+    def call(self, function: Callable[[], object]) -> Future:
+        """Run a function on the engine's thread between two steps, and give its result or exception."""
         future: Future = Future()
         with self._changed:
-            if self._is_stopping or len(self._orders) >= self.max_requests:
-                raise Overloaded(f"{len(self._orders)} texts wait already, which is the limit; try again later")
-            self._orders.append((order, future))
+            if self._is_stopping:
+                raise Overloaded("the server is shutting down; ask another one")
+            self._orders.append((function, future))
             self._changed.notify()
         return future
 
     def _run_order(self) -> None:
-        """One order between two steps, if there is one."""
+        """One call between two steps, if there is one."""
         with self._changed:
             if not self._orders:
                 return
-            order, future = self._orders.popleft()
+            function, future = self._orders.popleft()
         if not future.set_running_or_notify_cancel():
             return
         try:
-            future.set_result(order.run(self.engine.model))
+            future.set_result(function())
         except Exception as error:
-            logger.exception("an order failed")
             future.set_exception(error)
 
     def _work(self) -> None:

@@ -99,7 +99,7 @@ def _review(asked: Body) -> None:
                 raise RequestError(f"{name} = {short(value)} is not supported; {mark.instead}", name)
             if isinstance(mark, NoEffect) and value is not None and name not in _told:
                 _told.add(name)
-                logger.info("requests set %s, which changes nothing here: %s", name, mark.reason)
+                logger.warning("requests set %s, which changes nothing here: %s", name, mark.reason)
 
 
 def short(value: Any) -> str:

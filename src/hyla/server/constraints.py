@@ -67,7 +67,7 @@ def _checked(kind: str, value: Any, name: str, limits: Limits) -> dict:
         return translate.choice_grammar(value)
     if len(value.encode()) > limits.max_schema_bytes:
         raise RequestError(f"{name} is larger than {limits.max_schema_bytes} bytes; shorten it", name)
-    return translate.regex_grammar(value) if kind == "regex" else translate.lark_grammar(value)
+    return translate.regex_grammar(value) if kind == "regex" else translate.text_grammar(value)
 
 
 def _as_object(value: dict | str, name: str) -> dict:

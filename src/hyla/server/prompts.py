@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from hyla.engine import ScoredToken, ScoreOrder
+from hyla.engine import ScoredToken, ScoreOrder, submit_order
 from hyla.engine.embedding import Order
 from hyla.errors import RequestError
 from hyla.server.limits import Limits
@@ -52,14 +52,9 @@ async def encode(
 
 
 async def run_orders(served: ServedModel, orders: Sequence[Order]) -> list:
-    """Results of whole-text work on the engine's thread. Giving up drops what has not started."""
-    futures = []
-    try:
-        futures += [served.thread.order(order) for order in orders]
-        return [await asyncio.wrap_future(future) for future in futures]
-    finally:
-        for future in futures:
-            future.cancel()
+    """Results of whole-text work on the engine's thread."""
+    # One at a time, so that a request with many texts does not keep others waiting.
+    return [await asyncio.wrap_future(submit_order(served.thread, order)) for order in orders]
 
 
 async def score(served: ServedModel, prompts: Sequence[tuple[int, ...]], num_top: int) -> list[tuple[ScoredToken, ...]]:

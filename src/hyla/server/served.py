@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from hyla.checkpoints import Tokenizer
 from hyla.checkpoints.chat_template import ChatTemplate
@@ -87,5 +88,6 @@ def serve_model(
         reasoning_parser,
         model_type=model_type,
         special=tokenizer.special_texts if is_ours else (),
+        encode=partial(tokenizer.encode, add_special_tokens=False) if is_ours else None,
     )
     return ServedModel(name, engine, EngineThread(engine, max_requests=limits.max_requests), form)

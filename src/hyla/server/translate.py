@@ -7,8 +7,6 @@ refused by name, except with a value that asks for nothing.
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +17,7 @@ from hyla.server.body import short
 ENGINE_PARAMS = frozenset(SamplingParams.model_fields)
 ENGINE_REQUEST = frozenset(field.name for field in dataclasses.fields(Request))
 
-TO_COME: Mapping[str, tuple] = {
+TO_COME: Mapping[str, Any] = {
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "repetition_penalty": (1,),
@@ -27,13 +25,18 @@ TO_COME: Mapping[str, tuple] = {
     "allowed_token_ids": (),
     "bad_words": ((),),
     "thinking_budget": (),
+    "thinking_start_ids": ...,
+    "thinking_end_ids": ...,
     "include_stop_str_in_output": (False,),
     "skip_special_tokens": (True,),
     "grammar": (),
 }
-"""Sampling fields by their name here and in the engine, with the values at which they ask for nothing."""
+"""Sampling fields by their name here and in the engine, with the values at which they ask for nothing.
 
-REQUEST_FIELDS: Mapping[str, tuple] = {
+... stands for any value: where thinking begins and ends is of use only to an engine that constrains what follows it.
+"""
+
+REQUEST_FIELDS: Mapping[str, Any] = {
     "priority": (0,),
     "deadline_seconds": (),
     # Without a prefix cache nothing is shared between requests, which is all that a salt and a key ask for.
@@ -68,7 +71,7 @@ def known_fields(fields: Mapping[str, Any], known: frozenset[str] = ENGINE_PARAM
         value = FORMS[name](value) if name in FORMS else value
         if name in known:
             chosen[name] = value
-        elif value not in TO_COME[name]:
+        elif TO_COME[name] is not ... and value not in TO_COME[name]:
             raise _unsupported(name, value)
     return chosen
 
@@ -121,39 +124,25 @@ FORMS = {
 }
 """Values whose form differs in the engine."""
 
-# The engine's grammar field, a union tagged by `kind`. Nothing else knows its shape.
+# The engine's grammar field, a union tagged by `type`. Nothing else knows its shape.
 
 
 def json_schema_grammar(schema: dict) -> dict:
-    return {"kind": "json_schema", "schema": schema}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def json_object_grammar() -> dict:
-    return {"kind": "json_object"}
+    return {"type": "json_object"}
 
 
 def regex_grammar(pattern: str) -> dict:
-    return {"kind": "regex", "pattern": pattern}
+    return {"type": "regex", "pattern": pattern}
 
 
-def lark_grammar(text: str) -> dict:
-    return {"kind": "lark", "grammar": text}
+def text_grammar(text: str) -> dict:
+    """A grammar in Lark's notation or, where it defines a rule with ::=, in GBNF."""
+    return {"type": "ebnf" if "::=" in text else "lark", "text": text}
 
 
 def choice_grammar(choices: list[str]) -> dict:
-    return {"kind": "choice", "choices": tuple(choices)}
-
-
-def lark_text(grammar: dict) -> str:
-    """Any grammar as Lark text with a rule `start`."""
-    kind = grammar["kind"]
-    if kind == "lark":
-        return grammar["grammar"]
-    if kind == "json_schema":
-        return f"start: %json {json.dumps(grammar['schema'])}\n"
-    if kind == "regex":
-        unescaped_slash = r"(?<!\\)/"
-        return "start: /" + re.sub(unescaped_slash, r"\/", grammar["pattern"]) + "/\n"
-    if kind == "choice":
-        return "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in grammar["choices"]) + "\n"
-    return 'start: %json {"type": "object"}\n'
+    return {"type": "choice", "options": tuple(choices)}

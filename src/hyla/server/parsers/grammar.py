@@ -113,10 +113,3 @@ def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: Callable[[
         opening = mark(tags.call_open + tool.name + tags.call_name_end + "\n")
         made[f"call_{n}"] = f"{opening} {' '.join(parts)} {mark(tags.call_close + chr(10))}"
     return rules(**made)
-
-
-def after_reasoning(text: str, closing: str) -> str:
-    """A grammar whose answer comes after reasoning that the prompt has begun."""
-    return re.sub(r"^start:", "answer:", text, count=1, flags=re.M) + rules(
-        **{"start": r"reasoning /\s*/ answer", "reasoning[lazy]": text_until(closing)}
-    )

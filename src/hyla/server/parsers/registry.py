@@ -46,11 +46,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class AnswerFormat:
-    """How one model's answers look. special: its tokenizer's special tokens."""
+    """How one model's answers look."""
 
     tools: ToolFormat | None = None
     reasoning: ReasoningFormat | None = None
     special: tuple[str, ...] = ()
+    """The tokenizer's special tokens."""
+    thinking_ids: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    """The tags of the reasoning as token ids."""
 
     def names(self) -> dict[str, str | None]:
         """For people."""
@@ -74,10 +77,10 @@ class AnswerFormat:
             )
         if tools.mode == "required":
             constraint = self._required(tools, constraint)
-        if constraint is not None and is_open:
-            text = grammar.after_reasoning(translate.lark_text(constraint), self.reasoning.closing)
-            constraint = translate.lark_grammar(text)
         params: dict[str, Any] = {"grammar": constraint}
+        if self.thinking_ids is not None:
+            # A constraint holds from the end of the reasoning on.
+            params["thinking_start_ids"], params["thinking_end_ids"] = self.thinking_ids
         if uses_tools and any(token in marker for token in self.special for marker in self.tools.markers):
             params["skip_special_tokens"] = False
         return Reading(partial(self._parser, tools if uses_tools else None, is_open), params)
@@ -87,7 +90,7 @@ class AnswerFormat:
             raise RequestError("tool_choice asks for a call and another field for a text; give one", "tool_choice")
         if "grammar" not in translate.ENGINE_PARAMS:
             raise RequestError("tool_choice cannot be required by this server's engine; leave it out", "tool_choice")
-        return translate.lark_grammar(self.tools.grammar(tools, grammar.marker_of(self.special)))
+        return translate.text_grammar(self.tools.grammar(tools, grammar.marker_of(self.special)))
 
     def _parser(self, tools: ToolUse | None, is_open: bool) -> Parser:
         inner = PlainParser() if tools is None else self.tools.make(tools)
@@ -104,10 +107,11 @@ def answer_format(
     *,
     model_type: str | None = None,
     special: Sequence[str] = (),
+    encode: Callable[[str], Sequence[int]] | None = None,
 ) -> AnswerFormat:
     """The format of a chat template, else of a family that has tools, or the named one ("none": none).
 
-    Raises ConfigError for an unknown name.
+    special, encode: the tokenizer's special tokens, and its token ids of a tag. Raises ConfigError for an unknown name.
     """
     found_tools = _named(tool_parser, TOOL_FORMATS, "--tool-parser")
     found_reasoning = _named(reasoning_parser, thinking.FORMATS, "--reasoning-parser")
@@ -117,7 +121,10 @@ def answer_format(
             found_tools = next((form for form in TOOL_FORMATS if model_type in form.families), None)
     if reasoning_parser is None:
         found_reasoning = next((f for f in thinking.FORMATS if any(sign in template for sign in f.signs)), None)
-    return AnswerFormat(found_tools, found_reasoning, tuple(special))
+    ids = None
+    if found_reasoning is not None and encode is not None:
+        ids = tuple(encode(found_reasoning.opening)), tuple(encode(found_reasoning.closing))
+    return AnswerFormat(found_tools, found_reasoning, tuple(special), ids)
 
 
 def _named(name: str | None, formats: Sequence[Format], flag: str) -> Format | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 
 from hyla.server.administration import administer
 from hyla.server.body import parse, read_json
 from hyla.server.errors import HTTPFailure
-from hyla.server.schemas.control import AbortRequest, ModelRequest, PauseRequest, WeightsRequest
+from hyla.server.schemas.control import AbortRequest, ModelRequest, PauseRequest, SleepRequest, WeightsRequest
 from hyla.server.service import client_of, service_of
 
 router = APIRouter()
@@ -35,9 +34,10 @@ async def abort(request: Request, client: str = Depends(client_of)) -> JSONRespo
 async def admin(request: Request, action: str) -> JSONResponse:
     """pause, resume, sleep, wake, weights, status of one model's engine."""
     service = service_of(request)
-    schema = {"pause": PauseRequest, "weights": WeightsRequest}.get(action, ModelRequest)
+    schemas = {"pause": PauseRequest, "sleep": SleepRequest, "weights": WeightsRequest}
+    schema = schemas.get(action, ModelRequest)
     asked = parse(schema, await read_json(request, service.limits))
     served = service.model_or_only(asked.model)
     fields = asked.model_dump(exclude_none=True, exclude={"model"})
-    told = await run_in_threadpool(administer, served.thread, action, fields)
+    told = await administer(served.thread, action, fields)
     return JSONResponse({"model": served.name, "action": action, **told})

@@ -17,7 +17,7 @@ class AbortRequest(Body):
 
 
 class ModelRequest(Body):
-    """POST /admin/resume, /admin/sleep, /admin/wake and /admin/status: of one model."""
+    """POST /admin/resume, /admin/wake and /admin/status: of one model."""
 
     model: str | None = None
     """None: the only one."""
@@ -26,12 +26,19 @@ class ModelRequest(Body):
 class PauseRequest(ModelRequest):
     """POST /admin/pause."""
 
-    mode: Literal["wait", "abort", "keep"] | None = None
-    """What happens to running answers; None: the engine's default."""
+    mode: Literal["finish", "keep", "abort"] | None = None
+    """What happens to running answers: they are finished first (the default), kept for later, or ended."""
+
+
+class SleepRequest(ModelRequest):
+    """POST /admin/sleep."""
+
+    release_weights: bool | None = None
+    """Free the weights' memory, too; new ones must come before the engine can go on."""
 
 
 class WeightsRequest(ModelRequest):
     """POST /admin/weights."""
 
-    folder: Annotated[str, Field(min_length=1, max_length=4096)]
-    """A model folder of the same shape on the server's disk."""
+    source: Annotated[str, Field(min_length=1, max_length=4096)]
+    """A model folder, or a safetensors file, of the same shape on the server's disk."""
