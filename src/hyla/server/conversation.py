@@ -43,6 +43,11 @@ class Conversation:
     """The answer goes on with the last message's text."""
     adds_generation_prompt: bool = True
 
+    @property
+    def may_think(self) -> bool:
+        """Whether the request lets the model reason first, under either name that templates have for it."""
+        return all(self.template_names.get(name) is not False for name in ("enable_thinking", "thinking"))
+
     def final_text(self) -> str:
         """The last message's text when the answer goes on with it."""
         return text_of(self.messages[-1].get("content")).strip() if self.continues_final_message else ""

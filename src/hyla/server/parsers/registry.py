@@ -62,8 +62,13 @@ class AnswerFormat:
             "reasoning": self.reasoning.name if self.reasoning else None,
         }
 
-    def reading(self, prompt: str, tools: ToolUse, constraint: dict | None = None) -> Reading:
-        """For the answers to a prompt. constraint: what the request wants them to look like.
+    def reading(
+        self, prompt: str, tools: ToolUse, constraint: dict | None = None, *, may_think: bool = True
+    ) -> Reading:
+        """For the answers to a prompt.
+
+        constraint: what the request wants them to look like; it holds after reasoning. may_think: False: the request
+        wants no reasoning, so that a constraint holds at once, unless the prompt has opened reasoning all the same.
 
         Raises RequestError when a call is required and there is no format, or beside another constraint.
         """
@@ -78,8 +83,7 @@ class AnswerFormat:
         if tools.mode == "required":
             constraint = self._required(tools, constraint)
         params: dict[str, Any] = {"grammar": constraint}
-        if self.thinking_ids is not None:
-            # A constraint holds from the end of the reasoning on.
+        if self.thinking_ids is not None and (may_think or is_open):
             params["thinking_start_ids"], params["thinking_end_ids"] = self.thinking_ids
         if uses_tools and any(token in marker for token in self.special for marker in self.tools.markers):
             params["skip_special_tokens"] = False

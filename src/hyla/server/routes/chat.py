@@ -34,7 +34,8 @@ async def chat_completions(request: Request, client: str = Depends(client_of)) -
     check_stream(asked)
     conversation = _conversation(asked, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
-    reading = served.format.reading(prompt.text, conversation.tools, grammar_of(asked, service.limits))
+    constraint = grammar_of(asked, service.limits)
+    reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
     params = sampling_params(asked, max_tokens=_max_tokens(asked), logprobs=_logprobs(asked), **reading.params)
     check_choices(1, params.n, service.limits)
     answer_id = f"chatcmpl-{uuid.uuid4().hex}"

@@ -36,7 +36,8 @@ async def messages(request: Request, client: str = Depends(client_of)) -> Respon
     tokenizer = served.require_tokenizer("messages")
     conversation = _conversation(asked, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
-    reading = served.format.reading(prompt.text, conversation.tools, _grammar(asked, service.limits))
+    constraint = _grammar(asked, service.limits)
+    reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
     stops = tuple(asked.stop_sequences or ())
     budget = asked.thinking.budget_tokens if asked.thinking and asked.thinking.type == "enabled" else None
     params = sampling_params(asked, stop=stops or None, thinking_budget=budget, **reading.params)

@@ -44,7 +44,8 @@ async def responses(request: Request, client: str = Depends(client_of)) -> Respo
         )
     conversation = Conversation(_with_instructions(asked, messages), _tools(asked, service.limits), _names(asked))
     prompt = await run_in_threadpool(served.prompt, conversation)
-    reading = served.format.reading(prompt.text, conversation.tools, _grammar(asked.text, service.limits))
+    constraint = _grammar(asked.text, service.limits)
+    reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
     wants_logprobs = asked.top_logprobs is not None or LOGPROBS in (asked.include or ())
     params = sampling_params(
         asked,
