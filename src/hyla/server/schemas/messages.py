@@ -81,16 +81,16 @@ class MessageRequest(CountTokensRequest):
     max_tokens: Annotated[int, Field(ge=1)]
     stream: bool | None = None
     stop_sequences: list[str] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
     metadata: Bookkeeping = None
     service_tier: Bookkeeping = None
     container: only(instead="this server runs no code; leave it out") = None
     diagnostics: Bookkeeping = None
     inference_geo: Bookkeeping = None
 
-    # Extensions.
+    # Extensions, and fields of the API's first years.
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
     seed: int | None = None
     min_p: float | None = None
     ignore_eos: bool | None = None
