@@ -1,11 +1,13 @@
 """Slow clients, large heads, browsers of other origins, and the end of a server under load."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
@@ -76,6 +78,28 @@ def test_a_client_that_does_not_read_is_cut_off(strict):
         assert wait_until(lambda: not strict.service.running)
     assert strict.engine.cache.ledger.pages.used == 0
     assert time.monotonic() - started < 25
+
+
+def test_five_hundred_streams_wait_while_the_server_answers_others():
+    body = json.dumps({"model": "tiny", "prompt": [1, 2], "max_tokens": 1, "stream": True}).encode()
+    request = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    app = single_app(make_engine(max_num_sequences=64), model_name="tiny", max_requests=500)
+    with Live(app) as live, contextlib.ExitStack() as stack:
+        release = threading.Event()
+        stack.callback(release.set)
+        live.served.thread.call(lambda: release.wait(60))
+        waiting = [stack.enter_context(connect(live)) for _ in range(500)]
+        for raw in waiting:
+            raw.sendall(request + body)
+        assert wait_until(lambda: live.served.thread.num_requests == 500)
+        assert httpx.get(live.url + "/health", timeout=10).json()["requests"] == 500
+        full = httpx.post(live.url + "/v1/completions", content=body, timeout=10)
+        assert full.status_code == 503 and full.headers["retry-after"]
+        release.set()
+        for raw in waiting:
+            with raw.makefile("rb") as answer:
+                assert answer.read().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        assert wait_until(lambda: not live.service.running)
 
 
 def test_other_origins_are_let_in_only_when_named(strict):

@@ -43,6 +43,9 @@ class DrainingServer(uvicorn.Server):
             timeout_keep_alive=max(1, round(limits.idle_seconds)),
             timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
             server_header=False,
+            # Nothing here depends on a client's address, and no variable of the environment should.
+            proxy_headers=False,
+            ws="none",
         )
         super().__init__(config)
         self._on_started = on_started
