@@ -18,7 +18,7 @@ from hyla.server.prompts import check_choices, check_stream, prompt_fields
 from hyla.server.reader import Choice
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.service import client_of, service_of
-from hyla.server.shapes.openai import ChatShape
+from hyla.server.shapes.chat import ChatShape
 from hyla.server.tools import openai_tool_use
 from hyla.server.translate import engine_request, sampling_params
 

@@ -18,7 +18,7 @@ from hyla.server.reader import Choice
 from hyla.server.schemas.completions import DEFAULT_TOKENS, CompletionRequest
 from hyla.server.served import ServedModel
 from hyla.server.service import client_of, service_of
-from hyla.server.shapes.openai import CompletionShape
+from hyla.server.shapes.completions import CompletionShape
 from hyla.server.translate import engine_request, sampling_params
 
 router = APIRouter()

@@ -39,7 +39,8 @@ async def messages(request: Request, client: str = Depends(client_of)) -> Respon
     constraint = _grammar(asked, service.limits)
     reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
     stops = tuple(asked.stop_sequences or ())
-    budget = asked.thinking.budget_tokens if asked.thinking and asked.thinking.type == "enabled" else None
+    thinks = served.format.reasoning is not None and asked.thinking is not None and asked.thinking.type == "enabled"
+    budget = asked.thinking.budget_tokens if thinks else None
     params = sampling_params(asked, stop=stops or None, thinking_budget=budget, **reading.params)
     answer_id = f"msg_{uuid.uuid4().hex}"
     shape = MessageShape(
