@@ -49,6 +49,16 @@ def test_every_shared_field_is_the_engine_s_or_to_come():
     assert params == SamplingParams(**(fields | wanted))
 
 
+def test_marks_of_thinking_go_along_only_where_they_matter(monkeypatch):
+    seen = []
+    monkeypatch.setattr(translate, "known_fields", lambda fields, known: seen.append(fields) or {})
+    marks = {"thinking_start_ids": (1,), "thinking_end_ids": (2,)}
+    translate.sampling_params(parse(ChatRequest, CHAT), **marks)
+    translate.sampling_params(parse(ChatRequest, CHAT | {"thinking_budget": 3}), **marks)
+    translate.sampling_params(parse(ChatRequest, CHAT), grammar={"type": "json_object"}, **marks)
+    assert [marks.items() <= fields.items() for fields in seen] == [False, True, True]
+
+
 @pytest.mark.parametrize("name", ["x", "-1", "1.0", "٣", "9" * 20])
 def test_a_bias_names_a_token_id(name):
     with pytest.raises(RequestError, match="must be token ids"):

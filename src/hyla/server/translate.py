@@ -45,6 +45,8 @@ REQUEST_FIELDS: Mapping[str, Any] = {
 }
 """The same for fields of `Request`; ... stands for any value."""
 
+THINKING_MARKS = ("thinking_start_ids", "thinking_end_ids")
+
 SHARED = (
     "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "max_tokens", "min_tokens", "ignore_eos",
     "stop_token_ids", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias",
@@ -59,6 +61,9 @@ def sampling_params(asked: Any, *, known: frozenset[str] = ENGINE_PARAMS, **own)
     Raises RequestError for values that cannot be and for fields that this engine does not have.
     """
     fields = {name: getattr(asked, name) for name in SHARED if name in type(asked).model_fields} | own
+    if fields.get("grammar") is None and fields.get("thinking_budget") is None:
+        # Nobody asks where thinking ends; following it would cost the engine something.
+        fields = {name: value for name, value in fields.items() if name not in THINKING_MARKS}
     return SamplingParams(**known_fields(fields, known))
 
 
