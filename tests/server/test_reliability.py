@@ -57,6 +57,14 @@ def test_a_body_that_does_not_arrive_is_408(strict):
         assert raw.recv(2000).startswith(b"HTTP/1.1 408")
 
 
+def test_a_client_that_leaves_in_its_body_is_no_failure_of_the_server(strict, caplog):
+    with connect(strict) as raw:
+        raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        time.sleep(0.05)
+    assert httpx.get(strict.url + "/ready", timeout=20).status_code == 200
+    assert "failed" not in caplog.text
+
+
 def test_a_head_that_is_too_large_is_refused(strict):
     with connect(strict) as raw:
         raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 10_000 + b"\r\n\r\n")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from hyla.errors import RequestError
 from hyla.server.errors import HTTPFailure
@@ -28,6 +29,8 @@ async def read_json(request: Request, limits: Limits) -> dict:
     except TimeoutError:
         message = f"the body did not arrive within {limits.body_seconds:g} seconds; send it faster"
         raise HTTPFailure(408, message, headers={"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPFailure(400, "the client left before its body had arrived") from None  # nobody reads it
     try:
         body = json.loads(raw.decode(), parse_constant=_refuse_constant)
         json.dumps(body, ensure_ascii=False).encode()
