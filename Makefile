@@ -1,11 +1,12 @@
 # make run: from nothing to a served model.  make test: the whole CPU suite.  make lint: ruff.
+# make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= runs/quickstart
 
-.PHONY: run test lint clean
+.PHONY: run test lint abuse lm-eval clean
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -16,6 +17,13 @@ test: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+abuse: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py
+
+lm-eval: $(VENV)/installed-test
+	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'
+	$(BIN)/python -m pytest -m slow -s tests/server/test_lm_eval.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

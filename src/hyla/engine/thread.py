@@ -60,6 +60,11 @@ class EngineThread:
         """Numbers as plain data, at once, from any thread."""
         return {"unfinished_requests": self.num_requests, **self._administration.status()}
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are worked on."""
+        return self._thread is not None and self._thread.is_alive() and not self._is_stopping
+
     def start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="hyla-engine", daemon=True)
         self._thread.start()
