@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -14,36 +11,33 @@ from pathlib import Path
 import torch
 
 from hyla.caches import Cache
-from hyla.caches.pool import num_pages_for
 from hyla.caches.prefix import PrefixCache
 from hyla.caches.spill import Spill
 from hyla.caches.spill_store import SpillStore
+from hyla.engine.blocking import BlockingUse
 from hyla.engine.clock import Clock, RecentRate, monotonic
-from hyla.engine.collect import Collector
 from hyla.engine.drafts import Part
 from hyla.engine.fingerprint import fingerprint
 from hyla.engine.generation import Generation
 from hyla.engine.grammar import GrammarCompiler
-from hyla.engine.limits import NOTHING, Load, Overloaded, QueueLimits
+from hyla.engine.limits import NOTHING, Load, QueueLimits
 from hyla.engine.memory import Demand, available_bytes, plan_memory
-from hyla.engine.messages import Completion, FinishReason, Request, TokenEvent
+from hyla.engine.messages import FinishReason, Request, TokenEvent
 from hyla.engine.options import EngineOptions
-from hyla.engine.params import SamplingParams
+from hyla.engine.resolving import Resolver
 from hyla.engine.runner import Runner
 from hyla.engine.scheduler import Scheduler
 from hyla.engine.speculation import Speculation
 from hyla.engine.text import TextCodec
-from hyla.engine.token_ids import bad_word_ids, check_token_ids
-from hyla.errors import CapacityError, RequestError
+from hyla.errors import RequestError
 from hyla.models.trunk import Model
-from hyla.ops.batch import CHUNK
 
 logger = logging.getLogger(__name__)
 
 Prompt = str | Sequence[int]
 
 
-class Engine:
+class Engine(BlockingUse):
     """Continuous batching over one model.
 
     model: a `Model`, a folder that holds one, or its name "org/name" on the Hugging Face hub. A model object gets
@@ -118,10 +112,12 @@ class Engine:
         self._computed = RecentRate(clock)
         """Tokens."""
         self._grammars = GrammarCompiler(self.tokenizer)
+        self._resolver = Resolver(model, self.tokenizer, self._grammars, self.context_len, self.memory)
         self._generations: dict[str, list[Generation]] = {}
         self._events: list[TokenEvent] = []
         """News that the next `step` returns first."""
-        self._arrivals, self._names = count(), count()
+        self._arrivals = count()
+        super().__init__()
 
     def _demand(self, speculation: str) -> Demand:
         options = self.options
@@ -181,59 +177,7 @@ class Engine:
 
         Raises RequestError for what the model cannot do, CapacityError for what the caches can never hold.
         """
-        ids = self._prompt_ids(request.prompt)
-        params = self._resolve_words(request.params)
-        room = self.context_len - len(ids)
-        if room < (1 if params.max_tokens != 0 else 0):
-            raise RequestError(
-                f"the prompt has {len(ids)} tokens and the context {self.context_len}, of which the answer needs at "
-                f"least one; shorten the prompt",
-                "prompt",
-            )
-        if (params.max_tokens or 0) > room:
-            raise RequestError(
-                f"max_tokens is {params.max_tokens}, but the prompt's {len(ids)} tokens leave {room} of the context's "
-                f"{self.context_len}; ask for fewer or shorten the prompt",
-                "max_tokens",
-            )
-        most = self._fitting_tokens(len(ids), params.max_tokens, room)
-        seed = params.seed if params.seed is not None else secrets.randbits(63)
-        return replace(request, prompt=ids, params=params.model_copy(update={"max_tokens": most, "seed": seed}))
-
-    def _resolve_words(self, params: SamplingParams) -> SamplingParams:
-        """The parameters with token ids instead of words. Raises RequestError for what model or tokenizer cannot do."""
-        if params.stop and self.tokenizer is None:
-            raise RequestError("stop strings need a tokenizer; give stop_token_ids or Engine(..., tokenizer=)", "stop")
-        params = params.model_copy(update={"bad_words": bad_word_ids(params.bad_words, self.tokenizer)})
-        check_token_ids(params, self.model.config.vocab_size)
-        if params.grammar is not None:
-            self._grammars.compile(params.grammar)
-        return params
-
-    def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise RequestError(
-                    "a text prompt needs a tokenizer; give token ids or Engine(..., tokenizer=)", "prompt"
-                )
-            prompt = self.tokenizer.encode(prompt)
-        ids = tuple(prompt)
-        if not all(type(token) is int for token in ids):
-            raise RequestError("a prompt is a text or a list of integer token ids", "prompt")
-        self.model.check_ids(ids, "the prompt")
-        return ids
-
-    def _fitting_tokens(self, num_prompt: int, max_tokens: int | None, room: int) -> int:
-        """Tokens to generate at most; raises CapacityError when the pages can never hold them."""
-        capacity = self.memory.num_tokens
-        # The last token is returned but never computed, so it needs no row.
-        if num_prompt + (max_tokens or 1) - 1 > capacity:
-            raise CapacityError(
-                f"the prompt's {num_prompt} tokens and an answer of {max_tokens or 1} need "
-                f"{num_pages_for(num_prompt + (max_tokens or 1) - 1)} pages of {CHUNK} tokens and the caches have "
-                f"{self.memory.num_pages}; shorten them or give the engine more with memory="
-            )
-        return max_tokens if max_tokens is not None else min(room, capacity + 1 - num_prompt)
+        return self._resolver.resolve(request)
 
     def add(self, request: Request, *, arrived: float | None = None, is_admitted: bool = False) -> Request:
         """Queue a request; its events come out of `step`. Returns it resolved.
@@ -385,75 +329,6 @@ class Engine:
             "spill": self.spill.status() if self.spill is not None else None,
             "speculation": self.speculation.status(),
         }
-
-    # Blocking use
-
-    def generate(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
-    ) -> list[Completion]:
-        """Continue prompts (texts or token-id lists); returns n completions for each, in order.
-
-        params: for all prompts, or one for each. All prompts are checked before any is computed.
-        Raises RequestError and CapacityError.
-        """
-        prompts = [prompts] if _is_one(prompts) else list(prompts)
-        each = params if isinstance(params, list | tuple) else [params or SamplingParams()] * len(prompts)
-        if len(each) != len(prompts):
-            raise RequestError(f"{len(prompts)} prompts and {len(each)} sampling parameters; give as many", "params")
-        requests = [self.resolve(self._request(prompt, own)) for prompt, own in zip(prompts, each)]
-        collectors = [Collector(request) for request in requests]
-        by_id = {collector.request.request_id: collector for collector in collectors}
-        left = deque(requests)
-        try:
-            while not all(collector.is_finished for collector in collectors):
-                self._add_fitting(left)
-                self._route(by_id)
-        finally:
-            self._abandon(by_id)
-        return [completion for collector in collectors for completion in collector.completions()]
-
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[TokenEvent]:
-        """Events of one prompt as they come. Closing the iterator cancels the request."""
-        request = self.add(self._request(prompt, params or SamplingParams()))
-        collector = Collector(request)
-        mine = {request.request_id: collector}
-        try:
-            while not collector.is_finished:
-                yield from self._route(mine)
-        finally:
-            self._abandon(mine)
-
-    def _add_fitting(self, requests: deque[Request]) -> None:
-        """Add requests, first to last, up to the queue's limits; what is added is taken out."""
-        while requests:
-            try:
-                self.add(requests[0])
-            except Overloaded:
-                return
-            requests.popleft()
-
-    def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        own = prompt if isinstance(prompt, str) else tuple(prompt)
-        return Request(f"local-{next(self._names)}", own, params)
-
-    def _route(self, mine: dict[str, Collector]) -> list[TokenEvent]:
-        """One step; events of other requests stay for whoever steps next."""
-        events = self.step()
-        own = [event for event in events if event.request_id in mine]
-        self._events += [event for event in events if event.request_id not in mine]
-        for event in own:
-            mine[event.request_id].add(event)
-        return own
-
-    def _abandon(self, mine: dict[str, Collector]) -> None:
-        for name in mine:
-            self.cancel(name)
-        self._events = [event for event in self._events if event.request_id not in mine]
-
-
-def _is_one(prompts) -> bool:
-    """Whether this is one prompt, not a list of them."""
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
 
 
 def _load(folder: str | Path, tokenizer: TextCodec | None, options: EngineOptions, progress=None):

@@ -1,0 +1,88 @@
+"""An engine used by one caller that waits: lists of prompts in, completions out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+from hyla.engine.collect import Collector
+from hyla.engine.limits import Overloaded
+from hyla.engine.messages import Completion, Request, TokenEvent
+from hyla.engine.params import SamplingParams
+from hyla.engine.resolving import Prompt
+from hyla.errors import RequestError
+
+
+class BlockingUse:
+    """`generate` and `stream` for a class with `resolve`, `add`, `cancel` and `step`, and events left in `_events`."""
+
+    def __init__(self):
+        self._names = count()
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Completion]:
+        """Continue prompts (texts or token-id lists); returns n completions for each, in order.
+
+        params: for all prompts, or one for each. All prompts are checked before any is computed.
+        Raises RequestError and CapacityError.
+        """
+        prompts = [prompts] if _is_one(prompts) else list(prompts)
+        each = params if isinstance(params, list | tuple) else [params or SamplingParams()] * len(prompts)
+        if len(each) != len(prompts):
+            raise RequestError(f"{len(prompts)} prompts and {len(each)} sampling parameters; give as many", "params")
+        requests = [self.resolve(self._request(prompt, own)) for prompt, own in zip(prompts, each)]
+        collectors = [Collector(request) for request in requests]
+        by_id = {collector.request.request_id: collector for collector in collectors}
+        left = deque(requests)
+        try:
+            while not all(collector.is_finished for collector in collectors):
+                self._add_fitting(left)
+                self._route(by_id)
+        finally:
+            self._abandon(by_id)
+        return [completion for collector in collectors for completion in collector.completions()]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[TokenEvent]:
+        """Events of one prompt as they come. Closing the iterator cancels the request."""
+        request = self.add(self._request(prompt, params or SamplingParams()))
+        collector = Collector(request)
+        mine = {request.request_id: collector}
+        try:
+            while not collector.is_finished:
+                yield from self._route(mine)
+        finally:
+            self._abandon(mine)
+
+    def _add_fitting(self, requests: deque[Request]) -> None:
+        """Add requests, first to last, up to the queue's limits; what is added is taken out."""
+        while requests:
+            try:
+                self.add(requests[0])
+            except Overloaded:
+                return
+            requests.popleft()
+
+    def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
+        own = prompt if isinstance(prompt, str) else tuple(prompt)
+        return Request(f"local-{next(self._names)}", own, params)
+
+    def _route(self, mine: dict[str, Collector]) -> list[TokenEvent]:
+        """One step; events of other requests stay for whoever steps next."""
+        events = self.step()
+        own = [event for event in events if event.request_id in mine]
+        self._events += [event for event in events if event.request_id not in mine]
+        for event in own:
+            mine[event.request_id].add(event)
+        return own
+
+    def _abandon(self, mine: dict[str, Collector]) -> None:
+        for name in mine:
+            self.cancel(name)
+        self._events = [event for event in self._events if event.request_id not in mine]
+
+
+def _is_one(prompts) -> bool:
+    """Whether this is one prompt, not a list of them."""
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
