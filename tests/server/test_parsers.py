@@ -10,7 +10,6 @@ from tool_templates import TEMPLATES
 
 from hyla.checkpoints.chat_template import ChatTemplate
 from hyla.errors import ConfigError, RequestError
-from hyla.server import translate
 from hyla.server.conversation import message_for_template
 from hyla.server.parsers import registry
 from hyla.server.parsers.protocol import PlainParser, ReasoningDelta, TextDelta
@@ -233,8 +232,7 @@ def test_a_format_of_special_tokens_asks_to_see_them():
 
 
 @pytest.mark.parametrize("mode", ["required", "auto"])
-def test_a_required_call_is_a_grammar_and_an_optional_one_is_not(mode, monkeypatch):
-    monkeypatch.setattr(translate, "ENGINE_PARAMS", frozenset(["grammar"]))
+def test_a_required_call_is_a_grammar_and_an_optional_one_is_not(mode):
     form = registry.answer_format(TEMPLATES["hermes"], encode=lambda text: list(text.encode()))
     params = form.reading("<think>\n", ToolUse(TOOLS.tools, mode)).params
     assert (params["grammar"] is None) == (mode == "auto")

@@ -8,7 +8,6 @@ from test_parsers import CALLS, TOOLS, rendered
 from tiny_text import byte_tokenizer
 from tool_templates import TEMPLATES
 
-from hyla.server import translate
 from hyla.server.parsers import registry
 
 SPECIAL = (
@@ -30,8 +29,7 @@ def vocabulary(tokenizer):
     return llguidance.LLTokenizer(tokenizer.backend.to_str())
 
 
-def matcher(vocabulary, name, monkeypatch, **use):
-    monkeypatch.setattr(translate, "ENGINE_PARAMS", frozenset(["grammar"]))
+def matcher(vocabulary, name, **use):
     form = registry.answer_format(TEMPLATES[name], special=SPECIAL)
     made = form.reading("", dataclasses.replace(TOOLS, mode="required", **use)).params["grammar"]
     lark = llguidance.LLMatcher.grammar_from_lark(made["text"])
@@ -40,19 +38,19 @@ def matcher(vocabulary, name, monkeypatch, **use):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_what_the_template_writes_is_accepted(tokenizer, vocabulary, name, monkeypatch):
+def test_what_the_template_writes_is_accepted(tokenizer, vocabulary, name):
     # Calls of MiMo's template stand side by side; its grammar writes them on lines.
     num_calls = 1 if name == "mimo" else 2
     answer = rendered(name, "", CALLS[:num_calls])[1].strip()
-    own = matcher(vocabulary, name, monkeypatch)
+    own = matcher(vocabulary, name)
     ids = tokenizer.encode(answer)
     assert own.try_consume_tokens(ids) == len(ids), tokenizer.decode(ids, skip_special_tokens=False)
     assert own.is_accepting()
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_text_and_a_second_call_are_not_accepted(tokenizer, vocabulary, name, monkeypatch):
-    assert matcher(vocabulary, name, monkeypatch).try_consume_tokens(tokenizer.encode("No.")) == 0
+def test_text_and_a_second_call_are_not_accepted(tokenizer, vocabulary, name):
+    assert matcher(vocabulary, name).try_consume_tokens(tokenizer.encode("No.")) == 0
     both = tokenizer.encode(rendered(name, "", CALLS[1:] + CALLS[1:2])[1].strip())
-    own = matcher(vocabulary, name, monkeypatch, is_parallel=False)
+    own = matcher(vocabulary, name, is_parallel=False)
     assert own.try_consume_tokens(both) < len(both)

@@ -49,14 +49,6 @@ def format_grammar(form: ResponseFormat, limits: Limits, name: str = "response_f
 
 
 def _grammar(kind: str, value: Any, name: str, limits: Limits) -> dict:
-    """Checked first, so that a wrong value is said to be wrong also where no engine could hear it."""
-    grammar = _checked(kind, value, name, limits)
-    if "grammar" not in translate.ENGINE_PARAMS:
-        raise RequestError(f"{name} is not supported by this server's engine; leave it out", name)
-    return grammar
-
-
-def _checked(kind: str, value: Any, name: str, limits: Limits) -> dict:
     if kind == "json_object":
         return translate.json_object_grammar()
     if kind == "json_schema":

@@ -1,12 +1,7 @@
-"""From the names of HTTP requests to the engine's. The one file to change when the engine learns a field.
-
-A field of `TO_COME` that `SamplingParams` or `Request` has is handed to the engine. One that they do not have is
-refused by name, except with a value that asks for nothing.
-"""
+"""From the names of HTTP requests to the engine's: the one place that knows both."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,36 +9,8 @@ from hyla.engine import Request, SamplingParams
 from hyla.errors import RequestError
 from hyla.server.body import short
 
-ENGINE_PARAMS = frozenset(SamplingParams.model_fields)
-ENGINE_REQUEST = frozenset(field.name for field in dataclasses.fields(Request))
-
-TO_COME: Mapping[str, Any] = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
-    "logit_bias": ({},),
-    "allowed_token_ids": (),
-    "bad_words": ((),),
-    "thinking_budget": (),
-    "thinking_start_ids": ...,
-    "thinking_end_ids": ...,
-    "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
-    "grammar": (),
-}
-"""Sampling fields by their name here and in the engine, with the values at which they ask for nothing.
-
-... stands for any value: where thinking begins and ends is of use only to an engine that constrains what follows it.
-"""
-
-REQUEST_FIELDS: Mapping[str, Any] = {
-    "priority": (0,),
-    "deadline_seconds": (),
-    # Without a prefix cache nothing is shared between requests, which is all that a salt and a key ask for.
-    "cache_salt": ...,
-    "key": ...,
-}
-"""The same for fields of `Request`; ... stands for any value."""
+REQUEST_FIELDS = ("priority", "deadline_seconds", "cache_salt")
+"""Fields of request bodies that `Request` has under the same name."""
 
 THINKING_MARKS = ("thinking_start_ids", "thinking_end_ids")
 
@@ -55,30 +22,22 @@ SHARED = (
 """Sampling fields of requests that keep their name and meaning."""
 
 
-def sampling_params(asked: Any, *, known: frozenset[str] = ENGINE_PARAMS, **own) -> SamplingParams:
+def sampling_params(asked: Any, **own) -> SamplingParams:
     """The engine's parameters of a request body; `own` are fields of them that the route has worked out.
 
-    Raises RequestError for values that cannot be and for fields that this engine does not have.
+    Raises RequestError for values that cannot be.
     """
     fields = {name: getattr(asked, name) for name in SHARED if name in type(asked).model_fields} | own
     if fields.get("grammar") is None and fields.get("thinking_budget") is None:
         # Nobody asks where thinking ends; following it would cost the engine something.
         fields = {name: value for name, value in fields.items() if name not in THINKING_MARKS}
-    return SamplingParams(**known_fields(fields, known))
+    return SamplingParams(**in_engine(fields))
 
 
-def known_fields(fields: Mapping[str, Any], known: frozenset[str] = ENGINE_PARAMS) -> dict[str, Any]:
-    """What is set and the engine has, in the engine's form."""
-    chosen = {}
-    for name, value in fields.items():
-        if value is None:
-            continue
-        value = FORMS[name](value) if name in FORMS else value
-        if name in known:
-            chosen[name] = value
-        elif TO_COME[name] is not ... and value not in TO_COME[name]:
-            raise _unsupported(name, value)
-    return chosen
+def in_engine(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What is set, in the engine's form."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    return {name: FORMS[name](value) if name in FORMS else value for name, value in given.items()}
 
 
 def engine_request(
@@ -87,21 +46,7 @@ def engine_request(
     """One prompt of a request body. key: of the client, for fairness between them."""
     own = type(asked).model_fields if asked is not None else ()
     wanted = {field: getattr(asked, field) for field in REQUEST_FIELDS if field in own} | {"key": key}
-    fields = {}
-    for field, value in wanted.items():
-        if value is None:
-            continue
-        if field in ENGINE_REQUEST:
-            fields[field] = value
-        elif REQUEST_FIELDS[field] is not ... and value not in REQUEST_FIELDS[field]:
-            raise _unsupported(field, value)
-    return Request(name, prompt, params, **fields)
-
-
-def _unsupported(name: str, value: Any) -> RequestError:
-    # A grammar's text was made here from several fields; the route says which.
-    said = name if name == "grammar" else f"{name} = {short(value)}"
-    return RequestError(f"{said} is not supported by this server's engine; leave it out", name)
+    return Request(name, prompt, params, **{field: value for field, value in wanted.items() if value is not None})
 
 
 def _seed(value: int) -> int:

@@ -92,8 +92,6 @@ class AnswerFormat:
     def _required(self, tools: ToolUse, constraint: dict | None) -> dict:
         if constraint is not None:
             raise RequestError("tool_choice asks for a call and another field for a text; give one", "tool_choice")
-        if "grammar" not in translate.ENGINE_PARAMS:
-            raise RequestError("tool_choice cannot be required by this server's engine; leave it out", "tool_choice")
         return translate.text_grammar(self.tools.grammar(tools, grammar.marker_of(self.special)))
 
     def _parser(self, tools: ToolUse | None, is_open: bool) -> Parser:
