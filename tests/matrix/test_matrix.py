@@ -1,4 +1,4 @@
-"""The exactness matrix: an answer has the same bits whatever the engine does to get it. `make exactness` is all of it."""
+"""The exactness matrix: an answer has the same bits whatever the engine does to get it (all of it: make exactness)."""
 
 from dataclasses import replace
 from itertools import product
@@ -18,7 +18,7 @@ from hyla.layers.protocol import CacheSpec
 PAIRWISE = pairwise()
 PLAIN = Cell("off", "off", 64, 1, "untouched", "softmax", "float32", "greedy")
 ROLES = {"gated_delta": "anchor", "kda": "anchor", "lightning": "anchor", "linear": "anchor", "mamba2": "open"}
-"""Which cached tensors get a one-ulp error: the state, or the inputs where a tiny decay may rightly swallow it; else pages."""
+"""Cached tensors that get a one-ulp error: states, or inputs where a strong decay swallows it; else keys and values."""
 STATES = ("gated_delta", "kda", "lightning", "mamba2", "linear")
 """Mixers whose memory is a state."""
 

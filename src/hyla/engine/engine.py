@@ -15,6 +15,7 @@ import torch
 from hyla.caches import Cache
 from hyla.caches.pool import num_pages_for
 from hyla.caches.prefix import PrefixCache
+from hyla.engine.choosing import NOT_NUMBERS
 from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.collect import Collector
 from hyla.engine.drafts import Part
@@ -291,6 +292,7 @@ class Engine:
         self.expire()
         events = self.take_events()
         parts = self.scheduler.plan()
+        events += self._end_failed()
         self.limits.note_starts()
         if parts:
             with self.speculation.timing(parts):
@@ -299,6 +301,16 @@ class Engine:
             self._computed.add(sum(part.num_known for part in parts))
         if not self.scheduler.has_work:
             self.cache.ledger.check()
+        return events
+
+    def _end_failed(self) -> list[TokenEvent]:
+        """End those that the scheduler could not start."""
+        failed, self.scheduler.failed = self.scheduler.failed, []
+        events = []
+        for generation, error in failed:
+            logger.error("a sequence could not be started; it ends with an error", exc_info=error)
+            message = f"starting the sequence failed: {type(error).__name__}: {error}"
+            events.append(self._end(generation, "error", message))
         return events
 
     def _run(self, parts: list[Part]) -> list[TokenEvent]:
@@ -314,6 +326,8 @@ class Engine:
             events += outcome.events
             if outcome.problem is not None or outcome.is_scored:
                 reason = "length" if outcome.is_scored else "error"
+                if outcome.problem == NOT_NUMBERS:
+                    self.forget_cached()  # what it has put there may be where they come from
                 events.append(self._end(generation, reason, outcome.problem, keep=outcome.is_scored))
             elif outcome.events[-1].finish_reason is not None:
                 self._forget(generation)
