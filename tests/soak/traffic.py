@@ -1,4 +1,4 @@
-"""Random requests for the soak: prompts with common beginnings, all kinds of parameters, from a pool of distinct ones."""
+"""Random requests for the soak, from a pool of distinct ones: common beginnings, all kinds of parameters."""
 
 from __future__ import annotations
 

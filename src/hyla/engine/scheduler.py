@@ -117,10 +117,7 @@ class Scheduler:
     def _leave(self, generation: Generation, keep: bool) -> None:
         """Give the place in the cache back."""
         if keep and self.prefix is not None and generation.branch is not None and not generation.sequence.pending:
-            try:
-                self.prefix.checkpoint(generation.branch, generation.sequence)
-            except Exception:  # who comes later computes it again
-                logger.exception("a state could not be kept")
+            self._checkpoint(generation)
         self.cache.close(generation.sequence)
         generation.sequence = generation.branch = None
         generation.marks.clear()
@@ -313,9 +310,16 @@ class Scheduler:
         self.prefix.extend(generation.branch, sequence, generation.tokens)
         boundary = sequence.length // CHUNK * CHUNK
         if boundary in generation.marks:
-            self.prefix.checkpoint(generation.branch, sequence)
+            self._checkpoint(generation)
         if generation.marks:
             generation.marks = {mark for mark in generation.marks if mark > boundary}
+
+    def _checkpoint(self, generation: Generation) -> None:
+        """Keep the state where it stands, if it can be kept."""
+        try:
+            self.prefix.checkpoint(generation.branch, generation.sequence)
+        except Exception:  # who comes later computes it again
+            logger.exception("a state could not be kept")
 
     def _make_room(self, step: Step) -> bool:
         """Whether the next waiting generation may start; displaces lower priorities where that is enough."""
