@@ -13,7 +13,7 @@ from hyla.models.config import KDAConfig, MLAConfig, MLPConfig, ModelConfig, MTP
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 
-CONTEXT_LEN = 320
+CONTEXT_LEN = 384
 SOFTMAX = SoftmaxConfig(num_heads=4, num_kv_heads=2, head_dim=8, value_dim=6)
 MIXERS = (
     KDAConfig(num_heads=3, key_dim=8, value_dim=6),
@@ -66,9 +66,9 @@ def questions(count: int, seed: int) -> list[Question]:
 
 
 def _question(number: int, draw: random.Random, beginning: tuple[int, ...]) -> Question:
-    own = tuple(draw.randrange(256) for _ in range(draw.randint(1, 60)))
+    own = tuple(draw.randrange(256) for _ in range(draw.randint(1, 120)))
     fields = {
-        "max_tokens": draw.randint(1, 40),
+        "max_tokens": draw.randint(1, 30),
         "temperature": draw.choice((0.0, 0.7, 1.0, 1.6)),
         "top_k": draw.choice((0, 0, 5)),
         "top_p": draw.choice((1.0, 1.0, 0.8)),
