@@ -1,11 +1,15 @@
 # make run: from nothing to a served model.  make test: the whole CPU suite.  make lint: ruff.
+# make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= runs/quickstart
+MINUTES ?= 600
+JOBS ?= 1
+REQUESTS ?= 6000
 
-.PHONY: run test lint clean
+.PHONY: run test lint exactness soak clean
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -16,6 +20,13 @@ test: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+exactness: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m matrix.run --results runs/exactness.jsonl \
+	  --minutes $(MINUTES) --jobs $(JOBS)
+
+soak: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/engine $(BIN)/python -m soak.run --requests $(REQUESTS)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
