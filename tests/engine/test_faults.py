@@ -152,7 +152,7 @@ def test_a_drafter_that_raises_holds_nothing(place, turn, expected, monkeypatch)
     check_life(engine, expected("kda"))
 
 
-@pytest.mark.parametrize("mixer", ["kda", "window"])
+@pytest.mark.parametrize("mixer", ["softmax", "mamba2", "window"])
 @pytest.mark.parametrize("turn", [1, 4])
 def test_numbers_that_broke_once_are_not_handed_on(mixer, turn, expected, monkeypatch):
     engine = make(mixer)

@@ -158,7 +158,8 @@ class Soak:
         pairs = [(mine.token_ids, plain.token_ids[:end])]
         if mine.logprobs is not None:
             pairs.append((mine.logprobs, plain.logprobs[:end]))
-        if mine.token_ids:
+        # The first choice scores the prompt for all; the others may end well when it is cut.
+        if mine.prompt_logprobs is not None or (mine.choice == 0 and mine.token_ids):
             pairs.append((mine.prompt_logprobs, plain.prompt_logprobs))
         if not is_cut:
             pairs += [(mine.text, plain.text), (reason, plain.finish_reason), (mine.error, plain.error)]
