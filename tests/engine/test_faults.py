@@ -24,7 +24,7 @@ PARAMS = SamplingParams(
 )
 SHARED = tuple(range(VOCAB)) + (5,) * 30
 LONG = (*SHARED, *range(45))
-PROMPTS = [(*SHARED, 1, 2), (3, 7, 3, 7, 8), (*LONG, 9), SHARED[:70], (*LONG, 1, 2, 3), tuple(range(40))]
+PROMPTS = [(*LONG, 9), (3, 7, 3, 7, 8), (*SHARED, 1, 2), SHARED[:70], (*LONG, 1, 2, 3), tuple(range(40))]
 
 
 def make(mixer="kda", **options):
