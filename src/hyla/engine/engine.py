@@ -308,6 +308,8 @@ class Engine:
         failed, self.scheduler.failed = self.scheduler.failed, []
         events = []
         for generation, error in failed:
+            if generation not in self._generations.get(generation.request.request_id, ()):
+                continue  # cancelled since
             logger.error("a sequence could not be started; it ends with an error", exc_info=error)
             message = f"starting the sequence failed: {type(error).__name__}: {error}"
             events.append(self._end(generation, "error", message))
