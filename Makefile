@@ -1,12 +1,16 @@
 # make run: from nothing to a served model.  make test: the whole CPU suite.  make lint: ruff.
 # make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
+# make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= runs/quickstart
+MINUTES ?= 600
+JOBS ?= 1
+REQUESTS ?= 6000
 
-.PHONY: run test lint abuse lm-eval clean
+.PHONY: run test lint abuse lm-eval exactness soak clean
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -24,6 +28,13 @@ abuse: $(VENV)/installed-test
 lm-eval: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'
 	$(BIN)/python -m pytest -m slow -s tests/server/test_lm_eval.py
+
+exactness: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m matrix.run --results runs/exactness.jsonl \
+	  --minutes $(MINUTES) --jobs $(JOBS)
+
+soak: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/engine $(BIN)/python -m soak.run --requests $(REQUESTS)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as List
+from contextlib import contextmanager
 
 import torch
 
@@ -117,10 +118,21 @@ class Cache:
 
     def open(self) -> Sequence:
         (slot,) = self.ledger.slots.take(1)
-        for layer in self._slots:
-            for tensor in layer.values():
-                tensor[slot].zero_()
+        with self._undo(self.ledger.slots, [slot]):
+            for layer in self._slots:
+                for tensor in layer.values():
+                    tensor[slot].zero_()
         return Sequence(slot=slot, tables={None: [], **{window: [] for window in self.ledger.windows}})
+
+    @staticmethod
+    @contextmanager
+    def _undo(units: Units, taken: List[int]) -> Iterator[None]:
+        """Give units back when what they were taken for fails."""
+        try:
+            yield
+        except BaseException:
+            units.give_back(taken)
+            raise
 
     def batch(self, parts: List[tuple[Sequence, int]], certain: List[int] | None = None) -> Batch:
         sequences = [sequence for sequence, _ in parts]
@@ -185,9 +197,10 @@ class Cache:
     def _take_pages(self, count: int, window: int | None = None) -> list[int]:
         pages = self.units_of(window).take(count)
         if pages:
-            index = torch.tensor(pages, device=self.device)
-            for tensor in self.pages_of(window):
-                tensor.index_fill_(0, index, 0)
+            with self._undo(self.units_of(window), pages):
+                index = torch.tensor(pages, device=self.device)
+                for tensor in self.pages_of(window):
+                    tensor.index_fill_(0, index, 0)
         return pages
 
     def needs_backup(self, sequence: Sequence, certain: int, uncertain: int) -> bool:
@@ -198,7 +211,8 @@ class Cache:
 
     def _back_up(self, sequence: Sequence) -> None:
         (slot,) = self.ledger.slots.take(1)
-        self._copy_slot(sequence.slot, slot)
+        with self._undo(self.ledger.slots, [slot]):
+            self._copy_slot(sequence.slot, slot)
         sequence.backup = Backup(slot, sequence.length, sequence.written)
 
     def _copy_slot(self, source: int, target: int) -> None:
@@ -251,8 +265,9 @@ class Cache:
     def _copy_page(self, table: list[int], place: int, window: int | None) -> None:
         old = table[place]
         (new,) = self.units_of(window).take(1)
-        for tensor in self.pages_of(window):
-            tensor[new] = tensor[old]
+        with self._undo(self.units_of(window), [new]):
+            for tensor in self.pages_of(window):
+                tensor[new] = tensor[old]
         table[place] = new
         self.units_of(window).give_back([old])
 
@@ -287,13 +302,17 @@ class Cache:
         if is_partial and any(not self.units_of(window).free for window in sequence.tables):
             raise CapacityError("a fork needs a page of its own and none is free")
         (slot,) = self.ledger.slots.take(1)
-        self._copy_slot(sequence.slot, slot)
-        tables = {window: list(table[: num_pages_for(sequence.length)]) for window, table in sequence.tables.items()}
-        for window, table in tables.items():
-            self.units_of(window).hold(page for page in table if page)
-            if is_partial:
-                self._copy_page(table, len(table) - 1, window)
-        return Sequence(slot=slot, tables=tables, length=sequence.length, written=sequence.written)
+        with self._undo(self.ledger.slots, [slot]):
+            self._copy_slot(sequence.slot, slot)
+        forked = Sequence(slot=slot, tables={}, length=sequence.length, written=sequence.written)
+        with self._closed_on_failure(forked):
+            for window, pages in sequence.tables.items():
+                table = pages[: num_pages_for(sequence.length)]
+                self.units_of(window).hold(page for page in table if page)
+                forked.tables[window] = table
+                if is_partial:
+                    self._copy_page(table, len(table) - 1, window)
+        return forked
 
     # What the prefix cache keeps
 
@@ -325,15 +344,25 @@ class Cache:
         """A new sequence after 64 tokens per page; it shares the pages. Raises CapacityError when no slot is free."""
         sequence = self.open()
         length = len(pages) * CHUNK
-        self.ledger.pages.hold(pages)
-        sequence.tables[None] = list(pages)
-        for window, table in checkpoint.window_pages if checkpoint is not None else ():
-            self.units_of(window).hold(page for page in table if page)
-            sequence.tables[window] = list(table)
-        if checkpoint is not None and checkpoint.unit is not None:
-            self.snapshots.load(checkpoint.unit, self._slots, sequence.slot, length)
+        with self._closed_on_failure(sequence):
+            self.ledger.pages.hold(pages)
+            sequence.tables[None] = list(pages)
+            for window, table in checkpoint.window_pages if checkpoint is not None else ():
+                self.units_of(window).hold(page for page in table if page)
+                sequence.tables[window] = list(table)
+            if checkpoint is not None and checkpoint.unit is not None:
+                self.snapshots.load(checkpoint.unit, self._slots, sequence.slot, length)
         sequence.length = sequence.written = length
         return sequence
+
+    @contextmanager
+    def _closed_on_failure(self, sequence: Sequence) -> Iterator[None]:
+        """Nobody else knows a sequence that cannot be finished."""
+        try:
+            yield
+        except BaseException:
+            self.close(sequence)
+            raise
 
     # Whole copies
 
@@ -362,6 +391,11 @@ class Cache:
             if len(kept) > self.units_of(window).free:
                 raise CapacityError(f"a snapshot needs {len(kept)} pages and {self.units_of(window).free} are free")
         sequence = self.open()
+        with self._closed_on_failure(sequence):
+            self._copy_back(sequence, snapshot)
+        return sequence
+
+    def _copy_back(self, sequence: Sequence, snapshot: Snapshot) -> None:
         index = {}
         for window, kept in snapshot.places.items():
             pages = self._take_pages(len(kept), window)
@@ -377,7 +411,6 @@ class Cache:
         for spec, layer, kept in zip(self.specs, self._pages, snapshot.page_tensors):
             for name, tensor in layer.items():
                 tensor[index[spec.window]] = kept[name]
-        return sequence
 
     def close(self, sequence: Sequence) -> None:
         self._check_valid(sequence)

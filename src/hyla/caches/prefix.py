@@ -231,7 +231,11 @@ class PrefixCache:
             if not self.make_room_for_snapshot():
                 return False
             (unit,) = self.cache.ledger.snapshots.take(1)
-        node.checkpoint, node.lost_checkpoint = self.cache.checkpoint(sequence, unit), False
+        try:
+            node.checkpoint, node.lost_checkpoint = self.cache.checkpoint(sequence, unit), False
+        except BaseException:
+            self.cache.ledger.snapshots.give_back([unit] if unit is not None else [])
+            raise
         if unit is not None:
             self.cache.ledger.snapshots.keep([unit])
             self.cache.ledger.snapshots.give_back([unit])

@@ -15,6 +15,7 @@ from hyla.caches.prefix import PrefixCache
 from hyla.caches.spill import Spill
 from hyla.caches.spill_store import SpillStore
 from hyla.engine.blocking import BlockingUse
+from hyla.engine.choosing import NOT_NUMBERS
 from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.drafts import Part
 from hyla.engine.fingerprint import fingerprint
@@ -257,6 +258,7 @@ class Engine(BlockingUse):
         self.expire()
         events = self.take_events()
         parts = self.scheduler.plan()
+        events += self._end_failed()
         self.limits.note_starts()
         if parts:
             with self.speculation.timing(parts):
@@ -265,6 +267,18 @@ class Engine(BlockingUse):
             self._computed.add(sum(part.num_known for part in parts))
         if not self.scheduler.has_work:
             self.cache.ledger.check()
+        return events
+
+    def _end_failed(self) -> list[TokenEvent]:
+        """End those that the scheduler could not start."""
+        failed, self.scheduler.failed = self.scheduler.failed, []
+        events = []
+        for generation, error in failed:
+            if generation not in self._generations.get(generation.request.request_id, ()):
+                continue  # cancelled since
+            logger.error("a sequence could not be started; it ends with an error", exc_info=error)
+            message = f"starting the sequence failed: {type(error).__name__}: {error}"
+            events.append(self._end(generation, "error", message))
         return events
 
     def _run(self, parts: list[Part]) -> list[TokenEvent]:
@@ -280,6 +294,8 @@ class Engine(BlockingUse):
             events += outcome.events
             if outcome.problem is not None or outcome.is_scored:
                 reason = "length" if outcome.is_scored else "error"
+                if outcome.problem == NOT_NUMBERS:
+                    self.forget_cached()  # what it has put there may be where they come from
                 events.append(self._end(generation, reason, outcome.problem, keep=outcome.is_scored))
             elif outcome.events[-1].finish_reason is not None:
                 self._forget(generation)

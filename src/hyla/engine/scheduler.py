@@ -13,6 +13,7 @@ equal, and nobody is displaced by an admission more than MOST_DISPLACED times.
 
 from __future__ import annotations
 
+import logging
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
 from hyla.engine.waiting import WaitingQueue, may_displace, rank, victim
 from hyla.ops.batch import CHUNK
+
+logger = logging.getLogger(__name__)
 
 
 class Step:
@@ -85,6 +88,8 @@ class Scheduler:
         self.running: list[Generation] = []
         """Best rank first."""
         self.num_preemptions = 0
+        self.failed: list[tuple[Generation, Exception]] = []
+        """Who could not be started, and why; whoever asks for plans ends them."""
 
     @property
     def has_work(self) -> bool:
@@ -101,16 +106,18 @@ class Scheduler:
     def remove(self, generation: Generation, *, keep: bool = True) -> None:
         """Forget a generation, finished or not, and give back what it holds. keep: its last state may serve others;
         False when its rows are not to be trusted."""
-        if generation.sequence is None:
+        if generation in self.waiting:
             self.waiting.remove(generation)
+        if generation.sequence is None:
             return
-        self.running.remove(generation)
+        if generation in self.running:
+            self.running.remove(generation)
         self._leave(generation, keep)
 
     def _leave(self, generation: Generation, keep: bool) -> None:
         """Give the place in the cache back."""
         if keep and self.prefix is not None and generation.branch is not None and not generation.sequence.pending:
-            self.prefix.checkpoint(generation.branch, generation.sequence)
+            self._checkpoint(generation)
         self.cache.close(generation.sequence)
         generation.sequence = generation.branch = None
         generation.marks.clear()
@@ -143,7 +150,11 @@ class Scheduler:
             if self._is_being_computed(self.waiting.peek(), hit):
                 break
             generation = self.waiting.pop()
-            self._start(generation, hit)
+            try:
+                self._start(generation, hit)
+            except Exception as error:  # it holds nothing; the others go on
+                self.failed.append((generation, error))
+                continue
             insort(self.running, generation, key=rank)
             self._schedule(Part(generation, self._piece(generation, step)), step)
         self._take_room(step)
@@ -299,9 +310,16 @@ class Scheduler:
         self.prefix.extend(generation.branch, sequence, generation.tokens)
         boundary = sequence.length // CHUNK * CHUNK
         if boundary in generation.marks:
-            self.prefix.checkpoint(generation.branch, sequence)
+            self._checkpoint(generation)
         if generation.marks:
             generation.marks = {mark for mark in generation.marks if mark > boundary}
+
+    def _checkpoint(self, generation: Generation) -> None:
+        """Keep the state where it stands, if it can be kept."""
+        try:
+            self.prefix.checkpoint(generation.branch, generation.sequence)
+        except Exception:  # who comes later computes it again
+            logger.exception("a state could not be kept")
 
     def _make_room(self, step: Step) -> bool:
         """Whether the next waiting generation may start; displaces lower priorities where that is enough."""

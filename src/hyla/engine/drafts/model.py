@@ -42,7 +42,18 @@ class ModelDrafter:
         self._extend(going, sequences, tokens)
         for sequence, count in zip(sequences, counts):
             self.cache.commit(sequence, count)
-        forks = {part: self.cache.fork(sequence) for part, sequence in zip(going, sequences) if part.num_drafts > 1}
+        forks: dict[Part, Sequence] = {}
+        try:
+            for part, sequence in zip(going, sequences):
+                if part.num_drafts > 1:
+                    forks[part] = self.cache.fork(sequence)
+            self._go_on(forks)
+        finally:
+            for fork in forks.values():
+                self.cache.close(fork)
+
+    def _go_on(self, forks: dict[Part, Sequence]) -> None:
+        """Guess further tokens on the forks, for all parts at once."""
         while more := [part for part in forks if part.drafts and len(part.drafts) < part.num_drafts]:
             own = [forks[part] for part in more]
             known = [len(part.drafts) for part in more]
@@ -51,8 +62,6 @@ class ModelDrafter:
                 self.cache.commit(sequence, 1)
             if known == [len(part.drafts) for part in more]:
                 break
-        for fork in forks.values():
-            self.cache.close(fork)
 
     def _with_room(self, parts: list[Part]) -> list[Part]:
         """The parts whose generations have a sequence, beside pages and a slot for a fork of each."""

@@ -1,0 +1,153 @@
+"""The exactness matrix: an answer has the same bits whatever the engine does to get it (all of it: make exactness)."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from matrix.cells import DIMENSIONS, Cell, all_cells, in_order, num_cells, pairs_of, pairwise
+from matrix.check import run_cell
+from matrix.mixers import MIXERS
+from matrix.run import read, report, run
+
+from hyla.caches import Cache
+from hyla.caches.storage import SnapshotStore
+from hyla.engine import Engine
+from hyla.layers.protocol import CacheSpec
+
+PAIRWISE = pairwise()
+PLAIN = Cell("off", "off", 64, 1, "untouched", "softmax", "float32", "greedy")
+ROLES = {"gated_delta": "anchor", "kda": "anchor", "lightning": "anchor", "linear": "anchor", "mamba2": "open"}
+"""Cached tensors that get a one-ulp error: states, or inputs where a strong decay swallows it; else keys and values."""
+STATES = ("gated_delta", "kda", "lightning", "mamba2", "linear")
+"""Mixers whose memory is a state."""
+
+
+@pytest.mark.parametrize("cell", PAIRWISE, ids=lambda cell: cell.name)
+def test_the_answer_is_bit_for_bit_the_plain_one(cell):
+    assert run_cell(cell) == []
+
+
+def test_the_covering_set_has_every_pair_and_few_cells():
+    wanted = {
+        (one, value, other, another)
+        for one, other in product(DIMENSIONS, repeat=2)
+        if list(DIMENSIONS).index(one) < list(DIMENSIONS).index(other)
+        for value in DIMENSIONS[one]
+        for another in DIMENSIONS[other]
+    }
+    assert set().union(*map(pairs_of, PAIRWISE)) == wanted
+    assert len(PAIRWISE) < 60 and PAIRWISE == pairwise() != pairwise(seed=1)
+
+
+def test_a_whole_run_has_every_cell_once():
+    order = in_order()
+    assert len(order) == len(set(order)) == num_cells() and set(order) == set(all_cells())
+
+
+def test_every_kind_of_mixer_is_in_the_matrix():
+    from hyla.models.config import MIXER_KINDS
+
+    assert {config.kind for config in MIXERS.values()} == MIXER_KINDS
+
+
+def test_results_are_gone_on_with_and_those_of_other_sources_do_not_count(tmp_path):
+    path, cells = tmp_path / "results.jsonl", PAIRWISE[:2]
+    run(cells[:1], path, "new", minutes=1, jobs=1)
+    old = path.read_text()
+    path.write_text(old.replace('"new"', '"old"') + old + '{"cell": {"cut')
+    assert list(read(path, "new")) == cells[:1]
+    failed = {cells[0]: {"cell": vars(cells[0]), "problems": ["tokens differ"], "seconds": 1.0}}
+    assert "1 of 10368 cells run" in report(failed, "new") and "0 passed, 1 failed" in report(failed, "new")
+    assert f"FAILED {cells[0].name}: tokens differ" in report(failed, "new")
+
+
+# Injected faults: each must be seen.
+
+
+def nudge(engine: Engine, role: str) -> None:
+    """Every number of the first layer's tensors of a role one ulp of the model's dtype up."""
+    spec: CacheSpec = engine.cache.specs[0]
+    dtype = engine.model.dtype
+    for tensor in (*spec.page_tensors, *spec.slot_tensors):
+        if tensor.role == role:
+            stored = engine.cache.layers[0][tensor.name]
+            above = torch.nextafter(stored.to(dtype), torch.full((), float("inf"), dtype=dtype))
+            stored.copy_(above)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_one_ulp_error_in_what_is_cached_is_seen(mixer, dtype):
+    role = ROLES.get(mixer, "kv")
+
+    def fault(engine: Engine, step: int) -> None:
+        if step == 3:
+            nudge(engine, role)
+
+    cell = replace(PLAIN, mixer=mixer, dtype=dtype)
+    assert run_cell(cell) == []
+    assert "differ from the plain answer's" in str(run_cell(cell, fault))
+
+
+@pytest.mark.parametrize("mixer", STATES)
+def test_a_slot_that_keeps_the_state_of_its_last_sequence_is_seen(mixer, monkeypatch):
+    cell = replace(PLAIN, mixer=mixer, history="aborted")
+    assert run_cell(cell) == []
+    opened = Cache.open
+
+    def leaking(cache: Cache):
+        (slot,) = cache.ledger.slots.take(1)
+        kept = [{name: tensor[slot].clone() for name, tensor in layer.items()} for layer in cache._slots]
+        cache.ledger.slots.give_back([slot])
+        sequence = opened(cache)
+        assert sequence.slot == slot
+        for layer, own in zip(cache._slots, kept):
+            for name, tensor in layer.items():
+                tensor[slot] = own[name]
+        return sequence
+
+    monkeypatch.setattr(Cache, "open", leaking)
+    assert "differ from the plain answer's" in str(run_cell(cell))
+
+
+@pytest.mark.parametrize("mixer", STATES)
+def test_the_state_of_another_snapshot_is_seen(mixer, monkeypatch):
+    cell = replace(PLAIN, prefix="on", batch=9, mixer=mixer)
+    assert run_cell(cell) == []
+    load = SnapshotStore.load
+    monkeypatch.setattr(SnapshotStore, "load", lambda store, unit, *rest: load(store, unit + 1, *rest))
+    assert "differ from the plain answer's" in str(run_cell(cell))
+
+
+@pytest.mark.parametrize("mixer", ["softmax", "window", "mla", "sparse_mla"])
+def test_a_page_of_the_tree_with_the_content_of_another_is_seen(mixer, monkeypatch):
+    cell = replace(PLAIN, prefix="on", mixer=mixer)
+    assert run_cell(cell) == []
+    resume = Cache.resume
+
+    def stale(cache: Cache, pages, checkpoint):
+        if pages:
+            window = cache.specs[0].window
+            first, second = pages[:2] if window is None else checkpoint.window_pages[0][1][:2]
+            for tensor in cache.pages_of(window):
+                tensor[second] = tensor[first].clone()
+        return resume(cache, pages, checkpoint)
+
+    monkeypatch.setattr(Cache, "resume", stale)
+    assert "differ from the plain answer's" in str(run_cell(cell))
+
+
+@pytest.mark.parametrize("speculation", ["lookup", "mtp", "draft"])
+def test_an_accepted_draft_that_was_wrong_is_seen(speculation, monkeypatch):
+    cell = replace(PLAIN, speculation=speculation, mixer="kda")
+    assert run_cell(cell) == []
+    commit = Cache.commit
+
+    def one_more(cache: Cache, sequence, num_tokens):
+        commit(cache, sequence, num_tokens)
+        if 150 < sequence.length < 160 and num_tokens > 1:
+            cache.layers[0]["conv"][sequence.slot].zero_()
+
+    monkeypatch.setattr(Cache, "commit", one_more)
+    assert "differ from the plain answer's" in str(run_cell(cell))
