@@ -12,19 +12,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 from hyla.engine import Engine, EngineThread, SamplingParams, TokenEvent
 from hyla.engine import Request as EngineRequest
 from hyla.engine.collect import Collector
 from hyla.errors import RequestError
 from hyla.ops import native
-from hyla.server import errors
+from hyla.server import errors, observed, page
 from hyla.server.answers import ChatShape, CompletionShape, Shape, usage_body
 from hyla.server.body import parse, read_json
 from hyla.server.errors import HTTPFailure, error_body
 from hyla.server.schema import ChatRequest, Common, CompletionRequest
 from hyla.server.stream import Events, StreamedEvents, close_on_disconnect
+from hyla.server.traces import Traces
 
 DEFAULT_MAX_BODY_BYTES = 16 << 20
 
@@ -181,10 +182,12 @@ def create_app(
     api_key: str | None = None,
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     max_requests: int = 512,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """The application. It owns the engine from its start-up to its shutdown.
 
     api_key: when set, every /v1 route needs it. max_requests: most unfinished requests; more get 503.
+    traces: where spans of requests go; None: nowhere.
     """
     service = Service(EngineThread(engine, max_requests=max_requests), model_name, api_key, max_body_bytes)
 
@@ -198,18 +201,13 @@ def create_app(
     app.state.service = service
     errors.install(app)
     _add_routes(app, service)
+    observed.install(app, {model_name: service.thread}, check_key=service.check_key, traces=traces)
+    page.install(app, [model_name])
     return app
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
     keyed = [Depends(service.check_key)]
-
-    @app.get("/")
-    async def home() -> PlainTextResponse:
-        return PlainTextResponse(
-            f"Hyla serves {service.model_name}. Talk to it with any OpenAI client at {{this address}}/v1:\n\n"
-            "  POST /v1/chat/completions\n  POST /v1/completions\n  GET  /v1/models\n  GET  /health\n"
-        )
 
     @app.get("/health")
     async def health() -> JSONResponse:
