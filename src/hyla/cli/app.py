@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from hyla.cli.bench import bench
 from hyla.cli.chat import chat
 from hyla.cli.generate import generate
 from hyla.cli.inspect import inspect
@@ -20,3 +21,4 @@ app = typer.Typer(
 )
 for verb in (quickstart, train, generate, chat, serve, inspect):
     app.command()(verb)
+app.add_typer(bench)

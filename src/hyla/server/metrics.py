@@ -48,10 +48,12 @@ class Metrics:
 
     def _declare_requests(self) -> None:
         self.finished = self._counter("hyla_requests", "Finished choices, by how they ended.", "model", "outcome")
-        self.prompt_tokens = self._counter("hyla_prompt_tokens", "Prompt tokens of requests that started.", "model")
+        self.prompt_tokens = self._counter("hyla_prompt_tokens", "Prompt tokens that were read.", "model")
         self.generated_tokens = self._counter("hyla_generated_tokens", "Tokens of answers.", "model")
         self.cached_tokens = self._counter("hyla_cached_tokens", "Prompt tokens that needed no computing.", "model")
-        self.misses = self._counter("hyla_cache_misses", "Choices without a cached token, by reason.", "model", "reason")
+        self.misses = self._counter(
+            "hyla_cache_misses", "Choices without a cached token, by reason.", "model", "reason"
+        )
         self.first_token = self._histogram(
             "hyla_time_to_first_token_seconds", "From arrival to the first token.", FIRST_TOKEN_BUCKETS
         )
@@ -97,13 +99,16 @@ class _Watched:
             self._count_end(event, now)
         self._on_event(event)
 
+    def _count_prompt(self) -> None:
+        self._metrics.prompt_tokens.labels(self._model).inc(self._num_prompt)
+        self._metrics.recent[self._model].prompt.add(self._num_prompt)
+
     def _count_tokens(self, event: TokenEvent, now: float) -> None:
         metrics, model, count = self._metrics, self._model, len(event.token_ids)
         before = self._last.get(event.choice)
         if before is None:
             metrics.first_token.labels(model).observe(now - self._arrived)
-            metrics.prompt_tokens.labels(model).inc(self._num_prompt)
-            metrics.recent[model].prompt.add(self._num_prompt)
+            self._count_prompt()
         else:
             metrics.per_token.labels(model).observe((now - before) / count)
         self._last[event.choice] = now
@@ -114,6 +119,8 @@ class _Watched:
         metrics, model = self._metrics, self._model
         metrics.finished.labels(model, event.finish_reason).inc()
         metrics.duration.labels(model).observe(now - self._arrived)
+        if event.finish_reason in ("stop", "length") and event.choice not in self._last:
+            self._count_prompt()  # it was only scored
         if event.usage is not None:
             metrics.cached_tokens.labels(model).inc(event.usage.cached_tokens)
             if event.usage.miss_reason is not None:

@@ -74,7 +74,7 @@ export class EngineView {
       section("Work", [
         ["Running", `${number(status.running)} of ${number(status.max_num_sequences)}`],
         ["Queue", `${number(waiting.requests)} requests, ${number(waiting.tokens)} tokens`],
-        ["Unfinished requests", number(status.unfinished_requests)],
+        ["Unfinished", `${number(status.unfinished_requests)} requests`],
         ["Steps", number(status.steps)],
         ["Preemptions", number(status.preemptions)],
       ]),
@@ -100,7 +100,7 @@ export class EngineView {
     return section("Prefix tree", [
       ["Lookups", number(lookups)],
       ["Hits", number(lookups - missed) + (lookups ? ` (${number((100 * (lookups - missed)) / lookups)}%)` : "")],
-      ["Tokens from the cache", number(prefix.hit_tokens ?? 0)],
+      ["Cached tokens used", number(prefix.hit_tokens ?? 0)],
       ...misses.filter(([, count]) => count).map(([text, count]) => [`Missed: ${text}`, number(count)]),
       ["Kept", `${number(prefix.nodes)} pages, ${number(prefix.checkpoints)} states`],
       ["Evicted", `${number(prefix.evicted_pages ?? 0)} pages, ${number(prefix.evicted_checkpoints ?? 0)} states`],
@@ -118,10 +118,11 @@ function units([name, { used, cached, free, total }]) {
   const bar = el("div", { class: "bar", role: "img", "aria-label": `${label}: ${used} used, ${cached} cached, ${free} free` });
   for (const [kind, count] of [["used", used], ["cached", cached]]) {
     const part = el("span", { class: kind });
+    if (count) part.classList.add("some");
     part.style.width = `${total ? (100 * count) / total : 0}%`;
     bar.append(part);
   }
-  const told = el("span", { class: "numbers" }, `${number(used)} + ${number(cached)} of ${number(total)}`);
+  const told = el("span", { class: "numbers" }, `${number(used)} used, ${number(cached)} kept, of ${number(total)}`);
   return el("div", { class: "units" }, el("div", { class: "units-head" }, el("span", {}, label), told), bar);
 }
 
@@ -130,7 +131,7 @@ const legend = () =>
 
 function speed(title, now, history) {
   const most = Math.max(...history, 1);
-  const points = history.map((value, n) => `${(100 * n) / (HISTORY - 1)},${29 - (27 * value) / most}`);
+  const points = history.map((value, n) => `${(100 * (HISTORY - history.length + n)) / (HISTORY - 1)},${29 - (27 * value) / most}`);
   const picture = document.createElementNS(SVG, "svg");
   for (const [name, value] of [["viewBox", "0 0 100 30"], ["preserveAspectRatio", "none"], ["aria-hidden", "true"]]) picture.setAttribute(name, value);
   const line = document.createElementNS(SVG, "polyline");

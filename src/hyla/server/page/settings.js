@@ -7,13 +7,13 @@ const FIELDS = [
   { name: "mode", label: "Mode", kind: "select", options: [["chat", "Chat"], ["text", "Continue text"]],
     hint: "Continue text is for base models, which have no chat template." },
   { name: "system", label: "System message", kind: "textarea" },
-  { name: "max_tokens", label: "Longest answer, tokens", kind: "number", min: 1, step: 1, initial: "512" },
-  { name: "temperature", label: "Temperature", kind: "number", min: 0, max: 2, step: 0.05, initial: "0.7", hint: "0: always the most likely token." },
-  { name: "top_p", label: "Top p", kind: "number", min: 0.01, max: 1, step: 0.01 },
-  { name: "top_k", label: "Top k", kind: "number", min: 1, step: 1 },
-  { name: "min_p", label: "Min p", kind: "number", min: 0, max: 1, step: 0.01 },
-  { name: "repetition_penalty", label: "Repetition penalty", kind: "number", min: 0.1, max: 2, step: 0.05 },
-  { name: "seed", label: "Seed", kind: "number", min: 0, step: 1, hint: "The same seed gives the same answer." },
+  { name: "max_tokens", label: "Longest answer, tokens", kind: "number", min: 1, step: 1, hint: "Empty: as long as it wants; continued text stops after 256." },
+  { name: "temperature", label: "Temperature", kind: "number", min: 0, max: 2, step: 0.05, initial: "0.7", isHalf: true },
+  { name: "top_p", label: "Top p", kind: "number", min: 0.01, max: 1, step: 0.01, isHalf: true },
+  { name: "top_k", label: "Top k", kind: "number", min: 1, step: 1, isHalf: true },
+  { name: "min_p", label: "Min p", kind: "number", min: 0, max: 1, step: 0.01, isHalf: true },
+  { name: "repetition_penalty", label: "Repetition", kind: "number", min: 0.1, max: 2, step: 0.05, isHalf: true },
+  { name: "seed", label: "Seed", kind: "number", min: 0, step: 1, isHalf: true },
   { name: "stop", label: "Stop at (one a line)", kind: "textarea" },
   { name: "thinking", label: "Thinking", kind: "select", options: [["", "As the model does"], ["on", "On"], ["off", "Off"]] },
   { name: "key", label: "API key", kind: "password", hint: "Kept until this tab is closed." },
@@ -72,7 +72,7 @@ function row(field, onKey) {
     }
     save();
   });
-  return el("div", { class: "row" }, el("label", { for: id }, field.label), input, hint);
+  return el("div", { class: field.isHalf ? "row half" : "row" }, el("label", { for: id }, field.label), input, hint);
 }
 
 export const isChat = () => values.mode === "chat";
@@ -83,6 +83,7 @@ export function sampling() {
   for (const { name, kind } of FIELDS) {
     if (kind === "number" && values[name] !== "") body[name] = Number(values[name]);
   }
+  if (!isChat()) body.max_tokens ??= 256;
   const stops = values.stop.split("\n").filter((line) => line !== "");
   if (stops.length) body.stop = stops;
   if (isChat() && values.thinking) body.chat_template_kwargs = { enable_thinking: values.thinking === "on" };
