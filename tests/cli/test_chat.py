@@ -215,14 +215,14 @@ def test_a_model_in_this_process_streams_counts_and_stops(tmp_path):
 
 
 def test_a_server_answers_as_the_model_in_this_process():
-    engine = Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=24 << 20)
-    with Live(create_app(engine, model_name="tiny", api_key="sesame")) as live:
+    here, there = (Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=24 << 20) for _ in range(2))
+    with Live(create_app(there, model_name="tiny", api_key="sesame")) as live:
         wanted = {"name": None, "dtype": None, "revision": None}
         with open_model(live.url, api_key="sesame", **wanted) as model:
             settings = {"max_tokens": 8, "temperature": 0.0}
             pieces = list(model.stream([{"role": "user", "content": "hé"}], settings))
             assert model.name == "tiny" and pieces[-1].completion_tokens >= 1
-            (alone,) = engine.generate("user: hé\nassistant: ", _params(settings))
+            (alone,) = here.generate("user: hé\nassistant: ", _params(settings))
             assert "".join(piece.text for piece in pieces) == alone.text
             with pytest.raises(RequestError, match="there are tiny"):
                 model.choose("huge")

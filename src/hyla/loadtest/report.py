@@ -58,7 +58,7 @@ def plot(samples: Sequence[Sample], path: Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     good = sorted((sample for sample in samples if sample.error is None), key=lambda sample: sample.sent)
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     speed, first, share = figure.subplots(1, 3)
@@ -87,7 +87,14 @@ def _plot_speed(axes, samples: Sequence[Sample], good: Sequence[Sample]) -> None
     other.set(ylabel="unfinished requests", ylim=(0, None))
     other.spines["top"].set_visible(False)
     lines = [*axes.get_lines(), *other.get_lines()]
-    axes.legend(lines, [line.get_label() for line in lines], loc="lower center", frameon=False)
+    axes.legend(
+        lines,
+        [line.get_label() for line in lines],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.16),
+        ncols=2,
+        frameon=False,
+    )
 
 
 def _plot_first(axes, samples: Sequence[Sample], good: Sequence[Sample]) -> None:
@@ -108,4 +115,5 @@ def _plot_shares(axes, good: Sequence[Sample]) -> None:
     axes.set(
         xscale="log", xlabel="seconds", ylabel="share of requests at most this slow", title="Distribution", ylim=(0, 1)
     )
-    axes.legend(frameon=False)
+    if good:
+        axes.legend(frameon=False)
