@@ -27,6 +27,16 @@ class Recent(NamedTuple):
     generated: RecentRate
 
 
+class Children(NamedTuple):
+    """The metrics of one model that are touched with every token; looking them up by label would cost as much again."""
+
+    prompt_tokens: Counter
+    generated_tokens: Counter
+    first_token: Histogram
+    per_token: Histogram
+    recent: Recent
+
+
 class Metrics:
     """The metrics of one server, in a registry of its own, so that several servers fit into one process.
 
@@ -75,8 +85,11 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _watch_of(self, name: str, thread: EngineThread):
+        own = (self.prompt_tokens, self.generated_tokens, self.first_token, self.per_token)
+        children = Children(*(metric.labels(name) for metric in own), self.recent[name])
+
         def watch(request: Request, on_event: Callable[[TokenEvent], None]):
-            return _Watched(self, name, request, on_event, thread.engine.clock)
+            return _Watched(self, name, children, len(request.prompt), on_event, thread.engine.clock)
 
         return watch
 
@@ -84,9 +97,11 @@ class Metrics:
 class _Watched:
     """The callback of one request, with a stopwatch. Called on the engine's thread only."""
 
-    def __init__(self, metrics: Metrics, model: str, request: Request, on_event, clock: Callable[[], float]):
-        self._metrics, self._model, self._on_event, self._clock = metrics, model, on_event, clock
-        self._num_prompt = len(request.prompt)
+    def __init__(
+        self, metrics: Metrics, model: str, children: Children, num_prompt: int, on_event, clock: Callable[[], float]
+    ):
+        self._metrics, self._model, self._own = metrics, model, children
+        self._num_prompt, self._on_event, self._clock = num_prompt, on_event, clock
         self._arrived = clock()
         self._last: dict[int, float] = {}
         """By choice: when its latest token came."""
@@ -100,20 +115,20 @@ class _Watched:
         self._on_event(event)
 
     def _count_prompt(self) -> None:
-        self._metrics.prompt_tokens.labels(self._model).inc(self._num_prompt)
-        self._metrics.recent[self._model].prompt.add(self._num_prompt)
+        self._own.prompt_tokens.inc(self._num_prompt)
+        self._own.recent.prompt.add(self._num_prompt)
 
     def _count_tokens(self, event: TokenEvent, now: float) -> None:
-        metrics, model, count = self._metrics, self._model, len(event.token_ids)
+        own, count = self._own, len(event.token_ids)
         before = self._last.get(event.choice)
         if before is None:
-            metrics.first_token.labels(model).observe(now - self._arrived)
+            own.first_token.observe(now - self._arrived)
             self._count_prompt()
         else:
-            metrics.per_token.labels(model).observe((now - before) / count)
+            own.per_token.observe((now - before) / count)
         self._last[event.choice] = now
-        metrics.generated_tokens.labels(model).inc(count)
-        metrics.recent[model].generated.add(count)
+        own.generated_tokens.inc(count)
+        own.recent.generated.add(count)
 
     def _count_end(self, event: TokenEvent, now: float) -> None:
         metrics, model = self._metrics, self._model
