@@ -1,12 +1,13 @@
 # make run: from nothing to a served model.  make test: the whole CPU suite.  make lint: ruff.
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
+# make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= runs/quickstart
 
-.PHONY: run test test-page lint clean
+.PHONY: run test test-page lint abuse lm-eval clean
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -25,6 +26,13 @@ test-page: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+abuse: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py
+
+lm-eval: $(VENV)/installed-test
+	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'
+	$(BIN)/python -m pytest -m slow -s tests/server/test_lm_eval.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

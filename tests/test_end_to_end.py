@@ -9,7 +9,7 @@ from tiny_text import byte_tokenizer
 
 import hyla
 from hyla.checkpoints import load_tokenizer
-from hyla.server.app import create_app
+from hyla.server import single_app
 from hyla.train.config import TrainConfig
 from hyla.train.loop import Trainer
 from hyla.train.packing import TokenStore
@@ -64,7 +64,7 @@ def test_a_folder_from_transformers_is_loaded_checked_served_trained_and_saved(t
 
     engine = hyla.Engine(tmp_path / "from_transformers", memory=24 << 20, max_num_sequences=4)
     (alone,) = engine.generate("def ", hyla.SamplingParams(max_tokens=12, temperature=0, ignore_eos=True))
-    with Live(create_app(engine, model_name="tiny")) as live:
+    with Live(single_app(engine, model_name="tiny")) as live:
         client = openai.OpenAI(base_url=live.url + "/v1", api_key="none", max_retries=0)
         done = client.completions.create(
             model="tiny", prompt="def ", max_tokens=12, temperature=0, logprobs=1, extra_body={"ignore_eos": True}

@@ -8,7 +8,7 @@ from tiny_text import END, byte_tokenizer, tiny_model
 
 from hyla.engine import Engine
 from hyla.engine.generation import Generation
-from hyla.server.app import create_app
+from hyla.server.app import single_app
 
 
 class Script:
@@ -47,7 +47,7 @@ def scripted_app(**options):
     engine = Engine(
         tiny_model("kimi_linear", max_len=8192), tokenizer=byte_tokenizer(), memory=48 << 20, max_num_sequences=8
     )
-    return create_app(engine, model_name="tiny", **options)
+    return single_app(engine, model_name="tiny", **options)
 
 
 __all__ = ["Live", "Script", "scripted_app"]

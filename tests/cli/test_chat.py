@@ -10,7 +10,7 @@ from hyla.cli.chat_models import Piece, open_model
 from hyla.cli.chat_session import COMMANDS, Session, ThinkingSplitter, printable
 from hyla.engine import Engine
 from hyla.errors import HylaError, RequestError
-from hyla.server.app import create_app
+from hyla.server.app import single_app
 
 
 class Echo:
@@ -216,7 +216,7 @@ def test_a_model_in_this_process_streams_counts_and_stops(tmp_path):
 
 def test_a_server_answers_as_the_model_in_this_process():
     here, there = (Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=24 << 20) for _ in range(2))
-    with Live(create_app(there, model_name="tiny", api_key="sesame")) as live:
+    with Live(single_app(there, model_name="tiny", api_key="sesame")) as live:
         wanted = {"name": None, "dtype": None, "revision": None}
         with open_model(live.url, api_key="sesame", **wanted) as model:
             settings = {"max_tokens": 8, "temperature": 0.0}

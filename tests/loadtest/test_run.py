@@ -11,7 +11,7 @@ from hyla.engine import Engine
 from hyla.loadtest import Workload, drive, make_plan, summarize
 from hyla.loadtest.client import Sample, Target
 from hyla.loadtest.report import plot
-from hyla.server.app import create_app
+from hyla.server.app import single_app
 
 
 def samples():
@@ -106,7 +106,7 @@ def test_open_arrivals_do_not_wait_for_answers():
 @pytest.fixture(scope="module")
 def live():
     engine = Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=24 << 20, max_num_sequences=4)
-    with Live(create_app(engine, model_name="tiny")) as live:
+    with Live(single_app(engine, model_name="tiny")) as live:
         yield live
 
 

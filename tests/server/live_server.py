@@ -4,19 +4,17 @@ import threading
 
 import httpx
 
-from hyla.server.serve import listen
+from hyla.server.serve import DrainingServer, listen
 
 
 class Live:
     """uvicorn on a free port, on a thread."""
 
     def __init__(self, app):
-        import uvicorn
-
         self.app = app
         self.socket = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        self.server = DrainingServer(app)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
 
     @property
@@ -24,8 +22,12 @@ class Live:
         return self.app.state.service
 
     @property
+    def served(self):
+        return next(iter(self.service.models.values()))
+
+    @property
     def engine(self):
-        return self.service.engine
+        return self.served.engine
 
     def __enter__(self):
         self.thread.start()

@@ -9,11 +9,27 @@ import pytest
 from conftest import Live, make_engine, wait_until
 
 from hyla.errors import ConfigError
-from hyla.server import serve
-from hyla.server.app import create_app
+from hyla.server import serve, single_app
 
 GOOD = {"model": "tiny", "prompt": "abc", "max_tokens": 2}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+
+
+def tool(name, parameters=None):
+    function = {"name": name} | ({"parameters": parameters} if parameters is not None else {})
+    return {"type": "function", "function": function}
+
+
+def nested(depth):
+    schema = {"type": "object"}
+    for _ in range(depth):
+        schema = {"properties": {"a": schema}}
+    return schema
+
+
+TOOL = tool("f")
+LONG_SCHEMA = {"type": "object", "description": "y" * 3000}
+SCHEMA_TOO_LARGE = {"type": "json_schema", "json_schema": {"name": "s", "schema": LONG_SCHEMA}}
 
 
 def error_of(response, status):
@@ -48,10 +64,18 @@ def error_of(response, status):
         ({"temprature": 1}, "temprature", "temprature is not a field"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "only for stream"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options", "stream_options.usage is not a field"),
-        ({"echo": True}, "echo", "echo = true is not supported"),
-        ({"best_of": 4}, "best_of", "best_of = 4 is not supported"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+        ({"suffix": "end"}, "suffix", 'suffix = "end" is not supported; this model continues texts'),
+        ({"best_of": 4, "n": 5}, "best_of", "at least n = 5"),
+        ({"best_of": 4, "stream": True}, "best_of", "not for streams"),
+        ({"echo": True, "max_tokens": 0, "stream": True}, "max_tokens", "only for echo = true"),
+        ({"logit_bias": {"a": 1}}, "logit_bias", "must be token ids"),
+        ({"prompt": ["a"] * 9, "n": 30}, "n", "more than the 256 choices"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs", "prompt_logprobs = 21"),
+        ({"cache_salt": ""}, "cache_salt", "cache_salt"),
+        ({"deadline_seconds": 0}, "deadline_seconds", "deadline_seconds = 0"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs", "sets 2 constraints"),
+        ({"guided_json": "{"}, "guided_json", "not valid JSON"),
+        ({"guided_json": [1]}, "guided_json", "guided_json"),
         ({"model": 3}, "model", "model = 3"),
     ],
 )
@@ -71,8 +95,25 @@ def test_a_bad_completion_field_is_named(http, change, param, words):
         ({"max_completion_tokens": 0, "max_tokens": None}, "max_tokens", "max_tokens = 0"),
         ({"max_completion_tokens": 5}, "max_tokens", "differ"),
         ({"top_logprobs": 2}, "top_logprobs", "logprobs = true"),
-        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"tools": [{"type": "function"}]}, "tools", "tools.0.function is missing"),
+        ({"tools": [TOOL, TOOL]}, "tools", "defines 'f' twice"),
+        ({"tools": [TOOL | {"function": {"name": 'a"b'}}]}, "tools", "tools.0.function.name"),
+        ({"tools": [tool(f"f{n}") for n in range(200)]}, "tools", "200 of them"),
+        ({"tools": [tool("f", {"$ref": "http://elsewhere/x.json"})]}, "tools", "only references inside the schema"),
+        ({"tools": [tool("f", nested(40))]}, "tools", "nested deeper than 32"),
+        ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice", "'g'"),
+        ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice", "tool_choice"),
+        ({"functions": [{"name": "f"}]}, "functions", "give them as tools"),
+        ({"response_format": {"type": "xml"}}, "response_format", "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "needs json_schema.schema"),
+        ({"response_format": SCHEMA_TOO_LARGE}, "response_format", "larger than 2000 bytes"),
+        ({"audio": {"voice": "x"}}, "audio", "answers with text"),
+        ({"continue_final_message": True, "messages": [{"role": "user"}]}, "continue_final_message", "last message"),
+        ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message", "exclude"),
+        ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs", "tools"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages", "holds no text"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages", "function.name"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "messages"),
         ({"prompt": "x"}, "prompt", "prompt is not a field"),
     ],
@@ -92,6 +133,7 @@ def test_a_bad_chat_field_is_named(http, change, param, words):
         (b"\xff\xfe{}", "not valid UTF-8"),
         (b'{"model": "tiny", "prompt": "\\ud800"}', "not valid UTF-8"),
         (b"[" * 19_000, "not valid JSON"),
+        (b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}", "nested deeper than 100"),
         (b'{"seed": ' + b"9" * 5000 + b"}", "not valid JSON"),
     ],
 )
@@ -136,7 +178,7 @@ def test_a_client_that_leaves_frees_its_pages(live):
                     next(answer.iter_lines())
             except httpx.ReadTimeout:
                 assert not stream
-        assert wait_until(lambda: ledger.slots.used == 0 and live.service.thread.num_requests == 0)
+        assert wait_until(lambda: ledger.slots.used == 0 and live.served.thread.num_requests == 0)
         assert ledger.pages.used == 0
 
 
@@ -144,13 +186,13 @@ def test_without_a_template_chat_is_refused_and_completions_work():
     from tiny_text import byte_tokenizer
 
     engine = make_engine(byte_tokenizer(chat_template=None))
-    with Live(create_app(engine, model_name="tiny")) as live, httpx.Client(base_url=live.url, timeout=60) as http:
+    with Live(single_app(engine, model_name="tiny")) as live, httpx.Client(base_url=live.url, timeout=60) as http:
         assert "no chat template" in error_of(http.post("/v1/chat/completions", json=CHAT), 400)["message"]
         assert http.post("/v1/completions", json=GOOD).status_code == 200
 
 
 def test_a_key_is_asked_for_and_a_full_server_says_so():
-    app = create_app(make_engine(), model_name="tiny", api_key="sécret", max_requests=0)
+    app = single_app(make_engine(), model_name="tiny", api_key="sécret", max_requests=0)
     with Live(app) as live, httpx.Client(base_url=live.url, timeout=60) as http:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": b"Bearer \xff"}):
             answer = http.post("/v1/completions", json=GOOD, headers=headers)
@@ -179,7 +221,7 @@ def test_a_port_in_use_is_one_clear_error():
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1:{port}: .*choose another --port"):
-            serve(make_engine(), model_name="tiny", port=port)
+            serve(single_app(make_engine(), model_name="tiny"), port=port)
 
 
 def test_serve_says_where_it_listens_and_stops_when_interrupted():
@@ -195,6 +237,6 @@ def test_serve_says_where_it_listens_and_stops_when_interrupted():
         visitors.append(threading.Thread(target=visit, args=(url,)))
         visitors[0].start()
 
-    serve(make_engine(), model_name="m", port=0, ready=ready)
+    serve(single_app(make_engine(), model_name="m"), port=0, ready=ready)
     visitors[0].join()
     assert seen == ["m"]

@@ -84,9 +84,9 @@ def test_a_file_that_a_browser_has_is_not_sent_again(http):
 def test_the_page_needs_no_key_and_what_it_asks_for_does():
     from conftest import Live, make_engine
 
-    from hyla.server.app import create_app
+    from hyla.server.app import single_app
 
-    app = create_app(make_engine(), model_name="tiny", api_key="sesame")
+    app = single_app(make_engine(), model_name="tiny", api_key="sesame")
     with Live(app) as live, httpx.Client(base_url=live.url, timeout=60) as http:
         assert http.get("/", headers=HTML).status_code == http.get("/page/app.js").status_code == 200
         assert http.get("/engine/status").status_code == http.get("/v1/models").status_code == 401

@@ -50,6 +50,11 @@ class Tokenizer:
         """Id of one token's text, None when the vocabulary does not have it."""
         return self.backend.token_to_id(text)
 
+    @property
+    def special_texts(self) -> tuple[str, ...]:
+        """Texts of all special tokens: those that `decode` leaves out."""
+        return tuple(token.content for token in self.backend.get_added_tokens_decoder().values() if token.special)
+
     def _special_id(self, role: str) -> int | None:
         return self.token_id(self.special[role]) if role in self.special else None
 

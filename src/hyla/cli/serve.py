@@ -1,15 +1,16 @@
-"""`hyla serve FOLDER`: the OpenAI-compatible server."""
+"""`hyla serve`: models behind OpenAI's and Anthropic's HTTP APIs."""
 
 from __future__ import annotations
 
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-API_KEY_VARIABLE = "HYLA_API_KEY"
+API_KEY_VARIABLE, ADMIN_KEY_VARIABLE = "HYLA_API_KEY", "HYLA_ADMIN_KEY"
+"""Secrets may come from the environment; a flag or a file that gives them comes first."""
 
 
 class LogForm(StrEnum):
@@ -20,32 +21,89 @@ class LogForm(StrEnum):
 
 
 def serve(
-    folder: Annotated[str, typer.Argument(help="Model folder in the Hugging Face format, or org/name on its hub.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    folders: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=]FOLDER ...", help="Model folders in the Hugging Face format, or org/name."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with the same settings; flags come first.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all. [127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="[8000]")] = None,
+    model_name: Annotated[str | None, typer.Option(help="Name of the one model; default: its folder's name.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where models are loaded to. [cpu]")] = None,
+    memory: Annotated[int | None, typer.Option(min=1, help="Bytes for each model's caches.")] = None,
+    max_num_sequences: Annotated[int | None, typer.Option(min=1, help="Most sequences computed at once. [32]")] = None,
+    context_len: Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer, in tokens.")] = None,
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja file that replaces the checkpoint's.")] = None,
+    tool_parser: Annotated[str | None, typer.Option(help="Format of tool calls; default: from the template.")] = None,
+    reasoning_parser: Annotated[str | None, typer.Option(help="Format of reasoning; default: the same.")] = None,
     api_key: Annotated[
-        str | None, typer.Option(help=f"Key that clients must send; default: ${API_KEY_VARIABLE}, or none.")
+        list[str] | None, typer.Option(help=f"Key that clients must send; default: ${API_KEY_VARIABLE}, or none.")
     ] = None,
-    model_name: Annotated[str | None, typer.Option(help="Name in /v1/models; default: the folder's name.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="Keys, one a line; read again when it changes.")] = None,
+    admin_key: Annotated[
+        str | None, typer.Option(help=f"Key of the admin routes; default: ${ADMIN_KEY_VARIABLE}, or off.")
+    ] = None,
+    cors_origin: Annotated[list[str] | None, typer.Option(help="A page's origin that may use the server.")] = None,
     log_format: Annotated[LogForm, typer.Option(help="Of the log on standard error.")] = LogForm.text,
     otlp_endpoint: Annotated[
         str | None, typer.Option(help="Where OpenTelemetry spans go, as http://HOST:4318/v1/traces; needs hyla[otel].")
     ] = None,
 ) -> None:
-    """Serve a model folder over HTTP: completions, chat, streaming, log-probabilities."""
-    from hyla.server import logs
+    """Serve models over HTTP: chat, completions, responses, messages, embeddings."""
+    from hyla.server import ServeConfig, logs
+    from hyla.server.config import read_toml
     from hyla.server.traces import Traces
 
-    require_free_port(host, port)
-    key = api_key or os.environ.get(API_KEY_VARIABLE)
-    traces = Traces(otlp_endpoint) if otlp_endpoint is not None else None
+    fields = read_toml(config) if config is not None else {}
+    engine = _given(
+        dtype=dtype,
+        revision=revision,
+        device=device,
+        memory=memory,
+        max_num_sequences=max_num_sequences,
+        context_len=context_len,
+    )
+    own = _given(chat_template=chat_template, tool_parser=tool_parser, reasoning_parser=reasoning_parser)
+    fields["models"] = _models(fields.get("models", []), folders or [], model_name, own, engine)
+    fields |= _given(host=host, port=port, key_file=key_file, cors_origins=cors_origin, api_keys=api_key)
+    fields |= _given(admin_keys=[admin_key] if admin_key else None)
+    for name, variable in (("api_keys", API_KEY_VARIABLE), ("admin_keys", ADMIN_KEY_VARIABLE)):
+        if name not in fields and os.environ.get(variable):
+            fields[name] = [os.environ[variable]]
     logs.configure(log_format.value)
-    fields = {"dtype": dtype, "revision": revision, "api_key": key, "model_name": model_name, "traces": traces}
-    start_server(folder, host=host, port=port, **fields)
+    traces = Traces(otlp_endpoint) if otlp_endpoint is not None else None
+    run(ServeConfig(**fields), traces)
     if traces is not None:
         traces.close()
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _models(of_file: Any, folders: list[str], name: str | None, own: dict, engine: dict) -> Any:
+    """The file's models and the named folders, with the flags on every one of them."""
+    from hyla.errors import ConfigError
+
+    if not isinstance(of_file, list) or not all(isinstance(model, dict) for model in of_file):
+        return of_file  # the config says what is wrong
+    models = [*of_file, *map(_model, folders)]
+    if not models:
+        raise ConfigError("there is nothing to serve; name a model folder, or models in --config")
+    if name is not None:
+        if len(models) > 1:
+            raise ConfigError(f"--model-name {name!r} names one model and there are {len(models)}; write NAME=FOLDER")
+        models[0]["name"] = name
+    return [{**model, **own, "engine": {**model.get("engine", {}), **engine}} for model in models]
+
+
+def _model(argument: str) -> dict[str, Any]:
+    name, found, folder = argument.partition("=")
+    if found and not Path(argument).exists():
+        return {"name": name, "folder": folder}
+    return {"name": Path(argument).absolute().name, "folder": argument}
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -55,31 +113,56 @@ def require_free_port(host: str, port: int) -> None:
     listen(host, port).close()
 
 
-def start_server(
-    folder: str | Path,
-    *,
-    host: str,
-    port: int,
-    dtype: str | None = None,
-    revision: str | None = None,
-    api_key: str | None = None,
-    model_name: str | None = None,
-    traces=None,
-) -> None:
-    """Load the folder and serve it until interrupted. traces: `server.traces.Traces`, or None."""
-    import hyla
-    from hyla.cli.console import console, loading_bar
-    from hyla.server import serve as serve_engine
+def run(config, traces=None) -> None:
+    """Load the models of a `ServeConfig` and serve them until interrupted."""
+    from hyla.cli.console import console
+    from hyla.server import KeyRing, create_app
+    from hyla.server import serve as serve_app
 
-    with loading_bar() as progress:
-        engine = hyla.Engine(folder, dtype=dtype, revision=revision, progress=progress)
-    name = model_name or Path(folder).absolute().name
-    serve_engine(
-        engine,
-        model_name=name,
-        host=host,
-        port=port,
-        api_key=api_key,
-        traces=traces,
-        ready=lambda url: console.print(f"serving {name} at {url} (OpenAI API under {url}/v1); Ctrl-C stops it"),
+    require_free_port(config.host, config.port)
+    keys = KeyRing(config.api_keys, config.key_file, config.admin_keys)
+    models = [_load(own, config.limits) for own in config.models]
+    names = ", ".join(own.name for own in models)
+    serve_app(
+        create_app(models, limits=config.limits, keys=keys, cors_origins=config.cors_origins, traces=traces),
+        host=config.host,
+        port=config.port,
+        ready=lambda url: console.print(f"serving {names} at {url} (OpenAI API under {url}/v1); Ctrl-C stops it"),
     )
+
+
+def _load(config, limits):
+    """One model of a `ServeConfig`, ready to serve."""
+    import hyla
+    from hyla.checkpoints import read_config, resolve
+    from hyla.cli.console import loading_bar
+    from hyla.errors import ConfigError
+    from hyla.server import serve_model
+
+    template = None
+    if config.chat_template is not None:
+        try:
+            template = config.chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(f"cannot read the chat template {config.chat_template}: {error}") from error
+    options = dict(config.engine)
+    folder = resolve(config.folder, options.pop("revision", None))
+    with loading_bar() as progress:
+        engine = hyla.Engine(folder, progress=progress, **options)
+    return serve_model(
+        engine,
+        config.name,
+        limits=limits,
+        chat_template=template,
+        tool_parser=config.tool_parser,
+        reasoning_parser=config.reasoning_parser,
+        model_type=read_config(folder).published.get("model_type"),
+    )
+
+
+def start_server(folder: str | Path, *, host: str, port: int, model_name: str) -> None:
+    """Serve one folder with the defaults."""
+    from hyla.server import ServeConfig, ServedModelConfig
+
+    models = [ServedModelConfig(name=model_name, folder=str(folder))]
+    run(ServeConfig(models=models, host=host, port=port))

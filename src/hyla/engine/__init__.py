@@ -1,6 +1,7 @@
 """Continuous batching over one model: requests in, tokens out."""
 
 from hyla.engine.administration import Administration
+from hyla.engine.embedding import EmbedOrder, ScoredToken, ScoreOrder, submit_order
 from hyla.engine.engine import Engine
 from hyla.engine.formats import Choice, Ebnf, JsonObject, JsonSchema, Lark, Regex
 from hyla.engine.limits import Overloaded
@@ -14,6 +15,7 @@ __all__ = [
     "Choice",
     "Completion",
     "Ebnf",
+    "EmbedOrder",
     "Engine",
     "EngineOptions",
     "EngineThread",
@@ -24,7 +26,10 @@ __all__ = [
     "Regex",
     "Request",
     "SamplingParams",
+    "ScoreOrder",
+    "ScoredToken",
     "TokenEvent",
     "TokenLogprob",
     "Usage",
+    "submit_order",
 ]

@@ -60,6 +60,11 @@ class EngineThread:
         """Unfinished requests."""
         return len(self._listeners)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are worked on."""
+        return self._thread is not None and self._thread.is_alive() and not self._is_stopping
+
     def status(self) -> dict:
         """Numbers as plain data, at once, from any thread."""
         return {"unfinished_requests": self.num_requests, **self._administration.status()}

@@ -1,6 +1,20 @@
-"""OpenAI-compatible HTTP over an engine."""
+"""OpenAI's and Anthropic's HTTP APIs over engines."""
 
-from hyla.server.app import create_app
+from hyla.server.app import create_app, single_app
+from hyla.server.config import ServeConfig, ServedModelConfig
+from hyla.server.keys import KeyRing
+from hyla.server.limits import Limits
 from hyla.server.serve import serve
+from hyla.server.served import ServedModel, serve_model
 
-__all__ = ["create_app", "serve"]
+__all__ = [
+    "KeyRing",
+    "Limits",
+    "ServeConfig",
+    "ServedModel",
+    "ServedModelConfig",
+    "create_app",
+    "serve",
+    "serve_model",
+    "single_app",
+]

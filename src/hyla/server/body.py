@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Mapping
+import logging
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from hyla.errors import RequestError
 from hyla.server.errors import HTTPFailure
+from hyla.server.limits import Limits
+from hyla.server.schemas.fields import Body, NoEffect, OnlyNeutral
 
-NO_OPS = frozenset(
-    {
-        "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key",
-        "prompt_cache_retention", "parallel_tool_calls",
-    }
-)  # fmt: skip
-"""Fields of OpenAI's schema that change nothing here, whatever their value."""
+logger = logging.getLogger(__name__)
 
-NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
-    "frequency_penalty": lambda value: value in (None, 0),
-    "presence_penalty": lambda value: value in (None, 0),
-    "repetition_penalty": lambda value: value in (None, 1),
-    "logit_bias": lambda value: value in (None, {}),
-    "best_of": lambda value: value in (None, 1),
-    "echo": lambda value: value in (None, False),
-    "suffix": lambda value: value in (None, ""),
-    "tools": lambda value: value in (None, []),
-    "tool_choice": lambda value: value in (None, "none", "auto"),
-    "functions": lambda value: value in (None, []),
-    "function_call": lambda value: value in (None, "none", "auto"),
-    "response_format": lambda value: value in (None, {"type": "text"}),
-    "modalities": lambda value: value in (None, ["text"]),
-    "audio": lambda value: value is None,
-    "prediction": lambda value: value is None,
-    "reasoning_effort": lambda value: value is None,
-    "verbosity": lambda value: value is None,
-    "web_search_options": lambda value: value is None,
-}
-"""Fields that are known and not supported, with the values at which they ask for nothing."""
-
-Schema = TypeVar("Schema", bound=BaseModel)
+Schema = TypeVar("Schema", bound=Body)
 
 
-async def read_json(request: Request, max_bytes: int) -> dict:
-    """The body as a JSON object. 413 when it is larger than max_bytes, RequestError when it is not JSON."""
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > max_bytes:
-            raise HTTPFailure(
-                413, f"the body is larger than {max_bytes} bytes; send less", kind="invalid_request_error"
-            )
+async def read_json(request: Request, limits: Limits) -> dict:
+    """The body as a JSON object. 413 when it is too large, 408 too slow, RequestError when it is not JSON."""
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            raw = await _read(request, limits.max_body_bytes)
+    except TimeoutError:
+        message = f"the body did not arrive within {limits.body_seconds:g} seconds; send it faster"
+        raise HTTPFailure(408, message, headers={"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPFailure(400, "the client left before its body had arrived") from None  # nobody reads it
     try:
         body = json.loads(raw.decode(), parse_constant=_refuse_constant)
         json.dumps(body, ensure_ascii=False).encode()
@@ -63,7 +40,28 @@ async def read_json(request: Request, max_bytes: int) -> dict:
         raise RequestError(f"the body is not valid JSON: {error}; send a JSON object") from error
     if not isinstance(body, dict):
         raise RequestError(f"the body is a JSON {type(body).__name__}; send a JSON object")
+    _check_depth(body, limits.max_json_depth)
     return body
+
+
+def _check_depth(body: dict, most: int) -> None:
+    """Whatever reads the body later may do so by recursion."""
+    level: list[Any] = [body]
+    for _ in range(most):
+        containers = [own.values() if isinstance(own, dict) else own for own in level if isinstance(own, dict | list)]
+        level = [value for container in containers for value in container]
+        if not level:
+            return
+    raise RequestError(f"the body is nested deeper than {most} levels; send a flatter one")
+
+
+async def _read(request: Request, max_bytes: int) -> bytearray:
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > max_bytes:
+            raise HTTPFailure(413, f"the body is larger than {max_bytes} bytes; send less")
+    return raw
 
 
 def _refuse_constant(name: str):
@@ -72,25 +70,42 @@ def _refuse_constant(name: str):
 
 def parse(schema: type[Schema], body: dict) -> Schema:
     """Checked fields. Raises RequestError that names the first wrong one."""
-    for name, is_neutral in NEUTRAL.items():
-        if name in body and not is_neutral(body[name]):
-            raise RequestError(f"{name} = {_short(body[name])} is not supported; leave it out", name)
-    fields = {name: value for name, value in body.items() if name not in NO_OPS and name not in NEUTRAL}
     try:
-        return schema.model_validate(fields)
+        asked = schema.model_validate(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else None
-        path = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise RequestError(
-                f"{path} is not a field of this request; remove it or check its spelling", name
-            ) from error
-        if first["type"] == "missing":
-            raise RequestError(f"{path} is missing; every request needs it", name) from error
-        raise RequestError(f"{path} = {_short(first.get('input'))}: {first['msg']}", name) from error
+        raise _request_error(error) from error
+    _review(asked)
+    return asked
 
 
-def _short(value) -> str:
+def _request_error(error: ValidationError) -> RequestError:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else None
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return RequestError(f"{path} is not a field of this request; remove it or check its spelling", name)
+    if first["type"] == "missing":
+        return RequestError(f"{path} is missing; every request needs it", name)
+    return RequestError(f"{path} = {short(first.get('input'))}: {first['msg']}", name)
+
+
+_told: set[str] = set()
+"""Fields whose missing effect the log has."""
+
+
+def _review(asked: Body) -> None:
+    """Refuse what is known and not supported; say once what has no effect."""
+    for name in asked.model_fields_set & type(asked).model_fields.keys():
+        value = getattr(asked, name)
+        for mark in type(asked).model_fields[name].metadata:
+            if isinstance(mark, OnlyNeutral) and value is not None and value not in mark.values:
+                raise RequestError(f"{name} = {short(value)} is not supported; {mark.instead}", name)
+            if isinstance(mark, NoEffect) and value is not None and name not in _told:
+                _told.add(name)
+                logger.warning("requests set %s, which changes nothing here: %s", name, mark.reason)
+
+
+def short(value: Any) -> str:
+    """A value as JSON, cut to a line."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""Every failure in the shape that OpenAI's clients read: {"error": {message, type, param, code}}."""
+"""Every failure in the shape that the route's clients read: OpenAI's, or Anthropic's on its routes."""
 
 from __future__ import annotations
 
@@ -13,59 +13,85 @@ from hyla.errors import CapacityError, HylaError, RequestError
 
 logger = logging.getLogger(__name__)
 
+ANTHROPIC_PATH = "/v1/messages"
+
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+"""By HTTP status; other client errors are invalid requests, other server errors api_error."""
+
 
 class HTTPFailure(HylaError):
     """A failure with its own HTTP status."""
 
-    def __init__(self, status: int, message: str, *, kind: str, param: str | None = None, code: str | None = None):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ):
         super().__init__(message)
-        self.status, self.kind, self.param, self.code = status, kind, param, code
+        self.status, self.kind, self.param, self.code, self.headers = status, kind, param, code, headers
 
 
 def error_body(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> dict:
-    """The JSON body of a failure."""
+    """The JSON body of a failure as OpenAI's clients read it."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def _respond(status: int, message: str, headers: dict[str, str] | None = None, **fields) -> JSONResponse:
-    return JSONResponse(error_body(message, **fields), status_code=status, headers=headers)
+def anthropic_error_body(status: int, message: str) -> dict:
+    """The JSON body of a failure as Anthropic's clients read it."""
+    other = "invalid_request_error" if status < 500 else "api_error"
+    return {"type": "error", "error": {"type": ANTHROPIC_TYPES.get(status, other), "message": message}}
 
 
-async def _failure(request: Request, error: HTTPFailure) -> JSONResponse:
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return _respond(error.status, str(error), headers, kind=error.kind, param=error.param, code=error.code)
+def as_failure(error: Exception) -> HTTPFailure:
+    """The failure that an exception is to a client."""
+    if isinstance(error, HTTPFailure):
+        return error
+    if isinstance(error, RequestError):
+        return HTTPFailure(400, str(error), param=error.param)
+    if isinstance(error, Overloaded):
+        # The engine may know when its queue has moved on.
+        retry = {"Retry-After": str(vars(error).get("retry_after_seconds", 1))}
+        return HTTPFailure(503, str(error), kind="overloaded_error", code="overloaded", headers=retry)
+    if isinstance(error, CapacityError):
+        return HTTPFailure(400, str(error), code="capacity_exceeded")
+    if isinstance(error, HTTPException):
+        headers = dict(error.headers) if error.headers else None
+        return HTTPFailure(error.status_code, str(error.detail), headers=headers)
+    return HTTPFailure(500, "the server failed; its log has the reason", kind="server_error")
 
 
-async def _bad_request(request: Request, error: RequestError) -> JSONResponse:
-    return _respond(400, str(error), kind="invalid_request_error", param=error.param)
+def is_anthropic(path: str) -> bool:
+    return path == ANTHROPIC_PATH or path.startswith(ANTHROPIC_PATH + "/")
 
 
-async def _too_large(request: Request, error: CapacityError) -> JSONResponse:
-    return _respond(400, str(error), kind="invalid_request_error", code="capacity_exceeded")
-
-
-async def _overloaded(request: Request, error: Overloaded) -> JSONResponse:
-    return _respond(
-        503, str(error), {"Retry-After": str(error.retry_after_seconds)}, kind="overloaded_error", code="overloaded"
-    )
-
-
-async def _http(request: Request, error: HTTPException) -> JSONResponse:
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    headers = dict(error.headers) if error.headers else None
-    return _respond(error.status_code, message, headers, kind="invalid_request_error")
-
-
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _respond(500, "the server failed; its log has the reason", kind="server_error")
+async def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """Any exception as a response."""
+    failure = as_failure(error)
+    path = request.url.path
+    message = f"{request.method} {path}: {failure}" if isinstance(error, HTTPException) else str(failure)
+    if failure.status >= 500 and failure.code is None:
+        logger.error("%s %s failed", request.method, path, exc_info=error)
+    if is_anthropic(path):
+        body = anthropic_error_body(failure.status, message)
+    else:
+        body = error_body(message, kind=failure.kind, param=failure.param, code=failure.code)
+    return JSONResponse(body, status_code=failure.status, headers=failure.headers)
 
 
 def install(app: FastAPI) -> None:
     """Answer every exception in the one shape."""
-    app.add_exception_handler(HTTPFailure, _failure)
-    app.add_exception_handler(RequestError, _bad_request)
-    app.add_exception_handler(Overloaded, _overloaded)
-    app.add_exception_handler(CapacityError, _too_large)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
+    for kind in (HylaError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer_error)

@@ -6,13 +6,11 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
 
-from hyla.engine import Engine
 from hyla.errors import ConfigError
-from hyla.server.app import create_app
-
-GRACE_SECONDS = 10
-"""How long open answers may go on after the server was asked to stop."""
+from hyla.server.protocol import bounded
+from hyla.server.service import Service
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -31,39 +29,49 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _Server(uvicorn.Server):
-    """Says when it is ready."""
+class DrainingServer(uvicorn.Server):
+    """Says when it is ready; after SIGTERM or SIGINT it takes nothing new and finishes what runs."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]):
+    def __init__(self, app: FastAPI, on_started: Callable[[], None] | None = None):
+        self.service: Service = app.state.service
+        limits = self.service.limits
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            http=bounded(limits),
+            h11_max_incomplete_event_size=limits.max_header_bytes,
+            timeout_keep_alive=max(1, round(limits.idle_seconds)),
+            timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
+            server_header=False,
+            # Nothing here depends on a client's address, and no variable of the environment should.
+            proxy_headers=False,
+            ws="none",
+        )
         super().__init__(config)
         self._on_started = on_started
 
     async def startup(self, sockets=None) -> None:
         await super().startup(sockets)
-        if self.started:
+        if self.started and self._on_started is not None:
             self._on_started()
+
+    def handle_exit(self, sig, frame) -> None:
+        self.service.is_draining = True
+        super().handle_exit(sig, frame)
 
 
 def serve(
-    engine: Engine,
-    *,
-    model_name: str,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    ready: Callable[[str], None] | None = None,
-    **app_options,
+    app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, ready: Callable[[str], None] | None = None
 ) -> None:
     """Serve until interrupted.
 
-    ready: called with the server's URL once it answers. app_options: `create_app`'s (api_key, max_body_bytes, ...).
+    ready: called with the server's URL once it answers.
     Raises ConfigError when the port is in use; the caller prints it and exits with 1.
     """
     with listen(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{listener.getsockname()[1]}"
-        app = create_app(engine, model_name=model_name, **app_options)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
-        server = _Server(config, lambda: ready(url) if ready is not None else None)
+        server = DrainingServer(app, (lambda: ready(url)) if ready is not None else None)
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:

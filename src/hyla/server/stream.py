@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -51,13 +52,17 @@ class Events:
                     del self._unfinished[event.request_id]
             yield event
 
+    def abort(self) -> None:
+        """Cancel what is unfinished; its last events still come."""
+        for name in self._unfinished:
+            self._thread.cancel(name)
+
     def close(self) -> None:
-        """Cancel what is unfinished."""
+        """Cancel what is unfinished and end the iteration."""
         if self.is_closed:
             return
         self.is_closed = True
-        for name in self._unfinished:
-            self._thread.cancel(name)
+        self.abort()
         self._queue.put_nowait(None)
 
 
@@ -69,14 +74,17 @@ async def close_on_disconnect(receive, events: Events) -> None:
 
 
 class StreamedEvents(Response):
-    """A server-sent-events response that frees the engine's work when the client goes away, at whatever point."""
+    """A server-sent-events response that frees the engine's work when the client goes away, at whatever point.
+
+    held: closed when the response ends.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: AsyncIterator[bytes], events: Events):
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    def __init__(self, chunks: AsyncIterator[bytes], events: Events, *, held: ExitStack, headers: dict[str, str]):
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers})
         del self.headers["content-length"]
-        self.chunks, self.events = chunks, events
+        self.chunks, self.events, self.held = chunks, events, held
 
     async def __call__(self, scope, receive, send) -> None:
         watcher = asyncio.create_task(close_on_disconnect(receive, self.events))
@@ -88,3 +96,4 @@ class StreamedEvents(Response):
         finally:
             self.events.close()
             watcher.cancel()
+            self.held.close()

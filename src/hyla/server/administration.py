@@ -1,0 +1,44 @@
+"""The admin actions as calls of the engine's thread. The one file to change when the thread learns another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from hyla.engine import EngineThread
+from hyla.errors import CapacityError, HylaError, RequestError
+from hyla.server.errors import HTTPFailure
+
+ACTIONS: Mapping[str, str] = {
+    "pause": "pause",
+    "resume": "resume",
+    "sleep": "sleep",
+    "wake": "wake",
+    "weights": "update_weights",
+    "status": "status",
+}
+"""By route, the method of the thread; the body's fields are its keyword arguments."""
+
+
+async def administer(thread: EngineThread, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Do it and wait until it is done; returns what the thread tells.
+
+    Raises 404 for an unknown action, 501 for one that this engine does not have, 409 for one that cannot be now.
+    """
+    if action not in ACTIONS:
+        known = ", ".join(ACTIONS)
+        raise HTTPFailure(404, f"there is no admin action {action!r}; choose one of {known}", code="unknown_action")
+    method = ACTIONS[action]
+    if not hasattr(thread, method):
+        raise HTTPFailure(501, f"this server's engine cannot {action}", kind="server_error", code="not_available")
+    try:
+        told = getattr(thread, method)(**fields)
+        if isinstance(told, Future):
+            told = await asyncio.wrap_future(told)
+    except (RequestError, CapacityError, HTTPFailure):
+        raise
+    except HylaError as error:
+        raise HTTPFailure(409, str(error), code="not_possible") from error
+    return dict(told) if isinstance(told, Mapping) else {}

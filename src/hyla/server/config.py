@@ -1,0 +1,78 @@
+"""`hyla serve` as data: a TOML file, or the flags."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from hyla.errors import ConfigError
+from hyla.models.config import Config
+from hyla.server.limits import Limits
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class ServedModelConfig(Config):
+    """One model of a server."""
+
+    name: Name
+    """What requests call it."""
+    folder: Annotated[str, Field(min_length=1)]
+    """A model folder in the Hugging Face format, or org/name on its hub."""
+    chat_template: Path | None = None
+    """A Jinja file that replaces the checkpoint's chat template."""
+    tool_parser: str | None = None
+    """How its tool calls look ("none": no tools); None: found in the chat template."""
+    reasoning_parser: str | None = None
+    """How its reasoning looks ("none": all is text); None: found in the chat template."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """Options of its engine: dtype, memory, max_num_sequences, context_len, ..."""
+
+
+class ServeConfig(Config):
+    """One server."""
+
+    models: Annotated[tuple[ServedModelConfig, ...], Field(min_length=1)]
+    host: str = "127.0.0.1"
+    """Address to listen on; "0.0.0.0" for all of this machine's."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0: any free one."""
+    api_keys: tuple[Name, ...] = ()
+    """Keys of clients. Prefer `key_file`: it can be changed while the server runs."""
+    key_file: Path | None = None
+    """More keys, one a line; read again when it changes."""
+    admin_keys: tuple[Name, ...] = ()
+    """Keys of the admin routes, which are off without one."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may use the server from a browser."""
+    limits: Limits = Limits()
+    """Bounds on requests."""
+
+    @field_validator("models")
+    @classmethod
+    def _names_differ(cls, models):
+        names = [model.name for model in models]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two models are called {twice!r}; give each its own name")
+        return models
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The fields of a configuration file. Paths in it are relative to it. Raises ConfigError."""
+    try:
+        fields = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
+    if isinstance(fields.get("key_file"), str):
+        fields["key_file"] = file.parent / fields["key_file"]
+    for model in fields.get("models", []) if isinstance(fields.get("models"), list) else []:
+        if isinstance(model, dict):
+            for key in ("chat_template", "folder"):
+                own = model.get(key)
+                if isinstance(own, str) and (key == "chat_template" or (file.parent / own).exists()):
+                    model[key] = str(file.parent / own)
+    return fields

@@ -1,0 +1,43 @@
+"""Abort by id, and the admin routes."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+
+from hyla.server.administration import administer
+from hyla.server.body import parse, read_json
+from hyla.server.errors import HTTPFailure
+from hyla.server.schemas.control import AbortRequest, ModelRequest, PauseRequest, SleepRequest, WeightsRequest
+from hyla.server.service import client_of, service_of
+
+router = APIRouter()
+
+
+def admin_of(request: Request) -> None:
+    """A dependency of the admin routes."""
+    service_of(request).keys.check_admin(request)
+
+
+@router.post("/abort")
+async def abort(request: Request, client: str = Depends(client_of)) -> JSONResponse:
+    """Cancel a running answer by its id; only its own client (and the admin) may."""
+    service = service_of(request)
+    asked = parse(AbortRequest, await read_json(request, service.limits))
+    if not service.abort(asked.request_id, client):
+        message = f"request_id {asked.request_id!r} is not running; it may have finished"
+        raise HTTPFailure(404, message, param="request_id", code="request_not_found")
+    return JSONResponse({"request_id": asked.request_id, "aborted": True})
+
+
+@router.post("/admin/{action}", dependencies=[Depends(admin_of)])
+async def admin(request: Request, action: str) -> JSONResponse:
+    """pause, resume, sleep, wake, weights, status of one model's engine."""
+    service = service_of(request)
+    schemas = {"pause": PauseRequest, "sleep": SleepRequest, "weights": WeightsRequest}
+    schema = schemas.get(action, ModelRequest)
+    asked = parse(schema, await read_json(request, service.limits))
+    served = service.model_or_only(asked.model)
+    fields = asked.model_dump(exclude_none=True, exclude={"model"})
+    told = await administer(served.thread, action, fields)
+    return JSONResponse({"model": served.name, "action": action, **told})

@@ -1,0 +1,172 @@
+"""Anthropic's /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from hyla.errors import RequestError
+from hyla.server.answering import answer
+from hyla.server.body import parse, read_json
+from hyla.server.constraints import format_grammar
+from hyla.server.conversation import Conversation, text_of
+from hyla.server.limits import Limits
+from hyla.server.reader import Choice
+from hyla.server.schemas.generation import ResponseFormat
+from hyla.server.schemas.messages import Block, CountTokensRequest, MessageRequest, Turn
+from hyla.server.schemas.tools import FunctionTool
+from hyla.server.service import client_of, service_of
+from hyla.server.shapes.messages import MessageShape
+from hyla.server.tools import ToolUse, tool_use
+from hyla.server.translate import engine_request, sampling_params
+
+router = APIRouter()
+
+
+@router.post("/v1/messages")
+async def messages(request: Request, client: str = Depends(client_of)) -> Response:
+    service = service_of(request)
+    asked = parse(MessageRequest, await read_json(request, service.limits))
+    served = service.model(asked.model)
+    tokenizer = served.require_tokenizer("messages")
+    conversation = _conversation(asked, service.limits)
+    prompt = await run_in_threadpool(served.prompt, conversation)
+    constraint = _grammar(asked, service.limits)
+    reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
+    stops = tuple(asked.stop_sequences or ())
+    thinks = served.format.reasoning is not None and asked.thinking is not None and asked.thinking.type == "enabled"
+    budget = asked.thinking.budget_tokens if thinks else None
+    params = sampling_params(asked, stop=stops or None, thinking_budget=budget, **reading.params)
+    answer_id = f"msg_{uuid.uuid4().hex}"
+    shape = MessageShape(
+        answer_id,
+        served.name,
+        tokenizer,
+        Choice(reading.parser(), None if conversation.tools.is_parallel else 1),
+        stops=stops,
+        num_prompt_tokens=len(prompt.token_ids),
+        shows_thinking=asked.thinking is None or asked.thinking.type != "disabled",
+    )
+    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, asked, key=client or None)
+    return await answer(
+        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(asked.stream)
+    )
+
+
+@router.post("/v1/messages/count_tokens")
+async def count_tokens(request: Request, client: str = Depends(client_of)) -> JSONResponse:
+    service = service_of(request)
+    asked = parse(CountTokensRequest, await read_json(request, service.limits))
+    served = service.model(asked.model)
+    prompt = await run_in_threadpool(served.prompt, _conversation(asked, service.limits))
+    return JSONResponse({"input_tokens": len(prompt.token_ids)})
+
+
+def _conversation(asked: CountTokensRequest, limits: Limits) -> Conversation:
+    if len(asked.messages) > limits.max_messages:
+        raise RequestError(
+            f"messages holds {len(asked.messages)} of them; at most {limits.max_messages} go at once", "messages"
+        )
+    made: list[dict[str, Any]] = []
+    if asked.system:
+        made.append({"role": "system", "content": _text_of(asked.system)})
+    for turn in asked.messages:
+        made += _turn(turn)
+    # A last message of the assistant is the start of the answer.
+    continues = asked.messages[-1].role == "assistant" and bool(made[-1].get("content"))
+    return Conversation(made, _tools(asked, limits), _names(asked), continues_final_message=continues)
+
+
+def _names(asked: CountTokensRequest) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    if asked.thinking is not None:
+        thinks = asked.thinking.type != "disabled"
+        names = {"enable_thinking": thinks, "thinking": thinks}
+    if asked.output_config is not None and asked.output_config.effort is not None:
+        names["reasoning_effort"] = asked.output_config.effort
+    return names | (asked.chat_template_kwargs or {})
+
+
+def _text_of(content: str | list[Block]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(_field(block, "text") for block in content)
+
+
+def _field(block: Block, name: str) -> str:
+    value = (block.model_extra or {}).get(name)
+    if name == "text" and block.type != "text":
+        raise RequestError(f"a content block of type {block.type!r} is not supported; send text", "messages")
+    if not isinstance(value, str):
+        raise RequestError(f"a content block of type {block.type!r} needs {name}, a text", "messages")
+    return value
+
+
+def _turn(turn: Turn) -> list[dict[str, Any]]:
+    """One of Anthropic's turns as chat messages: results of tools are messages of their own and come first."""
+    if isinstance(turn.content, str):
+        return [{"role": turn.role, "content": turn.content}]
+    texts, results, calls, thoughts = [], [], [], []
+    for block in turn.content:
+        if block.type == "tool_result":
+            results.append(_result(block))
+        elif block.type == "tool_use":
+            calls.append(_call(block))
+        elif block.type == "thinking":
+            thoughts.append(_field(block, "thinking"))
+        elif block.type != "redacted_thinking":
+            texts.append(_field(block, "text"))
+    if not (texts or calls or thoughts):
+        return results or [{"role": turn.role, "content": ""}]
+    message: dict[str, Any] = {"role": turn.role, "content": "\n".join(texts)}
+    if thoughts:
+        message["reasoning_content"] = "\n".join(thoughts)
+    if calls:
+        message["tool_calls"] = calls
+    return [*results, message]
+
+
+def _result(block: Block) -> dict[str, Any]:
+    content = (block.model_extra or {}).get("content")
+    if isinstance(content, list):
+        content = text_of(content)
+    if content is not None and not isinstance(content, str):
+        raise RequestError("the content of a tool_result is a text or a list of blocks", "messages")
+    return {"role": "tool", "tool_call_id": _field(block, "tool_use_id"), "content": content or ""}
+
+
+def _call(block: Block) -> dict[str, Any]:
+    given = (block.model_extra or {}).get("input")
+    if not isinstance(given, dict):
+        raise RequestError("a content block of type 'tool_use' needs input, an object", "messages")
+    function = {"name": _field(block, "name"), "arguments": json.dumps(given, ensure_ascii=False)}
+    return {"id": _field(block, "id"), "type": "function", "function": function}
+
+
+def _tools(asked: CountTokensRequest, limits: Limits) -> ToolUse:
+    tools = [
+        FunctionTool(name=tool.name, description=tool.description, parameters=tool.input_schema)
+        for tool in asked.tools or ()
+    ]
+    choice = asked.tool_choice
+    if choice is None:
+        return tool_use(tools, None, True, limits)
+    is_parallel = not choice.disable_parallel_tool_use
+    if choice.type == "tool":
+        if choice.name is None:
+            raise RequestError("tool_choice of type 'tool' needs the tool's name", "tool_choice")
+        return tool_use(tools, "required", is_parallel, limits).narrowed([choice.name], "required")
+    mode = {"auto": "auto", "any": "required", "none": "none"}[choice.type]
+    return tool_use(tools, mode, is_parallel, limits)
+
+
+def _grammar(asked: MessageRequest, limits: Limits) -> dict | None:
+    if asked.output_config is None or asked.output_config.format is None:
+        return None
+    schema = {"schema": asked.output_config.format.schema_}
+    return format_grammar(ResponseFormat(type="json_schema", json_schema=schema), limits, "output_config")

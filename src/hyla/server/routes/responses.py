@@ -1,0 +1,211 @@
+"""/v1/responses: make an answer, look a kept one up, forget it."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from hyla.errors import RequestError
+from hyla.server.answering import answer
+from hyla.server.body import parse, read_json
+from hyla.server.constraints import format_grammar
+from hyla.server.conversation import Conversation, text_of
+from hyla.server.errors import HTTPFailure
+from hyla.server.limits import Limits
+from hyla.server.reader import Choice
+from hyla.server.routes.chat import effort_names
+from hyla.server.schemas.generation import ResponseFormat
+from hyla.server.schemas.responses import InputItem, NamedFunction, ResponseRequest, TextOptions
+from hyla.server.schemas.tools import FunctionTool
+from hyla.server.service import Service, client_of, service_of
+from hyla.server.shapes.responses import ResponseShape
+from hyla.server.tools import ToolUse, tool_use
+from hyla.server.translate import engine_request, sampling_params
+
+router = APIRouter()
+
+LOGPROBS = "message.output_text.logprobs"
+
+
+@router.post("/v1/responses")
+async def responses(request: Request, client: str = Depends(client_of)) -> Response:
+    service = service_of(request)
+    asked = parse(ResponseRequest, await read_json(request, service.limits))
+    served = service.model(asked.model)
+    served.require_tokenizer("responses")
+    messages = [*_earlier(asked, service, client), *_messages(asked)]
+    if len(messages) > service.limits.max_messages:
+        raise RequestError(
+            f"the conversation has {len(messages)} messages; at most {service.limits.max_messages} go at once", "input"
+        )
+    conversation = Conversation(_with_instructions(asked, messages), _tools(asked, service.limits), _names(asked))
+    prompt = await run_in_threadpool(served.prompt, conversation)
+    constraint = _grammar(asked.text, service.limits)
+    reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
+    wants_logprobs = asked.top_logprobs is not None or LOGPROBS in (asked.include or ())
+    params = sampling_params(
+        asked,
+        max_tokens=asked.max_output_tokens,
+        logprobs=(asked.top_logprobs or 0) if wants_logprobs else None,
+        **reading.params,
+    )
+    answer_id = f"resp_{uuid.uuid4().hex}"
+
+    def keep(body: dict, message: dict) -> None:
+        if asked.store is not False:
+            service.stored.add(body, [*messages, message], client)
+
+    shape = ResponseShape(
+        answer_id,
+        served.name,
+        served.tokenizer,
+        Choice(reading.parser(), None if conversation.tools.is_parallel else 1),
+        echo=_echo(asked),
+        wants_logprobs=wants_logprobs,
+        on_done=keep,
+    )
+    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, asked, key=client or None)
+    return await answer(
+        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(asked.stream)
+    )
+
+
+@router.get("/v1/responses/{response_id}")
+async def stored_response(request: Request, response_id: str, client: str = Depends(client_of)) -> JSONResponse:
+    found = service_of(request).stored.get(response_id, client)
+    if found is None:
+        raise _not_kept(response_id, "response_id")
+    return JSONResponse(found.body)
+
+
+@router.delete("/v1/responses/{response_id}")
+async def forget_response(request: Request, response_id: str, client: str = Depends(client_of)) -> JSONResponse:
+    if not service_of(request).stored.delete(response_id, client):
+        raise _not_kept(response_id, "response_id")
+    return JSONResponse({"id": response_id, "object": "response.deleted", "deleted": True})
+
+
+def _not_kept(response_id: str, param: str) -> HTTPFailure:
+    message = f"{param} {response_id!r} is not kept here; answers stay in memory for a while, unless store is false"
+    return HTTPFailure(404, message, param=param, code="previous_response_not_found")
+
+
+def _earlier(asked: ResponseRequest, service: Service, client: str) -> list[dict[str, Any]]:
+    if asked.previous_response_id is None:
+        return []
+    found = service.stored.get(asked.previous_response_id, client)
+    if found is None:
+        raise _not_kept(asked.previous_response_id, "previous_response_id")
+    return found.messages
+
+
+def _with_instructions(asked: ResponseRequest, messages: list[dict]) -> list[dict]:
+    """Instructions are this request's own: they are not kept with the conversation."""
+    return [{"role": "system", "content": asked.instructions}, *messages] if asked.instructions else messages
+
+
+def _messages(asked: ResponseRequest) -> list[dict[str, Any]]:
+    """Input items in chat form: calls and reasoning join the assistant message that they belong to."""
+    if isinstance(asked.input, str):
+        return [{"role": "user", "content": asked.input}]
+    messages: list[dict[str, Any]] = []
+    for item in asked.input:
+        _add_item(messages, item)
+    if not messages:
+        raise RequestError("input is an empty list; give a message", "input")
+    return messages
+
+
+def _add_item(messages: list[dict[str, Any]], item: InputItem) -> None:
+    fields = item.model_extra or {}
+    kind = item.type or "message"
+    if kind == "message":
+        if item.role is None:
+            raise RequestError("input: a message needs its role", "input")
+        content = text_of(item.content)
+        last = messages[-1] if messages else {}
+        if item.role == "assistant" and last.get("role") == "assistant" and not last.get("content"):
+            last["content"] = content
+        else:
+            messages.append({"role": item.role, "content": content})
+    elif kind == "function_call":
+        call = {"name": _text(fields, "name", kind), "arguments": _text(fields, "arguments", kind)}
+        own = {"id": _text(fields, "call_id", kind), "type": "function", "function": call}
+        _assistant(messages).setdefault("tool_calls", []).append(own)
+    elif kind == "function_call_output":
+        output = fields.get("output")
+        if not isinstance(output, str):
+            output = text_of(output if isinstance(output, list) else None)
+        messages.append({"role": "tool", "tool_call_id": _text(fields, "call_id", kind), "content": output})
+    elif kind == "reasoning":
+        parts = item.content if isinstance(item.content, list) else []
+        texts = [part.get("text") for part in parts if isinstance(part.get("text"), str)]
+        if texts:
+            messages.append({"role": "assistant", "content": "", "reasoning_content": "\n".join(texts)})
+    else:
+        raise RequestError(f"input: an item of type {kind!r} is not supported here; leave it out", "input")
+
+
+def _assistant(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """The assistant message at the end, a new one if there is none."""
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": ""})
+    return messages[-1]
+
+
+def _text(fields: dict, name: str, kind: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str):
+        raise RequestError(f"input: an item of type {kind!r} needs {name}, a text", "input")
+    return value
+
+
+def _tools(asked: ResponseRequest, limits: Limits) -> ToolUse:
+    tools = [FunctionTool(**tool.model_dump(exclude={"type"}, exclude_none=True)) for tool in asked.tools or ()]
+    choice = asked.tool_choice
+    if isinstance(choice, NamedFunction):
+        return tool_use(tools, "required", False, limits).narrowed([choice.name], "required")
+    if choice is None or isinstance(choice, str):
+        return tool_use(tools, choice, asked.parallel_tool_calls, limits)
+    names = [str(entry.get("name")) for entry in choice.tools]
+    return tool_use(tools, choice.mode, asked.parallel_tool_calls, limits).narrowed(names, choice.mode)
+
+
+def _names(asked: ResponseRequest) -> dict[str, Any]:
+    return effort_names(asked.reasoning.effort if asked.reasoning else None) | (asked.chat_template_kwargs or {})
+
+
+def _grammar(text: TextOptions | None, limits: Limits) -> dict | None:
+    if text is None or text.format is None:
+        return None
+    form = text.format
+    schema = {"schema": form.schema_}
+    wanted = ResponseFormat(type=form.type, json_schema=schema if form.type == "json_schema" else None)
+    return format_grammar(wanted, limits, "text")
+
+
+def _echo(asked: ResponseRequest) -> dict[str, Any]:
+    """What an answer repeats of its request."""
+    given = asked.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {
+        "background": False,
+        "instructions": asked.instructions,
+        "max_output_tokens": asked.max_output_tokens,
+        "metadata": asked.metadata or {},
+        "parallel_tool_calls": asked.parallel_tool_calls is not False,
+        "previous_response_id": asked.previous_response_id,
+        "reasoning": {"effort": None, "summary": None} | given.get("reasoning", {}),
+        "store": asked.store is not False,
+        "temperature": asked.temperature if asked.temperature is not None else 1.0,
+        "text": {"format": {"type": "text"}} | given.get("text", {}),
+        "tool_choice": given.get("tool_choice", "auto"),
+        "tools": given.get("tools", []),
+        "top_logprobs": asked.top_logprobs or 0,
+        "top_p": asked.top_p if asked.top_p is not None else 1.0,
+        "truncation": "disabled",
+        "user": given.get("user"),
+    }

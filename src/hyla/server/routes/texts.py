@@ -1,0 +1,149 @@
+"""POST /v1/embeddings, /tokenize, /detokenize, /score."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from hyla.engine import EmbedOrder, ScoreOrder
+from hyla.errors import RequestError
+from hyla.server.body import parse, read_json
+from hyla.server.conversation import Conversation
+from hyla.server.limits import Limits
+from hyla.server.prompts import encode, run_orders, scored_body
+from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
+from hyla.server.service import client_of, service_of
+from hyla.server.tools import tool_use
+
+router = APIRouter()
+
+
+def _texts(given: str | Sequence, limits: Limits) -> list[str | tuple[int, ...]]:
+    """One entry per text. Raises RequestError for none or too many."""
+    if isinstance(given, str):
+        return [given]
+    if not given:
+        raise RequestError("input is an empty list; give a text or token ids", "input")
+    if isinstance(given[0], int):
+        return [tuple(given)]
+    if len(given) > limits.max_prompts:
+        raise RequestError(f"input holds {len(given)} texts; at most {limits.max_prompts} go at once", "input")
+    return [own if isinstance(own, str) else tuple(own) for own in given]
+
+
+@router.post("/v1/embeddings")
+async def embeddings(request: Request, client: str = Depends(client_of)) -> JSONResponse:
+    service = service_of(request)
+    asked = parse(EmbeddingRequest, await read_json(request, service.limits))
+    served = service.model(asked.model)
+    width = served.engine.model.config.hidden_dim
+    if asked.dimensions is not None and asked.dimensions > width:
+        raise RequestError(
+            f"dimensions = {asked.dimensions}; this model's vectors have {width}, ask for fewer", "dimensions"
+        )
+    texts = _texts(asked.input, service.limits)
+    with service.turn(client):
+        ids = await encode(served, texts, add_special_tokens=asked.add_special_tokens is not False)
+        is_normalised = asked.normalize is not False
+        orders = [EmbedOrder(own, asked.pooling or "mean", is_normalised) for own in ids]
+        vectors = await run_orders(served, orders)
+    if asked.dimensions is not None and asked.dimensions < width:
+        vectors = [_shortened(vector[: asked.dimensions], is_normalised) for vector in vectors]
+    data = [
+        {"object": "embedding", "index": n, "embedding": _encoded(vector, asked.encoding_format)}
+        for n, vector in enumerate(vectors)
+    ]
+    num = sum(map(len, ids))
+    usage = {"prompt_tokens": num, "total_tokens": num}
+    return JSONResponse({"object": "list", "model": served.name, "data": data, "usage": usage})
+
+
+def _shortened(vector: Sequence[float], is_normalised: bool) -> list[float]:
+    length = math.hypot(*vector) if is_normalised else 1.0
+    return [value / length for value in vector] if length else list(vector)
+
+
+def _encoded(vector: Sequence[float], form: str | None) -> list[float] | str:
+    """base64: little-endian fp32, as OpenAI's clients ask for."""
+    if form == "base64":
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    return list(vector)
+
+
+@router.post("/tokenize")
+async def tokenize(request: Request, client: str = Depends(client_of)) -> JSONResponse:
+    service = service_of(request)
+    asked = parse(TokenizeRequest, await read_json(request, service.limits))
+    served = service.model_or_only(asked.model)
+    tokenizer = served.require_tokenizer("tokenize")
+    if (asked.prompt is None) == (asked.messages is None):
+        raise RequestError("give either prompt or messages", "prompt")
+    if asked.messages is not None:
+        conversation = Conversation(
+            [message.model_dump(exclude_unset=True) for message in asked.messages],
+            tool_use([tool.function for tool in asked.tools or ()], None, None, service.limits),
+            asked.chat_template_kwargs or {},
+            None,
+            bool(asked.continue_final_message),
+            asked.add_generation_prompt is not False,
+        )
+        ids = (await run_in_threadpool(served.prompt, conversation)).token_ids
+    else:
+        more = {} if asked.add_special_tokens is not False else {"add_special_tokens": False}
+        ids = await run_in_threadpool(tokenizer.encode, asked.prompt, **more)
+    body = {"tokens": list(ids), "count": len(ids), "max_model_len": served.engine.context_len}
+    if asked.return_token_strs:
+        body["token_strs"] = [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
+    return JSONResponse(body)
+
+
+@router.post("/detokenize")
+async def detokenize(request: Request, client: str = Depends(client_of)) -> JSONResponse:
+    service = service_of(request)
+    asked = parse(DetokenizeRequest, await read_json(request, service.limits))
+    served = service.model_or_only(asked.model)
+    tokenizer = served.require_tokenizer("detokenize")
+    if asked.tokens:
+        served.engine.model.check_ids(asked.tokens, "tokens")
+    skip = bool(asked.skip_special_tokens)
+    return JSONResponse({"prompt": await run_in_threadpool(tokenizer.decode, asked.tokens, skip_special_tokens=skip)})
+
+
+@router.post("/score")
+async def score(request: Request, client: str = Depends(client_of)) -> JSONResponse:
+    service = service_of(request)
+    asked = parse(ScoreRequest, await read_json(request, service.limits))
+    served = service.model_or_only(asked.model)
+    context: tuple[int, ...] = ()
+    if asked.context:
+        own = asked.context if isinstance(asked.context, str) else tuple(asked.context)
+        (context,) = await encode(served, [own], add_special_tokens=asked.add_special_tokens is not False)
+    # Special tokens open a text once: before its context, if it has one.
+    opens = asked.add_special_tokens is not False and not context
+    texts = _texts(asked.input, service.limits)
+    with service.turn(client):
+        ids = await encode(served, texts, add_special_tokens=opens)
+        orders = [ScoreOrder((*context, *own), asked.top_logprobs or 0, len(context)) for own in ids]
+        scored = [tokens[len(context) :] for tokens in await run_orders(served, orders)]
+    data = []
+    for n, tokens in enumerate(scored):
+        known = [token.logprob for token in tokens if token.logprob is not None]
+        entry = {
+            "index": n,
+            "tokens": [token.token_id for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "ranks": [token.rank for token in tokens],
+            "logprob": math.fsum(known),
+        }
+        if asked.top_logprobs is not None:
+            entry["top_logprobs"] = [scored_body(served, token) for token in tokens]
+        data.append(entry)
+    num = len(context) * len(ids) + sum(map(len, ids))
+    usage = {"prompt_tokens": num, "total_tokens": num}
+    return JSONResponse({"object": "list", "model": served.name, "data": data, "usage": usage})

@@ -1,0 +1,50 @@
+"""The base of all request bodies, and marks for fields that are known and do nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+
+
+class Body(BaseModel):
+    """Unknown names are errors. None means the default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class NoEffect:
+    """The field is accepted with any value and changes nothing."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class OnlyNeutral:
+    """The field is known and not supported: only values that ask for nothing are let through."""
+
+    values: tuple = ()
+    instead: str = "leave it out"
+
+    def __get_pydantic_json_schema__(self, core_schema, handler: GetJsonSchemaHandler) -> dict:
+        return {"enum": [None, *self.values]}
+
+
+def no_effect(reason: str):
+    return Annotated[Any, NoEffect(reason)]
+
+
+def only(*values, instead: str = "leave it out"):
+    return Annotated[Any, OnlyNeutral(values, instead)]
+
+
+Bookkeeping = no_effect("it is bookkeeping of a hosted service")
+
+Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+MAX_TOP_LOGPROBS = 20
+"""OpenAI's limit for chat."""
+
+TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]

@@ -1,0 +1,101 @@
+"""Anthropic's POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hyla.server.schemas.fields import Body, Bookkeeping, no_effect, only
+from hyla.server.schemas.tools import ToolName
+
+
+class Block(BaseModel):
+    """A content block; fields that its type does not use are let through (cache_control, citations)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Annotated[str, Field(max_length=64)]
+
+
+class Turn(Body):
+    role: Literal["user", "assistant", "system"]
+    content: str | list[Block]
+
+
+class MessageTool(BaseModel):
+    """A tool of the client's own; Anthropic's hosted tools are not here."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: ToolName
+    description: str | None = None
+    input_schema: dict[str, Any]
+    type: Literal["custom"] | None = None
+
+
+class MessageToolChoice(Body):
+    type: Literal["auto", "any", "tool", "none"]
+    name: ToolName | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class Thinking(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+class OutputFormat(Body):
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(Body):
+    format: OutputFormat | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    task_budget: no_effect("max_tokens bounds the answer") = None
+
+
+class CountTokensRequest(Body):
+    model: str
+    messages: Annotated[list[Turn], Field(min_length=1)]
+    system: str | list[Block] | None = None
+    tools: list[MessageTool] | None = None
+    tool_choice: MessageToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    cache_control: no_effect("prefixes are found by their tokens") = None
+    context_management: only(instead="conversations are never cut; leave it out") = None
+    mcp_servers: only([], instead="this server calls no tools itself; leave it out") = None
+    speed: only("standard", instead="there is one speed; leave it out") = None
+    user_profile_id: Bookkeeping = None
+    workspace_id: Bookkeeping = None
+
+    # Extensions.
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class MessageRequest(CountTokensRequest):
+    max_tokens: Annotated[int, Field(ge=1)]
+    stream: bool | None = None
+    stop_sequences: list[str] | None = None
+    metadata: Bookkeeping = None
+    service_tier: Bookkeeping = None
+    container: only(instead="this server runs no code; leave it out") = None
+    diagnostics: Bookkeeping = None
+    inference_geo: Bookkeeping = None
+
+    # Extensions, and fields of the API's first years.
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    min_p: float | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    repetition_penalty: float | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] | None = None
+    deadline_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

@@ -1,0 +1,114 @@
+"""POST /v1/responses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hyla.server.schemas.chat import Effort
+from hyla.server.schemas.fields import Body, Bookkeeping, TopLogprobs, no_effect, only
+from hyla.server.schemas.generation import StreamOptions
+from hyla.server.schemas.tools import ToolName
+
+
+class InputItem(BaseModel):
+    """A message, a call, its output, or reasoning; fields that its type does not use are let through."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str | None = None
+    role: Annotated[str, Field(max_length=64)] | None = None
+    content: str | list[dict[str, Any]] | None = None
+
+
+class ResponseTool(Body):
+    """A function; OpenAI's hosted tools are not here."""
+
+    type: Literal["function"]
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class NamedFunction(Body):
+    type: Literal["function"]
+    name: ToolName
+
+
+class AllowedFunctions(Body):
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[dict[str, Any]]
+
+
+class TextFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class TextOptions(Body):
+    format: TextFormat | None = None
+    verbosity: no_effect("no model here knows it") = None
+
+
+class ReasoningOptions(Body):
+    effort: Effort | None = None
+    summary: no_effect("reasoning is shown as it is") = None
+    generate_summary: no_effect("reasoning is shown as it is") = None
+
+
+class ResponseRequest(Body):
+    model: str
+    input: str | list[InputItem]
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    store: bool | None = None
+    """False: the answer cannot be named by `previous_response_id`. Answers are kept in memory, for a while."""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_logprobs: TopLogprobs | None = None
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    tools: list[ResponseTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = None
+    parallel_tool_calls: bool | None = None
+    include: list[str] | None = None
+    """"message.output_text.logprobs" is heard; the others ask for parts that no answer here has."""
+    metadata: dict[str, Any] | None = None
+    truncation: only("disabled", instead="conversations are never cut; shorten yours") = None
+    background: only(False, instead="answers are made while the client waits") = None
+    conversation: only(instead="use previous_response_id") = None
+    prompt: only(instead="prompts are not kept here; send the messages") = None
+    moderation: only(instead="nothing is moderated here; leave it out") = None
+    context_management: only(instead="conversations are never cut; leave it out") = None
+    max_tool_calls: no_effect("it bounds hosted tools, of which there are none") = None
+    prompt_cache_key: no_effect("prefixes are found by their tokens") = None
+    prompt_cache_options: no_effect("prefixes are found by their tokens") = None
+    prompt_cache_retention: no_effect("prefixes stay while there is room") = None
+    safety_identifier: Bookkeeping = None
+    service_tier: Bookkeeping = None
+    user: Bookkeeping = None
+
+    # Extensions.
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    thinking_budget: int | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] | None = None
+    deadline_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

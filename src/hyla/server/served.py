@@ -1,0 +1,93 @@
+"""One model under its name: its engine's thread, its tokenizer, and how its answers are read."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+
+from hyla.checkpoints import Tokenizer
+from hyla.checkpoints.chat_template import ChatTemplate
+from hyla.engine import Engine, EngineThread
+from hyla.errors import RequestError
+from hyla.server.conversation import Conversation
+from hyla.server.limits import Limits
+from hyla.server.parsers import registry
+from hyla.server.parsers.registry import AnswerFormat
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation as the engine gets it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass
+class ServedModel:
+    """A model that requests name. Its thread runs from the server's start-up to its shutdown."""
+
+    name: str
+    engine: Engine
+    thread: EngineThread
+    format: AnswerFormat
+    """How reasoning and tool calls look in its answers."""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self.engine.tokenizer
+
+    def body(self) -> dict:
+        """Its entry in /v1/models."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "hyla",
+            "max_model_len": self.engine.context_len,
+        }
+
+    def require_tokenizer(self, what: str = "this route") -> Tokenizer:
+        if self.tokenizer is None:
+            raise RequestError(f"this model has no tokenizer and {what} needs one; send token ids", "messages")
+        return self.tokenizer
+
+    def prompt(self, conversation: Conversation) -> ChatPrompt:
+        """Render and encode; takes a while for a long conversation."""
+        tokenizer = self.require_tokenizer("chat")
+        text = conversation.render(tokenizer)
+        return ChatPrompt(text, tuple(tokenizer.encode(text, add_special_tokens=False)))
+
+
+def serve_model(
+    engine: Engine,
+    name: str,
+    *,
+    limits: Limits,
+    chat_template: str | None = None,
+    tool_parser: str | None = None,
+    reasoning_parser: str | None = None,
+    model_type: str | None = None,
+) -> ServedModel:
+    """Set a model up for serving.
+
+    chat_template: text that replaces the checkpoint's. tool_parser, reasoning_parser: names in `parsers.registry`, or
+    "none"; None: found in the chat template. model_type: of config.json, for a template that does not show its format.
+    Raises ConfigError for an unknown name.
+    """
+    tokenizer = engine.tokenizer
+    if chat_template is not None and tokenizer is not None:
+        tokenizer.chat_template = ChatTemplate(chat_template, "--chat-template")
+    is_ours = isinstance(tokenizer, Tokenizer)
+    own = tokenizer.chat_template if is_ours else None
+    form = registry.answer_format(
+        own.source if own else "",
+        tool_parser,
+        reasoning_parser,
+        model_type=model_type,
+        special=tokenizer.special_texts if is_ours else (),
+        encode=partial(tokenizer.encode, add_special_tokens=False) if is_ours else None,
+    )
+    return ServedModel(name, engine, EngineThread(engine, max_requests=limits.max_requests), form)

@@ -1,0 +1,135 @@
+"""Fields that other engines have and OpenAI does not, through the official client."""
+
+import math
+from functools import partial
+
+import openai
+import pytest
+import torch
+
+from hyla.engine import EmbedOrder, SamplingParams, ScoreOrder, submit_order
+
+
+@pytest.fixture
+def client(live):
+    with openai.OpenAI(base_url=live.url + "/v1", api_key="none", max_retries=0, timeout=120) as client:
+        yield client
+
+
+FIELDS = {"model": "tiny", "max_tokens": 5, "temperature": 0}
+
+
+def expected_logprobs(live, ids):
+    """Of every token but the first, from the model's own logits."""
+    with torch.inference_mode():
+        (logits_TV,) = live.engine.model.logits([ids])
+    logprobs = torch.log_softmax(logits_TV.double(), -1)
+    return [float(logprobs[n, token]) for n, token in enumerate(ids[1:])]
+
+
+def test_echo_gives_the_prompt_and_its_log_probabilities(client, live):
+    prompts = [list(b"abcd"), list(b"hi")]
+    done = client.completions.create(prompt=prompts, echo=True, logprobs=2, n=2, **FIELDS)
+    plain = client.completions.create(prompt=prompts, logprobs=2, n=2, **FIELDS)
+    for choice, own, prompt in zip(done.choices, plain.choices, ("abcd", "abcd", "hi", "hi")):
+        assert choice.text == prompt + own.text
+        assert choice.logprobs.token_logprobs[len(prompt) :] == own.logprobs.token_logprobs
+        assert choice.logprobs.token_logprobs[0] is None and choice.logprobs.top_logprobs[0] is None
+        assert choice.logprobs.text_offset == list(range(len(choice.logprobs.tokens)))
+        told = choice.logprobs.token_logprobs[1 : len(prompt)]
+        assert told == pytest.approx(expected_logprobs(live, list(prompt.encode())), rel=1e-5)
+
+
+def test_echo_alone_computes_no_token(client):
+    done = client.completions.create(prompt="abcd", echo=True, logprobs=0, **(FIELDS | {"max_tokens": 0}))
+    assert done.choices[0].text == "abcd" and len(done.choices[0].logprobs.tokens) == 4
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (4, 0)
+
+
+def test_a_streamed_echo_equals_the_whole_one(client):
+    fields = {"prompt": ["abc", "xy"], "echo": True, "logprobs": 1, "extra_body": {"return_token_ids": True}} | FIELDS
+    whole = client.completions.create(**fields)
+    texts, logprobs, ids = ["", ""], [[], []], [[], []]
+    for chunk in client.completions.create(**fields, stream=True):
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.text
+        logprobs[choice.index] += choice.logprobs.token_logprobs if choice.logprobs else []
+        ids[choice.index] += getattr(choice, "token_ids", [])
+    assert texts == [choice.text for choice in whole.choices]
+    assert logprobs == [choice.logprobs.token_logprobs for choice in whole.choices]
+    assert ids == [choice.token_ids for choice in whole.choices] and all(len(own) == 5 for own in ids)
+    assert [choice.prompt_token_ids for choice in whole.choices] == [[97, 98, 99], [120, 121]]
+
+
+def test_prompt_logprobs_are_named_by_token_id(client, live):
+    body = {"prompt_logprobs": 2, "return_token_ids": True}
+    done = client.completions.create(prompt="abc", extra_body=body, **FIELDS).choices[0].model_dump()
+    assert done["prompt_token_ids"] == [97, 98, 99] and len(done["token_ids"]) == 5
+    first, *rest = done["prompt_logprobs"]
+    assert first is None
+    for own, byte, logprob in zip(rest, b"bc", expected_logprobs(live, list(b"abc"))):
+        assert own[str(byte)]["logprob"] == pytest.approx(logprob, rel=1e-5)
+        ranks = sorted(entry["rank"] for entry in own.values())
+        assert ranks[:2] == [1, 2] and len(own) in (2, 3)
+        assert own[str(byte)]["decoded_token"] == chr(byte)
+
+
+def test_scores_are_the_generation_s_own_numbers(live):
+    """One arithmetic: a token's log-probability is the same bits when it is sampled and when it is given."""
+    params = SamplingParams(max_tokens=9, temperature=1.0, seed=4, logprobs=2, ignore_eos=True)
+    (done,) = live_generate(live, list(b"prompt"), params)
+    scored = submit_order(live.served.thread, ScoreOrder((*b"prompt", *done.token_ids), num_top=2)).result(60)
+    assert [(entry.logprob, entry.top) for entry in scored[6:]] == [(own.logprob, own.top) for own in done.logprobs]
+
+
+def live_generate(live, ids, params):
+    from hyla.engine import Request
+    from hyla.engine.collect import Collector
+
+    events = []
+    request = live.served.thread.submit(Request("own", tuple(ids), params), events.append)
+    from conftest import wait_until
+
+    assert wait_until(lambda: events and events[-1].finish_reason is not None)
+    collector = Collector(request)
+    for event in events:
+        collector.add(event)
+    return collector.completions()
+
+
+def test_an_embedding_is_pooled_and_scaled(live):
+    order = partial(submit_order, live.served.thread)
+    mean = torch.tensor(order(EmbedOrder(tuple(b"hello"), is_normalised=False)).result(60))
+    last = torch.tensor(order(EmbedOrder(tuple(b"hello"), "last", False)).result(60))
+    alone = [torch.tensor(order(EmbedOrder(tuple(b"hello"[:n]), "last", False)).result(60)) for n in range(1, 6)]
+    assert torch.equal(alone[-1], last)
+    assert torch.allclose(torch.stack(alone).mean(0), mean, atol=1e-6)
+    unit = order(EmbedOrder(tuple(b"hello"))).result(60)
+    assert math.hypot(*unit) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_best_of_keeps_the_most_likely_choices(client):
+    fields = {"model": "tiny", "prompt": "ab", "max_tokens": 4, "seed": 5, "logprobs": 0}
+    every = client.completions.create(n=4, **fields).choices
+    means = [sum(own.logprobs.token_logprobs) / len(own.logprobs.token_logprobs) for own in every]
+    wanted = sorted(sorted(range(4), key=lambda n: -means[n])[:2])
+    best = client.completions.create(n=2, best_of=4, **fields).choices
+    assert [(own.index, own.text) for own in best] == [(n, every[place].text) for n, place in enumerate(wanted)]
+
+
+def test_a_final_message_is_continued_and_echoed(client, live):
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ab"}]
+    body = {"continue_final_message": True, "add_generation_prompt": False, "echo": True, "return_token_ids": True}
+    done = client.chat.completions.create(messages=messages, extra_body=body, **FIELDS)
+    assert bytes(done.prompt_token_ids) == b"user: hi\nassistant: ab"
+    raw = client.completions.create(prompt="user: hi\nassistant: ab", **FIELDS)
+    assert done.choices[0].message.content == "ab" + raw.choices[0].text
+    chunks = client.chat.completions.create(messages=messages, extra_body=body, stream=True, **FIELDS)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == done.choices[0].message.content
+
+
+def test_a_prompt_without_the_answer_s_opening(client):
+    body = {"add_generation_prompt": False, "return_token_ids": True}
+    done = client.chat.completions.create(messages=[{"role": "developer", "content": "x"}], extra_body=body, **FIELDS)
+    assert bytes(done.prompt_token_ids) == b"system: x\n"

@@ -1,0 +1,165 @@
+"""Slow clients, large heads, browsers of other origins, and the end of a server under load."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+from conftest import Live, make_engine, wait_until
+from tiny_model import save_tiny_folder
+
+from hyla.server import create_app, serve_model, single_app
+from hyla.server.limits import Limits
+
+LONG = {"model": "tiny", "prompt": "abc", "max_tokens": 200, "ignore_eos": True, "stream": True}
+
+
+@pytest.fixture(scope="module")
+def strict():
+    """Short patience."""
+    limits = {"header_seconds": 0.3, "body_seconds": 0.3, "read_seconds": 0.5, "max_header_bytes": 4096}
+    with Live(single_app(make_engine(), model_name="tiny", **limits)) as live:
+        yield live
+
+
+def connect(live):
+    return socket.create_connection(live.socket.getsockname(), timeout=20)
+
+
+def test_a_head_that_does_not_arrive_closes_the_connection(strict):
+    with connect(strict) as raw:
+        raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+        assert raw.recv(100) == b""
+    with connect(strict) as silent:
+        assert silent.recv(100) == b""
+
+
+def test_a_second_head_on_a_connection_is_watched_too(strict):
+    with connect(strict) as raw:
+        raw.sendall(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert raw.recv(2000).startswith(b"HTTP/1.1 200")
+        raw.sendall(b"GET /ready")
+        raw.settimeout(5)
+        while raw.recv(2000):
+            pass
+
+
+def test_a_body_that_does_not_arrive_is_408(strict):
+    with connect(strict) as raw:
+        raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        assert raw.recv(2000).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_leaves_in_its_body_is_no_failure_of_the_server(strict, caplog):
+    with connect(strict) as raw:
+        raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        time.sleep(0.05)
+    assert httpx.get(strict.url + "/ready", timeout=20).status_code == 200
+    assert "failed" not in caplog.text
+
+
+def test_a_head_that_is_too_large_is_refused(strict):
+    with connect(strict) as raw:
+        raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 10_000 + b"\r\n\r\n")
+        assert raw.recv(2000).startswith(b"HTTP/1.1 431")
+    with connect(strict) as raw:
+        raw.sendall(b"GET /health HTTP/1.1\r\nX: " + b"y" * 10_000)
+        assert raw.recv(2000).startswith(b"HTTP/1.1 400")
+
+
+def test_a_client_that_does_not_read_is_cut_off(strict):
+    body = json.dumps(LONG | {"n": 8, "logprobs": 20}).encode()
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        raw.connect(strict.socket.getsockname())
+        raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        started = time.monotonic()
+        assert wait_until(lambda: strict.served.thread.num_requests > 0)
+        assert wait_until(lambda: strict.served.thread.num_requests == 0)
+        assert wait_until(lambda: not strict.service.running)
+    assert strict.engine.cache.ledger.pages.used == 0
+    assert time.monotonic() - started < 25
+
+
+def test_five_hundred_streams_wait_while_the_server_answers_others():
+    body = json.dumps({"model": "tiny", "prompt": [1, 2], "max_tokens": 1, "stream": True}).encode()
+    request = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    app = single_app(make_engine(max_num_sequences=64), model_name="tiny", max_requests=500)
+    with Live(app) as live, contextlib.ExitStack() as stack:
+        release = threading.Event()
+        stack.callback(release.set)
+        live.served.thread.call(lambda: release.wait(60))
+        waiting = [stack.enter_context(connect(live)) for _ in range(500)]
+        for raw in waiting:
+            raw.sendall(request + body)
+        assert wait_until(lambda: live.served.thread.num_requests == 500)
+        assert httpx.get(live.url + "/health", timeout=10).json()["requests"] == 500
+        full = httpx.post(live.url + "/v1/completions", content=body, timeout=10)
+        assert full.status_code == 503 and full.headers["retry-after"]
+        release.set()
+        for raw in waiting:
+            with raw.makefile("rb") as answer:
+                assert answer.read().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        assert wait_until(lambda: not live.service.running)
+
+
+def test_other_origins_are_let_in_only_when_named(strict):
+    asks = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    refused = httpx.options(strict.url + "/v1/completions", headers=asks)
+    assert refused.status_code == 405 and "access-control-allow-origin" not in refused.headers
+    app = create_app([serve_model(make_engine(), "tiny", limits=Limits())], cors_origins=["https://page.example"])
+    with Live(app) as live:
+        allowed = httpx.options(live.url + "/v1/completions", headers=asks)
+        assert allowed.headers["access-control-allow-origin"] == "https://page.example"
+        other = httpx.options(live.url + "/v1/completions", headers=asks | {"Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/models/../health", "/v1/models/%2e%2e", "//v1/models", "/v1/models/a%0d%0aX: y"])
+def test_paths_that_try_tricks_are_not_found(strict, path):
+    with connect(strict) as raw:
+        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".replace(" y ", "y ").encode())
+        assert raw.recv(2000).split()[1] in (b"404", b"400", b"401")
+
+
+def test_a_template_s_own_syntax_in_a_message_is_text(scripted_live, script):
+    script.reply = "x"
+    text = "{{ 7 * 7 }}{% for m in messages %}{% endfor %}"
+    ask = {"model": "scripted", "messages": [{"role": "user", "content": text}]}
+    done = httpx.post(scripted_live.url + "/v1/chat/completions", json=ask, headers={"x-api-key": "alice"}, timeout=60)
+    assert done.status_code == 200 and text in script.prompts[0]
+
+
+def test_sigterm_finishes_what_runs_and_takes_nothing_new(tmp_path):
+    folder = save_tiny_folder(tmp_path / "model")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "hyla.cli", "serve", f"tiny={folder}", "--port", str(port)]
+    source = os.pathsep.join(path for path in sys.path if path)
+    server = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": source}, stdout=subprocess.PIPE, text=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        assert "serving tiny at" in server.stdout.readline()
+        with httpx.Client(base_url=url, timeout=60) as http:
+            with http.stream("POST", "/v1/completions", json=LONG) as stream:
+                lines = stream.iter_lines()
+                next(lines)
+                server.send_signal(signal.SIGTERM)
+                rest = list(lines)
+            told = [json.loads(line[6:]) for line in rest if line.startswith("data: {")]
+            assert rest[-2:] == ["data: [DONE]", ""] or rest[-1] == "data: [DONE]"
+            assert told[-1]["choices"][0]["finish_reason"] == "length"
+            with pytest.raises(httpx.TransportError):
+                httpx.get(url + "/health", timeout=5)
+        assert server.wait(30) in (0, -signal.SIGTERM)
+    finally:
+        server.kill()
+        server.stdout.close()
+        server.wait()

@@ -1,0 +1,109 @@
+"""Answers that must look like something, through the official clients; a random model is held to them.
+
+An engine without grammars refuses them by name.
+"""
+
+import json
+import re
+
+import anthropic
+import openai
+import pytest
+
+from hyla.server.translate import ENGINE_PARAMS
+
+HAS_GRAMMARS = "grammar" in ENGINE_PARAMS
+USER = {"role": "user", "content": "hi"}
+SCHEMA = {
+    "type": "object",
+    "properties": {"ok": {"type": "boolean"}, "kind": {"enum": ["a", "b"]}},
+    "required": ["ok", "kind"],
+    "additionalProperties": False,
+}
+TOOL = {"name": "pick", "parameters": SCHEMA}
+OTHER = {"name": "nothing", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}
+
+
+@pytest.fixture
+def client(scripted_live):
+    url = scripted_live.url + "/v1"
+    with openai.OpenAI(base_url=url, api_key="alice", max_retries=0, timeout=120) as client:
+        yield client
+
+
+def answered(ask, param):
+    """The answer of `ask`; None where the engine cannot be asked, after a look at the refusal."""
+    if HAS_GRAMMARS:
+        return ask()
+    with pytest.raises((openai.BadRequestError, anthropic.BadRequestError), match=f"{param}.*this server's engine"):
+        ask()
+    return None
+
+
+def chat(client, **fields):
+    return client.chat.completions.create(model="scripted", messages=[USER], max_tokens=300, seed=3, **fields)
+
+
+def is_valid(text):
+    made = json.loads(text)
+    return set(made) == {"ok", "kind"} and made["ok"] in (True, False) and made["kind"] in ("a", "b")
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_a_schema_holds_for_chat(client, thinks):
+    form = {"type": "json_schema", "json_schema": {"name": "own", "schema": SCHEMA, "strict": True}}
+    more = {"chat_template_kwargs": {"enable_thinking": thinks}} | ({"thinking_budget": 5} if thinks else {})
+    done = answered(lambda: chat(client, response_format=form, extra_body=more), "response_format|thinking_budget")
+    assert done is None or is_valid(done.choices[0].message.content)
+
+
+@pytest.mark.parametrize(
+    ("body", "pattern"),
+    [
+        ({"guided_choice": ["red", "green"]}, "red|green"),
+        ({"guided_regex": "[a-c]{3}"}, "[a-c]{3}"),
+        ({"guided_grammar": 'start: "x" /[0-9]/'}, "x[0-9]"),
+        ({"structured_outputs": {"grammar": 'root ::= "y" | "z"'}}, "y|z"),
+        ({"structured_outputs": {"json": {"enum": [1, 2]}}}, "1|2"),
+    ],
+)
+def test_other_engines_names_hold_too(client, body, pattern):
+    done = answered(
+        lambda: client.completions.create(model="scripted", prompt="x", max_tokens=99, extra_body=body), min(body)
+    )
+    assert done is None or re.fullmatch(pattern, done.choices[0].text)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "pick"}}])
+def test_a_required_call_is_made(client, choice):
+    tools = [{"type": "function", "function": own} for own in (TOOL, OTHER)]
+    no_thinking = {"chat_template_kwargs": {"enable_thinking": False}}
+    fields = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": False, "extra_body": no_thinking}
+    done = answered(lambda: chat(client, **fields), "tool_choice")
+    if done is not None:
+        assert done.choices[0].finish_reason == "tool_calls" and not done.choices[0].message.content
+        (call,) = done.choices[0].message.tool_calls
+        assert call.function.name == "pick" or choice == "required"
+        assert is_valid(call.function.arguments) if call.function.name == "pick" else call.function.arguments == "{}"
+
+
+def test_a_schema_and_a_call_hold_for_responses(client):
+    fields = {"model": "scripted", "input": "hi", "max_output_tokens": 300, "reasoning": {"effort": "none"}}
+    form = {"format": {"type": "json_schema", "name": "own", "schema": SCHEMA}}
+    done = answered(lambda: client.responses.create(**fields, text=form), "text")
+    assert done is None or is_valid(done.output_text)
+    tool = {"type": "function", "strict": True, **TOOL}
+    done = answered(lambda: client.responses.create(**fields, tools=[tool], tool_choice="required"), "tool_choice")
+    assert done is None or is_valid(done.output[0].arguments)
+
+
+def test_a_schema_and_a_call_hold_for_messages(scripted_live):
+    fields = {"model": "scripted", "messages": [USER], "max_tokens": 300, "thinking": {"type": "disabled"}}
+    tool = {"name": "pick", "input_schema": SCHEMA}
+    with anthropic.Anthropic(base_url=scripted_live.url, api_key="bob", max_retries=0, timeout=120) as client:
+        form = {"format": {"type": "json_schema", "schema": SCHEMA}}
+        done = answered(lambda: client.messages.create(**fields, output_config=form), "output_config")
+        assert done is None or is_valid(done.content[0].text)
+        one = {"type": "tool", "name": "pick", "disable_parallel_tool_use": True}
+        done = answered(lambda: client.messages.create(**fields, tools=[tool], tool_choice=one), "tool_choice")
+        assert done is None or (done.stop_reason, set(done.content[0].input)) == ("tool_use", {"ok", "kind"})

@@ -1,0 +1,128 @@
+"""Tools and reasoning through the official OpenAI client; the engine runs, its sampled ids are scripted."""
+
+import json
+
+import openai
+import pytest
+
+CALL = {"name": "get_weather", "arguments": {"city": "Wil"}}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+NOW = {"type": "function", "function": {"name": "now"}}
+CALLS_TEXT = "I look.\n<tool_call>\n" + json.dumps(CALL) + '\n</tool_call>\n<tool_call>\n{"name": "now"}\n</tool_call>'
+FIELDS = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
+
+
+@pytest.fixture
+def client(scripted_live):
+    url = scripted_live.url + "/v1"
+    with openai.OpenAI(base_url=url, api_key="alice", max_retries=0, timeout=120) as client:
+        yield client
+
+
+def ask(client, **fields):
+    return client.chat.completions.create(**(FIELDS | fields))
+
+
+def gathered(stream):
+    """(content, reasoning, {index: [id, name, arguments]}, finish reason) of a stream."""
+    text, reasoning, calls, reason = "", "", {}, None
+    for chunk in stream:
+        (choice,) = chunk.choices
+        text += choice.delta.content or ""
+        reasoning += getattr(choice.delta, "reasoning_content", None) or ""
+        for call in choice.delta.tool_calls or []:
+            if call.id is not None:
+                calls[call.index] = [call.id, call.function.name, ""]
+            calls[call.index][2] += call.function.arguments or ""
+        reason = choice.finish_reason or reason
+    return text, reasoning, calls, reason
+
+
+def test_calls_come_back_whole_and_streamed(client, script):
+    script.reply = CALLS_TEXT
+    done = ask(client, tools=[TOOL, NOW]).choices[0]
+    assert done.finish_reason == "tool_calls" and done.message.content == "I look."
+    made = [(call.function.name, json.loads(call.function.arguments)) for call in done.message.tool_calls]
+    assert made == [("get_weather", {"city": "Wil"}), ("now", {})]
+    assert len({call.id for call in done.message.tool_calls}) == 2
+    text, _, calls, reason = gathered(ask(client, tools=[TOOL, NOW], stream=True))
+    assert (text, reason) == ("I look.", "tool_calls")
+    assert [(name, json.loads(arguments)) for _, name, arguments in calls.values()] == made
+    assert "Weather of a city" in script.prompts[0]
+
+
+def test_a_conversation_with_calls_and_results_goes_on(client, script):
+    script.reply = CALLS_TEXT
+    message = ask(client, tools=[TOOL, NOW]).choices[0].message
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "sunny"} for call in message.tool_calls]
+    script.reply = "Sunny."
+    again = ask(client, tools=[TOOL, NOW], messages=[*FIELDS["messages"], message, *results])
+    assert again.choices[0].message.content == "Sunny." and again.choices[0].finish_reason == "stop"
+    assert '{"name": "get_weather", "arguments": {"city": "Wil"}}' in script.prompts[-1]
+    assert f"[{message.tool_calls[0].id}]" in script.prompts[-1]
+
+
+def test_one_call_where_more_are_not_wanted(client, script):
+    script.reply = CALLS_TEXT
+    done = ask(client, tools=[TOOL, NOW], parallel_tool_calls=False).choices[0]
+    assert [call.function.name for call in done.message.tool_calls] == ["get_weather"]
+
+
+def test_without_tools_a_call_is_text_and_the_model_is_told_of_none(client, script):
+    script.reply = CALLS_TEXT
+    done = ask(client, tools=[TOOL], tool_choice="none").choices[0]
+    assert done.message.content == CALLS_TEXT and done.message.tool_calls is None
+    assert "get_weather" not in script.prompts[0].split("user")[0]
+
+
+def test_only_allowed_tools_are_told(client, script):
+    script.reply = "no"
+    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "now"}}]}
+    ask(client, tools=[TOOL, NOW], tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    assert "now" in script.prompts[0] and "Weather" not in script.prompts[0]
+
+
+@pytest.mark.parametrize("body", [{"chat_template_kwargs": {"enable_thinking": True}}, {"reasoning_effort": "high"}])
+def test_reasoning_stands_apart_and_is_counted(client, script, body):
+    script.reply = "hm, well\n</think>\n\nYes."
+    done = ask(client, extra_body=body, stream=False)
+    message = done.choices[0].message
+    assert (message.content, message.reasoning_content) == ("Yes.", "hm, well")
+    assert done.usage.completion_tokens_details.reasoning_tokens == len("hm, well\n</think>\n\n")
+    assert gathered(ask(client, extra_body=body, stream=True))[:2] == ("Yes.", "hm, well")
+    hidden = ask(client, extra_body=body | {"include_reasoning": False}).choices[0].message
+    assert hidden.content == "Yes." and not hasattr(hidden, "reasoning_content")
+
+
+def test_an_answer_cut_inside_a_call_says_so(client, script):
+    script.reply = CALLS_TEXT
+    done = ask(client, tools=[TOOL, NOW], max_tokens=70).choices[0]
+    assert done.finish_reason == "length" and done.message.tool_calls[0].function.name == "get_weather"
+
+
+def test_every_token_has_its_log_probability_also_where_text_is_held_back(client, script):
+    script.reply = CALLS_TEXT
+    chunks = list(ask(client, tools=[TOOL, NOW], logprobs=True, top_logprobs=1, stream=True))
+    entries = [entry for chunk in chunks if chunk.choices[0].logprobs for entry in chunk.choices[0].logprobs.content]
+    assert "".join(entry.token for entry in entries) == CALLS_TEXT + "<|end|>"
+
+
+def test_an_unknown_model_lists_the_served_ones(client):
+    with pytest.raises(openai.NotFoundError, match="'scripted', 'other'"):
+        ask(client, model="gpt")
+    assert [model.id for model in client.models.list()] == ["scripted", "other"]
+    with pytest.raises(openai.BadRequestError, match="no chat template"):
+        ask(client, model="other")
+    assert client.completions.create(model="other", prompt="x", max_tokens=2).model == "other"
+
+
+def test_a_format_that_the_template_does_not_have_is_said(client):
+    with pytest.raises(openai.BadRequestError, match="no chat template"):
+        ask(client, model="other", tools=[TOOL])
