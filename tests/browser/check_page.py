@@ -138,7 +138,8 @@ def test_an_inline_script_or_string_of_html_cannot_run_at_all(open_page, live):
 FUZZ = """async () => {
     const { MarkdownView, nodesOf } = await import('/page/markdown.js');
     const parts = ['*', '**', '[', '![', '_', '_a ', '`', '`` ', '<', 'http://', '**a', '~~a', '[a](', '[[a]', '\\\\',
-        '> ', '- ', '1. ', '|-|\\n', 'a|b\\n-|-\\n', '# ', '[a](b(c', '  \\n', '```\\n', '<https://a', 'word', '\\n', '    '];
+        '> ', '- ', '1. ', '|-|\\n',
+        'a|b\\n-|-\\n', '# ', '[a](b(c', '  \\n', '```\\n', '<https://a', 'word', '\\n', '    '];
     let slowest = 0;
     for (const part of parts) {
         const start = performance.now();
