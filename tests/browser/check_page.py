@@ -135,6 +135,37 @@ def test_an_inline_script_or_string_of_html_cannot_run_at_all(open_page, live):
     assert page.evaluate("window.broken") is None
 
 
+FUZZ = """async () => {
+    const { MarkdownView, nodesOf } = await import('/page/markdown.js');
+    const parts = ['*', '**', '[', '![', '_', '_a ', '`', '`` ', '<', 'http://', '**a', '~~a', '[a](', '[[a]', '\\\\',
+        '> ', '- ', '1. ', '|-|\\n',
+        'a|b\\n-|-\\n', '# ', '[a](b(c', '  \\n', '```\\n', '<https://a', 'word', '\\n', '    '];
+    let slowest = 0;
+    for (const part of parts) {
+        const start = performance.now();
+        nodesOf(part.repeat(20000 / part.length));
+        slowest = Math.max(slowest, performance.now() - start);
+    }
+    let seed = 1;
+    const draw = (below) => (seed = (seed * 1103515245 + 12345) % 2147483648) % below;
+    for (let round = 0; round < 500; round += 1) {
+        const text = Array.from({ length: 1 + draw(40) }, () => parts[draw(parts.length)]).join('');
+        const [growing, whole] = [document.createElement('div'), document.createElement('div')];
+        const view = new MarkdownView(growing);
+        for (let end = 0; end < text.length; end += 7) view.show(text.slice(0, end));
+        view.show(text);
+        new MarkdownView(whole).show(text);
+        if (growing.outerHTML !== whole.outerHTML) return { differs: text };
+    }
+    return { slowest };
+}"""
+
+
+def test_no_text_breaks_the_markdown_or_makes_it_slow_and_a_growing_one_ends_as_the_whole(open_page, live):
+    found = open_page(live.url).evaluate(FUZZ)
+    assert found["slowest"] < 2000, "milliseconds, for 20,000 characters of the same mark"
+
+
 def test_thinking_stands_apart_and_closes_when_the_answer_begins(open_page, live, script):
     script.say("<think>First I *wonder*.</think>Then I answer.", token_seconds=0.02)
     page = open_page(live.url)

@@ -101,6 +101,8 @@ class Session:
                 console.print()
                 continue
             if line is None:
+                if console.is_terminal:
+                    console.print()
                 break
             self.take(line)
 

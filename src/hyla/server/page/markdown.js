@@ -39,7 +39,8 @@ function readBlock(lines, start) {
     return block("quote", own, { text: own.map((each) => each.replace(QUOTE, "")).join("\n") });
   }
   if (ITEM.test(line)) return readList(lines, start);
-  if (line.includes("|") && TABLE_LINE.test(lines[start + 1] ?? "") && (lines[start + 1] ?? "").includes("-")) {
+  const next = lines[start + 1] ?? "";
+  if (line.includes("|") && next.includes("|") && TABLE_LINE.test(next)) {
     return block("table", readWhile(lines, start, (each) => each.includes("|")));
   }
   const own = readWhile(lines, start, (each, n) => each.trim() && (n === start || !startsBlock(each)));
