@@ -1,4 +1,5 @@
 # make run: from nothing to a served model.  make test: the whole CPU suite.  make lint: ruff.
+# make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
 # make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
 PYTHON ?= python3
@@ -10,13 +11,21 @@ MINUTES ?= 600
 JOBS ?= 1
 REQUESTS ?= 6000
 
-.PHONY: run test lint abuse lm-eval exactness soak clean
+.PHONY: run test test-page lint abuse lm-eval exactness soak clean
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
+
+test-page: $(VENV)/installed-test
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+	  || { echo "installing Debian's package chromium"; \
+	       S=$$(test $$(id -u) = 0 || echo sudo); $$S apt-get update -qq && $$S apt-get install -y -qq chromium; } \
+	  || { echo "no Chromium and no way to install it here; install chromium or google-chrome and try again"; exit 1; }
+	$(PIP) install --quiet -c constraints.txt -e '.[test,page]'
+	$(BIN)/python -m pytest tests/browser/check_page.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ ORDER = (
     {"caches"},
     {"checkpoints", "cost"},
     {"engine"},
-    {"server", "train"},
+    {"loadtest", "server", "train"},
     {"cli"},
 )
 RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}

@@ -164,7 +164,7 @@ def test_minutes_and_steps_together_and_unknown_keys_are_refused(config, tmp_pat
 
 def test_chat_keeps_the_conversation(tmp_path, monkeypatch, capsys):
     folder = save_tiny_folder(tmp_path / "model")
-    lines = iter(["def read", "import", ""])
+    lines = iter(["def read", "import", "/exit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     status, text = run("chat", folder, "--max-tokens", 4, "--seed", 5)
     assert status == 0 and text.count("\n") >= 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from hyla.cli.bench import bench
 from hyla.cli.chat import chat
 from hyla.cli.cost import cost
 from hyla.cli.generate import generate
@@ -21,3 +22,4 @@ app = typer.Typer(
 )
 for verb in (quickstart, train, generate, chat, serve, inspect, cost):
     app.command()(verb)
+app.add_typer(bench)

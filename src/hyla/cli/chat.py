@@ -1,4 +1,4 @@
-"""`hyla chat FOLDER`: a conversation in the terminal."""
+"""`hyla chat FOLDER|URL`: a conversation in the terminal, with a model in this process or behind a server."""
 
 from __future__ import annotations
 
@@ -6,39 +6,33 @@ from typing import Annotated
 
 import typer
 
+API_KEY_VARIABLE = "HYLA_API_KEY"
+
 
 def chat(
-    folder: Annotated[str, typer.Argument(help="Model folder in the Hugging Face format, or org/name on its hub.")],
+    model: Annotated[
+        str, typer.Argument(metavar="FOLDER|ORG/NAME|URL", help="A model, or a server with OpenAI's API.")
+    ],
+    name: Annotated[str | None, typer.Option("--model", help="Of a server: which model; default: its first.")] = None,
+    api_key: Annotated[str | None, typer.Option(help=f"Of a server; default: ${API_KEY_VARIABLE}.")] = None,
     system: Annotated[str | None, typer.Option(help="First message, from the system.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.7,
+    top_p: Annotated[float, typer.Option(min=1e-6, max=1.0)] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of a folder: float32 or bfloat16; default: as stored.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
+    history: Annotated[bool, typer.Option(help="Keep what is typed for the arrow keys of the next time.")] = True,
 ) -> None:
-    """Talk to a model folder. An empty line, or the end of input, ends the conversation."""
-    import hyla
-    from hyla.checkpoints import load_tokenizer, resolve
-    from hyla.cli.console import loading_bar
+    """Talk to a model. /help lists the commands; Ctrl-C stops an answer; the end of input (Ctrl-D) ends it all."""
+    import os
 
-    found = resolve(folder, revision)
-    tokenizer = load_tokenizer(found)
-    with loading_bar() as progress:
-        engine = hyla.Engine(found, dtype=dtype, max_num_sequences=1, progress=progress)
-    params = hyla.SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    messages = [{"role": "system", "content": system}] if system else []
-    while line := _read_line():
-        messages.append({"role": "user", "content": line})
-        answer = ""
-        for event in engine.stream(tokenizer.encode_chat(messages), params):
-            print(event.text or "", end="", flush=True)
-            answer += event.text or ""
-        print()
-        messages.append({"role": "assistant", "content": answer})
+    from hyla.cli.chat_models import open_model
+    from hyla.cli.chat_session import Session
+    from hyla.cli.line_editor import line_history
 
-
-def _read_line() -> str:
-    try:
-        return input("> ")
-    except EOFError:
-        return ""
+    key = api_key or os.environ.get(API_KEY_VARIABLE)
+    given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    settings = {setting: value for setting, value in given.items() if value is not None}
+    with open_model(model, name=name, api_key=key, dtype=dtype, revision=revision) as opened, line_history(history):
+        Session(opened, settings, system=system).run()

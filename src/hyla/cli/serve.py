@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,13 @@ import typer
 
 API_KEY_VARIABLE, ADMIN_KEY_VARIABLE = "HYLA_API_KEY", "HYLA_ADMIN_KEY"
 """Secrets may come from the environment; a flag or a file that gives them comes first."""
+
+
+class LogForm(StrEnum):
+    """How log lines look: for people, or one JSON object each."""
+
+    text = "text"
+    json = "json"
 
 
 def serve(
@@ -38,6 +46,10 @@ def serve(
         str | None, typer.Option(help=f"Key of the admin routes; default: ${ADMIN_KEY_VARIABLE}, or off.")
     ] = None,
     cors_origin: Annotated[list[str] | None, typer.Option(help="A page's origin that may use the server.")] = None,
+    log_format: Annotated[LogForm | None, typer.Option(help="Of the log on standard error. [text]")] = None,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="Where OpenTelemetry spans go, as http://HOST:4318/v1/traces; needs hyla[otel].")
+    ] = None,
 ) -> None:
     """Serve models over HTTP: chat, completions, responses, messages, embeddings."""
     from hyla.server import ServeConfig
@@ -59,6 +71,7 @@ def serve(
     for name, variable in (("api_keys", API_KEY_VARIABLE), ("admin_keys", ADMIN_KEY_VARIABLE)):
         if name not in fields and os.environ.get(variable):
             fields[name] = [os.environ[variable]]
+    fields |= _given(log_format=log_format and log_format.value, otlp_endpoint=otlp_endpoint)
     run(ServeConfig(**fields))
 
 
@@ -99,19 +112,26 @@ def require_free_port(host: str, port: int) -> None:
 def run(config) -> None:
     """Load the models of a `ServeConfig` and serve them until interrupted."""
     from hyla.cli.console import console
-    from hyla.server import KeyRing, create_app
+    from hyla.server import KeyRing, create_app, logs
     from hyla.server import serve as serve_app
+    from hyla.server.traces import Traces
 
     require_free_port(config.host, config.port)
+    logs.configure(config.log_format)
+    traces = Traces(config.otlp_endpoint) if config.otlp_endpoint is not None else None
     keys = KeyRing(config.api_keys, config.key_file, config.admin_keys)
     models = [_load(own, config.limits) for own in config.models]
     names = ", ".join(own.name for own in models)
-    serve_app(
-        create_app(models, limits=config.limits, keys=keys, cors_origins=config.cors_origins),
-        host=config.host,
-        port=config.port,
-        ready=lambda url: console.print(f"serving {names} at {url} (OpenAI API under {url}/v1); Ctrl-C stops it"),
-    )
+    try:
+        serve_app(
+            create_app(models, limits=config.limits, keys=keys, cors_origins=config.cors_origins, traces=traces),
+            host=config.host,
+            port=config.port,
+            ready=lambda url: console.print(f"serving {names} at {url} (OpenAI API under {url}/v1); Ctrl-C stops it"),
+        )
+    finally:
+        if traces is not None:
+            traces.close()
 
 
 def _load(config, limits):

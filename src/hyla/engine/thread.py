@@ -18,6 +18,8 @@ from hyla.errors import HylaError, RequestError
 logger = logging.getLogger(__name__)
 
 OnEvent = Callable[[TokenEvent], None]
+Watch = Callable[[Request, OnEvent], OnEvent]
+"""Given a resolved request and its callback, the callback to use instead: one that measures and then calls it."""
 Result = TypeVar("Result")
 
 _LATER = object()
@@ -36,6 +38,8 @@ class EngineThread:
 
     def __init__(self, engine: Engine, *, max_requests: int = 512):
         self.engine, self.max_requests = engine, max_requests
+        self.watch: Watch | None = None
+        """Sees every request that is taken; set it before the first one."""
         self._administration = Administration(engine)
         self._changed = threading.Condition()
         self._added: list[tuple[Request, float]] = []
@@ -92,6 +96,8 @@ class EngineThread:
         with self._changed:
             self._refuse_overload(request)
             self.engine.check_room(load, self._ahead)
+            if self.watch is not None:
+                on_event = self.watch(request, on_event)
             self._ahead += load
             self._listeners[request.request_id] = (on_event, request.params.n)
             self._added.append((request, arrived))

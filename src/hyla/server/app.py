@@ -9,13 +9,14 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from hyla.engine import Engine
-from hyla.server import errors, openapi
+from hyla.server import errors, observed, openapi, page
 from hyla.server.head_limit import HeadLimit
 from hyla.server.keys import KeyRing
 from hyla.server.limits import Limits
 from hyla.server.routes import chat, completions, control, messages, models, responses, texts
 from hyla.server.served import ServedModel, serve_model
-from hyla.server.service import Service
+from hyla.server.service import Service, client_of
+from hyla.server.traces import Traces
 
 ROUTERS = (
     models.router,
@@ -34,6 +35,7 @@ def create_app(
     limits: Limits | None = None,
     keys: KeyRing | None = None,
     cors_origins: Sequence[str] = (),
+    traces: Traces | None = None,
 ) -> FastAPI:
     """The application. It runs the models' threads from its start-up to its shutdown.
 
@@ -54,6 +56,9 @@ def create_app(
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    threads = {name: served.thread for name, served in service.models.items()}
+    observed.install(app, threads, check_key=client_of, traces=traces)
+    page.install(app, list(threads))
     openapi.install(app)
     app.add_middleware(HeadLimit, max_bytes=service.limits.max_header_bytes)
     if cors_origins:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from hyla.errors import ConfigError
 from hyla.models.config import Config
 from hyla.server.limits import Limits
+from hyla.server.logs import LogFormat
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -36,6 +37,10 @@ class ServeConfig(Config):
     """One server."""
 
     models: Annotated[tuple[ServedModelConfig, ...], Field(min_length=1)]
+    log_format: LogFormat = "text"
+    """Of the log on standard error; "json": one object a line."""
+    otlp_endpoint: str | None = None
+    """Where OpenTelemetry spans go, as http://HOST:4318/v1/traces; needs the extra `otel`. None: nowhere."""
     host: str = "127.0.0.1"
     """Address to listen on; "0.0.0.0" for all of this machine's."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 
 from hyla.ops import native
 from hyla.server.served import ServedModel
 from hyla.server.service import client_of, service_of
 
 router = APIRouter()
-
-
-@router.get("/")
-async def home(request: Request) -> PlainTextResponse:
-    names = ", ".join(service_of(request).models)
-    return PlainTextResponse(
-        f"Hyla serves {names}. Talk to it with any OpenAI client at {{this address}}/v1:\n\n"
-        "  POST /v1/chat/completions\n  POST /v1/completions\n  POST /v1/responses\n  POST /v1/embeddings\n"
-        "  POST /v1/messages (Anthropic's clients)\n  GET  /v1/models\n  GET  /health\n"
-    )
 
 
 @router.get("/health")

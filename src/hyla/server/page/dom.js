@@ -1,0 +1,48 @@
+// Building elements: text is always text. Nothing on this page turns a string into HTML.
+
+/** An element with attributes, listeners (`onclick: f`) and children (nodes or strings; null is left out). */
+export function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+export const find = (selector) => document.querySelector(selector);
+
+/** Put text on the clipboard; without permission (plain http on another machine), through a selection. */
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = el("textarea", { "aria-hidden": "true", class: "unseen" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+}
+
+/** A button that copies what `text()` gives and says so for a moment. */
+export function copyButton(text, label = "Copy") {
+  const button = el("button", { type: "button", class: "quiet" }, label);
+  button.addEventListener("click", async () => {
+    await copyText(text());
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = label), 1200);
+  });
+  return button;
+}
+
+/** Tell a screen reader, without moving anything. */
+export function announce(text) {
+  find("#announcer").textContent = text;
+}
+
+export const number = (value, digits = 0) =>
+  value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
