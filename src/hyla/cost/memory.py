@@ -3,7 +3,7 @@
 Published: keys and values of the tokens that a layer sees, one fp32 state per head, the last K - 1 inputs of a short
 convolution. Resident: what this engine's cache allocates: pages of 64 tokens, of layers with a window only those that a
 decoding sequence still sees, and a slot per sequence with anchors, open rows, convolution rings and tails.
-Proved equal to the real caches (tests/cost/test_memory.py).
+Proved equal to the real caches (tests/cost/test_cost_memory.py).
 """
 
 from __future__ import annotations
