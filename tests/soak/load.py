@@ -19,10 +19,12 @@ from hyla.engine.collect import Collector
 
 ROOMY = 64 << 20
 MAX_NUM_SEQUENCES = 12
-SHARE = 18
-"""The engine under test has one part in so many of the bytes that its sequences could use."""
+SHARE = 12
+"""The engine under test has one part in so many of the bytes that its sequences could use; a short soak needs less."""
 UNFINISHED = 40
 """About so many requests are with the engine at any time."""
+KINDS = ("lookup", "mtp", "draft")
+"""Of speculation."""
 CHECKED_EVERY = 25
 """Steps between two checks of the ledger."""
 
@@ -67,10 +69,10 @@ class Alone:
 class Soak:
     """One engine under load.
 
-    speculation: of the engine. alone: what its answers are compared with. seed: of everything random.
+    speculation: of the engine. alone: what its answers are compared with. seed: of everything random. share: see SHARE.
     """
 
-    def __init__(self, speculation: str, alone: Alone, seed: int):
+    def __init__(self, speculation: str, alone: Alone, seed: int, share: int = SHARE):
         self.alone, self.pool, self.draw = alone, alone.pool, random.Random(seed)
         self.clock = ManualClock(0.0)
         fixed = {"max_num_sequences": MAX_NUM_SEQUENCES, "context_len": CONTEXT_LEN, "tokenizer": byte_tokenizer()}
@@ -79,7 +81,7 @@ class Soak:
         whole = Engine(alone.model, memory=ROOMY, **fixed, **drafts).cache.nbytes
         self.engine = Engine(
             alone.model,
-            memory=whole // SHARE,
+            memory=whole // share,
             prefill_chunk=48,
             max_batch_tokens=160,
             max_queued_requests=UNFINISHED,
@@ -185,13 +187,13 @@ class Soak:
             self.result.problems.append(f"{len(self._asked)} requests have no end")
 
 
-def soak(num_requests: int, *, num_questions: int, seed: int = 0, speculations=("lookup", "mtp", "draft")) -> Result:
+def soak(num_requests: int, *, num_questions: int, seed: int = 0, share: int = SHARE, speculations=KINDS) -> Result:
     """So many requests, in equal parts for each kind of speculation."""
     whole, alone = Result(), Alone(questions(num_questions, seed))
     for n, speculation in enumerate(speculations):
-        share = num_requests * (n + 1) // len(speculations) - num_requests * n // len(speculations)
-        part = Soak(speculation, alone, seed + n).run(share)
-        whole.counts += part.counts + Counter({"requests": share})
+        own = num_requests * (n + 1) // len(speculations) - num_requests * n // len(speculations)
+        part = Soak(speculation, alone, seed + n, share).run(own)
+        whole.counts += part.counts + Counter({"requests": own})
         whole.problems += [f"{speculation}: {problem}" for problem in part.problems]
         whole.rss += part.rss
     return whole

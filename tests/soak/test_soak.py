@@ -7,7 +7,7 @@ from soak.traffic import questions
 
 @pytest.fixture(scope="module")
 def result():
-    return soak(150, num_questions=40)
+    return soak(150, num_questions=40, share=22)
 
 
 def test_no_answer_is_wrong_and_nothing_is_left(result):
