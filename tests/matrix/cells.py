@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations, product
 
 from matrix.mixers import MIXERS
@@ -14,7 +14,7 @@ DIMENSIONS: dict[str, tuple] = {
     "speculation": ("off", "lookup", "mtp", "draft"),
     "chunk": (1, 17, 64, 256),
     "batch": (1, 9, 32),
-    "history": ("untouched", "aborted", "preempted"),
+    "history": ("untouched", "aborted", "preempted", "restarted"),
     "mixer": tuple(MIXERS),
     "dtype": ("float32", "bfloat16"),
     "sampling": ("greedy", "sampled"),
@@ -45,16 +45,17 @@ NAMES = tuple(field.name for field in fields(Cell))
 
 
 def all_cells() -> Iterator[Cell]:
-    """Every combination."""
-    for values in product(*DIMENSIONS.values()):
-        yield Cell(*values)
+    """Every combination that can be."""
+    yield from (cell for cell in (Cell(*values) for values in product(*DIMENSIONS.values())) if is_possible(cell))
+
+
+def is_possible(cell: Cell) -> bool:
+    """What is kept over a restart is the prefix cache."""
+    return cell.history != "restarted" or cell.prefix == "on"
 
 
 def num_cells() -> int:
-    count = 1
-    for values in DIMENSIONS.values():
-        count *= len(values)
-    return count
+    return sum(1 for _ in all_cells())
 
 
 def pairs_of(cell: Cell) -> set[tuple]:
@@ -71,6 +72,7 @@ def pairwise(seed: int = 0, tries: int = 40) -> list[Cell]:
         for one, other in combinations(NAMES, 2)
         for value in DIMENSIONS[one]
         for another in DIMENSIONS[other]
+        if (one, value, other, another) != ("prefix", "off", "history", "restarted")
     }
     cells = []
     while missing:
@@ -87,7 +89,12 @@ def pairwise(seed: int = 0, tries: int = 40) -> list[Cell]:
 def _with_pair(pair: tuple, draw: random.Random) -> Cell:
     values = {name: draw.choice(choices) for name, choices in DIMENSIONS.items()}
     one, value, other, another = pair
-    return Cell(**values | {one: value, other: another})
+    cell = Cell(**values | {one: value, other: another})
+    if is_possible(cell):
+        return cell
+    # The pair stays; what contradicts it gives way.
+    is_asked = "restarted" in (value, another)
+    return replace(cell, prefix="on") if is_asked else replace(cell, history="untouched")
 
 
 def in_order(seed: int = 0) -> list[Cell]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable
 from functools import cache
 
@@ -71,7 +72,7 @@ def neighbours(cell: Cell) -> list[Request]:
     return found
 
 
-def engine_of(cell: Cell) -> Engine:
+def engine_of(cell: Cell, spill_folder: str | None = None) -> Engine:
     return Engine(
         model_of(cell.mixer, cell.dtype),
         memory=MEMORY,
@@ -82,6 +83,8 @@ def engine_of(cell: Cell) -> Engine:
         draft_model=draft_model() if cell.speculation == "draft" else None,
         fixed_drafts=True,
         max_draft_tokens=5,
+        spill_folder=spill_folder,
+        spill_min_tokens=64,
     )
 
 
@@ -90,14 +93,27 @@ def run_cell(cell: Cell, on_step: OnStep = lambda engine, step: None) -> list[st
 
     on_step: called before each step of the subject, for faults.
     """
-    engine = engine_of(cell)
-    _prepare(engine, cell)
-    answer, widest = _subject(engine, cell, on_step)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = _prepared(cell, folder)
+        answer, widest = _subject(engine, cell, on_step)
+        engine.close()
     engine.cache.ledger.check()
     held = [units.name for units in engine.cache.ledger.units if units.used]
     return (
         differences(cell, answer) + _unexercised(engine, cell, answer, widest) + [f"{name} are held" for name in held]
     )
+
+
+def _prepared(cell: Cell, folder: str) -> Engine:
+    """The engine with the cell's past; a restarted one is new, and finds on disk what another one has left there."""
+    if cell.history != "restarted":
+        engine = engine_of(cell)
+        _prepare(engine, cell)
+        return engine
+    before = engine_of(cell, folder)
+    _prepare(before, cell)
+    before.close()
+    return engine_of(cell, folder)
 
 
 def _prepare(engine: Engine, cell: Cell) -> None:

@@ -36,6 +36,8 @@ def test_the_covering_set_has_every_pair_and_few_cells():
         for value in DIMENSIONS[one]
         for another in DIMENSIONS[other]
     }
+    # What is kept over a restart is the prefix cache.
+    wanted.remove(("prefix", "off", "history", "restarted"))
     assert set().union(*map(pairs_of, PAIRWISE)) == wanted
     assert len(PAIRWISE) < 60 and PAIRWISE == pairwise() != pairwise(seed=1)
 
@@ -58,7 +60,7 @@ def test_results_are_gone_on_with_and_those_of_other_sources_do_not_count(tmp_pa
     path.write_text(old.replace('"new"', '"old"') + old + '{"cell": {"cut')
     assert list(read(path, "new")) == cells[:1]
     failed = {cells[0]: {"cell": vars(cells[0]), "problems": ["tokens differ"], "seconds": 1.0}}
-    assert "1 of 10368 cells run" in report(failed, "new") and "0 passed, 1 failed" in report(failed, "new")
+    assert "1 of 12096 cells run" in report(failed, "new") and "0 passed, 1 failed" in report(failed, "new")
     assert f"FAILED {cells[0].name}: tokens differ" in report(failed, "new")
 
 
