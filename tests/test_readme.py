@@ -42,14 +42,16 @@ def test_every_hyla_command_parses(line):
     COMMAND.commands[verb].make_context(verb, arguments)
 
 
-QUICK = ("generate", "inspect", "chat")
+QUICK = ("generate", "inspect", "chat", "cost")
+RUN_HERE = [line for line in HYLA if line.split()[1] in QUICK and "http://" not in line]
+"""Those that need a server run in tests/test_first_server.py."""
 
 
 def test_every_quick_verb_is_shown():
     assert {line.split()[1] for line in HYLA}.issuperset(QUICK)
 
 
-@pytest.mark.parametrize("line", [line for line in HYLA if line.split()[1] in QUICK])
+@pytest.mark.parametrize("line", RUN_HERE)
 def test_quick_commands_run(line, tmp_path):
     folder = save_tiny_folder(tmp_path / "model")
     arguments = [str(folder) if part == MODEL else part for part in shlex.split(line)[1:]]
