@@ -72,17 +72,19 @@ def alternate(ways: dict[str, Engine], prompts_of, wanted: SamplingParams, repea
 
 
 def throughput(model) -> dict:
-    engine = Engine(model, memory=MEMORY, max_num_sequences=32)
-    results = {}
-    for count in (1, 32):
-        prompts = [tokens(64, 100 + n) for n in range(count)]
-        runs = []
-        for repeat in range(3):
-            own = [[*prompt[:-1], repeat] for prompt in prompts]
-            seconds, _ = timed(engine, own, params(64))
-            runs.append(count * 64 / seconds)
-        results[count] = statistics.median(runs)
-    return {"tokens_s_1": results[1], "tokens_s_32": results[32], "ratio": results[32] / results[1]}
+    """Aggregate tokens/s of 1 and of 32 requests with prompts of 64 tokens, by length of the answer."""
+    engine, results = Engine(model, memory=MEMORY, max_num_sequences=32), {}
+    for answer in (64, 192):
+        rates = {}
+        for count in (1, 32):
+            runs = []
+            for repeat in range(3):
+                prompts = [[repeat, *tokens(63, 100 + n)] for n in range(count)]
+                seconds, _ = timed(engine, prompts, params(answer))
+                runs.append(count * answer / seconds)
+            rates[count] = statistics.median(runs)
+        results[f"answers_of_{answer}"] = {"1": rates[1], "32": rates[32], "ratio": rates[32] / rates[1]}
+    return results
 
 
 def prefix(model) -> dict:
