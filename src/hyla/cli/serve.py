@@ -35,6 +35,12 @@ def serve(
     memory: Annotated[int | None, typer.Option(min=1, help="Bytes for each model's caches.")] = None,
     max_num_sequences: Annotated[int | None, typer.Option(min=1, help="Most sequences computed at once. [32]")] = None,
     context_len: Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer, in tokens.")] = None,
+    prefix_cache: Annotated[bool | None, typer.Option(help="Keep prefixes between requests. [yes]")] = None,
+    spill_folder: Annotated[Path | None, typer.Option(help="Where evicted prefixes are kept over a restart.")] = None,
+    speculation: Annotated[
+        str | None, typer.Option(help="Drafts from: off, lookup, mtp (the model's own modules), draft. [off]")
+    ] = None,
+    draft_model: Annotated[str | None, typer.Option(help="Folder of the small model for --speculation draft.")] = None,
     chat_template: Annotated[Path | None, typer.Option(help="Jinja file that replaces the checkpoint's.")] = None,
     tool_parser: Annotated[str | None, typer.Option(help="Format of tool calls; default: from the template.")] = None,
     reasoning_parser: Annotated[str | None, typer.Option(help="Format of reasoning; default: the same.")] = None,
@@ -63,6 +69,10 @@ def serve(
         memory=memory,
         max_num_sequences=max_num_sequences,
         context_len=context_len,
+        prefix_cache=prefix_cache,
+        spill_folder=str(spill_folder) if spill_folder is not None else None,
+        speculation=speculation,
+        draft_model=draft_model,
     )
     own = _given(chat_template=chat_template, tool_parser=tool_parser, reasoning_parser=reasoning_parser)
     fields["models"] = _models(fields.get("models", []), folders or [], model_name, own, engine)
