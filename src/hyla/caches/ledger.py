@@ -69,6 +69,12 @@ class Units:
             self._check_known(unit)
             self._keepers[unit] += 1
 
+    def pass_on(self, ids: Iterable[int]) -> None:
+        """What a sequence's owner took becomes the prefix cache's."""
+        ids = list(ids)
+        self.keep(ids)
+        self.give_back(ids)
+
     def drop(self, ids: Iterable[int]) -> None:
         """The prefix cache lets units go. Raises HylaError for one that it does not keep."""
         for unit in ids:

@@ -209,12 +209,9 @@ class PrefixCache:
         if checkpoint is None:
             return
         for window, table in checkpoint.window_pages:
-            taken = [page for page in table if page]
-            ledger.windows[window].keep(taken)
-            ledger.windows[window].give_back(taken)
+            ledger.windows[window].pass_on(page for page in table if page)
         if checkpoint.unit is not None:
-            ledger.snapshots.keep([checkpoint.unit])
-            ledger.snapshots.give_back([checkpoint.unit])
+            ledger.snapshots.pass_on([checkpoint.unit])
         node.checkpoint, node.lost_checkpoint = checkpoint, False
         self.num_checkpoints += 1
 
@@ -237,8 +234,7 @@ class PrefixCache:
             self.cache.ledger.snapshots.give_back([unit] if unit is not None else [])
             raise
         if unit is not None:
-            self.cache.ledger.snapshots.keep([unit])
-            self.cache.ledger.snapshots.give_back([unit])
+            self.cache.ledger.snapshots.pass_on([unit])
         node.last_used = self._tick
         self.num_checkpoints += 1
         return True

@@ -245,7 +245,6 @@ class Engine(BlockingUse):
 
     def _forget(self, generation: Generation, *, keep: bool = True) -> None:
         self.scheduler.remove(generation, keep=keep)
-        self.speculation.forget(generation)
         name = generation.request.request_id
         self._generations[name].remove(generation)
         if not self._generations[name]:

@@ -25,16 +25,13 @@ ACTIONS: Mapping[str, str] = {
 async def administer(thread: EngineThread, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Do it and wait until it is done; returns what the thread tells.
 
-    Raises 404 for an unknown action, 501 for one that this engine does not have, 409 for one that cannot be now.
+    Raises 404 for an unknown action, 409 for one that cannot be now.
     """
     if action not in ACTIONS:
         known = ", ".join(ACTIONS)
         raise HTTPFailure(404, f"there is no admin action {action!r}; choose one of {known}", code="unknown_action")
-    method = ACTIONS[action]
-    if not hasattr(thread, method):
-        raise HTTPFailure(501, f"this server's engine cannot {action}", kind="server_error", code="not_available")
     try:
-        told = getattr(thread, method)(**fields)
+        told = getattr(thread, ACTIONS[action])(**fields)
         if isinstance(told, Future):
             told = await asyncio.wrap_future(told)
     except (RequestError, CapacityError, HTTPFailure):

@@ -62,8 +62,7 @@ def as_failure(error: Exception) -> HTTPFailure:
     if isinstance(error, RequestError):
         return HTTPFailure(400, str(error), param=error.param)
     if isinstance(error, Overloaded):
-        # The engine may know when its queue has moved on.
-        retry = {"Retry-After": str(vars(error).get("retry_after_seconds", 1))}
+        retry = {"Retry-After": str(error.retry_after_seconds)}
         return HTTPFailure(503, str(error), kind="overloaded_error", code="overloaded", headers=retry)
     if isinstance(error, CapacityError):
         return HTTPFailure(400, str(error), code="capacity_exceeded")
