@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "hyla"
 ORDER = (
-    {"errors"},
+    {"errors", "lazy"},
     {"ops"},
     {"layers"},
     {"models"},

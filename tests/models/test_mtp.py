@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from hyla.caches import Cache
 from hyla.checkpoints import load_model, save_model
-from hyla.checkpoints.files import write_json
+from hyla.checkpoints.json_files import write_json
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.family import family_of
 from hyla.models.initialize import initialize

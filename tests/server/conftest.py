@@ -36,7 +36,7 @@ def live():
     app = single_app(make_engine(), model_name="tiny", max_body_bytes=20_000, max_requests=40, max_schema_bytes=2000)
     with Live(app) as live:
         yield live
-        assert wait_until(lambda: live.served.thread.num_requests == 0)
+        assert wait_until(lambda: live.served.worker.num_requests == 0)
     live.engine.cache.ledger.check()
     assert live.engine.cache.ledger.pages.used == 0 and live.engine.cache.ledger.slots.used == 0
 
@@ -56,10 +56,10 @@ def scripted_live():
     keys = KeyRing(["alice", "bob"], admin_keys=["boss"])
     with Live(create_app(models, limits=limits, keys=keys)) as live:
         yield live
-        assert wait_until(lambda: all(own.thread.num_requests == 0 for own in live.service.models.values()))
+        assert wait_until(lambda: all(own.worker.num_requests == 0 for own in live.service.models.values()))
     for own in models:
-        own.engine.cache.ledger.check()
-        assert own.engine.cache.ledger.slots.used == 0
+        own.worker.engine.cache.ledger.check()
+        assert own.worker.engine.cache.ledger.slots.used == 0
 
 
 class Script:

@@ -27,7 +27,7 @@ class Live:
 
     @property
     def engine(self):
-        return self.served.engine
+        return self.served.worker.engine
 
     def __enter__(self):
         self.thread.start()

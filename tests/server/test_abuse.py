@@ -25,7 +25,7 @@ def target():
     limits = {"max_body_bytes": 50_000, "max_choices": 6, "max_prompts": 6, "max_stored_responses": 5}
     with Live(single_app(engine, model_name="tiny", **limits)) as live:
         yield live
-        assert wait_until(lambda: live.served.thread.num_requests == 0 and not live.service.running)
+        assert wait_until(lambda: live.served.worker.num_requests == 0 and not live.service.running)
         assert httpx.get(live.url + "/ready").status_code == 200
     engine.cache.ledger.check()
     assert engine.cache.ledger.pages.used == 0

@@ -178,7 +178,7 @@ def test_a_client_that_leaves_frees_its_pages(live):
                     next(answer.iter_lines())
             except httpx.ReadTimeout:
                 assert not stream
-        assert wait_until(lambda: ledger.slots.used == 0 and live.served.thread.num_requests == 0)
+        assert wait_until(lambda: ledger.slots.used == 0 and live.served.worker.num_requests == 0)
         assert ledger.pages.used == 0
 
 

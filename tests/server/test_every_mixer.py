@@ -32,7 +32,7 @@ def zoo():
     with Live(create_app(models, limits=limits)) as live:
         yield live
     for own in models:
-        own.engine.cache.ledger.check()
+        own.worker.engine.cache.ledger.check()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -51,7 +51,7 @@ def test_both_clients_get_the_engine_s_own_answer(zoo, name):
         )
         assert answer.output_text == own.text
         vector = client.embeddings.create(model=name, input="hi").data[0].embedding
-        assert len(vector) == zoo.service.models[name].engine.model.config.hidden_dim
+        assert len(vector) == zoo.service.models[name].worker.engine.model.config.hidden_dim
     with anthropic.Anthropic(base_url=zoo.url, api_key="none", max_retries=0, timeout=120) as client:
         sampling = {"seed": 4, "temperature": 0.7}
         message = client.messages.create(model=name, messages=[USER], max_tokens=6, extra_body=sampling)

@@ -1,13 +1,12 @@
 """Fields that other engines have and OpenAI does not, through the official client."""
 
 import math
-from functools import partial
 
 import openai
 import pytest
 import torch
 
-from hyla.engine import EmbedOrder, SamplingParams, ScoreOrder, submit_order
+from hyla.engine import EmbedOrder, SamplingParams, ScoreOrder
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def test_scores_are_the_generation_s_own_numbers(live):
     """One arithmetic: a token's log-probability is the same bits when it is sampled and when it is given."""
     params = SamplingParams(max_tokens=9, temperature=1.0, seed=4, logprobs=2, ignore_eos=True)
     (done,) = live_generate(live, list(b"prompt"), params)
-    scored = submit_order(live.served.thread, ScoreOrder((*b"prompt", *done.token_ids), num_top=2)).result(60)
+    scored = live.served.worker.run(ScoreOrder((*b"prompt", *done.token_ids), num_top=2)).result(60)
     assert [(entry.logprob, entry.top) for entry in scored[6:]] == [(own.logprob, own.top) for own in done.logprobs]
 
 
@@ -87,7 +86,7 @@ def live_generate(live, ids, params):
     from hyla.engine.collect import Collector
 
     events = []
-    request = live.served.thread.submit(Request("own", tuple(ids), params), events.append)
+    request = live.served.worker.submit(Request("own", tuple(ids), params), events.append)
     from conftest import wait_until
 
     assert wait_until(lambda: events and events[-1].finish_reason is not None)
@@ -98,7 +97,7 @@ def live_generate(live, ids, params):
 
 
 def test_an_embedding_is_pooled_and_scaled(live):
-    order = partial(submit_order, live.served.thread)
+    order = live.served.worker.run
     mean = torch.tensor(order(EmbedOrder(tuple(b"hello"), is_normalised=False)).result(60))
     last = torch.tensor(order(EmbedOrder(tuple(b"hello"), "last", False)).result(60))
     alone = [torch.tensor(order(EmbedOrder(tuple(b"hello"[:n]), "last", False)).result(60)) for n in range(1, 6)]

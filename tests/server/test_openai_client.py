@@ -158,7 +158,7 @@ def test_thirty_two_at_once_with_cancellations_answer_as_alone(client, live):
 
     ledger = live.engine.cache.ledger
     assert wait_until(lambda: ledger.pages.used == 0 and ledger.slots.used == 0)
-    assert wait_until(lambda: live.served.thread.num_requests == 0)
+    assert wait_until(lambda: live.served.worker.num_requests == 0)
     finished = [n for n in range(32) if answers[n] is not None]
     assert len(finished) >= 20
     for n in finished:

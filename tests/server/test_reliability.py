@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -81,8 +82,8 @@ def test_a_client_that_does_not_read_is_cut_off(strict):
         raw.connect(strict.socket.getsockname())
         raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         started = time.monotonic()
-        assert wait_until(lambda: strict.served.thread.num_requests > 0)
-        assert wait_until(lambda: strict.served.thread.num_requests == 0)
+        assert wait_until(lambda: strict.served.worker.num_requests > 0)
+        assert wait_until(lambda: strict.served.worker.num_requests == 0)
         assert wait_until(lambda: not strict.service.running)
     assert strict.engine.cache.ledger.pages.used == 0
     assert time.monotonic() - started < 25
@@ -95,11 +96,11 @@ def test_five_hundred_streams_wait_while_the_server_answers_others():
     with Live(app) as live, contextlib.ExitStack() as stack:
         release = threading.Event()
         stack.callback(release.set)
-        live.served.thread.call(lambda: release.wait(60))
+        live.served.worker.call(lambda: release.wait(60))
         waiting = [stack.enter_context(connect(live)) for _ in range(500)]
         for raw in waiting:
             raw.sendall(request + body)
-        assert wait_until(lambda: live.served.thread.num_requests == 500)
+        assert wait_until(lambda: live.served.worker.num_requests == 500)
         assert httpx.get(live.url + "/health", timeout=10).json()["requests"] == 500
         full = httpx.post(live.url + "/v1/completions", content=body, timeout=10)
         assert full.status_code == 503 and full.headers["retry-after"]
@@ -137,29 +138,67 @@ def test_a_template_s_own_syntax_in_a_message_is_text(scripted_live, script):
     assert done.status_code == 200 and text in script.prompts[0]
 
 
-def test_sigterm_finishes_what_runs_and_takes_nothing_new(tmp_path):
-    folder = save_tiny_folder(tmp_path / "model")
+@contextlib.contextmanager
+def served(folder, *more):
+    """`hyla serve` in a process of its own, and a client of it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "hyla.cli", "serve", f"tiny={folder}", "--port", str(port)]
+    command = [sys.executable, "-m", "hyla.cli", "serve", f"tiny={folder}", "--port", str(port), *more]
     source = os.pathsep.join(path for path in sys.path if path)
     server = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": source}, stdout=subprocess.PIPE, text=True)
-    url = f"http://127.0.0.1:{port}"
     try:
         assert "serving tiny at" in server.stdout.readline()
-        with httpx.Client(base_url=url, timeout=60) as http:
-            with http.stream("POST", "/v1/completions", json=LONG) as stream:
-                lines = stream.iter_lines()
-                next(lines)
-                server.send_signal(signal.SIGTERM)
-                rest = list(lines)
-            told = [json.loads(line[6:]) for line in rest if line.startswith("data: {")]
-            assert rest[-2:] == ["data: [DONE]", ""] or rest[-1] == "data: [DONE]"
-            assert told[-1]["choices"][0]["finish_reason"] == "length"
-            with pytest.raises(httpx.TransportError):
-                httpx.get(url + "/health", timeout=5)
-        assert server.wait(30) in (0, -signal.SIGTERM)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+            yield server, http
     finally:
         server.kill()
         server.stdout.close()
         server.wait()
+
+
+def told(lines):
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
+def test_sigterm_finishes_what_runs_and_takes_nothing_new(tmp_path):
+    with served(save_tiny_folder(tmp_path / "model")) as (server, http):
+        with http.stream("POST", "/v1/completions", json=LONG) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            server.send_signal(signal.SIGTERM)
+            rest = list(lines)
+        assert rest[-2:] == ["data: [DONE]", ""] or rest[-1] == "data: [DONE]"
+        assert told(rest)[-1]["choices"][0]["finish_reason"] == "length"
+        with pytest.raises(httpx.TransportError):
+            http.get("/health", timeout=5)
+        assert server.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_a_killed_engine_ends_its_requests_clearly_and_the_server_goes_on(tmp_path):
+    long = LONG | {"max_tokens": 450}
+    with served(save_tiny_folder(tmp_path / "model")) as (_, http), ThreadPoolExecutor() as pool:
+        status = http.get("/engine/status").json()["models"]["tiny"]
+        with http.stream("POST", "/v1/completions", json=long) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            whole = pool.submit(http.post, "/v1/completions", json=long | {"stream": False})
+            assert wait_until(lambda: http.get("/health").json()["requests"] == 2)
+            os.kill(status["worker"]["pid"], signal.SIGKILL)
+            rest = list(lines)
+        error = told(rest)[-1]["error"]
+        assert error["code"] == "engine_restarted" and "killed by signal 9 (SIGKILL" in error["message"]
+        lost = whole.result()
+        assert lost.status_code == 503 and lost.json()["error"] == error and int(lost.headers["retry-after"]) >= 1
+        away = http.get("/ready"), http.post("/v1/completions", json=long)
+        assert all(answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1 for answer in away)
+        assert http.get("/health").json()["state"] == "starting"
+        assert wait_until(lambda: http.get("/ready").status_code == 200)
+        done = http.post("/v1/completions", json=LONG | {"stream": False})
+        assert done.json()["choices"][0]["finish_reason"] == "length"
+        assert 'hyla_engine_restarts_total{model="tiny"} 1.0' in http.get("/metrics").text
+
+
+def test_the_server_s_own_process_does_not_load_pytorch():
+    loads = "import sys, hyla.cli.serve, hyla.cli.console, hyla.server, hyla.engine.process"
+    code = f"{loads}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=True)

@@ -1,19 +1,19 @@
 """Hugging Face folders in and out: config, safetensors shards, tokenizer, chat template."""
 
-from hyla.checkpoints.hub import resolve
-from hyla.checkpoints.load import FolderConfig, load_model, read_config
-from hyla.checkpoints.replace import WeightUpdate, release_weights
-from hyla.checkpoints.save import save_model
-from hyla.checkpoints.tokenizer import Tokenizer, load_tokenizer
+from hyla.lazy import exports
 
-__all__ = [
-    "FolderConfig",
-    "Tokenizer",
-    "WeightUpdate",
-    "load_model",
-    "load_tokenizer",
-    "read_config",
-    "release_weights",
-    "resolve",
-    "save_model",
-]
+_HOMES = {
+    "FolderConfig": "hyla.checkpoints.load",
+    "Tokenizer": "hyla.checkpoints.tokenizer",
+    "WeightUpdate": "hyla.checkpoints.replace",
+    "load_model": "hyla.checkpoints.load",
+    "load_tokenizer": "hyla.checkpoints.tokenizer",
+    "read_config": "hyla.checkpoints.load",
+    "release_weights": "hyla.checkpoints.replace",
+    "resolve": "hyla.checkpoints.hub",
+    "save_model": "hyla.checkpoints.save",
+}
+
+__all__ = list(_HOMES)
+
+__getattr__, __dir__ = exports(__name__, _HOMES)

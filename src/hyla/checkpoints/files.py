@@ -1,8 +1,7 @@
-"""JSON files and safetensors shards of a checkpoint folder, with errors that name the file."""
+"""Safetensors shards of a checkpoint folder, with errors that name the file."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from math import prod
@@ -11,42 +10,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from hyla.checkpoints.json_files import INDEX_FILE, SINGLE_FILE, shard_names
 from hyla.errors import CheckpointError
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "F8_E4M3": 8, "F8_E8M0": 8}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-
-
-def read_json(file: Path) -> dict:
-    """The object in a JSON file."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file.parent} has no {file.name}; give a folder in the Hugging Face format") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}; fetch or save it again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds a JSON {type(value).__name__}; it must be an object")
-    return value
-
-
-def write_json(file: Path, value: dict) -> None:
-    """An object as an indented JSON file."""
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def shard_names(folder: Path) -> list[str]:
-    """The safetensors files that the index lists."""
-    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map from tensor to file; fetch it again")
-    names = sorted(set(weight_map.values()))
-    outside = [name for name in names if Path(name).name != name]
-    if outside:
-        raise CheckpointError(f"{folder / INDEX_FILE} names files outside its folder: {outside[:3]}; refused")
-    return names
 
 
 def _shard_files(folder: Path) -> list[Path]:

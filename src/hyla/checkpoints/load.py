@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from hyla.checkpoints.files import ShardReader, read_json
+from hyla.checkpoints.files import ShardReader
 from hyla.checkpoints.hub import resolve
+from hyla.checkpoints.json_files import read_json
 from hyla.checkpoints.quantised import CODE_DTYPE, SCALE_DTYPES, SUFFIX, place_rule, read_quantization
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from hyla.checkpoints.files import INDEX_FILE, SINGLE_FILE, write_json
+from hyla.checkpoints.json_files import INDEX_FILE, SINGLE_FILE, write_json
 from hyla.checkpoints.quantised import saved_rule
 from hyla.checkpoints.tokenizer import Tokenizer
 from hyla.errors import CheckpointError, ConfigError

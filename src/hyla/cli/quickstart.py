@@ -73,7 +73,7 @@ def make_run(out: Path, request) -> None:
 
 def show_finished(out: Path, request) -> None:
     """What an earlier call found."""
-    from hyla.checkpoints.files import read_json
+    from hyla.checkpoints.json_files import read_json
     from hyla.cli.console import console
     from hyla.cli.report import show_curves, show_scores
     from hyla.train.report import report_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,7 +131,7 @@ def run(config) -> None:
     logs.configure(config.log_format)
     traces = Traces(config.otlp_endpoint) if config.otlp_endpoint is not None else None
     keys = KeyRing(config.api_keys, config.key_file, config.admin_keys)
-    models = [_load(own, config.limits) for own in config.models]
+    models = [_load(own, config) for own in config.models]
     names = ", ".join(own.name for own in models)
     try:
         serve_app(
@@ -144,32 +145,35 @@ def run(config) -> None:
             traces.close()
 
 
-def _load(config, limits):
-    """One model of a `ServeConfig`, ready to serve."""
-    import hyla
-    from hyla.checkpoints import read_config, resolve
+def _load(model, config):
+    """One model of a `ServeConfig`, with its engine's process running and ready."""
+    from hyla.checkpoints import load_tokenizer, resolve
+    from hyla.checkpoints.json_files import read_json
     from hyla.cli.console import loading_bar
+    from hyla.engine import EngineProcess, Launch
     from hyla.errors import ConfigError
-    from hyla.server import serve_model
+    from hyla.server import logs, served_model
 
     template = None
-    if config.chat_template is not None:
+    if model.chat_template is not None:
         try:
-            template = config.chat_template.read_text(encoding="utf-8")
+            template = model.chat_template.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
-            raise ConfigError(f"cannot read the chat template {config.chat_template}: {error}") from error
-    options = dict(config.engine)
-    folder = resolve(config.folder, options.pop("revision", None))
+            raise ConfigError(f"cannot read the chat template {model.chat_template}: {error}") from error
+    options = dict(model.engine)
+    folder = resolve(model.folder, options.pop("revision", None))
+    prepare = partial(logs.configure, config.log_format)
+    launch = Launch(str(folder), options, max_requests=config.limits.max_requests, prepare=prepare)
     with loading_bar() as progress:
-        engine = hyla.Engine(folder, progress=progress, **options)
-    return serve_model(
-        engine,
-        config.name,
-        limits=limits,
+        worker = EngineProcess(launch, progress=progress)
+    return served_model(
+        worker,
+        model.name,
+        load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None,
         chat_template=template,
-        tool_parser=config.tool_parser,
-        reasoning_parser=config.reasoning_parser,
-        model_type=read_config(folder).published.get("model_type"),
+        tool_parser=model.tool_parser,
+        reasoning_parser=model.reasoning_parser,
+        model_type=read_json(folder / "config.json").get("model_type"),
     )
 
 

@@ -1,35 +1,33 @@
 """Continuous batching over one model: requests in, tokens out."""
 
-from hyla.engine.administration import Administration
-from hyla.engine.embedding import EmbedOrder, ScoredToken, ScoreOrder, submit_order
-from hyla.engine.engine import Engine
-from hyla.engine.formats import Choice, Ebnf, JsonObject, JsonSchema, Lark, Regex
-from hyla.engine.limits import Overloaded
-from hyla.engine.messages import Completion, Request, TokenEvent, TokenLogprob, Usage
-from hyla.engine.options import EngineOptions
-from hyla.engine.params import SamplingParams
-from hyla.engine.thread import EngineThread
+from hyla.lazy import exports
 
-__all__ = [
-    "Administration",
-    "Choice",
-    "Completion",
-    "Ebnf",
-    "EmbedOrder",
-    "Engine",
-    "EngineOptions",
-    "EngineThread",
-    "JsonObject",
-    "JsonSchema",
-    "Lark",
-    "Overloaded",
-    "Regex",
-    "Request",
-    "SamplingParams",
-    "ScoreOrder",
-    "ScoredToken",
-    "TokenEvent",
-    "TokenLogprob",
-    "Usage",
-    "submit_order",
-]
+_HOMES = {
+    "Administration": "hyla.engine.administration",
+    "Choice": "hyla.engine.formats",
+    "Completion": "hyla.engine.messages",
+    "Ebnf": "hyla.engine.formats",
+    "EmbedOrder": "hyla.engine.orders",
+    "Engine": "hyla.engine.engine",
+    "EngineFacts": "hyla.engine.facts",
+    "EngineOptions": "hyla.engine.options",
+    "EngineProcess": "hyla.engine.process",
+    "EngineThread": "hyla.engine.thread",
+    "JsonObject": "hyla.engine.formats",
+    "JsonSchema": "hyla.engine.formats",
+    "Lark": "hyla.engine.formats",
+    "Launch": "hyla.engine.wire",
+    "Overloaded": "hyla.engine.overload",
+    "Regex": "hyla.engine.formats",
+    "Request": "hyla.engine.messages",
+    "SamplingParams": "hyla.engine.params",
+    "ScoreOrder": "hyla.engine.orders",
+    "ScoredToken": "hyla.engine.orders",
+    "TokenEvent": "hyla.engine.messages",
+    "TokenLogprob": "hyla.engine.messages",
+    "Usage": "hyla.engine.messages",
+}
+
+__all__ = list(_HOMES)
+
+__getattr__, __dir__ = exports(__name__, _HOMES)

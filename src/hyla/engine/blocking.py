@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 
 from hyla.engine.collect import Collector
-from hyla.engine.limits import Overloaded
 from hyla.engine.messages import Completion, Request, TokenEvent
+from hyla.engine.overload import Overloaded
 from hyla.engine.params import SamplingParams
 from hyla.engine.resolving import Prompt
 from hyla.errors import RequestError

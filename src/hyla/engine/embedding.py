@@ -6,14 +6,9 @@ covers one text, so that running answers wait for no more than that between two 
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 
-from hyla.engine.thread import EngineThread
-from hyla.errors import RequestError
+from hyla.engine.orders import EmbedOrder, Order, ScoredToken, ScoreOrder
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.ops.primitives import log_softmax_last
@@ -21,89 +16,43 @@ from hyla.ops.primitives import log_softmax_last
 HEAD_ROWS = 256
 """Rows whose logits exist at once."""
 
-Pooling = Literal["mean", "last"]
+
+@torch.inference_mode()
+def run_order(model: Model, order: Order) -> tuple:
+    """What the order asks for; its ids must be the model's."""
+    return _embed(model, order) if isinstance(order, EmbedOrder) else _score(model, order)
 
 
-@dataclass(frozen=True)
-class ScoredToken:
-    """A token of a text, given those before it. Natural log-probabilities; the first token of a text has none."""
-
-    token_id: int
-    logprob: float | None = None
-    rank: int | None = None
-    """1: the most likely one. Equally likely ids count as better when they are lower."""
-    top: tuple[tuple[int, float], ...] = ()
-    """The most likely ids with their log-probabilities, best first."""
+def _embed(model: Model, order: EmbedOrder) -> tuple[float, ...]:
+    hidden_TD = _hidden(model, order.token_ids).double()
+    pooled_D = hidden_TD.mean(0) if order.pooling == "mean" else hidden_TD[-1]
+    if order.is_normalised:
+        pooled_D = pooled_D / pooled_D.norm().clamp_min(1e-300)
+    return tuple(pooled_D.float().tolist())
 
 
-@dataclass(frozen=True)
-class EmbedOrder:
-    """The final hidden states of one text as one vector."""
-
-    token_ids: tuple[int, ...]
-    pooling: Pooling = "mean"
-    is_normalised: bool = True
-    """Scale to length 1; a vector of zeros stays one."""
-
-    @torch.inference_mode()
-    def run(self, model: Model) -> tuple[float, ...]:
-        """fp32 numbers, as many as the model is wide."""
-        hidden_TD = _hidden(model, self.token_ids).double()
-        pooled_D = hidden_TD.mean(0) if self.pooling == "mean" else hidden_TD[-1]
-        if self.is_normalised:
-            pooled_D = pooled_D / pooled_D.norm().clamp_min(1e-300)
-        return tuple(pooled_D.float().tolist())
+def _score(model: Model, order: ScoreOrder) -> tuple[ScoredToken, ...]:
+    hidden_TD = _hidden(model, order.token_ids)
+    first = max(order.first, 1)
+    scored = [ScoredToken(token) for token in order.token_ids[:first]]
+    for start in range(first, len(order.token_ids), HEAD_ROWS):
+        wanted = order.token_ids[start : start + HEAD_ROWS]
+        logits_RV = model.head_logits(hidden_TD[start - 1 : start - 1 + len(wanted)].contiguous())
+        scored += [_scored(row_V, token, order.num_top) for row_V, token in zip(log_softmax_last(logits_RV), wanted)]
+    return tuple(scored)
 
 
-@dataclass(frozen=True)
-class ScoreOrder:
-    """The log-probability of each token of one text."""
-
-    token_ids: tuple[int, ...]
-    num_top: int = 0
-    first: int = 0
-    """Tokens before this one are context: they are returned without numbers."""
-
-    @torch.inference_mode()
-    def run(self, model: Model) -> tuple[ScoredToken, ...]:
-        """One entry per token."""
-        hidden_TD = _hidden(model, self.token_ids)
-        first = max(self.first, 1)
-        scored = [ScoredToken(token) for token in self.token_ids[:first]]
-        for start in range(first, len(self.token_ids), HEAD_ROWS):
-            wanted = self.token_ids[start : start + HEAD_ROWS]
-            logits_RV = model.head_logits(hidden_TD[start - 1 : start - 1 + len(wanted)].contiguous())
-            scored += [self._scored(row_V, token) for row_V, token in zip(log_softmax_last(logits_RV), wanted)]
-        return tuple(scored)
-
-    def _scored(self, logprobs_V: torch.Tensor, token: int) -> ScoredToken:
-        own = logprobs_V[token]
-        rank = int((logprobs_V > own).sum()) + int((logprobs_V[:token] == own).sum()) + 1
-        top = ()
-        if self.num_top:
-            # A stable sort of the few that can be among them: lower ids first among equals.
-            least = logprobs_V.topk(min(self.num_top, len(logprobs_V))).values.amin()
-            ids = (logprobs_V >= least).nonzero().squeeze(1)
-            best = ids[logprobs_V[ids].sort(descending=True, stable=True).indices[: self.num_top]]
-            top = tuple((int(other), float(logprobs_V[other])) for other in best)
-        return ScoredToken(token, float(own), rank, top)
-
-
-Order = EmbedOrder | ScoreOrder
-
-
-def submit_order(thread: EngineThread, order: Order) -> Future:
-    """Queue an order on an engine's thread; the future gets its result, or what went wrong.
-
-    Raises RequestError for ids that the model does not have and for too many of them.
-    """
-    engine = thread.engine
-    engine.model.check_ids(order.token_ids, "the text")
-    if len(order.token_ids) > engine.context_len:
-        raise RequestError(
-            f"the text has {len(order.token_ids)} tokens and the context {engine.context_len}; shorten it", "input"
-        )
-    return thread.call(lambda: order.run(engine.model))
+def _scored(logprobs_V: torch.Tensor, token: int, num_top: int) -> ScoredToken:
+    own = logprobs_V[token]
+    rank = int((logprobs_V > own).sum()) + int((logprobs_V[:token] == own).sum()) + 1
+    top = ()
+    if num_top:
+        # A stable sort of the few that can be among them: lower ids first among equals.
+        least = logprobs_V.topk(min(num_top, len(logprobs_V))).values.amin()
+        ids = (logprobs_V >= least).nonzero().squeeze(1)
+        best = ids[logprobs_V[ids].sort(descending=True, stable=True).indices[:num_top]]
+        top = tuple((int(other), float(logprobs_V[other])) for other in best)
+    return ScoredToken(token, float(own), rank, top)
 
 
 def _hidden(model: Model, token_ids: tuple[int, ...]) -> torch.Tensor:

@@ -18,6 +18,7 @@ from hyla.engine.blocking import BlockingUse
 from hyla.engine.choosing import NOT_NUMBERS
 from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.drafts import Part
+from hyla.engine.facts import EngineFacts
 from hyla.engine.fingerprint import fingerprint
 from hyla.engine.generation import Generation
 from hyla.engine.grammar import GrammarCompiler
@@ -32,6 +33,7 @@ from hyla.engine.speculation import Speculation
 from hyla.engine.text import TextCodec
 from hyla.errors import RequestError
 from hyla.models.trunk import Model
+from hyla.ops import native
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +172,17 @@ class Engine(BlockingUse):
     @property
     def has_work(self) -> bool:
         return self.has_news or self.scheduler.has_work
+
+    def facts(self) -> EngineFacts:
+        """For whoever talks to this engine from elsewhere."""
+        return EngineFacts(
+            vocab_size=self.model.config.vocab_size,
+            hidden_dim=self.model.config.hidden_dim,
+            context_len=self.context_len,
+            max_num_sequences=self.scheduler.max_num_sequences,
+            cpu_backend=native.backend(),
+            notes=tuple(self.notes),
+        )
 
     # Requests
 

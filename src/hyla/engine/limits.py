@@ -7,18 +7,10 @@ from dataclasses import dataclass
 
 from hyla.engine.clock import Clock, RecentRate
 from hyla.engine.messages import Request
+from hyla.engine.overload import Overloaded
 from hyla.engine.waiting import WaitingQueue
-from hyla.errors import CapacityError
 
 LONGEST_RETRY_SECONDS = 600
-
-
-class Overloaded(CapacityError):
-    """Too much waits already; the same request may succeed later. `retry_after_seconds` estimates when."""
-
-    def __init__(self, message: str, retry_after_seconds: int = 1):
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True)

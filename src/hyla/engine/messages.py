@@ -109,6 +109,8 @@ class TokenEvent:
     usage: Usage | None = None
     error: str | None = None
     """What went wrong, with finish_reason "error"."""
+    retry_after_seconds: int | None = None
+    """With an error that is not the request's: when the same request may succeed."""
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,17 @@ from dataclasses import replace
 from typing import TypeVar
 
 from hyla.engine.administration import Administration, PauseMode
+from hyla.engine.embedding import run_order
 from hyla.engine.engine import Engine
-from hyla.engine.limits import NOTHING, Load, Overloaded
+from hyla.engine.limits import NOTHING, Load
+from hyla.engine.listeners import Listeners, OnEvent, Watch
 from hyla.engine.messages import FinishReason, Request, TokenEvent
+from hyla.engine.orders import Order
+from hyla.engine.overload import Overloaded
 from hyla.errors import HylaError, RequestError
 
 logger = logging.getLogger(__name__)
 
-OnEvent = Callable[[TokenEvent], None]
-Watch = Callable[[Request, OnEvent], OnEvent]
-"""Given a resolved request and its callback, the callback to use instead: one that measures and then calls it."""
 Result = TypeVar("Result")
 
 _LATER = object()
@@ -38,8 +39,11 @@ class EngineThread:
 
     def __init__(self, engine: Engine, *, max_requests: int = 512):
         self.engine, self.max_requests = engine, max_requests
+        self.facts = engine.facts()
         self.watch: Watch | None = None
         """Sees every request that is taken; set it before the first one."""
+        self.after_step: Callable[[], None] | None = None
+        """Called on the engine's thread when a step's events are delivered; set it before the start."""
         self._administration = Administration(engine)
         self._changed = threading.Condition()
         self._added: list[tuple[Request, float]] = []
@@ -50,8 +54,7 @@ class EngineThread:
         self._orders: list[tuple[Callable[[], object], Future]] = []
         self._drains: list[Future] = []
         """Of pauses that wait for running requests."""
-        self._listeners: dict[str, tuple[OnEvent, int]] = {}
-        """Per unfinished request: its callback and how many choices are not finished."""
+        self._listeners = Listeners()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
 
@@ -99,7 +102,7 @@ class EngineThread:
             if self.watch is not None:
                 on_event = self.watch(request, on_event)
             self._ahead += load
-            self._listeners[request.request_id] = (on_event, request.params.n)
+            self._listeners.add(request, on_event)
             self._added.append((request, arrived))
             self._changed.notify()
         return request
@@ -155,6 +158,14 @@ class EngineThread:
 
         return self.call(order)
 
+    def run(self, order: Order) -> Future:
+        """Compute an order between two steps: see `embedding`.
+
+        Raises RequestError for ids that the model does not have and for too many of them.
+        """
+        self.facts.check_text(order.token_ids)
+        return self.call(lambda: run_order(self.engine.model, order))
+
     def call(self, function: Callable[[], Result]) -> Future:
         """Run a function on the engine's thread between two steps, and give its result or exception."""
         return self._order(function, Future())
@@ -191,10 +202,16 @@ class EngineThread:
                 events = []
             for event in events:
                 self._deliver(event)
+            self._told()
             self._settle()
         self._end_all("cancelled")
+        self._told()
         self._refuse_orders()
         self.engine.close()
+
+    def _told(self) -> None:
+        if self.after_step is not None:
+            self.after_step()
 
     def _step(self) -> list[TokenEvent]:
         """A step, or, while the engine is paused, what changes without one."""
@@ -242,39 +259,20 @@ class EngineThread:
             try:
                 self.engine.add(request, arrived=arrived, is_admitted=True)
             except HylaError as error:
-                self._deliver_end(request.request_id, "error", str(error))
+                self._listeners.end(request.request_id, "error", str(error))
 
     def _deliver(self, event: TokenEvent) -> None:
-        on_event, unfinished = self._listeners.get(event.request_id, (None, 0))
-        if on_event is None:
-            return
-        if event.finish_reason is not None:
-            unfinished -= 1
-            with self._changed:
-                if unfinished:
-                    self._listeners[event.request_id] = (on_event, unfinished)
-                else:
-                    del self._listeners[event.request_id]
-        try:
-            on_event(event)
-        except Exception:  # a listener whose event loop is gone must not stop the others
-            logger.exception("a listener of request %s failed; the request is cancelled", event.request_id)
+        if not self._listeners.deliver(event):
             self._cancelled.append(event.request_id)
-
-    def _deliver_end(self, request_id: str, reason: FinishReason, error: str | None) -> None:
-        """End every unfinished choice of a request that the engine does not know."""
-        _, choices = self._listeners.get(request_id, (None, 0))
-        for choice in range(choices):
-            self._deliver(TokenEvent(request_id, choice, finish_reason=reason, error=error))
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
         """Give up on every unfinished request."""
-        for name in list(self._listeners):
+        for name in self._listeners.request_ids:
             self.engine.cancel(name)
         for event in self.engine.take_events():
             self._deliver(replace(event, finish_reason=reason, error=error) if event.finish_reason else event)
-        for name in list(self._listeners):
-            self._deliver_end(name, reason, error)
+        for name in self._listeners.request_ids:
+            self._listeners.end(name, reason, error)
 
     def _refuse_orders(self) -> None:
         """Nothing that was asked for is left without an answer."""

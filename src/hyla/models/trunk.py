@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from hyla.errors import ConfigError, RequestError
+from hyla.errors import ConfigError
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.models.config import ModelConfig
+from hyla.models.ids import check_ids
 from hyla.models.mtp import Hidden, MTPModule
 from hyla.models.stack import Sublayer, build_norm, cache_specs_of, run
 from hyla.ops import rows
@@ -124,14 +125,7 @@ class Model(nn.Module):
 
     def check_ids(self, ids: Sequence[int], name: str) -> None:
         """Raise RequestError unless ids are a non-empty list of token ids of this model."""
-        if len(ids) == 0:
-            raise RequestError(f"{name} is empty; give at least one token", param="prompt")
-        wrong = next((token for token in ids if not 0 <= token < self.config.vocab_size), None)
-        if wrong is not None:
-            raise RequestError(
-                f"{name} holds token id {wrong}; this model's ids are 0 to {self.config.vocab_size - 1}",
-                param="prompt",
-            )
+        check_ids(ids, self.config.vocab_size, name)
 
     def projections(self) -> Iterator[Projection]:
         """Every matrix product of the model with packable weights."""

@@ -5,7 +5,7 @@ from hyla.server.config import ServeConfig, ServedModelConfig
 from hyla.server.keys import KeyRing
 from hyla.server.limits import Limits
 from hyla.server.serve import serve
-from hyla.server.served import ServedModel, serve_model
+from hyla.server.served import ServedModel, serve_model, served_model
 
 __all__ = [
     "KeyRing",
@@ -16,5 +16,6 @@ __all__ = [
     "create_app",
     "serve",
     "serve_model",
+    "served_model",
     "single_app",
 ]

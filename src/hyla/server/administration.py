@@ -1,4 +1,4 @@
-"""The admin actions as calls of the engine's thread. The one file to change when the thread learns another."""
+"""The admin actions as calls of an engine. The one file to change when it learns another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from hyla.engine import EngineThread
+from starlette.concurrency import run_in_threadpool
+
+from hyla.engine.handle import EngineHandle
 from hyla.errors import CapacityError, HylaError, RequestError
 from hyla.server.errors import HTTPFailure
 
@@ -19,11 +21,11 @@ ACTIONS: Mapping[str, str] = {
     "weights": "update_weights",
     "status": "status",
 }
-"""By route, the method of the thread; the body's fields are its keyword arguments."""
+"""By route, the method of `EngineHandle`; the body's fields are its keyword arguments."""
 
 
-async def administer(thread: EngineThread, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Do it and wait until it is done; returns what the thread tells.
+async def administer(worker: EngineHandle, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Do it and wait until it is done; returns what the engine tells.
 
     Raises 404 for an unknown action, 409 for one that cannot be now.
     """
@@ -31,7 +33,7 @@ async def administer(thread: EngineThread, action: str, fields: Mapping[str, Any
         known = ", ".join(ACTIONS)
         raise HTTPFailure(404, f"there is no admin action {action!r}; choose one of {known}", code="unknown_action")
     try:
-        told = getattr(thread, ACTIONS[action])(**fields)
+        told = await run_in_threadpool(getattr(worker, ACTIONS[action]), **fields)
         if isinstance(told, Future):
             told = await asyncio.wrap_future(told)
     except (RequestError, CapacityError, HTTPFailure):

@@ -33,7 +33,7 @@ async def answer(
     headers = {"X-Request-Id": answer_id}
     with ExitStack() as stack:
         stack.enter_context(service.turn(client))
-        events, requests = await Events.open(served.thread, requests)
+        events, requests = await Events.open(served.worker, requests)
         stack.enter_context(service.track(answer_id, events, client))
         first_index = {own.request_id: n * own.params.n for n, own in enumerate(requests)}
         if is_streamed:
@@ -78,6 +78,9 @@ async def _chunks(events: Events, first_index: dict[str, int], shape: Shape) -> 
 
 def _failure(event: TokenEvent) -> HTTPFailure | None:
     """A choice that the engine could not finish is a failure of the whole answer."""
+    if event.retry_after_seconds is not None:
+        retry = {"Retry-After": str(event.retry_after_seconds)}
+        return HTTPFailure(503, event.error or "", kind="server_error", code="engine_restarted", headers=retry)
     if event.finish_reason == "error":
         return HTTPFailure(500, event.error or "the engine failed", kind="server_error", code="engine_failed")
     if event.finish_reason == "cancelled":

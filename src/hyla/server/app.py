@@ -1,4 +1,4 @@
-"""The HTTP application: the routes of several APIs over the engines' threads."""
+"""The HTTP application: the routes of several APIs over the engines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from hyla.engine import Engine
 from hyla.server import errors, observed, openapi, page
 from hyla.server.head_limit import HeadLimit
 from hyla.server.keys import KeyRing
@@ -37,7 +36,7 @@ def create_app(
     cors_origins: Sequence[str] = (),
     traces: Traces | None = None,
 ) -> FastAPI:
-    """The application. It runs the models' threads from its start-up to its shutdown.
+    """The application. It runs the models' engines from its start-up to its shutdown.
 
     cors_origins: pages of these origins may use it from a browser; none by default.
     """
@@ -46,19 +45,19 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI):
         for served in service.models.values():
-            served.thread.start()
+            served.worker.start()
         yield
         for served in service.models.values():
-            served.thread.stop()
+            served.worker.stop()
 
     app = FastAPI(title="Hyla", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
-    threads = {name: served.thread for name, served in service.models.items()}
-    observed.install(app, threads, check_key=client_of, traces=traces)
-    page.install(app, list(threads))
+    workers = {name: served.worker for name, served in service.models.items()}
+    observed.install(app, workers, check_key=client_of, traces=traces)
+    page.install(app, list(workers))
     openapi.install(app)
     app.add_middleware(HeadLimit, max_bytes=service.limits.max_header_bytes)
     if cors_origins:
@@ -68,8 +67,8 @@ def create_app(
     return app
 
 
-def single_app(engine: Engine, *, model_name: str, api_key: str | None = None, **limits) -> FastAPI:
-    """The application of one engine. limits: fields of `Limits`."""
+def single_app(engine, *, model_name: str, api_key: str | None = None, **limits) -> FastAPI:
+    """The application of one `Engine`, on a thread of this process. limits: fields of `Limits`."""
     own = Limits(**limits)
     keys = KeyRing([api_key] if api_key is not None else [])
     return create_app([serve_model(engine, model_name, limits=own)], limits=own, keys=keys)

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from hyla.engine import EngineThread, Request, TokenEvent
-from hyla.engine.clock import RecentRate
+from hyla.engine import Request, TokenEvent
+from hyla.engine.clock import RecentRate, monotonic
+from hyla.engine.handle import EngineHandle
 
 FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 PER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -17,7 +18,7 @@ DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0
 RECENT_SECONDS = 10.0
 """Window of the rates that the page shows."""
 
-ENGINE_STATES = ("running", "draining", "paused", "asleep")
+ENGINE_STATES = ("running", "draining", "paused", "asleep", "starting")
 
 
 class Recent(NamedTuple):
@@ -40,21 +41,20 @@ class Children(NamedTuple):
 class Metrics:
     """The metrics of one server, in a registry of its own, so that several servers fit into one process.
 
-    threads: by model name. Their `watch` is taken.
+    workers: by model name. Their `watch` is taken.
     """
 
-    def __init__(self, threads: Mapping[str, EngineThread]):
-        self.threads = dict(threads)
+    def __init__(self, workers: Mapping[str, EngineHandle]):
+        self.workers = dict(workers)
         self.registry = CollectorRegistry()
         self.recent = {
-            name: Recent(*(RecentRate(thread.engine.clock, RECENT_SECONDS) for _ in Recent._fields))
-            for name, thread in self.threads.items()
+            name: Recent(*(RecentRate(monotonic, RECENT_SECONDS) for _ in Recent._fields)) for name in self.workers
         }
         self._declare_requests()
         self.http_requests = self._counter("hyla_http_requests", "HTTP requests answered.", "route", "method", "status")
-        self.registry.register(_EngineNumbers(self.threads))
-        for name, thread in self.threads.items():
-            thread.watch = self._watch_of(name, thread)
+        self.registry.register(_EngineNumbers(self.workers))
+        for name, worker in self.workers.items():
+            worker.watch = self._watch_of(name)
 
     def _declare_requests(self) -> None:
         self.finished = self._counter("hyla_requests", "Finished choices, by how they ended.", "model", "outcome")
@@ -84,18 +84,18 @@ class Metrics:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def _watch_of(self, name: str, thread: EngineThread):
+    def _watch_of(self, name: str):
         own = (self.prompt_tokens, self.generated_tokens, self.first_token, self.per_token)
         children = Children(*(metric.labels(name) for metric in own), self.recent[name])
 
         def watch(request: Request, on_event: Callable[[TokenEvent], None]):
-            return _Watched(self, name, children, len(request.prompt), on_event, thread.engine.clock)
+            return _Watched(self, name, children, len(request.prompt), on_event, monotonic)
 
         return watch
 
 
 class _Watched:
-    """The callback of one request, with a stopwatch. Called on the engine's thread only."""
+    """The callback of one request, with a stopwatch. Called on one thread only."""
 
     def __init__(
         self, metrics: Metrics, model: str, children: Children, num_prompt: int, on_event, clock: Callable[[], float]
@@ -145,14 +145,14 @@ class _Watched:
 class _EngineNumbers:
     """A collector that asks every engine for its status when Prometheus comes."""
 
-    def __init__(self, threads: Mapping[str, EngineThread]):
-        self._threads = threads
+    def __init__(self, workers: Mapping[str, EngineHandle]):
+        self._workers = workers
 
     def describe(self) -> list[Metric]:
         return []  # asking the engines at start-up would be too early
 
     def collect(self) -> Iterator[Metric]:
-        told = {name: thread.status() for name, thread in self._threads.items()}
+        told = {name: worker.status() for name, worker in self._workers.items()}
         yield from self._queue(told)
         yield from self._caches(told)
         yield from self._work(told)
@@ -198,10 +198,12 @@ class _EngineNumbers:
         preempted = CounterMetricFamily("hyla_preemptions", "Choices that had to make room.", labels=["model"])
         drafts = CounterMetricFamily("hyla_draft_tokens", "Drafts by what became of them.", labels=["model", "kind"])
         version = GaugeMetricFamily("hyla_weights_version", "Counts the weights since the start.", labels=["model"])
+        restarts = CounterMetricFamily("hyla_engine_restarts", "Deaths of the engine's process.", labels=["model"])
         for model, status in told.items():
             steps.add_metric([model], status["steps"])
             preempted.add_metric([model], status["preemptions"])
             version.add_metric([model], status["weights_version"])
+            restarts.add_metric([model], status.get("worker", {}).get("restarts", 0))
             for kind, name in (("proposed", "drafted"), ("accepted", "accepted")):
                 drafts.add_metric([model, kind], status["speculation"][name])
-        yield from (steps, preempted, drafts, version)
+        yield from (steps, preempted, drafts, version, restarts)

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hyla.engine import EngineThread
+from hyla.engine.handle import EngineHandle
 from hyla.server.logs import FIELDS
 from hyla.server.metrics import Metrics
 from hyla.server.traces import Traces
@@ -29,14 +29,14 @@ QUIET = frozenset({"/health", "/ready", "/metrics", "/engine/status"})
 
 
 def install(
-    app: FastAPI, threads: Mapping[str, EngineThread], *, check_key: Callable, traces: Traces | None = None
+    app: FastAPI, workers: Mapping[str, EngineHandle], *, check_key: Callable, traces: Traces | None = None
 ) -> Metrics:
     """Add /metrics and /engine/status, and measure every request.
 
-    threads: by model name. check_key: a dependency that refuses who may not see the status; /metrics holds no contents
+    workers: by model name. check_key: a dependency that refuses who may not see the status; /metrics holds no contents
     and is open, as /health is.
     """
-    metrics = Metrics(threads)
+    metrics = Metrics(workers)
     app.include_router(router_of(metrics, check_key))
     app.add_middleware(Observed, metrics=metrics, traces=traces)
     app.state.metrics = metrics
@@ -51,23 +51,22 @@ def router_of(metrics: Metrics, check_key: Callable) -> APIRouter:
         return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @router.get("/engine/status", dependencies=[Depends(check_key)])
-    async def status() -> JSONResponse:
-        return JSONResponse({"models": {name: status_body(metrics, name) for name in metrics.threads}})
+    def status() -> JSONResponse:
+        return JSONResponse({"models": {name: status_body(metrics, name) for name in metrics.workers}})
 
     return router
 
 
 def status_body(metrics: Metrics, name: str) -> dict:
     """The numbers of one model's engine, as the page shows them."""
-    thread, recent = metrics.threads[name], metrics.recent[name]
-    engine = thread.engine
+    worker, recent = metrics.workers[name], metrics.recent[name]
     return {
-        **thread.status(),
+        **worker.status(),
         "prompt_tokens_per_second": recent.prompt.per_second(),
         "generated_tokens_per_second": recent.generated.per_second(),
-        "context_len": engine.context_len,
-        "max_num_sequences": engine.scheduler.max_num_sequences,
-        "notes": list(engine.notes),
+        "context_len": worker.facts.context_len,
+        "max_num_sequences": worker.facts.max_num_sequences,
+        "notes": list(worker.facts.notes),
     }
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from hyla.engine import ScoredToken, ScoreOrder, submit_order
-from hyla.engine.embedding import Order
+from hyla.engine import ScoredToken, ScoreOrder
+from hyla.engine.orders import Order
 from hyla.errors import RequestError
 from hyla.server.limits import Limits
 from hyla.server.schemas.generation import GenerationFields
@@ -44,7 +44,7 @@ async def encode(
                 # The engine's own tokenizers need not know the option.
                 more = {} if add_special_tokens else {"add_special_tokens": False}
                 prompt = tuple(tokenizer.encode(prompt, **more))
-            served.engine.model.check_ids(prompt, "the prompt")
+            served.worker.facts.check_ids(prompt, "the prompt")
             made.append(prompt)
         return made
 
@@ -52,9 +52,9 @@ async def encode(
 
 
 async def run_orders(served: ServedModel, orders: Sequence[Order]) -> list:
-    """Results of whole-text work on the engine's thread."""
+    """Results of whole-text work of the engine."""
     # One at a time, so that a request with many texts does not keep others waiting.
-    return [await asyncio.wrap_future(submit_order(served.thread, order)) for order in orders]
+    return [await asyncio.wrap_future(served.worker.run(order)) for order in orders]
 
 
 async def score(served: ServedModel, prompts: Sequence[tuple[int, ...]], num_top: int) -> list[tuple[ScoredToken, ...]]:

@@ -1,4 +1,4 @@
-"""One model under its name: its engine's thread, its tokenizer, and how its answers are read."""
+"""One model under its name: its engine, its tokenizer, and how its answers are read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 
 from hyla.checkpoints import Tokenizer
 from hyla.checkpoints.chat_template import ChatTemplate
-from hyla.engine import Engine, EngineThread
+from hyla.engine.handle import EngineHandle
 from hyla.errors import RequestError
 from hyla.server.conversation import Conversation
 from hyla.server.limits import Limits
@@ -26,18 +26,14 @@ class ChatPrompt:
 
 @dataclass
 class ServedModel:
-    """A model that requests name. Its thread runs from the server's start-up to its shutdown."""
+    """A model that requests name. Its engine runs from the server's start-up to its shutdown."""
 
     name: str
-    engine: Engine
-    thread: EngineThread
+    worker: EngineHandle
+    tokenizer: Tokenizer | None
     format: AnswerFormat
     """How reasoning and tool calls look in its answers."""
     created: int = field(default_factory=lambda: int(time.time()))
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        return self.engine.tokenizer
 
     def body(self) -> dict:
         """Its entry in /v1/models."""
@@ -46,7 +42,7 @@ class ServedModel:
             "object": "model",
             "created": self.created,
             "owned_by": "hyla",
-            "max_model_len": self.engine.context_len,
+            "max_model_len": self.worker.facts.context_len,
         }
 
     def require_tokenizer(self, what: str = "this route") -> Tokenizer:
@@ -61,11 +57,19 @@ class ServedModel:
         return ChatPrompt(text, tuple(tokenizer.encode(text, add_special_tokens=False)))
 
 
-def serve_model(
-    engine: Engine,
+def serve_model(engine, name: str, *, limits: Limits, **reading) -> ServedModel:
+    """A model over an `Engine`, on a thread of this process. reading: as of `served_model`."""
+    from hyla.engine.thread import EngineThread  # here: a server over processes needs no PyTorch
+
+    worker = EngineThread(engine, max_requests=limits.max_requests)
+    return served_model(worker, name, engine.tokenizer, **reading)
+
+
+def served_model(
+    worker: EngineHandle,
     name: str,
+    tokenizer: Tokenizer | None,
     *,
-    limits: Limits,
     chat_template: str | None = None,
     tool_parser: str | None = None,
     reasoning_parser: str | None = None,
@@ -77,7 +81,6 @@ def serve_model(
     "none"; None: found in the chat template. model_type: of config.json, for a template that does not show its format.
     Raises ConfigError for an unknown name.
     """
-    tokenizer = engine.tokenizer
     if chat_template is not None and tokenizer is not None:
         tokenizer.chat_template = ChatTemplate(chat_template, "--chat-template")
     is_ours = isinstance(tokenizer, Tokenizer)
@@ -90,4 +93,4 @@ def serve_model(
         special=tokenizer.special_texts if is_ours else (),
         encode=partial(tokenizer.encode, add_special_tokens=False) if is_ours else None,
     )
-    return ServedModel(name, engine, EngineThread(engine, max_requests=limits.max_requests), form)
+    return ServedModel(name, worker, tokenizer, form)

@@ -1,4 +1,4 @@
-"""Events of the engine's thread on the server's event loop, and what ends them when the client goes away."""
+"""Events of an engine on the server's event loop, and what ends them when the client goes away."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from contextlib import ExitStack
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from hyla.engine import EngineThread, Request, TokenEvent
+from hyla.engine import Request, TokenEvent
+from hyla.engine.handle import EngineHandle
 
 
 class Events:
     """Events of a few requests, in the order they come. `close` may be called at any time, more than once."""
 
-    def __init__(self, thread: EngineThread):
-        self._thread = thread
+    def __init__(self, worker: EngineHandle):
+        self._worker = worker
         self._queue: asyncio.Queue[TokenEvent | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._unfinished: dict[str, int] = {}
         self.is_closed = False
 
     @classmethod
-    async def open(cls, thread: EngineThread, requests: Sequence[Request]) -> tuple[Events, list[Request]]:
+    async def open(cls, worker: EngineHandle, requests: Sequence[Request]) -> tuple[Events, list[Request]]:
         """Submit all requests (or none) and return them resolved. Raises RequestError, CapacityError, Overloaded."""
-        events = cls(thread)
+        events = cls(worker)
         resolved = []
         try:
             for request in requests:
                 events._unfinished[request.request_id] = request.params.n
                 # Encoding a long prompt takes a while; the event loop must not wait for it.
-                resolved.append(await run_in_threadpool(thread.submit, request, events._receive))
+                resolved.append(await run_in_threadpool(worker.submit, request, events._receive))
         except BaseException:
             events.close()
             raise
@@ -55,7 +56,7 @@ class Events:
     def abort(self) -> None:
         """Cancel what is unfinished; its last events still come."""
         for name in self._unfinished:
-            self._thread.cancel(name)
+            self._worker.cancel(name)
 
     def close(self) -> None:
         """Cancel what is unfinished and end the iteration."""

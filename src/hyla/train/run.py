@@ -21,7 +21,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
-from hyla.checkpoints.files import read_json
+from hyla.checkpoints.json_files import read_json
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import Config, ModelConfig
 from hyla.models.family import family_of

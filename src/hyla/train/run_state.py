@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hyla.checkpoints.files import read_json
+from hyla.checkpoints.json_files import read_json
 from hyla.errors import CheckpointError
 from hyla.ops import native
 from hyla.train.files import finish_folder, start_folder, write_json

@@ -39,5 +39,5 @@ async def admin(request: Request, action: str) -> JSONResponse:
     asked = parse(schema, await read_json(request, service.limits))
     served = service.model_or_only(asked.model)
     fields = asked.model_dump(exclude_none=True, exclude={"model"})
-    told = await administer(served.thread, action, fields)
+    told = await administer(served.worker, action, fields)
     return JSONResponse({"model": served.name, "action": action, **told})

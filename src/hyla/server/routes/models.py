@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
-from hyla.ops import native
 from hyla.server.served import ServedModel
 from hyla.server.service import client_of, service_of
 
@@ -16,28 +16,30 @@ router = APIRouter()
 async def health(request: Request) -> JSONResponse:
     """The process answers; how its models are doing."""
     service = service_of(request)
-    models = {name: _health(served) for name, served in service.models.items()}
+    models = {name: await run_in_threadpool(_health, served) for name, served in service.models.items()}
     first = next(iter(service.models))
     status = "draining" if service.is_draining else "ok"
     return JSONResponse({"status": status, "model": first, **models[first], "models": models})
 
 
 def _health(served: ServedModel) -> dict:
+    status, facts = served.worker.status(), served.worker.facts
     return {
-        "requests": served.thread.num_requests,
-        "cache": served.engine.cache.ledger.counts(),
-        "cache_bytes": served.engine.cache.nbytes,
-        "cpu_backend": native.backend(),
-        "notes": list(served.engine.notes),
+        "requests": status["unfinished_requests"],
+        "state": status["state"],
+        "cache": status["ledger"],
+        "cache_bytes": status["cache_bytes"],
+        "cpu_backend": facts.cpu_backend,
+        "notes": list(facts.notes),
         "parsers": served.format.names(),
     }
 
 
 @router.get("/ready")
 async def ready(request: Request) -> JSONResponse:
-    """200 while new requests are taken; 503 while the server ends or one of its models does not answer."""
+    """200 while new requests are taken; 503 while the server ends or one of its models has no engine."""
     service = service_of(request)
-    alive = all(served.thread.is_alive for served in service.models.values())
+    alive = all(served.worker.is_alive for served in service.models.values())
     is_ready = alive and not service.is_draining
     body = {"status": "ready" if is_ready else "not ready"}
     return JSONResponse(body, status_code=200 if is_ready else 503, headers=None if is_ready else {"Retry-After": "5"})

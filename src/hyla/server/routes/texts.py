@@ -42,7 +42,7 @@ async def embeddings(request: Request, client: str = Depends(client_of)) -> JSON
     service = service_of(request)
     asked = parse(EmbeddingRequest, await read_json(request, service.limits))
     served = service.model(asked.model)
-    width = served.engine.model.config.hidden_dim
+    width = served.worker.facts.hidden_dim
     if asked.dimensions is not None and asked.dimensions > width:
         raise RequestError(
             f"dimensions = {asked.dimensions}; this model's vectors have {width}, ask for fewer", "dimensions"
@@ -97,7 +97,7 @@ async def tokenize(request: Request, client: str = Depends(client_of)) -> JSONRe
     else:
         more = {} if asked.add_special_tokens is not False else {"add_special_tokens": False}
         ids = await run_in_threadpool(tokenizer.encode, asked.prompt, **more)
-    body = {"tokens": list(ids), "count": len(ids), "max_model_len": served.engine.context_len}
+    body = {"tokens": list(ids), "count": len(ids), "max_model_len": served.worker.facts.context_len}
     if asked.return_token_strs:
         body["token_strs"] = [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
     return JSONResponse(body)
@@ -110,7 +110,7 @@ async def detokenize(request: Request, client: str = Depends(client_of)) -> JSON
     served = service.model_or_only(asked.model)
     tokenizer = served.require_tokenizer("detokenize")
     if asked.tokens:
-        served.engine.model.check_ids(asked.tokens, "tokens")
+        served.worker.facts.check_ids(asked.tokens, "tokens")
     skip = bool(asked.skip_special_tokens)
     return JSONResponse({"prompt": await run_in_threadpool(tokenizer.decode, asked.tokens, skip_special_tokens=skip)})
 

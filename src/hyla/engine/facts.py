@@ -1,0 +1,37 @@
+"""What stays the same while an engine lives, for whoever talks to it from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hyla.errors import RequestError
+from hyla.models.ids import check_ids
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """Plain data about an engine and its model."""
+
+    vocab_size: int
+    hidden_dim: int
+    context_len: int
+    """Longest prompt and answer together, in tokens."""
+    max_num_sequences: int
+    """Most sequences computed at once."""
+    cpu_backend: str
+    """Of the operators on the CPU: "native" or "torch"."""
+    notes: tuple[str, ...] = ()
+    """What the engine lowered at its start, and why."""
+
+    def check_ids(self, ids: Sequence[int], name: str) -> None:
+        """Raise RequestError unless ids are a non-empty list of token ids of this model."""
+        check_ids(ids, self.vocab_size, name)
+
+    def check_text(self, ids: Sequence[int]) -> None:
+        """Raise RequestError unless ids are a text that the model can read at once."""
+        self.check_ids(ids, "the text")
+        if len(ids) > self.context_len:
+            raise RequestError(
+                f"the text has {len(ids)} tokens and the context {self.context_len}; shorten it", "input"
+            )
