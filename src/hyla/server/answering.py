@@ -33,7 +33,7 @@ async def answer(
     headers = {"X-Request-Id": answer_id}
     with ExitStack() as stack:
         stack.enter_context(service.turn(client))
-        events, requests = await Events.open(served.worker, requests)
+        events, requests = await Events.open(served.worker, service.inbox, requests)
         stack.enter_context(service.track(answer_id, events, client))
         first_index = {own.request_id: n * own.params.n for n, own in enumerate(requests)}
         if is_streamed:

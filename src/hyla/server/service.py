@@ -15,7 +15,7 @@ from hyla.server.keys import KeyRing
 from hyla.server.limits import Limits
 from hyla.server.served import ServedModel
 from hyla.server.stored import ResponseStore
-from hyla.server.stream import Events
+from hyla.server.stream import Events, Inbox
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,15 @@ class Service:
         self.stored = ResponseStore(limits)
         self.running: dict[str, Running] = {}
         self.is_draining = False
+        self._inbox: Inbox | None = None
         self._by_client: Counter[str] = Counter()
+
+    @property
+    def inbox(self) -> Inbox:
+        """Of the event loop that the server runs on."""
+        if self._inbox is None:
+            self._inbox = Inbox()
+        return self._inbox
 
     def model(self, name: str) -> ServedModel:
         """The named model. Raises 404."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
+from threading import Lock
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -13,20 +14,45 @@ from hyla.engine import Request, TokenEvent
 from hyla.engine.handle import EngineHandle
 
 
+class Inbox:
+    """Brings events from other threads to this event loop, those of a step together: waking a loop costs more than most
+    events do. To be made on the loop."""
+
+    def __init__(self):
+        self._loop = asyncio.get_running_loop()
+        self._new: list[tuple[asyncio.Queue, TokenEvent]] = []
+        self._lock = Lock()
+
+    def put(self, queue: asyncio.Queue, event: TokenEvent) -> None:
+        """From any thread."""
+        with self._lock:
+            self._new.append((queue, event))
+            is_first = len(self._new) == 1
+        if is_first:
+            self._loop.call_soon_threadsafe(self._distribute)
+
+    def _distribute(self) -> None:
+        with self._lock:
+            new, self._new = self._new, []
+        for queue, event in new:
+            queue.put_nowait(event)
+
+
 class Events:
     """Events of a few requests, in the order they come. `close` may be called at any time, more than once."""
 
-    def __init__(self, worker: EngineHandle):
-        self._worker = worker
+    def __init__(self, worker: EngineHandle, inbox: Inbox):
+        self._worker, self._inbox = worker, inbox
         self._queue: asyncio.Queue[TokenEvent | None] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
         self._unfinished: dict[str, int] = {}
         self.is_closed = False
 
     @classmethod
-    async def open(cls, worker: EngineHandle, requests: Sequence[Request]) -> tuple[Events, list[Request]]:
+    async def open(
+        cls, worker: EngineHandle, inbox: Inbox, requests: Sequence[Request]
+    ) -> tuple[Events, list[Request]]:
         """Submit all requests (or none) and return them resolved. Raises RequestError, CapacityError, Overloaded."""
-        events = cls(worker)
+        events = cls(worker, inbox)
         resolved = []
         try:
             for request in requests:
@@ -39,7 +65,7 @@ class Events:
         return events, resolved
 
     def _receive(self, event: TokenEvent) -> None:
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+        self._inbox.put(self._queue, event)
 
     async def __aiter__(self) -> AsyncIterator[TokenEvent]:
         """Until every choice has finished, or `close`."""
