@@ -22,14 +22,18 @@ from matrix.cells import DIMENSIONS, Cell, in_order, num_cells, pairwise
 
 import hyla
 
+PARTS = ("errors.py", "lazy.py", "ops", "layers", "models", "caches", "checkpoints", "engine")
+"""The parts of the package that a cell can import."""
 COMPUTES = ("cells.py", "check.py", "mixers.py")
 """The files beside this one that decide what a cell is and what it gives."""
 
 
 def fingerprint() -> str:
-    """Of the package's source and of what computes a cell."""
+    """Of the source of what computes a cell."""
     package, here = Path(hyla.__file__).parent, Path(__file__).parent
-    sources = [path for path in sorted(package.rglob("*.*")) if path.suffix in (".py", ".c", ".h")]
+    parts = [package / part for part in PARTS]
+    files = [path for part in parts for path in (sorted(part.rglob("*.*")) if part.is_dir() else [part])]
+    sources = [path for path in files if path.suffix in (".py", ".c", ".h")]
     digest = hashlib.sha256()
     for path in (*sources, *(here / name for name in COMPUTES)):
         digest.update(path.name.encode() + path.read_bytes())

@@ -1,5 +1,8 @@
 """The exactness matrix: an answer has the same bits whatever the engine does to get it (all of it: make exactness)."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import product
 
@@ -8,7 +11,7 @@ import torch
 from matrix.cells import DIMENSIONS, Cell, all_cells, in_order, num_cells, pairs_of, pairwise
 from matrix.check import run_cell
 from matrix.mixers import MIXERS
-from matrix.run import read, report, run
+from matrix.run import PARTS, read, report, run
 
 from hyla.caches import Cache
 from hyla.caches.storage import SnapshotStore
@@ -51,6 +54,14 @@ def test_every_kind_of_mixer_is_in_the_matrix():
     from hyla.models.config import MIXER_KINDS
 
     assert {config.kind for config in MIXERS.values()} == MIXER_KINDS
+
+
+def test_a_run_counts_for_the_source_that_its_cells_compute_with():
+    names = "sorted({name.split('.')[1] for name in sys.modules if name.startswith('hyla.')})"
+    code = f"import sys, matrix.run, matrix.check; print(*{names})"
+    source = os.pathsep.join(path for path in sys.path if path)
+    told = subprocess.check_output([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": source}, text=True)
+    assert set(told.split()) <= {part.removesuffix(".py") for part in PARTS}
 
 
 def test_results_are_gone_on_with_and_those_of_other_sources_do_not_count(tmp_path):
