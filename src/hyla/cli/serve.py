@@ -138,7 +138,9 @@ def run(config) -> None:
             create_app(models, limits=config.limits, keys=keys, cors_origins=config.cors_origins, traces=traces),
             host=config.host,
             port=config.port,
-            ready=lambda url: console.print(f"serving {names} at {url} (OpenAI API under {url}/v1); Ctrl-C stops it"),
+            ready=lambda url: console.print(
+                f"serving {names} at {url} (OpenAI API under {url}/v1); Ctrl-C stops it", soft_wrap=True
+            ),
         )
     finally:
         if traces is not None:

@@ -7,6 +7,7 @@ here, as it may be the reason; whoever asked may send it again.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -68,6 +69,8 @@ class EngineProcess:
         """None: there is no process now."""
         self.facts, self._status = self._child.facts, self._child.status
         self._start_seconds = self._child.start_seconds
+        self._back_at = 0.0
+        """When, on the clock, the next process should be ready."""
         self._trouble = ""
         """What happened to the last process."""
         self._is_changed = False
@@ -181,7 +184,7 @@ class EngineProcess:
         return asked.future
 
     def _absence(self) -> Overloaded:
-        seconds = max(1, round(self._start_seconds))
+        seconds = max(1, math.ceil(self._back_at - monotonic()))
         return Overloaded(
             f"the engine's process {self._trouble}; it is being started again, try again in {seconds} s", seconds
         )
@@ -243,7 +246,7 @@ class EngineProcess:
                 return
             is_steady = monotonic() - child.ready_at > STEADY_SECONDS
             pause = 0.0 if is_steady else min(max(1.0, 2 * pause), LONGEST_PAUSE)
-            self._trouble = end
+            self._trouble, self._back_at = end, monotonic() + pause + self._start_seconds
             logger.error("the engine's process %d %s; it is started again in %.0f s", child.pid, end, pause)
             self._lose(self._absence(), "error")
             child = self._start_again(pause)
@@ -266,6 +269,7 @@ class EngineProcess:
             except (HylaError, OSError) as error:
                 pause = min(max(1.0, 2 * pause), LONGEST_PAUSE)
                 self._trouble = f"cannot be started: {error}"
+                self._back_at = monotonic() + pause + self._start_seconds
                 logger.error("the engine's process cannot be started: %s; next attempt in %.0f s", error, pause)
                 continue
             self._take_over(child)
