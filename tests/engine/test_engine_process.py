@@ -205,3 +205,15 @@ def test_a_cancel_before_a_request_is_taken_reaches_it(process, monkeypatch):
     monkeypatch.setattr(type(process._child), "send", cancel_first)
     process.submit(request("early", max_tokens=400), listener)
     assert taken.wait(10) and listener.done.wait(60) and listener.events[-1].finish_reason == "cancelled"
+
+
+def test_long_requests_and_many_events_do_not_wait_for_each_other(process):
+    """Both directions of the pipe are full at times: prompts of a megabyte each, refused, while answers stream."""
+    listener = Listener(wanted=4)
+    process.submit(request("streams", n=4, max_tokens=400, logprobs=20), listener)
+    huge = tuple(range(250)) * 1200
+    for n in range(40):
+        with pytest.raises(RequestError, match="300000 tokens"):
+            process.submit(Request(f"huge{n}", huge), Listener())
+        process.status()
+    assert listener.done.wait(60) and listener.events[-1].finish_reason == "length"

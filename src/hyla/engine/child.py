@@ -7,7 +7,9 @@ import multiprocessing
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from threading import Event
+from multiprocessing.reduction import ForkingPickler
+from queue import SimpleQueue
+from threading import Event, Thread
 
 from hyla.engine.clock import monotonic
 from hyla.engine.wire import Launch, Loading, Ready, Unable
@@ -28,6 +30,8 @@ class Child:
     def __init__(self, launch: Launch, *, progress: Progress | None = None, give_up: Event | None = None):
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
+        self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
+        self._writer: Thread | None = None
         self._process = context.Process(target=_work, args=(theirs, launch), name="hyla-engine", daemon=True)
         begun = monotonic()
         self._process.start()
@@ -40,6 +44,8 @@ class Child:
             self.close()
             raise
         self.facts, self.status = ready.facts, ready.status
+        self._writer = Thread(target=self._write, name="hyla-engine-pipe", daemon=True)
+        self._writer.start()
         self.ready_at = monotonic()
         self.start_seconds = self.ready_at - begun
         """From the start of the process until the engine was ready."""
@@ -64,11 +70,18 @@ class Child:
                 progress(message.done, message.total)
 
     def send(self, message: object) -> None:
-        """One thread at a time. When the process is gone, nothing: `receive` will say it."""
-        try:
-            self._connection.send(message)
-        except OSError:
-            return
+        """From any thread, without waiting: whoever reads from the process must never wait for it to read.
+
+        When the process is gone, nothing: `receive` will say it.
+        """
+        self._outgoing.put(bytes(ForkingPickler.dumps(message)))
+
+    def _write(self) -> None:
+        while (message := self._outgoing.get()) is not None:
+            try:
+                self._connection.send_bytes(message)
+            except OSError:
+                return
 
     def receive(self) -> object | None:
         """The next message; None when the process is gone."""
@@ -80,6 +93,9 @@ class Child:
     def close(self) -> str:
         """Let the process end, if it has not, and wait for it; returns how it ended."""
         atexit.unregister(self.close)
+        if self._writer is not None:
+            self._outgoing.put(None)
+            self._writer.join(POLL_SECONDS)
         self._connection.close()
         return self._end()
 

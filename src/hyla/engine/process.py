@@ -267,6 +267,8 @@ class EngineProcess:
             try:
                 child = Child(self.launch, give_up=self._is_stopping)
             except (HylaError, OSError) as error:
+                if self._is_stopping.is_set():
+                    return None
                 pause = min(max(1.0, 2 * pause), LONGEST_PAUSE)
                 self._trouble = f"cannot be started: {error}"
                 self._back_at = monotonic() + pause + self._start_seconds
