@@ -70,6 +70,21 @@ def test_a_miss_says_why():
     assert cache.ledger.pages.free == 12 and cache.ledger.snapshots.free == 4
 
 
+def test_salts_that_nothing_is_kept_for_are_forgotten():
+    cache, prefix = make(num_pages=4)
+    for n in range(20):
+        sequence, branch, _, _ = compute(cache, prefix, list(range(130)), salt=f"tenant {n}")
+        assert prefix.checkpoint(branch, sequence)
+        other = prefix.start(prefix.lookup(list(range(9)), salt=f"tenant {n}"))
+        assert other[1].node is branch.node.parent.parent
+        cache.close(sequence)
+        cache.close(other[0])
+        assert prefix.make_room(4)
+    del sequence, branch, other
+    assert not prefix._roots and not prefix._grown
+    cache.ledger.check()
+
+
 def test_sequences_with_the_same_tokens_share_pages_while_they_run():
     cache, prefix = make()
     tokens = list(range(130))
@@ -174,16 +189,20 @@ class RandomPrefixes(RuleBasedStateMachine):
         self.running = []
 
     @rule(
-        length=st.integers(1, 330), fork_at=st.integers(0, 330), kind=st.integers(0, 2), piece=st.sampled_from([64, 90])
+        length=st.integers(1, 330),
+        fork_at=st.integers(0, 330),
+        kind=st.integers(0, 2),
+        piece=st.sampled_from([64, 90]),
+        salt=st.sampled_from(["", "", "a", "b"]),
     )
-    def prompt(self, length, fork_at, kind, piece):
+    def prompt(self, length, fork_at, kind, piece, salt):
         tokens = [n if n < fork_at else n + 1000 * kind for n in range(length)]
         needed = -(-length // 64)
         if not self.cache.ledger.slots.free:
             return
         if not all([self.prefix.make_room(needed), self.prefix.make_room(needed, WINDOW)]):
             return
-        sequence, branch, _, _ = compute(self.cache, self.prefix, tokens, piece=piece)
+        sequence, branch, _, _ = compute(self.cache, self.prefix, tokens, salt, piece)
         self.running.append((sequence, branch, tokens))
 
     @precondition(lambda self: self.running)
@@ -216,8 +235,16 @@ class RandomPrefixes(RuleBasedStateMachine):
         assert ledger.snapshots.cached == self.prefix.num_checkpoints and ledger.snapshots.used == 0
         nodes = list(self.prefix._nodes())
         assert len(nodes) == self.prefix.num_nodes
+        self.roots_are_those_that_somebody_needs(nodes)
         for sequence, _, tokens in self.running:
             assert read(self.cache.layers[0], sequence) == expected(tokens)
+
+    def roots_are_those_that_somebody_needs(self, nodes):
+        grown = {node.parent for node in nodes if node.depth == 1}
+        assert set(self.prefix._grown) == grown
+        now = [branch for _, branch, _ in self.running if branch.epoch == self.prefix._epoch]
+        stood_at = {branch.node for branch in now if not branch.node.depth}
+        assert set(self.prefix._roots.values()) == grown | stood_at
 
 
 TestRandomPrefixes = RandomPrefixes.TestCase

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakValueDictionary
 
 from hyla.caches.digests import root_digest
 from hyla.caches.pool import Cache
@@ -96,7 +97,10 @@ class PrefixCache:
     def __init__(self, cache: Cache):
         self.cache = cache
         self.needs_checkpoint = cache.has_states or bool(cache.ledger.windows)
-        self._roots: dict[str, Node] = {}
+        self._roots: WeakValueDictionary[str, Node] = WeakValueDictionary()
+        """By salt, as long as somebody stands there."""
+        self._grown: dict[Node, None] = {}
+        """Roots that have children."""
         self._evicted: OrderedDict[int, None] = OrderedDict()
         self._tick = self._epoch = 0
         self.num_nodes = self.num_checkpoints = 0
@@ -152,9 +156,10 @@ class PrefixCache:
         return tuple(tokens[depth * CHUNK : (depth + 1) * CHUNK])
 
     def _root(self, salt: str) -> Node:
-        if salt not in self._roots:
-            self._roots[salt] = Node((), 0, None, 0, hash(salt), digest=root_digest(salt))
-        return self._roots[salt]
+        root = self._roots.get(salt)
+        if root is None:
+            root = self._roots[salt] = Node((), 0, None, 0, hash(salt), digest=root_digest(salt))
+        return root
 
     def known(self, tokens: List[int], salt: str, most: int) -> Node:
         """The node of the first pages of a prompt, at most so many, as far as the tree has them."""
@@ -194,6 +199,8 @@ class PrefixCache:
         """A new child, which keeps a page that somebody holds."""
         child = Node(key, page, parent, parent.depth + 1, hash((parent.hash, key)), last_used=self._tick)
         parent.children[key] = child
+        if parent.parent is None:
+            self._grown[parent] = None
         self.cache.ledger.pages.keep([page])
         self._evicted.pop(child.hash, None)
         self.num_nodes += 1
@@ -307,7 +314,10 @@ class PrefixCache:
             self._drop_checkpoint(node)
         elif self.spill is not None and not self.needs_checkpoint:
             self.spill.offer(node)
-        del node.parent.children[node.key]
+        parent = node.parent
+        del parent.children[node.key]
+        if parent.parent is None and not parent.children:
+            del self._grown[parent]
         self.cache.ledger.pages.drop([node.page])
         self._evicted[node.hash] = None
         if len(self._evicted) > REMEMBERED_EVICTIONS:
@@ -322,6 +332,7 @@ class PrefixCache:
                 self.cache.drop_checkpoint(node.checkpoint)
             self.cache.ledger.pages.drop([node.page])
         self._roots.clear()
+        self._grown.clear()
         self._evicted.clear()
         self.num_nodes = self.num_checkpoints = 0
         self._epoch += 1
@@ -338,7 +349,7 @@ class PrefixCache:
 
     def _nodes(self) -> Iterator[Node]:
         """All nodes but the roots."""
-        waiting = [child for root in self._roots.values() for child in root.children.values()]
+        waiting = [child for root in self._grown for child in root.children.values()]
         while waiting:
             node = waiting.pop()
             waiting += node.children.values()
