@@ -192,7 +192,7 @@ def test_bad_words_do_not_appear(engine):
     (other,) = engine.generate("x", free.model_copy(update={"bad_words": (pair,)}))
     pairs = set(zip(other.token_ids, other.token_ids[1:]))
     assert pair not in pairs and pair in set(zip(whole.token_ids, whole.token_ids[1:]))
-    request = engine.resolve(Request("r", "x", SamplingParams(bad_words=("né", " a", (1, 2)))))
+    request = engine.resolve(Request("r", "x", SamplingParams(bad_words=("né", " a", (1, 2))))).request
     ids = (tuple("né".encode()), tuple(" né".encode()), tuple(b" a"), (1, 2))
     assert request.params.bad_words == ids
 

@@ -1,9 +1,10 @@
 import threading
+from collections import Counter
 
 import pytest
-from tiny_text import tiny_model
+from tiny_text import byte_tokenizer, tiny_model
 
-from hyla.engine import Engine, EngineThread, Overloaded, Request, SamplingParams
+from hyla.engine import Engine, EngineThread, Overloaded, Regex, Request, SamplingParams
 from hyla.errors import RequestError
 
 
@@ -110,3 +111,38 @@ def test_an_engine_that_fails_outside_a_batch_ends_everything_and_goes_on(thread
     )
     thread.submit(request("fine"), fine)
     assert fine.done.wait(60) and fine.events[-1].finish_reason == "length"
+
+
+def test_a_request_is_resolved_once_and_its_grammar_compiled_once(monkeypatch):
+    from hyla.engine.grammar import GrammarCompiler
+    from hyla.engine.resolving import Resolver
+
+    counts = Counter()
+
+    def counted(own, name):
+        method = getattr(own, name)
+
+        def spy(self, given):
+            counts[name] += 1
+            return method(self, given)
+
+        monkeypatch.setattr(own, name, spy)
+
+    counted(Resolver, "resolve")
+    counted(GrammarCompiler, "compile")
+    engine = Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=24 << 20, max_num_sequences=4)
+    thread = EngineThread(engine)
+    thread.start()
+    listener = Listener(wanted=3)
+    thread.submit(
+        request("g", n=3, seed=1, temperature=1.0, ignore_eos=False, grammar=Regex(pattern="[ab]{3}")), listener
+    )
+    assert listener.done.wait(60)
+    assert counts == {"resolve": 1, "compile": 1}
+    texts = ["".join(event.text for event in listener.events if event.choice == n) for n in range(3)]
+    assert all(len(text) == 3 and set(text) <= {"a", "b"} for text in texts)
+    counts.clear()
+    engine = thread.engine
+    thread.stop()
+    engine.generate("x", SamplingParams(max_tokens=4, grammar=Regex(pattern="[ab]{3}")))
+    assert counts == {"resolve": 1, "compile": 1}

@@ -225,7 +225,7 @@ def listen(thread, prompts):
 
     for n, prompt in enumerate(prompts):
         request = Request(f"t{id(prompts)}-{n}", prompt, PARAMS)
-        collectors.append(collector := Collector(thread.engine.resolve(request)))
+        collectors.append(collector := Collector(thread.engine.resolve(request).request))
         thread.submit(request, lambda event, collector=collector: hear(collector, event))
 
     def wait():

@@ -10,7 +10,7 @@ from hyla.engine.collect import Collector
 from hyla.engine.messages import Completion, Request, TokenEvent
 from hyla.engine.overload import Overloaded
 from hyla.engine.params import SamplingParams
-from hyla.engine.resolving import Prompt
+from hyla.engine.resolving import Prompt, Resolved
 from hyla.errors import RequestError
 
 
@@ -33,7 +33,7 @@ class BlockingUse:
         if len(each) != len(prompts):
             raise RequestError(f"{len(prompts)} prompts and {len(each)} sampling parameters; give as many", "params")
         requests = [self.resolve(self._request(prompt, own)) for prompt, own in zip(prompts, each)]
-        collectors = [Collector(request) for request in requests]
+        collectors = [Collector(own.request) for own in requests]
         by_id = {collector.request.request_id: collector for collector in collectors}
         left = deque(requests)
         try:
@@ -55,7 +55,7 @@ class BlockingUse:
         finally:
             self._abandon(mine)
 
-    def _add_fitting(self, requests: deque[Request]) -> None:
+    def _add_fitting(self, requests: deque[Resolved]) -> None:
         """Add requests, first to last, up to the queue's limits; what is added is taken out."""
         while requests:
             try:

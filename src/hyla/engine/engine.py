@@ -26,7 +26,7 @@ from hyla.engine.limits import NOTHING, Load, QueueLimits
 from hyla.engine.memory import Demand, available_bytes, plan_memory
 from hyla.engine.messages import FinishReason, Request, TokenEvent
 from hyla.engine.options import EngineOptions
-from hyla.engine.resolving import Resolver
+from hyla.engine.resolving import Resolved, Resolver
 from hyla.engine.runner import Runner
 from hyla.engine.scheduler import Scheduler
 from hyla.engine.speculation import Speculation
@@ -114,8 +114,8 @@ class Engine(BlockingUse):
         self.num_steps = 0
         self._computed = RecentRate(clock)
         """Tokens."""
-        self._grammars = GrammarCompiler(self.tokenizer)
-        self._resolver = Resolver(model, self.tokenizer, self._grammars, self.context_len, self.memory)
+        grammars = GrammarCompiler(self.tokenizer)
+        self._resolver = Resolver(model, self.tokenizer, grammars, self.context_len, self.memory)
         self._generations: dict[str, list[Generation]] = {}
         self._events: list[TokenEvent] = []
         """News that the next `step` returns first."""
@@ -186,27 +186,28 @@ class Engine(BlockingUse):
 
     # Requests
 
-    def resolve(self, request: Request) -> Request:
-        """The request with token ids, max_tokens and seed in place. Reads the engine only, so any thread may call it.
+    def resolve(self, request: Request) -> Resolved:
+        """The request, complete, for `add`. Reads the engine only, so any thread may call it.
 
         Raises RequestError for what the model cannot do, CapacityError for what the caches can never hold.
         """
         return self._resolver.resolve(request)
 
-    def add(self, request: Request, *, arrived: float | None = None, is_admitted: bool = False) -> Request:
+    def add(self, request: Request | Resolved, *, arrived: float | None = None, is_admitted: bool = False) -> Request:
         """Queue a request; its events come out of `step`. Returns it resolved.
 
         arrived: when, on the engine's clock; None: now. is_admitted: the queue's limits were checked before.
         Raises RequestError (also for an id that is in use), CapacityError, and Overloaded when too much waits.
         """
+        resolved = request if isinstance(request, Resolved) else None
+        request = request if resolved is None else resolved.request
         if request.request_id in self._generations:
             raise RequestError(f"request id {request.request_id!r} is in use; choose another", "request_id")
-        request = self.resolve(request)
+        resolved = resolved or self.resolve(request)
+        request, grammar = resolved.request, resolved.grammar
         if not is_admitted:
             self.check_room(Load.of(request))
         arrived = self.clock() if arrived is None else arrived
-        form = request.params.grammar
-        grammar = self._grammars.compile(form) if form is not None else None
         generations = [
             Generation(
                 request,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hyla.caches.pool import num_pages_for
-from hyla.engine.grammar import GrammarCompiler
+from hyla.engine.grammar import Grammar, GrammarCompiler
 from hyla.engine.memory import MemoryPlan
 from hyla.engine.messages import Request
 from hyla.engine.params import SamplingParams
@@ -21,6 +21,16 @@ Prompt = str | Sequence[int]
 
 
 @dataclass(frozen=True)
+class Resolved:
+    """A request that the engine can do."""
+
+    request: Request
+    """With token ids, max_tokens and seed in place."""
+    grammar: Grammar | None = None
+    """Compiled, at its start; every choice goes on with a copy of its own."""
+
+
+@dataclass(frozen=True)
 class Resolver:
     """What an engine can do, for the question whether it can do a request. Changes nothing, so any thread may ask."""
 
@@ -30,8 +40,8 @@ class Resolver:
     context_len: int
     memory: MemoryPlan
 
-    def resolve(self, request: Request) -> Request:
-        """The request with token ids, max_tokens and seed in place. Reads the engine only, so any thread may call it.
+    def resolve(self, request: Request) -> Resolved:
+        """The request, complete. Reads the engine only, so any thread may call it.
 
         Raises RequestError for what the model cannot do, CapacityError for what the caches can never hold.
         """
@@ -52,7 +62,9 @@ class Resolver:
             )
         most = self._fitting_tokens(len(ids), params.max_tokens, room)
         seed = params.seed if params.seed is not None else secrets.randbits(63)
-        return replace(request, prompt=ids, params=params.model_copy(update={"max_tokens": most, "seed": seed}))
+        params = params.model_copy(update={"max_tokens": most, "seed": seed})
+        grammar = self.grammars.compile(params.grammar) if params.grammar is not None else None
+        return Resolved(replace(request, prompt=ids, params=params), grammar)
 
     def _resolve_words(self, params: SamplingParams) -> SamplingParams:
         """The parameters with token ids instead of words. Raises RequestError for what model or tokenizer cannot do."""
@@ -60,8 +72,6 @@ class Resolver:
             raise RequestError("stop strings need a tokenizer; give stop_token_ids or Engine(..., tokenizer=)", "stop")
         params = params.model_copy(update={"bad_words": bad_word_ids(params.bad_words, self.tokenizer)})
         check_token_ids(params, self.model.config.vocab_size)
-        if params.grammar is not None:
-            self.grammars.compile(params.grammar)
         return params
 
     def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from hyla.engine.listeners import Listeners, OnEvent, Watch
 from hyla.engine.messages import FinishReason, Request, TokenEvent
 from hyla.engine.orders import Order
 from hyla.engine.overload import Overloaded
+from hyla.engine.resolving import Resolved
 from hyla.errors import HylaError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class EngineThread:
         """Called on the engine's thread when a step's events are delivered; set it before the start."""
         self._administration = Administration(engine)
         self._changed = threading.Condition()
-        self._added: list[tuple[Request, float]] = []
+        self._added: list[tuple[Resolved, float]] = []
         """With the time of arrival."""
         self._ahead = NOTHING
         """Of what is added and not yet handed to the engine."""
@@ -94,7 +95,8 @@ class EngineThread:
         """
         arrived = self.engine.clock()
         self._refuse_overload(request)
-        request = self.engine.resolve(request)
+        resolved = self.engine.resolve(request)
+        request = resolved.request
         load = Load.of(request)
         with self._changed:
             self._refuse_overload(request)
@@ -103,7 +105,7 @@ class EngineThread:
                 on_event = self.watch(request, on_event)
             self._ahead += load
             self._listeners.add(request, on_event)
-            self._added.append((request, arrived))
+            self._added.append((resolved, arrived))
             self._changed.notify()
         return request
 
@@ -253,13 +255,13 @@ class EngineThread:
         deadline = self.engine.next_deadline()
         return None if deadline is None else max(deadline - self.engine.clock(), 0.0)
 
-    def _hand_over(self, added: list[tuple[Request, float]]) -> None:
+    def _hand_over(self, added: list[tuple[Resolved, float]]) -> None:
         """Give requests to the engine. (Under the lock: until it is done they count as ahead of what is submitted.)"""
-        for request, arrived in added:
+        for resolved, arrived in added:
             try:
-                self.engine.add(request, arrived=arrived, is_admitted=True)
+                self.engine.add(resolved, arrived=arrived, is_admitted=True)
             except HylaError as error:
-                self._listeners.end(request.request_id, "error", str(error))
+                self._listeners.end(resolved.request.request_id, "error", str(error))
 
     def _deliver(self, event: TokenEvent) -> None:
         if not self._listeners.deliver(event):
