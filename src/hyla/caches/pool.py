@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from hyla.caches.ledger import Ledger, Units
-from hyla.caches.protocol import Backup, Checkpoint, Sequence, Snapshot
+from hyla.caches.protocol import Backup, Checkpoint, Sequence
 from hyla.caches.storage import (
     SnapshotDtype,
     SnapshotStore,
@@ -283,7 +283,7 @@ class Cache:
         if length < oldest:
             raise HylaError(
                 f"slot {sequence.slot}: length {length} cannot be restored after {sequence.written} tokens were "
-                f"written; the oldest is {oldest}; restore a snapshot or compute the sequence again"
+                f"written; the oldest is {oldest}; resume from a checkpoint or compute the sequence again"
             )
 
     def _move(self, sequence: Sequence, length: int) -> None:
@@ -364,54 +364,6 @@ class Cache:
             self.close(sequence)
             raise
 
-    # Whole copies
-
-    def snapshot(self, sequence: Sequence) -> Snapshot:
-        self._check_valid(sequence)
-        self._check_restorable(sequence, sequence.length)
-        count = num_pages_for(sequence.length)
-        places = {w: tuple(n for n in range(count) if table[n]) for w, table in sequence.tables.items()}
-        index = {
-            window: torch.tensor([sequence.tables[window][n] for n in kept], dtype=torch.int64, device=self.device)
-            for window, kept in places.items()
-        }
-        return Snapshot(
-            length=sequence.length,
-            written=sequence.written,
-            places=places,
-            slot_tensors=tuple({name: t[sequence.slot].clone() for name, t in layer.items()} for layer in self._slots),
-            page_tensors=tuple(
-                {name: t[index[spec.window]] for name, t in layer.items()} if layer else {}
-                for spec, layer in zip(self.specs, self._pages)
-            ),
-        )
-
-    def restore(self, snapshot: Snapshot) -> Sequence:
-        for window, kept in snapshot.places.items():
-            if len(kept) > self.units_of(window).free:
-                raise CapacityError(f"a snapshot needs {len(kept)} pages and {self.units_of(window).free} are free")
-        sequence = self.open()
-        with self._closed_on_failure(sequence):
-            self._copy_back(sequence, snapshot)
-        return sequence
-
-    def _copy_back(self, sequence: Sequence, snapshot: Snapshot) -> None:
-        index = {}
-        for window, kept in snapshot.places.items():
-            pages = self._take_pages(len(kept), window)
-            table = [0] * num_pages_for(snapshot.length)
-            for place, page in zip(kept, pages):
-                table[place] = page
-            sequence.tables[window] = table
-            index[window] = torch.tensor(pages, dtype=torch.int64, device=self.device)
-        sequence.length, sequence.written = snapshot.length, snapshot.written
-        for layer, kept in zip(self._slots, snapshot.slot_tensors):
-            for name, tensor in layer.items():
-                tensor[sequence.slot] = kept[name]
-        for spec, layer, kept in zip(self.specs, self._pages, snapshot.page_tensors):
-            for name, tensor in layer.items():
-                tensor[index[spec.window]] = kept[name]
-
     def close(self, sequence: Sequence) -> None:
         self._check_valid(sequence)
         sequence.is_valid = False
@@ -424,4 +376,4 @@ class Cache:
     @staticmethod
     def _check_valid(sequence: Sequence) -> None:
         if not sequence.is_valid:
-            raise HylaError(f"the sequence that had slot {sequence.slot} is closed; open or restore another one")
+            raise HylaError(f"the sequence that had slot {sequence.slot} is closed; open or resume another one")
