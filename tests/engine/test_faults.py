@@ -10,6 +10,7 @@ from matrix.mixers import VOCAB, draft_model, model_of
 
 from hyla.caches import Cache
 from hyla.caches.ledger import Units
+from hyla.caches.page_tables import PageTables
 from hyla.caches.prefix import PrefixCache
 from hyla.caches.storage import SnapshotStore
 from hyla.engine import Engine, EngineThread, Request, SamplingParams
@@ -90,7 +91,7 @@ PLACES = [
     (Cache, "batch", (4,), OUT_OF_MEMORY),
     (Cache, "commit", (7,), OUT_OF_MEMORY),
     (Cache, "_copy_slot", (1,), OUT_OF_MEMORY),
-    (Cache, "_take_pages", (1, 4), OUT_OF_MEMORY),
+    (PageTables, "take", (1, 4), OUT_OF_MEMORY),
     (SnapshotStore, "save", (1, 2), OUT_OF_MEMORY),
     (SnapshotStore, "load", (1,), OUT_OF_MEMORY),
     (PrefixCache, "extend", (2,), OUT_OF_MEMORY),
