@@ -16,6 +16,7 @@ from hyla.caches.storage import SnapshotStore
 from hyla.engine import Engine, EngineThread, Request, SamplingParams
 from hyla.engine.collect import Collector
 from hyla.engine.drafts import ModelDrafter
+from hyla.engine.reuse import PrefixReuse
 from hyla.engine.scheduler import Scheduler
 from hyla.errors import CapacityError
 
@@ -195,7 +196,7 @@ def test_a_sequence_that_cannot_be_started_ends_alone(expected, monkeypatch):
 def test_a_state_that_cannot_be_kept_is_computed_again(expected, monkeypatch):
     engine = make(max_num_sequences=1)
     with monkeypatch.context() as patch:
-        patch.setattr(Scheduler, "_marks", lambda *args: set())
+        patch.setattr(PrefixReuse, "_marks", lambda *args: set())
         # The first state is kept when the first answer ends.
         calls = fail_at(patch, SnapshotStore, "save", 1, OUT_OF_MEMORY)
         found = engine.generate(PROMPTS, PARAMS)
