@@ -1,7 +1,6 @@
 import re
 
 import pytest
-import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -12,8 +11,19 @@ from hyla.errors import CapacityError, ConfigError, HylaError
 from hyla.layers.protocol import CacheSpec
 
 
-def make(num_pages=6, num_slots=3):
-    return Cache([SPEC, CacheSpec()], num_pages=num_pages, num_slots=num_slots)
+def make(num_pages=6, num_slots=3, num_snapshots=0):
+    specs = [SPEC, CacheSpec()]
+    return Cache(specs, num_pages=num_pages, num_slots=num_slots, num_snapshots=num_snapshots)
+
+
+def keep(cache, sequence):
+    """(pages, checkpoint) of what a sequence has closed, kept as the prefix cache keeps them."""
+    units = cache.ledger.snapshots.take(1)
+    checkpoint = cache.checkpoint(sequence, *units)
+    cache.ledger.snapshots.pass_on(units)
+    pages = sequence.pages[: checkpoint.length // 64]
+    cache.ledger.pages.keep(pages)
+    return pages, checkpoint
 
 
 def extend(cache, sequence, tokens, commit=None):
@@ -64,7 +74,8 @@ def test_a_closed_sequence_is_unusable():
         lambda: cache.batch([(sequence, 1)]),
         lambda: cache.commit(sequence, 0),
         lambda: cache.rollback(sequence, 0),
-        lambda: cache.snapshot(sequence),
+        lambda: cache.fork(sequence),
+        lambda: cache.checkpoint(sequence, 1),
         lambda: cache.close(sequence),
     ]
     for use in uses:
@@ -74,7 +85,7 @@ def test_a_closed_sequence_is_unusable():
 
 
 def test_running_out_takes_nothing_and_says_the_numbers():
-    cache = make(num_pages=3, num_slots=2)
+    cache = make(num_pages=3, num_slots=2, num_snapshots=1)
     first, second = cache.open(), cache.open()
     with pytest.raises(CapacityError, match="1 slots are needed and 0 of 2"):
         cache.open()
@@ -82,11 +93,14 @@ def test_running_out_takes_nothing_and_says_the_numbers():
         cache.batch([(first, 128), (second, 65)])
     assert cache.ledger.pages.free == 3
     extend(cache, first, range(192))
-    snapshot = cache.snapshot(first)
+    pages, checkpoint = keep(cache, first)
+    with pytest.raises(CapacityError, match="1 slots are needed and 0 of 2"):
+        cache.resume(pages, checkpoint)
+    with pytest.raises(CapacityError, match="1 slots are needed and 0 of 2"):
+        cache.fork(first)
+    cache.close(first)
     cache.close(second)
-    with pytest.raises(CapacityError, match="3 pages and 0 are free"):
-        cache.restore(snapshot)
-    assert cache.ledger.slots.free == 1
+    assert (cache.ledger.slots.free, cache.ledger.pages.cached, cache.ledger.pages.used) == (2, 3, 0)
 
 
 def test_committing_less_than_was_written_forgets_the_rest_and_frees_its_pages():
@@ -156,10 +170,9 @@ def test_a_sequence_stands_only_once_in_a_batch():
 
 def test_nbytes_counts_every_tensor_with_the_null_row():
     cache = make(num_pages=6, num_slots=3)
-    assert cache.nbytes == 8 * (7 * 64 + 4 * (1 + 64 + 16 + 7))
-    sequence = cache.open()
-    extend(cache, sequence, range(65))
-    assert cache.snapshot(sequence).nbytes == 8 * (2 * 64 + 1 + 64 + 16 + 7)
+    slot = 8 * (1 + 64 + 16 + 7)
+    assert cache.nbytes == 8 * 7 * 64 + 4 * slot
+    assert make(num_pages=6, num_slots=3, num_snapshots=2).nbytes - cache.nbytes == 3 * 8 * (1 + 7)
 
 
 def test_a_pool_of_nothing_is_refused():
@@ -185,8 +198,8 @@ class RandomUse(RuleBasedStateMachine):
 
     @initialize()
     def start(self):
-        self.cache = make(num_pages=7, num_slots=3)
-        self.open, self.snapshots, self.next_token = [], [], 1
+        self.cache = make(num_pages=7, num_slots=3, num_snapshots=2)
+        self.open, self.kept, self.next_token = [], [], 1
 
     def pick(self, n):
         return self.open[n % len(self.open)]
@@ -230,23 +243,35 @@ class RandomUse(RuleBasedStateMachine):
 
     @precondition(lambda self: self.open)
     @rule(n=st.integers(0, 9))
-    def copies(self, n):
+    def forks(self, n):
         sequence, tokens = self.pick(n)
-        self.snapshots.append((self.cache.snapshot(sequence), list(tokens)))
-
-    @precondition(lambda self: self.snapshots)
-    @rule(n=st.integers(0, 9))
-    def restores(self, n):
-        snapshot, tokens = self.snapshots[n % len(self.snapshots)]
         try:
-            self.open.append((self.cache.restore(snapshot), list(tokens)))
+            self.open.append((self.cache.fork(sequence), list(tokens)))
         except CapacityError:
             return
-        again = self.cache.snapshot(self.open[-1][0])
-        for before, after in zip(
-            snapshot.slot_tensors + snapshot.page_tensors, again.slot_tensors + again.page_tensors
-        ):
-            assert all(torch.equal(before[name], after[name]) for name in before)
+
+    @precondition(lambda self: self.open and self.cache.ledger.snapshots.free)
+    @rule(n=st.integers(0, 9))
+    def is_kept(self, n):
+        sequence, tokens = self.pick(n)
+        if sequence.length >= 64:
+            self.kept.append((*keep(self.cache, sequence), tokens[: sequence.length // 64 * 64]))
+
+    @precondition(lambda self: self.kept)
+    @rule(n=st.integers(0, 9))
+    def resumes(self, n):
+        pages, checkpoint, tokens = self.kept[n % len(self.kept)]
+        try:
+            self.open.append((self.cache.resume(pages, checkpoint), list(tokens)))
+        except CapacityError:
+            assert not self.cache.ledger.slots.free
+
+    @precondition(lambda self: self.kept)
+    @rule(n=st.integers(0, 9))
+    def is_dropped(self, n):
+        pages, checkpoint, _ = self.kept.pop(n % len(self.kept))
+        self.cache.drop_checkpoint(checkpoint)
+        self.cache.ledger.pages.drop(pages)
 
     @precondition(lambda self: self.open)
     @rule(n=st.integers(0, 9))
@@ -260,7 +285,10 @@ class RandomUse(RuleBasedStateMachine):
         ledger = self.cache.ledger
         ledger.check()
         assert ledger.slots.used == len(self.open)
-        assert ledger.pages.used == sum(len(sequence.pages) for sequence, _ in self.open)
+        held = {page for sequence, _ in self.open for page in sequence.pages}
+        kept = {page for pages, _, _ in self.kept for page in pages}
+        assert (ledger.pages.used, ledger.pages.cached) == (len(held), len(kept - held))
+        assert (ledger.snapshots.used, ledger.snapshots.cached) == (0, len(self.kept))
         for sequence, tokens in self.open:
             assert sequence.length == len(tokens)
             assert read(self.cache.layers[0], sequence) == expected(tokens)

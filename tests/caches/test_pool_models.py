@@ -22,7 +22,7 @@ def tokens_of(length, seed=0):
 
 
 def pool(model, num_slots=3):
-    return Cache(model.cache_specs(), num_pages=12, num_slots=num_slots)
+    return Cache(model.cache_specs(), num_pages=12, num_slots=num_slots, num_snapshots=1)
 
 
 def extend(model, cache, sequence, tokens, commit=None):
@@ -76,16 +76,36 @@ def test_rows_past_a_closed_chunk_cannot_be_rejected_before_it(model):
 
 
 @pytest.mark.parametrize("length", [1, 37, 64, 100, 129])
-def test_a_restored_copy_goes_on_with_the_same_bits_as_the_original(model, length):
+def test_a_fork_goes_on_with_the_same_bits_as_the_original(model, length):
     cache = pool(model)
     sequence = cache.open()
     prompt, more = tokens_of(length), tokens_of(30, seed=4)
     extend(model, cache, sequence, prompt)
-    snapshot = cache.snapshot(sequence)
+    fork = cache.fork(sequence)
     hidden = extend(model, cache, sequence, more)
     cache.close(sequence)
     # Another sequence takes the same slot and pages in between.
     extend(model, cache, cache.open(), tokens_of(150, seed=6))
-    copy = cache.restore(snapshot)
-    assert torch.equal(extend(model, cache, copy, more), hidden)
+    assert torch.equal(extend(model, cache, fork, more), hidden)
+    cache.ledger.check()
+
+
+@pytest.mark.parametrize("length", [64, 100, 129])
+def test_a_resumed_sequence_goes_on_with_the_same_bits_as_the_original(model, length):
+    cache = pool(model)
+    sequence = cache.open()
+    prompt, more = tokens_of(length), tokens_of(30, seed=4)
+    extend(model, cache, sequence, prompt)
+    units = cache.ledger.snapshots.take(cache.has_states)
+    checkpoint = cache.checkpoint(sequence, *units or [None])
+    cache.ledger.snapshots.pass_on(units)
+    pages = sequence.pages[: length // 64]
+    cache.ledger.pages.keep(pages)
+    hidden = extend(model, cache, sequence, more)
+    cache.close(sequence)
+    extend(model, cache, cache.open(), tokens_of(150, seed=6))
+    resumed = cache.resume(pages, checkpoint)
+    assert torch.equal(extend(model, cache, resumed, prompt[resumed.length :] + more)[-30:], hidden)
+    cache.drop_checkpoint(checkpoint)
+    cache.ledger.pages.drop(pages)
     cache.ledger.check()

@@ -12,7 +12,7 @@ from recording_mixer import SPEC, expected, read, write
 
 from hyla.caches import Cache
 from hyla.caches.digests import prefix_digests, root_digest
-from hyla.caches.pool import first_window_page
+from hyla.caches.page_tables import first_window_page
 from hyla.caches.prefix import PrefixCache
 from hyla.caches.spill import Spill
 from hyla.caches.spill_file import SUFFIX

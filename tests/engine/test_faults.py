@@ -10,11 +10,13 @@ from matrix.mixers import VOCAB, draft_model, model_of
 
 from hyla.caches import Cache
 from hyla.caches.ledger import Units
+from hyla.caches.page_tables import PageTables
 from hyla.caches.prefix import PrefixCache
 from hyla.caches.storage import SnapshotStore
 from hyla.engine import Engine, EngineThread, Request, SamplingParams
 from hyla.engine.collect import Collector
 from hyla.engine.drafts import ModelDrafter
+from hyla.engine.reuse import PrefixReuse
 from hyla.engine.scheduler import Scheduler
 from hyla.errors import CapacityError
 
@@ -90,7 +92,7 @@ PLACES = [
     (Cache, "batch", (4,), OUT_OF_MEMORY),
     (Cache, "commit", (7,), OUT_OF_MEMORY),
     (Cache, "_copy_slot", (1,), OUT_OF_MEMORY),
-    (Cache, "_take_pages", (1, 4), OUT_OF_MEMORY),
+    (PageTables, "take", (1, 4), OUT_OF_MEMORY),
     (SnapshotStore, "save", (1, 2), OUT_OF_MEMORY),
     (SnapshotStore, "load", (1,), OUT_OF_MEMORY),
     (PrefixCache, "extend", (2,), OUT_OF_MEMORY),
@@ -194,7 +196,7 @@ def test_a_sequence_that_cannot_be_started_ends_alone(expected, monkeypatch):
 def test_a_state_that_cannot_be_kept_is_computed_again(expected, monkeypatch):
     engine = make(max_num_sequences=1)
     with monkeypatch.context() as patch:
-        patch.setattr(Scheduler, "_marks", lambda *args: set())
+        patch.setattr(PrefixReuse, "_marks", lambda *args: set())
         # The first state is kept when the first answer ends.
         calls = fail_at(patch, SnapshotStore, "save", 1, OUT_OF_MEMORY)
         found = engine.generate(PROMPTS, PARAMS)

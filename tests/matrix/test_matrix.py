@@ -143,7 +143,7 @@ def test_a_page_of_the_tree_with_the_content_of_another_is_seen(mixer, monkeypat
         if pages:
             window = cache.specs[0].window
             first, second = pages[:2] if window is None else checkpoint.window_pages[0][1][:2]
-            for tensor in cache.pages_of(window):
+            for tensor in cache.tables.tensors_of(window):
                 tensor[second] = tensor[first].clone()
         return resume(cache, pages, checkpoint)
 

@@ -2,6 +2,6 @@
 
 from hyla.caches.ledger import Ledger
 from hyla.caches.pool import Cache
-from hyla.caches.protocol import CachePool, Sequence, Snapshot
+from hyla.caches.protocol import CachePool, Checkpoint, Sequence
 
-__all__ = ["Cache", "CachePool", "Ledger", "Sequence", "Snapshot"]
+__all__ = ["Cache", "CachePool", "Checkpoint", "Ledger", "Sequence"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from hyla.errors import CapacityError, HylaError
 
@@ -42,6 +43,16 @@ class Units:
         self._holders.update(ids)
         self.used += count
         return ids
+
+    @contextmanager
+    def taking(self, count: int) -> Iterator[list[int]]:
+        """`take` for what is done with the units; they come back when it fails."""
+        taken = self.take(count)
+        try:
+            yield taken
+        except BaseException:
+            self.give_back(taken)
+            raise
 
     def hold(self, ids: Iterable[int]) -> None:
         """One more sequence holds units that somebody has already."""

@@ -230,18 +230,13 @@ class PrefixCache:
             return False
         if node.checkpoint is not None or node.depth != sequence.length // CHUNK:
             return node.checkpoint is not None
-        unit = None
-        if self.cache.has_states:
-            if not self.make_room_for_snapshot():
-                return False
-            (unit,) = self.cache.ledger.snapshots.take(1)
-        try:
-            node.checkpoint, node.lost_checkpoint = self.cache.checkpoint(sequence, unit), False
-        except BaseException:
-            self.cache.ledger.snapshots.give_back([unit] if unit is not None else [])
-            raise
-        if unit is not None:
-            self.cache.ledger.snapshots.pass_on([unit])
+        snapshots = self.cache.ledger.snapshots
+        if self.cache.has_states and not self.make_room_for_snapshot():
+            return False
+        with snapshots.taking(int(self.cache.has_states)) as units:
+            checkpoint = self.cache.checkpoint(sequence, units[0] if units else None)
+        snapshots.pass_on(units)
+        node.checkpoint, node.lost_checkpoint = checkpoint, False
         node.last_used = self._tick
         self.num_checkpoints += 1
         return True

@@ -1,12 +1,10 @@
-"""The contract of a cache pool: open, batch, commit, rollback, fork, snapshot, restore, close, nbytes."""
+"""The contract of a cache pool: open, batch, commit, rollback, fork, checkpoint, resume, close, nbytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from typing import Protocol
-
-import torch
 
 from hyla.caches.ledger import Ledger
 from hyla.layers.protocol import LayerCache
@@ -32,7 +30,7 @@ class Sequence:
     length: int = 0
     """Committed tokens."""
     written: int = 0
-    """One past the furthest position that any forward call has written since the last restore; what a rollback can
+    """One past the furthest position that any forward call has written; what a rollback can
     undo is counted from here, because later writes replaced earlier rows in the rings."""
     pending: int = 0
     """Rows of the last `batch` that are not committed yet."""
@@ -45,25 +43,6 @@ class Sequence:
     def pages(self) -> list[int]:
         """Pages of the layers that see everything."""
         return self.tables[None]
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """A sequence's whole state, copied: independent of the pool's pages and slots."""
-
-    length: int
-    written: int
-    places: dict[int | None, tuple[int, ...]]
-    """By window: which pages of the sequence are kept."""
-    slot_tensors: tuple[dict[str, torch.Tensor], ...]
-    """One dict per layer, name -> [*shape]."""
-    page_tensors: tuple[dict[str, torch.Tensor], ...]
-    """One dict per layer, name -> [num_pages, *shape]."""
-
-    @property
-    def nbytes(self) -> int:
-        layers = (*self.slot_tensors, *self.page_tensors)
-        return sum(tensor.nbytes for layer in layers for tensor in layer.values())
 
 
 @dataclass(frozen=True)
@@ -122,12 +101,18 @@ class CachePool(Protocol):
         """Another sequence with the same tokens, that shares the full pages. Raises CapacityError, taking nothing."""
         ...
 
-    def snapshot(self, sequence: Sequence) -> Snapshot:
-        """Copy the committed state, at any length."""
+    def checkpoint(self, sequence: Sequence, unit: int | None) -> Checkpoint:
+        """Keep the state after the last multiple of 64 committed tokens. unit: a snapshot that the caller took from the
+        ledger; None exactly when no layer keeps more than pages. Its window pages are kept on top."""
         ...
 
-    def restore(self, snapshot: Snapshot) -> Sequence:
-        """A new sequence that goes on exactly as the copied one would. Raises CapacityError, taking nothing."""
+    def drop_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Let its window pages and its snapshot go."""
+        ...
+
+    def resume(self, pages: List[int], checkpoint: Checkpoint | None) -> Sequence:
+        """A new sequence after 64 tokens per page, that shares the pages and goes on exactly as the one that was kept.
+        Raises CapacityError, taking nothing."""
         ...
 
     def close(self, sequence: Sequence) -> None:

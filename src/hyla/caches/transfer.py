@@ -8,7 +8,8 @@ from math import prod
 
 import torch
 
-from hyla.caches.pool import Cache, first_window_page
+from hyla.caches.page_tables import first_window_page
+from hyla.caches.pool import Cache
 from hyla.caches.protocol import Checkpoint
 from hyla.ops.batch import CHUNK
 

@@ -101,7 +101,7 @@ class Engine(BlockingUse):
             num_drafts=self.speculation.num_drafts if speculation != "off" else None,
             on_leave=self.speculation.forget,
         )
-        self._runner = Runner(model, self.cache, drafter=self.speculation.drafter, on_commit=self.scheduler.keep)
+        self._runner = Runner(model, self.cache, drafter=self.speculation.drafter, on_commit=self.scheduler.reuse.keep)
         self.clock = clock
         self.limits = QueueLimits(
             self.scheduler.waiting,

@@ -13,20 +13,18 @@ equal, and nobody is displaced by an admission more than MOST_DISPLACED times.
 
 from __future__ import annotations
 
-import logging
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hyla.caches import Cache
 from hyla.caches.pool import num_pages_for
-from hyla.caches.prefix import Hit, PrefixCache
+from hyla.caches.prefix import PrefixCache
 from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
+from hyla.engine.reuse import PrefixReuse
 from hyla.engine.waiting import WaitingQueue, may_displace, rank, victim
 from hyla.ops.batch import CHUNK
-
-logger = logging.getLogger(__name__)
 
 
 class Step:
@@ -78,11 +76,11 @@ class Scheduler:
         num_drafts: Callable[[Generation, int], int] | None = None,
         on_leave: Callable[[Generation], None] = lambda generation: None,
     ):
-        self.cache, self.prefix = cache, prefix
+        self.cache, self._prefix = cache, prefix
         self.max_num_sequences = max_num_sequences
         self.prefill_chunk = prefill_chunk
         self.max_batch_tokens = max_batch_tokens
-        self.snapshot_every = max(snapshot_every // CHUNK, 1) * CHUNK
+        self.reuse = PrefixReuse(cache, prefix, snapshot_every)
         self._num_drafts, self._on_leave = num_drafts, on_leave
         self.waiting = WaitingQueue()
         self.running: list[Generation] = []
@@ -116,8 +114,8 @@ class Scheduler:
 
     def _leave(self, generation: Generation, keep: bool) -> None:
         """Give the place in the cache back."""
-        if keep and self.prefix is not None and generation.branch is not None and not generation.sequence.pending:
-            self._checkpoint(generation)
+        if keep:
+            self.reuse.keep_last(generation)
         self.cache.close(generation.sequence)
         generation.sequence = generation.branch = None
         generation.marks.clear()
@@ -146,12 +144,13 @@ class Scheduler:
             if generation.sequence is not None and generation not in decoding:
                 self._schedule(Part(generation, self._piece(generation, step)), step)
         while self._make_room(step):
-            hit = self._look_up(self.waiting.peek())
-            if self._is_being_computed(self.waiting.peek(), hit):
+            generation = self.waiting.peek()
+            hit = self.reuse.look_up(generation)
+            if self.reuse.is_being_computed(generation, hit, self.running):
                 break
-            generation = self.waiting.pop()
+            self.waiting.pop()
             try:
-                self._start(generation, hit)
+                self.reuse.start(generation, hit)
             except Exception as error:  # it holds nothing; the others go on
                 self.failed.append((generation, error))
                 continue
@@ -167,9 +166,9 @@ class Scheduler:
 
     def _take_room(self, step: Step) -> None:
         """Evict for the pages of the step, which were counted as free."""
-        if self.prefix is not None:
+        if self._prefix is not None:
             for window, count in step.pages.items():
-                self.prefix.make_room(count, window)
+                self._prefix.make_room(count, window)
 
     @staticmethod
     def _is_decoding(generation: Generation) -> bool:
@@ -249,77 +248,6 @@ class Scheduler:
         self.num_preemptions += 1
 
     # Starting
-
-    def _look_up(self, generation: Generation) -> Hit | None:
-        if self.prefix is None:
-            return None
-        # Log-probabilities of a prompt need every row of it.
-        tokens = () if generation.scores_prompt else generation.tokens
-        return self.prefix.lookup(tokens, generation.request.cache_salt)
-
-    def _is_being_computed(self, newcomer: Generation, hit: Hit | None) -> bool:
-        """Whether somebody is just computing more of this prompt than is cached; then its state will be kept there."""
-        if hit is None or newcomer.scores_prompt:
-            return False
-        for generation in self.running:
-            if generation.num_output_tokens or generation.request.cache_salt != newcomer.request.cache_salt:
-                continue
-            shared = self._num_shared(generation.tokens, newcomer.tokens)
-            passed = generation.sequence.length
-            if shared > hit.length and shared > passed - CHUNK and generation.num_pending:
-                if shared > passed:
-                    generation.marks.add(shared)
-                if shared > passed or shared in generation.marks:
-                    return True
-        return False
-
-    @staticmethod
-    def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
-        """Tokens, a multiple of 64, that two prompts begin with, at least one of the second's left over."""
-        shared, most = 0, min(len(one), len(other) - 1) // CHUNK * CHUNK
-        while shared < most and one[shared : shared + CHUNK] == other[shared : shared + CHUNK]:
-            shared += CHUNK
-        return shared
-
-    def _start(self, generation: Generation, hit: Hit | None) -> None:
-        """Give a generation its place in the cache, after what is cached of its tokens."""
-        if hit is None:
-            generation.sequence, generation.miss_reason = self.cache.open(), "off"
-            generation.num_cached_tokens = 0
-            return
-        generation.sequence, generation.branch = self.prefix.start(hit)
-        if generation.num_cached_tokens is None:
-            self.prefix.count_use(hit)
-            generation.num_cached_tokens = min(hit.length, generation.num_prompt_tokens)
-            generation.miss_reason = "off" if generation.scores_prompt else hit.reason
-        generation.marks = self._marks(generation, hit)
-
-    def _marks(self, generation: Generation, hit: Hit) -> set[int]:
-        """Where states are worth keeping: the end of the prompt, where it leaves what others share, every so often,
-        and where the client asks for it."""
-        end = len(generation.tokens) // CHUNK * CHUNK
-        asked = [place // CHUNK * CHUNK for place in generation.request.snapshot_at]
-        every = range(self.snapshot_every, end, self.snapshot_every)
-        return {mark for mark in (end, hit.num_known_tokens, *every, *asked) if hit.length < mark <= end}
-
-    def keep(self, generation: Generation) -> None:
-        """Put what a generation has newly committed into the prefix cache, and its state where it is marked."""
-        if self.prefix is None:
-            return
-        sequence = generation.sequence
-        self.prefix.extend(generation.branch, sequence, generation.tokens)
-        boundary = sequence.length // CHUNK * CHUNK
-        if boundary in generation.marks:
-            self._checkpoint(generation)
-        if generation.marks:
-            generation.marks = {mark for mark in generation.marks if mark > boundary}
-
-    def _checkpoint(self, generation: Generation) -> None:
-        """Keep the state where it stands, if it can be kept."""
-        try:
-            self.prefix.checkpoint(generation.branch, generation.sequence)
-        except Exception:  # who comes later computes it again
-            logger.exception("a state could not be kept")
 
     def _make_room(self, step: Step) -> bool:
         """Whether the next waiting generation may start; displaces lower priorities where that is enough."""
