@@ -169,14 +169,14 @@ def answers_of(model, draft_model, params, **options):
 
 @pytest.mark.parametrize("speculation", ["draft", "mtp"])
 def test_the_tokens_of_an_answer_are_together_distributed_as_the_model_says(speculation):
-    model, draft_model = small_model(5, 0.5), small_model(6, 0.5)
+    model, draft_model = small_model(5, 0.35), small_model(6, 0.35)
     params = SamplingParams(
-        max_tokens=NUM_TOKENS, temperature=2.0, top_k=4, frequency_penalty=0.4, n=CHOICES, ignore_eos=True
+        max_tokens=NUM_TOKENS, temperature=1.2, top_k=4, frequency_penalty=0.4, n=CHOICES, ignore_eos=True
     )
     joint = joint_probs(model, params, 3)
     done = answers_of(model, draft_model, params, speculation=speculation, acceptance="rejection")
     drafted, accepted = (sum(getattr(one.usage, f"{kind}_tokens") for one in done) for kind in ("drafted", "accepted"))
-    assert drafted > len(done) and 0.2 < accepted / drafted < 0.8
+    assert drafted > len(done) and 0.1 < accepted / drafted < 0.8
     counts = Counter(one.token_ids[:3] for one in done)
     # The first token has no draft; the second and third mostly have.
     assert strangeness([counts[answer] for answer in joint], list(joint.values())) < STRANGE
@@ -284,7 +284,9 @@ def test_a_draft_that_the_grammar_forbids_is_replaced_as_a_rejected_one():
     ]
     form = Regex(pattern="a[bc][ac][ab]|ba[abc][bc]|cba[ab]")
     grammar = GrammarCompiler(byte_tokenizer()).compile(form)
-    target_RV, source_RV = table(1, list(b"abc"), 4), table(2, list(b"abcxyz"), 4)
+    target_RV, source_RV = table(1, list(b"abc"), 4), table(2, list(b"abcx"), 4)
+    # Half of the drafts are never allowed, and most others are the same letter.
+    source_RV[:, list(b"ax")] += 3.0
     joint = dict.fromkeys(texts, 1.0)
     for text in texts:
         for n, row in enumerate(target_RV.tolist()):
