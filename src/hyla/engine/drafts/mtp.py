@@ -6,7 +6,7 @@ token t_{i+1+k}, so after a step of the engine the last k rows hold guesses; the
 its own guess, as the other engines do.
 
 A prefix hit brings the modules' rows with it; the last ones of a shared prefix may have been made with another
-continuation, which can change a draft but no answer.
+continuation, which can change a draft but, where drafts are accepted exactly, no answer.
 """
 
 from __future__ import annotations
