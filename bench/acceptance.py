@@ -109,8 +109,8 @@ def milliseconds(fields: dict, vocab: int = 151_936, repeats: int = 15) -> dict[
     for n in range(repeats):
         p, q = 3.0 * torch.randn(2, vocab, generator=torch.Generator().manual_seed(n))
         timed("choose exactly", chooser.choose, p, 1)
-        timed("draft exactly", chooser.guess, q, 1)
-        draft = timed("draft a sample", chooser.guess, q, 1, "rejection")
+        timed("draft exactly", chooser.guess, q, ())
+        draft = timed("draft a sample", chooser.guess, q, (), "rejection")
         timed("accept or replace", chooser.choose, p, 1, draft)
     return {name: round(statistics.median(times), 2) for name, times in found.items()}
 

@@ -112,10 +112,12 @@ def test_probabilities_that_differ_in_their_last_bits_leave_a_token_as_well():
 
 def test_a_draft_made_again_after_fewer_others_is_a_new_sample():
     chooser, row, found = Chooser(SamplingParams(seed=7), (1, 2), choice=0), torch.zeros(50), []
-    for token in (3, 4, 5):
-        found.append(chooser.guess(row, 5, "rejection").token)
-        assert chooser.guess(row, 5, "rejection").token == found[-1] != chooser.guess(row, 6, "rejection").token
-        chooser.advance(token)
+    for tokens in ((3, 4, 5), (4, 5), (5,)):
+        before = [Draft(token) for token in tokens]
+        found.append(chooser.guess(row, before, "rejection").token)
+        assert chooser.guess(row, before, "rejection").token == found[-1]
+        assert chooser.guess(row, before[1:], "rejection").token != found[-1]
+        chooser.advance(tokens[0])
     assert len(set(found)) == 3
 
 
@@ -261,15 +263,21 @@ def table(seed, liked, length):
     return rows
 
 
-def verified(params, target_RV, source_RV, grammar=None):
-    """The answer that is drawn from the target's rows, one for each token, with drafts from the other rows."""
+def verified(params, target_RV, source_RV, grammar=None, *, knows_rules=True):
+    """The answer that is drawn from the target's rows, one for each token, with drafts from the other rows.
+
+    knows_rules: whether the drafts follow the grammar and the thinking budget.
+    """
     generation = Generation(Request("r", (1, 2), params), 0, arrival=0, eos_ids=(), tokenizer=None, grammar=grammar)
     while generation.num_output_tokens < len(target_RV):
         known = generation.num_output_tokens
         part = Part(generation, 1, num_drafts=2)
+        drafter = generation.chooser
+        if not knows_rules:
+            drafter = Chooser(SamplingParams(seed=params.seed), generation.tokens, choice=0)
         # The last token is never computed, so it is not drafted.
-        for depth, row in enumerate(source_RV[known : len(target_RV) - 1][:2]):
-            part.drafts.append(generation.chooser.guess(row, len(generation.tokens) + depth, "rejection"))
+        for row in source_RV[known : len(target_RV) - 1][:2]:
+            part.drafts.append(drafter.guess(row, part.drafts, "rejection"))
         part.cut_off()
         Runner._verify(part, Outcome(generation), target_RV[known : known + len(part.drafts) + 1], None)
     return tuple(generation.tokens[2:])
@@ -280,7 +288,8 @@ def softmax_over(row, ids):
     return dict(zip(ids, [weight / sum(weights) for weight in weights]))
 
 
-def test_a_draft_that_the_grammar_forbids_is_replaced_as_a_rejected_one():
+@pytest.mark.parametrize("knows_rules", [True, False])
+def test_a_draft_that_the_grammar_forbids_is_replaced_as_a_rejected_one(knows_rules):
     texts = [
         *product(b"a", b"ab", b"abc", b"ab"),
         *product(b"b", b"abc", b"ab", b"abc"),
@@ -297,19 +306,20 @@ def test_a_draft_that_the_grammar_forbids_is_replaced_as_a_rejected_one():
             possible = sorted({other[n] for other in texts if other[:n] == text[:n]})
             joint[text] *= softmax_over(row, possible)[text[n]]
     params = [SamplingParams(max_tokens=4, seed=n, grammar=form) for n in range(ANSWERS)]
-    counts = Counter(verified(own, target_RV, source_RV, grammar.copy()) for own in params)
+    counts = Counter(verified(own, target_RV, source_RV, grammar.copy(), knows_rules=knows_rules) for own in params)
     assert strangeness([counts[text] for text in texts], list(joint.values())) < STRANGE
     assert sum(counts.values()) == sum(counts[text] for text in texts)
 
 
-def test_a_forced_token_stays_and_those_beside_it_are_drawn_from_the_model():
+@pytest.mark.parametrize("knows_rules", [True, False])
+def test_a_forced_token_stays_and_those_beside_it_are_drawn_from_the_model(knows_rules):
     ids, end = (5, 6, 7), (20, 21)
     target_RV, source_RV = table(3, ids, 5), table(4, (5, 6, 7, 9, 20), 5)
     params = SamplingParams(max_tokens=5, seed=1, allowed_token_ids=ids, thinking_end_ids=end, thinking_budget=1)
     joint = [softmax_over(target_RV[n].tolist(), ids) for n in (0, 3)]
     counts = Counter()
     for seed in range(ANSWERS):
-        answer = verified(params.model_copy(update={"seed": seed}), target_RV, source_RV)
+        answer = verified(params.model_copy(update={"seed": seed}), target_RV, source_RV, knows_rules=knows_rules)
         assert answer[1:3] == end
         counts[answer[0], answer[3]] += 1
     pairs = list(product(ids, repeat=2))

@@ -108,7 +108,7 @@ class Chooser:
         forced = self._thinking.forced
         if forced is not None:
             return forced
-        kept = self._kept(logits_V)
+        kept = self._kept(logits_V, self._grammar_after())
         if kept is None:
             return None
         key = NoiseKey(self.params.seed, self.choice, position)
@@ -116,24 +116,24 @@ class Chooser:
             return draw(*kept, self.params, key)
         return settle(Distribution.of(*filtered(*kept, self.params)), draft, key)
 
-    def guess(self, logits_V: torch.Tensor, position: int, acceptance: Acceptance = "exact") -> Draft | None:
-        """A draft of the token at this or a later position, from a drafter's logits [V], by the same rules.
+    def guess(self, logits_V: torch.Tensor, before: Sequence[Draft], acceptance: Acceptance = "exact") -> Draft | None:
+        """A draft of the token after the drafts `before`, from a drafter's logits [V], by the same rules; the grammar
+        alone looks at those drafts.
 
         "exact": with the noise of the target's token, so that the two often agree. "rejection": a sample of its own;
         without temperature, and where a token is forced, there is nothing to sample, and it is the same as "exact".
         """
-        depth = position - self._num_prompt - self.num_tokens
-        is_next = depth == 0
         if self.is_plain:
             token = greedy(logits_V[None])[0]
             return Draft(token) if token is not None else None
-        if is_next and self._thinking.forced is not None:
+        if not before and self._thinking.forced is not None:
             return Draft(self._thinking.forced)
-        kept = self._kept(logits_V, is_next=is_next)
+        kept = self._kept(logits_V, self._grammar_after(before))
         self.problem = None
         if kept is None:
             return None
-        key = NoiseKey(self.params.seed, self.choice, position)
+        depth = len(before)
+        key = NoiseKey(self.params.seed, self.choice, self._num_prompt + self.num_tokens + depth)
         if acceptance == "exact" or self.params.temperature == 0.0:
             return Draft(draw(*kept, self.params, key))
         scaled, ids = filtered(*kept, self.params)
@@ -141,11 +141,19 @@ class Chooser:
         place = loudest(scaled, ids, key._replace(purpose=DRAFTING, depth=depth))
         return Draft(int(source.support[place]), source)
 
-    def _kept(self, logits_V: torch.Tensor, *, is_next: bool = True) -> tuple[np.ndarray, np.ndarray | None] | None:
-        """float64 logits and ids (ascending; None: all) after penalties, bias and bans; None when nothing is left.
+    def _grammar_after(self, drafts: Sequence[Draft] = ()) -> Grammar | None:
+        """The grammar as it would stand after drafts; None where it does not hold (yet)."""
+        if self._grammar is None or self._thinking.is_busy:
+            return None
+        if not drafts:
+            return self._grammar
+        grammar = self._grammar.copy()
+        for draft in drafts:
+            grammar.advance(draft.token)
+        return grammar
 
-        is_next: False for a later token, of which the grammar knows nothing yet.
-        """
+    def _kept(self, logits_V: torch.Tensor, grammar: Grammar | None) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """float64 logits and ids (ascending; None: all) after penalties, bias and bans; None when nothing is left."""
         row_V = np.array(logits_V.cpu().numpy(), dtype=np.float64)
         if not np.isfinite(row_V.max()):
             self.problem = NOT_NUMBERS
@@ -153,7 +161,7 @@ class Chooser:
         self._penalties.apply(row_V)
         row_V[self._bias_ids] += self._bias
         self._ban(row_V)
-        ids = self._candidates(len(row_V)) if is_next else self._allowed
+        ids = self._candidates(len(row_V), grammar)
         values = row_V if ids is None else row_V[ids]
         if len(values) == 0 or values.max() == -np.inf:
             self.problem = self._why_nothing()
@@ -169,14 +177,14 @@ class Chooser:
         if self._must_go_on or (self._grammar is not None and self._thinking.is_busy):
             row_V[self._stops] = -np.inf
 
-    def _candidates(self, vocab: int) -> np.ndarray | None:
+    def _candidates(self, vocab: int, grammar: Grammar | None) -> np.ndarray | None:
         """Ids, ascending, that the grammar and the allowed ids leave; None: all."""
-        if self._grammar is None or self._thinking.is_busy:
+        if grammar is None:
             return self._allowed
-        mask_V = self._grammar.mask(vocab)
-        if self._grammar.is_accepting:
+        mask_V = grammar.mask(vocab)
+        if grammar.is_accepting:
             mask_V[self._stops] = True
-        if self._may_begin_thinking:
+        if grammar is self._grammar and self._may_begin_thinking:
             mask_V[self.params.thinking_start_ids[0]] = True
         return np.flatnonzero(mask_V) if self._allowed is None else self._allowed[mask_V[self._allowed]]
 
