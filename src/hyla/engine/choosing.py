@@ -10,7 +10,9 @@ What happens to a row of the model's logits, in this order:
 5. temperature 0: the largest logit, the lowest id on a tie; otherwise temperature, top-k, top-p, min-p, and Gumbel-max
    with the noise of (seed, choice, position) (`engine.sampler`).
 
-So the token is a function of the row, the parameters, the seed, the choice, the position and the tokens so far.
+So the token is a function of the row, the parameters, the seed, the choice, the position and the tokens so far. Only
+where a sampled draft stands (`acceptance="rejection"`) it depends on the draft and its distribution as well
+(`engine.acceptance`).
 Log-probabilities are taken from the row as the model gave it.
 """
 
@@ -21,12 +23,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
+from hyla.engine.acceptance import Acceptance, Distribution, Draft, settle
 from hyla.engine.grammar import Grammar
 from hyla.engine.messages import TokenLogprob
-from hyla.engine.noise import NoiseKey
+from hyla.engine.noise import DRAFTING, NoiseKey
 from hyla.engine.params import SamplingParams
 from hyla.engine.penalties import Penalties
-from hyla.engine.sampler import draw, greedy, logprobs_of
+from hyla.engine.sampler import draw, filtered, greedy, logprobs_of, loudest
 from hyla.engine.thinking import Thinking
 
 NOT_NUMBERS = "the model's logits are not numbers (NaN); check the weights"
@@ -49,6 +52,7 @@ class Chooser:
         grammar: Grammar | None = None,
     ):
         self.params, self.choice = params, choice
+        self._num_prompt = len(prompt)
         self.stop_ids = frozenset(stop_ids)
         self.num_tokens = 0
         """Tokens of the answer so far."""
@@ -95,15 +99,61 @@ class Chooser:
         is_first = self.num_tokens == 0 and not self._thinking.is_busy and not self._thinking.has_marker_in_prompt
         return is_first and bool(self.params.thinking_start_ids)
 
-    def choose(self, logits_V: torch.Tensor, position: int) -> int | None:
+    def choose(self, logits_V: torch.Tensor, position: int, draft: Draft | None = None) -> int | None:
         """The token for fp32 logits [V]; None when there is none, and `problem` says why. Changes nothing else.
 
-        position: of the token in the sequence, prompt included.
+        position: of the token in the sequence, prompt included. draft: of this token; only a sampled one matters.
         """
         self.problem = None
         forced = self._thinking.forced
         if forced is not None:
             return forced
+        kept = self._kept(logits_V, self._grammar_after())
+        if kept is None:
+            return None
+        key = NoiseKey(self.params.seed, self.choice, position)
+        if draft is None or draft.source is None:
+            return draw(*kept, self.params, key)
+        return settle(Distribution.of(*filtered(*kept, self.params)), draft, key)
+
+    def guess(self, logits_V: torch.Tensor, before: Sequence[Draft], acceptance: Acceptance = "exact") -> Draft | None:
+        """A draft of the token after the drafts `before`, from a drafter's logits [V], by the same rules; the grammar
+        alone looks at those drafts.
+
+        "exact": with the noise of the target's token, so that the two often agree. "rejection": a sample of its own;
+        without temperature, and where a token is forced, there is nothing to sample, and it is the same as "exact".
+        """
+        if self.is_plain:
+            token = greedy(logits_V[None])[0]
+            return Draft(token) if token is not None else None
+        if not before and self._thinking.forced is not None:
+            return Draft(self._thinking.forced)
+        kept = self._kept(logits_V, self._grammar_after(before))
+        self.problem = None
+        if kept is None:
+            return None
+        depth = len(before)
+        key = NoiseKey(self.params.seed, self.choice, self._num_prompt + self.num_tokens + depth)
+        if acceptance == "exact" or self.params.temperature == 0.0:
+            return Draft(draw(*kept, self.params, key))
+        scaled, ids = filtered(*kept, self.params)
+        source = Distribution.of(scaled, ids)
+        place = loudest(scaled, ids, key._replace(purpose=DRAFTING, depth=depth))
+        return Draft(int(source.support[place]), source)
+
+    def _grammar_after(self, drafts: Sequence[Draft] = ()) -> Grammar | None:
+        """The grammar as it would stand after drafts; None where it does not hold (yet)."""
+        if self._grammar is None or self._thinking.is_busy:
+            return None
+        if not drafts:
+            return self._grammar
+        grammar = self._grammar.copy()
+        for draft in drafts:
+            grammar.advance(draft.token)
+        return grammar
+
+    def _kept(self, logits_V: torch.Tensor, grammar: Grammar | None) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """float64 logits and ids (ascending; None: all) after penalties, bias and bans; None when nothing is left."""
         row_V = np.array(logits_V.cpu().numpy(), dtype=np.float64)
         if not np.isfinite(row_V.max()):
             self.problem = NOT_NUMBERS
@@ -111,19 +161,12 @@ class Chooser:
         self._penalties.apply(row_V)
         row_V[self._bias_ids] += self._bias
         self._ban(row_V)
-        ids = self._candidates(len(row_V))
+        ids = self._candidates(len(row_V), grammar)
         values = row_V if ids is None else row_V[ids]
         if len(values) == 0 or values.max() == -np.inf:
             self.problem = self._why_nothing()
             return None
-        return draw(values, ids, self.params, NoiseKey(self.params.seed, self.choice, position))
-
-    def guess(self, logits_V: torch.Tensor, position: int) -> int | None:
-        """A draft of the token at a later position, from a drafter's logits [V], by the same rules and with the same
-        noise, so that it agrees as often as the two distributions do."""
-        token = greedy(logits_V[None])[0] if self.is_plain else self.choose(logits_V, position)
-        self.problem = None
-        return token
+        return values, ids
 
     def _ban(self, row_V: np.ndarray) -> None:
         """Set what single rules forbid to -inf."""
@@ -134,14 +177,14 @@ class Chooser:
         if self._must_go_on or (self._grammar is not None and self._thinking.is_busy):
             row_V[self._stops] = -np.inf
 
-    def _candidates(self, vocab: int) -> np.ndarray | None:
+    def _candidates(self, vocab: int, grammar: Grammar | None) -> np.ndarray | None:
         """Ids, ascending, that the grammar and the allowed ids leave; None: all."""
-        if self._grammar is None or self._thinking.is_busy:
+        if grammar is None:
             return self._allowed
-        mask_V = self._grammar.mask(vocab)
-        if self._grammar.is_accepting:
+        mask_V = grammar.mask(vocab)
+        if grammar.is_accepting:
             mask_V[self._stops] = True
-        if self._may_begin_thinking:
+        if grammar is self._grammar and self._may_begin_thinking:
             mask_V[self.params.thinking_start_ids[0]] = True
         return np.flatnonzero(mask_V) if self._allowed is None else self._allowed[mask_V[self._allowed]]
 

@@ -1,8 +1,9 @@
 """Sampling noise that is a pure function of (seed, choice, position): who else is in the batch cannot change it.
 
-The generator is Philox-4x64-10 (Salmon et al., SC 2011) with key (seed, choice) and counter (0, position, 0, 0)
-upwards, so that 2^64 blocks of four words belong to a position: word n is token n's, whether or not other words are
-made. The words are turned into numbers here, not by numpy's distributions, which may change between versions.
+The generator is Philox-4x64-10 (Salmon et al., SC 2011) with key (seed, choice) and counter (0, position, purpose,
+depth) upwards, so that 2^64 blocks of four words belong to a purpose at a position: word n is token n's, whether or not
+other words are made. The words are turned into numbers here, not by numpy's distributions, which may change between
+versions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ BITS = 52
 """Of a word that become a number; with one more, the half that is added could round the largest up to 1."""
 SHIFT, SCALE = np.uint64(64 - BITS), 2.0**-BITS
 WORDS_PER_BLOCK = 4
+CHOOSING, DRAFTING, ACCEPTING, REPLACING = range(4)
+"""Purposes: a token of the target; a sampled draft; whether it is accepted; the token in place of a rejected one."""
 FEW = 24
 """So many words are made one block at a time; for more it is faster to make all up to the last."""
 
@@ -26,10 +29,13 @@ class NoiseKey(NamedTuple):
     seed: int
     choice: int
     position: int
+    purpose: int = CHOOSING
+    depth: int = 0
+    """Of a draft: how many come before it. One that is drafted again, after fewer, is a new sample."""
 
 
 def _philox(key: NoiseKey, block: int) -> np.random.Philox:
-    return np.random.Philox(key=[key.seed, key.choice], counter=[block, key.position, 0, 0])
+    return np.random.Philox(key=[key.seed, key.choice], counter=[block, key.position, key.purpose, key.depth])
 
 
 def first_words(key: NoiseKey, count: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, field_validator, model_validator
 
+from hyla.engine.acceptance import Acceptance
 from hyla.models.config import Config, Count
 
 
@@ -52,7 +53,13 @@ class EngineOptions(Config):
     files, that save less than their reading costs below a few hundred tokens."""
     speculation: Literal["off", "lookup", "mtp", "draft"] = "off"
     """Where drafts come from: earlier text (every model), the model's own multi-token prediction module, or a small
-    model (`draft_model`). Never changes an answer; each generation's draft length adapts, down to none."""
+    model (`draft_model`). Never changes an answer (but see `acceptance`); each generation's draft length adapts, down
+    to none."""
+    acceptance: Acceptance = "exact"
+    """When a draft of a sampled answer is accepted. exact: when it equals the target's own sample, so the answer has
+    the same bits as without drafts. rejection: classical rejection sampling, which accepts more drafts of "mtp" and of
+    "draft"; answers are still drawn from the model's distribution, but which one comes out also depends on the drafts
+    and on how many there were. Greedy answers, and all with "lookup", are the same under both."""
     draft_model: str | None = None
     """Folder or hub name of the small model, with speculation="draft"."""
     max_draft_tokens: Annotated[int, Field(ge=1, le=32)] = 8

@@ -62,7 +62,8 @@ class Runner:
         )
         tokens = []
         for part, start in zip(parts, batch.starts):
-            tokens += part.generation.tokens[start : start + part.num_known] + part.drafts
+            tokens += part.generation.tokens[start : start + part.num_known]
+            tokens += [draft.token for draft in part.drafts]
         hidden_TD, next_TD = self.model.hidden(batch.index(tokens), batch, self.cache.layers[: self._num_layers])
         outcomes = [Outcome(part.generation) for part in parts]
         ready = []
@@ -92,7 +93,7 @@ class Runner:
         self.cache.reserve([(part.generation.sequence, part.num_known + part.num_drafts) for part in drafting])
         self.drafter.propose(drafting)
         for part in drafting:
-            part.drafts = part.drafts[: part.generation.chooser.num_allowed(part.drafts)]
+            part.cut_off()
 
     def _score_prompt(self, part: Part, hidden_TD: torch.Tensor) -> bool:
         """Add the log-probabilities of the prompt tokens that follow a generation's new rows, a piece at a time.
@@ -128,17 +129,18 @@ class Runner:
 
     @staticmethod
     def _verify(part: Part, outcome: Outcome, logits_RV: torch.Tensor, best: list[int | None] | None) -> None:
-        """Choose token after token, for as long as the drafts before it were right."""
+        """Choose token after token, for as long as the drafts before it were accepted."""
         generation = part.generation
         for row, logits_V in enumerate(logits_RV):
             chooser = generation.chooser
             is_plain = chooser.is_plain
-            token = best[row] if is_plain else chooser.choose(logits_V, len(generation.tokens))
+            draft = part.draft_of(row)
+            token = best[row] if is_plain else chooser.choose(logits_V, len(generation.tokens), draft)
             if token is None:
                 outcome.problem = NOT_NUMBERS if is_plain else chooser.problem
                 break
             outcome.events.append(generation.accept(token, chooser.logprob(logits_V, token)))
-            if outcome.events[-1].finish_reason is not None or row == len(part.drafts) or token != part.drafts[row]:
+            if outcome.events[-1].finish_reason is not None or row == len(part.drafts) or token != draft.token:
                 break
             outcome.num_accepted += 1
         generation.num_drafted += len(part.drafts)

@@ -42,14 +42,22 @@ def draw(values: np.ndarray, ids: np.ndarray | None, params: SamplingParams, key
     if params.temperature == 0.0:
         place = int(values.argmax())  # numpy returns the first of several
     else:
-        # The difference to the best logit cannot become +inf, whatever the temperature.
-        with np.errstate(over="ignore"):
-            scaled = (values - values.max()) / params.temperature
-        kept = kept_places(scaled, params)
-        if kept is not None:
-            scaled, ids = scaled[kept], kept if ids is None else ids[kept]
+        scaled, ids = filtered(values, ids, params)
         place = loudest(scaled, ids, key)
     return place if ids is None else int(ids[place])
+
+
+def filtered(
+    values: np.ndarray, ids: np.ndarray | None, params: SamplingParams
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Logits after temperature, the best of them 0, and ids (ascending; None: all) of what the filters leave."""
+    # The difference to the best logit cannot become +inf, whatever the temperature.
+    with np.errstate(over="ignore"):
+        scaled = (values - values.max()) / params.temperature
+    kept = kept_places(scaled, params)
+    if kept is None:
+        return scaled, ids
+    return scaled[kept], kept if ids is None else ids[kept]
 
 
 def kept_places(scaled: np.ndarray, params: SamplingParams) -> np.ndarray | None:

@@ -31,7 +31,7 @@ class Speculation:
         if kind == "lookup":
             self.drafter = LookupDrafter(options.max_draft_tokens)
         elif kind == "mtp":
-            self.drafter = MTPDrafter(model, cache, options.max_draft_tokens)
+            self.drafter = MTPDrafter(model, cache, options.max_draft_tokens, acceptance=options.acceptance)
         elif kind == "draft":
             self.drafter = _model_drafter(options, model, cache, draft_model)
         self.lengths = DraftLength(options.max_draft_tokens)
@@ -107,4 +107,10 @@ def _model_drafter(options: EngineOptions, model: Model, cache: Cache, draft_mod
     own = Cache(
         draft_model.cache_specs(), num_pages=cache.ledger.pages.total + slots, num_slots=slots, device=model.device
     )
-    return ModelDrafter(draft_model, own, options.max_draft_tokens, vocab_size=model.config.vocab_size)
+    return ModelDrafter(
+        draft_model,
+        own,
+        options.max_draft_tokens,
+        vocab_size=model.config.vocab_size,
+        acceptance=options.acceptance,
+    )

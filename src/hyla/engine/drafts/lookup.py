@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from hyla.engine.acceptance import Draft
 from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
 from hyla.ops.batch import Batch
@@ -37,7 +38,11 @@ class _Index:
 
 
 class LookupDrafter:
-    """A `Drafter` for every model: it needs no weights."""
+    """A `Drafter` for every model: it needs no weights.
+
+    Nothing is sampled here, so a draft is accepted when it equals the target's sample, which happens with probability
+    p(draft); otherwise that sample is one of p without the draft. For a certain draft this is the classical rule.
+    """
 
     def __init__(self, max_drafts: int):
         self.max_drafts = max_drafts
@@ -53,7 +58,7 @@ class LookupDrafter:
             tokens = part.generation.tokens
             place = self._indexes.setdefault(part.generation, _Index()).continuation(tokens)
             if place is not None:
-                part.drafts = tokens[place : place + part.num_drafts]
+                part.drafts = [Draft(token) for token in tokens[place : place + part.num_drafts]]
 
     def observe(self, parts: list[Part], batch: Batch, next_TD: torch.Tensor) -> None:
         """Nothing to learn from the hidden states."""

@@ -6,6 +6,7 @@ import torch
 
 from hyla.caches import Cache, Sequence
 from hyla.caches.pool import num_pages_for
+from hyla.engine.acceptance import Acceptance
 from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
 from hyla.errors import ConfigError
@@ -20,13 +21,15 @@ class ModelDrafter:
     Raises ConfigError when the vocabularies differ in size.
     """
 
-    def __init__(self, model: Model, cache: Cache, max_drafts: int, *, vocab_size: int):
+    def __init__(
+        self, model: Model, cache: Cache, max_drafts: int, *, vocab_size: int, acceptance: Acceptance = "exact"
+    ):
         if model.config.vocab_size != vocab_size:
             raise ConfigError(
                 f"the draft model's vocabulary has {model.config.vocab_size} tokens and the model's {vocab_size}; "
                 f"choose a draft model that was trained with the same tokenizer"
             )
-        self.model, self.cache, self.max_drafts = model, cache, max_drafts
+        self.model, self.cache, self.max_drafts, self.acceptance = model, cache, max_drafts, acceptance
         self._sequences: dict[Generation, Sequence] = {}
 
     def available(self, generation: Generation) -> int:
@@ -57,7 +60,7 @@ class ModelDrafter:
         while more := [part for part in forks if part.drafts and len(part.drafts) < part.num_drafts]:
             own = [forks[part] for part in more]
             known = [len(part.drafts) for part in more]
-            self._extend(more, own, [part.drafts[-1:] for part in more])
+            self._extend(more, own, [[part.drafts[-1].token] for part in more])
             for sequence in own:
                 self.cache.commit(sequence, 1)
             if known == [len(part.drafts) for part in more]:
@@ -86,10 +89,9 @@ class ModelDrafter:
         hidden_TD = self.model(batch.index(flat), batch, self.cache.layers)
         logits_NV = self.model.head_logits(hidden_TD[batch.last_rows_N])
         for n, part in enumerate(parts):
-            position = len(part.generation.tokens) + len(part.drafts)
-            token = part.generation.chooser.guess(logits_NV[n], position)
-            if token is not None:
-                part.drafts.append(token)
+            draft = part.generation.chooser.guess(logits_NV[n], part.drafts, self.acceptance)
+            if draft is not None:
+                part.drafts.append(draft)
 
     def observe(self, parts: list[Part], batch: Batch, next_TD: torch.Tensor) -> None:
         """The draft model reads tokens when it proposes."""

@@ -6,7 +6,7 @@ token t_{i+1+k}, so after a step of the engine the last k rows hold guesses; the
 its own guess, as the other engines do.
 
 A prefix hit brings the modules' rows with it; the last ones of a shared prefix may have been made with another
-continuation, which can change a draft but no answer.
+continuation, which can change a draft but, where drafts are accepted exactly, no answer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from hyla.caches import Cache
+from hyla.engine.acceptance import Acceptance, Draft
 from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
 from hyla.layers.protocol import LayerCache
@@ -30,7 +31,7 @@ class _State:
     length: int
     read_RD: torch.Tensor
     """What the modules read of the trunk's last rows, as many as are computed again; of this length at most."""
-    drafts: list[int] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
     next_1D: torch.Tensor | None = None
     """Of the newest row, for a further call of a single trained step."""
 
@@ -42,8 +43,8 @@ class MTPDrafter:
     states, into which a guessed row would be folded.
     """
 
-    def __init__(self, model: Model, cache: Cache, max_drafts: int):
-        self.model, self.cache = model, cache
+    def __init__(self, model: Model, cache: Cache, max_drafts: int, *, acceptance: Acceptance = "exact"):
+        self.model, self.cache, self.acceptance = model, cache, acceptance
         self.num_steps = model.num_mtp_steps
         specs = [model.mtp_cache_specs(step) for step in range(self.num_steps)]
         has_states = any(spec.slot_tensors for own in specs for spec in own)
@@ -77,16 +78,15 @@ class MTPDrafter:
         sequences = [part.generation.sequence for part, _ in going]
         starts = [sequence.length + len(part.drafts) - 1 for sequence, (part, _) in zip(sequences, going)]
         batch = self.cache.view(sequences, starts, [1] * len(going))
-        tokens_T = batch.index([part.drafts[-1] for part, _ in going])
+        tokens_T = batch.index([part.drafts[-1].token for part, _ in going])
         next_TD = torch.cat([next_1D for _, next_1D in going])
         hidden = self.model.predict_next(tokens_T, next_TD, batch, self._layers(0), step=0)
         logits_TV = self.model.head_logits(hidden.head_TD, step=0)
         left = []
         for n, (part, _) in enumerate(going):
-            position = len(part.generation.tokens) + len(part.drafts)
-            token = part.generation.chooser.guess(logits_TV[n], position)
-            if token is not None:
-                part.drafts.append(token)
+            draft = part.generation.chooser.guess(logits_TV[n], part.drafts, self.acceptance)
+            if draft is not None:
+                part.drafts.append(draft)
                 left.append((part, hidden.next_TD[n : n + 1]))
         return left
 
@@ -121,7 +121,8 @@ class MTPDrafter:
             for (generation, start, _), length, state in zip(new, lengths, states):
                 first = start + 1 + step
                 # After a draft that could not be made, any token does: nothing is drafted any more.
-                known = [*generation.tokens[first : first + length], *state.drafts, *[0] * length]
+                guessed = [draft.token for draft in state.drafts]
+                known = [*generation.tokens[first : first + length], *guessed, *[0] * length]
                 tokens += known[:length]
             hidden = self.model.predict_next(batch.index(tokens), next_TD, batch, self._layers(step), step=step)
             next_TD = hidden.next_TD
@@ -137,8 +138,8 @@ class MTPDrafter:
         logits_RV = self.model.head_logits(head_RD, step=step)
         for (generation, state), logits_V in zip(decoding, logits_RV):
             if len(state.drafts) == step:
-                token = generation.chooser.guess(logits_V, len(generation.tokens) + step)
-                state.drafts += [token] if token is not None else []
+                draft = generation.chooser.guess(logits_V, state.drafts, self.acceptance)
+                state.drafts += [draft] if draft is not None else []
 
     def forget(self, generation: Generation) -> None:
         self._states.pop(generation, None)

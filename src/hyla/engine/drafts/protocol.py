@@ -1,5 +1,6 @@
 """What a drafter is. A draft is accepted exactly when it equals the token that the model itself chooses there, so
-drafts change how fast an answer comes, never what it is."""
+drafts change how fast an answer comes, never what it is. Where the engine is asked for it, drafts are sampled and
+accepted by the classical rule instead (`engine.acceptance`), which keeps what an answer is drawn from."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from hyla.engine.acceptance import Draft
 from hyla.engine.generation import Generation
 from hyla.ops.batch import Batch
 
@@ -21,12 +23,25 @@ class Part:
     """Its next tokens that are certain: a piece of the prompt, or the last chosen one."""
     num_drafts: int = 0
     """Rows that are planned for drafts after them."""
-    drafts: list[int] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
+    cut: Draft | None = None
+    """The draft after those, where it was found that it cannot be chosen. It has no row, and is rejected by the rule
+    that also finds the token in its place."""
 
     @property
     def is_last(self) -> bool:
         """Whether the known tokens reach the end of what is known, so that a token is chosen."""
         return self.num_known == self.generation.num_pending
+
+    def cut_off(self) -> None:
+        """Give up the drafts that cannot be chosen."""
+        count = self.generation.chooser.num_allowed([draft.token for draft in self.drafts])
+        self.drafts, rest = self.drafts[:count], self.drafts[count:]
+        self.cut = rest[0] if rest else None
+
+    def draft_of(self, row: int) -> Draft | None:
+        """The draft of the token that comes after `row` drafts."""
+        return self.drafts[row] if row < len(self.drafts) else self.cut
 
 
 class Drafter(Protocol):
