@@ -140,13 +140,13 @@ def reference_probs(logits, output, params):
     return [weight / sum(weights) for weight in weights]
 
 
-def joint_probs(model, params, length):
+def joint_probs(model, params, length, prompt=PROMPT):
     """{tokens: probability} of an answer's first `length` tokens."""
     answers = {(): 1.0}
     for _ in range(length):
         prefixes = list(answers)
         with torch.inference_mode():
-            rows = model.logits([[*PROMPT, *prefix] for prefix in prefixes])
+            rows = model.logits([[*prompt, *prefix] for prefix in prefixes])
         answers = {
             (*prefix, token): answers[prefix] * prob
             for prefix, row in zip(prefixes, rows)
@@ -155,7 +155,7 @@ def joint_probs(model, params, length):
     return answers
 
 
-def answers_of(model, draft_model, params, **options):
+def answers_of(model, draft_model, params, prompt=PROMPT, **options):
     engine = Engine(
         model,
         draft_model=draft_model,
@@ -166,7 +166,7 @@ def answers_of(model, draft_model, params, **options):
         max_draft_tokens=2,
         **options,
     )
-    prompts = [PROMPT] * SEEDS
+    prompts = [prompt] * SEEDS
     asked = [params.model_copy(update={"seed": 1000 + n}) for n in range(SEEDS)]
     done = [one for prompt, own in zip(prompts, asked) for one in engine.generate(prompt, own)]
     engine.cache.ledger.check()
@@ -189,6 +189,18 @@ def test_the_tokens_of_an_answer_are_together_distributed_as_the_model_says(spec
     pairs = {pair: sum(joint[(n, *pair)] for n in range(VOCAB)) for pair in product(range(VOCAB), repeat=2)}
     counts = Counter(one.token_ids[1:3] for one in done)
     assert strangeness([counts[pair] for pair in pairs], list(pairs.values())) < STRANGE
+
+
+def test_drafts_of_a_withdrawn_verification_are_not_proposed_again():
+    """The answer passes position 64, where a rejected draft withdraws the step. Its drafts are no samples any more:
+    tokens that were drawn depend on them."""
+    prompt = tuple((n * n + n // 3) % VOCAB for n in range(62))
+    model = small_model(5, 0.35)
+    params = SamplingParams(max_tokens=4, temperature=1.2, top_k=4, frequency_penalty=0.4, n=CHOICES, ignore_eos=True)
+    joint = joint_probs(model, params, 3, prompt)
+    done = answers_of(model, None, params, prompt, speculation="mtp", acceptance="rejection")
+    counts = Counter(one.token_ids[:3] for one in done)
+    assert strangeness([counts[answer] for answer in joint], list(joint.values())) < STRANGE
 
 
 def written(model, prompts, params, **options):

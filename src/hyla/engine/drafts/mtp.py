@@ -95,10 +95,13 @@ class MTPDrafter:
         for part, start, offset in zip(parts, batch.starts, batch.offsets):
             generation = part.generation
             count = generation.sequence.length - start
+            state = self._states.get(generation)
+            if state is not None and count <= 0:
+                # The verification was withdrawn: these drafts have decided about tokens, and follow older ones.
+                state.drafts.clear()
             if count <= 0 or len(generation.tokens) <= generation.sequence.length:
                 continue
             read_RD = next_TD[offset : offset + count]
-            state = self._states.get(generation)
             if state is not None and state.length == start and self.num_steps > 1:
                 read_RD = torch.cat([state.read_RD, read_RD])
             new.append((generation, start + count - read_RD.shape[0], read_RD))
