@@ -12,11 +12,11 @@ from typing import Literal
 
 import torch
 
+from hyla.engine.sampler import logprobs_of
 from hyla.engine.thread import EngineThread
 from hyla.errors import RequestError
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
-from hyla.ops.primitives import log_softmax_last
 
 HEAD_ROWS = 256
 """Rows whose logits exist at once."""
@@ -73,20 +73,9 @@ class ScoreOrder:
         for start in range(first, len(self.token_ids), HEAD_ROWS):
             wanted = self.token_ids[start : start + HEAD_ROWS]
             logits_RV = model.head_logits(hidden_TD[start - 1 : start - 1 + len(wanted)].contiguous())
-            scored += [self._scored(row_V, token) for row_V, token in zip(log_softmax_last(logits_RV), wanted)]
+            entries = logprobs_of(logits_RV, wanted, self.num_top)
+            scored += [ScoredToken(own.token_id, own.logprob, own.rank, own.top) for own in entries]
         return tuple(scored)
-
-    def _scored(self, logprobs_V: torch.Tensor, token: int) -> ScoredToken:
-        own = logprobs_V[token]
-        rank = int((logprobs_V > own).sum()) + int((logprobs_V[:token] == own).sum()) + 1
-        top = ()
-        if self.num_top:
-            # A stable sort of the few that can be among them: lower ids first among equals.
-            least = logprobs_V.topk(min(self.num_top, len(logprobs_V))).values.amin()
-            ids = (logprobs_V >= least).nonzero().squeeze(1)
-            best = ids[logprobs_V[ids].sort(descending=True, stable=True).indices[: self.num_top]]
-            top = tuple((int(other), float(logprobs_V[other])) for other in best)
-        return ScoredToken(token, float(own), rank, top)
 
 
 Order = EmbedOrder | ScoreOrder

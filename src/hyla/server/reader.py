@@ -85,4 +85,6 @@ def total_usage(choices: Sequence[Choice], choices_per_prompt: int) -> dict[str,
         "cached": sum(usage.cached_tokens for usage in prompts),
         "completion": sum(choice.usage.completion_tokens for choice in choices),
         "reasoning": sum(choice.num_reasoning_tokens for choice in choices),
+        "accepted": sum(choice.usage.accepted_tokens for choice in choices),
+        "rejected": sum(choice.usage.drafted_tokens - choice.usage.accepted_tokens for choice in choices),
     }

@@ -14,7 +14,7 @@ from hyla.server.body import parse, read_json
 from hyla.server.constraints import grammar_of
 from hyla.server.conversation import Conversation
 from hyla.server.limits import Limits
-from hyla.server.prompts import check_choices, check_stream, prompt_fields
+from hyla.server.prompts import check_choices, check_stream
 from hyla.server.reader import Choice
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.service import client_of, service_of
@@ -36,7 +36,13 @@ async def chat_completions(request: Request, client: str = Depends(client_of)) -
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = grammar_of(asked, service.limits)
     reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
-    params = sampling_params(asked, max_tokens=_max_tokens(asked), logprobs=_logprobs(asked), **reading.params)
+    params = sampling_params(
+        asked,
+        max_tokens=_max_tokens(asked),
+        logprobs=_logprobs(asked),
+        prompt_logprobs=asked.prompt_logprobs,
+        **reading.params,
+    )
     check_choices(1, params.n, service.limits)
     answer_id = f"chatcmpl-{uuid.uuid4().hex}"
     most_calls = None if conversation.tools.is_parallel else 1
@@ -49,10 +55,11 @@ async def chat_completions(request: Request, client: str = Depends(client_of)) -
         wants_logprobs=bool(asked.logprobs),
         wants_usage=asked.wants_usage,
         wants_ids=bool(asked.return_token_ids),
+        num_prompt_top=asked.prompt_logprobs,
         prefix=conversation.final_text() if asked.echo else "",
         shows_reasoning=asked.include_reasoning is not False,
     )
-    shape.prompt_fields = await prompt_fields(served, asked, [prompt.token_ids])
+    shape.prompt_ids = [prompt.token_ids]
     own = engine_request(f"{answer_id}-0", prompt.token_ids, params, asked, key=client or None)
     return await answer(
         request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(asked.stream)

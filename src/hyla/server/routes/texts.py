@@ -16,9 +16,10 @@ from hyla.errors import RequestError
 from hyla.server.body import parse, read_json
 from hyla.server.conversation import Conversation
 from hyla.server.limits import Limits
-from hyla.server.prompts import encode, run_orders, scored_body
+from hyla.server.prompts import encode, run_orders
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
 from hyla.server.service import client_of, service_of
+from hyla.server.shapes.openai import scored_body
 from hyla.server.tools import tool_use
 
 router = APIRouter()
@@ -142,7 +143,7 @@ async def score(request: Request, client: str = Depends(client_of)) -> JSONRespo
             "logprob": math.fsum(known),
         }
         if asked.top_logprobs is not None:
-            entry["top_logprobs"] = [scored_body(served, token) for token in tokens]
+            entry["top_logprobs"] = [scored_body(served.tokenizer, token) for token in tokens]
         data.append(entry)
     num = len(context) * len(ids) + sum(map(len, ids))
     usage = {"prompt_tokens": num, "total_tokens": num}
