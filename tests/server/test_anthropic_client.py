@@ -33,7 +33,8 @@ def test_an_answer_and_its_count(client, script):
     done = client.messages.create(**fields_of(system="Be short."))
     assert (done.content[0].text, done.stop_reason, done.role) == ("Hello.", "end_turn", "assistant")
     counted = client.messages.count_tokens(model="scripted", messages=[USER], system="Be short.")
-    assert counted.input_tokens == done.usage.input_tokens == len(script.prompts[0])
+    read = done.usage.input_tokens + done.usage.cache_read_input_tokens
+    assert counted.input_tokens == read == len(script.prompts[0])
     assert done.usage.output_tokens == 7
     assert client.messages.create(**fields_of(max_tokens=2)).stop_reason == "max_tokens"
 
@@ -92,7 +93,7 @@ def test_the_start_of_the_answer_may_be_given(client, script):
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, anthropic.BadRequestError, "'image'"),
         ({"messages": [result_of(["x"])]}, anthropic.BadRequestError, "each part is an object"),
         ({"messages": [result_of([{"type": 5}])]}, anthropic.BadRequestError, "type 5"),
-        ({"messages": [result_of({"a": 1})]}, anthropic.BadRequestError, "a text or a list"),
+        ({"messages": [result_of({"a": 1})]}, anthropic.BadRequestError, "neither a text nor a list"),
         ({"messages": []}, anthropic.BadRequestError, "messages"),
     ],
 )

@@ -128,7 +128,7 @@ def test_log_probabilities_of_the_text(client, script):
         ({"given": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input_image"),
         ({"given": [{"type": "function_call_output", "call_id": "c", "output": ["x"]}]}, "each part is an object"),
         ({"given": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "needs arguments"),
-        ({"max_output_tokens": 0}, "max_tokens = 0"),
+        ({"max_output_tokens": 0}, "max_output_tokens = 0"),
         ({"extra_body": {"temprature": 1}}, "temprature is not a field"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "'g'"),

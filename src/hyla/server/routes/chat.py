@@ -17,10 +17,10 @@ from hyla.server.limits import Limits
 from hyla.server.prompts import check_choices, check_stream
 from hyla.server.reader import Choice
 from hyla.server.schemas.chat import ChatRequest
-from hyla.server.service import client_of, service_of
+from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.chat import ChatShape
 from hyla.server.tools import openai_tool_use
-from hyla.server.translate import engine_request, sampling_params
+from hyla.server.translate import engine_request, in_own_names, sampling_params
 
 router = APIRouter()
 
@@ -29,6 +29,11 @@ router = APIRouter()
 async def chat_completions(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
     asked = parse(ChatRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        return await _answer(request, service, asked, client)
+
+
+async def _answer(request: Request, service: Service, asked: ChatRequest, client: str) -> Response:
     served = service.model(asked.model)
     served.require_tokenizer("chat")
     check_stream(asked)
@@ -95,7 +100,7 @@ def effort_names(effort: str | None) -> dict:
 
 def _max_tokens(asked: ChatRequest) -> int | None:
     if None not in (asked.max_tokens, asked.max_completion_tokens) and asked.max_tokens != asked.max_completion_tokens:
-        raise RequestError("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
+        raise RequestError("max_tokens and max_completion_tokens differ; give one of them", "max_completion_tokens")
     return asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
 
 

@@ -16,9 +16,9 @@ from hyla.server.prompts import check_choices, check_stream, encode
 from hyla.server.reader import Choice
 from hyla.server.schemas.completions import DEFAULT_TOKENS, CompletionRequest
 from hyla.server.served import ServedModel
-from hyla.server.service import client_of, service_of
+from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.completions import CompletionShape
-from hyla.server.translate import engine_request, sampling_params
+from hyla.server.translate import engine_request, in_own_names, sampling_params
 
 router = APIRouter()
 
@@ -27,6 +27,11 @@ router = APIRouter()
 async def completions(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
     asked = parse(CompletionRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        return await _answer(request, service, asked, client)
+
+
+async def _answer(request: Request, service: Service, asked: CompletionRequest, client: str) -> Response:
     served = service.model(asked.model)
     check_stream(asked)
     prompts = asked.prompts(service.limits)

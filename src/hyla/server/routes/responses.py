@@ -13,7 +13,8 @@ from hyla.errors import RequestError
 from hyla.server.answering import answer
 from hyla.server.body import parse, read_json
 from hyla.server.constraints import format_grammar
-from hyla.server.conversation import Conversation, text_of
+from hyla.server.content import text_of
+from hyla.server.conversation import Conversation
 from hyla.server.errors import HTTPFailure
 from hyla.server.limits import Limits
 from hyla.server.reader import Choice
@@ -24,7 +25,7 @@ from hyla.server.schemas.tools import FunctionTool
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.responses import ResponseShape
 from hyla.server.tools import ToolUse, tool_use
-from hyla.server.translate import engine_request, sampling_params
+from hyla.server.translate import engine_request, in_own_names, sampling_params
 
 router = APIRouter()
 
@@ -35,6 +36,11 @@ LOGPROBS = "message.output_text.logprobs"
 async def responses(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
     asked = parse(ResponseRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        return await _answer(request, service, asked, client)
+
+
+async def _answer(request: Request, service: Service, asked: ResponseRequest, client: str) -> Response:
     served = service.model(asked.model)
     served.require_tokenizer("responses")
     messages = [*_earlier(asked, service, client), *_messages(asked)]
@@ -113,41 +119,49 @@ def _messages(asked: ResponseRequest) -> list[dict[str, Any]]:
     if isinstance(asked.input, str):
         return [{"role": "user", "content": asked.input}]
     messages: list[dict[str, Any]] = []
-    for item in asked.input:
-        _add_item(messages, item)
+    for n, item in enumerate(asked.input):
+        _add_item(messages, item, f"input[{n}]")
     if not messages:
         raise RequestError("input is an empty list; give a message", "input")
     return messages
 
 
-def _add_item(messages: list[dict[str, Any]], item: InputItem) -> None:
+def _add_item(messages: list[dict[str, Any]], item: InputItem, where: str) -> None:
+    """Add one item; where: its place in the request, for people."""
     fields = item.model_extra or {}
     kind = item.type or "message"
     if kind == "message":
-        if item.role is None:
-            raise RequestError("input: a message needs its role", "input")
-        content = text_of(item.content)
-        last = messages[-1] if messages else {}
-        if item.role == "assistant" and last.get("role") == "assistant" and not last.get("content"):
-            last["content"] = content
-        else:
-            messages.append({"role": item.role, "content": content})
+        _add_message(messages, item, where)
     elif kind == "function_call":
-        call = {"name": _text(fields, "name", kind), "arguments": _text(fields, "arguments", kind)}
-        own = {"id": _text(fields, "call_id", kind), "type": "function", "function": call}
+        call = {"name": _text(fields, "name", where, kind), "arguments": _text(fields, "arguments", where, kind)}
+        own = {"id": _text(fields, "call_id", where, kind), "type": "function", "function": call}
         _assistant(messages).setdefault("tool_calls", []).append(own)
     elif kind == "function_call_output":
         output = fields.get("output")
-        if not isinstance(output, str):
-            output = text_of(output if isinstance(output, list) else None)
-        messages.append({"role": "tool", "tool_call_id": _text(fields, "call_id", kind), "content": output})
+        if not isinstance(output, str | list):
+            raise RequestError(f"{where} needs output, a text or a list of parts", "input")
+        text = text_of(output, f"{where}.output", "input")
+        messages.append({"role": "tool", "tool_call_id": _text(fields, "call_id", where, kind), "content": text})
     elif kind == "reasoning":
         parts = item.content if isinstance(item.content, list) else []
         texts = [part.get("text") for part in parts if isinstance(part.get("text"), str)]
         if texts:
             messages.append({"role": "assistant", "content": "", "reasoning_content": "\n".join(texts)})
+    elif kind == "item_reference":
+        raise RequestError(f"{where} refers to a kept item; send the item, or previous_response_id", "input")
     else:
-        raise RequestError(f"input: an item of type {kind!r} is not supported here; leave it out", "input")
+        raise RequestError(f"{where} is an item of type {kind!r}, which is not supported here; leave it out", "input")
+
+
+def _add_message(messages: list[dict[str, Any]], item: InputItem, where: str) -> None:
+    if item.role is None:
+        raise RequestError(f"{where} is a message without its role; add it", "input")
+    content = text_of(item.content, f"{where}.content", "input")
+    last = messages[-1] if messages else {}
+    if item.role == "assistant" and last.get("role") == "assistant" and not last.get("content"):
+        last["content"] = content
+    else:
+        messages.append({"role": item.role, "content": content})
 
 
 def _assistant(messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -157,10 +171,10 @@ def _assistant(messages: list[dict[str, Any]]) -> dict[str, Any]:
     return messages[-1]
 
 
-def _text(fields: dict, name: str, kind: str) -> str:
+def _text(fields: dict, name: str, where: str, kind: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
-        raise RequestError(f"input: an item of type {kind!r} needs {name}, a text", "input")
+        raise RequestError(f"{where}, an item of type {kind!r}, needs {name}, a text", "input")
     return value
 
 

@@ -71,7 +71,7 @@ class ResponseRequest(Body):
     """False: the answer cannot be named by `previous_response_id`. Answers are kept in memory, for a while."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: TopLogprobs | None = None
