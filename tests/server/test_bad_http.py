@@ -95,9 +95,9 @@ def test_a_bad_completion_field_is_named(http, change, param, words):
         ({"max_completion_tokens": 0, "max_tokens": None}, "max_completion_tokens", "max_completion_tokens = 0"),
         ({"max_completion_tokens": 5}, "max_completion_tokens", "max_tokens and max_completion_tokens differ"),
         ({"top_logprobs": 2}, "top_logprobs", "logprobs = true"),
-        ({"tools": [{"type": "function"}]}, "tools", "tools.0.function is missing"),
+        ({"tools": [{"type": "function"}]}, "tools", "tools[0].function is missing"),
         ({"tools": [TOOL, TOOL]}, "tools", "defines 'f' twice"),
-        ({"tools": [TOOL | {"function": {"name": 'a"b'}}]}, "tools", "tools.0.function.name"),
+        ({"tools": [TOOL | {"function": {"name": 'a"b'}}]}, "tools", "tools[0].function.name"),
         ({"tools": [tool(f"f{n}") for n in range(200)]}, "tools", "200 of them"),
         ({"tools": [tool("f", {"$ref": "http://elsewhere/x.json"})]}, "tools", "only references inside the schema"),
         ({"tools": [tool("f", nested(40))]}, "tools", "nested deeper than 32"),
@@ -244,3 +244,21 @@ def test_serve_says_where_it_listens_and_stops_when_interrupted():
     serve(single_app(make_engine(), model_name="m"), port=0, ready=ready)
     visitors[0].join()
     assert seen == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/chat/completions", 404, "did you mean /v1/chat/completions?"),
+        ("POST", "/v1/score", 404, "did you mean /score?"),
+        ("POST", "/v1/chat/completion", 404, "GET /openapi.json lists what there is"),
+        ("GET", "/v1/chat/completions", 405, "/v1/chat/completions takes POST and not GET"),
+    ],
+)
+def test_a_wrong_address_is_answered_with_the_way(http, method, path, status, words):
+    assert words in error_of(http.request(method, path), status)["message"]
+
+
+@pytest.mark.parametrize("change", [{"max_tokens": 510}, {"prompt": "y" * 600}])
+def test_a_context_that_is_too_short_has_openai_s_code(http, change):
+    assert error_of(http.post("/v1/completions", json=GOOD | change), 400)["code"] == "context_length_exceeded"

@@ -117,12 +117,22 @@ def test_log_probabilities_of_the_text(client, script):
     assert [entry.token for entry in logprobs][:3] == ["a", "b", "c"] and len(logprobs[0].top_logprobs) == 2
 
 
+def test_a_prompt_is_counted_without_an_answer(client, script):
+    script.reply = "Hello."
+    fields = {"model": "scripted", "input": "hi", "instructions": "Be short.", "tools": [TOOL]}
+    done = client.responses.create(**fields)
+    assert client.responses.input_tokens.count(**fields).input_tokens == done.usage.input_tokens
+    later = {"model": "scripted", "input": "and?", "previous_response_id": done.id}
+    counted = client.responses.input_tokens.count(**later)
+    assert counted.input_tokens == client.responses.create(**later).usage.input_tokens
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"background": True}, "background = true is not supported"),
         ({"truncation": "auto"}, "truncation"),
-        ({"tools": [{"type": "web_search"}]}, "tools.0"),
+        ({"tools": [{"type": "web_search"}]}, r"tools\[0\]"),
         ({"given": []}, "empty list"),
         ({"given": [{"type": "image_generation_call"}]}, "not supported here"),
         ({"given": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input_image"),

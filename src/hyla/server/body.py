@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from hyla.errors import RequestError
 from hyla.server.errors import HTTPFailure
 from hyla.server.limits import Limits
+from hyla.server.mistakes import request_error, short
 from hyla.server.schemas.fields import Body, NoEffect, OnlyNeutral
 
 logger = logging.getLogger(__name__)
@@ -73,20 +74,9 @@ def parse(schema: type[Schema], body: dict) -> Schema:
     try:
         asked = schema.model_validate(body)
     except ValidationError as error:
-        raise _request_error(error) from error
+        raise request_error(error, body) from error
     _review(asked)
     return asked
-
-
-def _request_error(error: ValidationError) -> RequestError:
-    first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else None
-    path = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return RequestError(f"{path} is not a field of this request; remove it or check its spelling", name)
-    if first["type"] == "missing":
-        return RequestError(f"{path} is missing; every request needs it", name)
-    return RequestError(f"{path} = {short(first.get('input'))}: {first['msg']}", name)
 
 
 _told: set[str] = set()
@@ -103,9 +93,3 @@ def _review(asked: Body) -> None:
             if isinstance(mark, NoEffect) and value is not None and name not in _told:
                 _told.add(name)
                 logger.warning("requests set %s, which changes nothing here: %s", name, mark.reason)
-
-
-def short(value: Any) -> str:
-    """A value as JSON, cut to a line."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyla.errors import RequestError
-from hyla.server.body import short
+from hyla.server.mistakes import short
 
 TEXT_FIELDS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """By the type of a part, where its text is."""

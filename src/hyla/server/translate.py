@@ -9,12 +9,12 @@ from typing import Any
 
 from hyla.engine import Request, SamplingParams
 from hyla.errors import RequestError
-from hyla.server.body import short
+from hyla.server.mistakes import short
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.schemas.completions import CompletionRequest
 from hyla.server.schemas.fields import Body
 from hyla.server.schemas.messages import CountTokensRequest, MessageRequest
-from hyla.server.schemas.responses import ResponseRequest
+from hyla.server.schemas.responses import InputTokensRequest, ResponseRequest
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
 
 REQUEST_FIELDS = ("priority", "deadline_seconds", "cache_salt")
@@ -113,6 +113,7 @@ OWN_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
         "thinking_start_ids": ("thinking_budget", "reasoning"),
         "thinking_end_ids": ("thinking_budget", "reasoning"),
     },
+    InputTokensRequest: {"prompt": ("input",), "messages": ("input",)},
     MessageRequest: {
         "prompt": ("messages",),
         "input": ("messages",),
@@ -147,7 +148,7 @@ def in_own_names(asked: Body) -> Iterator[None]:
         yield
     except RequestError as error:
         param = own_name(asked, error.param)
-        raise RequestError(_retold(str(error), asked, error.param), param) from error
+        raise RequestError(_retold(str(error), asked, error.param), param, error.code) from error
 
 
 def _retold(text: str, asked: Body, param: str | None) -> str:
@@ -166,12 +167,22 @@ def _retold(text: str, asked: Body, param: str | None) -> str:
 # The engine's grammar field, a union tagged by `type`. Nothing else knows its shape.
 
 
+SPACE = r"\x20?(\r?\n[\x20\t]{0,64})?"
+"""What may stand between the parts of JSON: a space, or a line end with an indent. Where any space may, a weak model
+goes on with spaces until its tokens are spent."""
+
+
+def with_bounded_space(schema: Any) -> Any:
+    """The schema, with SPACE as its space unless it says itself how much there may be."""
+    return {"x-guidance": {"whitespace_pattern": SPACE}} | schema if isinstance(schema, dict) else schema
+
+
 def json_schema_grammar(schema: dict) -> dict:
-    return {"type": "json_schema", "json_schema": schema}
+    return {"type": "json_schema", "json_schema": with_bounded_space(schema)}
 
 
 def json_object_grammar() -> dict:
-    return {"type": "json_object"}
+    return json_schema_grammar({"type": "object"})
 
 
 def regex_grammar(pattern: str) -> dict:

@@ -20,7 +20,13 @@ from hyla.server.limits import Limits
 from hyla.server.reader import Choice
 from hyla.server.routes.chat import effort_names
 from hyla.server.schemas.generation import ResponseFormat
-from hyla.server.schemas.responses import InputItem, NamedFunction, ResponseRequest, TextOptions
+from hyla.server.schemas.responses import (
+    InputItem,
+    InputTokensRequest,
+    NamedFunction,
+    ResponseRequest,
+    TextOptions,
+)
 from hyla.server.schemas.tools import FunctionTool
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.responses import ResponseShape
@@ -40,15 +46,21 @@ async def responses(request: Request, client: str = Depends(client_of)) -> Respo
         return await _answer(request, service, asked, client)
 
 
+@router.post("/v1/responses/input_tokens")
+async def count_input_tokens(request: Request, client: str = Depends(client_of)) -> JSONResponse:
+    service = service_of(request)
+    asked = parse(InputTokensRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        served = service.model(asked.model)
+        _, conversation = _conversation(asked, service, client)
+        prompt = await run_in_threadpool(served.prompt, conversation)
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
+
+
 async def _answer(request: Request, service: Service, asked: ResponseRequest, client: str) -> Response:
     served = service.model(asked.model)
     served.require_tokenizer("responses")
-    messages = [*_earlier(asked, service, client), *_messages(asked)]
-    if len(messages) > service.limits.max_messages:
-        raise RequestError(
-            f"the conversation has {len(messages)} messages; at most {service.limits.max_messages} go at once", "input"
-        )
-    conversation = Conversation(_with_instructions(asked, messages), _tools(asked, service.limits), _names(asked))
+    messages, conversation = _conversation(asked, service, client)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = _grammar(asked.text, service.limits)
     reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
@@ -100,7 +112,18 @@ def _not_kept(response_id: str, param: str) -> HTTPFailure:
     return HTTPFailure(404, message, param=param, code="previous_response_not_found")
 
 
-def _earlier(asked: ResponseRequest, service: Service, client: str) -> list[dict[str, Any]]:
+def _conversation(asked: InputTokensRequest, service: Service, client: str) -> tuple[list[dict], Conversation]:
+    """The messages to keep, and what the model is asked."""
+    messages = [*_earlier(asked, service, client), *_messages(asked)]
+    if len(messages) > service.limits.max_messages:
+        raise RequestError(
+            f"the conversation has {len(messages)} messages; at most {service.limits.max_messages} go at once", "input"
+        )
+    tools = _tools(asked, service.limits)
+    return messages, Conversation(_with_instructions(asked, messages), tools, _names(asked))
+
+
+def _earlier(asked: InputTokensRequest, service: Service, client: str) -> list[dict[str, Any]]:
     if asked.previous_response_id is None:
         return []
     found = service.stored.get(asked.previous_response_id, client)
@@ -109,12 +132,12 @@ def _earlier(asked: ResponseRequest, service: Service, client: str) -> list[dict
     return found.messages
 
 
-def _with_instructions(asked: ResponseRequest, messages: list[dict]) -> list[dict]:
+def _with_instructions(asked: InputTokensRequest, messages: list[dict]) -> list[dict]:
     """Instructions are this request's own: they are not kept with the conversation."""
     return [{"role": "system", "content": asked.instructions}, *messages] if asked.instructions else messages
 
 
-def _messages(asked: ResponseRequest) -> list[dict[str, Any]]:
+def _messages(asked: InputTokensRequest) -> list[dict[str, Any]]:
     """Input items in chat form: calls and reasoning join the assistant message that they belong to."""
     if isinstance(asked.input, str):
         return [{"role": "user", "content": asked.input}]
@@ -178,7 +201,7 @@ def _text(fields: dict, name: str, where: str, kind: str) -> str:
     return value
 
 
-def _tools(asked: ResponseRequest, limits: Limits) -> ToolUse:
+def _tools(asked: InputTokensRequest, limits: Limits) -> ToolUse:
     tools = [FunctionTool(**tool.model_dump(exclude={"type"}, exclude_none=True)) for tool in asked.tools or ()]
     choice = asked.tool_choice
     if isinstance(choice, NamedFunction):
@@ -189,7 +212,7 @@ def _tools(asked: ResponseRequest, limits: Limits) -> ToolUse:
     return tool_use(tools, choice.mode, asked.parallel_tool_calls, limits).narrowed(names, choice.mode)
 
 
-def _names(asked: ResponseRequest) -> dict[str, Any]:
+def _names(asked: InputTokensRequest) -> dict[str, Any]:
     return effort_names(asked.reasoning.effort if asked.reasoning else None) | (asked.chat_template_kwargs or {})
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hyla.server.schemas.fields import Body, Bookkeeping, no_effect, only
-from hyla.server.schemas.tools import ToolName
+from hyla.server.schemas.tools import ToolName, own_tool
 
 
 class Block(BaseModel):
@@ -58,16 +58,20 @@ class OutputConfig(Body):
     task_budget: no_effect("max_tokens bounds the answer") = None
 
 
+KEEPS_ALL = ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]})
+"""Values of context_management that cut nothing; coding agents send them."""
+
+
 class CountTokensRequest(Body):
     model: str
     messages: Annotated[list[Turn], Field(min_length=1)]
     system: str | list[Block] | None = None
-    tools: list[MessageTool] | None = None
+    tools: list[Annotated[MessageTool, own_tool("custom")]] | None = None
     tool_choice: MessageToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: no_effect("prefixes are found by their tokens") = None
-    context_management: only(instead="conversations are never cut; leave it out") = None
+    context_management: only(*KEEPS_ALL, instead="conversations are never cut; leave it out") = None
     mcp_servers: only([], instead="this server calls no tools itself; leave it out") = None
     speed: only("standard", instead="there is one speed; leave it out") = None
     user_profile_id: Bookkeeping = None

@@ -75,6 +75,7 @@ class MessageShape(Shape):
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": cached,
             "output_tokens": usage.completion_tokens if usage else 0,
+            "output_tokens_details": {"thinking_tokens": self.choice.num_reasoning_tokens},
         }
 
     # Events
