@@ -8,13 +8,13 @@ import logging
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from hyla.errors import RequestError
 from hyla.server.errors import HTTPFailure
 from hyla.server.limits import Limits
-from hyla.server.mistakes import request_error, short
+from hyla.server.mistakes import request_error, short, written
 from hyla.server.schemas.fields import Body, NoEffect, OnlyNeutral
 
 logger = logging.getLogger(__name__)
@@ -83,13 +83,23 @@ _told: set[str] = set()
 """Fields whose missing effect the log has."""
 
 
-def _review(asked: Body) -> None:
-    """Refuse what is known and not supported; say once what has no effect."""
-    for name in asked.model_fields_set & type(asked).model_fields.keys():
-        value = getattr(asked, name)
+def say_once(name: str, reason: str) -> None:
+    """Log that a field changes nothing, unless the log has it."""
+    if name not in _told:
+        _told.add(name)
+        logger.warning("requests set %s, which changes nothing here: %s", name, reason)
+
+
+def _review(asked: BaseModel, where: tuple[str | int, ...] = ()) -> None:
+    """Refuse what is known and not supported, here and inside; say once what has no effect."""
+    for name in sorted(asked.model_fields_set & type(asked).model_fields.keys()):
+        value, path = getattr(asked, name), (*where, name)
         for mark in type(asked).model_fields[name].metadata:
             if isinstance(mark, OnlyNeutral) and value is not None and value not in mark.values:
-                raise RequestError(f"{name} = {short(value)} is not supported; {mark.instead}", name)
-            if isinstance(mark, NoEffect) and value is not None and name not in _told:
-                _told.add(name)
-                logger.warning("requests set %s, which changes nothing here: %s", name, mark.reason)
+                message = f"{written(path)} = {short(value)} is not supported; {mark.instead}"
+                raise RequestError(message, str(path[0]))
+            if isinstance(mark, NoEffect) and value is not None:
+                say_once(".".join(part for part in path if isinstance(part, str)), mark.reason)
+        for place, inner in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(inner, BaseModel):
+                _review(inner, path if place is None else (*path, place))

@@ -56,7 +56,8 @@ async def _answer(request: Request, service: Service, asked: MessageRequest, cli
         Choice(reading.parser(), None if conversation.tools.is_parallel else 1),
         stops=stops,
         num_prompt_tokens=len(prompt.token_ids),
-        shows_thinking=asked.thinking is None or asked.thinking.type != "disabled",
+        shows_thinking=asked.thinking is None
+        or (asked.thinking.type != "disabled" and asked.thinking.display != "omitted"),
     )
     own = engine_request(f"{answer_id}-0", prompt.token_ids, params, asked, key=client or None)
     return await answer(
@@ -158,7 +159,7 @@ def _call(block: Block, where: str) -> dict[str, Any]:
 
 def _tools(asked: CountTokensRequest, limits: Limits) -> ToolUse:
     tools = [
-        FunctionTool(name=tool.name, description=tool.description, parameters=tool.input_schema)
+        FunctionTool(name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict)
         for tool in asked.tools or ()
     ]
     choice = asked.tool_choice

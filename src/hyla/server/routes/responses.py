@@ -202,7 +202,10 @@ def _text(fields: dict, name: str, where: str, kind: str) -> str:
 
 
 def _tools(asked: InputTokensRequest, limits: Limits) -> ToolUse:
-    tools = [FunctionTool(**tool.model_dump(exclude={"type"}, exclude_none=True)) for tool in asked.tools or ()]
+    tools = [
+        FunctionTool(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
+        for tool in asked.tools or ()
+    ]
     choice = asked.tool_choice
     if isinstance(choice, NamedFunction):
         return tool_use(tools, "required", False, limits).narrowed([choice.name], "required")

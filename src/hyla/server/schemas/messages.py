@@ -32,6 +32,12 @@ class MessageTool(BaseModel):
     description: str | None = None
     input_schema: dict[str, Any]
     type: Literal["custom"] | None = None
+    strict: bool | None = None
+    allowed_callers: only(["direct"], instead="this server runs no code that could call it; leave it out") = None
+    cache_control: no_effect("prefixes are found by their tokens") = None
+    defer_loading: no_effect("the model is shown every tool at once") = None
+    eager_input_streaming: no_effect("arguments are always streamed as they are written") = None
+    input_examples: no_effect("chat templates do not show them") = None
 
 
 class MessageToolChoice(Body):
@@ -45,6 +51,8 @@ class Thinking(BaseModel):
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    display: Literal["summarized", "omitted"] | None = None
+    """"omitted": thinking is left out of the answer; otherwise it is shown as it is."""
 
 
 class OutputFormat(Body):

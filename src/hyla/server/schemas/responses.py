@@ -30,6 +30,9 @@ class ResponseTool(Body):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    allowed_callers: only(["direct"], instead="this server runs no code that could call it; leave it out") = None
+    defer_loading: no_effect("the model is shown every tool at once") = None
+    output_schema: no_effect("what a tool gives is shown as it is") = None
 
 
 class NamedFunction(Body):
@@ -58,6 +61,8 @@ class TextOptions(Body):
 
 class ReasoningOptions(Body):
     effort: Effort | None = None
+    context: no_effect("the chat template decides which reasoning it shows again") = None
+    mode: only("standard", instead="there is one mode; leave it out") = None
     summary: no_effect("reasoning is shown as it is") = None
     generate_summary: no_effect("reasoning is shown as it is") = None
 
