@@ -202,3 +202,23 @@ def test_a_prompt_without_the_answer_s_opening(client):
     body = {"add_generation_prompt": False, "return_token_ids": True}
     done = client.chat.completions.create(messages=[{"role": "developer", "content": "x"}], extra_body=body, **FIELDS)
     assert bytes(done.prompt_token_ids) == b"system: x\n"
+
+
+def test_a_thinking_budget_holds_wherever_thinking_is_known(live, scripted_live):
+    with openai.OpenAI(base_url=scripted_live.url + "/v1", api_key="alice", max_retries=0, timeout=120) as client:
+        fields = {"model": "scripted", "max_tokens": 30, "temperature": 0, "extra_body": {"thinking_budget": 3}}
+        chat = {"messages": [{"role": "user", "content": "x"}]} | fields
+        done = client.chat.completions.create(reasoning_effort="low", **chat)
+        assert len(done.choices[0].message.reasoning_content.encode()) <= 3 * 4
+        off = client.chat.completions.create(reasoning_effort="none", **chat)
+        assert not hasattr(off.choices[0].message, "reasoning_content")
+        text = client.completions.create(prompt="<think>", **fields).choices[0].text
+        assert "</think>" in text[:20]
+    with openai.OpenAI(base_url=live.url + "/v1", api_key="none", max_retries=0, timeout=120) as client:
+        for ask, body in (
+            (client.chat.completions.create, chat),
+            (client.completions.create, {"prompt": "x"} | fields),
+        ):
+            with pytest.raises(openai.BadRequestError, match="no thinking that is known here") as caught:
+                ask(**(body | {"model": "tiny"}))
+            assert caught.value.param == "thinking_budget"

@@ -40,7 +40,13 @@ async def _answer(request: Request, service: Service, asked: ChatRequest, client
     conversation = _conversation(asked, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = grammar_of(asked, service.limits)
-    reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
+    reading = served.format.reading(
+        prompt.text,
+        conversation.tools,
+        constraint,
+        budget=asked.thinking_budget,
+        may_think=conversation.may_think,
+    )
     params = sampling_params(
         asked,
         max_tokens=_max_tokens(asked),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
+from hyla.engine import SamplingParams
 from hyla.errors import RequestError
 from hyla.server.answering import answer
 from hyla.server.body import parse, read_json
@@ -35,7 +36,8 @@ async def _answer(request: Request, service: Service, asked: CompletionRequest, 
     served = service.model(asked.model)
     check_stream(asked)
     prompts = asked.prompts(service.limits)
-    params = _params(asked, grammar_of(asked, service.limits))
+    marks = served.format.marks() if asked.thinking_budget is not None else {}
+    params = _params(asked, grammar_of(asked, service.limits), marks)
     check_choices(len(prompts), params.n, service.limits)
     ids = await encode(served, prompts, add_special_tokens=asked.add_special_tokens is not False)
     answer_id = f"cmpl-{uuid.uuid4().hex}"
@@ -69,8 +71,8 @@ async def _answer(request: Request, service: Service, asked: CompletionRequest, 
     )
 
 
-def _params(asked: CompletionRequest, grammar: dict | None):
-    """Sampling parameters; best_of choices are computed and the best n of them kept."""
+def _params(asked: CompletionRequest, grammar: dict | None, marks: dict) -> SamplingParams:
+    """Sampling parameters; best_of choices are computed and the best n of them kept. marks: of thinking."""
     most = DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens
     scores = [own for own in (asked.prompt_logprobs, asked.logprobs if asked.echo else None) if own is not None]
     if most == 0 and not scores:
@@ -88,7 +90,7 @@ def _params(asked: CompletionRequest, grammar: dict | None):
         num, logprobs = asked.best_of, logprobs or 0
     own = {"n": num} if asked.best_of is not None else {}
     own["prompt_logprobs"] = max(scores, default=None)
-    return sampling_params(asked, max_tokens=most, logprobs=logprobs, grammar=grammar, **own)
+    return sampling_params(asked, max_tokens=most, logprobs=logprobs, grammar=grammar, **own, **marks)
 
 
 def _echoes(served: ServedModel, prompts: Sequence, ids: Sequence[tuple[int, ...]]) -> list[str]:

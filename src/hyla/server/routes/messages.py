@@ -43,11 +43,17 @@ async def _answer(request: Request, service: Service, asked: MessageRequest, cli
     conversation = _conversation(asked, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = _grammar(asked, service.limits)
-    reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
+    # A model without known thinking may be asked to think: clients send it to every model.
+    is_bounded = served.format.thinking_ids is not None and asked.thinking is not None
+    reading = served.format.reading(
+        prompt.text,
+        conversation.tools,
+        constraint,
+        budget=asked.thinking.budget_tokens if is_bounded else None,
+        may_think=conversation.may_think,
+    )
     stops = tuple(asked.stop_sequences or ())
-    thinks = served.format.reasoning is not None and asked.thinking is not None and asked.thinking.type == "enabled"
-    budget = asked.thinking.budget_tokens if thinks else None
-    params = sampling_params(asked, stop=stops or None, thinking_budget=budget, **reading.params)
+    params = sampling_params(asked, stop=stops or None, **reading.params)
     answer_id = f"msg_{uuid.uuid4().hex}"
     shape = MessageShape(
         answer_id,

@@ -63,7 +63,13 @@ async def _answer(request: Request, service: Service, asked: ResponseRequest, cl
     messages, conversation = _conversation(asked, service, client)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = _grammar(asked.text, service.limits)
-    reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
+    reading = served.format.reading(
+        prompt.text,
+        conversation.tools,
+        constraint,
+        budget=asked.thinking_budget,
+        may_think=conversation.may_think,
+    )
     wants_logprobs = asked.top_logprobs is not None or LOGPROBS in (asked.include or ())
     params = sampling_params(
         asked,
