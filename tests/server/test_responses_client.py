@@ -127,6 +127,19 @@ def test_a_prompt_is_counted_without_an_answer(client, script):
     assert counted.input_tokens == client.responses.create(**later).usage.input_tokens
 
 
+def test_no_log_probability_is_lost_where_text_comes_late(client, script):
+    script.reply = "hm\n</think>\n\né <tool no>"
+    fields = {"top_logprobs": 1, "reasoning": {"effort": "low"}, "tools": [TOOL]}
+    whole = ask(client, **fields)
+    text = whole.output[1].content[0]
+    assert text.text == "é <tool no>" and bytes(text.logprobs[-1].bytes) == b">"
+    *_, first = [n for n, entry in enumerate(text.logprobs) if entry.token == "\ufffd"][:1]
+    assert len(text.logprobs) - first == len("é <tool no>".encode())
+    streamed = [event for event in ask(client, **fields, stream=True) if event.type == "response.output_text.delta"]
+    assert "".join(event.delta for event in streamed) == text.text
+    assert [entry.token for event in streamed for entry in event.logprobs] == [entry.token for entry in text.logprobs]
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

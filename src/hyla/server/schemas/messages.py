@@ -51,8 +51,9 @@ class Thinking(BaseModel):
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Field(ge=1)] | None = None
-    display: Literal["summarized", "omitted"] | None = None
+    display: Literal["summarized", "omitted", "updates"] | None = None
     """"omitted": thinking is left out of the answer; otherwise it is shown as it is."""
+    block_binding: no_effect("thinking blocks are taken as they come") = None
 
 
 class OutputFormat(Body):
@@ -80,6 +81,8 @@ class CountTokensRequest(Body):
     output_config: OutputConfig | None = None
     cache_control: no_effect("prefixes are found by their tokens") = None
     context_management: only(*KEEPS_ALL, instead="conversations are never cut; leave it out") = None
+    compaction: only(instead="conversations are not summarised here; leave it out") = None
+    billing_policy: Bookkeeping = None
     mcp_servers: only([], instead="this server calls no tools itself; leave it out") = None
     speed: only("standard", instead="there is one speed; leave it out") = None
     user_profile_id: Bookkeeping = None
@@ -95,6 +98,9 @@ class MessageRequest(CountTokensRequest):
     stop_sequences: list[str] | None = None
     metadata: Bookkeeping = None
     service_tier: Bookkeeping = None
+    fallbacks: only([], "default", instead="one model answers a request; leave it out") = None
+    fallback_credit_token: Bookkeeping = None
+    thread: only(instead="conversations are not kept here; send the messages") = None
     container: only(instead="this server runs no code; leave it out") = None
     diagnostics: Bookkeeping = None
     inference_geo: Bookkeeping = None
