@@ -37,7 +37,7 @@ def request_error(error: ValidationError, body: Mapping[str, Any]) -> RequestErr
     mistakes = [_mistake(details, body) for details in error.errors(include_url=False)]
     meant = _meant([own for own in mistakes if own.path[:1] == mistakes[0].path[:1]])
     first = meant[0]
-    name = str(first.path[0]) if first.path else None
+    name = str(first.path[0])[:80] if first.path else None
     where = written(first.path) or "the body"
     kind = first.details["type"]
     if kind == "extra_forbidden":
@@ -52,8 +52,8 @@ def request_error(error: ValidationError, body: Mapping[str, Any]) -> RequestErr
 
 def written(path: Sequence[str | int]) -> str:
     """A place as people write it: messages[2].content."""
-    parts = (f"[{own}]" if isinstance(own, int) else f".{own}" for own in path)
-    return "".join(parts).lstrip(".")
+    parts = (f"[{own}]" if isinstance(own, int) else f".{own:.80}" for own in path)
+    return "".join(parts).removeprefix(".")
 
 
 def _mistake(details: ErrorDetails, body: Mapping[str, Any]) -> Mistake:

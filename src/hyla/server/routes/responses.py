@@ -17,6 +17,7 @@ from hyla.server.content import text_of
 from hyla.server.conversation import Conversation
 from hyla.server.errors import HTTPFailure
 from hyla.server.limits import Limits
+from hyla.server.mistakes import short
 from hyla.server.reader import Choice
 from hyla.server.routes.chat import effort_names
 from hyla.server.schemas.generation import ResponseFormat
@@ -179,7 +180,8 @@ def _add_item(messages: list[dict[str, Any]], item: InputItem, where: str) -> No
     elif kind == "item_reference":
         raise RequestError(f"{where} refers to a kept item; send the item, or previous_response_id", "input")
     else:
-        raise RequestError(f"{where} is an item of type {kind!r}, which is not supported here; leave it out", "input")
+        message = f"{where} is an item of type {short(kind)}, which is not supported here; leave it out"
+        raise RequestError(message, "input")
 
 
 def _add_message(messages: list[dict[str, Any]], item: InputItem, where: str) -> None:
@@ -203,7 +205,7 @@ def _assistant(messages: list[dict[str, Any]]) -> dict[str, Any]:
 def _text(fields: dict, name: str, where: str, kind: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
-        raise RequestError(f"{where}, an item of type {kind!r}, needs {name}, a text", "input")
+        raise RequestError(f"{where}, an item of type {short(kind)}, needs {name}, a text", "input")
     return value
 
 
