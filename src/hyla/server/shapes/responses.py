@@ -182,6 +182,8 @@ class ResponseShape(Shape):
             return
         item = self._item
         is_cut = self.choice.finish_reason not in (None, "stop")
+        if item["type"] == "function_call" and self.choice.finish_reason is not None:
+            is_cut = is_cut or not self.choice.calls[-1].is_whole
         item["status"] = "incomplete" if is_cut else "completed"
         if item["type"] == "function_call":
             yield self._event(
