@@ -262,3 +262,10 @@ def test_a_wrong_address_is_answered_with_the_way(http, method, path, status, wo
 @pytest.mark.parametrize("change", [{"max_tokens": 510}, {"prompt": "y" * 600}])
 def test_a_context_that_is_too_short_has_openai_s_code(http, change):
     assert error_of(http.post("/v1/completions", json=GOOD | change), 400)["code"] == "context_length_exceeded"
+
+
+def test_an_object_of_very_many_names_is_refused_before_each_is_looked_at(http, live, monkeypatch):
+    monkeypatch.setattr(live.service, "limits", live.service.limits.model_copy(update={"max_json_names": 20}))
+    for body in (GOOD | {f"k{n}": 1 for n in range(20)}, CHAT | {"metadata": {f"k{n}": 1 for n in range(21)}}):
+        error = error_of(http.post("/v1/completions", json=body), 400)
+        assert error["message"] == "the body has an object of more than 20 names; send a smaller one"

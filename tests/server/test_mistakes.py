@@ -1,7 +1,11 @@
 """A body that does not fit its schema is answered with the one place and the one reason that help."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from pydantic import ValidationError
+
+import hyla.server.schemas
 from hyla.errors import RequestError
 from hyla.server.body import parse
 from hyla.server.schemas.chat import ChatRequest
@@ -68,3 +72,28 @@ def test_values_that_ask_for_nothing_pass():
     schema, good = MESSAGE
     for edits in ([], [{"type": "clear_thinking_20251015", "keep": "all"}]):
         parse(schema, good | {"context_management": {"edits": edits}})
+
+
+@pytest.mark.parametrize(
+    ("form", "change"),
+    [
+        (TEXT, {"prompt": [{}] * 50_000}),
+        (TEXT, {"stop_token_ids": ["x"] * 50_000}),
+        (CHAT, {"messages": [1] * 50_000}),
+        (CHAT, {"messages": [USER | {"content": [1] * 50_000}]}),
+        (MESSAGE, {"system": [1] * 50_000}),
+        (RESPONSE, {"input": [5] * 50_000}),
+    ],
+)
+def test_many_mistakes_are_not_all_collected(form, change):
+    schema, good = form
+    with pytest.raises(ValidationError) as caught:
+        schema.model_validate(good | change)
+    assert caught.value.error_count() < 10
+
+
+def test_every_list_of_a_body_ends_at_its_first_mistake():
+    for path in Path(hyla.server.schemas.__file__).parent.glob("*.py"):
+        allowed = 1 if path.name == "fields.py" else 0
+        annotations = [line for line in path.read_text().splitlines() if "list[" in line and "->" not in line]
+        assert len(annotations) == allowed, path.name

@@ -41,14 +41,16 @@ async def read_json(request: Request, limits: Limits) -> dict:
         raise RequestError(f"the body is not valid JSON: {error}; send a JSON object") from error
     if not isinstance(body, dict):
         raise RequestError(f"the body is a JSON {type(body).__name__}; send a JSON object")
-    _check_depth(body, limits.max_json_depth)
+    _check_shape(body, limits.max_json_depth, limits.max_json_names)
     return body
 
 
-def _check_depth(body: dict, most: int) -> None:
-    """Whatever reads the body later may do so by recursion."""
+def _check_shape(body: dict, most: int, most_names: int) -> None:
+    """Whatever reads the body later may do so by recursion, and may have something to say to each name."""
     level: list[Any] = [body]
     for _ in range(most):
+        if any(len(own) > most_names for own in level if isinstance(own, dict)):
+            raise RequestError(f"the body has an object of more than {most_names} names; send a smaller one")
         containers = [own.values() if isinstance(own, dict) else own for own in level if isinstance(own, dict | list)]
         level = [value for container in containers for value in container]
         if not level:

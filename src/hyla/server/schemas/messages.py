@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hyla.server.schemas.fields import Body, Bookkeeping, no_effect, only
+from hyla.server.schemas.fields import Body, Bookkeeping, Items, no_effect, only
 from hyla.server.schemas.tools import ToolName, own_tool
 
 
@@ -20,7 +20,7 @@ class Block(BaseModel):
 
 class Turn(Body):
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | Items[Block]
 
 
 class MessageTool(BaseModel):
@@ -73,9 +73,9 @@ KEEPS_ALL = ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep
 
 class CountTokensRequest(Body):
     model: str
-    messages: Annotated[list[Turn], Field(min_length=1)]
-    system: str | list[Block] | None = None
-    tools: list[Annotated[MessageTool, own_tool("custom")]] | None = None
+    messages: Annotated[Items[Turn], Field(min_length=1)]
+    system: str | Items[Block] | None = None
+    tools: Items[Annotated[MessageTool, own_tool("custom")]] | None = None
     tool_choice: MessageToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -95,7 +95,7 @@ class CountTokensRequest(Body):
 class MessageRequest(CountTokensRequest):
     max_tokens: Annotated[int, Field(ge=1)]
     stream: bool | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: Items[str] | None = None
     metadata: Bookkeeping = None
     service_tier: Bookkeeping = None
     fallbacks: only([], "default", instead="one model answers a request; leave it out") = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hyla.server.schemas.chat import Effort
-from hyla.server.schemas.fields import Body, Bookkeeping, TopLogprobs, no_effect, only
+from hyla.server.schemas.fields import Body, Bookkeeping, Items, TopLogprobs, no_effect, only
 from hyla.server.schemas.generation import StreamOptions
 from hyla.server.schemas.tools import ToolName, own_tool
 
@@ -19,7 +19,7 @@ class InputItem(BaseModel):
 
     type: str | None = None
     role: Annotated[str, Field(max_length=64)] | None = None
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Items[dict[str, Any]] | None = None
 
 
 class ResponseTool(Body):
@@ -43,7 +43,7 @@ class NamedFunction(Body):
 class AllowedFunctions(Body):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[dict[str, Any]]
+    tools: Items[dict[str, Any]]
 
 
 class TextFormat(Body):
@@ -83,12 +83,12 @@ class InputTokensRequest(Body):
     """POST /v1/responses/input_tokens: what a conversation would have as its prompt."""
 
     model: str
-    input: str | list[InputItem]
+    input: str | Items[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
-    tools: list[Annotated[ResponseTool, own_tool("function")]] | None = None
+    tools: Items[Annotated[ResponseTool, own_tool("function")]] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = None
     parallel_tool_calls: bool | None = None
     truncation: only("disabled", instead="conversations are never cut; shorten yours") = None
@@ -110,7 +110,7 @@ class ResponseRequest(InputTokensRequest):
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: TopLogprobs | None = None
-    include: list[Includable] | None = None
+    include: Items[Includable] | None = None
     """"message.output_text.logprobs" is heard; the others ask for parts that no answer here has."""
     metadata: dict[str, Any] | None = None
     background: only(False, instead="answers are made while the client waits") = None
@@ -129,7 +129,7 @@ class ResponseRequest(InputTokensRequest):
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     ignore_eos: bool | None = None
     min_tokens: int | None = None
     repetition_penalty: float | None = None

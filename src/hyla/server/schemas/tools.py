@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from hyla.server.schemas.fields import Body
+from hyla.server.schemas.fields import Body, Items
 
 ToolName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.:/-]+$")]
 """Names stand in prompts, grammars and tags, so that they may not hold quotes, brackets or spaces."""
@@ -50,7 +50,7 @@ class NamedTool(Body):
 
 class AllowedTools(Body):
     mode: Literal["auto", "required"]
-    tools: list[dict[str, Any]]
+    tools: Items[dict[str, Any]]
 
 
 class AllowedToolsChoice(Body):
