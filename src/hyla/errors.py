@@ -22,8 +22,9 @@ class CapacityError(HylaError):
 
 
 class RequestError(HylaError):
-    """A request is not valid. `param` names the offending field, as in OpenAI's error body."""
+    """A request is not valid. `param` names the offending field, as in OpenAI's error body; `code` says which kind of
+    error it is, where programs tell them apart."""
 
-    def __init__(self, message: str, param: str | None = None):
+    def __init__(self, message: str, param: str | None = None, code: str | None = None):
         super().__init__(message)
-        self.param = param
+        self.param, self.code = param, code

@@ -8,9 +8,11 @@ import pytest
 import torch
 from tiny_text import END, byte_tokenizer, tiny_model
 
-from hyla.engine import Choice, Engine, JsonObject, JsonSchema, Regex, Request, SamplingParams
+from hyla.engine import Choice, Engine, JsonObject, JsonSchema, Regex, Request, SamplingParams, ScoreOrder
+from hyla.engine.embedding import run_order
 from hyla.engine.runner import SCORED_ROWS
 from hyla.errors import RequestError
+from hyla.models.weights import Weights
 
 MEMORY = 24 << 20
 SCHEMA = {
@@ -70,6 +72,34 @@ def test_scores_of_an_answer_are_those_that_it_was_generated_with(engine):
     whole = [7, 8, 9, *written.token_ids]
     (scored,) = engine.generate([whole], SamplingParams(max_tokens=0, prompt_logprobs=4))
     assert scored.prompt_logprobs[3:] == written.logprobs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_order_scores_a_text_with_the_engine_s_own_numbers(dtype):
+    model = tiny_model("kimi_linear", seed=5)
+    model = in_bfloat16(model) if dtype == torch.bfloat16 else model
+    engine = Engine(model, tokenizer=byte_tokenizer(), memory=MEMORY, max_num_sequences=4, prefill_chunk=48)
+    draw = random.Random(4)
+    prompts = [[draw.randrange(256) for _ in range(length)] for length in (1, 63, 64, 65, 200)]
+    params = SamplingParams(max_tokens=3, prompt_logprobs=3, logprobs=2, seed=1, ignore_eos=True)
+    for prompt, done in zip(prompts, engine.generate(prompts, params)):
+        numbers = [own and (own.token_id, own.logprob, own.rank, own.top) for own in done.prompt_logprobs]
+        ordered = [
+            (own.token_id, own.logprob, own.rank, own.top) for own in run_order(model, ScoreOrder(tuple(prompt), 3))
+        ]
+        assert numbers[0] is None and ordered[0] == (prompt[0], None, None, ())
+        assert numbers[1:] == ordered[1:]
+        written = run_order(model, ScoreOrder((*prompt, *done.token_ids), 2))[len(prompt) :]
+        told = [(own.token_id, own.logprob, own.rank, own.top) for own in done.logprobs]
+        assert told == [(own.token_id, own.logprob, own.rank, own.top) for own in written]
+
+
+def in_bfloat16(model):
+    """As a bf16 folder would load: what a module names stays fp32."""
+    weights = Weights(model)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(weights.dtype(name, torch.bfloat16))
+    return model
 
 
 def test_prompt_logprobs_come_once_with_the_first_event_and_for_every_choice(engine):

@@ -185,3 +185,21 @@ def test_a_rows_logprobs_are_the_same_alone_and_among_others():
     rows = torch.stack([logits(n, 301) for n in range(9)])
     together = logprobs_of(rows, range(9), 3)
     assert together == [logprobs_of(rows[n : n + 1], [n], 3)[0] for n in range(9)]
+
+
+def test_a_rank_is_the_place_among_all_ids_lower_ids_first_among_equals():
+    logits = torch.tensor([[0.5, 2.0, 2.0, -1.0, 2.0, 0.5], [0.0, 0.0, 0.0, 3.0, 0.0, 0.0]])
+    for token in range(6):
+        entries = logprobs_of(logits, [token, token], 6)
+        for row, entry in zip(logits.tolist(), entries):
+            order = sorted(range(6), key=lambda other: (-row[other], other))
+            assert entry.rank == order.index(token) + 1
+            assert [other for other, _ in entry.top] == order
+
+
+def test_two_logits_that_round_to_one_log_probability_keep_their_ranks():
+    # Their log-probabilities are near -20, where fp32 is coarser than near 1.
+    logits = torch.tensor([[1.0, 1.0 + 2**-23, 21.0]])
+    (entry,) = logprobs_of(logits, [1], 3)
+    assert entry.top[1][1] == entry.top[2][1] == entry.logprob
+    assert (entry.rank, [other for other, _ in entry.top]) == (2, [2, 1, 0])

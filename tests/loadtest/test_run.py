@@ -17,7 +17,7 @@ from hyla.server.app import single_app
 def samples():
     good = [
         Sample(0.0, pieces=[0.5, 0.6, 0.9], ended=1.0, prompt_tokens=10, cached_tokens=4, completion_tokens=5),
-        Sample(1.0, pieces=[1.1], ended=1.25, prompt_tokens=30, completion_tokens=1, late=0.2),
+        Sample(1.0, pieces=[1.1], ended=1.25, prompt_tokens=30, completion_tokens=1, late=0.2, rejected_drafts=3),
     ]
     return [*good, Sample(1.0, ended=4.0, error="status 503"), Sample(2.0, ended=3.0, error="status 503")]
 
@@ -27,7 +27,7 @@ def test_a_summary_is_the_arithmetic_of_its_samples():
     assert (found["requests"], found["answered"], found["errors"]) == (4, 2, {"status 503": 2})
     assert found["seconds"] == 4.0 and found["requests_per_second"] == 0.5
     assert found["generated_tokens_per_second"] == 1.5 and found["prompt_tokens_per_second"] == 10.0
-    assert found["cached_share"] == 0.1
+    assert found["cached_share"] == 0.1 and (found["accepted_drafts"], found["rejected_drafts"]) == (0, 3)
     assert found["first_token_seconds"]["p50"] == pytest.approx(0.3)
     assert found["per_token_seconds"]["p99"] == pytest.approx(0.1), "of four gaps; an answer of one token has none"
     assert found["gap_seconds"]["mean"] == pytest.approx(0.2)
@@ -133,6 +133,18 @@ def test_the_verb_measures_a_real_server_exactly(live, tmp_path):
     assert found["model"] == "tiny" and found["workload"]["prefix_share"] == 0.9
     assert found["first_token_seconds"]["p50"] < found["request_seconds"]["p50"]
     assert "time per token" in printed and picture.exists()
+
+
+def test_drafts_of_a_server_that_speculates_are_told(tmp_path):
+    # The model's own copy drafts what it would say.
+    drafts = {"speculation": "draft", "draft_model": tiny_model(), "fixed_drafts": True}
+    engine = Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=24 << 20, **drafts)
+    with Live(single_app(engine, model_name="tiny")) as live:
+        sizes = ("--requests", 2, "--warmup", 0, "--prompt-tokens", 30, "--answer-tokens", 20)
+        status, printed = bench(live, *sizes, "--plot", tmp_path / "bench.png")
+    found = json.loads(printed.splitlines()[-1])
+    assert status == 0 and found["accepted_drafts"] > 20 and found["rejected_drafts"] == 0
+    assert f"100.0% of {found['accepted_drafts']} were right" in printed
 
 
 def test_chats_are_measured_and_refusals_are_an_exit_status(live, tmp_path):

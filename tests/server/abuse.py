@@ -6,7 +6,7 @@ import json
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 MESSAGES = [
     {"role": "system", "content": "s"},
-    {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+    {"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "refusal", "refusal": "no"}]},
     {
         "role": "assistant",
         "content": None,
@@ -35,10 +35,18 @@ BODIES = {
         "max_output_tokens": 2, "instructions": "i", "tools": [{"type": "function", "name": "f", "parameters": {}}],
         "text": {"format": {"type": "text"}}, "reasoning": {"effort": "low"}, "stream": True, "store": True,
     },
+    "/v1/responses/input_tokens": {
+        "model": "tiny", "input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
+        "instructions": "i", "tools": [{"type": "function", "name": "f", "parameters": {}, "strict": True}],
+        "tool_choice": {"type": "function", "name": "f"}, "text": {"verbosity": "low"},
+        "reasoning": {"effort": "low"}, "truncation": "disabled",
+    },
     "/v1/messages": {
         "model": "tiny", "max_tokens": 2, "system": [{"type": "text", "text": "s"}],
         "messages": [
-            {"role": "user", "content": "hi"},
+            {"role": "user", "content": [
+                {"type": "document", "title": "t", "source": {"type": "text", "media_type": "text/plain", "data": "d"}},
+            ]},
             {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f", "input": {}}]},
             {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "x"}]},
         ],

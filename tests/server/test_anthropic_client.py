@@ -33,7 +33,8 @@ def test_an_answer_and_its_count(client, script):
     done = client.messages.create(**fields_of(system="Be short."))
     assert (done.content[0].text, done.stop_reason, done.role) == ("Hello.", "end_turn", "assistant")
     counted = client.messages.count_tokens(model="scripted", messages=[USER], system="Be short.")
-    assert counted.input_tokens == done.usage.input_tokens == len(script.prompts[0])
+    read = done.usage.input_tokens + done.usage.cache_read_input_tokens
+    assert counted.input_tokens == read == len(script.prompts[0])
     assert done.usage.output_tokens == 7
     assert client.messages.create(**fields_of(max_tokens=2)).stop_reason == "max_tokens"
 
@@ -52,6 +53,7 @@ def test_tools_and_thinking_whole_and_streamed(client, script):
     thinking, text, call = done.content
     assert (thinking.thinking, text.text, call.name, call.input) == ("hm", "Well.", "get_weather", {"city": "Wil"})
     assert done.stop_reason == "tool_use"
+    assert 3 <= done.usage.output_tokens_details.thinking_tokens < done.usage.output_tokens
     with client.messages.stream(**fields) as stream:
         kinds = [event.type for event in stream]
         final = stream.get_final_message()
@@ -88,11 +90,11 @@ def test_the_start_of_the_answer_may_be_given(client, script):
         ({"max_tokens": 0}, anthropic.BadRequestError, "max_tokens = 0"),
         ({"extra_body": {"temprature": 1}}, anthropic.BadRequestError, "temprature is not a field"),
         ({"tool_choice": {"type": "any"}}, anthropic.BadRequestError, "there are no tools"),
-        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, anthropic.BadRequestError, "tools.0"),
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, anthropic.BadRequestError, r"tools\[0\]"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, anthropic.BadRequestError, "'image'"),
         ({"messages": [result_of(["x"])]}, anthropic.BadRequestError, "each part is an object"),
         ({"messages": [result_of([{"type": 5}])]}, anthropic.BadRequestError, "type 5"),
-        ({"messages": [result_of({"a": 1})]}, anthropic.BadRequestError, "a text or a list"),
+        ({"messages": [result_of({"a": 1})]}, anthropic.BadRequestError, "neither a text nor a list"),
         ({"messages": []}, anthropic.BadRequestError, "messages"),
     ],
 )
@@ -109,13 +111,3 @@ def test_a_wrong_key_and_a_wrong_method_have_anthropic_s_shape(scripted_live):
         eve.messages.create(**fields_of())
     body = httpx.get(scripted_live.url + "/v1/messages").json()
     assert body["error"]["type"] == "invalid_request_error"
-
-
-def test_every_field_of_the_client_is_known():
-    from anthropic.types import message_count_tokens_params, message_create_params
-
-    from hyla.server.schemas.messages import CountTokensRequest, MessageRequest
-
-    assert set(message_create_params.MessageCreateParamsBase.__annotations__) <= set(MessageRequest.model_fields)
-    known = set(CountTokensRequest.model_fields)
-    assert set(message_count_tokens_params.MessageCountTokensParams.__annotations__) <= known

@@ -67,7 +67,7 @@ def error_of(response, status):
         ({"suffix": "end"}, "suffix", 'suffix = "end" is not supported; this model continues texts'),
         ({"best_of": 4, "n": 5}, "best_of", "at least n = 5"),
         ({"best_of": 4, "stream": True}, "best_of", "not for streams"),
-        ({"echo": True, "max_tokens": 0, "stream": True}, "max_tokens", "only for echo = true"),
+        ({"echo": True, "max_tokens": 0, "stream": True}, "max_tokens", "echo without stream"),
         ({"logit_bias": {"a": 1}}, "logit_bias", "must be token ids"),
         ({"prompt": ["a"] * 9, "n": 30}, "n", "more than the 256 choices"),
         ({"prompt_logprobs": 21}, "prompt_logprobs", "prompt_logprobs = 21"),
@@ -92,12 +92,12 @@ def test_a_bad_completion_field_is_named(http, change, param, words):
         ({"messages": [{"content": "x"}]}, "messages", "role is missing"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages", "no robots"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "'image_url'"),
-        ({"max_completion_tokens": 0, "max_tokens": None}, "max_tokens", "max_tokens = 0"),
-        ({"max_completion_tokens": 5}, "max_tokens", "differ"),
+        ({"max_completion_tokens": 0, "max_tokens": None}, "max_completion_tokens", "max_completion_tokens = 0"),
+        ({"max_completion_tokens": 5}, "max_completion_tokens", "max_tokens and max_completion_tokens differ"),
         ({"top_logprobs": 2}, "top_logprobs", "logprobs = true"),
-        ({"tools": [{"type": "function"}]}, "tools", "tools.0.function is missing"),
+        ({"tools": [{"type": "function"}]}, "tools", "tools[0].function is missing"),
         ({"tools": [TOOL, TOOL]}, "tools", "defines 'f' twice"),
-        ({"tools": [TOOL | {"function": {"name": 'a"b'}}]}, "tools", "tools.0.function.name"),
+        ({"tools": [TOOL | {"function": {"name": 'a"b'}}]}, "tools", "tools[0].function.name"),
         ({"tools": [tool(f"f{n}") for n in range(200)]}, "tools", "200 of them"),
         ({"tools": [tool("f", {"$ref": "http://elsewhere/x.json"})]}, "tools", "only references inside the schema"),
         ({"tools": [tool("f", nested(40))]}, "tools", "nested deeper than 32"),
@@ -112,7 +112,11 @@ def test_a_bad_completion_field_is_named(http, change, param, words):
         ({"continue_final_message": True, "messages": [{"role": "user"}]}, "continue_final_message", "last message"),
         ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message", "exclude"),
         ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs", "tools"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages", "holds no text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages",
+            "messages[0].content[0] is a part of type 'text' without a text",
+        ),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages", "function.name"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "messages"),
         ({"prompt": "x"}, "prompt", "prompt is not a field"),
@@ -240,3 +244,28 @@ def test_serve_says_where_it_listens_and_stops_when_interrupted():
     serve(single_app(make_engine(), model_name="m"), port=0, ready=ready)
     visitors[0].join()
     assert seen == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/chat/completions", 404, "did you mean /v1/chat/completions?"),
+        ("POST", "/v1/score", 404, "did you mean /score?"),
+        ("POST", "/v1/chat/completion", 404, "GET /openapi.json lists what there is"),
+        ("GET", "/v1/chat/completions", 405, "/v1/chat/completions takes POST and not GET"),
+    ],
+)
+def test_a_wrong_address_is_answered_with_the_way(http, method, path, status, words):
+    assert words in error_of(http.request(method, path), status)["message"]
+
+
+@pytest.mark.parametrize("change", [{"max_tokens": 510}, {"prompt": "y" * 600}])
+def test_a_context_that_is_too_short_has_openai_s_code(http, change):
+    assert error_of(http.post("/v1/completions", json=GOOD | change), 400)["code"] == "context_length_exceeded"
+
+
+def test_an_object_of_very_many_names_is_refused_before_each_is_looked_at(http, live, monkeypatch):
+    monkeypatch.setattr(live.service, "limits", live.service.limits.model_copy(update={"max_json_names": 20}))
+    for body in (GOOD | {f"k{n}": 1 for n in range(20)}, CHAT | {"metadata": {f"k{n}": 1 for n in range(21)}}):
+        error = error_of(http.post("/v1/completions", json=body), 400)
+        assert error["message"] == "the body has an object of more than 20 names; send a smaller one"

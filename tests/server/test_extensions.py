@@ -1,12 +1,15 @@
 """Fields that other engines have and OpenAI does not, through the official client."""
 
+import json
 import math
 
 import openai
 import pytest
 import torch
 
-from hyla.engine import EmbedOrder, SamplingParams, ScoreOrder
+from hyla.engine import EmbedOrder, SamplingParams, ScoreOrder, TokenEvent, TokenLogprob
+from hyla.server.reader import Choice
+from hyla.server.shapes.completions import CompletionShape
 
 
 @pytest.fixture
@@ -73,6 +76,72 @@ def test_prompt_logprobs_are_named_by_token_id(client, live):
         assert own[str(byte)]["decoded_token"] == chr(byte)
 
 
+@pytest.fixture
+def no_orders(monkeypatch):
+    """Whatever scores a text apart from the generation fails."""
+
+    def refuse(order, model):
+        raise AssertionError("the prompt was computed a second time")
+
+    monkeypatch.setattr("hyla.engine.thread.EngineThread.run", refuse)
+
+
+def test_prompt_logprobs_and_echoes_come_from_the_generation_itself(client, live, http, no_orders):
+    prompts = [list(b"abcd"), list(b"hi")]
+    body = {"prompt_logprobs": 3, "ignore_eos": True}
+    done = client.completions.create(prompt=prompts, echo=True, logprobs=1, n=2, extra_body=body, **FIELDS)
+    for choice, prompt in zip(done.choices, ("abcd", "abcd", "hi", "hi")):
+        told, echoed = choice.prompt_logprobs[1:], choice.logprobs
+        assert [entry[str(ord(letter))]["logprob"] for entry, letter in zip(told, prompt[1:])] == (
+            echoed.token_logprobs[1 : len(prompt)]
+        )
+        assert all(len(entry) in (3, 4) for entry in told) and all(len(top) <= 2 for top in echoed.top_logprobs[1:])
+    chat = {"messages": [{"role": "user", "content": "x"}], "extra_body": body} | FIELDS
+    whole = client.chat.completions.create(**chat)
+    chunks = list(client.chat.completions.create(n=2, stream=True, **chat))
+    (streamed,) = (chunk.prompt_logprobs for chunk in chunks if getattr(chunk, "prompt_logprobs", None))
+    assert streamed == whole.prompt_logprobs and len(streamed) == whole.usage.prompt_tokens
+
+
+def test_a_prompt_is_scored_alone(client, live, http):
+    ask = {"model": "tiny", "prompt": "abcd", "max_tokens": 0, "prompt_logprobs": 2}
+    alone = http.post("/v1/completions", json=ask).json()
+    scored = http.post("/score", json={"model": "tiny", "input": "abcd", "top_logprobs": 2}).json()
+    (choice,) = alone["choices"]
+    assert choice["prompt_logprobs"] == scored["data"][0]["top_logprobs"]
+    assert (choice["text"], choice["finish_reason"], alone["usage"]["completion_tokens"]) == ("", "length", 0)
+    stream = list(client.completions.create(model="tiny", prompt="abcd", max_tokens=0, stream=True, extra_body=ask))
+    assert [own.choices[0].finish_reason for own in stream] == [None, "length"]
+    assert stream[0].choices[0].prompt_logprobs == choice["prompt_logprobs"]
+    refused = http.post("/v1/completions", json=ask | {"prompt_logprobs": None}).json()["error"]
+    assert refused["param"] == "max_tokens" and "prompt_logprobs" in refused["message"]
+
+
+def test_other_choices_of_a_stream_wait_for_their_prompt_s_log_probabilities():
+    """The first choice may be the last to say something; every choice's echo comes first all the same."""
+    prompt = CompletionShape(
+        "x",
+        "m",
+        None,
+        [Choice(), Choice()],
+        2,
+        wants_logprobs=True,
+        echoes=["ab"],
+        num_echo_top=0,
+    )
+    prompt.prompt_ids = [(97, 98)]
+    assert list(prompt.opening()) == []
+    token = (TokenLogprob(5, -1.0, rank=2),)
+    assert list(prompt.news(1, TokenEvent("r", 1, (5,), "e", token))) == []
+    first = TokenEvent("r", 0, (6,), "f", (TokenLogprob(6, -3.0),), (None, TokenLogprob(98, -2.0, rank=1)))
+    told = [json.loads(chunk[6:])["choices"][0] for chunk in prompt.news(0, first)]
+    assert [(own["index"], own["text"]) for own in told] == [(0, "ab"), (1, "ab"), (1, "e"), (0, "f")]
+    assert [own["logprobs"]["token_logprobs"] for own in told] == [[None, -2.0], [None, -2.0], [-1.0], [-3.0]]
+    assert told[2]["logprobs"]["text_offset"] > told[1]["logprobs"]["text_offset"]
+    (later,) = prompt.news(1, TokenEvent("r", 1, (5,), "g", token))
+    assert json.loads(later[6:])["choices"][0]["text"] == "g"
+
+
 def test_scores_are_the_generation_s_own_numbers(live):
     """One arithmetic: a token's log-probability is the same bits when it is sampled and when it is given."""
     params = SamplingParams(max_tokens=9, temperature=1.0, seed=4, logprobs=2, ignore_eos=True)
@@ -132,3 +201,23 @@ def test_a_prompt_without_the_answer_s_opening(client):
     body = {"add_generation_prompt": False, "return_token_ids": True}
     done = client.chat.completions.create(messages=[{"role": "developer", "content": "x"}], extra_body=body, **FIELDS)
     assert bytes(done.prompt_token_ids) == b"system: x\n"
+
+
+def test_a_thinking_budget_holds_wherever_thinking_is_known(live, scripted_live):
+    with openai.OpenAI(base_url=scripted_live.url + "/v1", api_key="alice", max_retries=0, timeout=120) as client:
+        fields = {"model": "scripted", "max_tokens": 30, "temperature": 0, "extra_body": {"thinking_budget": 3}}
+        chat = {"messages": [{"role": "user", "content": "x"}]} | fields
+        done = client.chat.completions.create(reasoning_effort="low", **chat)
+        assert len(done.choices[0].message.reasoning_content.encode()) <= 3 * 4
+        off = client.chat.completions.create(reasoning_effort="none", **chat)
+        assert not hasattr(off.choices[0].message, "reasoning_content")
+        text = client.completions.create(prompt="<think>", **fields).choices[0].text
+        assert "</think>" in text[:20]
+    with openai.OpenAI(base_url=live.url + "/v1", api_key="none", max_retries=0, timeout=120) as client:
+        for ask, body in (
+            (client.chat.completions.create, chat),
+            (client.completions.create, {"prompt": "x"} | fields),
+        ):
+            with pytest.raises(openai.BadRequestError, match="no thinking that is known here") as caught:
+                ask(**(body | {"model": "tiny"}))
+            assert caught.value.param == "thinking_budget"

@@ -69,6 +69,22 @@ def test_a_streamed_chat_with_usage_and_logprobs(client):
     assert all(entry.bytes is None or bytes(entry.bytes).decode() == entry.token for entry in entries)
 
 
+def test_streamed_chat_choices_with_logprobs_equal_the_whole_ones(client):
+    fields = CHAT | {"temperature": 1.0, "seed": 5, "n": 3, "logprobs": True, "top_logprobs": 1}
+    whole = client.chat.completions.create(**fields)
+    texts, entries, reasons = ["", "", ""], [[], [], []], {}
+    for chunk in client.chat.completions.create(**fields, stream=True):
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        entries[choice.index] += choice.logprobs.content if choice.logprobs else []
+        if choice.finish_reason is not None:
+            assert choice.index not in reasons
+            reasons[choice.index] = choice.finish_reason
+    assert texts == [choice.message.content for choice in whole.choices] and len(set(texts)) == 3
+    assert entries == [choice.logprobs.content for choice in whole.choices]
+    assert [reasons[n] for n in range(3)] == [choice.finish_reason for choice in whole.choices]
+
+
 def whole_nothing():
     from openai.types.chat.chat_completion_chunk import ChoiceLogprobs
 

@@ -225,10 +225,13 @@ def test_parsers_are_found_by_family_by_name_and_refused_by_name():
         registry.answer_format("").reading("", TOOLS)
 
 
+NO_LIMITS = {"grammar": None, "thinking_budget": None}
+
+
 def test_a_format_of_special_tokens_asks_to_see_them():
     form = registry.answer_format(TEMPLATES["kimi_k2"], special=("<|tool_call_begin|>",))
-    assert form.reading("", TOOLS).params == {"grammar": None, "skip_special_tokens": False}
-    assert form.reading("", ToolUse()).params == {"grammar": None}
+    assert form.reading("", TOOLS).params == NO_LIMITS | {"skip_special_tokens": False}
+    assert form.reading("", ToolUse()).params == NO_LIMITS
 
 
 @pytest.mark.parametrize("mode", ["required", "auto"])

@@ -117,18 +117,41 @@ def test_log_probabilities_of_the_text(client, script):
     assert [entry.token for entry in logprobs][:3] == ["a", "b", "c"] and len(logprobs[0].top_logprobs) == 2
 
 
+def test_a_prompt_is_counted_without_an_answer(client, script):
+    script.reply = "Hello."
+    fields = {"model": "scripted", "input": "hi", "instructions": "Be short.", "tools": [TOOL]}
+    done = client.responses.create(**fields)
+    assert client.responses.input_tokens.count(**fields).input_tokens == done.usage.input_tokens
+    later = {"model": "scripted", "input": "and?", "previous_response_id": done.id}
+    counted = client.responses.input_tokens.count(**later)
+    assert counted.input_tokens == client.responses.create(**later).usage.input_tokens
+
+
+def test_no_log_probability_is_lost_where_text_comes_late(client, script):
+    script.reply = "hm\n</think>\n\né <tool no>"
+    fields = {"top_logprobs": 1, "reasoning": {"effort": "low"}, "tools": [TOOL]}
+    whole = ask(client, **fields)
+    text = whole.output[1].content[0]
+    assert text.text == "é <tool no>" and bytes(text.logprobs[-1].bytes) == b">"
+    *_, first = [n for n, entry in enumerate(text.logprobs) if entry.token == "\ufffd"][:1]
+    assert len(text.logprobs) - first == len("é <tool no>".encode())
+    streamed = [event for event in ask(client, **fields, stream=True) if event.type == "response.output_text.delta"]
+    assert "".join(event.delta for event in streamed) == text.text
+    assert [entry.token for event in streamed for entry in event.logprobs] == [entry.token for entry in text.logprobs]
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"background": True}, "background = true is not supported"),
         ({"truncation": "auto"}, "truncation"),
-        ({"tools": [{"type": "web_search"}]}, "tools.0"),
+        ({"tools": [{"type": "web_search"}]}, r"tools\[0\]"),
         ({"given": []}, "empty list"),
         ({"given": [{"type": "image_generation_call"}]}, "not supported here"),
         ({"given": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input_image"),
         ({"given": [{"type": "function_call_output", "call_id": "c", "output": ["x"]}]}, "each part is an object"),
         ({"given": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "needs arguments"),
-        ({"max_output_tokens": 0}, "max_tokens = 0"),
+        ({"max_output_tokens": 0}, "max_output_tokens = 0"),
         ({"extra_body": {"temprature": 1}}, "temprature is not a field"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "'g'"),

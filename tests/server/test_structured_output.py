@@ -6,6 +6,11 @@ import re
 import anthropic
 import openai
 import pytest
+from tiny_text import byte_tokenizer
+
+from hyla.engine import JsonSchema
+from hyla.engine.grammar import GrammarCompiler
+from hyla.server.translate import json_object_grammar, json_schema_grammar
 
 USER = {"role": "user", "content": "hi"}
 SCHEMA = {
@@ -66,7 +71,21 @@ def test_a_required_call_is_made(client, choice):
     assert done.choices[0].finish_reason == "tool_calls" and not done.choices[0].message.content
     (call,) = done.choices[0].message.tool_calls
     assert call.function.name == "pick" or choice == "required"
-    assert is_valid(call.function.arguments) if call.function.name == "pick" else call.function.arguments == "{}"
+    is_pick = call.function.name == "pick"
+    assert is_valid(call.function.arguments) if is_pick else json.loads(call.function.arguments) == {}
+
+
+@pytest.mark.parametrize("indent", [None, 1, 4, "\t"])
+def test_json_may_be_indented_and_never_ends_in_endless_spaces(indent):
+    compiler = GrammarCompiler(byte_tokenizer())
+    value = {"ok": True, "kind": "a"}
+    for form in (json_schema_grammar(SCHEMA), json_object_grammar()):
+        grammar = compiler.compile(JsonSchema(**form))
+        text = json.dumps(value, indent=indent).encode()
+        assert grammar.num_allowed(text) == len(text)
+        assert [grammar.num_allowed(b"{" + space) for space in (b"\n\n", b"  ", b"\n" + b" " * 80)] == [2, 2, 66]
+    own = compiler.compile(JsonSchema(**json_schema_grammar(SCHEMA | {"x-guidance": {"whitespace_flexible": True}})))
+    assert own.num_allowed(b"{\n\n\n") == 4
 
 
 def test_a_schema_and_a_call_hold_for_responses(client):

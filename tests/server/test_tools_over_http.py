@@ -2,6 +2,7 @@
 
 import json
 
+import anthropic
 import openai
 import pytest
 
@@ -126,3 +127,29 @@ def test_an_unknown_model_lists_the_served_ones(client):
 def test_a_format_that_the_template_does_not_have_is_said(client):
     with pytest.raises(openai.BadRequestError, match="no chat template"):
         ask(client, model="other", tools=[TOOL])
+
+
+def test_a_call_that_a_stop_string_cuts_off_is_not_reported_as_made(scripted_live, script):
+    script.reply = "Well.\n<tool_call>\n" + json.dumps(CALL) + "\n</tool_call>"
+    key = {"api_key": "alice", "max_retries": 0, "timeout": 120}
+    with openai.OpenAI(base_url=scripted_live.url + "/v1", **key) as client:
+        fields = {"model": "scripted", "messages": [{"role": "user", "content": "x"}], "tools": [TOOL]}
+        cut = client.chat.completions.create(**fields, stop=["zzz", "ity"]).choices[0]
+        assert cut.finish_reason == "stop" and cut.message.content == "Well."
+        assert client.chat.completions.create(**fields, stop=["zzz"]).choices[0].finish_reason == "tool_calls"
+        *_, last = client.chat.completions.create(**fields, stop=["ity"], stream=True)
+        assert last.choices[0].finish_reason == "stop"
+        tool = {"type": "function", **TOOL["function"]}
+        answer = client.responses.create(model="scripted", input="x", tools=[tool], extra_body={"stop": "ity"})
+        assert answer.output[-1].type == "function_call" and answer.output[-1].status == "incomplete"
+    with anthropic.Anthropic(base_url=scripted_live.url, **key) as client:
+        own = {"name": TOOL["function"]["name"], "input_schema": TOOL["function"]["parameters"]}
+        fields = {
+            "model": "scripted",
+            "messages": [{"role": "user", "content": "x"}],
+            "tools": [own],
+            "max_tokens": 300,
+        }
+        cut = client.messages.create(**fields, stop_sequences=["ity"])
+        assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", "ity")
+        assert client.messages.create(**fields).stop_reason == "tool_use"

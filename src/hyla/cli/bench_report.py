@@ -100,6 +100,9 @@ def _show(summary: dict) -> None:
     rates.add_row("tokens/s out", f"{summary['generated_tokens_per_second']:,.1f}")
     rates.add_row("tokens/s in", f"{summary['prompt_tokens_per_second']:,.1f}")
     rates.add_row("cached", f"{100 * summary['cached_share']:.1f}% of {summary['prompt_tokens']:,} prompt tokens")
+    drafts = summary["accepted_drafts"] + summary["rejected_drafts"]
+    if drafts:
+        rates.add_row("drafts", f"{100 * summary['accepted_drafts'] / drafts:.1f}% of {drafts:,} were right")
     for name, count in summary["errors"].items():
         rates.add_row(f"[red]{name}[/red]", f"[red]{count:,}[/red]")
     console.print(rates)

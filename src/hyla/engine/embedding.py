@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 
 from hyla.engine.orders import EmbedOrder, Order, ScoredToken, ScoreOrder
+from hyla.engine.sampler import logprobs_of
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
-from hyla.ops.primitives import log_softmax_last
 
 HEAD_ROWS = 256
 """Rows whose logits exist at once."""
@@ -38,21 +38,9 @@ def _score(model: Model, order: ScoreOrder) -> tuple[ScoredToken, ...]:
     for start in range(first, len(order.token_ids), HEAD_ROWS):
         wanted = order.token_ids[start : start + HEAD_ROWS]
         logits_RV = model.head_logits(hidden_TD[start - 1 : start - 1 + len(wanted)].contiguous())
-        scored += [_scored(row_V, token, order.num_top) for row_V, token in zip(log_softmax_last(logits_RV), wanted)]
+        entries = logprobs_of(logits_RV, wanted, order.num_top)
+        scored += [ScoredToken(own.token_id, own.logprob, own.rank, own.top) for own in entries]
     return tuple(scored)
-
-
-def _scored(logprobs_V: torch.Tensor, token: int, num_top: int) -> ScoredToken:
-    own = logprobs_V[token]
-    rank = int((logprobs_V > own).sum()) + int((logprobs_V[:token] == own).sum()) + 1
-    top = ()
-    if num_top:
-        # A stable sort of the few that can be among them: lower ids first among equals.
-        least = logprobs_V.topk(min(num_top, len(logprobs_V))).values.amin()
-        ids = (logprobs_V >= least).nonzero().squeeze(1)
-        best = ids[logprobs_V[ids].sort(descending=True, stable=True).indices[:num_top]]
-        top = tuple((int(other), float(logprobs_V[other])) for other in best)
-    return ScoredToken(token, float(own), rank, top)
 
 
 def _hidden(model: Model, token_ids: tuple[int, ...]) -> torch.Tensor:

@@ -71,6 +71,8 @@ class TokenLogprob:
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
     """The most likely ids with their log-probabilities, best first."""
+    rank: int | None = None
+    """1: the most likely one. Equally likely ids count as better when they are lower."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ from hyla.ops.batch import CHUNK
 
 Prompt = str | Sequence[int]
 
+CONTEXT_EXCEEDED = "context_length_exceeded"
+"""OpenAI's code: agents that see it shorten their conversation and ask again."""
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -53,12 +56,14 @@ class Resolver:
                 f"the prompt has {len(ids)} tokens and the context {self.context_len}, of which the answer needs at "
                 f"least one; shorten the prompt",
                 "prompt",
+                CONTEXT_EXCEEDED,
             )
         if (params.max_tokens or 0) > room:
             raise RequestError(
                 f"max_tokens is {params.max_tokens}, but the prompt's {len(ids)} tokens leave {room} of the context's "
                 f"{self.context_len}; ask for fewer or shorten the prompt",
                 "max_tokens",
+                CONTEXT_EXCEEDED,
             )
         most = self._fitting_tokens(len(ids), params.max_tokens, room)
         seed = params.seed if params.seed is not None else secrets.randbits(63)

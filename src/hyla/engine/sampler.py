@@ -133,14 +133,24 @@ def most_likely(logits_V: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def logprobs_of(logits_RV: torch.Tensor, tokens: Sequence[int], num_top: int) -> list[TokenLogprob]:
-    """For each row the natural log-probability of its token, and the most likely ids' with theirs."""
+    """For each row the natural log-probability and the rank of its token, and the most likely ids' with theirs."""
     logprobs_RV = log_softmax_last(logits_RV)
-    own = logprobs_RV.gather(1, torch.tensor(tokens, device=logits_RV.device)[:, None])[:, 0].tolist()
+    tokens_R1 = torch.tensor(tokens, device=logits_RV.device)[:, None]
+    own = logprobs_RV.gather(1, tokens_R1)[:, 0].tolist()
+    ranks = _ranks(logits_RV, tokens_R1)
     if not num_top:
-        return [TokenLogprob(token, logprob) for token, logprob in zip(tokens, own)]
+        return [TokenLogprob(token, logprob, rank=rank) for token, logprob, rank in zip(tokens, own, ranks)]
     entries = []
-    for token, logprob, logits_V, logprobs_V in zip(tokens, own, logits_RV, logprobs_RV):
-        top = most_likely(logits_V, num_top)
-        pairs = tuple(zip(top.tolist(), logprobs_V[top].tolist()))
-        entries.append(TokenLogprob(token, logprob, pairs))
+    for row, (token, logprob, rank) in enumerate(zip(tokens, own, ranks)):
+        top = most_likely(logits_RV[row], num_top)
+        pairs = tuple(zip(top.tolist(), logprobs_RV[row, top].tolist()))
+        entries.append(TokenLogprob(token, logprob, pairs, rank))
     return entries
+
+
+def _ranks(logits_RV: torch.Tensor, tokens_R1: torch.Tensor) -> list[int]:
+    """Of each row's token among all ids; the logits decide, since two of them can round to one log-probability."""
+    own_R1 = logits_RV.gather(1, tokens_R1)
+    is_lower_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device) < tokens_R1
+    is_better_RV = (logits_RV > own_R1) | ((logits_RV == own_R1) & is_lower_RV)
+    return (is_better_RV.sum(1) + 1).tolist()

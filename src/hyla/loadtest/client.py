@@ -25,6 +25,9 @@ class Sample:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    accepted_drafts: int = 0
+    rejected_drafts: int = 0
+    """Drafts that the server verified and found right, and wrong; servers without speculation tell none."""
     error: str | None = None
     """Such as "status 503" or "timeout"; None: it was answered."""
 
@@ -118,6 +121,9 @@ def _note(sample: Sample, chunk: dict, now: float) -> None:
         sample.prompt_tokens = usage["prompt_tokens"]
         sample.completion_tokens = usage["completion_tokens"]
         sample.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        details = usage.get("completion_tokens_details") or {}
+        sample.accepted_drafts = details.get("accepted_prediction_tokens") or 0
+        sample.rejected_drafts = details.get("rejected_prediction_tokens") or 0
     for choice in chunk.get("choices", []):
         delta = choice.get("delta") or {}
         if choice.get("text") or delta.get("content") or delta.get("reasoning_content") or choice.get("finish_reason"):

@@ -27,6 +27,9 @@ def summarize(samples: Sequence[Sample]) -> dict:
     seconds = max((sample.ended for sample in samples), default=0.0) - min((s.sent for s in samples), default=0.0)
     prompt, cached = (sum(getattr(sample, name) for sample in good) for name in ("prompt_tokens", "cached_tokens"))
     generated = sum(sample.completion_tokens for sample in good)
+    accepted, rejected = (
+        sum(getattr(sample, name) for sample in good) for name in ("accepted_drafts", "rejected_drafts")
+    )
     per_token = [sample.per_token_seconds for sample in good]
 
     def rate(amount: float) -> float:
@@ -42,6 +45,8 @@ def summarize(samples: Sequence[Sample]) -> dict:
         "cached_tokens": cached,
         "cached_share": cached / prompt if prompt else 0.0,
         "generated_tokens": generated,
+        "accepted_drafts": accepted,
+        "rejected_drafts": rejected,
         "prompt_tokens_per_second": rate(prompt),
         "generated_tokens_per_second": rate(generated),
         "first_token_seconds": percentiles([sample.first_seconds for sample in good]),

@@ -8,12 +8,13 @@ import logging
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from hyla.errors import RequestError
 from hyla.server.errors import HTTPFailure
 from hyla.server.limits import Limits
+from hyla.server.mistakes import request_error, short, written
 from hyla.server.schemas.fields import Body, NoEffect, OnlyNeutral
 
 logger = logging.getLogger(__name__)
@@ -40,14 +41,16 @@ async def read_json(request: Request, limits: Limits) -> dict:
         raise RequestError(f"the body is not valid JSON: {error}; send a JSON object") from error
     if not isinstance(body, dict):
         raise RequestError(f"the body is a JSON {type(body).__name__}; send a JSON object")
-    _check_depth(body, limits.max_json_depth)
+    _check_shape(body, limits.max_json_depth, limits.max_json_names)
     return body
 
 
-def _check_depth(body: dict, most: int) -> None:
-    """Whatever reads the body later may do so by recursion."""
+def _check_shape(body: dict, most: int, most_names: int) -> None:
+    """Whatever reads the body later may do so by recursion, and may have something to say to each name."""
     level: list[Any] = [body]
     for _ in range(most):
+        if any(len(own) > most_names for own in level if isinstance(own, dict)):
+            raise RequestError(f"the body has an object of more than {most_names} names; send a smaller one")
         containers = [own.values() if isinstance(own, dict) else own for own in level if isinstance(own, dict | list)]
         level = [value for container in containers for value in container]
         if not level:
@@ -73,39 +76,32 @@ def parse(schema: type[Schema], body: dict) -> Schema:
     try:
         asked = schema.model_validate(body)
     except ValidationError as error:
-        raise _request_error(error) from error
+        raise request_error(error, body) from error
     _review(asked)
     return asked
-
-
-def _request_error(error: ValidationError) -> RequestError:
-    first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else None
-    path = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return RequestError(f"{path} is not a field of this request; remove it or check its spelling", name)
-    if first["type"] == "missing":
-        return RequestError(f"{path} is missing; every request needs it", name)
-    return RequestError(f"{path} = {short(first.get('input'))}: {first['msg']}", name)
 
 
 _told: set[str] = set()
 """Fields whose missing effect the log has."""
 
 
-def _review(asked: Body) -> None:
-    """Refuse what is known and not supported; say once what has no effect."""
-    for name in asked.model_fields_set & type(asked).model_fields.keys():
-        value = getattr(asked, name)
+def say_once(name: str, reason: str) -> None:
+    """Log that a field changes nothing, unless the log has it."""
+    if name not in _told:
+        _told.add(name)
+        logger.warning("requests set %s, which changes nothing here: %s", name, reason)
+
+
+def _review(asked: BaseModel, where: tuple[str | int, ...] = ()) -> None:
+    """Refuse what is known and not supported, here and inside; say once what has no effect."""
+    for name in sorted(asked.model_fields_set & type(asked).model_fields.keys()):
+        value, path = getattr(asked, name), (*where, name)
         for mark in type(asked).model_fields[name].metadata:
             if isinstance(mark, OnlyNeutral) and value is not None and value not in mark.values:
-                raise RequestError(f"{name} = {short(value)} is not supported; {mark.instead}", name)
-            if isinstance(mark, NoEffect) and value is not None and name not in _told:
-                _told.add(name)
-                logger.warning("requests set %s, which changes nothing here: %s", name, mark.reason)
-
-
-def short(value: Any) -> str:
-    """A value as JSON, cut to a line."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
+                message = f"{written(path)} = {short(value)} is not supported; {mark.instead}"
+                raise RequestError(message, str(path[0]))
+            if isinstance(mark, NoEffect) and value is not None:
+                say_once(".".join(part for part in path if isinstance(part, str)), mark.reason)
+        for place, inner in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(inner, BaseModel):
+                _review(inner, path if place is None else (*path, place))

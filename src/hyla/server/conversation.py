@@ -9,7 +9,7 @@ from typing import Any
 
 from hyla.checkpoints import Tokenizer
 from hyla.errors import RequestError
-from hyla.server.body import short
+from hyla.server.content import text_of
 from hyla.server.tools import ToolUse
 
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
@@ -50,7 +50,9 @@ class Conversation:
 
     def final_text(self) -> str:
         """The last message's text when the answer goes on with it."""
-        return text_of(self.messages[-1].get("content")).strip() if self.continues_final_message else ""
+        if not self.continues_final_message:
+            return ""
+        return text_of(self.messages[-1].get("content"), f"messages[{len(self.messages) - 1}].content").strip()
 
     def render(self, tokenizer: Tokenizer) -> str:
         """The prompt's text. Raises RequestError when the template refuses it."""
@@ -60,7 +62,7 @@ class Conversation:
             raise RequestError(
                 f"chat_template_kwargs may not set {name}; it comes from the request", "chat_template_kwargs"
             )
-        messages = [message_for_template(message) for message in self.messages]
+        messages = [message_for_template(message, f"messages[{n}]") for n, message in enumerate(self.messages)]
         names = dict(self.template_names)
         if self.documents is not None:
             names["documents"] = list(self.documents)
@@ -73,44 +75,29 @@ class Conversation:
         return _cut_after_final(text, messages) if self.continues_final_message else text
 
 
-def message_for_template(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Content as one text, arguments as objects, reasoning under the name that templates read."""
+def message_for_template(message: Mapping[str, Any], where: str = "message") -> dict[str, Any]:
+    """Content as one text, arguments as objects, reasoning under the name that templates read.
+
+    where: its place in the request, for people.
+    """
     made = {name: value for name, value in message.items() if value is not None}
-    made["content"] = text_of(message.get("content"))
+    made["content"] = text_of(message.get("content"), f"{where}.content")
     reasoning = made.get("reasoning_content", made.get("reasoning"))
     if isinstance(reasoning, str):
         made["reasoning_content"] = reasoning
     if made.get("role") == "developer":
         made["role"] = "system"
     if "tool_calls" in made:
-        made["tool_calls"] = [_call_for_template(call) for call in made["tool_calls"]]
+        made["tool_calls"] = [
+            _call_for_template(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(made["tool_calls"])
+        ]
     return made
 
 
-def text_of(content: Any) -> str:
-    """Text parts joined by line ends. Raises RequestError for parts that are not text."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for part in content:
-        if not isinstance(part, Mapping):
-            raise RequestError(f"content holds {short(part)}; each part is an object with its type", "messages")
-        kind = part.get("type")
-        if kind == "refusal":
-            texts.append(part.get("refusal"))
-        elif kind in ("text", "input_text", "output_text"):
-            texts.append(part.get("text"))
-        else:
-            raise RequestError(f"a content part of type {kind!r} is not supported; send text parts", "messages")
-        if not isinstance(texts[-1], str):
-            raise RequestError(f"a content part of type {kind!r} holds no text; add it", "messages")
-    return "\n".join(texts)
-
-
-def _call_for_template(call: Any) -> dict:
+def _call_for_template(call: Any, where: str) -> dict:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RequestError("messages: each of tool_calls needs function.name", "messages")
+        raise RequestError(f"{where} needs function.name; add it", "messages")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:

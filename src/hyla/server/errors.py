@@ -60,7 +60,7 @@ def as_failure(error: Exception) -> HTTPFailure:
     if isinstance(error, HTTPFailure):
         return error
     if isinstance(error, RequestError):
-        return HTTPFailure(400, str(error), param=error.param)
+        return HTTPFailure(400, str(error), param=error.param, code=error.code)
     if isinstance(error, Overloaded):
         retry = {"Retry-After": str(error.retry_after_seconds)}
         return HTTPFailure(503, str(error), kind="overloaded_error", code="overloaded", headers=retry)
@@ -80,7 +80,7 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """Any exception as a response."""
     failure = as_failure(error)
     path = request.url.path
-    message = f"{request.method} {path}: {failure}" if isinstance(error, HTTPException) else str(failure)
+    message = _no_route(request, error) if isinstance(error, HTTPException) else str(failure)
     if failure.status >= 500 and failure.code is None:
         logger.error("%s %s failed", request.method, path, exc_info=error)
     if is_anthropic(path):
@@ -88,6 +88,19 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
     else:
         body = error_body(message, kind=failure.kind, param=failure.param, code=failure.code)
     return JSONResponse(body, status_code=failure.status, headers=failure.headers)
+
+
+def _no_route(request: Request, error: HTTPException) -> str:
+    """What a client that asked for the wrong path, or in the wrong way, should know."""
+    path, method = request.url.path, request.method
+    if error.status_code == 405 and error.headers:
+        return f"{path} takes {error.headers.get('Allow', 'another method')} and not {method}"
+    if error.status_code == 404 and error.detail == "Not Found":
+        known = request.app.openapi()["paths"]
+        meant = next((own for own in (f"/v1{path}", path.removeprefix("/v1")) if own != path and own in known), None)
+        hint = f"did you mean {meant}?" if meant else "GET /openapi.json lists what there is"
+        return f"{method} {path} is no route of this server; {hint}"
+    return f"{method} {path}: {error.detail}"
 
 
 def install(app: FastAPI) -> None:

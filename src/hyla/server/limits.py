@@ -18,6 +18,8 @@ class Limits(Config):
     """Largest request body; a larger one is 413."""
     max_json_depth: Count = 100
     """Nesting of a request body."""
+    max_json_names: Count = 8192
+    """Names in one object of a request body."""
     max_header_bytes: Annotated[int, Field(ge=1024)] = 64 << 10
     """Path, query and headers together; more is 431."""
     max_requests: Annotated[int, Field(ge=0)] = 512

@@ -13,13 +13,14 @@ from hyla.server.schemas.completions import CompletionRequest
 from hyla.server.schemas.control import AbortRequest
 from hyla.server.schemas.fields import Body
 from hyla.server.schemas.messages import CountTokensRequest, MessageRequest
-from hyla.server.schemas.responses import ResponseRequest
+from hyla.server.schemas.responses import InputTokensRequest, ResponseRequest
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
 
 BODIES: Mapping[str, type[Body]] = {
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
     "/v1/responses": ResponseRequest,
+    "/v1/responses/input_tokens": InputTokensRequest,
     "/v1/messages": MessageRequest,
     "/v1/messages/count_tokens": CountTokensRequest,
     "/v1/embeddings": EmbeddingRequest,

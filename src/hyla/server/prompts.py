@@ -1,20 +1,17 @@
-"""Prompts of a request: encoded off the event loop, bounded, and scored where the request asks for that."""
+"""Prompts of a request: bounded, encoded off the event loop, and whole-text work on them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from hyla.engine import ScoredToken, ScoreOrder
 from hyla.engine.orders import Order
 from hyla.errors import RequestError
 from hyla.server.limits import Limits
 from hyla.server.schemas.generation import GenerationFields
 from hyla.server.served import ServedModel
-from hyla.server.shapes.openai import token_text
 
 
 def check_stream(asked: GenerationFields) -> None:
@@ -55,33 +52,3 @@ async def run_orders(served: ServedModel, orders: Sequence[Order]) -> list:
     """Results of whole-text work of the engine."""
     # One at a time, so that a request with many texts does not keep others waiting.
     return [await asyncio.wrap_future(served.worker.run(order)) for order in orders]
-
-
-async def score(served: ServedModel, prompts: Sequence[tuple[int, ...]], num_top: int) -> list[tuple[ScoredToken, ...]]:
-    """The log-probabilities of each prompt's own tokens."""
-    return await run_orders(served, [ScoreOrder(prompt, num_top) for prompt in prompts])
-
-
-async def prompt_fields(
-    served: ServedModel, asked: GenerationFields, prompts: Sequence[tuple[int, ...]]
-) -> list[dict[str, Any]]:
-    """By prompt, what the request wants to know of it."""
-    fields: list[dict[str, Any]] = [{} for _ in prompts]
-    if asked.return_token_ids:
-        fields = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-    if asked.prompt_logprobs is not None:
-        for own, scored in zip(fields, await score(served, prompts, asked.prompt_logprobs)):
-            own["prompt_logprobs"] = [scored_body(served, token) for token in scored]
-    return fields
-
-
-def scored_body(served: ServedModel, scored: ScoredToken) -> dict[str, Any] | None:
-    """By token id, as other engines write it; None for a text's first token."""
-    if scored.logprob is None:
-        return None
-    own = {scored.token_id: (scored.logprob, scored.rank)}
-    ranked = {token: (logprob, rank) for rank, (token, logprob) in enumerate(scored.top, start=1)}
-    return {
-        str(token): {"logprob": logprob, "rank": rank, "decoded_token": token_text(served.tokenizer, token)}
-        for token, (logprob, rank) in (own | ranked).items()
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,14 @@ class ToolCall:
     name: str
     arguments: str = ""
     """JSON text, unless the model failed to write that."""
+
+    @property
+    def is_whole(self) -> bool:
+        try:
+            json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return False
+        return True
 
 
 @dataclass
@@ -54,7 +63,12 @@ class Choice:
     @property
     def reason(self) -> str:
         """finish_reason as OpenAI's clients read it."""
-        return "tool_calls" if self.calls and self.finish_reason == "stop" else self.finish_reason
+        return "tool_calls" if self.has_called else self.finish_reason
+
+    @property
+    def has_called(self) -> bool:
+        """Whether the answer ends with a call that can be made; a stop string may have cut it off."""
+        return self.finish_reason == "stop" and bool(self.calls) and self.calls[-1].is_whole
 
     def _named(self, delta: Delta) -> Delta | None:
         """A call that starts has an id; a call too many is nothing."""
@@ -85,4 +99,6 @@ def total_usage(choices: Sequence[Choice], choices_per_prompt: int) -> dict[str,
         "cached": sum(usage.cached_tokens for usage in prompts),
         "completion": sum(choice.usage.completion_tokens for choice in choices),
         "reasoning": sum(choice.num_reasoning_tokens for choice in choices),
+        "accepted": sum(choice.usage.accepted_tokens for choice in choices),
+        "rejected": sum(choice.usage.drafted_tokens - choice.usage.accepted_tokens for choice in choices),
     }

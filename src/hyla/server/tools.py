@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hyla.errors import RequestError
+from hyla.server.body import say_once
 from hyla.server.constraints import check_schema
 from hyla.server.limits import Limits
 from hyla.server.schemas.tools import AllowedToolsChoice, FunctionTool, NamedTool
@@ -65,6 +66,8 @@ def tool_use(tools: Sequence[FunctionTool], mode: Mode | None, parallel: bool | 
         raise RequestError("tool_choice asks for a call and there are no tools; add some", "tool_choice")
     if mode == "none":
         return ToolUse()
+    if mode != "required" and any(tool.strict for tool in tools):
+        say_once("tools.strict", "arguments are held to their schema only where tool_choice asks for a call")
     return ToolUse(tuple(tools), (mode or "auto") if tools else "none", parallel is not False)
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from hyla.engine import Request, SamplingParams
 from hyla.errors import RequestError
-from hyla.server.body import short
+from hyla.server.mistakes import short
+from hyla.server.schemas.chat import ChatRequest
+from hyla.server.schemas.completions import CompletionRequest
+from hyla.server.schemas.fields import Body
+from hyla.server.schemas.messages import CountTokensRequest, MessageRequest
+from hyla.server.schemas.responses import InputTokensRequest, ResponseRequest
+from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
 
 REQUEST_FIELDS = ("priority", "deadline_seconds", "cache_salt")
 """Fields of request bodies that `Request` has under the same name."""
@@ -74,15 +82,107 @@ FORMS = {
 }
 """Values whose form differs in the engine."""
 
+CONSTRAINTS = (
+    "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+)  # fmt: skip
+
+OWN_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
+    ChatRequest: {
+        "prompt": ("messages",),
+        "input": ("messages",),
+        "max_tokens": ("max_completion_tokens", "max_tokens"),
+        "logprobs": ("top_logprobs", "logprobs"),
+        "grammar": (*CONSTRAINTS, "tools"),
+        "thinking_start_ids": ("thinking_budget", "reasoning_effort"),
+        "thinking_end_ids": ("thinking_budget", "reasoning_effort"),
+    },
+    CompletionRequest: {
+        "messages": ("prompt",),
+        "input": ("prompt",),
+        "n": ("best_of", "n"),
+        "grammar": CONSTRAINTS,
+        "thinking_start_ids": ("thinking_budget",),
+        "thinking_end_ids": ("thinking_budget",),
+    },
+    ResponseRequest: {
+        "prompt": ("input",),
+        "messages": ("input",),
+        "max_tokens": ("max_output_tokens",),
+        "logprobs": ("top_logprobs", "include"),
+        "grammar": ("text", "tools"),
+        "thinking_start_ids": ("thinking_budget", "reasoning"),
+        "thinking_end_ids": ("thinking_budget", "reasoning"),
+    },
+    InputTokensRequest: {"prompt": ("input",), "messages": ("input",)},
+    MessageRequest: {
+        "prompt": ("messages",),
+        "input": ("messages",),
+        "stop": ("stop_sequences",),
+        "grammar": ("output_config", "tools"),
+        "thinking_budget": ("thinking",),
+        "thinking_start_ids": ("thinking",),
+        "thinking_end_ids": ("thinking",),
+    },
+    CountTokensRequest: {"prompt": ("messages",), "input": ("messages",)},
+    EmbeddingRequest: {"prompt": ("input",), "messages": ("input",)},
+    TokenizeRequest: {"messages": ("messages", "prompt"), "input": ("prompt",)},
+    DetokenizeRequest: {"prompt": ("tokens",), "input": ("tokens",), "messages": ("tokens",)},
+    ScoreRequest: {"prompt": ("input", "context"), "messages": ("input",)},
+}
+"""By request body: what it calls a field that an error names by the engine's word. Where there are several, the first
+one that the client has sent is meant."""
+
+
+def own_name(asked: Body, name: str | None) -> str | None:
+    """A field of this request for the engine's word; None when it has none."""
+    names = OWN_NAMES.get(type(asked), {}).get(name, (name,))
+    known = [own for own in names if own in type(asked).model_fields]
+    sent = (own for own in known if own in asked.model_fields_set and getattr(asked, own) is not None)
+    return next(sent, known[0] if known else None)
+
+
+@contextmanager
+def in_own_names(asked: Body) -> Iterator[None]:
+    """Request errors of what runs inside name the fields that the client knows."""
+    try:
+        yield
+    except RequestError as error:
+        param = own_name(asked, error.param)
+        raise RequestError(_retold(str(error), asked, error.param), param, error.code) from error
+
+
+def _retold(text: str, asked: Body, param: str | None) -> str:
+    """An error's text with the request's names in place of the engine's."""
+    for name in OWN_NAMES.get(type(asked), {}):
+        own = own_name(asked, name)
+        # Where both are fields, only the error's own one is known to be the engine's.
+        is_engine_s = name == param or name not in type(asked).model_fields
+        if is_engine_s and own != name and not re.search(rf"\b{own}\b", text):
+            # A word alone may be English; with "_" or before " = " it is a field.
+            end = r"\b" if "_" in name else "(?= = )"
+            text = re.sub(rf"(?<![\w.]){name}{end}", own, text)
+    return text
+
+
 # The engine's grammar field, a union tagged by `type`. Nothing else knows its shape.
 
 
+SPACE = r"\x20?(\r?\n[\x20\t]{0,64})?"
+"""What may stand between the parts of JSON: a space, or a line end with an indent. Where any space may, a weak model
+goes on with spaces until its tokens are spent."""
+
+
+def with_bounded_space(schema: Any) -> Any:
+    """The schema, with SPACE as its space unless it says itself how much there may be."""
+    return {"x-guidance": {"whitespace_pattern": SPACE}} | schema if isinstance(schema, dict) else schema
+
+
 def json_schema_grammar(schema: dict) -> dict:
-    return {"type": "json_schema", "json_schema": schema}
+    return {"type": "json_schema", "json_schema": with_bounded_space(schema)}
 
 
 def json_object_grammar() -> dict:
-    return {"type": "json_object"}
+    return json_schema_grammar({"type": "object"})
 
 
 def regex_grammar(pattern: str) -> dict:

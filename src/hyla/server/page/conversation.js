@@ -203,6 +203,7 @@ class Turn {
     return {
       prompt: this.usage?.prompt_tokens ?? null,
       cached: this.usage?.prompt_tokens_details?.cached_tokens ?? 0,
+      drafts: this.usage?.completion_tokens_details?.accepted_prediction_tokens ?? 0,
       tokens,
       firstSeconds: this.first === null ? null : (this.first - this.started) / 1000,
       perSecond: seconds > 0 && tokens > 1 ? (tokens - 1) / seconds : null,
@@ -272,10 +273,10 @@ class Turn {
   }
 }
 
-function describe({ prompt, cached, tokens, firstSeconds, perSecond, ending }) {
+function describe({ prompt, cached, drafts, tokens, firstSeconds, perSecond, ending }) {
   const parts = [];
   if (prompt !== null) parts.push(`${number(prompt)} prompt tokens` + (cached ? `, ${number(cached)} cached` : ""));
-  parts.push(`${number(tokens)} tokens`);
+  parts.push(`${number(tokens)} tokens` + (drafts ? `, ${number(drafts)} by right drafts` : ""));
   if (perSecond !== null) parts.push(`${number(perSecond, 1)} tokens/s`);
   if (firstSeconds !== null) parts.push(`first after ${number(firstSeconds, 2)} s`);
   if (ending) parts.push(ending);

@@ -10,6 +10,7 @@ from typing import Any
 from hyla.server.parsers.tagged_calls import Tags, is_string
 from hyla.server.schemas.tools import FunctionTool
 from hyla.server.tools import ToolUse
+from hyla.server.translate import with_bounded_space
 
 Marker = Callable[[str], str]
 """A marker as a Lark terminal: its text in quotes, or the special token that it is."""
@@ -39,6 +40,11 @@ def schema_of(tool: FunctionTool) -> dict[str, Any]:
     return tool.parameters or {"type": "object", "properties": {}}
 
 
+def json_rule(schema: Any) -> str:
+    """JSON under a schema, as the body of a rule."""
+    return "%json " + json.dumps(with_bounded_space(schema))
+
+
 def repeated(rule: str, tools: ToolUse, between: str | None = None) -> str:
     """One or, where allowed, several of a rule."""
     if not tools.is_parallel:
@@ -54,7 +60,7 @@ def json_calls(tools: ToolUse, mark: Marker, opening: str, closing: str, argumen
     """A JSON object per call, each between the markers."""
     made = {"start": repeated("call", tools, quoted("\n"))}
     made["call"] = f"{mark(opening)} body {mark(closing)}"
-    made["body"] = "%json " + json.dumps({"anyOf": [_call_schema(tool, argument_key) for tool in tools.tools]})
+    made["body"] = json_rule({"anyOf": [_call_schema(tool, argument_key) for tool in tools.tools]})
     return rules(**made)
 
 
@@ -81,7 +87,7 @@ def framed_calls(
     made = {"start": f"{mark(section[0])} {repeated('call', tools, between)} {mark(section[1])}", "call": calls}
     for n, tool in enumerate(tools.tools):
         made[f"call_{n}"] = f"{mark(header(tool.name))} args_{n} {mark(footer)}"
-        made[f"args_{n}"] = "%json " + json.dumps(schema_of(tool))
+        made[f"args_{n}"] = json_rule(schema_of(tool))
     return rules(**made)
 
 
@@ -108,7 +114,7 @@ def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: Callable[[
                 made[f"v_{n}_{place}[lazy]"] = text_until(end)
             else:
                 made[f"v_{n}_{place}"] = f"json_{n}_{place} {mark(end)}"
-                made[f"json_{n}_{place}"] = "%json " + json.dumps(own)
+                made[f"json_{n}_{place}"] = json_rule(own)
             parts.append(rule if name in required else f"{rule}?")
         opening = mark(tags.call_open + tool.name + tags.call_name_end + "\n")
         made[f"call_{n}"] = f"{opening} {' '.join(parts)} {mark(tags.call_close + chr(10))}"

@@ -55,6 +55,16 @@ class AnswerFormat:
     thinking_ids: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     """The tags of the reasoning as token ids."""
 
+    def marks(self) -> dict[str, Any]:
+        """Sampling parameters that say where thinking begins and ends. Raises RequestError when nobody knows."""
+        if self.thinking_ids is None:
+            raise RequestError(
+                "this model has no thinking that is known here and could be bounded; leave thinking_budget out, or "
+                "start the server with --reasoning-parser",
+                "thinking_budget",
+            )
+        return dict(zip(("thinking_start_ids", "thinking_end_ids"), self.thinking_ids))
+
     def names(self) -> dict[str, str | None]:
         """For people."""
         return {
@@ -63,14 +73,22 @@ class AnswerFormat:
         }
 
     def reading(
-        self, prompt: str, tools: ToolUse, constraint: dict | None = None, *, may_think: bool = True
+        self,
+        prompt: str,
+        tools: ToolUse,
+        constraint: dict | None = None,
+        *,
+        budget: int | None = None,
+        may_think: bool = True,
     ) -> Reading:
         """For the answers to a prompt.
 
-        constraint: what the request wants them to look like; it holds after reasoning. may_think: False: the request
-        wants no reasoning, so that a constraint holds at once, unless the prompt has opened reasoning all the same.
+        constraint: what the request wants them to look like; it holds after reasoning. budget: most tokens of
+        reasoning. may_think: False: the request wants none, so that a constraint holds at once and a budget has nothing
+        to bound, unless the prompt has opened reasoning all the same.
 
-        Raises RequestError when a call is required and there is no format, or beside another constraint.
+        Raises RequestError when a call is required and there is no format, or beside another constraint, and for a
+        budget when no reasoning is known.
         """
         is_open = self.reasoning is not None and self.reasoning.is_opened_by(prompt)
         uses_tools = tools.mode != "none"
@@ -82,9 +100,10 @@ class AnswerFormat:
             )
         if tools.mode == "required":
             constraint = self._required(tools, constraint)
-        params: dict[str, Any] = {"grammar": constraint}
-        if self.thinking_ids is not None and (may_think or is_open):
-            params["thinking_start_ids"], params["thinking_end_ids"] = self.thinking_ids
+        params: dict[str, Any] = {"grammar": constraint, "thinking_budget": None}
+        thinks = may_think or is_open
+        if thinks and (budget is not None or self.thinking_ids is not None):
+            params |= self.marks() | {"thinking_budget": budget}
         if uses_tools and any(token in marker for token in self.special for marker in self.tools.markers):
             params["skip_special_tokens"] = False
         return Reading(partial(self._parser, tools if uses_tools else None, is_open), params)

@@ -14,13 +14,13 @@ from hyla.server.body import parse, read_json
 from hyla.server.constraints import grammar_of
 from hyla.server.conversation import Conversation
 from hyla.server.limits import Limits
-from hyla.server.prompts import check_choices, check_stream, prompt_fields
+from hyla.server.prompts import check_choices, check_stream
 from hyla.server.reader import Choice
 from hyla.server.schemas.chat import ChatRequest
-from hyla.server.service import client_of, service_of
+from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.chat import ChatShape
 from hyla.server.tools import openai_tool_use
-from hyla.server.translate import engine_request, sampling_params
+from hyla.server.translate import engine_request, in_own_names, sampling_params
 
 router = APIRouter()
 
@@ -29,14 +29,31 @@ router = APIRouter()
 async def chat_completions(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
     asked = parse(ChatRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        return await _answer(request, service, asked, client)
+
+
+async def _answer(request: Request, service: Service, asked: ChatRequest, client: str) -> Response:
     served = service.model(asked.model)
     served.require_tokenizer("chat")
     check_stream(asked)
     conversation = _conversation(asked, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = grammar_of(asked, service.limits)
-    reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
-    params = sampling_params(asked, max_tokens=_max_tokens(asked), logprobs=_logprobs(asked), **reading.params)
+    reading = served.format.reading(
+        prompt.text,
+        conversation.tools,
+        constraint,
+        budget=asked.thinking_budget,
+        may_think=conversation.may_think,
+    )
+    params = sampling_params(
+        asked,
+        max_tokens=_max_tokens(asked),
+        logprobs=_logprobs(asked),
+        prompt_logprobs=asked.prompt_logprobs,
+        **reading.params,
+    )
     check_choices(1, params.n, service.limits)
     answer_id = f"chatcmpl-{uuid.uuid4().hex}"
     most_calls = None if conversation.tools.is_parallel else 1
@@ -49,10 +66,11 @@ async def chat_completions(request: Request, client: str = Depends(client_of)) -
         wants_logprobs=bool(asked.logprobs),
         wants_usage=asked.wants_usage,
         wants_ids=bool(asked.return_token_ids),
+        num_prompt_top=asked.prompt_logprobs,
         prefix=conversation.final_text() if asked.echo else "",
         shows_reasoning=asked.include_reasoning is not False,
     )
-    shape.prompt_fields = await prompt_fields(served, asked, [prompt.token_ids])
+    shape.prompt_ids = [prompt.token_ids]
     own = engine_request(f"{answer_id}-0", prompt.token_ids, params, asked, key=client or None)
     return await answer(
         request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(asked.stream)
@@ -88,7 +106,7 @@ def effort_names(effort: str | None) -> dict:
 
 def _max_tokens(asked: ChatRequest) -> int | None:
     if None not in (asked.max_tokens, asked.max_completion_tokens) and asked.max_tokens != asked.max_completion_tokens:
-        raise RequestError("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
+        raise RequestError("max_tokens and max_completion_tokens differ; give one of them", "max_completion_tokens")
     return asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
 
 

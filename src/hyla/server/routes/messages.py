@@ -14,16 +14,17 @@ from hyla.errors import RequestError
 from hyla.server.answering import answer
 from hyla.server.body import parse, read_json
 from hyla.server.constraints import format_grammar
-from hyla.server.conversation import Conversation, text_of
+from hyla.server.content import part_text, text_of
+from hyla.server.conversation import Conversation
 from hyla.server.limits import Limits
 from hyla.server.reader import Choice
 from hyla.server.schemas.generation import ResponseFormat
 from hyla.server.schemas.messages import Block, CountTokensRequest, MessageRequest, Turn
 from hyla.server.schemas.tools import FunctionTool
-from hyla.server.service import client_of, service_of
+from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.messages import MessageShape
 from hyla.server.tools import ToolUse, tool_use
-from hyla.server.translate import engine_request, sampling_params
+from hyla.server.translate import engine_request, in_own_names, sampling_params
 
 router = APIRouter()
 
@@ -32,16 +33,27 @@ router = APIRouter()
 async def messages(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
     asked = parse(MessageRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        return await _answer(request, service, asked, client)
+
+
+async def _answer(request: Request, service: Service, asked: MessageRequest, client: str) -> Response:
     served = service.model(asked.model)
     tokenizer = served.require_tokenizer("messages")
     conversation = _conversation(asked, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = _grammar(asked, service.limits)
-    reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
+    # A model without known thinking may be asked to think: clients send it to every model.
+    is_bounded = served.format.thinking_ids is not None and asked.thinking is not None
+    reading = served.format.reading(
+        prompt.text,
+        conversation.tools,
+        constraint,
+        budget=asked.thinking.budget_tokens if is_bounded else None,
+        may_think=conversation.may_think,
+    )
     stops = tuple(asked.stop_sequences or ())
-    thinks = served.format.reasoning is not None and asked.thinking is not None and asked.thinking.type == "enabled"
-    budget = asked.thinking.budget_tokens if thinks else None
-    params = sampling_params(asked, stop=stops or None, thinking_budget=budget, **reading.params)
+    params = sampling_params(asked, stop=stops or None, **reading.params)
     answer_id = f"msg_{uuid.uuid4().hex}"
     shape = MessageShape(
         answer_id,
@@ -50,7 +62,8 @@ async def messages(request: Request, client: str = Depends(client_of)) -> Respon
         Choice(reading.parser(), None if conversation.tools.is_parallel else 1),
         stops=stops,
         num_prompt_tokens=len(prompt.token_ids),
-        shows_thinking=asked.thinking is None or asked.thinking.type != "disabled",
+        shows_thinking=asked.thinking is None
+        or (asked.thinking.type != "disabled" and asked.thinking.display != "omitted"),
     )
     own = engine_request(f"{answer_id}-0", prompt.token_ids, params, asked, key=client or None)
     return await answer(
@@ -63,7 +76,8 @@ async def count_tokens(request: Request, client: str = Depends(client_of)) -> JS
     service = service_of(request)
     asked = parse(CountTokensRequest, await read_json(request, service.limits))
     served = service.model(asked.model)
-    prompt = await run_in_threadpool(served.prompt, _conversation(asked, service.limits))
+    with in_own_names(asked):
+        prompt = await run_in_threadpool(served.prompt, _conversation(asked, service.limits))
     return JSONResponse({"input_tokens": len(prompt.token_ids)})
 
 
@@ -74,9 +88,9 @@ def _conversation(asked: CountTokensRequest, limits: Limits) -> Conversation:
         )
     made: list[dict[str, Any]] = []
     if asked.system:
-        made.append({"role": "system", "content": _text_of(asked.system)})
-    for turn in asked.messages:
-        made += _turn(turn)
+        made.append({"role": "system", "content": _system(asked.system)})
+    for n, turn in enumerate(asked.messages):
+        made += _turn(turn, f"messages[{n}].content")
     # A last message of the assistant is the start of the answer.
     continues = asked.messages[-1].role == "assistant" and bool(made[-1].get("content"))
     return Conversation(made, _tools(asked, limits), _names(asked), continues_final_message=continues)
@@ -92,35 +106,37 @@ def _names(asked: CountTokensRequest) -> dict[str, Any]:
     return names | (asked.chat_template_kwargs or {})
 
 
-def _text_of(content: str | list[Block]) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(_field(block, "text") for block in content)
+def _system(content: str | list[Block]) -> str:
+    return text_of(
+        content if isinstance(content, str) else [block.model_dump() for block in content], "system", "system"
+    )
 
 
-def _field(block: Block, name: str) -> str:
+def _field(block: Block, name: str, where: str) -> str:
     value = (block.model_extra or {}).get(name)
-    if name == "text" and block.type != "text":
-        raise RequestError(f"a content block of type {block.type!r} is not supported; send text", "messages")
     if not isinstance(value, str):
-        raise RequestError(f"a content block of type {block.type!r} needs {name}, a text", "messages")
+        raise RequestError(f"{where}, a content block of type {block.type!r}, needs {name}, a text", "messages")
     return value
 
 
-def _turn(turn: Turn) -> list[dict[str, Any]]:
-    """One of Anthropic's turns as chat messages: results of tools are messages of their own and come first."""
+def _turn(turn: Turn, where: str) -> list[dict[str, Any]]:
+    """One of Anthropic's turns as chat messages: results of tools are messages of their own and come first.
+
+    where: the place of its content in the request, for people.
+    """
     if isinstance(turn.content, str):
         return [{"role": turn.role, "content": turn.content}]
     texts, results, calls, thoughts = [], [], [], []
-    for block in turn.content:
+    for n, block in enumerate(turn.content):
+        place = f"{where}[{n}]"
         if block.type == "tool_result":
-            results.append(_result(block))
+            results.append(_result(block, place))
         elif block.type == "tool_use":
-            calls.append(_call(block))
+            calls.append(_call(block, place))
         elif block.type == "thinking":
-            thoughts.append(_field(block, "thinking"))
+            thoughts.append(_field(block, "thinking", place))
         elif block.type != "redacted_thinking":
-            texts.append(_field(block, "text"))
+            texts.append(part_text(block.model_dump(), place, "messages"))
     if not (texts or calls or thoughts):
         return results or [{"role": turn.role, "content": ""}]
     message: dict[str, Any] = {"role": turn.role, "content": "\n".join(texts)}
@@ -131,26 +147,25 @@ def _turn(turn: Turn) -> list[dict[str, Any]]:
     return [*results, message]
 
 
-def _result(block: Block) -> dict[str, Any]:
+def _result(block: Block, where: str) -> dict[str, Any]:
     content = (block.model_extra or {}).get("content")
-    if isinstance(content, list):
-        content = text_of(content)
-    if content is not None and not isinstance(content, str):
-        raise RequestError("the content of a tool_result is a text or a list of blocks", "messages")
-    return {"role": "tool", "tool_call_id": _field(block, "tool_use_id"), "content": content or ""}
+    if content is not None and not isinstance(content, str | list):
+        raise RequestError(f"{where}.content is neither a text nor a list of blocks; send one of them", "messages")
+    text = text_of(content, f"{where}.content")
+    return {"role": "tool", "tool_call_id": _field(block, "tool_use_id", where), "content": text}
 
 
-def _call(block: Block) -> dict[str, Any]:
+def _call(block: Block, where: str) -> dict[str, Any]:
     given = (block.model_extra or {}).get("input")
     if not isinstance(given, dict):
-        raise RequestError("a content block of type 'tool_use' needs input, an object", "messages")
-    function = {"name": _field(block, "name"), "arguments": json.dumps(given, ensure_ascii=False)}
-    return {"id": _field(block, "id"), "type": "function", "function": function}
+        raise RequestError(f"{where}, a content block of type 'tool_use', needs input, an object", "messages")
+    function = {"name": _field(block, "name", where), "arguments": json.dumps(given, ensure_ascii=False)}
+    return {"id": _field(block, "id", where), "type": "function", "function": function}
 
 
 def _tools(asked: CountTokensRequest, limits: Limits) -> ToolUse:
     tools = [
-        FunctionTool(name=tool.name, description=tool.description, parameters=tool.input_schema)
+        FunctionTool(name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict)
         for tool in asked.tools or ()
     ]
     choice = asked.tool_choice

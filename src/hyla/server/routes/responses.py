@@ -13,18 +13,26 @@ from hyla.errors import RequestError
 from hyla.server.answering import answer
 from hyla.server.body import parse, read_json
 from hyla.server.constraints import format_grammar
-from hyla.server.conversation import Conversation, text_of
+from hyla.server.content import text_of
+from hyla.server.conversation import Conversation
 from hyla.server.errors import HTTPFailure
 from hyla.server.limits import Limits
+from hyla.server.mistakes import short
 from hyla.server.reader import Choice
 from hyla.server.routes.chat import effort_names
 from hyla.server.schemas.generation import ResponseFormat
-from hyla.server.schemas.responses import InputItem, NamedFunction, ResponseRequest, TextOptions
+from hyla.server.schemas.responses import (
+    InputItem,
+    InputTokensRequest,
+    NamedFunction,
+    ResponseRequest,
+    TextOptions,
+)
 from hyla.server.schemas.tools import FunctionTool
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.responses import ResponseShape
 from hyla.server.tools import ToolUse, tool_use
-from hyla.server.translate import engine_request, sampling_params
+from hyla.server.translate import engine_request, in_own_names, sampling_params
 
 router = APIRouter()
 
@@ -35,17 +43,34 @@ LOGPROBS = "message.output_text.logprobs"
 async def responses(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
     asked = parse(ResponseRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        return await _answer(request, service, asked, client)
+
+
+@router.post("/v1/responses/input_tokens")
+async def count_input_tokens(request: Request, client: str = Depends(client_of)) -> JSONResponse:
+    service = service_of(request)
+    asked = parse(InputTokensRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        served = service.model(asked.model)
+        _, conversation = _conversation(asked, service, client)
+        prompt = await run_in_threadpool(served.prompt, conversation)
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
+
+
+async def _answer(request: Request, service: Service, asked: ResponseRequest, client: str) -> Response:
     served = service.model(asked.model)
     served.require_tokenizer("responses")
-    messages = [*_earlier(asked, service, client), *_messages(asked)]
-    if len(messages) > service.limits.max_messages:
-        raise RequestError(
-            f"the conversation has {len(messages)} messages; at most {service.limits.max_messages} go at once", "input"
-        )
-    conversation = Conversation(_with_instructions(asked, messages), _tools(asked, service.limits), _names(asked))
+    messages, conversation = _conversation(asked, service, client)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = _grammar(asked.text, service.limits)
-    reading = served.format.reading(prompt.text, conversation.tools, constraint, may_think=conversation.may_think)
+    reading = served.format.reading(
+        prompt.text,
+        conversation.tools,
+        constraint,
+        budget=asked.thinking_budget,
+        may_think=conversation.may_think,
+    )
     wants_logprobs = asked.top_logprobs is not None or LOGPROBS in (asked.include or ())
     params = sampling_params(
         asked,
@@ -94,7 +119,18 @@ def _not_kept(response_id: str, param: str) -> HTTPFailure:
     return HTTPFailure(404, message, param=param, code="previous_response_not_found")
 
 
-def _earlier(asked: ResponseRequest, service: Service, client: str) -> list[dict[str, Any]]:
+def _conversation(asked: InputTokensRequest, service: Service, client: str) -> tuple[list[dict], Conversation]:
+    """The messages to keep, and what the model is asked."""
+    messages = [*_earlier(asked, service, client), *_messages(asked)]
+    if len(messages) > service.limits.max_messages:
+        raise RequestError(
+            f"the conversation has {len(messages)} messages; at most {service.limits.max_messages} go at once", "input"
+        )
+    tools = _tools(asked, service.limits)
+    return messages, Conversation(_with_instructions(asked, messages), tools, _names(asked))
+
+
+def _earlier(asked: InputTokensRequest, service: Service, client: str) -> list[dict[str, Any]]:
     if asked.previous_response_id is None:
         return []
     found = service.stored.get(asked.previous_response_id, client)
@@ -103,51 +139,60 @@ def _earlier(asked: ResponseRequest, service: Service, client: str) -> list[dict
     return found.messages
 
 
-def _with_instructions(asked: ResponseRequest, messages: list[dict]) -> list[dict]:
+def _with_instructions(asked: InputTokensRequest, messages: list[dict]) -> list[dict]:
     """Instructions are this request's own: they are not kept with the conversation."""
     return [{"role": "system", "content": asked.instructions}, *messages] if asked.instructions else messages
 
 
-def _messages(asked: ResponseRequest) -> list[dict[str, Any]]:
+def _messages(asked: InputTokensRequest) -> list[dict[str, Any]]:
     """Input items in chat form: calls and reasoning join the assistant message that they belong to."""
     if isinstance(asked.input, str):
         return [{"role": "user", "content": asked.input}]
     messages: list[dict[str, Any]] = []
-    for item in asked.input:
-        _add_item(messages, item)
+    for n, item in enumerate(asked.input):
+        _add_item(messages, item, f"input[{n}]")
     if not messages:
         raise RequestError("input is an empty list; give a message", "input")
     return messages
 
 
-def _add_item(messages: list[dict[str, Any]], item: InputItem) -> None:
+def _add_item(messages: list[dict[str, Any]], item: InputItem, where: str) -> None:
+    """Add one item; where: its place in the request, for people."""
     fields = item.model_extra or {}
     kind = item.type or "message"
     if kind == "message":
-        if item.role is None:
-            raise RequestError("input: a message needs its role", "input")
-        content = text_of(item.content)
-        last = messages[-1] if messages else {}
-        if item.role == "assistant" and last.get("role") == "assistant" and not last.get("content"):
-            last["content"] = content
-        else:
-            messages.append({"role": item.role, "content": content})
+        _add_message(messages, item, where)
     elif kind == "function_call":
-        call = {"name": _text(fields, "name", kind), "arguments": _text(fields, "arguments", kind)}
-        own = {"id": _text(fields, "call_id", kind), "type": "function", "function": call}
+        call = {"name": _text(fields, "name", where, kind), "arguments": _text(fields, "arguments", where, kind)}
+        own = {"id": _text(fields, "call_id", where, kind), "type": "function", "function": call}
         _assistant(messages).setdefault("tool_calls", []).append(own)
     elif kind == "function_call_output":
         output = fields.get("output")
-        if not isinstance(output, str):
-            output = text_of(output if isinstance(output, list) else None)
-        messages.append({"role": "tool", "tool_call_id": _text(fields, "call_id", kind), "content": output})
+        if not isinstance(output, str | list):
+            raise RequestError(f"{where} needs output, a text or a list of parts", "input")
+        text = text_of(output, f"{where}.output", "input")
+        messages.append({"role": "tool", "tool_call_id": _text(fields, "call_id", where, kind), "content": text})
     elif kind == "reasoning":
         parts = item.content if isinstance(item.content, list) else []
         texts = [part.get("text") for part in parts if isinstance(part.get("text"), str)]
         if texts:
             messages.append({"role": "assistant", "content": "", "reasoning_content": "\n".join(texts)})
+    elif kind == "item_reference":
+        raise RequestError(f"{where} refers to a kept item; send the item, or previous_response_id", "input")
     else:
-        raise RequestError(f"input: an item of type {kind!r} is not supported here; leave it out", "input")
+        message = f"{where} is an item of type {short(kind)}, which is not supported here; leave it out"
+        raise RequestError(message, "input")
+
+
+def _add_message(messages: list[dict[str, Any]], item: InputItem, where: str) -> None:
+    if item.role is None:
+        raise RequestError(f"{where} is a message without its role; add it", "input")
+    content = text_of(item.content, f"{where}.content", "input")
+    last = messages[-1] if messages else {}
+    if item.role == "assistant" and last.get("role") == "assistant" and not last.get("content"):
+        last["content"] = content
+    else:
+        messages.append({"role": item.role, "content": content})
 
 
 def _assistant(messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -157,15 +202,18 @@ def _assistant(messages: list[dict[str, Any]]) -> dict[str, Any]:
     return messages[-1]
 
 
-def _text(fields: dict, name: str, kind: str) -> str:
+def _text(fields: dict, name: str, where: str, kind: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
-        raise RequestError(f"input: an item of type {kind!r} needs {name}, a text", "input")
+        raise RequestError(f"{where}, an item of type {short(kind)}, needs {name}, a text", "input")
     return value
 
 
-def _tools(asked: ResponseRequest, limits: Limits) -> ToolUse:
-    tools = [FunctionTool(**tool.model_dump(exclude={"type"}, exclude_none=True)) for tool in asked.tools or ()]
+def _tools(asked: InputTokensRequest, limits: Limits) -> ToolUse:
+    tools = [
+        FunctionTool(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
+        for tool in asked.tools or ()
+    ]
     choice = asked.tool_choice
     if isinstance(choice, NamedFunction):
         return tool_use(tools, "required", False, limits).narrowed([choice.name], "required")
@@ -175,7 +223,7 @@ def _tools(asked: ResponseRequest, limits: Limits) -> ToolUse:
     return tool_use(tools, choice.mode, asked.parallel_tool_calls, limits).narrowed(names, choice.mode)
 
 
-def _names(asked: ResponseRequest) -> dict[str, Any]:
+def _names(asked: InputTokensRequest) -> dict[str, Any]:
     return effort_names(asked.reasoning.effort if asked.reasoning else None) | (asked.chat_template_kwargs or {})
 
 

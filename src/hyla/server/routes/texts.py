@@ -16,10 +16,12 @@ from hyla.errors import RequestError
 from hyla.server.body import parse, read_json
 from hyla.server.conversation import Conversation
 from hyla.server.limits import Limits
-from hyla.server.prompts import encode, run_orders, scored_body
+from hyla.server.prompts import encode, run_orders
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
-from hyla.server.service import client_of, service_of
+from hyla.server.service import Service, client_of, service_of
+from hyla.server.shapes.openai import scored_body
 from hyla.server.tools import tool_use
+from hyla.server.translate import in_own_names
 
 router = APIRouter()
 
@@ -41,6 +43,11 @@ def _texts(given: str | Sequence, limits: Limits) -> list[str | tuple[int, ...]]
 async def embeddings(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
     asked = parse(EmbeddingRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        return await _embeddings(service, asked, client)
+
+
+async def _embeddings(service: Service, asked: EmbeddingRequest, client: str) -> JSONResponse:
     served = service.model(asked.model)
     width = served.worker.facts.hidden_dim
     if asked.dimensions is not None and asked.dimensions > width:
@@ -80,6 +87,11 @@ def _encoded(vector: Sequence[float], form: str | None) -> list[float] | str:
 async def tokenize(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
     asked = parse(TokenizeRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        return await _tokenize(service, asked, client)
+
+
+async def _tokenize(service: Service, asked: TokenizeRequest, client: str) -> JSONResponse:
     served = service.model_or_only(asked.model)
     tokenizer = served.require_tokenizer("tokenize")
     if (asked.prompt is None) == (asked.messages is None):
@@ -107,6 +119,11 @@ async def tokenize(request: Request, client: str = Depends(client_of)) -> JSONRe
 async def detokenize(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
     asked = parse(DetokenizeRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        return await _detokenize(service, asked, client)
+
+
+async def _detokenize(service: Service, asked: DetokenizeRequest, client: str) -> JSONResponse:
     served = service.model_or_only(asked.model)
     tokenizer = served.require_tokenizer("detokenize")
     if asked.tokens:
@@ -119,11 +136,19 @@ async def detokenize(request: Request, client: str = Depends(client_of)) -> JSON
 async def score(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
     asked = parse(ScoreRequest, await read_json(request, service.limits))
+    with in_own_names(asked):
+        return await _score(service, asked, client)
+
+
+async def _score(service: Service, asked: ScoreRequest, client: str) -> JSONResponse:
     served = service.model_or_only(asked.model)
     context: tuple[int, ...] = ()
     if asked.context:
         own = asked.context if isinstance(asked.context, str) else tuple(asked.context)
-        (context,) = await encode(served, [own], add_special_tokens=asked.add_special_tokens is not False)
+        try:
+            (context,) = await encode(served, [own], add_special_tokens=asked.add_special_tokens is not False)
+        except RequestError as error:
+            raise RequestError(str(error).replace("the prompt", "the context"), "context") from error
     # Special tokens open a text once: before its context, if it has one.
     opens = asked.add_special_tokens is not False and not context
     texts = _texts(asked.input, service.limits)
@@ -142,7 +167,7 @@ async def score(request: Request, client: str = Depends(client_of)) -> JSONRespo
             "logprob": math.fsum(known),
         }
         if asked.top_logprobs is not None:
-            entry["top_logprobs"] = [scored_body(served, token) for token in tokens]
+            entry["top_logprobs"] = [scored_body(served.tokenizer, token) for token in tokens]
         data.append(entry)
     num = len(context) * len(ids) + sum(map(len, ids))
     usage = {"prompt_tokens": num, "total_tokens": num}

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hyla.server.schemas.fields import Bookkeeping, TopLogprobs, no_effect, only
+from hyla.server.schemas.fields import Bookkeeping, Items, TopLogprobs, no_effect, only
 from hyla.server.schemas.generation import GenerationFields, ResponseFormat
-from hyla.server.schemas.tools import Tool, ToolChoiceField
+from hyla.server.schemas.tools import OwnTool, ToolChoiceField
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -19,17 +19,17 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str | list[dict[str, Any]] | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    content: str | Items[dict[str, Any]] | None = None
+    tool_calls: Items[dict[str, Any]] | None = None
 
 
 class ChatRequest(GenerationFields):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[Items[Message], Field(min_length=1)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = None
+    tools: Items[OwnTool] | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
@@ -42,7 +42,7 @@ class ChatRequest(GenerationFields):
     """With continue_final_message: the answer starts with the continued text."""
     include_reasoning: bool | None = None
     """False: reasoning is parsed and left out of the answer."""
-    documents: list[dict[str, Any]] | None = None
+    documents: Items[dict[str, Any]] | None = None
 
     # OpenAI's fields without a meaning here.
     metadata: Bookkeeping = None

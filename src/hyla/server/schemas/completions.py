@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hyla.errors import RequestError
 from hyla.server.limits import Limits
-from hyla.server.schemas.fields import TopLogprobs, only
+from hyla.server.schemas.fields import Items, TopLogprobs, only
 from hyla.server.schemas.generation import GenerationFields, ResponseFormat
 
 DEFAULT_TOKENS = 16
@@ -12,7 +12,7 @@ DEFAULT_TOKENS = 16
 
 
 class CompletionRequest(GenerationFields):
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Items[str] | Items[int] | Items[Items[int]]
     logprobs: TopLogprobs | None = None
     echo: bool | None = None
     best_of: int | None = None

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+
+
+@dataclass(frozen=True)
+class FirstMistakeOnly:
+    """pydantic's own FailFast cannot be part of a union, since it has no hash."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> dict:
+        return {**handler(source), "fail_fast": True}
+
+
+Item = TypeVar("Item")
+
+Items = Annotated[list[Item], FirstMistakeOnly()]
+"""A list that is refused at its first wrong item: one error for each of a million would keep the server busy."""
 
 
 class Body(BaseModel):

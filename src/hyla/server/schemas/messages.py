@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hyla.server.schemas.fields import Body, Bookkeeping, no_effect, only
-from hyla.server.schemas.tools import ToolName
+from hyla.server.schemas.fields import Body, Bookkeeping, Items, no_effect, only
+from hyla.server.schemas.tools import ToolName, own_tool
 
 
 class Block(BaseModel):
@@ -20,7 +20,7 @@ class Block(BaseModel):
 
 class Turn(Body):
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | Items[Block]
 
 
 class MessageTool(BaseModel):
@@ -32,6 +32,12 @@ class MessageTool(BaseModel):
     description: str | None = None
     input_schema: dict[str, Any]
     type: Literal["custom"] | None = None
+    strict: bool | None = None
+    allowed_callers: only(["direct"], instead="this server runs no code that could call it; leave it out") = None
+    cache_control: no_effect("prefixes are found by their tokens") = None
+    defer_loading: no_effect("the model is shown every tool at once") = None
+    eager_input_streaming: no_effect("arguments are always streamed as they are written") = None
+    input_examples: no_effect("chat templates do not show them") = None
 
 
 class MessageToolChoice(Body):
@@ -45,6 +51,9 @@ class Thinking(BaseModel):
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    display: Literal["summarized", "omitted", "updates"] | None = None
+    """"omitted": thinking is left out of the answer; otherwise it is shown as it is."""
+    block_binding: no_effect("thinking blocks are taken as they come") = None
 
 
 class OutputFormat(Body):
@@ -58,16 +67,22 @@ class OutputConfig(Body):
     task_budget: no_effect("max_tokens bounds the answer") = None
 
 
+KEEPS_ALL = ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]})
+"""Values of context_management that cut nothing; coding agents send them."""
+
+
 class CountTokensRequest(Body):
     model: str
-    messages: Annotated[list[Turn], Field(min_length=1)]
-    system: str | list[Block] | None = None
-    tools: list[MessageTool] | None = None
+    messages: Annotated[Items[Turn], Field(min_length=1)]
+    system: str | Items[Block] | None = None
+    tools: Items[Annotated[MessageTool, own_tool("custom")]] | None = None
     tool_choice: MessageToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: no_effect("prefixes are found by their tokens") = None
-    context_management: only(instead="conversations are never cut; leave it out") = None
+    context_management: only(*KEEPS_ALL, instead="conversations are never cut; leave it out") = None
+    compaction: only(instead="conversations are not summarised here; leave it out") = None
+    billing_policy: Bookkeeping = None
     mcp_servers: only([], instead="this server calls no tools itself; leave it out") = None
     speed: only("standard", instead="there is one speed; leave it out") = None
     user_profile_id: Bookkeeping = None
@@ -80,9 +95,12 @@ class CountTokensRequest(Body):
 class MessageRequest(CountTokensRequest):
     max_tokens: Annotated[int, Field(ge=1)]
     stream: bool | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: Items[str] | None = None
     metadata: Bookkeeping = None
     service_tier: Bookkeeping = None
+    fallbacks: only([], "default", instead="one model answers a request; leave it out") = None
+    fallback_credit_token: Bookkeeping = None
+    thread: only(instead="conversations are not kept here; send the messages") = None
     container: only(instead="this server runs no code; leave it out") = None
     diagnostics: Bookkeeping = None
     inference_geo: Bookkeeping = None

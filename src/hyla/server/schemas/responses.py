@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hyla.server.schemas.chat import Effort
-from hyla.server.schemas.fields import Body, Bookkeeping, TopLogprobs, no_effect, only
+from hyla.server.schemas.fields import Body, Bookkeeping, Items, TopLogprobs, no_effect, only
 from hyla.server.schemas.generation import StreamOptions
-from hyla.server.schemas.tools import ToolName
+from hyla.server.schemas.tools import ToolName, own_tool
 
 
 class InputItem(BaseModel):
@@ -19,7 +19,7 @@ class InputItem(BaseModel):
 
     type: str | None = None
     role: Annotated[str, Field(max_length=64)] | None = None
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Items[dict[str, Any]] | None = None
 
 
 class ResponseTool(Body):
@@ -30,6 +30,9 @@ class ResponseTool(Body):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    allowed_callers: only(["direct"], instead="this server runs no code that could call it; leave it out") = None
+    defer_loading: no_effect("the model is shown every tool at once") = None
+    output_schema: no_effect("what a tool gives is shown as it is") = None
 
 
 class NamedFunction(Body):
@@ -40,7 +43,7 @@ class NamedFunction(Body):
 class AllowedFunctions(Body):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[dict[str, Any]]
+    tools: Items[dict[str, Any]]
 
 
 class TextFormat(Body):
@@ -58,34 +61,59 @@ class TextOptions(Body):
 
 class ReasoningOptions(Body):
     effort: Effort | None = None
+    context: no_effect("the chat template decides which reasoning it shows again") = None
+    mode: only("standard", instead="there is one mode; leave it out") = None
     summary: no_effect("reasoning is shown as it is") = None
     generate_summary: no_effect("reasoning is shown as it is") = None
 
 
-class ResponseRequest(Body):
+Includable = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "message.input_image.image_url",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+]
+
+
+class InputTokensRequest(Body):
+    """POST /v1/responses/input_tokens: what a conversation would have as its prompt."""
+
     model: str
-    input: str | list[InputItem]
+    input: str | Items[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = None
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    tools: Items[Annotated[ResponseTool, own_tool("function")]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = None
+    parallel_tool_calls: bool | None = None
+    truncation: only("disabled", instead="conversations are never cut; shorten yours") = None
+    conversation: only(instead="use previous_response_id") = None
+    personality: no_effect("no model here knows it") = None
+
+    # Extensions.
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class ResponseRequest(InputTokensRequest):
+    """POST /v1/responses."""
+
     store: bool | None = None
     """False: the answer cannot be named by `previous_response_id`. Answers are kept in memory, for a while."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: TopLogprobs | None = None
-    text: TextOptions | None = None
-    reasoning: ReasoningOptions | None = None
-    tools: list[ResponseTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = None
-    parallel_tool_calls: bool | None = None
-    include: list[str] | None = None
+    include: Items[Includable] | None = None
     """"message.output_text.logprobs" is heard; the others ask for parts that no answer here has."""
     metadata: dict[str, Any] | None = None
-    truncation: only("disabled", instead="conversations are never cut; shorten yours") = None
     background: only(False, instead="answers are made while the client waits") = None
-    conversation: only(instead="use previous_response_id") = None
     prompt: only(instead="prompts are not kept here; send the messages") = None
     moderation: only(instead="nothing is moderated here; leave it out") = None
     context_management: only(instead="conversations are never cut; leave it out") = None
@@ -101,14 +129,13 @@ class ResponseRequest(Body):
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     ignore_eos: bool | None = None
     min_tokens: int | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     thinking_budget: int | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] | None = None
     deadline_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

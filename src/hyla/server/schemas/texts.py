@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from hyla.server.schemas.chat import Message
-from hyla.server.schemas.fields import Body, Bookkeeping, TopLogprobs
-from hyla.server.schemas.tools import Tool
+from hyla.server.schemas.fields import Body, Bookkeeping, Items, TopLogprobs
+from hyla.server.schemas.tools import OwnTool
 
 
 class EmbeddingRequest(Body):
     """POST /v1/embeddings."""
 
     model: str
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | Items[str] | Items[int] | Items[Items[int]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """Only the first numbers of each vector, scaled anew; more than the model has is an error."""
@@ -34,8 +34,8 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    tools: list[Tool] | None = None
+    messages: Annotated[Items[Message], Field(min_length=1)] | None = None
+    tools: Items[OwnTool] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -47,7 +47,7 @@ class DetokenizeRequest(Body):
     """POST /detokenize."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Items[int]
     skip_special_tokens: bool | None = None
 
 
@@ -55,8 +55,8 @@ class ScoreRequest(Body):
     """POST /score: the log-probability of each text's tokens after its context."""
 
     model: str | None = None
-    input: str | list[str] | list[int] | list[list[int]]
-    context: str | list[int] | None = None
+    input: str | Items[str] | Items[int] | Items[Items[int]]
+    context: str | Items[int] | None = None
     """What stands before every text and is not scored."""
     top_logprobs: TopLogprobs | None = None
     add_special_tokens: bool | None = None

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from hyla.server.schemas.fields import Body
+from hyla.server.schemas.fields import Body, Items
 
 ToolName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.:/-]+$")]
 """Names stand in prompts, grammars and tags, so that they may not hold quotes, brackets or spaces."""
+
+
+def own_tool(kind: str):
+    """Of tools that the client runs, whose type is `kind` or left out: others are refused before their fields are."""
+
+    def check(tool: Any) -> Any:
+        given = tool.get("type") if isinstance(tool, dict) else None
+        if given in (None, kind) or not isinstance(given, str):
+            return tool
+        if given == "custom":
+            raise ValueError("is a free-form tool (type 'custom'), which is not supported; give a function instead")
+        what = f"is a hosted tool (type {given!r:.60}) and this server runs no tools itself"
+        raise ValueError(f"{what}; give tools of type {kind!r}, which you run")
+
+    return BeforeValidator(check)
 
 
 class FunctionTool(Body):
@@ -35,12 +50,14 @@ class NamedTool(Body):
 
 class AllowedTools(Body):
     mode: Literal["auto", "required"]
-    tools: list[dict[str, Any]]
+    tools: Items[dict[str, Any]]
 
 
 class AllowedToolsChoice(Body):
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
 
+
+OwnTool = Annotated[Tool, own_tool("function")]
 
 ToolChoiceField = Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice

@@ -21,7 +21,7 @@ class ChatShape(OpenAIShape):
         self.prefix, self.shows_reasoning = prefix, shows_reasoning
 
     def _head_fields(self):
-        return self.prompt_fields[0]
+        return self.ids_of_prompt(0) | self.scores_of_prompt(0)
 
     def _choice(self, index):
         choice = self.choices[index]
@@ -40,20 +40,21 @@ class ChatShape(OpenAIShape):
     def opening(self):
         for index in range(len(self.choices)):
             delta = {"role": "assistant", "content": self.prefix}
-            yield self._chunk([self._delta(index, delta)], **(self.prompt_fields[0] if index == 0 else {}))
+            yield self._chunk([self._delta(index, delta)], **(self.ids_of_prompt(0) if index == 0 else {}))
 
     def news(self, index, event):
         deltas = [self._delta_body(delta) for delta in self.add(index, event)]
         deltas = [delta for delta in deltas if delta]
+        scores = self.scores_of_prompt(0) if event.prompt_logprobs is not None else {}
         if not deltas and event.logprobs:
             deltas = [{"content": ""}]
-        if not deltas and (event.finish_reason or self.wants_ids):
+        if not deltas and (event.finish_reason or self.wants_ids or scores):
             deltas = [{}]
         for n, delta in enumerate(deltas):
             reason = self.choices[index].reason if event.finish_reason and n == len(deltas) - 1 else None
             logprobs = self._logprobs(event.logprobs) if event.logprobs else None
             first = {"logprobs": logprobs, **self._ids_of(event)} if n == 0 else {}
-            yield self._chunk([self._delta(index, delta, reason) | first])
+            yield self._chunk([self._delta(index, delta, reason) | first], **(scores if n == 0 else {}))
 
     @staticmethod
     def _delta(index: int, delta: dict, finish_reason: str | None = None) -> dict[str, Any]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from hyla.engine import ScoredToken, TokenLogprob, Usage
+from hyla.engine import ScoredToken, TokenEvent, TokenLogprob, Usage
 from hyla.engine.text import REPLACEMENT
 from hyla.server.shapes.openai import OpenAIShape
 
 
 class CompletionShape(OpenAIShape):
-    """prefixes: by prompt, its text and log-probabilities where the request wants them echoed.
+    """echoes: by prompt, its text where the request wants it before each of its answers.
 
+    num_echo_top: how many of the most likely ids each echoed token is told with; None: the text is echoed alone.
     num_kept: choices of each prompt that are told, the most likely ones per token (`best_of`); None: all.
     """
 
@@ -21,15 +23,18 @@ class CompletionShape(OpenAIShape):
     def __init__(
         self,
         *args,
-        prefixes: Mapping[int, tuple[str, Sequence[ScoredToken]]] | None = None,
+        echoes: Sequence[str] = (),
+        num_echo_top: int | None = None,
         num_kept: int | None = None,
         **more,
     ):
         super().__init__(*args, **more)
         self._num_kept = self.choices_per_prompt if num_kept is None else num_kept
-        self._prefixes = dict(prefixes or {})
+        self._echoes, self._num_echo_top = list(echoes), num_echo_top
         self._text_lengths = [0] * len(self.choices)
         """Characters of each choice's tokens so far, for `text_offset`."""
+        self._held: dict[int, list[tuple[int, TokenEvent]]] = {}
+        """By prompt whose log-probabilities are still to come and to be told first: its other choices' events."""
 
     def answer(self):
         whole = super().answer()
@@ -50,19 +55,30 @@ class CompletionShape(OpenAIShape):
         ranked = sorted(range(start, start + self.choices_per_prompt), key=lambda index: (-mean(index), index))
         return sorted(ranked[: self._num_kept])
 
-    def without_answers(self, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """The body when only the prompts are told (`max_tokens` = 0)."""
+    def without_answers(self) -> dict[str, Any]:
+        """The body when nothing is to be computed: the prompts' texts alone."""
         for index, choice in enumerate(self.choices):
             choice.finish_reason = "length"
-            choice.usage = Usage(len(prompts[index // self.choices_per_prompt]), 0)
+            choice.usage = Usage(len(self.prompt_ids[index // self.choices_per_prompt]), 0)
         return self.answer()
 
-    def _prefix(self, index: int) -> tuple[str, list[ScoredToken]]:
-        text, logprobs = self._prefixes.get(index // self.choices_per_prompt, ("", ()))
-        return text, list(logprobs)
+    def _prefix(self, index: int) -> tuple[str, list[TokenLogprob | ScoredToken]]:
+        """The echoed prompt of a choice."""
+        prompt = index // self.choices_per_prompt
+        text = self._echoes[prompt] if self._echoes else ""
+        scored = self.scored_prompts[prompt]
+        if self._num_echo_top is None or scored is None:
+            return text, []
+        _, *rest = scored
+        entries = [replace(own, top=own.top[: self._num_echo_top]) for own in rest]
+        return text, [ScoredToken(self.prompt_ids[prompt][0]), *entries]
+
+    def _of_prompt(self, index: int) -> dict[str, Any]:
+        prompt = index // self.choices_per_prompt
+        return self.ids_of_prompt(prompt) | self.scores_of_prompt(prompt)
 
     def _told(self, index):
-        return {**super()._told(index), **self.prompt_fields[index // self.choices_per_prompt]}
+        return {**super()._told(index), **self._of_prompt(index)}
 
     def _choice(self, index):
         choice = self.choices[index]
@@ -75,14 +91,36 @@ class CompletionShape(OpenAIShape):
         }
 
     def opening(self):
-        for index in range(len(self.choices)):
+        is_scored = self.num_prompt_top is not None or self._num_echo_top is not None
+        for prompt in range(len(self.scored_prompts)):
+            if is_scored:
+                self._held[prompt] = []
+            else:
+                yield from self._opening_of(prompt)
+
+    def _opening_of(self, prompt: int) -> Iterable[bytes]:
+        """What the choices of one prompt begin with."""
+        first = prompt * self.choices_per_prompt
+        for index in range(first, first + self.choices_per_prompt):
             text, logprobs = self._prefix(index)
-            fields = self.prompt_fields[index // self.choices_per_prompt]
+            fields = self._of_prompt(index)
             if text or logprobs or fields:
                 own = {"index": index, "text": text, "logprobs": self._logprobs(index, logprobs), "finish_reason": None}
                 yield self._chunk([{**own, **fields}])
 
     def news(self, index, event):
+        prompt = index // self.choices_per_prompt
+        if prompt in self._held:
+            if index % self.choices_per_prompt:
+                self._held[prompt].append((index, event))
+                return
+            self.keep_scores(index, event)
+            yield from self._opening_of(prompt)
+            for held in self._held.pop(prompt):
+                yield from self._news(*held)
+        yield from self._news(index, event)
+
+    def _news(self, index: int, event: TokenEvent) -> Iterable[bytes]:
         text = "".join(delta.text for delta in self.add(index, event))
         if not (text or event.logprobs or event.finish_reason or self.wants_ids):
             return

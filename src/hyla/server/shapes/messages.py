@@ -52,7 +52,7 @@ class MessageShape(Shape):
         choice = self.choice
         if choice.finish_reason != "stop":
             return {"stop_reason": "max_tokens", "stop_sequence": None}
-        if choice.calls:
+        if choice.has_called:
             return {"stop_reason": "tool_use", "stop_sequence": None}
         found = self._found_stop()
         return {"stop_reason": "end_turn" if found is None else "stop_sequence", "stop_sequence": found}
@@ -75,6 +75,7 @@ class MessageShape(Shape):
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": cached,
             "output_tokens": usage.completion_tokens if usage else 0,
+            "output_tokens_details": {"thinking_tokens": self.choice.num_reasoning_tokens},
         }
 
     # Events

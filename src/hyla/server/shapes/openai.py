@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from hyla.engine import TokenEvent
+from hyla.engine import ScoredToken, TokenEvent, TokenLogprob
 from hyla.engine.text import TextCodec
 from hyla.server.reader import Choice, total_usage
 from hyla.server.shapes.protocol import Shape, data_line
@@ -21,6 +22,18 @@ def token_text(tokenizer: TextCodec | None, token_id: int) -> str:
     return tokenizer.decode([token_id], skip_special_tokens=False)
 
 
+def scored_body(tokenizer: TextCodec | None, scored: TokenLogprob | ScoredToken | None) -> dict[str, Any] | None:
+    """A prompt's token by id, as other engines write it; None for a text's first token."""
+    if scored is None or scored.logprob is None:
+        return None
+    own = {scored.token_id: (scored.logprob, scored.rank)}
+    ranked = {token: (logprob, rank) for rank, (token, logprob) in enumerate(scored.top, start=1)}
+    return {
+        str(token): {"logprob": logprob, "rank": rank, "decoded_token": token_text(tokenizer, token)}
+        for token, (logprob, rank) in (own | ranked).items()
+    }
+
+
 def usage_body(choices: Sequence[Choice], choices_per_prompt: int) -> dict[str, Any]:
     total = total_usage(choices, choices_per_prompt)
     return {
@@ -28,7 +41,11 @@ def usage_body(choices: Sequence[Choice], choices_per_prompt: int) -> dict[str, 
         "completion_tokens": total["completion"],
         "total_tokens": total["prompt"] + total["completion"],
         "prompt_tokens_details": {"cached_tokens": total["cached"]},
-        "completion_tokens_details": {"reasoning_tokens": total["reasoning"]},
+        "completion_tokens_details": {
+            "reasoning_tokens": total["reasoning"],
+            "accepted_prediction_tokens": total["accepted"],
+            "rejected_prediction_tokens": total["rejected"],
+        },
     }
 
 
@@ -49,13 +66,39 @@ class OpenAIShape(Shape):
         wants_logprobs: bool = False,
         wants_usage: bool = False,
         wants_ids: bool = False,
+        num_prompt_top: int | None = None,
     ):
+        """num_prompt_top: how many of the most likely ids each token of a prompt is told with; None: not even its own
+        log-probability."""
         super().__init__(choices, choices_per_prompt)
         self.head = {"id": answer_id, "created": int(time.time()), "model": model}
         self.tokenizer = tokenizer
         self.wants_logprobs, self.wants_usage, self.wants_ids = wants_logprobs, wants_usage, wants_ids
-        self.prompt_fields: list[dict[str, Any]] = [{} for _ in range(len(choices) // choices_per_prompt)]
-        """By prompt, what the request wants to know of it: `prompt_token_ids`, `prompt_logprobs`."""
+        self.num_prompt_top = num_prompt_top
+        num_prompts = len(self.choices) // choices_per_prompt
+        self.prompt_ids: list[tuple[int, ...]] = [()] * num_prompts
+        self.scored_prompts: list[Sequence[TokenLogprob | None] | None] = [None] * num_prompts
+        """By prompt, what the first event of its first choice brought; None until then, and where it was cut off."""
+
+    def add(self, index, event):
+        self.keep_scores(index, event)
+        return super().add(index, event)
+
+    def keep_scores(self, index: int, event: TokenEvent) -> None:
+        if event.prompt_logprobs is not None:
+            self.scored_prompts[index // self.choices_per_prompt] = event.prompt_logprobs
+
+    def ids_of_prompt(self, prompt: int) -> dict[str, Any]:
+        return {"prompt_token_ids": list(self.prompt_ids[prompt])} if self.wants_ids else {}
+
+    def scores_of_prompt(self, prompt: int) -> dict[str, Any]:
+        if self.num_prompt_top is None:
+            return {}
+        scored = self.scored_prompts[prompt]
+        told = scored and [
+            scored_body(self.tokenizer, own and replace(own, top=own.top[: self.num_prompt_top])) for own in scored
+        ]
+        return {"prompt_logprobs": told}
 
     def answer(self):
         choices = [{**self._choice(index), **self._told(index)} for index in range(len(self.choices))]

@@ -39,6 +39,9 @@ class ResponseShape(Shape):
         self.head = {"id": answer_id, "object": "response", "created_at": int(time.time()), "model": model, **echo}
         self.items: list[dict[str, Any]] = []
         self._logprobs: list[dict] = []
+        """Of the open message's text."""
+        self._untold: list[dict] = []
+        """Of tokens whose text is still to come: a character's first bytes, or what may be a marker."""
         self._number = 0
         self._events: list[bytes] = []
 
@@ -118,15 +121,16 @@ class ResponseShape(Shape):
 
     def _build(self, deltas: list[Delta], event: TokenEvent) -> Iterable[bytes]:
         """Extend the items by the deltas; the events that tell it."""
-        logprobs = [self._logprob(entry) for entry in event.logprobs] if self.wants_logprobs else []
+        if self.wants_logprobs:
+            self._untold += [self._logprob(entry) for entry in event.logprobs]
         for delta in deltas:
+            logprobs, self._untold = self._untold, []
             if isinstance(delta, TextDelta):
                 yield from self._open("message")
                 self._item["content"][0]["text"] += delta.text
                 self._logprobs += logprobs
                 where = {**self._place(), "content_index": 0}
                 yield self._event("response.output_text.delta", **where, delta=delta.text, logprobs=logprobs)
-                logprobs = []
             elif isinstance(delta, ReasoningDelta):
                 yield from self._open("reasoning")
                 self._item["content"][0]["text"] += delta.text
@@ -178,6 +182,8 @@ class ResponseShape(Shape):
             return
         item = self._item
         is_cut = self.choice.finish_reason not in (None, "stop")
+        if item["type"] == "function_call" and self.choice.finish_reason is not None:
+            is_cut = is_cut or not self.choice.calls[-1].is_whole
         item["status"] = "incomplete" if is_cut else "completed"
         if item["type"] == "function_call":
             yield self._event(
