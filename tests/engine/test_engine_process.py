@@ -13,6 +13,7 @@ from test_engine_thread import Listener
 from tiny_model import save_tiny_folder
 
 from hyla.engine import Engine, EngineProcess, Launch, Overloaded, Request, SamplingParams, ScoreOrder
+from hyla.engine.child import Child
 from hyla.engine.collect import Collector
 from hyla.errors import CheckpointError, ConfigError, HylaError, RequestError
 
@@ -128,13 +129,21 @@ def test_a_killed_process_ends_its_requests_clearly_and_runs_again(process):
     assert again.done.wait(60) and again.events[-1].finish_reason == "length"
 
 
-def test_while_there_is_no_process_requests_are_told_when_to_come_back(process):
+def test_while_there_is_no_process_requests_are_told_when_to_come_back(process, monkeypatch):
+    may_start, start = threading.Event(), Child.__init__
+
+    def later(child, *given, **more):
+        may_start.wait(60)
+        start(child, *given, **more)
+
+    monkeypatch.setattr(Child, "__init__", later)
     os.kill(process.status()["worker"]["pid"], signal.SIGKILL)
     assert wait_until(lambda: not process.is_alive)
     with pytest.raises(Overloaded, match="killed by signal 9") as caught:
         process.submit(request("early"), Listener())
     assert caught.value.retry_after_seconds >= 1
     assert process.status()["state"] == "starting"
+    may_start.set()
     assert wait_until(lambda: process.is_alive)
 
 

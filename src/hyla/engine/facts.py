@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from hyla.errors import RequestError
 from hyla.models.ids import check_ids
 
+CONTEXT_EXCEEDED = "context_length_exceeded"
+"""OpenAI's code: agents that see it shorten their conversation and ask again."""
+
 
 @dataclass(frozen=True)
 class EngineFacts:
@@ -33,5 +36,7 @@ class EngineFacts:
         self.check_ids(ids, "the text")
         if len(ids) > self.context_len:
             raise RequestError(
-                f"the text has {len(ids)} tokens and the context {self.context_len}; shorten it", "input"
+                f"the text has {len(ids)} tokens and the context {self.context_len}; shorten it",
+                "input",
+                CONTEXT_EXCEEDED,
             )

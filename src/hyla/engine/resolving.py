@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hyla.caches.pool import num_pages_for
+from hyla.engine.facts import CONTEXT_EXCEEDED
 from hyla.engine.grammar import Grammar, GrammarCompiler
 from hyla.engine.memory import MemoryPlan
 from hyla.engine.messages import Request
@@ -18,9 +19,6 @@ from hyla.models.trunk import Model
 from hyla.ops.batch import CHUNK
 
 Prompt = str | Sequence[int]
-
-CONTEXT_EXCEEDED = "context_length_exceeded"
-"""OpenAI's code: agents that see it shorten their conversation and ask again."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,13 @@ class Speculation:
 
     def status(self) -> dict:
         """Numbers as plain data."""
-        return {"kind": self.kind_used, "drafted": self.lengths.num_drafted, "accepted": self.lengths.num_accepted}
+        lengths = self.lengths
+        return {
+            "kind": self.kind_used,
+            "drafted": lengths.num_drafted,
+            "accepted": lengths.num_accepted,
+            "accepted_lengths": list(lengths.accepted_lengths),
+        }
 
 
 def _model_drafter(options: EngineOptions, model: Model, cache: Cache, draft_model: Model | None) -> ModelDrafter:

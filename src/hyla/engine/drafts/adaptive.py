@@ -35,6 +35,8 @@ class DraftLength:
         self._seconds: dict[int, float] = {}
         """By bucket of row counts: what decoding steps of that size cost lately."""
         self.num_drafted = self.num_accepted = 0
+        self.accepted_lengths = [0] * (max_drafts + 1)
+        """Verifications by how many of their drafts were right."""
 
     def best(self, generation: Generation, available: int, num_decoding: int) -> int:
         """Drafts for a generation that could have `available`, in a step with `num_decoding` like it."""
@@ -64,6 +66,7 @@ class DraftLength:
         """What became of a generation's drafts."""
         self.num_drafted += drafted
         self.num_accepted += accepted
+        self.accepted_lengths[accepted] += 1
         record = self._records.setdefault(generation, _Record())
         for outcome in [1.0] * accepted + [0.0] * (accepted < drafted):
             record.acceptance += (outcome - record.acceptance) * LEARNING

@@ -85,9 +85,11 @@ export class EngineView {
         ["Proposed", number(speculation.drafted)],
         ["Accepted", number(speculation.accepted) + (caught === null ? "" : ` (${number(100 * caught, 0)}%)`)],
       ]),
+      ...lengths(speculation.accepted_lengths),
       section("Model", [
         ["Context", `${number(status.context_len)} tokens`],
         ["Weights version", number(status.weights_version)],
+        ...(status.worker?.restarts ? [["Restarts", number(status.worker.restarts)], ["Last end", status.worker.last_end]] : []),
       ]),
       ...status.notes.map((note) => el("p", { class: "note" }, note)),
     ];
@@ -111,6 +113,21 @@ export class EngineView {
 function section(title, rows) {
   const list = el("dl", {}, ...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   return el("section", {}, el("h3", {}, title), list);
+}
+
+/* How many drafts of a verification were right. */
+function lengths(counts) {
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  const most = Math.max(...counts);
+  return counts.map((count, length) => {
+    if (!count) return "";
+    const share = `${number((100 * count) / total, 0)}%`;
+    const bar = el("div", { class: "bar", role: "img", "aria-label": `${length} right: ${share} of ${number(total)} verifications` });
+    const part = el("span", { class: "cached some" });
+    part.style.width = `${(100 * count) / most}%`;
+    bar.append(part);
+    return el("div", { class: "units" }, el("div", { class: "units-head" }, el("span", {}, `${length} right`), el("span", { class: "numbers" }, share)), bar);
+  });
 }
 
 function units([name, { used, cached, free, total }]) {
