@@ -253,7 +253,7 @@ def test_another_draft_model_gives_another_answer():
 
 # Drafts that the grammar or a thinking budget forbids
 
-ANSWERS = 2000
+ANSWERS = 1200
 
 
 def table(seed, liked, length):
