@@ -124,7 +124,7 @@ def test_a_draft_made_again_after_fewer_others_is_a_new_sample():
 # Through the engine
 
 VOCAB, PROMPT, NUM_TOKENS = 5, (1, 4, 2), 4
-CHOICES, SEEDS = 128, 16
+CHOICES, SEEDS = 128, 10
 
 
 def small_model(seed, std):
@@ -243,7 +243,7 @@ def test_sampled_answers_with_lookup_are_those_without_drafts():
 @pytest.mark.parametrize("speculation", ["draft", "mtp"])
 def test_a_run_repeats_and_its_logprobs_are_the_models_own(speculation):
     model = tiny_model("nemotron_h")
-    params = SamplingParams(max_tokens=40, seed=5, top_p=0.9, logprobs=2, ignore_eos=True)
+    params = SamplingParams(max_tokens=25, seed=5, top_p=0.9, logprobs=2, ignore_eos=True)
     first, _ = written(model, PROMPTS, params, **drafting(speculation))
     assert first == written(model, PROMPTS, params, **drafting(speculation))[0]
     # Neighbours change nothing while there is room for everybody's drafts.
@@ -265,7 +265,7 @@ def test_another_draft_model_gives_another_answer():
 
 # Drafts that the grammar or a thinking budget forbids
 
-ANSWERS = 2000
+ANSWERS = 1200
 
 
 def table(seed, liked, length):
