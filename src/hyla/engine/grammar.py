@@ -7,6 +7,7 @@ tokens stand for, so a mask is a pure function of the grammar and of the tokens 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -155,8 +156,8 @@ def source_of(form: Format) -> str:
 
 
 def first_line(message: str, most: int = 300) -> str:
-    """What llguidance says, without the state that it prints below."""
-    text = " ".join(message.split("<state>")[0].replace("<non-verbose/>", "").split())
+    """What llguidance says, without the grammar and the state that it prints below."""
+    text = " ".join(re.split(r"<state>|\s1 \| ", message)[0].replace("<non-verbose/>", "").split())
     return text if len(text) <= most else f"{text[:most]}..."
 
 

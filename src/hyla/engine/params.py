@@ -95,7 +95,10 @@ class SamplingParams(BaseModel):
     def _is_possible(self):
         """Values that are right alone and wrong together."""
         if self.max_tokens == 0 and self.prompt_logprobs is None:
-            raise RequestError("max_tokens = 0 scores a prompt; ask for prompt_logprobs as well", "max_tokens")
+            raise RequestError(
+                "max_tokens = 0 only scores a prompt; ask for prompt_logprobs as well, or for at least one token",
+                "max_tokens",
+            )
         if self.max_tokens == 0 and self.n > 1:
             raise RequestError(f"max_tokens = 0 samples nothing, so n = {self.n} choices would be the same", "n")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:

@@ -29,9 +29,13 @@ def check_choices(num_prompts: int, num_choices: int, limits: Limits) -> None:
 
 
 async def encode(
-    served: ServedModel, prompts: Sequence[str | tuple[int, ...]], *, add_special_tokens: bool = True
+    served: ServedModel,
+    prompts: Sequence[str | tuple[int, ...]],
+    *,
+    add_special_tokens: bool = True,
+    name: str = "the prompt",
 ) -> list[tuple[int, ...]]:
-    """Token ids of each prompt. Raises RequestError for ids that the model does not have."""
+    """Token ids of each prompt. name: of them, in errors. Raises RequestError for ids that the model does not have."""
 
     def work() -> list[tuple[int, ...]]:
         made = []
@@ -41,7 +45,7 @@ async def encode(
                 # The engine's own tokenizers need not know the option.
                 more = {} if add_special_tokens else {"add_special_tokens": False}
                 prompt = tuple(tokenizer.encode(prompt, **more))
-            served.worker.facts.check_ids(prompt, "the prompt")
+            served.worker.facts.check_ids(prompt, name)
             made.append(prompt)
         return made
 

@@ -133,6 +133,10 @@ OWN_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
 one that the client has sent is meant."""
 
 
+TOOL_GRAMMAR = re.compile(r"^the lark cannot be used: (at \d+\(\d+\): )?")
+"""How an error of the grammar begins that the server has made of the tools; the client never saw it."""
+
+
 def own_name(asked: Body, name: str | None) -> str | None:
     """A field of this request for the engine's word; None when it has none."""
     names = OWN_NAMES.get(type(asked), {}).get(name, (name,))
@@ -148,7 +152,10 @@ def in_own_names(asked: Body) -> Iterator[None]:
         yield
     except RequestError as error:
         param = own_name(asked, error.param)
-        raise RequestError(_retold(str(error), asked, error.param), param, error.code) from error
+        text = _retold(str(error), asked, error.param)
+        if param == "tools":
+            text = TOOL_GRAMMAR.sub("the parameters of a tool cannot be used: ", text)
+        raise RequestError(text, param, error.code) from error
 
 
 def _retold(text: str, asked: Body, param: str | None) -> str:

@@ -56,7 +56,7 @@ async def _embeddings(service: Service, asked: EmbeddingRequest, client: str) ->
         )
     texts = _texts(asked.input, service.limits)
     with service.turn(client):
-        ids = await encode(served, texts, add_special_tokens=asked.add_special_tokens is not False)
+        ids = await encode(served, texts, add_special_tokens=asked.add_special_tokens is not False, name="the input")
         is_normalised = asked.normalize is not False
         orders = [EmbedOrder(own, asked.pooling or "mean", is_normalised) for own in ids]
         vectors = await run_orders(served, orders)
@@ -146,14 +146,16 @@ async def _score(service: Service, asked: ScoreRequest, client: str) -> JSONResp
     if asked.context:
         own = asked.context if isinstance(asked.context, str) else tuple(asked.context)
         try:
-            (context,) = await encode(served, [own], add_special_tokens=asked.add_special_tokens is not False)
+            (context,) = await encode(
+                served, [own], add_special_tokens=asked.add_special_tokens is not False, name="the context"
+            )
         except RequestError as error:
             raise RequestError(str(error).replace("the prompt", "the context"), "context") from error
     # Special tokens open a text once: before its context, if it has one.
     opens = asked.add_special_tokens is not False and not context
     texts = _texts(asked.input, service.limits)
     with service.turn(client):
-        ids = await encode(served, texts, add_special_tokens=opens)
+        ids = await encode(served, texts, add_special_tokens=opens, name="the input")
         orders = [ScoreOrder((*context, *own), asked.top_logprobs or 0, len(context)) for own in ids]
         scored = [tokens[len(context) :] for tokens in await run_orders(served, orders)]
     data = []
