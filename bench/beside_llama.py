@@ -35,8 +35,7 @@ WARM_UP = 2
 
 
 def tokens(count: int, seed: int) -> list[int]:
-    draw = random.Random(seed)
-    return [draw.randrange(VOCABULARY) for _ in range(count)]
+    return random.Random(seed).choices(range(VOCABULARY), k=count)
 
 
 class Worker:
@@ -77,14 +76,6 @@ def differences(ours: np.ndarray, theirs: np.ndarray) -> dict:
     }
 
 
-def logits_of(workers: dict[str, Worker], pieces: list[list[int]], folder: Path) -> dict[str, np.ndarray]:
-    found = {}
-    for name, worker in workers.items():
-        worker.feed(pieces, folder / f"{name}.npy")
-        found[name] = np.load(folder / f"{name}.npy")
-    return found
-
-
 def check(args: argparse.Namespace, scratch: Path) -> dict:
     """Agreement of logits after a prompt and after each of the tokens that follow it; SystemExit without it in fp32."""
     prompt = tokens(PROMPT + ANSWER, 1)
@@ -92,15 +83,16 @@ def check(args: argparse.Namespace, scratch: Path) -> dict:
     found = {}
     for dtype, kv in (("float32", "f32"), ("bfloat16", args.kv)):
         workers = pair(args, scratch / f"{dtype}.gguf", dtype, kv, 64 * 8)
-        found[dtype] = logits_of(workers, pieces, scratch)
-        for worker in workers.values():
+        for name, worker in workers.items():
+            worker.feed(pieces, scratch / "logits.npy")
+            found[name, dtype] = np.load(scratch / "logits.npy")
             worker.close()
-    exact = found["float32"]["hyla"]
+    exact = found["hyla", "float32"]
     result = {
-        "float32": differences(exact, found["float32"]["llama"]),
-        "bfloat16": differences(found["bfloat16"]["hyla"], found["bfloat16"]["llama"]),
-        "hyla_bfloat16_from_float32": differences(found["bfloat16"]["hyla"], exact),
-        "llama_bfloat16_from_float32": differences(found["bfloat16"]["llama"], exact),
+        "float32": differences(exact, found["llama", "float32"]),
+        "bfloat16": differences(found["hyla", "bfloat16"], found["llama", "bfloat16"]),
+        "hyla_bfloat16_from_float32": differences(found["hyla", "bfloat16"], exact),
+        "llama_bfloat16_from_float32": differences(found["llama", "bfloat16"], exact),
     }
     for name, row in result.items():
         print(name, *(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
@@ -120,26 +112,26 @@ def fill(workers: dict[str, Worker], text: list[int]) -> dict[str, float]:
 
 
 def alternate(workers: dict[str, Worker], rounds: int, steps: int, seed: int) -> dict:
-    """Seconds of a decoded token of both, taken in turn, and the median over rounds of their ratio."""
-    seconds, ratios, same = {name: [] for name in workers}, [], []
+    """A decoded token of both, taken in turn: median and least seconds, median processor time of all threads; the
+    median over rounds of the ratio of their medians."""
+    found = {name: {"seconds": [], "processor_seconds": []} for name in workers}
+    ratios, same = [], []
     for number in range(rounds):
         text = [[token] for token in tokens(steps + WARM_UP, seed + number)]
-        middle, picked = {}, {}
+        answers = {}
         for name in list(workers)[:: 1 if number % 2 else -1]:
             time.sleep(0.2)  # the other's threads stop spinning
-            found = workers[name].feed(text)
-            seconds[name] += found["seconds"][WARM_UP:]
-            middle[name], picked[name] = statistics.median(found["seconds"][WARM_UP:]), found["tokens"]
-        ratios.append(middle["llama"] / middle["hyla"])
-        same += [ours == theirs for ours, theirs in zip(picked["hyla"], picked["llama"])]
-    return {
-        **{f"{name}_seconds": statistics.median(values) for name, values in seconds.items()},
-        **{f"{name}_best_seconds": min(values) for name, values in seconds.items()},
-        "ratio": statistics.median(ratios),
-        "ratio_low": min(ratios),
-        "ratio_high": max(ratios),
-        "same_choice": statistics.fmean(same),
-    }
+            answers[name] = workers[name].feed(text)
+            for kind, values in found[name].items():
+                values += answers[name][kind][WARM_UP:]
+        ours, theirs = answers["hyla"], answers["llama"]
+        ratios.append(statistics.median(theirs["seconds"][WARM_UP:]) / statistics.median(ours["seconds"][WARM_UP:]))
+        same += [one == other for one, other in zip(ours["tokens"], theirs["tokens"])]
+    row = {"ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
+    for name, kinds in found.items():
+        row |= {f"{name}_{kind}": statistics.median(values) for kind, values in kinds.items()}
+        row[f"{name}_least_seconds"] = min(kinds["seconds"])
+    return {**row, "same_choice": statistics.fmean(same)}
 
 
 def measure(args: argparse.Namespace, scratch: Path) -> dict:
@@ -161,17 +153,17 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict:
 
 
 def table(rows: dict[int, dict]) -> str:
-    """Markdown; milliseconds of a token as median (fastest), prefill from the depth before to this one."""
+    """Markdown; milliseconds of a token as median (least; processor time), and what both read a second before it."""
     lines = [
-        "| depth | Hyla, ms | llama.cpp, ms | ratio (lowest, highest) | of the fastest | prefill, tokens/s |",
-        "|---|---|---|---|---|---|",
+        "| depth | Hyla, ms | llama.cpp, ms | ratio (lowest, highest) | prefill, tokens/s |",
+        "|---|---|---|---|---|",
     ]
     for depth, row in rows.items():
         cells = [f"{depth:,}"]
         for name in ("hyla", "llama"):
-            cells.append(f"{1000 * row[f'{name}_seconds']:.1f} ({1000 * row[f'{name}_best_seconds']:.1f})")
+            kinds = [1000 * row[f"{name}_{kind}"] for kind in ("seconds", "least_seconds", "processor_seconds")]
+            cells.append("{:.1f} ({:.1f}; {:.1f})".format(*kinds))
         cells.append(f"{row['ratio']:.2f} ({row['ratio_low']:.2f}, {row['ratio_high']:.2f})")
-        cells.append(f"{row['llama_best_seconds'] / row['hyla_best_seconds']:.2f}")
         cells.append(f"{row['hyla_prefill_tokens_s']:.0f}, {row['llama_prefill_tokens_s']:.0f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -188,6 +180,9 @@ def main() -> None:
     parser.add_argument("--flash", default="auto", choices=["auto", "off", "on"], help="llama.cpp's flash attention")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    spent = args.rounds * (args.steps + WARM_UP)
+    if any(after < before + spent for before, after in zip(args.depths, args.depths[1:])):
+        raise SystemExit(f"--depths {args.depths}: each measurement decodes {spent} tokens, so they are too near")
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         args.folder = args.folder or str(scratch / "model")

@@ -4,8 +4,9 @@
 
 A request is {"pieces": [[token, ...], ...], "logits": file or null}; every piece is one forward pass that continues the
 sequence, and is timed from its tokens to the greedy choice after its last one. The answer is {"seconds": [...],
-"tokens": [...]}; the logits after each piece (fp32, [pieces, vocabulary]) are written as an .npy file if one is named.
-Nothing but the chosen engine is imported, since the two live in different environments.
+"processor_seconds": [...], "tokens": [...]}, where processor time is that of all threads, waiting in a loop included.
+The logits after each piece (fp32, [pieces, vocabulary]) are written as an .npy file if one is named. Nothing but the
+chosen engine is imported, since the two live in different environments.
 """
 
 from __future__ import annotations
@@ -79,17 +80,18 @@ class Llama:
 
 
 def answer(engine: Hyla | Llama, request: dict) -> dict:
-    seconds, tokens, rows = [], [], []
+    found, rows = {"seconds": [], "processor_seconds": [], "tokens": []}, []
     for piece in request["pieces"]:
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         token, logits = engine.forward(piece)
-        seconds.append(time.perf_counter() - start)
-        tokens.append(token)
+        found["seconds"].append(time.perf_counter() - start)
+        found["processor_seconds"].append(time.process_time() - worked)
+        found["tokens"].append(token)
         if request["logits"]:
             rows.append(logits.astype(np.float32))  # a copy: the engine may write the next ones over it
     if request["logits"]:
         np.save(request["logits"], np.stack(rows))
-    return {"seconds": seconds, "tokens": tokens}
+    return found
 
 
 def main() -> None:
