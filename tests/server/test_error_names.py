@@ -18,14 +18,13 @@ NOT_FROM_A_ROUTE = {
     "name": "a variable: the fields that it stands for are listed on their own",
     "params": "of the engine's blocking calls",
     "request_id": "the server sets it",
-    "snapshot_at": "no route has it",
 }
 
 
 def literal_params():
     """Every `param` that an error of the engine, a tokenizer or a chat template is made with, as the source says."""
     root, found = Path(hyla.__file__).parent, set()
-    folders = [*root.glob("engine/**/*.py"), *root.glob("checkpoints/*.py"), root / "models" / "trunk.py"]
+    folders = [*root.glob("engine/**/*.py"), *root.glob("checkpoints/*.py"), root / "models" / "ids.py"]
     for path in folders:
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and getattr(node.func, "id", None) == "RequestError"):
@@ -156,7 +155,7 @@ def test_the_field_that_was_sent_is_meant():
     asked = ChatRequest(**CHAT)
     assert translate.own_name(asked, "max_tokens") == "max_completion_tokens"
     assert translate.own_name(ChatRequest(**CHAT, max_tokens=3), "max_tokens") == "max_tokens"
-    assert translate.own_name(asked, "snapshot_at") is None and translate.own_name(asked, None) is None
+    assert translate.own_name(asked, "mode") is None and translate.own_name(asked, None) is None
     told = "the max_completion_tokens of max_tokens_per_day"
     with pytest.raises(RequestError, match=told) as caught, translate.in_own_names(asked):
         raise RequestError("the max_tokens of max_tokens_per_day", "max_tokens")

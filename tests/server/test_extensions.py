@@ -3,6 +3,7 @@
 import json
 import math
 
+import httpx
 import openai
 import pytest
 import torch
@@ -221,3 +222,26 @@ def test_a_thinking_budget_holds_wherever_thinking_is_known(live, scripted_live)
             with pytest.raises(openai.BadRequestError, match="no thinking that is known here") as caught:
                 ask(**(body | {"model": "tiny"}))
             assert caught.value.param == "thinking_budget"
+
+
+def test_a_client_says_where_a_state_is_worth_keeping(live, http):
+    """The place lies inside a prompt that no other one has led away from yet."""
+    prompt = [7 + n % 90 for n in range(250)]
+    asked = {"model": "tiny", "max_tokens": 1, "cache_salt": "kept places"}
+    cached = []
+    for own in (prompt, [*prompt[:100], *range(150)]):
+        done = http.post("/v1/completions", json=asked | {"prompt": own, "snapshot_at": [70]}).json()
+        cached.append(done["usage"]["prompt_tokens_details"]["cached_tokens"])
+    assert cached == [0, 64]
+    wrong = http.post("/v1/completions", json=asked | {"prompt": prompt, "snapshot_at": [-1]}).json()["error"]
+    assert wrong["param"] == "snapshot_at" and "token positions from 0 on" in wrong["message"]
+
+
+def test_an_error_in_a_tool_says_so_without_the_grammar_made_of_it(scripted_live):
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integr"}}}}
+    asked = {"model": "scripted", "messages": [{"role": "user", "content": "x"}], "tool_choice": "required"}
+    asked["tools"] = [{"type": "function", "function": function}]
+    headers = {"Authorization": "Bearer alice"}
+    error = httpx.post(scripted_live.url + "/v1/chat/completions", json=asked, headers=headers).json()["error"]
+    assert error["param"] == "tools" and "Invalid type: integr" in error["message"]
+    assert "the parameters of a tool cannot be used" in error["message"] and "start:" not in error["message"]

@@ -17,7 +17,7 @@ from hyla.server.schemas.messages import CountTokensRequest, MessageRequest
 from hyla.server.schemas.responses import InputTokensRequest, ResponseRequest
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
 
-REQUEST_FIELDS = ("priority", "deadline_seconds", "cache_salt")
+REQUEST_FIELDS = ("priority", "deadline_seconds", "cache_salt", "snapshot_at")
 """Fields of request bodies that `Request` has under the same name."""
 
 THINKING_MARKS = ("thinking_start_ids", "thinking_end_ids")
@@ -54,7 +54,7 @@ def engine_request(
     """One prompt of a request body. key: of the client, for fairness between them."""
     own = type(asked).model_fields if asked is not None else ()
     wanted = {field: getattr(asked, field) for field in REQUEST_FIELDS if field in own} | {"key": key}
-    return Request(name, prompt, params, **{field: value for field, value in wanted.items() if value is not None})
+    return Request(name, prompt, params, **in_engine(wanted))
 
 
 def _seed(value: int) -> int:
@@ -79,6 +79,7 @@ FORMS = {
     "bad_words": tuple,
     "allowed_token_ids": tuple,
     "stop_token_ids": tuple,
+    "snapshot_at": tuple,
 }
 """Values whose form differs in the engine."""
 

@@ -115,5 +115,6 @@ class MessageRequest(CountTokensRequest):
     min_tokens: int | None = None
     repetition_penalty: float | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    snapshot_at: Items[int] | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] | None = None
     deadline_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
