@@ -111,3 +111,11 @@ def test_a_wrong_key_and_a_wrong_method_have_anthropic_s_shape(scripted_live):
         eve.messages.create(**fields_of())
     body = httpx.get(scripted_live.url + "/v1/messages").json()
     assert body["error"]["type"] == "invalid_request_error"
+
+
+def test_the_models_are_listed(client):
+    models = list(client.models.list())
+    assert [(own.id, own.display_name, own.type) for own in models] == [
+        (name, name, "model") for name in ("scripted", "other")
+    ]
+    assert client.models.retrieve("other").created_at.tzinfo is not None

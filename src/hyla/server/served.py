@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 
 from hyla.checkpoints import Tokenizer
@@ -36,12 +37,15 @@ class ServedModel:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def body(self) -> dict:
-        """Its entry in /v1/models."""
+        """Its entry in /v1/models, for OpenAI's clients and Anthropic's."""
         return {
             "id": self.name,
             "object": "model",
             "created": self.created,
             "owned_by": "hyla",
+            "type": "model",
+            "display_name": self.name,
+            "created_at": datetime.fromtimestamp(self.created, UTC).isoformat().replace("+00:00", "Z"),
             "max_model_len": self.worker.facts.context_len,
         }
 

@@ -48,7 +48,8 @@ async def ready(request: Request) -> JSONResponse:
 @router.get("/v1/models", dependencies=[Depends(client_of)])
 async def models(request: Request) -> JSONResponse:
     data = [served.body() for served in service_of(request).models.values()]
-    return JSONResponse({"object": "list", "data": data, "has_more": False})
+    pages = {"has_more": False, "first_id": data[0]["id"], "last_id": data[-1]["id"]}
+    return JSONResponse({"object": "list", "data": data, **pages})
 
 
 @router.get("/v1/models/{name:path}", dependencies=[Depends(client_of)])
