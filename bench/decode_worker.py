@@ -21,6 +21,8 @@ import numpy as np
 
 PREFILL_PIECE = 512
 """Most tokens of one forward pass; llama.cpp's own default."""
+GGML_TYPES = {"f32": 0, "f16": 1, "bf16": 30}
+"""ggml's numbers; the binding has no name for the last."""
 
 
 class Hyla:
@@ -62,7 +64,7 @@ class Llama:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = args.length, PREFILL_PIECE, PREFILL_PIECE, 1
         params.n_threads = params.n_threads_batch = args.threads
-        params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{args.kv.upper()}")
+        params.type_k = params.type_v = GGML_TYPES[args.kv]
         params.flash_attn_type = {"auto": -1, "off": 0, "on": 1}[args.flash]
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         if not self.context:
@@ -99,7 +101,7 @@ def main() -> None:
     parser.add_argument("engine", choices=["hyla", "llama"])
     parser.add_argument("model")
     parser.add_argument("--dtype", default="bfloat16", help="Hyla's")
-    parser.add_argument("--kv", default="f16", help="llama.cpp's keys and values: f16, bf16 or f32")
+    parser.add_argument("--kv", default="f16", choices=GGML_TYPES, help="llama.cpp's keys and values")
     parser.add_argument("--flash", default="auto", choices=["auto", "off", "on"], help="llama.cpp's flash attention")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=2)
