@@ -2,7 +2,7 @@
 
     python bench/http_overhead.py [--folder FOLDER] [--requests 32] [--answer 64] [--repeats 10]
 
-The model is the random Qwen3.5-shaped one of bench/qwen35_shape.py unless a folder is named. Prompts are 64 token ids,
+The model is the random Qwen3.5-shaped one of bench/qwen35_shape.py unless a folder is named. Prompts are 16 token ids,
 new in every round; both ways alternate, and their answers must be equal. The client of the server runs on the same
 cores, so it is as small as it can be (plain sockets, nothing is parsed before the clock stops); what it takes counts as
 the server's. Intervals are 95% of the ratio of paired runs. Target: at most 5% at 32 requests.
@@ -26,7 +26,7 @@ from qwen35_shape import write_folder
 
 from hyla.engine import Engine, EngineThread, Request, SamplingParams
 
-NAME, MEMORY = "model", 1 << 30
+NAME, MEMORY = "model", 3 << 30
 
 
 def in_process(thread: EngineThread, prompts: list[list[int]], answer: int) -> tuple[float, list[list[int]]]:
@@ -120,13 +120,14 @@ def paired(engine, http, way: str, vocabulary: int, options: argparse.Namespace)
     """Throughput of HTTP relative to the engine's, over rounds of new prompts; the first one warms up."""
     seconds = {"engine": [], "http": []}
     for repeat in range(options.repeats + 1):
-        drawn = [[len(way), *tokens(63, 1000 * repeat + n)] for n in range(options.requests)]
+        drawn = [[len(way), *tokens(15, 1000 * repeat + n)] for n in range(options.requests)]
         prompts = [[token % vocabulary for token in prompt] for prompt in drawn]
         order = (("engine", engine), ("http", http))
         answers = {}
         for name, run in order if repeat % 2 else order[::-1]:
             taken, answers[name] = run(prompts)
             seconds[name].append(taken)
+        print(f"{way} {repeat}: engine {seconds['engine'][-1]:.2f} s, HTTP {seconds['http'][-1]:.2f} s", flush=True)
         assert answers["engine"] == answers["http"], f"{way}: HTTP answers differently"
     rates = {name: options.requests * options.answer / statistics.median(own[1:]) for name, own in seconds.items()}
     return rates | interval([one / other for one, other in zip(seconds["engine"][1:], seconds["http"][1:])])

@@ -245,3 +245,16 @@ def test_an_error_in_a_tool_says_so_without_the_grammar_made_of_it(scripted_live
     error = httpx.post(scripted_live.url + "/v1/chat/completions", json=asked, headers=headers).json()["error"]
     assert error["param"] == "tools" and "Invalid type: integr" in error["message"]
     assert "the parameters of a tool cannot be used" in error["message"] and "start:" not in error["message"]
+
+
+def test_a_salt_keeps_a_tenant_s_prefix_to_itself(http):
+    """Told by cached tokens, which is how one tenant would find out what another has asked."""
+    prompt = [9 + n % 80 for n in range(200)]
+
+    def cached(**salt):
+        done = http.post("/v1/completions", json={"model": "tiny", "prompt": prompt, "max_tokens": 1} | salt).json()
+        return done["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    assert cached(cache_salt="alice") == 0
+    assert cached(cache_salt="alice") == 192
+    assert [cached(cache_salt="bob"), cached(), cached(cache_salt="alice ")] == [0, 0, 0]
