@@ -294,3 +294,17 @@ def test_random_loads_of_every_kind_leave_nothing(engine):
     }
     assert "error" not in str(ends)
     assert engine.cache.ledger.pages.used == engine.cache.ledger.slots.used == 0
+
+
+def test_a_choice_does_not_pay_for_the_work_of_its_siblings_grammars(monkeypatch):
+    from hyla.engine import grammar
+
+    monkeypatch.setitem(grammar.LIMITS, "max_lexer_states", 300)
+    engine = Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=48 << 20, max_num_sequences=8)
+    # States of [ab]{9} that this choice needs: fewer than 300; those of eight choices together: more.
+    params = SamplingParams(
+        max_tokens=150, seed=5, grammar=Regex(pattern="([ab]*a[ab]{9}x)"), logit_bias={ord("x"): -100.0}
+    )
+    (alone,) = engine.generate([1, 2, 3], params)
+    first = engine.generate([1, 2, 3], params.model_copy(update={"n": 8}))[0]
+    assert alone.finish_reason == first.finish_reason == "length" and alone.token_ids == first.token_ids

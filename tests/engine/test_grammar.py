@@ -1,6 +1,7 @@
 """Structured output: what is chosen always fits, and what cannot be met is refused."""
 
 import json
+import random
 import re
 import threading
 import time
@@ -15,7 +16,7 @@ from tiny_text import END, byte_tokenizer
 
 from hyla.engine.choosing import Chooser
 from hyla.engine.formats import Choice, Ebnf, JsonObject, JsonSchema, Lark, Regex, depth_of
-from hyla.engine.grammar import GrammarCompiler
+from hyla.engine.grammar import LIMITS, GrammarCompiler
 from hyla.engine.params import SamplingParams
 from hyla.errors import RequestError
 
@@ -356,3 +357,38 @@ def test_a_tokenizer_with_merges_writes_the_same_language():
 def test_a_grammar_needs_a_tokenizer_whose_bytes_are_known(tokenizer):
     with pytest.raises(RequestError, match="tokenizers library"):
         GrammarCompiler(tokenizer).compile(JsonObject())
+
+
+@pytest.mark.parametrize("looks", ["copy", "num_allowed"])
+def test_looking_ahead_at_wrong_drafts_uses_up_nothing_of_the_answer_s_work(monkeypatch, looks):
+    """A text that comes near the limit of states is not cut short by what was drafted beside it."""
+    monkeypatch.setitem(LIMITS, "max_lexer_states", 600)
+    form = Regex(pattern="([ab]*a[ab]{9}x)")
+
+    def walk(is_looked_ahead):
+        grammar, draw, wrong = COMPILER.compile(form), random.Random(3), random.Random(9)
+        masks = []
+        for _ in range(240):
+            drafts = [wrong.choice((97, 98)) for _ in range(4)]
+            if is_looked_ahead and looks == "copy":
+                ahead = grammar.ahead().copy()
+                for token in drafts:
+                    ahead.advance(token)
+                    ahead.mask(256)
+            elif is_looked_ahead:
+                grammar.ahead().num_allowed(drafts)
+            masks.append(grammar.mask(256).tobytes())
+            grammar.advance(draw.choice((97, 98)))
+        return masks, grammar.problem
+
+    plain = walk(False)
+    assert plain[1] is None and walk(True) == plain
+
+
+def test_looking_ahead_stands_where_the_text_stands():
+    grammar = COMPILER.compile(Regex(pattern="a[bc]d"))
+    assert grammar.ahead().num_allowed(list(b"abdx")) == 3
+    grammar.advance(ord("a"))
+    assert grammar.ahead().num_allowed(list(b"cd")) == 2 and grammar.ahead().num_allowed(list(b"ad")) == 0
+    grammar.advance(ord("b"))
+    assert grammar.ahead().mask(256).nonzero()[0].tolist() == [ord("d")]

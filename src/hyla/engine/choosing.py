@@ -147,7 +147,7 @@ class Chooser:
             return None
         if not drafts:
             return self._grammar
-        grammar = self._grammar.copy()
+        grammar = self._grammar.ahead().copy()
         for draft in drafts:
             grammar.advance(draft.token)
         return grammar
@@ -222,7 +222,7 @@ class Chooser:
             return int(bool(draft) and draft[0] == forced)
         if self._grammar is None or self._thinking.is_busy or not draft:
             return len(draft)
-        count = self._grammar.num_allowed(draft)
+        count = self._grammar.ahead().num_allowed(draft)
         ends = count < len(draft) and draft[count] in self.stop_ids
         begins = count == 0 and self._may_begin_thinking and draft[0] == self.params.thinking_start_ids[0]
         return count + int(ends or begins)

@@ -204,7 +204,7 @@ class Engine(BlockingUse):
         if request.request_id in self._generations:
             raise RequestError(f"request id {request.request_id!r} is in use; choose another", "request_id")
         resolved = resolved or self.resolve(request)
-        request, grammar = resolved.request, resolved.grammar
+        request, grammars = resolved.request, resolved.grammars
         if not is_admitted:
             self.check_room(Load.of(request))
         arrived = self.clock() if arrived is None else arrived
@@ -216,7 +216,7 @@ class Engine(BlockingUse):
                 eos_ids=self.eos_ids,
                 tokenizer=self.tokenizer,
                 arrived=arrived,
-                grammar=grammar.copy() if grammar is not None else None,
+                grammar=grammars[choice] if grammars else None,
             )
             for choice in range(request.params.n)
         ]

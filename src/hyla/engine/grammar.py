@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,13 +33,32 @@ JSON_OPTIONS = {"lenient": False, "coerce_one_of": False}
 
 
 class Grammar:
-    """A grammar and where a text stands in it. A copy shares nothing that changes an answer."""
+    """A grammar and where a text stands in it.
 
-    def __init__(self, matcher: llguidance.LLMatcher, num_tokens: int):
-        self._matcher, self._num_tokens = matcher, num_tokens
+    The work that llguidance may do (LIMITS) counts for a compilation with all its copies. So each choice has a
+    compilation of its own, and what only looks ahead, at drafts that may be wrong, works on another one: `ahead`.
+    """
+
+    def __init__(
+        self, matcher: llguidance.LLMatcher, num_tokens: int, compile_again: Callable[[], llguidance.LLMatcher]
+    ):
+        self._matcher, self._num_tokens, self._compile_again = matcher, num_tokens, compile_again
+        self._new: list[int] = []
+        """Tokens that `ahead` has not followed yet."""
+        self._ahead: Grammar | None = None
 
     def copy(self) -> Grammar:
-        return Grammar(self._matcher.deep_copy(), self._num_tokens)
+        """The same place, to go on from elsewhere. It shares the limits."""
+        return Grammar(self._matcher.deep_copy(), self._num_tokens, self._compile_again)
+
+    def ahead(self) -> Grammar:
+        """The same place in a compilation that shares nothing with this one. Not to be advanced; `copy` it."""
+        if self._ahead is None:
+            self._ahead = Grammar(self._compile_again(), self._num_tokens, self._compile_again)
+        for token in self._new:
+            self._ahead._matcher.consume_token(token)
+        self._new.clear()
+        return self._ahead
 
     @property
     def problem(self) -> str | None:
@@ -72,6 +92,7 @@ class Grammar:
     def advance(self, token_id: int) -> None:
         """The text goes on with this token; one that is not allowed breaks the grammar."""
         self._matcher.consume_token(token_id)
+        self._new.append(token_id)
 
 
 class GrammarCompiler:
@@ -89,11 +110,13 @@ class GrammarCompiler:
         vocabulary = self._read_vocabulary()
         limits = llguidance.LLParserLimits(**LIMITS, verbose_errors=False)
         try:
-            matcher = llguidance.LLMatcher(vocabulary, source_of(form), log_level=0, limits=limits)
+            source = source_of(form)
+            make = partial(llguidance.LLMatcher, vocabulary, source, log_level=0, limits=limits)
+            matcher = make()
         except ValueError as error:
             raise _refusal(form, str(error)) from error
         # The end mark is the vocabulary's last token.
-        grammar = Grammar(matcher, vocabulary.vocab_size - 1)
+        grammar = Grammar(matcher, vocabulary.vocab_size - 1, make)
         ignored = [] if matcher.is_error() else matcher.get_grammar_warnings()
         if ignored:
             raise _refusal(form, "; ".join(ignored))

@@ -27,8 +27,9 @@ class Resolved:
 
     request: Request
     """With token ids, max_tokens and seed in place."""
-    grammar: Grammar | None = None
-    """Compiled, at its start; every choice goes on with a copy of its own."""
+    grammars: tuple[Grammar, ...] = ()
+    """At their start, one compiled for each choice: copies of one share its limits (`grammar.LIMITS`), so that a choice
+    could end in an error because of its siblings. None without a grammar."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ class Resolver:
         most = self._fitting_tokens(len(ids), params.max_tokens, room)
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         params = params.model_copy(update={"max_tokens": most, "seed": seed})
-        grammar = self.grammars.compile(params.grammar) if params.grammar is not None else None
-        return Resolved(replace(request, prompt=ids, params=params), grammar)
+        form, num_choices = params.grammar, params.n
+        grammars = tuple(self.grammars.compile(form) for _ in range(num_choices)) if form is not None else ()
+        return Resolved(replace(request, prompt=ids, params=params), grammars)
 
     def _resolve_words(self, params: SamplingParams) -> SamplingParams:
         """The parameters with token ids instead of words. Raises RequestError for what model or tokenizer cannot do."""
