@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hyla.engine.noise import FEW, NoiseKey, first_words, gumbel, gumbel_of, uniform, words_of
 from hyla.engine.params import SamplingParams
-from hyla.engine.sampler import draw, greedy, kept_places, logprobs_of, loudest
+from hyla.engine.sampler import draw, filtered, greedy, kept_places, logprobs_of, loudest
 
 VOCAB = 37
 
@@ -203,3 +203,13 @@ def test_two_logits_that_round_to_one_log_probability_keep_their_ranks():
     (entry,) = logprobs_of(logits, [1], 3)
     assert entry.top[1][1] == entry.top[2][1] == entry.logprob
     assert (entry.rank, [other for other, _ in entry.top]) == (2, [2, 1, 0])
+
+
+@pytest.mark.parametrize("temperature", [1e308, 1e300, 1e-300])
+def test_temperatures_at_the_ends_of_what_numbers_hold_are_filtered_too(temperature):
+    params = SamplingParams(temperature=temperature, top_k=3, top_p=0.9, min_p=0.1)
+    values = np.array([0.5, -3.0, 2.0, -np.inf, 1.9])
+    scaled, ids = filtered(values, None, params)
+    with np.errstate(over="ignore"):
+        expected = reference_kept(((values - 2.0) / temperature).tolist(), 3, 0.9, 0.1)
+    assert ids.tolist() == sorted(expected) and scaled.max() == 0.0

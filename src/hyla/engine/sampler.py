@@ -21,6 +21,8 @@ NUM_BINS = 4096
 """Top-p adds probabilities up by bins of log-probability and sorts only the bin in which it ends."""
 DEEPEST = 64.0
 """Where the last bin begins: what is less likely than e^-64 relative to the best weighs nothing in float64."""
+NARROWEST = 1e-290
+"""Logits that differ by less count as equal: the width of a bin would be no number."""
 NUM_LOUD = 256
 """Of so many tokens the noise is looked at first; the largest score among them rules nearly all others out."""
 MARGIN = 1e-6
@@ -84,7 +86,7 @@ def _top_p(scaled: np.ndarray, top_p: float) -> np.ndarray:
     weights = np.exp(scaled)
     wanted = top_p * weights.sum()
     span = min(-float(scaled.min()), DEEPEST)
-    scale = (NUM_BINS - 1) / span if span > 0.0 else 0.0
+    scale = (NUM_BINS - 1) / span if span > NARROWEST else 0.0
     bins = np.minimum(scaled * -scale, NUM_BINS - 1).astype(np.intp)
     mass = np.bincount(bins, weights=weights, minlength=NUM_BINS).cumsum()
     last = int(np.searchsorted(mass, wanted))
