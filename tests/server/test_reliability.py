@@ -18,6 +18,7 @@ from tiny_model import save_tiny_folder
 
 from hyla.server import create_app, serve_model, single_app
 from hyla.server.limits import Limits
+from hyla.server.protocol import BoundedConnection
 
 LONG = {"model": "tiny", "prompt": "abc", "max_tokens": 200, "ignore_eos": True, "stream": True}
 
@@ -32,6 +33,19 @@ def strict():
 
 def connect(live):
     return socket.create_connection(live.socket.getsockname(), timeout=20)
+
+
+def test_small_writes_do_not_wait_for_acknowledgements(strict, monkeypatch):
+    """A head and its body are two writes, and so is every event of a stream."""
+    found, made = [], BoundedConnection.connection_made
+
+    def look(connection, transport):
+        found.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        made(connection, transport)
+
+    monkeypatch.setattr(BoundedConnection, "connection_made", look)
+    assert httpx.get(strict.url + "/ready").status_code == 200
+    assert found and all(found)
 
 
 def test_a_head_that_does_not_arrive_closes_the_connection(strict):
