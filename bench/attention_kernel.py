@@ -19,9 +19,10 @@ import time
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from hyla.grid import CHUNK
 from hyla.ops import native
 from hyla.ops.attention import PagedKV, attention
-from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batch import Batch
 from hyla.ops.host_memory import keep_freed_memory
 
 HEADS, KEY_HEADS, DIM, LAYERS = 8, 2, 256, 6

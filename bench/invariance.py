@@ -2,10 +2,10 @@
 
     python bench/invariance.py [--device cuda] [--quick]
 
-Every function that `ops/rows.py` and `ops/primitives.py` are made of or export ("used"), and the library functions that
-they stand in for ("library"), over row counts, widths, offsets, strides, one and two threads, fp32 and bf16. Prints a
-table and one line of JSON; exits 1 if a used function is not row-invariant on this machine. Library functions that
-are ("ok") may only happen to be so here.
+Every function that `ops/exact/rows.py` and `ops/exact/primitives.py` are made of or export ("used"), and the library
+functions that they stand in for ("library"), over row counts, widths, offsets, strides, one and two threads, fp32 and
+bf16. Prints a table and one line of JSON; exits 1 if a used function is not row-invariant on this machine. Library
+functions that are ("ok") may only happen to be so here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from hyla.ops import batched, primitives, row_checks, rows
+from hyla.ops.exact import batched, primitives, row_checks, rows
 from hyla.ops.moe import top_k
 
 ROWS = 101

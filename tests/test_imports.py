@@ -7,12 +7,12 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "hyla"
 ORDER = (
-    {"errors", "lazy"},
+    {"errors", "grid", "lazy"},
     {"ops"},
     {"layers"},
     {"models"},
     {"caches"},
-    {"checkpoints", "cost"},
+    {"answers", "checkpoints", "cost"},
     {"engine"},
     {"loadtest", "server", "train"},
     {"cli"},
@@ -76,7 +76,7 @@ def test_every_package_has_its_place_in_the_order():
         ("layers/norms.py", "from hyla.models.config import Config"),
         ("layers/norms.py", "def late():\n    import hyla.caches.pool"),
         ("layers/norms.py", "from .. import models"),
-        ("ops/rows.py", "from hyla import layers"),
+        ("ops/exact/rows.py", "from hyla import layers"),
         ("server/app.py", "from hyla.train import loss"),
         ("engine/engine.py", "import transformers"),
         ("models/trunk.py", "import hyla"),

@@ -61,7 +61,7 @@ def test_a_real_sublayer_is_timed_in_both_phases():
 
 def test_a_filled_cache_stands_at_its_context():
     from hyla.caches import Cache
-    from hyla.models.family import family_of
+    from hyla.models.formats.family import family_of
     from hyla.models.trunk import Model
 
     cache = Cache(Model(family_of("qwen3_5").tiny).cache_specs(), num_pages=3, num_slots=1)

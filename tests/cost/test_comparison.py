@@ -10,7 +10,7 @@ from hyla.cost.target import Target, find_target
 from hyla.cost.twin import full_attention_twin
 from hyla.errors import ConfigError
 from hyla.models.config import LightningConfig, SublayerConfig
-from hyla.models.presets import presets
+from hyla.models.formats.presets import presets
 
 
 def test_a_twin_differs_in_its_mixers_only():

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.cost import formulas
+from hyla.grid import CHUNK
 from hyla.ops.attention.reference import attention_reference
-from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batch import Batch
 from hyla.ops.gated_delta import gated_delta
 from hyla.ops.gated_delta.reference import gated_delta_reference
 from hyla.ops.kda import kda

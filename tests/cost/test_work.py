@@ -9,9 +9,9 @@ from hyla.cost.call import ARITHMETICS, Step, decode, prefill
 from hyla.cost.memory import model_memory
 from hyla.cost.work import arithmetic_intensity, by_kind, decoded_cache_bytes, step_work, total_bytes, total_flops
 from hyla.errors import ConfigError
-from hyla.models.family import families
+from hyla.models.formats.family import families
+from hyla.models.formats.presets import find_preset, presets
 from hyla.models.initialize import initialize
-from hyla.models.presets import find_preset, presets
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 

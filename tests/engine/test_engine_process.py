@@ -13,8 +13,8 @@ from test_engine_thread import Listener
 from tiny_model import save_tiny_folder
 
 from hyla.engine import Engine, EngineProcess, Launch, Overloaded, Request, SamplingParams, ScoreOrder
-from hyla.engine.child import Child
-from hyla.engine.collect import Collector
+from hyla.engine.hosting.child import Child
+from hyla.engine.requests.collect import Collector
 from hyla.errors import CheckpointError, ConfigError, HylaError, RequestError
 
 OPTIONS = {"memory": 24 << 20, "max_num_sequences": 4}

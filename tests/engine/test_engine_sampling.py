@@ -297,7 +297,7 @@ def test_random_loads_of_every_kind_leave_nothing(engine):
 
 
 def test_a_choice_does_not_pay_for_the_work_of_its_siblings_grammars(monkeypatch):
-    from hyla.engine import grammar
+    from hyla.engine.sampling import grammar
 
     monkeypatch.setitem(grammar.LIMITS, "max_lexer_states", 300)
     engine = Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=48 << 20, max_num_sequences=8)

@@ -9,8 +9,9 @@ from test_attention import GQA, MLA, SCALE, Served, inputs, whole
 from test_attention import TOLERANCE as ATTENTION_TOLERANCE
 
 from hyla.errors import BackendUnavailable, ConfigError
-from hyla.ops import gated_delta, kda, native, primitives
+from hyla.ops import gated_delta, kda, native
 from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
 from hyla.ops.native import build
 
 RELATIVE_TOLERANCE = 1e-6

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyla.ops import primitives
+from hyla.ops.exact import primitives
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 

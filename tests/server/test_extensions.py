@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hyla.engine import EmbedOrder, SamplingParams, ScoreOrder, TokenEvent, TokenLogprob
-from hyla.server.reader import Choice
+from hyla.server.answering.reader import Choice
 from hyla.server.shapes.completions import CompletionShape
 
 
@@ -84,7 +84,7 @@ def no_orders(monkeypatch):
     def refuse(order, model):
         raise AssertionError("the prompt was computed a second time")
 
-    monkeypatch.setattr("hyla.engine.thread.EngineThread.run", refuse)
+    monkeypatch.setattr("hyla.engine.hosting.thread.EngineThread.run", refuse)
 
 
 def test_prompt_logprobs_and_echoes_come_from_the_generation_itself(client, live, http, no_orders):
@@ -153,7 +153,7 @@ def test_scores_are_the_generation_s_own_numbers(live):
 
 def live_generate(live, ids, params):
     from hyla.engine import Request
-    from hyla.engine.collect import Collector
+    from hyla.engine.requests.collect import Collector
 
     events = []
     request = live.served.worker.submit(Request("own", tuple(ids), params), events.append)

@@ -6,8 +6,8 @@ from starlette.requests import Request
 from hyla.errors import ConfigError
 from hyla.server import KeyRing, ServeConfig
 from hyla.server.config import read_toml
-from hyla.server.errors import HTTPFailure
-from hyla.server.keys import digest, label_of
+from hyla.server.guard.keys import digest, label_of
+from hyla.server.reading.errors import HTTPFailure
 
 
 def request(**headers):
@@ -41,7 +41,9 @@ def test_a_key_comes_in_either_header_and_its_label_does_not_tell_it():
 def test_every_key_is_compared_by_digests_of_one_length(monkeypatch):
     compared = []
     real = __import__("hmac").compare_digest
-    monkeypatch.setattr("hyla.server.keys.hmac.compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
+    monkeypatch.setattr(
+        "hyla.server.guard.keys.hmac.compare_digest", lambda a, b: compared.append((a, b)) or real(a, b)
+    )
     KeyRing(["one", "two", "three"]).label("one")
     assert [len(a) == len(b) == len(digest("")) for a, b in compared] == [True] * 3
 

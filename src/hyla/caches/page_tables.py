@@ -10,9 +10,9 @@ import torch
 from hyla.caches.ledger import Ledger, Units
 from hyla.caches.protocol import Sequence
 from hyla.caches.storage import allocate
+from hyla.grid import CHUNK
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.ops.attention.cost import LOOK_BACK
-from hyla.ops.batch import CHUNK
 
 WindowPages = tuple[tuple[int, tuple[int, ...]], ...]
 """(window, a table of pages, 0 for those behind it)."""

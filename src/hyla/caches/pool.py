@@ -21,8 +21,9 @@ from hyla.caches.storage import (
     windows_of,
 )
 from hyla.errors import CapacityError, ConfigError, HylaError
+from hyla.grid import BLOCK, CHUNK
 from hyla.layers.protocol import CacheSpec, LayerCache
-from hyla.ops.batch import BLOCK, CHUNK, Batch
+from hyla.ops.batch import Batch
 from hyla.ops.short_conv import RING
 
 __all__ = ["Cache", "num_pages_for", "page_bytes", "slot_bytes", "snapshot_bytes"]

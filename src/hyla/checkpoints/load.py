@@ -15,8 +15,8 @@ from hyla.checkpoints.json_files import read_json
 from hyla.checkpoints.quantised import CODE_DTYPE, SCALE_DTYPES, SUFFIX, place_rule, read_quantization
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig
-from hyla.models.family import Family, family_of_published, published_shapes
-from hyla.models.names import Rule
+from hyla.models.formats.family import Family, family_of_published, published_shapes
+from hyla.models.formats.names import Rule
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
 from hyla.ops.quant import dequantise

@@ -16,7 +16,7 @@ from hyla.checkpoints.quantised import saved_rule
 from hyla.checkpoints.tokenizer import Tokenizer
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig
-from hyla.models.family import family_of
+from hyla.models.formats.family import family_of
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
 

@@ -46,7 +46,7 @@ def _report(name: str, revision: str | None) -> tuple[dict, list]:
     from hyla.checkpoints import read_config, resolve
     from hyla.checkpoints.hub import NAME
     from hyla.checkpoints.load import build_on_meta
-    from hyla.models.presets import assumptions, find_preset, is_preset
+    from hyla.models.formats.presets import assumptions, find_preset, is_preset
     from hyla.models.weights import cast
 
     title, folder, dtype = name, {}, torch.bfloat16

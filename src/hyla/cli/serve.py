@@ -123,9 +123,10 @@ def require_free_port(host: str, port: int) -> None:
 def run(config) -> None:
     """Load the models of a `ServeConfig` and serve them until interrupted."""
     from hyla.cli.console import console
-    from hyla.server import KeyRing, create_app, logs
+    from hyla.server import KeyRing, create_app
     from hyla.server import serve as serve_app
-    from hyla.server.traces import Traces
+    from hyla.server.watch import logs
+    from hyla.server.watch.traces import Traces
 
     require_free_port(config.host, config.port)
     logs.configure(config.log_format)
@@ -154,7 +155,8 @@ def _load(model, config):
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineProcess, Launch
     from hyla.errors import ConfigError
-    from hyla.server import logs, served_model
+    from hyla.server import served_model
+    from hyla.server.watch import logs
 
     template = None
     if model.chat_template is not None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig
-from hyla.models.family import family_of_published
-from hyla.models.presets import find_preset
+from hyla.models.formats.family import family_of_published
+from hyla.models.formats.presets import find_preset
 
 CONFIG_FILE = "config.json"
 

@@ -13,9 +13,9 @@ from hyla.cost.parameters import count_parameters, distinct
 from hyla.cost.roofline import work_seconds
 from hyla.cost.work import step_work
 from hyla.errors import ConfigError
+from hyla.grid import CHUNK
 from hyla.models.config import ModelConfig, SublayerConfig
 
-CHUNK = 64
 PASSES = {"attention": 3.5, "indexer": 1.0, "gated_delta": 4.0, "kda": 4.0, "lightning": 4.0, "ssd": 4.0, "linear": 4.0}
 """Forward passes that an operator's forward and backward run: 3 (two products per product) unless it recomputes.
 Attention recomputes its scores: 2.5 in the backward pass (FlashAttention 2, arXiv 2307.08691). The recurrences keep

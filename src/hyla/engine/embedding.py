@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from hyla.engine.orders import EmbedOrder, Order, ScoredToken, ScoreOrder
-from hyla.engine.sampler import logprobs_of
+from hyla.engine.requests.orders import EmbedOrder, Order, ScoredToken, ScoreOrder
+from hyla.engine.sampling.sampler import logprobs_of
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from hyla.caches import Cache
+from hyla.grid import BLOCK, CHUNK
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
 from hyla.ops import native
-from hyla.ops.batch import BLOCK, CHUNK
 
 
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:

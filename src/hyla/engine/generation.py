@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from hyla.caches import Sequence
 from hyla.caches.prefix import Branch, MissReason
-from hyla.engine.choosing import Chooser
-from hyla.engine.grammar import Grammar
-from hyla.engine.messages import FinishReason, Request, TokenEvent, TokenLogprob, Usage
-from hyla.engine.text import Detokenizer, StopStrings, TextCodec
+from hyla.engine.requests.messages import FinishReason, Request, TokenEvent, TokenLogprob, Usage
+from hyla.engine.requests.text import Detokenizer, StopStrings, TextCodec
+from hyla.engine.sampling.choosing import Chooser
+from hyla.engine.sampling.grammar import Grammar
 
 
 class Generation:

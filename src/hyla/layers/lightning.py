@@ -12,10 +12,10 @@ from hyla.layers.norms import GroupRMSNorm, RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table, rotate
 from hyla.layers.rope_scaling import Scaling
-from hyla.ops import primitives
 from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
+from hyla.ops.exact.primitives import wide
 from hyla.ops.lightning import cache_tensors, lightning
-from hyla.ops.primitives import wide
 
 DEPTH_FACTORS = {
     "minimax": lambda layer, count: 1 - layer / (count - 1 + 1e-5) + 1e-5,

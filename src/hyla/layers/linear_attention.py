@@ -8,8 +8,8 @@ from torch import nn
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.ops.batch import Batch
+from hyla.ops.exact.primitives import wide
 from hyla.ops.linear import cache_tensors, elu_plus_one, linear_attention
-from hyla.ops.primitives import wide
 
 
 class LinearAttention(nn.Module):

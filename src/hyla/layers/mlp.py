@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hyla.layers.linear import Linear, Projection
-from hyla.ops.primitives import relu2, swiglu
+from hyla.ops.exact.primitives import relu2, swiglu
 
 
 class MLP(nn.Module):

@@ -9,8 +9,9 @@ from torch import nn
 
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.mlp import MLP
-from hyla.ops import moe, rows
-from hyla.ops.primitives import sigmoid
+from hyla.ops import moe
+from hyla.ops.exact import rows
+from hyla.ops.exact.primitives import sigmoid
 from hyla.ops.quant import FP8Stack, FP8Tensor
 
 

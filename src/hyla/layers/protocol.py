@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 
 import torch
 
-from hyla.ops.batch import CHUNK, Batch
+from hyla.grid import CHUNK
+from hyla.ops.batch import Batch
 
 
 @dataclass(frozen=True)

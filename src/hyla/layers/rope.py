@@ -10,8 +10,8 @@ from hyla.layers.norms import RMSNorm
 from hyla.layers.rope_scaling import Scaling, plain_frequencies
 from hyla.ops import native
 from hyla.ops.batch import Batch
+from hyla.ops.exact.primitives import wide
 from hyla.ops.native import kernels
-from hyla.ops.primitives import wide
 
 TABLE_POSITIONS = 4096
 """Positions of one table page."""

@@ -12,7 +12,7 @@ from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.models.build import build_module
 from hyla.models.config import MIXER_KINDS, NormConfig, SublayerConfig
 from hyla.ops.batch import Batch
-from hyla.ops.primitives import wide
+from hyla.ops.exact.primitives import wide
 
 
 def build_norm(config: NormConfig, dim: int) -> RMSNorm:

@@ -14,8 +14,8 @@ from hyla.models.config import ModelConfig
 from hyla.models.ids import check_ids
 from hyla.models.mtp import Hidden, MTPModule
 from hyla.models.stack import Sublayer, build_norm, cache_specs_of, run
-from hyla.ops import rows
 from hyla.ops.batch import Batch
+from hyla.ops.exact import rows
 
 
 class Model(nn.Module):

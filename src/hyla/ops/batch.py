@@ -17,12 +17,6 @@ import torch
 
 from hyla.errors import RequestError
 
-CHUNK = 64
-"""Tokens of one chunk, KV page and key block. A constant of Hyla: changing it changes every result's bits."""
-
-BLOCK = 16
-"""Rows of one sub-chunk of the delta rules' triangular solve, on the same absolute grid."""
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -118,15 +112,15 @@ class Batch:
 
     @cached_property
     def chunk_plan(self):
-        """Chunks of the prefill sequences on the 64-token grid (`ops.delta.plan.ChunkPlan`)."""
-        from hyla.ops.delta.plan import chunk_plan
+        """Chunks of the prefill sequences on the 64-token grid (`ops.chunks.plan.ChunkPlan`)."""
+        from hyla.ops.chunks.plan import chunk_plan
 
         return chunk_plan(self)
 
     @cached_property
     def row_plan(self):
-        """The decode sequences' rows and slots (`ops.delta.plan.RowPlan`)."""
-        from hyla.ops.delta.plan import row_plan
+        """The decode sequences' rows and slots (`ops.chunks.plan.RowPlan`)."""
+        from hyla.ops.chunks.plan import row_plan
 
         return row_plan(self)
 

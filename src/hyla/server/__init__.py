@@ -2,8 +2,8 @@
 
 from hyla.server.app import create_app, single_app
 from hyla.server.config import ServeConfig, ServedModelConfig
-from hyla.server.keys import KeyRing
-from hyla.server.limits import Limits
+from hyla.server.guard.keys import KeyRing
+from hyla.server.guard.limits import Limits
 from hyla.server.serve import serve
 from hyla.server.served import ServedModel, serve_model, served_model
 

@@ -10,8 +10,8 @@ from pydantic import Field, field_validator
 
 from hyla.errors import ConfigError
 from hyla.models.config import Config
-from hyla.server.limits import Limits
-from hyla.server.logs import LogFormat
+from hyla.server.guard.limits import Limits
+from hyla.server.watch.logs import LogFormat
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 

@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from hyla.errors import ConfigError
-from hyla.server.protocol import bounded
+from hyla.server.guard.connections import bounded
 from hyla.server.service import Service
 
 

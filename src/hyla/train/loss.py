@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops import rows
+from hyla.ops.exact import rows
 
 
 def chunk_loss(logits_RV: torch.Tensor, targets_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

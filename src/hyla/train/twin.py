@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from hyla.caches import Cache
+from hyla.grid import CHUNK
 from hyla.models.trunk import Model
-from hyla.ops.batch import CHUNK
 
 CONTEXTS = (1024, 4096, 16384, 65536)
 WARMUP_TOKENS, TIMED_TOKENS = 3, 15

@@ -6,9 +6,9 @@ import torch
 
 from hyla.caches import Cache, Sequence
 from hyla.caches.pool import num_pages_for
-from hyla.engine.acceptance import Acceptance
 from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
+from hyla.engine.sampling.acceptance import Acceptance
 from hyla.errors import ConfigError
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch

@@ -12,13 +12,13 @@ the whole model (tests/parity/test_parity_bailing.py). No library has this famil
 from __future__ import annotations
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
 from hyla.models.config import MLAConfig, ModelConfig, RopeConfig
 from hyla.models.families import bailing_moe_linear as linear
 from hyla.models.families import bailing_moe_v2 as base
-from hyla.models.family import Family
-from hyla.models.mtp_names import BAILING
-from hyla.models.names import fuse, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.mtp_names import BAILING
+from hyla.models.formats.names import fuse, weights
 
 LATENT_EPS = 1e-6
 # fmt: off

@@ -14,12 +14,12 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
 from hyla.models.config import KDAConfig, MLAConfig, MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig
 from hyla.models.families import bailing_moe_v2 as base
-from hyla.models.family import Family
-from hyla.models.mtp_names import BAILING
-from hyla.models.names import concat, fuse, rename, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.mtp_names import BAILING
+from hyla.models.formats.names import concat, fuse, rename, weights
 
 NAME = "bailing_hybrid_3"
 Or = AliasChoices

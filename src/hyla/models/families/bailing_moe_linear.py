@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hyla.models import published as hf
 from hyla.models.config import LightningConfig, ModelConfig
 from hyla.models.families import bailing_moe_v2 as base
-from hyla.models.family import Family
-from hyla.models.mtp_names import BAILING
-from hyla.models.names import weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.mtp_names import BAILING
+from hyla.models.formats.names import weights
 
 # Published key: field of our config.
 LIGHTNING = {"num_attention_heads": "num_heads", "head_dim": "head_dim", "group_norm_size": "norm_groups"}

@@ -14,7 +14,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from hyla.models import published as hf
 from hyla.models.config import (
     MixerConfig,
     MLPConfig,
@@ -24,9 +23,10 @@ from hyla.models.config import (
     RouterConfig,
     SoftmaxConfig,
 )
-from hyla.models.family import Family
-from hyla.models.mtp_names import BAILING
-from hyla.models.names import SWIGLU, fuse, rename, stack, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.mtp_names import BAILING
+from hyla.models.formats.names import SWIGLU, fuse, rename, stack, weights
 
 IGNORED = {
     **dict.fromkeys(("embedding_dropout", "output_dropout"), "dropout is a matter of training; Hyla has none"),

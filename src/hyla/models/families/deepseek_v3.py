@@ -18,11 +18,11 @@ from pydantic import AliasChoices, Field
 
 from hyla.errors import ConfigError
 from hyla.layers.rope_scaling import yarn_magnitude
-from hyla.models import published as hf
 from hyla.models.config import MLAConfig, MLPConfig, ModelConfig, MoEConfig, NormConfig, RopeConfig, RouterConfig
-from hyla.models.family import Family
-from hyla.models.mtp_names import DEEPSEEK
-from hyla.models.names import SWIGLU, fuse, rename, stack, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.mtp_names import DEEPSEEK
+from hyla.models.formats.names import SWIGLU, fuse, rename, stack, weights
 
 LATENT_EPS = 1e-6
 IGNORED = {

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hyla.models import published as hf
 from hyla.models.config import ModelConfig, SparseMLAConfig
 from hyla.models.families import deepseek_v3
 from hyla.models.families.deepseek_v3 import ATTENTION, IGNORED, MLA, SIZE, TINY
-from hyla.models.family import Family
-from hyla.models.mtp_names import DEEPSEEK
-from hyla.models.names import rename, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.mtp_names import DEEPSEEK
+from hyla.models.formats.names import rename, weights
 
 INDEXER = {"index_n_heads": "num_index_heads", "index_head_dim": "index_dim", "index_topk": "num_selected"}
 

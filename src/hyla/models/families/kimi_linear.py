@@ -13,10 +13,10 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
 from hyla.models.config import KDAConfig, MLAConfig, MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig
-from hyla.models.family import Family
-from hyla.models.names import SWIGLU, concat, fuse, rename, reshape, stack, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.names import SWIGLU, concat, fuse, rename, reshape, stack, weights
 
 LATENT_EPS = 1e-6
 EXPERTS = (("w1", "gate"), ("w3", "up"), ("w2", "down"))

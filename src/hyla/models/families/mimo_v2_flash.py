@@ -18,12 +18,12 @@ from typing import Literal
 from pydantic import Field
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
 from hyla.models.config import MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig, SoftmaxConfig
 from hyla.models.families import deepseek_v3
-from hyla.models.family import Family
-from hyla.models.mtp_names import MIMO_V2
-from hyla.models.names import rename, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.mtp_names import MIMO_V2
+from hyla.models.formats.names import rename, weights
 
 IGNORED = {
     "attention_chunk_size": "repeats the window; no published code reads it",

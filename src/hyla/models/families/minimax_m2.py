@@ -14,10 +14,10 @@ from typing import Literal
 from pydantic import Field
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
 from hyla.models.config import ModelConfig, MoEConfig, NormConfig, RopeConfig, RouterConfig, SoftmaxConfig
-from hyla.models.family import Family
-from hyla.models.names import rename, stack, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.names import rename, stack, weights
 
 logger = logging.getLogger("hyla.models")
 

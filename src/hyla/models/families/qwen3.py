@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hyla.models import published as hf
 from hyla.models.config import MLPConfig, ModelConfig, NormConfig, SoftmaxConfig
-from hyla.models.family import Family
-from hyla.models.names import SWIGLU, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.names import SWIGLU, weights
 
 IGNORED = {
     "max_window_layers": "only used with use_sliding_window",

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from hyla.models import published as hf
 from hyla.models.config import ModelConfig, MoEConfig
 from hyla.models.families.qwen3_5 import COMMON_SIZE, IGNORED, IGNORED_TENSORS, MIXER_NAMES, TEXT_ALIASES
 from hyla.models.families.qwen3_next import (
@@ -24,8 +23,9 @@ from hyla.models.families.qwen3_next import (
     HybridKeys,
     hybrid_keys,
 )
-from hyla.models.family import Family
-from hyla.models.names import fuse_experts, rename
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.names import fuse_experts, rename
 
 
 class Keys(HybridKeys):

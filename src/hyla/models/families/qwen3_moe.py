@@ -10,12 +10,12 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
-from hyla.models import published as hf
 from hyla.models.config import MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig, SoftmaxConfig
 from hyla.models.families.qwen3 import ATTENTION, IGNORED
 from hyla.models.families.qwen3 import NAMES as DENSE_NAMES
-from hyla.models.family import Family
-from hyla.models.names import rename, stack
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.names import rename, stack
 
 MOE = {
     "num_experts": "num_experts",

@@ -10,7 +10,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from hyla.models import published as hf
 from hyla.models.config import (
     GatedDeltaConfig,
     MLPConfig,
@@ -21,8 +20,9 @@ from hyla.models.config import (
     RouterConfig,
     SoftmaxConfig,
 )
-from hyla.models.family import Family, MTPNames
-from hyla.models.names import SWIGLU, fuse, rename, reshape, stack, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family, MTPNames
+from hyla.models.formats.names import SWIGLU, fuse, rename, reshape, stack, weights
 
 IGNORED = {"use_sliding_window": "no layer of this family has a window"}
 

@@ -7,13 +7,14 @@ from functools import partial
 import torch
 
 from hyla.errors import ConfigError, RequestError
-from hyla.ops import native
-from hyla.ops.attention import kernel
-from hyla.ops.attention.chunked import PagedKV, attend, write_rows
+from hyla.grid import CHUNK
+from hyla.ops import native as cpu
+from hyla.ops.attention import native as kernel
 from hyla.ops.attention.gradient import Attention, attend_whole
 from hyla.ops.attention.plan import AttentionPlan, HeadLayout, attention_plan
-from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.batched import TINY_SIDE, bmm_rows
+from hyla.ops.attention.pytorch import PagedKV, attend, write_rows
+from hyla.ops.batch import Batch
+from hyla.ops.exact.batched import TINY_SIDE, bmm_rows
 
 __all__ = ["PagedKV", "attention"]
 
@@ -60,7 +61,7 @@ def attention(
     value_dim = _check(q_THK, k_TGK, v_TGV, batch, cache, value_dim)
     _check_window_and_sinks(q_THK, window, sinks_H)
     inputs = (q_THK, k_TGK, v_TGV, sinks_H)
-    is_native = native.handles(q_THK) and native.handles(k_TGK)
+    is_native = cpu.handles(q_THK) and cpu.handles(k_TGK)
     if is_native:
         common = {"batch": batch, "cache": cache, "scale": scale, "value_dim": value_dim, "window": window}
         compute = partial(kernel.attend, **common)

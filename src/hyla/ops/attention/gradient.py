@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops.attention.chunked import attend, scratch_pages, write_rows
+from hyla.grid import CHUNK
 from hyla.ops.attention.plan import AttentionPlan
-from hyla.ops.batch import CHUNK
+from hyla.ops.attention.pytorch import attend, scratch_pages, write_rows
 
 SCORE_BYTES = 1 << 22
 """Size of the scores that the backward pass holds at a time."""

@@ -15,7 +15,8 @@ from itertools import accumulate, chain, pairwise
 import torch
 
 from hyla.errors import ConfigError
-from hyla.ops.batch import CHUNK, Batch
+from hyla.grid import CHUNK
+from hyla.ops.batch import Batch
 
 STEP_BYTES = 1 << 22
 """Size of the largest temporary of one batched product, about what stays in a core's cache."""

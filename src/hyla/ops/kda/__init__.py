@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops.batch import BLOCK, CHUNK, Batch
+from hyla.grid import BLOCK, CHUNK
+from hyla.ops.batch import Batch
 
 
 def kda(q_THK, k_THK, v_THV, log_decay_THK, beta_TH, *, batch: Batch, cache=None, scale: float) -> torch.Tensor:
@@ -25,10 +26,10 @@ def kda(q_THK, k_THK, v_THV, log_decay_THK, beta_TH, *, batch: Batch, cache=None
     Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched.
     Cost: cost.py.
     """
-    from hyla.ops.delta.cached import delta_rule
-    from hyla.ops.kda import chunked
+    from hyla.ops.chunks.delta_cached import delta_rule
+    from hyla.ops.kda import pytorch
 
-    return delta_rule(chunked, q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=scale)
+    return delta_rule(pytorch, q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=scale)
 
 
 def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int):

@@ -1,6 +1,6 @@
 /* The delta rules on the 64-row grid: every row is computed once, by the same code, however it arrives.
 
-   Row r of a chunk, with S the anchor and decays as ops/delta/chain.py defines them:
+   Row r of a chunk, with S the anchor and decays as ops/chunks/delta_chain.py defines them:
        u_r = beta_r (v_r - S^T k_in_r) - sum_{j<r} A_rj u_j        o_r = S^T q_in_r + sum_{j<=r} P_rj u_j
    Sums over channels and over earlier rows go upwards, one fused multiply-add each, and are vectors over the value
    dimension: a row's bits depend neither on how many rows come together nor on the width of the hardware's vectors. */

@@ -6,8 +6,8 @@ import torch
 
 from hyla.errors import ConfigError, RequestError
 from hyla.ops.batch import Batch
-from hyla.ops.short_conv.chunked import ShortConv, convolve
 from hyla.ops.short_conv.plan import RING, conv_plan
+from hyla.ops.short_conv.pytorch import ShortConv, convolve
 from hyla.ops.short_conv.tail import keep_tail
 
 __all__ = ["RING", "conv_plan", "short_conv"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from hyla.errors import ConfigError
-from hyla.ops.batch import CHUNK, Batch
+from hyla.grid import CHUNK
+from hyla.ops.batch import Batch
 from hyla.ops.short_conv.cost import RING
 
 

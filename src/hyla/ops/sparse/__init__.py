@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 from hyla.errors import ConfigError, RequestError
-from hyla.ops.attention.chunked import PagedKV, scratch_pages, write_rows
+from hyla.grid import CHUNK
 from hyla.ops.attention.plan import AttentionPlan, HeadLayout, attention_plan
-from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.batched import bmm_rows
-from hyla.ops.sparse.chunked import FlatKeys, PagedKeys, attend_selected
+from hyla.ops.attention.pytorch import PagedKV, scratch_pages, write_rows
+from hyla.ops.batch import Batch
+from hyla.ops.exact.batched import bmm_rows
 from hyla.ops.sparse.gradient import SelectedAttention
+from hyla.ops.sparse.pytorch import FlatKeys, PagedKeys, attend_selected
 from hyla.ops.sparse.selection import Selection, select_rows
 
 __all__ = ["Selection", "select_keys", "sparse_attention"]

@@ -13,15 +13,15 @@ from starlette.concurrency import run_in_threadpool
 
 from hyla.engine import EmbedOrder, ScoreOrder
 from hyla.errors import RequestError
-from hyla.server.body import parse, read_json
-from hyla.server.conversation import Conversation
-from hyla.server.limits import Limits
-from hyla.server.prompts import encode, run_orders
+from hyla.server.guard.limits import Limits
+from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.conversation import Conversation
+from hyla.server.reading.prompts import encode, run_orders
+from hyla.server.reading.tools import tool_use
+from hyla.server.reading.translate import in_own_names
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.openai import scored_body
-from hyla.server.tools import tool_use
-from hyla.server.translate import in_own_names
 
 router = APIRouter()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from hyla.engine import ScoredToken, TokenEvent, TokenLogprob, Usage
-from hyla.engine.text import REPLACEMENT
+from hyla.engine.requests.text import REPLACEMENT
 from hyla.server.shapes.openai import OpenAIShape
 
 

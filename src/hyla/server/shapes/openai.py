@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from hyla.engine import ScoredToken, TokenEvent, TokenLogprob
-from hyla.engine.text import TextCodec
-from hyla.server.reader import Choice, total_usage
+from hyla.engine.requests.text import TextCodec
+from hyla.server.answering.reader import Choice, total_usage
 from hyla.server.shapes.protocol import Shape, data_line
 
 DONE = b"data: [DONE]\n\n"

@@ -1,0 +1,48 @@
+"""Attention by the CPU's own kernel (ops/native/attention.c), which reads the pages where they lie."""
+
+from __future__ import annotations
+
+import torch
+
+from hyla.errors import ConfigError
+from hyla.grid import CHUNK
+from hyla.ops.attention.plan import page_table
+from hyla.ops.attention.pytorch import PagedKV
+from hyla.ops.batch import Batch
+from hyla.ops.native import kernels
+
+
+def attend(q_THK, k_TGK, v_TGV, sinks_H, *, batch: Batch, cache: PagedKV | None, scale: float, value_dim: int, window):
+    """o [T, Hq, V] and the statistics m, l [T, Hq] (None with a cache). New rows are written to their pages first."""
+    table = page_table(batch, window)
+    pages = _scratch_pages(k_TGK, v_TGV, 1 + table.highest) if cache is None else cache
+    _check_memory(pages, table.highest)
+    return kernels.attention(
+        q_THK,
+        k_TGK,
+        v_TGV,
+        (table.first_N, table.pages),
+        batch.spans_4N,
+        pages.k_pages,
+        pages.v_pages,
+        scale=scale,
+        value_dim=value_dim,
+        window=window,
+        sinks=sinks_H,
+        with_statistics=cache is None,
+    )
+
+
+def _check_memory(pages: PagedKV, highest: int) -> None:
+    """The kernel trusts its addresses."""
+    for name, tensor in (("k_pages", pages.k_pages), ("v_pages", pages.v_pages)):
+        if tensor is not None and not (tensor.is_contiguous() and highest < tensor.shape[0]):
+            found = f"{list(tensor.shape)} with strides {tensor.stride()}"
+            raise ConfigError(f"attention: {name} is {found}; it must be dense and have page {highest}")
+
+
+def _scratch_pages(k_TGK: torch.Tensor, v_TGV: torch.Tensor | None, count: int) -> PagedKV:
+    """Pages of a batch without a cache. What is not written is not read either."""
+    _, heads, key_dim = k_TGK.shape
+    k_pages = k_TGK.new_empty(count, heads, key_dim, CHUNK)
+    return PagedKV(k_pages, None if v_TGV is None else v_TGV.new_empty(count, heads, CHUNK, v_TGV.shape[2]))
