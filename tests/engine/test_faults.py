@@ -6,7 +6,6 @@ import threading
 
 import pytest
 import torch
-from hyla.engine.scheduler import Scheduler
 from matrix.mixers import VOCAB, draft_model, model_of
 
 from hyla.caches import Cache
@@ -18,6 +17,7 @@ from hyla.engine import Engine, EngineThread, Request, SamplingParams
 from hyla.engine.drafts import ModelDrafter
 from hyla.engine.requests.collect import Collector
 from hyla.engine.scheduling.reuse import PrefixReuse
+from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.errors import CapacityError
 
 MEMORY = 8 << 20

@@ -1,11 +1,11 @@
 import random
 
 import pytest
-from hyla.engine.scheduler import Scheduler
 
 from hyla.caches import Cache
 from hyla.engine import Request, SamplingParams
 from hyla.engine.generation import Generation
+from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.layers.protocol import CacheSpec
 
 

@@ -1,5 +1,4 @@
 import pytest
-from hyla.engine.scheduler import Scheduler
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -8,6 +7,7 @@ from recording_mixer import SPEC, expected, read, write
 from hyla.caches import Cache
 from hyla.engine import Request, SamplingParams
 from hyla.engine.generation import Generation
+from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.engine.scheduling.waiting import MOST_DISPLACED, MOST_IDLE_KEYS, WaitingQueue, may_displace, rank, victim
 from hyla.errors import RequestError
 
