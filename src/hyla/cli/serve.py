@@ -181,9 +181,9 @@ def _load(model, config):
     )
 
 
-def start_server(folder: str | Path, *, host: str, port: int, model_name: str) -> None:
-    """Serve one folder with the defaults."""
+def start_server(folder: str | Path, *, host: str, port: int, model_name: str, device: str) -> None:
+    """Serve one folder with the defaults, on a device as PyTorch names it."""
     from hyla.server import ServeConfig, ServedModelConfig
 
-    models = [ServedModelConfig(name=model_name, folder=str(folder))]
+    models = [ServedModelConfig(name=model_name, folder=str(folder), engine={"device": device})]
     run(ServeConfig(models=models, host=host, port=port))
