@@ -38,7 +38,9 @@ class ChatModel(Protocol):
 
 
 @contextmanager
-def open_model(target: str, *, name: str | None, api_key: str | None, options: dict[str, Any]) -> Iterator[ChatModel]:
+def open_model(
+    target: str, *, name: str | None, api_key: str | None, options: dict[str, Any] | None = None
+) -> Iterator[ChatModel]:
     """The model of a URL, a folder or a hub name. options: of a local engine. Raises HylaError."""
     if not target.startswith(("http://", "https://")):
         with _open_folder(target, dict(options or {})) as local:
