@@ -5,7 +5,7 @@ import torch
 
 from hyla.layers.rope import TABLE_POSITIONS, RotaryTable, rotary_table
 from hyla.layers.rope_scaling import plain_frequencies
-from hyla.models.build import scaling_of
+from hyla.models.kinds.arguments import scaling_of
 from hyla.models.formats.published import RopeParameters
 from hyla.ops.batch import Batch
 

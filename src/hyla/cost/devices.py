@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from hyla.errors import ConfigError
+from hyla.models.kinds import RECURRENT_OPERATORS
 
 GB, TB = 10**9, 10**12
 
@@ -43,11 +44,7 @@ EFFICIENCIES: Mapping[str, Efficiency] = MappingProxyType(
         "experts": Efficiency(0.50, 0.75),
         "attention": Efficiency(0.60, 0.75),
         "indexer": Efficiency(0.40, 0.75),
-        "gated_delta": Efficiency(0.15, 0.60),
-        "kda": Efficiency(0.15, 0.60),
-        "lightning": Efficiency(0.15, 0.60),
-        "ssd": Efficiency(0.15, 0.60),
-        "linear": Efficiency(0.15, 0.60),
+        **dict.fromkeys(RECURRENT_OPERATORS, Efficiency(0.15, 0.60)),
         "head": Efficiency(0.70, 0.80),
         "embedding": Efficiency(1.0, 0.50),
         "elementwise": Efficiency(1.0, 0.70),
@@ -60,8 +57,6 @@ reaches 0.75 of an H100 (arXiv 2407.08608) and earlier kernels less. Recurrences
 FLOPs (T 8192, 96 heads of 128): FlashKDA 0.30 of an H20, fla's chunk_kda 0.16 of it, fla's gated delta rule 0.04 of a
 GB200; 0.15 stands between. Memory: large reads reach 0.8 to 0.9 of the sheet's bandwidth, paged and strided ones less.
 """
-
-OPERATORS = tuple(EFFICIENCIES)
 
 
 @dataclass(frozen=True)

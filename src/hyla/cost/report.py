@@ -75,9 +75,8 @@ class Question:
 def target_report(target: Target, question: Question) -> dict:
     """Everything about one model."""
     question, config = question.resolved(), target.config
-    kinds = [sub.module.kind for sub in config.sublayers]
     mixer_kinds = [mixer.kind for mixer in config.mixers]
-    channel = [kind for kind in kinds if kind in ("mlp", "moe")]
+    channel = [sub.module.kind for sub in config.sublayers if not sub.is_mixer]
     longest = max(question.contexts)
     warnings = []
     if longest > config.max_len:
