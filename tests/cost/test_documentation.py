@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from cost_page import device_table, rank_table
 
-from hyla.cost.formulas import formulas_of
 from hyla.cost.devices import EFFICIENCIES
+from hyla.cost.formulas import formulas_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")

@@ -56,9 +56,7 @@ def test_a_token_of_each_recurrence_costs_what_its_formula_says(K, V, key_heads,
     }
     for name, call in calls.items():
         heads = {"num_value_heads" if name == "gated_delta" else "num_heads": H}
-        assert counted(call, with_outer=True) == T * formulas_of(name).recurrent_flops_per_token(
-            **heads, **sizes
-        ), name
+        assert counted(call, with_outer=True) == T * formulas_of(name).recurrent_flops_per_token(**heads, **sizes), name
 
 
 def test_linear_attention_counts_its_normaliser_with_the_padded_width():
@@ -81,9 +79,7 @@ def test_the_chunk_forms_cost_what_their_formulas_say(K, V, key_heads, group, ch
     sizes = {"key_dim": K, "value_dim": V}
     own_block = formulas_of("kda").own_block_flops_per_token(num_heads=H, key_dim=K)
     expected = {
-        "gated_delta": formulas_of("gated_delta").flops_per_token(
-            num_key_heads=key_heads, num_value_heads=H, **sizes
-        ),
+        "gated_delta": formulas_of("gated_delta").flops_per_token(num_key_heads=key_heads, num_value_heads=H, **sizes),
         "kda": formulas_of("kda").flops_per_token(num_heads=H, **sizes) - own_block,
         "lightning": formulas_of("lightning").flops_per_token(num_heads=H, **sizes),
         "ssd": formulas_of("ssd").flops_per_token(num_groups=key_heads, num_heads=H, **sizes),

@@ -30,7 +30,7 @@ MIXER_KINDS = frozenset(each.model_fields["kind"].default for each in MIXERS)
 if TYPE_CHECKING:
     AnyModule = MixerConfig | ChannelMixerConfig
 else:
-    AnyModule = Union[(*MIXERS, *CHANNEL_MIXERS)]  # noqa: UP007 (of a tuple)
+    AnyModule = Union[(*MIXERS, *CHANNEL_MIXERS)]
 
 
 class ScaledResidual(Config):

@@ -1,10 +1,12 @@
-"""From a module's config to the keyword arguments of its layer and of that layer's table of parameters.
+"""From a module's config to the keyword arguments of its layer, and to those of its table of parameters (sizes).
 
 Without PyTorch, so that parameters are counted before any is made. A kind whose arguments are its config's fields needs
 no function here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from hyla.layers.rope_scaling import LinearScaling, Llama3Scaling, Scaling, YarnScaling, yarn_magnitude
 from hyla.layers.slopes import slopes
@@ -13,6 +15,7 @@ from hyla.models.config import (
     LinearScalingConfig,
     Llama3ScalingConfig,
     MLAConfig,
+    MLPConfig,
     ModuleConfig,
     MoEConfig,
     RopeConfig,
@@ -24,6 +27,12 @@ from hyla.models.config import (
 def fields(config: ModuleConfig) -> dict:
     """Of a layer whose keyword arguments are exactly its config's fields."""
     return config.model_dump(exclude={"kind"})
+
+
+def fields_without(*others: str) -> Callable[[ModuleConfig], dict]:
+    """Of a table whose keyword arguments are the config's fields, but for `others`, which shape no parameter."""
+    left_out = {"kind", *others}
+    return lambda config: config.model_dump(exclude=left_out)
 
 
 def _rope(config: RopeConfig | None) -> dict:
@@ -73,6 +82,19 @@ def softmax_arguments(config: SoftmaxConfig) -> dict:
     }
 
 
+def softmax_sizes(config: SoftmaxConfig) -> dict:
+    """Of `layers.tables.softmax`."""
+    return {
+        "num_heads": config.num_heads,
+        "num_kv_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "value_dim": config.value_dim,
+        "has_output_gate": config.output_gate,
+        "qk_norm_scope": config.qk_norm_scope if config.qk_norm else None,
+        "has_sinks": config.sinks,
+    }
+
+
 def mla_arguments(config: MLAConfig) -> dict:
     """Of `layers.mla.MLA` and `layers.sparse_mla.SparseMLA`."""
     return {**config.model_dump(exclude={"kind", "rope"}), **_rope(config.rope)}
@@ -90,6 +112,29 @@ def lightning_arguments(config: LightningConfig) -> dict:
         "norm_groups": config.norm_groups,
         "norm_eps": config.norm_eps,
         **_rope(config.rope),
+    }
+
+
+def lightning_sizes(config: LightningConfig) -> dict:
+    """Of `layers.tables.lightning`."""
+    return {"num_heads": config.num_heads, "head_dim": config.head_dim, "has_qk_norm": config.qk_norm is not None}
+
+
+def mlp_sizes(config: MLPConfig) -> dict:
+    """Of `layers.tables.mlp`."""
+    return {"intermediate_dim": config.intermediate_dim, "has_gate": config.activation == "swiglu"}
+
+
+def moe_sizes(config: MoEConfig) -> dict:
+    """Of `layers.tables.moe`."""
+    return {
+        "num_experts": config.num_experts,
+        "expert_dim": config.expert_dim,
+        "has_gate": config.activation == "swiglu",
+        "has_bias": config.router.has_bias,
+        "shared_dim": config.shared_dim,
+        "has_shared_gate": config.shared_gate,
+        "latent_dim": config.latent_dim,
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hyla.layers.tables import mla, softmax, sparse_mla
 from hyla.models.config import MLAConfig, SoftmaxConfig, SparseMLAConfig
-from hyla.models.kinds.arguments import mla_arguments, softmax_arguments
+from hyla.models.kinds.arguments import fields_without, mla_arguments, softmax_arguments, softmax_sizes
 from hyla.models.kinds.kind import Calibration, Kind
 from hyla.models.kinds.operators import Attention, Indexer, Latent
 
@@ -42,6 +43,8 @@ ATTENTION = (
     Kind(
         config=SoftmaxConfig,
         layer="hyla.layers.softmax:SoftmaxAttention",
+        table=softmax.parameters,
+        sizes=softmax_sizes,
         label="attention",
         operator="attention",
         arguments=softmax_arguments,
@@ -57,6 +60,8 @@ ATTENTION = (
     Kind(
         config=MLAConfig,
         layer="hyla.layers.mla:MLA",
+        table=mla.parameters,
+        sizes=fields_without("norm_eps", "rope", "scale_factor"),
         label="MLA",
         operator="attention",
         arguments=mla_arguments,
@@ -71,6 +76,8 @@ ATTENTION = (
     Kind(
         config=SparseMLAConfig,
         layer="hyla.layers.sparse_mla:SparseMLA",
+        table=sparse_mla.parameters,
+        sizes=fields_without("norm_eps", "rope", "scale_factor", "num_selected"),
         label="sparse mla",
         operator="attention",
         arguments=mla_arguments,

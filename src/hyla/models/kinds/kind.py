@@ -8,6 +8,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+from hyla.layers.parameters import Table
 from hyla.models.config import MixerConfig, ModuleConfig
 from hyla.models.kinds.arguments import fields
 from hyla.models.kinds.operators import Attention, Recurrence
@@ -38,6 +39,10 @@ class Kind:
     """What people call it, in tables."""
     operator: str
     """What its time goes to beside its projections: a folder of `hyla.ops`, or "projection", "experts", "attention"."""
+    table: Callable[..., Table]
+    """The layer's parameters: (hidden_dim, **sizes) -> rows."""
+    sizes: Callable[[Any], dict]
+    """The table's keyword arguments from a config."""
     arguments: Callable[[Any], dict] = fields
     """The layer's keyword arguments from a config; unless given, the config's fields."""
     work: Callable[[Any], Recurrence | Attention] | None = None
@@ -54,6 +59,10 @@ class Kind:
     def is_mixer(self) -> bool:
         """Whether it moves information along the sequence."""
         return issubclass(self.config, MixerConfig)
+
+    def parameters(self, config: ModuleConfig, hidden_dim: int) -> Table:
+        """The parameters of one module, named relative to it."""
+        return self.table(hidden_dim, **self.sizes(config))
 
     @cached_property
     def layer_class(self) -> Callable[..., Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hyla.layers.tables import gated_delta, kda, lightning, linear, mamba2
 from hyla.models.config import GatedDeltaConfig, KDAConfig, LightningConfig, LinearAttentionConfig, Mamba2Config
-from hyla.models.kinds.arguments import lightning_arguments
+from hyla.models.kinds.arguments import fields_without, lightning_arguments, lightning_sizes
 from hyla.models.kinds.kind import Calibration, Kind
 from hyla.models.kinds.operators import Recurrence
 
@@ -49,6 +50,8 @@ RECURRENCES = (
     Kind(
         config=GatedDeltaConfig,
         layer="hyla.layers.gated_delta:GatedDelta",
+        table=gated_delta.parameters,
+        sizes=fields_without("norm_eps"),
         label="gated delta",
         operator="gated_delta",
         work=_gated_delta,
@@ -62,6 +65,8 @@ RECURRENCES = (
     Kind(
         config=KDAConfig,
         layer="hyla.layers.kda:KDA",
+        table=kda.parameters,
+        sizes=fields_without("norm_eps", "decay_lower_bound"),
         label="KDA",
         operator="kda",
         work=_kda,
@@ -72,6 +77,8 @@ RECURRENCES = (
     Kind(
         config=LightningConfig,
         layer="hyla.layers.lightning:Lightning",
+        table=lightning.parameters,
+        sizes=lightning_sizes,
         label="lightning",
         operator="lightning",
         arguments=lightning_arguments,
@@ -86,6 +93,8 @@ RECURRENCES = (
     Kind(
         config=Mamba2Config,
         layer="hyla.layers.mamba2:Mamba2",
+        table=mamba2.parameters,
+        sizes=fields_without("norm_eps", "time_step_limit"),
         label="Mamba-2",
         operator="ssd",
         work=_mamba2,
@@ -96,6 +105,8 @@ RECURRENCES = (
     Kind(
         config=LinearAttentionConfig,
         layer="hyla.layers.linear_attention:LinearAttention",
+        table=linear.parameters,
+        sizes=fields_without("eps"),
         label="linear",
         operator="linear",
         work=_linear,
