@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cost_page import device_table, rank_table
 
-from hyla.cost.devices import EFFICIENCIES
+from hyla.cost.device import EFFICIENCIES
 from hyla.cost.formulas import formulas_of
 
 ROOT = Path(__file__).parents[2]

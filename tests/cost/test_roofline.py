@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from hyla.cost.call import Work, decode, prefill
-from hyla.cost.devices import DEVICES, EFFICIENCIES, Rate, find_device
+from hyla.cost.device import EFFICIENCIES, Rate
+from hyla.cost.devices import DEVICES, find_device
 from hyla.cost.memory import model_memory
 from hyla.cost.parameters import weight_bytes
 from hyla.cost.roofline import USABLE_MEMORY, Serving, work_seconds

@@ -10,8 +10,8 @@ from hyla.cost.formulas import formulas_of
 from hyla.cost.memory import model_memory
 from hyla.cost.work import arithmetic_intensity, by_kind, decoded_cache_bytes, step_work, total_bytes, total_flops
 from hyla.errors import ConfigError
-from hyla.models.formats.family import families
 from hyla.models.formats.presets import find_preset, presets
+from hyla.models.formats.registry import families
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from hyla.cost.calibration import NEVER, Point, fit, machine_of
 from hyla.cost.call import Setting, Work
-from hyla.cost.devices import Device, Rate
+from hyla.cost.device import Device, Rate
 from hyla.cost.roofline import work_seconds
 from hyla.cost.timing import (
     DECODE_AT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hyla.cost.call import Arithmetic, Work, prefill
-from hyla.cost.devices import Device
+from hyla.cost.device import Device
 from hyla.cost.inventory import Inventory, inventory
 from hyla.cost.memory import mixer_memory
 from hyla.cost.parameters import count_parameters, distinct

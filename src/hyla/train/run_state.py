@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hyla.checkpoints.json_files import read_json
 from hyla.errors import CheckpointError
+from hyla.json_files import read_json
 from hyla.ops import native
 from hyla.train.files import finish_folder, start_folder, write_json
 from hyla.train.optimizer import Optimizer

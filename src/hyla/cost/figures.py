@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from hyla.cost.call import Arithmetic, Step, decode, prefill
-from hyla.cost.devices import Device
+from hyla.cost.device import Device
 from hyla.cost.inventory import WEIGHT_DTYPES, element_bytes
 from hyla.cost.memory import model_memory
 from hyla.cost.parallel import Split, rank_bytes
