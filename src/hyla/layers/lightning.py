@@ -8,12 +8,13 @@ from torch import nn
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import GroupRMSNorm, RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
-from hyla.layers.rope import rotary_table, rotate
+from hyla.layers.rope import rotary_table
 from hyla.layers.rope_scaling import Scaling
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
 from hyla.ops.exact.primitives import wide
 from hyla.ops.lightning import cache_tensors, lightning
+from hyla.ops.rotary import rotate
 
 
 class Lightning(nn.Module):
@@ -25,6 +26,7 @@ class Lightning(nn.Module):
     """
 
     fp32_parameters: tuple[str, ...] = ()
+    operators = ("lightning",)
 
     def __init__(
         self,

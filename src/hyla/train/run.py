@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from pydantic import Field, model_validator
 
 from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
@@ -194,7 +195,7 @@ def _record(request, train: TrainConfig, model: ModelConfig, corpus: Corpus, ste
         },
         "step_seconds": step_seconds,
         "python": platform.python_version(),
-        "environment": environment(),
+        "environment": environment(torch.device("cpu")),
     }
 
 

@@ -11,20 +11,20 @@ from torch import nn
 
 from hyla.errors import CheckpointError
 from hyla.json_files import read_json
-from hyla.ops import native
+from hyla.ops import backends
 from hyla.train.files import finish_folder, start_folder, write_json
 from hyla.train.optimizer import Optimizer
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
-def environment() -> dict[str, str | int]:
+def environment(device: torch.device) -> dict[str, str | int]:
     """What equal bits depend on besides config and data."""
     return {
         "torch": torch.__version__,
         "num_threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cpu_backend": native.backend(),
+        "backend": backends.on(device),
     }
 
 
@@ -39,10 +39,11 @@ def save_state(folder: Path, model: nn.Module, optimizer: Optimizer, *, step: in
 
     path = folder / f"step-{step:08d}"
     partial = start_folder(path)
+    (device,) = {parameter.device for parameter in model.parameters()}
     weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
     save_file(weights, partial / WEIGHTS)
     save_file({key: tensor.contiguous() for key, tensor in optimizer.state_tensors().items()}, partial / OPTIMIZER)
-    write_json(partial / STATE, {"step": step, "seconds": seconds, "environment": environment()})
+    write_json(partial / STATE, {"step": step, "seconds": seconds, "environment": environment(device)})
     finish_folder(path)
     for old in finished_states(folder)[:-kept]:
         shutil.rmtree(old)
