@@ -8,6 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "hyla"
 ORDER = (
     {"errors", "grid", "lazy"},
+    {"json_files"},
     {"ops"},
     {"layers"},
     {"models"},

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from tiny_model import tiny_model
 
-from hyla.models.formats.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model, Targets
 from hyla.ops.batch import Batch

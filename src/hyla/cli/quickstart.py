@@ -50,7 +50,7 @@ def make_run(out: Path, request, device: str) -> None:
     from dataclasses import asdict
 
     from hyla.cli.console import console
-    from hyla.cli.report import show_completion, show_curves, show_scores
+    from hyla.cli.quickstart_tables import show_completion, show_curves, show_scores
     from hyla.cli.training import train_with_bar
     from hyla.train import report
     from hyla.train.files import write_json
@@ -74,9 +74,9 @@ def make_run(out: Path, request, device: str) -> None:
 
 def show_finished(out: Path, request) -> None:
     """What an earlier call found."""
-    from hyla.checkpoints.json_files import read_json
     from hyla.cli.console import console
-    from hyla.cli.report import show_curves, show_scores
+    from hyla.cli.quickstart_tables import show_curves, show_scores
+    from hyla.json_files import read_json
     from hyla.train.report import report_path
     from hyla.train.run import check_same_request
 

@@ -151,10 +151,10 @@ def run(config) -> None:
 def _load(model, config):
     """One model of a `ServeConfig`, with its engine's process running and ready."""
     from hyla.checkpoints import load_tokenizer, resolve
-    from hyla.checkpoints.json_files import read_json
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineProcess, Launch
     from hyla.errors import ConfigError
+    from hyla.json_files import read_json
     from hyla.server import served_model
     from hyla.server.watch import logs
 

@@ -22,10 +22,10 @@ import torch
 from pydantic import Field, model_validator
 
 from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
-from hyla.checkpoints.json_files import read_json
 from hyla.errors import CheckpointError, ConfigError
+from hyla.json_files import read_json
 from hyla.models.config import Config, ModelConfig
-from hyla.models.formats.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.budget import steps_for

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from hyla.checkpoints.json_files import read_json
 from hyla.errors import CheckpointError
 from hyla.models.trunk import Model
-from hyla.ops import native
+from hyla.json_files import read_json
+from hyla.ops import backends
 from hyla.train.files import finish_folder, start_folder, write_json
 from hyla.train.optimizer import Optimizer
 
@@ -26,7 +26,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "torch": torch.__version__,
         "num_threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cpu_backend": native.backend(),
+        "backend": backends.on(device),
     }
 
 
@@ -46,6 +46,7 @@ def save_state(folder: Path, model: Model, optimizer: Optimizer, *, step: int, s
 
     path = folder / f"step-{step:08d}"
     partial = start_folder(path)
+    (device,) = {parameter.device for parameter in model.parameters()}
     weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
     save_file(weights, partial / WEIGHTS)
     save_file({key: tensor.contiguous() for key, tensor in optimizer.state_tensors().items()}, partial / OPTIMIZER)
