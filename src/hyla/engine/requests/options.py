@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from hyla.models.config import Config, Count
 
@@ -14,7 +14,9 @@ Acceptance = Literal["exact", "rejection"]
 
 
 class EngineOptions(Config):
-    """Frozen; unknown names and wrong values are `ConfigError`s."""
+    """Frozen; unknown names and wrong values are `ConfigError`s. The flags of `hyla serve` are made from it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the weights of a folder that is loaded; None: as stored."""
