@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from hyla.errors import CheckpointError
-from hyla.models.trunk import Model
 from hyla.json_files import read_json
+from hyla.models.trunk import Model
 from hyla.ops import backends
 from hyla.train.files import finish_folder, start_folder, write_json
 from hyla.train.optimizer import Optimizer
@@ -46,7 +46,6 @@ def save_state(folder: Path, model: Model, optimizer: Optimizer, *, step: int, s
 
     path = folder / f"step-{step:08d}"
     partial = start_folder(path)
-    (device,) = {parameter.device for parameter in model.parameters()}
     weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
     save_file(weights, partial / WEIGHTS)
     save_file({key: tensor.contiguous() for key, tensor in optimizer.state_tensors().items()}, partial / OPTIMIZER)
