@@ -60,6 +60,13 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         return self.embed.weight.device
 
+    def _apply(self, fn, recurse: bool = True):
+        """`Module.to` and its like; on some devices they make new parameters, and a tied head must stay tied."""
+        super()._apply(fn, recurse)
+        if self.config.tie_embeddings:
+            self.head.weight = self.embed.weight
+        return self
+
     def cache_specs(self) -> tuple[CacheSpec, ...]:
         """What each mixer keeps, in stack order."""
         return cache_specs_of(self.sublayers)
