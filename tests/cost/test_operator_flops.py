@@ -11,10 +11,10 @@ from hyla.cost.formulas import formulas_of
 from hyla.grid import CHUNK
 from hyla.ops.attention.reference import attention_reference
 from hyla.ops.batch import Batch
+from hyla.ops.chunks.inside_blocks import InsideBlocks
 from hyla.ops.gated_delta import gated_delta
 from hyla.ops.gated_delta.reference import gated_delta_reference
 from hyla.ops.kda import kda
-from hyla.ops.kda.inside import InsideBlocks
 from hyla.ops.kda.reference import kda_reference
 from hyla.ops.lightning import lightning
 from hyla.ops.lightning.reference import lightning_reference
@@ -100,7 +100,7 @@ def test_a_row_of_kda_meets_its_own_block_without_matrix_products():
     heads, K, blocks = 3, 24, 2
     q, k, decay = (random(1, heads, blocks, 16, K) for _ in range(3))
     with CountProducts() as count, torch.no_grad():
-        InsideBlocks.apply(q, k, -decay)
+        InsideBlocks.apply(q, k, -decay, True)
     expected = formulas_of("kda").own_block_flops_per_token(num_heads=heads, key_dim=K)
     masks = 2 * heads * blocks * 16 * 16
     assert count.multiplied + count.summed == blocks * 16 * expected + masks and count.flops == 0
