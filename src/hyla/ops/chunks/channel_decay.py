@@ -139,26 +139,45 @@ def append_row(
     cache["k_rows"][slots_N, :, place_N] = k_NHK
     cache["decay_rows"][slots_N, :, place_N] = log_decay_NHK
     k_rows = cache["k_rows"][slots]
-    decays, since_block = _row_decays(cache["decay_rows"][slots], place_N, k_NHK.dtype)
+    decays, since_block = row_decays(cache["decay_rows"][slots], place_N, k_NHK.dtype)
     weighted = decays * k_rows
-    diagonal = torch.stack([(weighted * reader[:, :, None]).sum(-1) for reader in readers], dim=2)
-    since = _row_since(since_block, cache["block_sum"][slots], block_N)
-    factor = torch.exp(since.to(k_NHK.dtype))
-    decayed = torch.stack([reader[:, :, None] * factor for reader in readers], dim=3)
-    dots = bmm(decayed[:, :, :BLOCKS].flatten(0, 2), cache["k_scaled"][slots].flatten(0, 2))
-    dots = dots.view(*decayed.shape[:2], BLOCKS, len(readers), BLOCK)
-    number = torch.arange(BLOCKS, device=row_N.device)[:, None, None]
-    at = block_N[:, None, None, None, None]
-    rows = torch.where(number == at, diagonal[:, :, None], torch.where(number < at, dots, 0.0))
+    found = row_products(readers, weighted, since_block, cache["k_scaled"][slots], cache["block_sum"][slots], block_N)
     if plan.has_block_end:
         is_last = place_N == BLOCK - 1
         closing = slots_N[is_last]
         cache["k_scaled"][closing, :, block_N[is_last]] = weighted.transpose(2, 3)[is_last]
         cache["block_sum"][closing, :, block_N[is_last]] = since_block[is_last]
+    return found
+
+
+def row_products(
+    readers: Sequence[torch.Tensor], weighted_NHBK, since_block, k_scaled, block_sum, block_N
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """One row's products with its chunk's keys [N, H, 64], by reader, and the decayed readers [N, H, R, K].
+
+    weighted: keys of the row's own block, decayed to the row; k_scaled [N, H, 4, K, 16], block_sum: of whole blocks,
+    those before block_N.
+    """
+    diagonal = torch.stack([(weighted_NHBK * reader[:, :, None]).sum(-1) for reader in readers], dim=2)
+    factor = torch.exp(_row_since(since_block, block_sum, block_N).to(weighted_NHBK.dtype))
+    decayed = torch.stack([reader[:, :, None] * factor for reader in readers], dim=3)
+    dots = bmm(decayed[:, :, :BLOCKS].flatten(0, 2), k_scaled.flatten(0, 2))
+    dots = dots.view(*decayed.shape[:2], BLOCKS, len(readers), BLOCK)
+    number = torch.arange(BLOCKS, device=block_N.device)[:, None, None]
+    at = block_N[:, None, None, None, None]
+    rows = torch.where(number == at, diagonal[:, :, None], torch.where(number < at, dots, 0.0))
     return [row.flatten(2) for row in rows.unbind(3)], decayed[:, :, BLOCKS]
 
 
-def _row_decays(decay_rows, place_N, dtype: torch.dtype):
+def to_block_ends(k, log_decay) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys decayed to the ends of their blocks, [.., K, 16], and the sums of the blocks' log decays, as `inside_blocks`
+    makes them: from the last row backwards. k, log_decay (float64): [.., 16, K]."""
+    sums = log_decay.flip(-2).cumsum(-2)
+    after = torch.cat([torch.zeros_like(sums[..., :1, :]), sums[..., : BLOCK - 1, :]], dim=-2).flip(-2)
+    return (k * torch.exp(after.to(k.dtype))).transpose(-1, -2).contiguous(), sums[..., -1, :]
+
+
+def row_decays(decay_rows, place_N, dtype: torch.dtype):
     """The decay from each row of its block to the new row, [N, H, 16, K], zero after it; the log decay since its start.
 
     Summed from the row backwards, as `inside_blocks` does: the same additions in the same order.
