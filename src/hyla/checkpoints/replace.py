@@ -176,7 +176,7 @@ class _Packing:
         for projection in self._of(rule):
             self._left[projection] -= 1
             if not self._left[projection]:
-                is_head = projection is self._model.head_projection
+                is_head = projection is self._model.head.projection
                 projection.pack(keep_plain=is_head and self._model.config.tie_embeddings)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 
 from hyla.models.trunk import Model
+from hyla.ops.exact.cross_entropy import chunk_loss
 from hyla.train.corpus import Document
-from hyla.train.loss import chunk_loss
 from hyla.train.packing import TokenStore
 
 EVALUATION_ROWS = 4096

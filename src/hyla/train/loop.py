@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 from hyla.errors import ConfigError
-from hyla.models.trunk import Model
+from hyla.models.trunk import Model, Targets
 from hyla.train.config import TrainConfig
-from hyla.train.loss import cross_entropy
 from hyla.train.metrics import MetricsFile, StepMetrics
 from hyla.train.optimizer import Optimizer
 from hyla.train.packing import PackedRows, Packer, TokenStore
@@ -21,8 +20,7 @@ from hyla.train.run_state import finished_states, load_state, save_state
 
 def batch_loss(model: Model, rows: PackedRows, chunk_rows: int) -> torch.Tensor:
     """Mean cross-entropy of the packed rows in nats; differentiable."""
-    hidden_TD = model(rows.tokens_T, rows.batch)
-    return cross_entropy(hidden_TD.float(), model.head_projection.weight(), rows.targets_T, chunk_rows=chunk_rows)
+    return model(rows.tokens_T, rows.batch, targets=Targets(rows.targets_T, chunk_rows))
 
 
 class Trainer:

@@ -60,7 +60,7 @@ Bound = Annotated[float, BeforeValidator(lambda value: float("inf") if value == 
 
 LETTERS = {"mamba2": "M", "moe": "E", "softmax": "*", "mlp": "-"}
 """By kind of our sublayers."""
-NAMES = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*", "moe": "E", "mlp": "-"}
+LETTER_OF_NAME = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*", "moe": "E", "mlp": "-"}
 """By published name."""
 
 
@@ -69,7 +69,7 @@ def read_letters(family: str, keys: hf.Published, key: str, list_key: str) -> st
 
     Raises ConfigError when the spellings disagree, there is none, or a letter is unknown.
     """
-    listed = "".join(NAMES.get(kind, f"<{kind}>") for kind in getattr(keys, list_key) or ())
+    listed = "".join(LETTER_OF_NAME.get(kind, f"<{kind}>") for kind in getattr(keys, list_key) or ())
     pattern = getattr(keys, key) or listed
     if listed not in ("", pattern):
         raise ConfigError(f"{family}: {key} = {pattern!r} but {list_key} says {listed!r}")
