@@ -12,7 +12,7 @@ from hyla.engine import Choice, Engine, JsonObject, JsonSchema, Regex, Request, 
 from hyla.engine.embedding import run_order
 from hyla.engine.runner import SCORED_ROWS
 from hyla.errors import RequestError
-from hyla.models.weights import Weights
+from hyla.models.state import NamedWeights
 
 MEMORY = 24 << 20
 SCHEMA = {
@@ -96,7 +96,7 @@ def test_an_order_scores_a_text_with_the_engine_s_own_numbers(dtype):
 
 def in_bfloat16(model):
     """As a bf16 folder would load: what a module names stays fp32."""
-    weights = Weights(model)
+    weights = NamedWeights(model)
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(weights.dtype(name, torch.bfloat16))
     return model
