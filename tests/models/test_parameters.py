@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from hyla.models.formats.family import families
 from hyla.models.formats.presets import find_preset, presets
+from hyla.models.formats.registry import families
 from hyla.models.parameters import model_parameters
 from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model

@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from hyla.checkpoints.json_files import read_json
 from hyla.errors import CheckpointError, ConfigError
+from hyla.json_files import read_json
 from hyla.models.config import ModelConfig
-from hyla.models.formats.family import Family, family_of_published
+from hyla.models.formats.family import Family
 from hyla.models.formats.published import Strict
+from hyla.models.formats.registry import family_of_published
 from hyla.ops.weights.blocks import BLOCK
 
 logger = logging.getLogger("hyla.checkpoints")

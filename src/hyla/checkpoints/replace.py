@@ -16,8 +16,8 @@ from hyla.checkpoints.placement import Placer, Plan, drop_tied_head, plan, publi
 from hyla.errors import CheckpointError
 from hyla.layers.linear import Projection
 from hyla.models.config import ModelConfig
-from hyla.models.formats.family import family_of
 from hyla.models.formats.names import Rule
+from hyla.models.formats.registry import family_of
 from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
 

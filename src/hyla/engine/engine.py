@@ -32,8 +32,8 @@ from hyla.engine.scheduling.limits import NOTHING, Load, QueueLimits
 from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.engine.speculation import Speculation
 from hyla.errors import RequestError
+from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
-from hyla.ops import native
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Engine(BlockingUse):
         self._computed = RecentRate(clock)
         """Tokens."""
         grammars = GrammarCompiler(self.tokenizer)
-        self._resolver = Resolver(model, self.tokenizer, grammars, self.context_len, self.memory)
+        self._resolver = Resolver(self.facts(), self.tokenizer, grammars)
         self._generations: dict[str, list[Generation]] = {}
         self._events: list[TokenEvent] = []
         """News that the next `step` returns first."""
@@ -179,8 +179,9 @@ class Engine(BlockingUse):
             vocab_size=self.model.config.vocab_size,
             hidden_dim=self.model.config.hidden_dim,
             context_len=self.context_len,
+            num_pages=self.memory.num_pages,
             max_num_sequences=self.scheduler.max_num_sequences,
-            cpu_backend=native.backend(),
+            backends=backends_of(self.model),
             notes=tuple(self.notes),
         )
 

@@ -24,6 +24,7 @@ class GatedDelta(Layer):
     log decay = -exp(A_log) softplus(a + dt_bias), beta = sigmoid(b), both per value head, from projections of x.
     """
 
+    operators = ("gated_delta", "short_conv")
     in_projection: Projection
     out_projection: Projection
 

@@ -26,6 +26,7 @@ class KDA(Layer):
     bound (its "safe gate"): log decay = decay_lower_bound sigmoid(exp(A_log) (f x + dt_bias)).
     """
 
+    operators = ("kda", "short_conv")
     in_projection: Projection
     decay_projection: Projection
     gate_projection: Projection

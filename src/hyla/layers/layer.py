@@ -23,7 +23,7 @@ class Layer(nn.Module):
     optional: ClassVar[tuple[str, ...]] = ()
     """Attributes that are None where the table has no such row or product."""
     registered_first: ClassVar[tuple[str, ...]] = ()
-    """Modules that PyTorch lists before the others. Sums over all gradients and digests of all weights follow that
+    """Names that PyTorch lists before the others. Sums over all gradients and digests of all weights follow that
     list, so its order is part of the numbers, and a table is free to have another."""
 
     def __init__(
@@ -35,8 +35,9 @@ class Layer(nn.Module):
         """norms: by name, what makes a norm of a size. parts: by name, modules with tables of their own."""
         super().__init__()
         self.table, norms, parts = table, norms or {}, parts or {}
-        rows, names = by_name(table), list(dict.fromkeys(row.name.partition(".")[0] for row in table))
-        for name in (*(first for first in self.registered_first if first in names), *names):
+        rows, names = by_name(table), {row.name.partition(".")[0] for row in table}
+        first = [name for name in self.registered_first if name in names]
+        for name in dict.fromkeys([*first, *(row.name.partition(".")[0] for row in table)]):
             if name in parts:
                 setattr(self, name, parts[name])
             elif name in norms:

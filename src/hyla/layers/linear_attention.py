@@ -16,6 +16,7 @@ from hyla.ops.linear import cache_tensors, elu_plus_one, linear_attention
 class LinearAttention(Layer):
     """o(S^T phi(q x) / (z . phi(q x) + eps)): a sum of outer products without decay, normalised; fp32 inside."""
 
+    operators = ("linear",)
     in_projection: Projection
     out_projection: Projection
 

@@ -26,6 +26,7 @@ class Mamba2(Layer):
     by the heads of a group: head h reads group h // (H / G). In fp32 from the convolution to the norm.
     """
 
+    operators = ("short_conv", "ssd")
     in_projection: Projection
     out_projection: Projection
 

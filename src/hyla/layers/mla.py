@@ -11,13 +11,14 @@ from hyla.layers.layer import Layer
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
-from hyla.layers.rope import rotary_table, rotate
+from hyla.layers.rope import rotary_table
 from hyla.layers.rope_scaling import Scaling
 from hyla.layers.tables.mla import parameters
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
 from hyla.ops.exact.primitives import wide
+from hyla.ops.rotary import rotate
 
 
 class MLA(Layer):
@@ -29,6 +30,7 @@ class MLA(Layer):
     2405.04434, section 2.1; the head gate: Ling-3.0.
     """
 
+    operators: tuple[str, ...] = ("attention",)
     optional = ("q", "q_a", "q_b", "q_a_norm", "gate", "q_projection")
     registered_first = ("kv_a", "kv_norm", "o", "gate")
     kv_a: Linear

@@ -15,6 +15,7 @@ from hyla.ops.exact.primitives import relu2, swiglu
 class MLP(Layer):
     """SwiGLU, down(silu(gate x) * up x), gate and up as one product; or relu2, down(relu(up x)^2), without a gate."""
 
+    operators: tuple[str, ...] = ()
     optional = ("gate",)
     gate_up_projection: Projection
     down_projection: Projection

@@ -22,6 +22,7 @@ class MoE(Layer):
     shared expert see x (Nemotron-3-Super).
     """
 
+    operators = ("moe",)
     optional = (
         "router_bias",
         "experts_gate",
@@ -33,6 +34,7 @@ class MoE(Layer):
         "from_latent_projection",
         "shared_gate_projection",
     )
+    registered_first = ("router", "router_bias")
     router: torch.Tensor
     router_bias: torch.Tensor | None
     shared: MLP | None

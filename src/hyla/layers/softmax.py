@@ -29,6 +29,7 @@ class SoftmaxAttention(Layer):
     MiMo-V2-Flash (window, sinks, scaled values), MiniMax-M2 (QK-norm over the projection).
     """
 
+    operators = ("attention", "rotary")
     optional = ("gate", "sinks", "q_norm", "k_norm")
     registered_first = ("q", "gate")
     k: Linear

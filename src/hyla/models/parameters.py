@@ -2,99 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from hyla.layers.parameters import Table
-from hyla.layers.tables import (
-    ends,
-    gated_delta,
-    kda,
-    lightning,
-    linear,
-    mamba2,
-    mla,
-    mlp,
-    moe,
-    softmax,
-    sparse_mla,
-)
-from hyla.models.config import (
-    ChannelMixerConfig,
-    LightningConfig,
-    MixerConfig,
-    MLPConfig,
-    ModelConfig,
-    MoEConfig,
-    MTPConfig,
-    SoftmaxConfig,
-    SublayerConfig,
-)
+from hyla.layers.tables import ends
+from hyla.models.config import ModelConfig, ModuleConfig, MTPConfig, SublayerConfig
+from hyla.models.kinds import kind_of
 
 
-def _softmax(config: SoftmaxConfig, hidden_dim: int) -> Table:
-    return softmax.parameters(
-        hidden_dim,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        value_dim=config.value_dim,
-        has_output_gate=config.output_gate,
-        qk_norm_scope=config.qk_norm_scope if config.qk_norm else None,
-        has_sinks=config.sinks,
-    )
-
-
-def _lightning(config: LightningConfig, hidden_dim: int) -> Table:
-    return lightning.parameters(
-        hidden_dim, num_heads=config.num_heads, head_dim=config.head_dim, has_qk_norm=config.qk_norm is not None
-    )
-
-
-def _mlp(config: MLPConfig, hidden_dim: int) -> Table:
-    return mlp.parameters(hidden_dim, intermediate_dim=config.intermediate_dim, has_gate=config.activation == "swiglu")
-
-
-def _moe(config: MoEConfig, hidden_dim: int) -> Table:
-    return moe.parameters(
-        hidden_dim,
-        num_experts=config.num_experts,
-        expert_dim=config.expert_dim,
-        has_gate=config.activation == "swiglu",
-        has_bias=config.router.has_bias,
-        shared_dim=config.shared_dim,
-        has_shared_gate=config.shared_gate,
-        latent_dim=config.latent_dim,
-    )
-
-
-def _without(parameters: Callable[..., Table], *others: str) -> Callable[..., Table]:
-    """For a table whose arguments are the config's fields, but for `others`, which shape no parameter."""
-
-    def table(config, hidden_dim: int) -> Table:
-        return parameters(hidden_dim, **config.model_dump(exclude={"kind", *others}))
-
-    return table
-
-
-TABLES: dict[str, Callable[..., Table]] = {
-    "softmax": _softmax,
-    "mla": _without(mla.parameters, "norm_eps", "rope", "scale_factor"),
-    "sparse_mla": _without(sparse_mla.parameters, "norm_eps", "rope", "scale_factor", "num_selected"),
-    "gated_delta": _without(gated_delta.parameters, "norm_eps"),
-    "kda": _without(kda.parameters, "norm_eps", "decay_lower_bound"),
-    "lightning": _lightning,
-    "mamba2": _without(mamba2.parameters, "norm_eps", "time_step_limit"),
-    "linear": _without(linear.parameters, "eps"),
-    "mlp": _mlp,
-    "moe": _moe,
-}
-"""By kind of module: (config, hidden_dim) -> its table."""
-
-
-def module_parameters(config: MixerConfig | ChannelMixerConfig, hidden_dim: int) -> Table:
+def module_parameters(config: ModuleConfig, hidden_dim: int) -> Table:
     """The parameters of one mixer or channel mixer, named relative to its module."""
-    return TABLES[config.kind](config, hidden_dim)
+    return kind_of(config).parameters(config, hidden_dim)
 
 
 def sublayer_parameters(config: SublayerConfig, hidden_dim: int) -> Table:

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
+from hyla.ops.backends import runs_anywhere
 from hyla.ops.exact.primitives import relu2, swiglu
 from hyla.ops.weights.plain import Plain
 from hyla.ops.weights.protocol import Span, Weights
+
+unsupported = runs_anywhere
 
 
 @dataclass(frozen=True)

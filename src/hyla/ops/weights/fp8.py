@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hyla.errors import BackendUnavailable, ConfigError
-from hyla.ops import native
+from hyla.ops import backends
 from hyla.ops.exact import rows, summation_order
 from hyla.ops.native import kernels
 from hyla.ops.weights.fp8_codes import FP8Tensor
@@ -113,7 +113,7 @@ def _order(x_TD: torch.Tensor, weight: FP8Weights) -> int | None:
     """The order of summation of the native product, or None where it cannot be used."""
     stored = [part for part in weight.parts if isinstance(part, FP8Tensor)]
     is_known = all(part.scale.dtype in kernels.SCALE_KINDS and part.dtype == weight.dtype for part in stored)
-    if not (is_known and native.handles(x_TD)):
+    if not (is_known and backends.uses_native(x_TD)):
         return None
     return summation_order.chain_order(*weight.shape[-2:], x_TD.dtype)
 
