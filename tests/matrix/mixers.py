@@ -23,8 +23,8 @@ from hyla.models.config import (
     SublayerConfig,
 )
 from hyla.models.initialize import initialize
+from hyla.models.state import cast
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
 
 VOCAB = 61
 MAX_LEN = 512

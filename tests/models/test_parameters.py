@@ -9,8 +9,8 @@ import torch
 from hyla.models.formats.presets import find_preset, presets
 from hyla.models.formats.registry import families
 from hyla.models.parameters import model_parameters
+from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights
 
 WITHOUT_TORCH = """
 import importlib, pkgutil, sys
@@ -34,7 +34,7 @@ def check(config):
     assert {name: row.shape for name, row in rows.items()} == {
         name: tuple(parameter.shape) for name, parameter in model.named_parameters()
     }
-    weights = Weights(model)
+    weights = NamedWeights(model)
     for name, row in rows.items():
         assert (weights.dtype(name, torch.bfloat16) == torch.float32) == row.is_fp32, name
         assert weights.may_be_quantised(name) == row.is_quantisable, name

@@ -39,6 +39,7 @@ from hyla.cost import Question, Target, target_report
 from hyla.engine import Engine, SamplingParams
 from hyla.models.formats import Family, families
 from hyla.models.initialize import initialize
+from hyla.models.state import cast
 from hyla.models.trunk import Model
 from hyla.models.weights import cast
 from hyla.ops import backends, native

@@ -17,7 +17,6 @@ from torch import nn
 from hyla.errors import RequestError
 from hyla.grid import CHUNK
 from hyla.layers import gated_delta, kda, lightning, linear_attention, mamba2, mla, softmax, sparse_mla
-from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, Mixer, TensorSpec
 from hyla.ops.batch import Batch
 
@@ -117,9 +116,6 @@ class StandaloneMixer(nn.Module):
             return
         seed = int(torch.randint(2**62, (), device="cpu"))
         self.mixer.initialize(init_std, torch.Generator(device=device).manual_seed(seed))
-        for module in self.modules():
-            if isinstance(module, RMSNorm):
-                nn.init.constant_(module.weight, 0.0 if module.zero_centered else 1.0)
 
     def _apply(self, fn, recurse: bool = True):
         names = self.mixer.fp32_parameters

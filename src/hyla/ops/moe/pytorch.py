@@ -7,25 +7,23 @@ same whatever company it comes in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from hyla.ops.backends import runs_anywhere
 from hyla.ops.exact.primitives import relu2, swiglu
-from hyla.ops.quant import FP8Stack, grouped, linear
+from hyla.ops.weights.plain import Plain
+from hyla.ops.weights.protocol import Span, Weights
 
 unsupported = runs_anywhere
-
-WeightOf = Callable[[int], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Groups:
     """Rows of one call, A = T k of them, by expert."""
 
-    spans: list[tuple[int, int, int]]
+    spans: list[Span]
     """(expert, first row, last row + 1) of each expert that has rows."""
     order_A: torch.Tensor
     """int64: flat (token, slot) pair of each row."""
@@ -49,31 +47,13 @@ def group_rows(ids_Tk: torch.Tensor, num_experts: int) -> Groups:
     return Groups(spans, order_A, order_A // ids_Tk.shape[1], rows_A)
 
 
-def stacked(gate_EID: torch.Tensor | None, up_EID, down_EDI) -> tuple[WeightOf, WeightOf]:
-    """One expert's weights from the stacked parameters: gate (if there is one) over up, and down."""
-    if gate_EID is None:
-        return up_EID.__getitem__, down_EDI.__getitem__
-    return lambda e: torch.cat([gate_EID[e], up_EID[e]]), lambda e: down_EDI[e]
-
-
-def _products(rows_AD: torch.Tensor, groups: Groups, weight_of: WeightOf | FP8Stack) -> torch.Tensor:
-    """Each expert's product with its rows."""
-    if isinstance(weight_of, FP8Stack):
-        return grouped(rows_AD, groups.spans, weight_of)
-    parts = [linear(rows_AD[first:last], weight_of(expert)) for expert, first, last in groups.spans]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def experts_forward(x_TD, weights_Tk, groups: Groups, gate_up_of, down_of, activation: str):
-    """The result [T, D] and, for the backward pass, the products with gate and up [A, 2 I] (relu2: up, [A, I]).
-
-    gate_up_of, down_of: an expert's weights by its number, or all of them as an `FP8Stack`.
-    """
+def experts_forward(x_TD, weights_Tk, groups: Groups, into: Weights, out_of: Weights, activation: str):
+    """The result [T, D] and, for the backward pass, the products with gate and up [A, 2 I] (relu2: up, [A, I])."""
     if x_TD.shape[0] == 0:
         return x_TD.clone(), x_TD
-    gate_up_AF = _products(x_TD[groups.tokens_A], groups, gate_up_of)
+    gate_up_AF = into.grouped(x_TD[groups.tokens_A], groups.spans)
     act_AI = relu2(gate_up_AF) if activation == "relu2" else swiglu(*gate_up_AF.chunk(2, dim=-1))
-    out_AD = _products(act_AI, groups, down_of)
+    out_AD = out_of.grouped(act_AI, groups.spans)
     slots_TkD = out_AD[groups.rows_A].view(*weights_Tk.shape, -1)
     y_TD = slots_TkD[:, 0] * weights_Tk[:, :1]
     for j in range(1, weights_Tk.shape[1]):
@@ -87,7 +67,8 @@ class Experts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_TD, weights_Tk, gate_EID, up_EID, down_EDI, groups):
         activation = "relu2" if gate_EID is None else "swiglu"
-        y_TD, gate_up_AF = experts_forward(x_TD, weights_Tk, groups, *stacked(gate_EID, up_EID, down_EDI), activation)
+        into = Plain((up_EID,) if gate_EID is None else (gate_EID, up_EID))
+        y_TD, gate_up_AF = experts_forward(x_TD, weights_Tk, groups, into, Plain((down_EDI,)), activation)
         ctx.save_for_backward(x_TD, weights_Tk, gate_EID, up_EID, down_EDI, gate_up_AF)
         ctx.groups = groups
         return y_TD
