@@ -41,7 +41,6 @@ from hyla.models.formats import Family, families
 from hyla.models.initialize import initialize
 from hyla.models.state import cast
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
 from hyla.ops import backends, native
 from hyla.ops.batch import Batch
 from hyla.ops.host_memory import keep_freed_memory
