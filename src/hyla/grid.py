@@ -8,3 +8,12 @@ PAGE = CHUNK
 
 BLOCK = 16
 """Rows of one sub-chunk of the delta rules' triangular solve, on the same grid."""
+
+
+def num_pages_for(num_tokens: int) -> int:
+    """Pages that hold this many tokens.
+
+    >>> num_pages_for(0), num_pages_for(64), num_pages_for(65)
+    (0, 1, 2)
+    """
+    return -(-num_tokens // PAGE)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_text import END, byte_tokenizer, tiny_model
 
-from hyla.caches.pool import page_bytes, slot_bytes
+from hyla.caches.storage import page_bytes, slot_bytes
 from hyla.engine import Engine, Request, SamplingParams
 from hyla.errors import CapacityError, ConfigError, RequestError
 

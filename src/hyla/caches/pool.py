@@ -9,14 +9,12 @@ from contextlib import contextmanager
 import torch
 
 from hyla.caches.ledger import Ledger, Units
-from hyla.caches.page_tables import PageTables, num_pages_for
+from hyla.caches.page_tables import PageTables
 from hyla.caches.protocol import Backup, Checkpoint, Sequence
 from hyla.caches.storage import (
     SnapshotDtype,
     SnapshotStore,
     allocate,
-    page_bytes,
-    slot_bytes,
     snapshot_bytes,
     windows_of,
 )
@@ -26,8 +24,6 @@ from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.ops import backends
 from hyla.ops.batch import Batch
 from hyla.ops.short_conv import RING
-
-__all__ = ["Cache", "num_pages_for", "page_bytes", "slot_bytes", "snapshot_bytes"]
 
 LONGEST_CONV = 8
 """Taps of the longest short convolution that a config may ask for."""

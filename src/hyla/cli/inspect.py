@@ -82,7 +82,7 @@ def _model_facts(model) -> dict:
 
     config, summary = model.config, summarize(model)
     stack = summary.stack
-    channel = [sub.module.kind for sub in config.sublayers if sub.module not in config.mixers]
+    channel = [sub.module.kind for sub in config.sublayers if not sub.is_mixer]
     mtp = [
         {
             "sublayers": compress([label(sub.module.kind) for sub in module.sublayers]),

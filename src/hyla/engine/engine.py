@@ -115,7 +115,7 @@ class Engine(BlockingUse):
         self._computed = RecentRate(clock)
         """Tokens."""
         grammars = GrammarCompiler(self.tokenizer)
-        self._resolver = Resolver(model, self.tokenizer, grammars, self.context_len, self.memory)
+        self._resolver = Resolver(self.facts(), self.tokenizer, grammars)
         self._generations: dict[str, list[Generation]] = {}
         self._events: list[TokenEvent] = []
         """News that the next `step` returns first."""
@@ -179,6 +179,7 @@ class Engine(BlockingUse):
             vocab_size=self.model.config.vocab_size,
             hidden_dim=self.model.config.hidden_dim,
             context_len=self.context_len,
+            num_pages=self.memory.num_pages,
             max_num_sequences=self.scheduler.max_num_sequences,
             backends=backends_of(self.model),
             notes=tuple(self.notes),

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from hyla.caches.pool import num_pages_for, page_bytes, slot_bytes, snapshot_bytes
-from hyla.caches.storage import SnapshotDtype, windows_of
+from hyla.caches.storage import SnapshotDtype, page_bytes, slot_bytes, snapshot_bytes, windows_of
 from hyla.errors import CapacityError
-from hyla.grid import CHUNK
+from hyla.grid import CHUNK, num_pages_for
 from hyla.layers.protocol import CacheSpec
 from hyla.ops.attention.cost import LOOK_BACK, num_window_pages
 

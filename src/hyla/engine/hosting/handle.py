@@ -6,9 +6,9 @@ from concurrent.futures import Future
 from typing import Literal, Protocol
 
 from hyla.engine.hosting.listeners import OnEvent, Watch
+from hyla.engine.requests.embed import EmbedCommand
 from hyla.engine.requests.facts import EngineFacts
 from hyla.engine.requests.messages import Request
-from hyla.engine.requests.orders import Order
 
 
 class EngineHandle(Protocol):
@@ -27,7 +27,7 @@ class EngineHandle(Protocol):
 
     def submit(self, request: Request, on_event: OnEvent) -> Request: ...
     def cancel(self, request_id: str) -> None: ...
-    def run(self, order: Order) -> Future: ...
+    def embed(self, command: EmbedCommand) -> Future: ...
 
     def pause(self, mode: Literal["finish", "keep", "abort"] = "finish") -> Future: ...
     def resume(self) -> Future: ...

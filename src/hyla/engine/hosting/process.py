@@ -18,8 +18,8 @@ from hyla.engine.clock import monotonic
 from hyla.engine.hosting.child import Child, Progress
 from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
 from hyla.engine.hosting.wire import Answer, Call, Cancel, Launch, News, Stop
+from hyla.engine.requests.embed import EmbedCommand
 from hyla.engine.requests.messages import Request, TokenEvent
-from hyla.engine.requests.orders import Order
 from hyla.engine.requests.overload import Overloaded
 from hyla.errors import HylaError, RequestError
 
@@ -148,9 +148,9 @@ class EngineProcess:
             elif self._child is not None:
                 self._child.send(Cancel(request_id))
 
-    def run(self, order: Order) -> Future:
-        self.facts.check_text(order.token_ids)
-        return self._call("run", order=order)
+    def embed(self, command: EmbedCommand) -> Future:
+        self.facts.check_text(command.token_ids)
+        return self._call("embed", command=command)
 
     # Administration, as of `EngineThread`
 
@@ -215,7 +215,7 @@ class EngineProcess:
             return
         if asked.opening is not None:
             self._open(answer.value, asked.opening)
-        elif asked.verb not in ("run", "status"):
+        elif asked.verb not in ("embed", "status"):
             told = answer.value
             self._is_changed = told["state"] != "running" or told["weights_version"] != 1
         asked.future.set_result(answer.value)

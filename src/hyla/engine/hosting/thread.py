@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TypeVar
 
 from hyla.engine.administration import Administration, PauseMode
-from hyla.engine.embedding import run_order
+from hyla.engine.embedding import embed
 from hyla.engine.engine import Engine
 from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
+from hyla.engine.requests.embed import EmbedCommand
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent
-from hyla.engine.requests.orders import Order
 from hyla.engine.requests.overload import Overloaded
 from hyla.engine.requests.resolving import Resolved
 from hyla.engine.scheduling.limits import NOTHING, Load
@@ -160,13 +160,13 @@ class EngineThread:
 
         return self.call(order)
 
-    def run(self, order: Order) -> Future:
-        """Compute an order between two steps: see `embedding`.
+    def embed(self, command: EmbedCommand) -> Future:
+        """Compute a text's vector between two steps: see `embedding`.
 
         Raises RequestError for ids that the model does not have and for too many of them.
         """
-        self.facts.check_text(order.token_ids)
-        return self.call(lambda: run_order(self.engine.model, order))
+        self.facts.check_text(command.token_ids)
+        return self.call(lambda: embed(self.engine.model, command))
 
     def call(self, function: Callable[[], Result]) -> Future:
         """Run a function on the engine's thread between two steps, and give its result or exception."""

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 NUM_RESOLVING = 4
 """Requests that are checked (texts encoded, grammars compiled) at the same time."""
 
-VERBS = frozenset({"submit", "run", "status", "pause", "resume", "sleep", "wake", "update_weights"})
+VERBS = frozenset({"submit", "embed", "status", "pause", "resume", "sleep", "wake", "update_weights"})
 """Methods of `EngineThread` that may be called over the pipe."""
 
 

@@ -21,6 +21,8 @@ class EngineFacts:
     hidden_dim: int
     context_len: int
     """Longest prompt and answer together, in tokens."""
+    num_pages: int
+    """KV pages of 64 tokens that the caches have, over all sequences."""
     max_num_sequences: int
     """Most sequences computed at once."""
     backends: Mapping[str, Mapping[str, Any]]

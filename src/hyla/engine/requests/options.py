@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from hyla.engine.sampling.acceptance import Acceptance
 from hyla.models.config import Config, Count
+
+Acceptance = Literal["exact", "rejection"]
+"""How a draft of a sampled answer is settled: `EngineOptions.acceptance`."""
 
 
 class EngineOptions(Config):
-    """Frozen; unknown names and wrong values are `ConfigError`s."""
+    """Frozen; unknown names and wrong values are `ConfigError`s. The flags of `hyla serve` are made from it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the weights of a folder that is loaded; None: as stored."""
@@ -84,4 +87,5 @@ class EngineOptions(Config):
     @field_validator("dtype", mode="before")
     @classmethod
     def _name(cls, dtype):
-        return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+        """A `torch.dtype` as well, told by its type's name: this module must not load PyTorch."""
+        return str(dtype).removeprefix("torch.") if type(dtype).__name__ == "dtype" else dtype

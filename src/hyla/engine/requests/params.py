@@ -68,7 +68,10 @@ class SamplingParams(BaseModel):
     model's own distribution: before penalties, bias, bans, temperature and filters."""
     prompt_logprobs: Annotated[int, Field(ge=0, le=64)] | None = None
     """The same for each token of the prompt but the first, which nothing predicts. Such a prompt is always computed
-    whole, whatever a cache holds of it."""
+    whole, whatever a cache holds of it, from the row that predicts the token `prompt_logprobs_start` on."""
+    prompt_logprobs_start: Annotated[int, Field(ge=0)] = 0
+    """Tokens of the prompt before this one get no log-probabilities (None stands for each), so that scoring a text
+    after a long context costs what the text costs, where the context is cached."""
     grammar: Format | None = None
     """What the answer must look like. Needs a tokenizer. It holds from the end of thinking on, where there is any."""
     thinking_budget: Annotated[int, Field(ge=0)] | None = None

@@ -9,14 +9,12 @@ sum min(p, q), which no rule can exceed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from hyla.engine.sampling.noise import ACCEPTING, REPLACING, NoiseKey, first_words, uniform
 from hyla.engine.sampling.sampler import loudest
-
-Acceptance = Literal["exact", "rejection"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from hyla.engine.requests.messages import TokenLogprob
+from hyla.engine.requests.options import Acceptance
 from hyla.engine.requests.params import SamplingParams
-from hyla.engine.sampling.acceptance import Acceptance, Distribution, Draft, settle
+from hyla.engine.sampling.acceptance import Distribution, Draft, settle
 from hyla.engine.sampling.grammar import Grammar
 from hyla.engine.sampling.noise import DRAFTING, NoiseKey
 from hyla.engine.sampling.penalties import Penalties

@@ -27,18 +27,16 @@ class PrefixReuse:
         """How much of it is cached; None without a prefix cache."""
         if self._prefix is None:
             return None
-        # Log-probabilities of a prompt need every row of it.
-        tokens = () if generation.scores_prompt else generation.tokens
-        return self._prefix.lookup(tokens, generation.request.cache_salt)
+        return self._prefix.lookup(generation.skippable_tokens, generation.request.cache_salt)
 
     def is_being_computed(self, newcomer: Generation, hit: Hit | None, running: Iterable[Generation]) -> bool:
         """Whether somebody is just computing more of this prompt than is cached; then its state will be kept there."""
-        if hit is None or newcomer.scores_prompt:
+        if hit is None:
             return False
         for generation in running:
             if generation.num_output_tokens or generation.request.cache_salt != newcomer.request.cache_salt:
                 continue
-            shared = num_shared(generation.tokens, newcomer.tokens)
+            shared = num_shared(generation.tokens, newcomer.skippable_tokens)
             passed = generation.sequence.length
             if shared > hit.length and shared > passed - CHUNK and generation.num_pending:
                 if shared > passed:
@@ -57,7 +55,7 @@ class PrefixReuse:
         if generation.num_cached_tokens is None:
             self._prefix.count_use(hit)
             generation.num_cached_tokens = min(hit.length, generation.num_prompt_tokens)
-            generation.miss_reason = "off" if generation.scores_prompt else hit.reason
+            generation.miss_reason = "off" if generation.computes_all else hit.reason
         generation.marks = self._marks(generation, hit)
 
     def _marks(self, generation: Generation, hit: Hit) -> set[int]:

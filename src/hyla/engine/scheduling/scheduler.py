@@ -18,13 +18,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hyla.caches import Cache
-from hyla.caches.pool import num_pages_for
 from hyla.caches.prefix import PrefixCache
 from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
 from hyla.engine.scheduling.reuse import PrefixReuse
 from hyla.engine.scheduling.waiting import WaitingQueue, may_displace, rank, victim
-from hyla.grid import CHUNK
+from hyla.grid import CHUNK, num_pages_for
 
 
 class Step:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from hyla.engine import Completion, TokenEvent
 from hyla.engine import Request as EngineRequest
-from hyla.engine import TokenEvent
-from hyla.server.answering.stream import Events, StreamedEvents, close_on_disconnect
+from hyla.engine.hosting.handle import EngineHandle
+from hyla.engine.requests.collect import Collector
+from hyla.server.answering.stream import Events, Inbox, StreamedEvents, close_on_disconnect
 from hyla.server.reading.errors import HTTPFailure
 from hyla.server.served import ServedModel
 from hyla.server.service import Service
@@ -43,21 +45,38 @@ async def answer(
 
 
 async def _whole(http: Request, events: Events, first_index: dict[str, int], shape: Shape, headers: dict) -> Response:
-    """Wait for every choice; a client that goes away ends the work."""
+    """Wait for every choice."""
+    await _take_all(http, events, lambda event: shape.add(first_index[event.request_id] + event.choice, event))
+    if any(choice.finish_reason is None for choice in shape.choices):
+        return Response(status_code=499)  # nobody reads it
+    return JSONResponse(shape.answer(), headers=headers)
+
+
+async def gather(
+    http: Request, worker: EngineHandle, inbox: Inbox, requests: Sequence[EngineRequest]
+) -> list[Completion] | None:
+    """Every choice of some requests, in order; None when the client has gone. Raises what refuses them."""
+    events, requests = await Events.open(worker, inbox, requests)
+    collectors = {own.request_id: Collector(own) for own in requests}
+    await _take_all(http, events, lambda event: collectors[event.request_id].add(event))
+    if not all(own.is_finished for own in collectors.values()):
+        return None
+    return [completion for own in collectors.values() for completion in own.completions()]
+
+
+async def _take_all(http: Request, events: Events, take: Callable[[TokenEvent], object]) -> None:
+    """Hand over every event. Raises what ended a choice too early; a client that goes away ends the work."""
     watcher = asyncio.create_task(close_on_disconnect(http.receive, events))
     failure = None
     try:
         async for event in events:
             failure = failure or _failure(event)
-            shape.add(first_index[event.request_id] + event.choice, event)
+            take(event)
     finally:
         events.close()
         watcher.cancel()
     if failure is not None:
         raise failure
-    if any(choice.finish_reason is None for choice in shape.choices):
-        return Response(status_code=499)  # nobody reads it
-    return JSONResponse(shape.answer(), headers=headers)
 
 
 async def _chunks(events: Events, first_index: dict[str, int], shape: Shape) -> AsyncIterator[bytes]:

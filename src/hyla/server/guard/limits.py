@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from hyla.models.config import Config, Count
 
@@ -12,7 +12,10 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Limits(Config):
-    """Bounds of a server. Every one has an error of its own; none is silently applied."""
+    """Bounds of a server. Every one has an error of its own; none is silently applied. The flags of `hyla serve` are
+    made from it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     max_body_bytes: Count = 16 << 20
     """Largest request body; a larger one is 413."""

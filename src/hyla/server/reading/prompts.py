@@ -1,13 +1,11 @@
-"""Prompts of a request: bounded, encoded off the event loop, and whole-text work on them."""
+"""Prompts of a request: bounded, and encoded off the event loop."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from starlette.concurrency import run_in_threadpool
 
-from hyla.engine.requests.orders import Order
 from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
 from hyla.server.schemas.generation import GenerationFields
@@ -50,9 +48,3 @@ async def encode(
         return made
 
     return await run_in_threadpool(work)
-
-
-async def run_orders(served: ServedModel, orders: Sequence[Order]) -> list:
-    """Results of whole-text work of the engine."""
-    # One at a time, so that a request with many texts does not keep others waiting.
-    return [await asyncio.wrap_future(served.worker.run(order)) for order in orders]
