@@ -25,7 +25,6 @@ class GLA(Layer):
     """
 
     operators = ("gla",)
-
     in_projection: Projection
     decay_projection: Projection
     out_projection: Projection
