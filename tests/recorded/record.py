@@ -70,7 +70,7 @@ PIECES = (70, 33, 21, *[1] * 8, 8)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SETTINGS = (("native", 1), ("torch", 1), ("native", 2), ("torch", 2))
 """(backend, threads)"""
-QUICK = ("logits", "decoding", "gradients", "loss", "cache")
+QUICK = ("logits", "decoding", "gradients", "loss", "cache", "mtp_cache")
 CONTEXTS = (1 << 10, 1 << 16)
 
 

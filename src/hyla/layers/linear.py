@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hyla.errors import BackendUnavailable
 from hyla.ops.exact.primitives import wide
 from hyla.ops.weights import FP8Tensor, FP8Weights, HeadMatrices, Plain, Weights, pack, pack_stack
 
@@ -66,6 +67,16 @@ class Projection:
         if self.head_layout is not None:
             return HeadMatrices(parameters[0], self.head_layout == "out_in")
         return Plain(tuple(parameters), self.dtype)
+
+    def plain(self) -> torch.Tensor:
+        """All parameters as one plain tensor in the dtype of the product, with its gradient.
+
+        Raises BackendUnavailable while they are packed or FP8.
+        """
+        weights = self.weights
+        if not isinstance(weights, Plain):
+            raise BackendUnavailable("packed and FP8 weights are not trained; call model.unpack(), or load with dtype=")
+        return weights.whole()
 
     def fused(self, x_TD: torch.Tensor) -> torch.Tensor:
         """Rows [T, D] -> [T, sum of out_dims]; of heads [T, H, in] -> [T, H, out]."""

@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 from hyla.grid import BLOCK, CHUNK
 from hyla.ops.chunks.plan import RowPlan
 from hyla.ops.exact.batched import bmm
+from hyla.ops.exact.sums import row_sum, running_sum
 
 BLOCKS = CHUNK // BLOCK
 
@@ -158,7 +159,7 @@ def row_products(
     weighted: keys of the row's own block, decayed to the row; k_scaled [N, H, 4, K, 16], block_sum: of whole blocks,
     those before block_N.
     """
-    diagonal = torch.stack([(weighted_NHBK * reader[:, :, None]).sum(-1) for reader in readers], dim=2)
+    diagonal = torch.stack([row_sum(weighted_NHBK * reader[:, :, None]) for reader in readers], dim=2)
     factor = torch.exp(_row_since(since_block, block_sum, block_N).to(weighted_NHBK.dtype))
     decayed = torch.stack([reader[:, :, None] * factor for reader in readers], dim=3)
     dots = bmm(decayed[:, :, :BLOCKS].flatten(0, 2), k_scaled.flatten(0, 2))
@@ -172,7 +173,7 @@ def row_products(
 def to_block_ends(k, log_decay) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys decayed to the ends of their blocks, [.., K, 16], and the sums of the blocks' log decays, as `inside_blocks`
     makes them: from the last row backwards. k, log_decay (float64): [.., 16, K]."""
-    sums = log_decay.flip(-2).cumsum(-2)
+    sums = running_sum(log_decay.flip(-2), -2)
     after = torch.cat([torch.zeros_like(sums[..., :1, :]), sums[..., : BLOCK - 1, :]], dim=-2).flip(-2)
     return (k * torch.exp(after.to(k.dtype))).transpose(-1, -2).contiguous(), sums[..., -1, :]
 
@@ -185,7 +186,7 @@ def row_decays(decay_rows, place_N, dtype: torch.dtype):
     place = torch.arange(BLOCK, device=place_N.device)
     shape = decay_rows.shape
     backwards = (place_N[:, None] - place).clamp_min(0)[:, None, :, None].expand(shape)
-    sums = decay_rows.double().gather(2, backwards).cumsum(2)
+    sums = running_sum(decay_rows.double().gather(2, backwards), 2)
     since_block = sums.gather(2, place_N[:, None, None, None].expand(-1, shape[1], 1, shape[3]))[:, :, 0]
     distance = place_N[:, None] - place
     to_row = sums.gather(2, (distance - 1).clamp_min(0)[:, None, :, None].expand(shape)).to(dtype)
@@ -202,7 +203,7 @@ def _row_since(since_block, block_sum, block_N) -> torch.Tensor:
     shape = block_sum.shape
     backwards = (block_N[:, None] - number).clamp_min(0)[:, None, :, None].expand(shape)
     whole = block_sum.gather(2, backwards) * (number > 0)[:, None]
-    sums = whole.cumsum(2)
+    sums = running_sum(whole, 2)
     wanted = torch.cat([(block_N[:, None] - 1 - number).clamp_min(0), block_N[:, None]], dim=1)
     between = sums.gather(2, wanted[:, None, :, None].expand(-1, shape[1], -1, shape[3]))
     return since_block[:, :, None] + between

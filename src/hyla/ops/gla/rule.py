@@ -10,6 +10,7 @@ from hyla.ops.chunks.channel_decay import BLOCKS
 from hyla.ops.chunks.decay_rule import Fold, OldRows, Read, Rows
 from hyla.ops.chunks.inside_blocks import InsideBlocks
 from hyla.ops.chunks.plan import RowPlan
+from hyla.ops.exact.sums import running_sum
 
 
 class ChannelDecay:
@@ -46,7 +47,7 @@ class ChannelDecay:
     def fold(self, rows: Rows, count_I: torch.Tensor | None = None) -> Fold:
         # Rows that are not there have no decay and no key: the sums are those of the rows that are, whatever the count.
         log_decay, k = rows["log_decay"].double(), rows["k"]
-        sums = log_decay.flip(2).cumsum(2)
+        sums = running_sum(log_decay.flip(2), 2)
         after = torch.cat([torch.zeros_like(sums[:, :, :1]), sums[:, :, : CHUNK - 1]], dim=2).flip(2)
         k_out = (k * torch.exp(after.to(k.dtype))).transpose(2, 3).contiguous()
         return Fold(k_out, rows["v"], torch.exp(sums[:, :, -1].to(k.dtype))[..., None])

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from hyla.errors import ConfigError
+from hyla.ops.exact.sums import row_sum
 from hyla.ops.moe.pytorch import Experts, experts_forward, group_rows
 from hyla.ops.moe.routing import select, top_k
 from hyla.ops.weights.plain import Plain
@@ -59,7 +60,7 @@ def route(
     )
     weights_Tk = scores_TE.gather(1, ids_Tk)
     if normalize:
-        weights_Tk = weights_Tk / (weights_Tk.sum(-1, keepdim=True) + NORMALIZE_EPS[score])
+        weights_Tk = weights_Tk / (row_sum(weights_Tk)[..., None] + NORMALIZE_EPS[score])
     return weights_Tk * scaling, ids_Tk
 
 
