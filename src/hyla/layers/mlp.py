@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.tables.mlp import parameters
-from hyla.ops.exact.primitives import relu2, swiglu
+from hyla.ops.activations import ACTIVATIONS, activate
 
 
 class MLP(Layer):
-    """SwiGLU, down(silu(gate x) * up x), gate and up as one product; or relu2, down(relu(up x)^2), without a gate."""
+    """down(activation(gate x, up x)), gate and up as one product; or down(activation(up x)) (`ops.activations`)."""
 
     operators: tuple[str, ...] = ()
     optional = ("gate",)
     gate_up_projection: Projection
     down_projection: Projection
 
-    def __init__(self, hidden_dim: int, *, intermediate_dim: int, activation: Literal["swiglu", "relu2"] = "swiglu"):
-        has_gate = activation == "swiglu"
+    def __init__(self, hidden_dim: int, *, intermediate_dim: int, activation: str = "swiglu"):
+        """activation: a name of `ops.activations.ACTIVATIONS`."""
+        has_gate = ACTIVATIONS[activation].has_gate
         super().__init__(parameters(hidden_dim, intermediate_dim=intermediate_dim, has_gate=has_gate))
+        self.activation = activation
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
-        products = self.gate_up_projection(x_TD)
-        act_TF = relu2(*products) if len(products) == 1 else swiglu(*products)
-        return self.down_projection(act_TF)[0]
+        return self.down_projection(activate(self.activation, *self.gate_up_projection(x_TD)))[0]

@@ -11,6 +11,7 @@ from hyla.layers.linear import Projection
 from hyla.layers.mlp import MLP
 from hyla.layers.tables.moe import parameters
 from hyla.ops import moe
+from hyla.ops.activations import ACTIVATIONS
 from hyla.ops.exact import rows
 from hyla.ops.exact.primitives import sigmoid
 
@@ -59,7 +60,7 @@ class MoE(Layer):
         num_groups: int,
         num_groups_kept: int,
         scaling: float,
-        activation: Literal["swiglu", "relu2"] = "swiglu",
+        activation: str = "swiglu",
         latent_dim: int = 0,
     ):
         """shared_dim: intermediate size of the shared expert, 0 for none; has_shared_gate: weigh it by a sigmoid;
@@ -68,7 +69,7 @@ class MoE(Layer):
             hidden_dim,
             num_experts=num_experts,
             expert_dim=expert_dim,
-            has_gate=activation == "swiglu",
+            has_gate=ACTIVATIONS[activation].has_gate,
             has_bias=has_bias,
             shared_dim=shared_dim,
             has_shared_gate=has_shared_gate,

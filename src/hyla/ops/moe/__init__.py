@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from hyla.errors import ConfigError
+from hyla.ops.activations import ACTIVATIONS
 from hyla.ops.exact.sums import row_sum
 from hyla.ops.moe.pytorch import Experts, experts_forward, group_rows
 from hyla.ops.moe.routing import select, top_k
@@ -70,16 +71,16 @@ def experts(
     ids_Tk: torch.Tensor,
     into: Weights,
     out_of: Weights,
-    activation: Literal["swiglu", "relu2"] = "swiglu",
+    activation: str = "swiglu",
 ) -> torch.Tensor:
     """y_t = sum_j w_tj down_e(silu(gate_e x_t) * up_e x_t), e = ids_tj, added in the order j = 0, 1, ..., k - 1.
 
-    With activation "relu2" an expert is down_e(relu(up_e x_t)^2) (Nemotron) and has no gate.
+    With another activation (`ops.activations`) an expert is down_e(activation(..)), and may have no gate.
 
     Args:
         x_TD: [T, D], in the dtype of the experts' weights.
         weights_Tk: [T, k], fp32 (float64 for float64). ids_Tk: int64 [T, k], different within a row.
-        into: stack of the experts' gate over up [E, 2 I, D] (relu2: up [E, I, D]), of any kind (`ops.weights`).
+        into: stack of the experts' gate over up [E, 2 I, D] (no gate: up [E, I, D]), of any kind (`ops.weights`).
         out_of: stack of their down [E, D, I].
 
     Returns: [T, D] in x's dtype; the sum over slots is fp32 and rounded once. Differentiable to x, the weights of the
@@ -89,11 +90,11 @@ def experts(
     Cost: cost.py. Exactness: no token is dropped, and a row's bits do not depend on T or on the other rows.
     """
     has_gate = into.shape[1] != out_of.shape[2]
-    if has_gate == (activation == "relu2"):
+    if has_gate != ACTIVATIONS[activation].has_gate:
         raise ConfigError(f"experts: activation {activation} with{'' if has_gate else 'out'} gate weights")
     groups = group_rows(ids_Tk, into.shape[0])
     if isinstance(into, Plain) and isinstance(out_of, Plain) and torch.is_grad_enabled():
         tensors = (x_TD, weights_Tk, *((None,) if not has_gate else ()), *into.parts, *out_of.parts)
         if any(tensor is not None and tensor.requires_grad for tensor in tensors):
-            return Experts.apply(*tensors, groups)
+            return Experts.apply(*tensors, groups, activation)
     return experts_forward(x_TD, weights_Tk, groups, into, out_of, activation)[0]
