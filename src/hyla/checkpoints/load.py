@@ -88,7 +88,7 @@ def _dtypes_on_loading(weights: NamedWeights, dtype: torch.dtype, *, may_widen: 
 def _computable(dtype: torch.dtype | str) -> torch.dtype:
     """A dtype that a model can compute in, by itself or by name."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found not in DTYPES.values():
+    if found is None or found not in DTYPES.values():
         raise ConfigError(f"dtype = {dtype!r} is not one that Hyla computes in; choose bfloat16, float32 or float64")
     return found
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -188,7 +187,7 @@ def published_names(source: TensorSource, family: Family, config: ModelConfig) -
     return names
 
 
-def without_absent_mtp(folder: str | Path, family: Family, config: ModelConfig, names: Collection[str]) -> ModelConfig:
+def without_absent_mtp(folder: object, family: Family, config: ModelConfig, names: Collection[str]) -> ModelConfig:
     """The config, without the last multi-token prediction modules of which the folder holds no tensor."""
     promised = len(config.mtp)
     while config.mtp:

@@ -47,27 +47,24 @@ class WeightUpdate:
 
     def _open(self, source: Source, whole: bool) -> Plan:
         config, family = self.model.config, family_of(self.model.config.family)
-        is_folder, may_be_fp8 = not isinstance(source, Mapping) and not Path(source).is_file(), True
-        place = "the given tensors" if isinstance(source, Mapping) else source
-        if is_folder:
-            source = place = resolve(source)
-            found = read_config(source)
-            may_be_fp8 = found.quantization is not None
-        reader = (
-            TensorReader(source)
-            if isinstance(source, Mapping)
-            else self._stack.enter_context(ShardReader(Path(source)))
-        )
+        found = None
+        if isinstance(source, Mapping):
+            place, reader = "the given tensors", TensorReader(source)
+        else:
+            place = Path(source) if Path(source).is_file() else resolve(source)
+            found = None if place.is_file() else read_config(place)
+            reader = self._stack.enter_context(ShardReader(place))
         names = published_names(reader, family, config)
-        if is_folder:
-            _check_same_model(source, config, without_absent_mtp(source, found.family, found.config, names))
+        if found is not None:
+            _check_same_model(place, config, without_absent_mtp(place, found.family, found.config, names))
         if config.tie_embeddings:
             drop_tied_head(reader, names, family)
         rules = family.as_stored(config, names).rules(config, self.weights.shapes)
-        if not (is_folder or whole):
+        if not whole and found is None:
             rules = [rule for rule in rules if any(name in names for name in rule.published)]
             if not rules:
                 raise CheckpointError(f"there is no tensor of this model in {place}; give published names")
+        may_be_fp8 = found is None or found.quantization is not None
         return plan(place, reader, names, rules, self.weights, may_be_fp8=may_be_fp8)
 
     def __enter__(self) -> WeightUpdate:

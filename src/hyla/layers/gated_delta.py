@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from torch import nn
 
 from hyla.layers.delta import convolved_heads, delta_cache_spec
 from hyla.layers.layer import Layer
@@ -25,6 +26,10 @@ class GatedDelta(Layer):
     """
 
     operators = ("gated_delta", "short_conv")
+    conv_weight: nn.Parameter
+    A_log: nn.Parameter
+    dt_bias: nn.Parameter
+    norm: RMSNorm
     in_projection: Projection
     out_projection: Projection
 
@@ -80,5 +85,5 @@ class GatedDelta(Layer):
         o_THV = gated_delta(
             q_THK, k_THK, v_THV, log_decay_TH, beta_TH, batch=batch, cache=cache, scale=self.key_dim**-0.5
         )
-        gate_THV = primitives.silu(wide(z)).view_as(o_THV)
+        gate_THV = primitives.silu(wide(z)).view(o_THV.shape)
         return self.out_projection((self.norm(o_THV) * gate_THV).flatten(1).to(x_TD.dtype))[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from torch import nn
 
 from hyla.layers.delta import convolved_heads, delta_cache_spec
 from hyla.layers.layer import Layer
@@ -27,6 +28,10 @@ class KDA(Layer):
     """
 
     operators = ("kda", "short_conv")
+    conv_weight: nn.Parameter
+    A_log: nn.Parameter
+    dt_bias: nn.Parameter
+    norm: RMSNorm
     in_projection: Projection
     decay_projection: Projection
     gate_projection: Projection
@@ -80,7 +85,7 @@ class KDA(Layer):
         log_decay_THK = self._log_decay((wide(f) + self.dt_bias).unflatten(-1, (heads, self.key_dim)))
         beta_TH = primitives.sigmoid(wide(b_TH))
         o_THV = kda(q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=self.key_dim**-0.5)
-        gate_THV = primitives.sigmoid(wide(g)).view_as(o_THV)
+        gate_THV = primitives.sigmoid(wide(g)).view(o_THV.shape)
         return self.out_projection((self.norm(o_THV) * gate_THV).flatten(1).to(x_TD.dtype))[0]
 
     def _log_decay(self, raw_THK: torch.Tensor) -> torch.Tensor:

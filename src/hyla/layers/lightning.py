@@ -32,6 +32,7 @@ class Lightning(Layer):
     optional = ("q_norm", "k_norm")
     q_norm: RMSNorm | None
     k_norm: RMSNorm | None
+    norm: GroupRMSNorm
     in_projection: Projection
     out_projection: Projection
 
@@ -55,8 +56,10 @@ class Lightning(Layer):
         """qk_norm_eps: None for no QK-norm; rotary_dim: rotated channels of a head, 0 for no position code."""
         has_qk_norm = qk_norm_eps is not None
         table = parameters(hidden_dim, num_heads=num_heads, head_dim=head_dim, has_qk_norm=has_qk_norm)
-        norms = {name: partial(RMSNorm, eps=qk_norm_eps) for name in ("q_norm", "k_norm")}
-        super().__init__(table, {**norms, "norm": partial(GroupRMSNorm, num_groups=norm_groups, eps=norm_eps)})
+        norms = {"norm": partial(GroupRMSNorm, num_groups=norm_groups, eps=norm_eps)}
+        if qk_norm_eps is not None:
+            norms |= dict.fromkeys(("q_norm", "k_norm"), partial(RMSNorm, eps=qk_norm_eps))
+        super().__init__(table, norms)
         self.num_heads, self.head_dim = num_heads, head_dim
         self.slopes, self.has_silu, self.scale = slopes, has_silu, scale
         self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
@@ -79,10 +82,11 @@ class Lightning(Layer):
         return self.out_projection(o.to(x_TD.dtype))[0]
 
     def _normed_and_rotated(self, q_THK, k_THK, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q_THK, k_THK = self.q_norm(q_THK), self.k_norm(k_THK)
         if self.rotary is None:
             return q_THK, k_THK
         cos_sin = self.rotary(batch, q_THK.dtype)
         both = rotate(torch.cat([q_THK, k_THK], dim=1), cos_sin, interleaved=self.rope_interleaved)
-        return both.chunk(2, dim=1)
+        q_THK, k_THK = both.chunk(2, dim=1)
+        return q_THK, k_THK

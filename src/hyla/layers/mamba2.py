@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from torch import nn
 
 from hyla.layers.delta import cached_conv, delta_cache_spec
 from hyla.layers.layer import Layer
@@ -27,6 +28,12 @@ class Mamba2(Layer):
     """
 
     operators = ("short_conv", "ssd")
+    conv_weight: nn.Parameter
+    conv_bias: nn.Parameter
+    A_log: nn.Parameter
+    D: nn.Parameter
+    dt_bias: nn.Parameter
+    norm: GroupRMSNorm
     in_projection: Projection
     out_projection: Projection
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -77,8 +77,8 @@ class MoE(Layer):
         )
         shared = {"shared": MLP(hidden_dim, intermediate_dim=shared_dim, activation=activation)} if shared_dim else {}
         super().__init__(table, parts=shared)
-        self.activation = activation
-        self.routing = dict(
+        self.activation: Literal["swiglu", "relu2"] = activation
+        self.routing: dict[str, Any] = dict(
             num_experts_per_token=num_experts_per_token,
             score=score,
             normalize=normalize,

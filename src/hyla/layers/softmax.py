@@ -74,8 +74,11 @@ class SoftmaxAttention(Layer):
             qk_norm_scope=None if qk_norm_eps is None else qk_norm_scope,
             has_sinks=has_sinks,
         )
-        qk_norm = partial(RMSNorm, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
-        super().__init__(table, norms={"q_norm": qk_norm, "k_norm": qk_norm})
+        norms = {}
+        if qk_norm_eps is not None:
+            qk_norm = partial(RMSNorm, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
+            norms = {"q_norm": qk_norm, "k_norm": qk_norm}
+        super().__init__(table, norms)
         self.value_dim, self.value_scale, self.window = value_dim or head_dim, value_scale, window
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.is_projection_normed = qk_norm_scope == "projection"
@@ -111,7 +114,7 @@ class SoftmaxAttention(Layer):
     def _normed_and_rotated(self, q, k, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Heads of queries [T, Hq, d] in fp32 and keys [T, G, d] in the dtype they are cached in."""
         dtype, q_norm, k_norm = k.dtype, self.q_norm, self.k_norm
-        if self.is_projection_normed and q_norm is not None:
+        if self.is_projection_normed and q_norm is not None and k_norm is not None:
             q, k = q_norm(wide(q)), k_norm(wide(k))
             q_norm = k_norm = None
         cos_sin = None if self.rotary is None else self.rotary(batch, wide(q[:0]).dtype)

@@ -58,9 +58,10 @@ class NamedWeights:
             projection.drop_fp8(place)
         path, _, leaf = name.rpartition(".")
         module = self.model.get_submodule(path)
-        setattr(module, leaf, nn.Parameter(tensor) if leaf in module._parameters else tensor)
+        held = nn.Parameter(tensor) if leaf in module._parameters else tensor
+        setattr(module, leaf, held)
         if name == "embed.weight" and self.model.config.tie_embeddings:
-            self.model.head.weight = self.model.embed.weight
+            setattr(self.model.head, leaf, held)
 
     def fp8(self, name: str) -> FP8Tensor | None:
         """The FP8 tensor in the place of a weight, if that is what it holds."""

@@ -33,8 +33,8 @@ class FP8Weights(Weights):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        first = self.parts[0].shape
-        return (*first[:-2], sum(part.shape[-2] for part in self.parts), first[-1])
+        *lead, _, inner = self.parts[0].shape
+        return (*lead, sum(part.shape[-2] for part in self.parts), inner)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -96,7 +96,7 @@ def _shard(part: Part, axis: ShardAxis, rank: int, size: int) -> Part:
 def _blocks(weight: FP8Weights) -> Iterator[tuple[int, int]]:
     """(first output, last output + 1) of each library call, the same as for a plain weight of this shape."""
     first = 0
-    for size in rows.block_sizes(*weight.shape):
+    for size in rows.block_sizes(weight.shape[0], weight.shape[1]):
         yield first, first + size
         first += size
 
@@ -115,7 +115,8 @@ def _order(x_TD: torch.Tensor, weight: FP8Weights) -> int | None:
     is_known = all(part.scale.dtype in kernels.SCALE_KINDS and part.dtype == weight.dtype for part in stored)
     if not (is_known and backends.uses_native(x_TD)):
         return None
-    return summation_order.chain_order(*weight.shape[-2:], x_TD.dtype)
+    *_, out_dim, in_dim = weight.shape
+    return summation_order.chain_order(out_dim, in_dim, x_TD.dtype)
 
 
 def _native(x_TD: torch.Tensor, weight: FP8Weights, spans_S3: torch.Tensor, order: int) -> torch.Tensor:

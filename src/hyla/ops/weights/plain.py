@@ -33,8 +33,8 @@ class Plain(Weights):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        first = self.parts[0].shape
-        return (*first[:-2], sum(part.shape[-2] for part in self.parts), first[-1])
+        *lead, _, inner = self.parts[0].shape
+        return (*lead, sum(part.shape[-2] for part in self.parts), inner)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -46,7 +46,7 @@ class Plain(Weights):
 
     def whole(self) -> torch.Tensor:
         """All parts as one tensor in the dtype of the product, with its gradient."""
-        whole = torch.cat(self.parts, dim=-2) if len(self.parts) > 1 else self.parts[0]
+        whole = torch.cat(self.parts, dim=-2) if self.parts[1:] else self.parts[0]
         return whole if self.compute_dtype is None else whole.to(self.compute_dtype)
 
     def dense(self, first: int = 0, last: int | None = None) -> torch.Tensor:
