@@ -29,7 +29,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from hyla.models.family import Family, families
 from safetensors import safe_open
 
 # All that this file knows about where things are.
@@ -38,10 +37,11 @@ from hyla.caches import Cache
 from hyla.checkpoints import save_model
 from hyla.cost import Question, Target, target_report
 from hyla.engine import Engine, SamplingParams
+from hyla.models.formats import Family, families
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import cast
-from hyla.ops import native
+from hyla.ops import backends, native
 from hyla.ops.batch import Batch
 from hyla.ops.host_memory import keep_freed_memory
 
@@ -258,7 +258,7 @@ def record(backend: str | None, threads: int, only: str, quick: bool) -> dict[st
     """The hashes of one process. backend: None for what does not depend on it."""
     keep_freed_memory()
     torch.set_num_threads(threads)
-    native.use(backend or "torch")
+    backends.use(backend or "torch")
     found: dict[str, str] = {}
 
     def add(prefix: str, pairs) -> None:
