@@ -37,7 +37,8 @@ from hyla.caches import Cache
 from hyla.checkpoints import save_model
 from hyla.cost import Question, Target, target_report
 from hyla.engine import Engine, SamplingParams
-from hyla.models.formats import Family, families
+from hyla.models.formats.family import Family
+from hyla.models.formats.registry import families
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import cast
@@ -70,7 +71,7 @@ PIECES = (70, 33, 21, *[1] * 8, 8)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SETTINGS = (("native", 1), ("torch", 1), ("native", 2), ("torch", 2))
 """(backend, threads)"""
-QUICK = ("logits", "decoding", "gradients", "loss", "cache")
+QUICK = ("logits", "decoding", "gradients", "loss", "cache", "mtp_cache")
 CONTEXTS = (1 << 10, 1 << 16)
 
 
