@@ -8,19 +8,20 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.chunks.plan import RowPlan
+from hyla.ops.exact.sums import running_sum
 
 
 def chunk_sums(log_decay_IHC: torch.Tensor, old_OHC=None, ranks=None, is_old_OC=None) -> torch.Tensor:
     """float64 [I, H, 64]. old: the sums that the open chunks of some ranks have already, at the places in is_old."""
     decay = log_decay_IHC.double()
     if old_OHC is None:
-        return decay.cumsum(-1)
+        return running_sum(decay, 2)
     is_old = is_old_OC[:, None]
     last_old = is_old & ~torch.nn.functional.pad(is_old[..., 1:], (0, 1))
     # The last old row stands for all before it, whose places are zero: the new rows' sums go on from its own.
     decay = decay.clone()
     decay[ranks] = torch.where(last_old, old_OHC, decay[ranks])
-    sums = decay.cumsum(-1)
+    sums = running_sum(decay, 2)
     sums[ranks] = torch.where(is_old, old_OHC, sums[ranks])
     return sums
 

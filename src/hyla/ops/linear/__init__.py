@@ -83,10 +83,13 @@ def _check(q, k, v, batch: Batch) -> None:
 
 
 def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int):
-    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor. Column `value_dim` counts the keys."""
+    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor. Column `value_dim` counts the keys.
+
+    The open rows are plain keys and values: they can go back to any length above the anchor's.
+    """
     single, width = torch.float32, row_width(value_dim)
     return (
         ("anchor", (num_heads, key_dim, width), single, "anchor"),
-        ("k_t", (num_heads, key_dim, CHUNK), single, "open"),
-        ("v", (num_heads, CHUNK, width), single, "open"),
+        ("k_t", (num_heads, key_dim, CHUNK), single, "kv"),
+        ("v", (num_heads, CHUNK, width), single, "kv"),
     )

@@ -73,11 +73,14 @@ def _check(q, k, v, log_decay, batch: Batch) -> None:
 
 
 def cache_tensors(*, num_groups: int, num_heads: int, key_dim: int, value_dim: int):
-    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor."""
+    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor.
+
+    The open rows are plain keys and values, and sums up to each: they can go back to any length above the anchor's.
+    """
     single, double = torch.float32, torch.float64
     return (
         ("anchor", (num_heads, key_dim, value_dim), single, "anchor"),
-        ("v", (num_heads, CHUNK, value_dim), single, "open"),
-        ("k_t", (num_groups, key_dim, CHUNK), single, "open"),
-        ("decay_sum", (num_heads, CHUNK), double, "open"),
+        ("v", (num_heads, CHUNK, value_dim), single, "kv"),
+        ("k_t", (num_groups, key_dim, CHUNK), single, "kv"),
+        ("decay_sum", (num_heads, CHUNK), double, "kv"),
     )
