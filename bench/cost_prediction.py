@@ -35,8 +35,8 @@ from hyla.models.config import (
     SublayerConfig,
 )
 from hyla.models.initialize import initialize
+from hyla.models.state import cast
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
 from hyla.ops.host_memory import keep_freed_memory
 
 HIDDEN, VOCABULARY = 512, 8192

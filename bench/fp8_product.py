@@ -17,9 +17,9 @@ import time
 
 import torch
 
-from hyla.ops import moe, quant
+from hyla.ops import moe
 from hyla.ops.exact import rows
-from hyla.ops.quant import FP8Stack, FP8Tensor, FP8Weight
+from hyla.ops.weights import FP8Tensor, FP8Weights, dequantise, pack, pack_stack, quantise
 
 SHAPES = ((8192, 2048), (2048, 8192), (6144, 3584))
 ROWS = (1, 2, 4, 8, 16, 64)
@@ -46,17 +46,17 @@ def measure_product(out_dim: int, in_dim: int, clock, counts=ROWS) -> list[dict]
     """One line per row count."""
     copies = max(2, round(COLD_BYTES / (out_dim * in_dim)))
     generator = torch.Generator().manual_seed(0)
-    codes, scale = quant.quantise(torch.randn(out_dim, in_dim, generator=generator))
-    plain = [quant.dequantise(codes, scale, torch.bfloat16).clone() for _ in range(copies)]
-    packed = [rows.pack(weight) for weight in plain]
-    stored = [FP8Weight((FP8Tensor(codes.clone(), scale, torch.bfloat16),), torch.bfloat16) for _ in range(copies)]
+    codes, scale = quantise(torch.randn(out_dim, in_dim, generator=generator))
+    plain = [dequantise(codes, scale, torch.bfloat16).clone() for _ in range(copies)]
+    packed = [pack(weight) for weight in plain]
+    stored = [FP8Weights((FP8Tensor(codes.clone(), scale, torch.bfloat16),), torch.bfloat16) for _ in range(copies)]
     lines = []
     for count in counts:
         x = torch.randn(count, in_dim, generator=generator).bfloat16()
         calls = {
-            "fp8": lambda n, x=x: quant.linear(x, stored[n]),
+            "fp8": lambda n, x=x: stored[n].product(x),
             "bf16_plain": lambda n, x=x: torch.nn.functional.linear(x, plain[n]),
-            "bf16_packed": lambda n, x=x: rows.linear(x, packed[n]),
+            "bf16_packed": lambda n, x=x: packed[n].product(x),
             "dequantise_first": lambda n, x=x: rows.linear(x, stored[n].dense(0, out_dim)),
         }
         is_equal = torch.equal(calls["fp8"](0), calls["bf16_packed"](0))
@@ -79,19 +79,19 @@ def measure_experts(count: int, clock, layers: int = 6) -> dict:
     """A step of `count` rows through several layers' experts."""
     generator = torch.Generator().manual_seed(1)
     shapes = ((EXPERTS, WIDTH, HIDDEN), (EXPERTS, WIDTH, HIDDEN), (EXPERTS, HIDDEN, WIDTH))
-    pairs = [quant.quantise(torch.randn(*shape, generator=generator)) for shape in shapes]
-    gate, up, down = (quant.dequantise(*pair, torch.bfloat16) for pair in pairs)
+    pairs = [quantise(torch.randn(*shape, generator=generator)) for shape in shapes]
+    gate, up, down = (dequantise(*pair, torch.bfloat16) for pair in pairs)
     stacks, packed = [], []
     for _ in range(layers):
         tensors = [FP8Tensor(codes.clone(), scale, torch.bfloat16) for codes, scale in pairs]
-        stacks.append((FP8Stack(tuple(tensors[:2]), torch.bfloat16), FP8Stack((tensors[2],), torch.bfloat16)))
-        packed.append(([rows.pack(torch.cat(both)) for both in zip(gate, up)], [rows.pack(weight) for weight in down]))
+        stacks.append((FP8Weights(tuple(tensors[:2]), torch.bfloat16), FP8Weights((tensors[2],), torch.bfloat16)))
+        packed.append((pack_stack(gate, up), pack_stack(down)))
     x = torch.randn(count, HIDDEN, generator=generator).bfloat16()
     logits = torch.randn(count, EXPERTS, generator=generator)
     chosen = moe.route(logits, None, num_experts_per_token=CHOSEN, score="softmax", normalize=True)
     calls = {
-        "fp8": lambda n: moe.packed_experts(x, *chosen, *stacks[n]),
-        "bf16_packed": lambda n: moe.packed_experts(x, *chosen, *packed[n]),
+        "fp8": lambda n: moe.experts(x, *chosen, *stacks[n]),
+        "bf16_packed": lambda n: moe.experts(x, *chosen, *packed[n]),
     }
     is_equal = torch.equal(calls["fp8"](0), calls["bf16_packed"](0))
     us = timed(calls, layers, clock)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from hyla.ops.exact import batched, primitives, row_checks, rows
 from hyla.ops.moe import top_k
+from hyla.ops.weights import pack
 
 ROWS = 101
 COUNTS = (*range(1, 34), 40, 47, 48, 63, 64, 65, 72, 96, 99, 100)
@@ -154,12 +155,12 @@ def product_results(dtype, device, counts, weights) -> Iterator[tuple[str, bool,
     for out_dim, in_dim in weights:
         weight = row_checks.check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
         x = row_checks.check_data(ROWS, in_dim, generator, 1.0).to(device=device, dtype=dtype)
-        packed, shape = rows.pack(weight), f"{out_dim}x{in_dim}"
+        packed, shape = pack(weight), f"{out_dim}x{in_dim}"
         some = counts if out_dim * in_dim < 1 << 20 else QUICK_COUNTS
         plain = rows.linear(x, weight)
-        verdict = "" if torch.equal(rows.linear(x, packed), plain) else "packing"
+        verdict = "" if torch.equal(packed.product(x), plain) else "packing"
         yield "rows.linear", True, shape, verdict or check_product(lambda x, w=weight: rows.linear(x, w), x, some)
-        yield "rows.linear, packed", True, shape, check_product(lambda x, w=packed: rows.linear(x, w), x, some)
+        yield "rows.linear, packed", True, shape, check_product(lambda x, w=packed: w.product(x), x, some)
         yield "F.linear", False, shape, check_product(lambda x, w=weight: F.linear(x, w), x, some)
     for inner, columns in MATRICES:
         batch = 9

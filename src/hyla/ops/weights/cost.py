@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from hyla.ops.fp8_blocks import num_blocks
+from hyla.ops.weights.blocks import num_blocks
 
 
 def weight_bytes(out_dim: int, in_dim: int, scale_bytes: int = 4) -> int:
