@@ -149,3 +149,6 @@ def _backward_relu2(x_RD, weights_R1, grad_RD, up_RI, weights, grads):
     to_up = (grad_act_RI * weights_R1 * 2.0 * positive_RI).to(dtype)
     torch.mm(to_up.t(), x_RD, out=grad_up)
     return to_up @ up, grad_weights_R
+
+
+forward = experts_forward
