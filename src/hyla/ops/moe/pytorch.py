@@ -133,3 +133,5 @@ def _backward_relu2(x_RD, weights_R1, grad_RD, up_RI, weights, grads):
 
 EXPERT_GRADIENTS = {"swiglu": _backward_swiglu, "relu2": _backward_relu2}
 """By activation: the gradients of one expert's rows."""
+
+forward = experts_forward
