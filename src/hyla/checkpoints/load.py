@@ -41,7 +41,8 @@ def load_model(
 
     folder: a folder, or a name "org/name" on the Hugging Face hub; revision: of a name, its branch, tag or commit.
     dtype: of weights and activations, e.g. torch.bfloat16 or "bfloat16"; None: the one in which the checkpoint stores
-    the embedding (vectors that it stores wider stay so). What modules name in `fp32_parameters` is fp32 either way.
+    the embedding (vectors that it stores wider stay so). What a model keeps in fp32 (`models.parameters`) is fp32
+    either way.
     FP8 weights stay FP8 and are dequantised block by block as they are used; with a dtype, once, here: the same bits.
     progress: called with (bytes placed, bytes of the checkpoint) as tensors come in.
     Memory: the model plus one rule's tensors. Ignored tensors are logged with the reason.

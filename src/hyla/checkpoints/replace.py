@@ -104,12 +104,10 @@ class _Packing:
             projection.unpack()
 
     def after(self, rule: Rule) -> None:
-        model = self._weights.model
         for projection in self._of(rule):
             self._left[projection] -= 1
             if not self._left[projection]:
-                is_head = projection is model.head.projection
-                projection.pack(keep_plain=is_head and model.config.tie_embeddings)
+                projection.pack()
 
 
 @torch.no_grad()

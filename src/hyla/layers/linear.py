@@ -38,6 +38,8 @@ class Projection:
         self.dtype, self.head_layout = dtype, head_layout
         self.out_dims = [parameter.shape[-2] for parameter in self.parameters()]
         """Outputs of each of the parameters over one another."""
+        self.keeps_plain = False
+        """Whether packing leaves the plain weight where it is, because something else reads it (a tied embedding)."""
         self._packed: Weights | None = None
         self._stored_dtype: torch.dtype | None = None
         self._fp8: dict[int, FP8Tensor] = {}
@@ -87,14 +89,14 @@ class Projection:
         """Rows [T, D] -> one [T, out_dim] per parameter (views of one tensor)."""
         return self.fused(x_TD).split(self.out_dims, dim=-1)
 
-    def pack(self, keep_plain: bool = False) -> None:
-        """Put the plain weights into the library's layout (inference only). keep_plain: for a tied embedding."""
+    def pack(self) -> None:
+        """Put the plain weights into the library's layout (inference only)."""
         if self.is_packed or self.is_quantised:
             return
         parameters = [parameter.detach() for parameter in self.parameters()]
         self._stored_dtype = parameters[0].dtype
         self._packed = self._pack([part if self.dtype is None else part.to(self.dtype) for part in parameters])
-        if not keep_plain:
+        if not self.keeps_plain:
             for place, parameter in enumerate(parameters):
                 self._leave_shape(place, parameter.dtype)
 

@@ -36,8 +36,6 @@ class GroupRMSNorm(RMSNorm):
 class LayerNorm(nn.Module):
     """LayerNorm with weight and bias over the last dimension of an fp32 or float64 tensor (arXiv 1607.06450)."""
 
-    fp32_parameters = ("weight", "bias")
-
     def __init__(self, dim: int, *, eps: float):
         super().__init__()
         self.eps = eps

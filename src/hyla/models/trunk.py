@@ -43,6 +43,7 @@ class Model(nn.Module):
         self.head = Head(config.hidden_dim, config.vocab_size)
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
+            self.head.projection.keeps_plain = True
         self.mtp = nn.ModuleList(MTPModule(mtp, config.hidden_dim, config.vocab_size) for mtp in config.mtp)
         """Multi-token prediction modules, none for most models; `predict_next` runs them, the trunk never does."""
         self.stored_dtypes: dict[str, torch.dtype] = {}
@@ -167,8 +168,7 @@ class Model(nn.Module):
     def pack(self) -> Model:
         """Put weights into the CPU library's layout, once, for inference; results keep their bits. Undo: `unpack`."""
         for projection in self.projections():
-            tied = projection is self.head.projection and self.config.tie_embeddings
-            projection.pack(keep_plain=tied)
+            projection.pack()
         return self
 
     def unpack(self) -> Model:

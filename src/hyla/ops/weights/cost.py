@@ -16,11 +16,6 @@ def weight_bytes(out_dim: int, in_dim: int, scale_bytes: int = 4) -> int:
     return out_dim * in_dim + scale_bytes * prod(num_blocks((out_dim, in_dim)))
 
 
-def dequantise_flops(out_dim: int, in_dim: int) -> int:
-    """One multiplication per weight and call, however many rows the call has."""
-    return out_dim * in_dim
-
-
 def temporary_bytes(out_dim: int, in_dim: int, bytes_per_element: int, block_elements: int = 1 << 24) -> int:
     """Of one block of outputs in the product's dtype (`ops.exact.rows.block_sizes`); the native product needs none."""
     return min(out_dim * in_dim, block_elements + 64 * in_dim) * bytes_per_element
