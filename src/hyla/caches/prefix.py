@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 
 from hyla.caches.digests import root_digest
 from hyla.caches.pool import Cache
-from hyla.caches.protocol import Checkpoint, Sequence
+from hyla.caches.sequence import Checkpoint, Sequence
 from hyla.grid import CHUNK
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import torch
 from hyla.caches.digests import page_digest, prefix_digests
 from hyla.caches.pool import Cache
 from hyla.caches.prefix import Hit, Node, PrefixCache
-from hyla.caches.protocol import Checkpoint
+from hyla.caches.sequence import Checkpoint
 from hyla.caches.spill_file import Fingerprint, Segment
 from hyla.caches.spill_store import Pending, SpillStore
 from hyla.caches.transfer import (

@@ -292,7 +292,7 @@ class Engine(BlockingUse):
                 continue  # cancelled since
             logger.error("a sequence could not be started; it ends with an error", exc_info=error)
             message = f"starting the sequence failed: {type(error).__name__}: {error}"
-            events.append(self._end(generation, "error", message))
+            events.append(self._end(generation, "error", message, keep=False))
         return events
 
     def _run(self, parts: list[Part]) -> list[TokenEvent]:
