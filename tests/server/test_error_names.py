@@ -1,6 +1,7 @@
 """An error names a field that the client has sent or could send, whatever the engine calls it."""
 
 import ast
+import pickle
 from pathlib import Path
 
 import httpx
@@ -8,7 +9,7 @@ import pytest
 
 import hyla
 from hyla.engine import SamplingParams
-from hyla.errors import RequestError
+from hyla.errors import FieldError, RequestError
 from hyla.server.reading import translate
 from hyla.server.schemas.chat import ChatRequest
 
@@ -27,7 +28,7 @@ def literal_params():
     folders = [*root.glob("engine/**/*.py"), *root.glob("checkpoints/*.py"), root / "models" / "ids.py"]
     for path in folders:
         for node in ast.walk(ast.parse(path.read_text())):
-            if not (isinstance(node, ast.Call) and getattr(node.func, "id", None) == "RequestError"):
+            if not (isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("RequestError", "FieldError")):
                 continue
             given = [*node.args[1:2], *(own.value for own in node.keywords if own.arg == "param")]
             found |= {own.value if isinstance(own, ast.Constant) else own.id for own in given}
@@ -158,5 +159,14 @@ def test_the_field_that_was_sent_is_meant():
     assert translate.own_name(asked, "mode") is None and translate.own_name(asked, None) is None
     told = "the max_completion_tokens of max_tokens_per_day"
     with pytest.raises(RequestError, match=told) as caught, translate.in_own_names(asked):
-        raise RequestError("the max_tokens of max_tokens_per_day", "max_tokens")
+        raise FieldError("the {max_tokens} of max_tokens_per_day", "max_tokens")
     assert caught.value.param == "max_completion_tokens"
+
+
+def test_an_error_is_data_that_survives_a_pipe():
+    """A value with braces is a value, not a name."""
+    error = FieldError("{stop} = {value}: at most {limit}", "stop", "too_long", value="{max_tokens}", limit=3)
+    for same in (error, pickle.loads(pickle.dumps(error))):
+        assert (same.param, same.code, same.value, same.limit) == ("stop", "too_long", "{max_tokens}", 3)
+        assert str(same) == "stop = {max_tokens}: at most 3"
+        assert same.told({"stop": "stop_sequences"}) == "stop_sequences = {max_tokens}: at most 3"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from hyla.engine import Request, SamplingParams
-from hyla.errors import RequestError
+from hyla.errors import FieldError, RequestError
 from hyla.server.reading.mistakes import short
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.schemas.completions import CompletionRequest
@@ -134,8 +133,8 @@ OWN_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
 one that the client has sent is meant."""
 
 
-TOOL_GRAMMAR = re.compile(r"^the lark cannot be used: (at \d+\(\d+\): )?")
-"""How an error of the grammar begins that the server has made of the tools; the client never saw it."""
+TOOL_WORDS = {"form": "parameters of a tool", "place": ""}
+"""Of an error of the grammar that the server has made of the tools; the client never saw it, nor a place in it."""
 
 
 def own_name(asked: Body, name: str | None) -> str | None:
@@ -153,20 +152,11 @@ def in_own_names(asked: Body) -> Iterator[None]:
         yield
     except RequestError as error:
         param = own_name(asked, error.param)
-        text = _retold(str(error), asked, error.param)
-        if param == "tools":
-            text = TOOL_GRAMMAR.sub("the parameters of a tool cannot be used: ", text)
+        text = _told(error, asked, param) if isinstance(error, FieldError) else str(error)
         raise RequestError(text, param, error.code) from error
 
 
-def _retold(text: str, asked: Body, param: str | None) -> str:
+def _told(error: FieldError, asked: Body, param: str | None) -> str:
     """An error's text with the request's names in place of the engine's."""
-    for name in OWN_NAMES.get(type(asked), {}):
-        own = own_name(asked, name)
-        # Where both are fields, only the error's own one is known to be the engine's.
-        is_engine_s = name == param or name not in type(asked).model_fields
-        if is_engine_s and own != name and not re.search(rf"\b{own}\b", text):
-            # A word alone may be English; with "_" or before " = " it is a field.
-            end = r"\b" if "_" in name else "(?= = )"
-            text = re.sub(rf"(?<![\w.]){name}{end}", own, text)
-    return text
+    names = {name: own_name(asked, name) or name for name in OWN_NAMES.get(type(asked), {})}
+    return error.told({**names, **(TOOL_WORDS if param == "tools" else {})})

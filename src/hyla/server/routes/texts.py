@@ -197,7 +197,7 @@ async def _score_prompts(
                 served, [own], add_special_tokens=asked.add_special_tokens is not False, name="the context"
             )
         except RequestError as error:
-            raise RequestError(str(error).replace("the prompt", "the context"), "context") from error
+            raise RequestError(str(error), "context") from error
     # Special tokens open a text once: before its context, if it has one.
     opens = asked.add_special_tokens is not False and not context
     texts = _texts(asked.input, service.limits)
