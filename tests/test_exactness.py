@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hyla.caches import Cache
-from hyla.models.formats.family import families, family_of
+from hyla.models.formats.registry import families, family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import cast

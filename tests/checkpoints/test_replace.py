@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import WeightUpdate, load_model, release_weights, save_model
 from hyla.errors import CheckpointError
-from hyla.models.formats.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights

@@ -7,8 +7,8 @@ from hyla.caches import Cache
 from hyla.caches.storage import page_bytes, slot_bytes, windows_of
 from hyla.cost.memory import mixer_memory, model_memory
 from hyla.cost.parameters import distinct
-from hyla.models.formats.family import families
 from hyla.models.formats.presets import find_preset, presets
+from hyla.models.formats.registry import families
 from hyla.models.stack import cache_specs_of
 from hyla.models.summary import footprint
 from hyla.models.trunk import Model

@@ -1,9 +1,11 @@
 """Taps see what every sublayer reads and gives; the loss is made inside the model's forward call."""
 
+from itertools import pairwise
+
 import torch
 from tiny_model import tiny_model
 
-from hyla.models.formats.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model, Targets
 from hyla.ops.batch import Batch
@@ -25,7 +27,7 @@ def test_an_observer_sees_the_stream_from_the_embedding_to_the_last_sublayer_and
     assert [tap.index for tap in taps] == list(range(len(model.sublayers)))
     assert [tap.sublayer for tap in taps] == list(model.sublayers)
     assert torch.equal(taps[0].stream_TD, model.embed(tokens))
-    for before, after in zip(taps, taps[1:]):
+    for before, after in pairwise(taps):
         assert torch.equal(before.result_TD, after.stream_TD)
     for tap in taps:
         assert torch.equal(tap.normed_TD, tap.sublayer.norm(tap.stream_TD))

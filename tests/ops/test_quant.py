@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.errors import BackendUnavailable
-from hyla.ops import native, quant
+from hyla.ops import backends, quant
 from hyla.ops.exact import rows, summation_order
 from hyla.ops.native import kernels
 from hyla.ops.quant import FP8Stack, FP8Tensor, FP8Weight, Shard, cost
@@ -187,5 +187,5 @@ def test_the_native_product_is_used_where_its_order_is_the_library_s(each_backen
     product = kernels.product
     monkeypatch.setattr(kernels, "product", lambda *args: asked.append(args) or product(*args))
     quant.linear(x, weight)
-    is_possible = native.handles(x) and summation_order.chain_order(70, 600, x.dtype) is not None
+    is_possible = backends.uses_native(x) and summation_order.chain_order(70, 600, x.dtype) is not None
     assert bool(asked) == (each_backend == "native") and (not is_possible or len(asked[-1][0]) == 2)

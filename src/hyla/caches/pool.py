@@ -23,6 +23,7 @@ from hyla.caches.tensors import PoolTensors
 from hyla.errors import CapacityError, ConfigError, HylaError
 from hyla.grid import CHUNK
 from hyla.layers.protocol import CacheSpec, LayerCache
+from hyla.ops import backends
 from hyla.ops.batch import Batch
 
 
@@ -54,6 +55,8 @@ class Cache:
         self.ledger = Ledger(num_pages, num_slots, num_snapshots, windows)
         self.snapshot_dtype: SnapshotDtype = snapshot_dtype
         self.tensors = PoolTensors(self.specs, self.ledger, snapshot_dtype, self.device)
+        self._backend: str | None = None
+        """What computed what is cached; None: nothing yet."""
         self.plan = Plan(self.tensors)
         self.tables = PageTables(self.ledger, self.plan.add)
         self._limits = limits_of(self.specs)
@@ -62,6 +65,7 @@ class Cache:
 
     def allocate(self) -> None:
         """Take the memory again, all zero, after `release`."""
+        self._backend = None
         self.tensors.allocate()
 
     def release(self) -> None:
@@ -120,6 +124,7 @@ class Cache:
         Raises CapacityError, reserving nothing, when pages or slots are short, and what kept a sequence's place from
         being prepared.
         """
+        self._check_backend()
         sequences = [sequence for sequence, _ in parts]
         for sequence in sequences:
             self.tables.leave_window(sequence)
@@ -145,6 +150,17 @@ class Cache:
             sequence.pending = num_tokens
             sequence.written = max(sequence.written, sequence.length + num_tokens)
         return self.view(sequences, [sequence.length for sequence in sequences], [count for _, count in parts])
+
+    def _check_backend(self) -> None:
+        """What was filled by one backend is not continued by another: their states differ by rounding."""
+        backend = backends.on(self.device)
+        if self._backend is None:
+            self._backend = backend
+        elif backend != self._backend:
+            raise HylaError(
+                f"the caches were filled by the {self._backend} backend and now {backend} computes; call backends.use "
+                "before the first batch, or release and allocate the caches"
+            )
 
     def view(self, sequences: List[Sequence], starts: List[int], lengths: List[int]) -> Batch:
         """A forward call over rows whose pages are reserved already, for layers beside the trunk's: no cursor moves."""

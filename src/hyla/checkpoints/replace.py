@@ -15,8 +15,8 @@ from hyla.checkpoints.load import _check, _drop_tied_head, _published_names, _sh
 from hyla.checkpoints.quantised import CODE_DTYPE, SUFFIX, check_scales, place_rule
 from hyla.errors import CheckpointError
 from hyla.models.config import ModelConfig
-from hyla.models.formats.family import family_of
 from hyla.models.formats.names import Rule
+from hyla.models.formats.registry import family_of
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
 from hyla.ops.quant import dequantise, num_blocks

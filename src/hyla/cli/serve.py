@@ -140,10 +140,10 @@ def run(config) -> None:
 def _load(model, config):
     """One model of a `ServeConfig`, with its engine's process running and ready."""
     from hyla.checkpoints import load_tokenizer, resolve
-    from hyla.checkpoints.json_files import read_json
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineProcess, Launch
     from hyla.errors import ConfigError
+    from hyla.json_files import read_json
     from hyla.server import served_model
     from hyla.server.watch import logs
 
@@ -170,9 +170,9 @@ def _load(model, config):
     )
 
 
-def start_server(folder: str | Path, *, host: str, port: int, model_name: str) -> None:
-    """Serve one folder with the defaults."""
+def start_server(folder: str | Path, *, host: str, port: int, model_name: str, device: str) -> None:
+    """Serve one folder with the defaults, on a device as PyTorch names it."""
     from hyla.server import ServeConfig, ServedModelConfig
 
-    models = [ServedModelConfig(name=model_name, folder=str(folder))]
+    models = [ServedModelConfig(name=model_name, folder=str(folder), engine={"device": device})]
     run(ServeConfig(models=models, host=host, port=port))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hyla.cost.calibration import Point
 from hyla.cost.call import Step
-from hyla.cost.devices import Device
+from hyla.cost.device import Device
 from hyla.cost.roofline import work_seconds
 from hyla.cost.work import step_work
 from hyla.models.config import GatedDeltaConfig, MLPConfig, ModelConfig, SublayerConfig

@@ -32,8 +32,8 @@ from hyla.engine.scheduling.limits import NOTHING, Load, QueueLimits
 from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.engine.speculation import Speculation
 from hyla.errors import RequestError
+from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
-from hyla.ops import native
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class Engine(BlockingUse):
             context_len=self.context_len,
             num_pages=self.memory.num_pages,
             max_num_sequences=self.scheduler.max_num_sequences,
-            cpu_backend=native.backend(),
+            backends=backends_of(self.model),
             notes=tuple(self.notes),
         )
 

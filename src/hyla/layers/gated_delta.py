@@ -22,6 +22,7 @@ class GatedDelta(nn.Module):
     """
 
     fp32_parameters = ("A_log", "dt_bias")
+    operators = ("gated_delta", "short_conv")
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ class KDA(nn.Module):
     """
 
     fp32_parameters = ("A_log", "dt_bias")
+    operators = ("kda", "short_conv")
 
     def __init__(
         self,

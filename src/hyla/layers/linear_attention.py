@@ -16,6 +16,7 @@ class LinearAttention(nn.Module):
     """o(S^T phi(q x) / (z . phi(q x) + eps)): a sum of outer products without decay, normalised; fp32 inside."""
 
     fp32_parameters: tuple[str, ...] = ()
+    operators = ("linear",)
 
     def __init__(self, hidden_dim: int, *, num_heads: int, key_dim: int, value_dim: int, eps: float):
         super().__init__()

@@ -24,6 +24,7 @@ class Mamba2(nn.Module):
     """
 
     fp32_parameters = ("A_log", "D", "dt_bias")
+    operators = ("short_conv", "ssd")
 
     def __init__(
         self,

@@ -86,6 +86,7 @@ class MoE(nn.Module):
     shared expert see x (Nemotron-3-Super).
     """
 
+    operators = ("moe",)
     quantisable = ("experts_gate", "experts_up", "experts_down")
     """Parameters that may be FP8 (`quantised`); the parameter itself then is only a shape, on the meta device."""
 

@@ -61,6 +61,9 @@ LayerCache = Mapping[str, torch.Tensor]
 class Mixer(Protocol):
     """A sublayer module that moves information along the sequence."""
 
+    operators: tuple[str, ...]
+    """Folders of `hyla.ops` that it computes with, beside the primitives and products of every module."""
+
     def cache_spec(self) -> CacheSpec: ...
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
@@ -70,5 +73,7 @@ class Mixer(Protocol):
 
 class ChannelMixer(Protocol):
     """A sublayer module that treats every row alone: MLP, MoE."""
+
+    operators: tuple[str, ...]
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor: ...

@@ -28,6 +28,7 @@ class SoftmaxAttention(nn.Module):
     """
 
     fp32_parameters: tuple[str, ...] = ("sinks",)
+    operators = ("attention", "rotary")
 
     def __init__(
         self,

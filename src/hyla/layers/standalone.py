@@ -222,7 +222,7 @@ class SparseMLA(StandaloneMixer):
 
 class Lightning(StandaloneMixer):
     """`hyla.layers.lightning.Lightning` alone: num_heads, head_dim, scale, and slopes, one positive number a head
-    (`hyla.layers.lightning.slopes` has the published formulas)."""
+    (`hyla.layers.slopes` has the published formulas)."""
 
     mixer_type = lightning.Lightning
     defaults = MappingProxyType(

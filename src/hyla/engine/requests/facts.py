@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hyla.errors import FieldError
 from hyla.models.ids import check_ids
@@ -24,10 +25,15 @@ class EngineFacts:
     """KV pages of 64 tokens that the caches have, over all sequences."""
     max_num_sequences: int
     """Most sequences computed at once."""
-    cpu_backend: str
-    """Of the operators on the CPU: "native" or "torch"."""
+    backends: Mapping[str, Mapping[str, Any]]
+    """By operator: {"backend": what computes it, "not": {another backend: why that does not}}."""
     notes: tuple[str, ...] = ()
     """What the engine lowered at its start, and why."""
+
+    @property
+    def cpu_backend(self) -> str:
+        """ "native" where some operator is computed by the CPU's own kernels, else "torch"."""
+        return "native" if any(found["backend"] == "native" for found in self.backends.values()) else "torch"
 
     def check_ids(self, ids: Sequence[int], name: str) -> None:
         """Raise RequestError unless ids are a non-empty list of token ids of this model."""

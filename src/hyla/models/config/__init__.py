@@ -1,10 +1,13 @@
 """A model as data. Every config is frozen and forbids unknown keys; all of them can be imported from here."""
 
 from hyla.models.config.base import (
+    ChannelMixerConfig,
     Config,
     Count,
     LinearScalingConfig,
     Llama3ScalingConfig,
+    MixerConfig,
+    ModuleConfig,
     NormConfig,
     RopeConfig,
     ScalingConfig,
@@ -23,8 +26,6 @@ from hyla.models.config.mixers import (
 )
 from hyla.models.config.model import (
     MIXER_KINDS,
-    ChannelMixerConfig,
-    MixerConfig,
     ModelConfig,
     MTPConfig,
     ScaledResidual,
@@ -50,6 +51,7 @@ __all__ = [
     "MixerConfig",
     "MoEConfig",
     "ModelConfig",
+    "ModuleConfig",
     "NormConfig",
     "RopeConfig",
     "RouterConfig",

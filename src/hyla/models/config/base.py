@@ -28,6 +28,20 @@ class Config(BaseModel):
             raise ConfigError(f"{type(self).__name__}: {where} = {first.get('input')!r}: {first['msg']}") from error
 
 
+class ModuleConfig(Config):
+    """What stands in a sublayer. `kind` says which module it is; `hyla.models.kinds` has one entry for each."""
+
+    kind: str
+
+
+class MixerConfig(ModuleConfig):
+    """A module that moves information along the sequence, and keeps something of it."""
+
+
+class ChannelMixerConfig(ModuleConfig):
+    """A module that treats every row alone."""
+
+
 class NormConfig(Config):
     eps: float = Field(default=1e-6, gt=0)
     """Added to the mean square. Published models use 1e-5 or 1e-6."""

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hyla.models.config.base import Config, Count
+from hyla.models.config.base import ChannelMixerConfig, Config, Count
 
 Activation = Literal["swiglu", "relu2"]
 """swiglu: down(silu(gate x) * up x). relu2: down(relu(up x)^2), without gate weights (Nemotron)."""
 
 
-class MLPConfig(Config):
+class MLPConfig(ChannelMixerConfig):
     """Dense channel mixer: down(silu(gate x) * up x), unless `activation` says otherwise."""
 
     kind: Literal["mlp"] = "mlp"
@@ -32,7 +32,7 @@ class RouterConfig(Config):
     """Factor on the final weights."""
 
 
-class MoEConfig(Config):
+class MoEConfig(ChannelMixerConfig):
     """Routed experts, dropless, with an optional shared expert."""
 
     kind: Literal["moe"] = "moe"

@@ -1,4 +1,4 @@
-"""The mixers as data. `kind` says which module a config builds (`models.build`)."""
+"""The mixers as data, one class each; `models.kinds` says what they build and what they cost."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hyla.models.config.base import Config, Count, NormConfig, RopeConfig
+from hyla.models.config.base import Count, MixerConfig, NormConfig, RopeConfig
 
 
-class SoftmaxConfig(Config):
+class SoftmaxConfig(MixerConfig):
     """Grouped-query softmax attention."""
 
     kind: Literal["softmax"] = "softmax"
@@ -40,7 +40,7 @@ class SoftmaxConfig(Config):
         return self
 
 
-class MLAConfig(Config):
+class MLAConfig(MixerConfig):
     """Multi-head latent attention, computed in the absorbed form everywhere."""
 
     kind: Literal["mla"] = "mla"
@@ -81,7 +81,7 @@ class SparseMLAConfig(MLAConfig):
         return self
 
 
-class GatedDeltaConfig(Config):
+class GatedDeltaConfig(MixerConfig):
     """Gated delta rule with a scalar decay per value head (Gated DeltaNet)."""
 
     kind: Literal["gated_delta"] = "gated_delta"
@@ -100,7 +100,7 @@ class GatedDeltaConfig(Config):
         return self
 
 
-class KDAConfig(Config):
+class KDAConfig(MixerConfig):
     """Kimi Delta Attention: delta rule with a decay per key channel."""
 
     kind: Literal["kda"] = "kda"
@@ -116,7 +116,7 @@ class KDAConfig(Config):
     """Lowest log decay of a token: it is this times a sigmoid (the "safe gate" of Ling-3.0). None: no bound."""
 
 
-class LinearAttentionConfig(Config):
+class LinearAttentionConfig(MixerConfig):
     """Linear attention with the features elu + 1 and a normaliser."""
 
     kind: Literal["linear"] = "linear"
@@ -127,7 +127,7 @@ class LinearAttentionConfig(Config):
     """Added to the normaliser, which is a sum of positive features."""
 
 
-class LightningConfig(Config):
+class LightningConfig(MixerConfig):
     """Lightning attention: linear attention with a constant decay per head."""
 
     kind: Literal["lightning"] = "lightning"
@@ -135,7 +135,7 @@ class LightningConfig(Config):
     """Bounded, because each head gets a slope before any tensor is looked at."""
     head_dim: Count
     slopes: Literal["minimax", "bailing", "bailing_engines", "bailing_clamped"]
-    """Which formula gives the heads' slopes by depth (`layers.lightning.DEPTH_FACTORS`)."""
+    """Which formula gives the heads' slopes by depth (`layers.slopes.DEPTH_FACTORS`)."""
     layer: Annotated[int, Field(ge=0)]
     """Place among all layers of the published model, from 0: deeper layers decay less."""
     num_layers: Count
@@ -165,7 +165,7 @@ class LightningConfig(Config):
         return self
 
 
-class Mamba2Config(Config):
+class Mamba2Config(MixerConfig):
     """Mamba-2: state space dual with a scalar decay per head."""
 
     kind: Literal["mamba2"] = "mamba2"

@@ -5,39 +5,32 @@ The configs of the modules stand in `base`, `mixers` and `channel_mixers`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import Field, model_validator
 
-from hyla.models.config.base import (
-    Config,
-    Count,
-    NormConfig,
-)
-from hyla.models.config.channel_mixers import MLPConfig, MoEConfig
-from hyla.models.config.mixers import (
-    GatedDeltaConfig,
-    KDAConfig,
-    LightningConfig,
-    LinearAttentionConfig,
-    Mamba2Config,
-    MLAConfig,
-    SoftmaxConfig,
-    SparseMLAConfig,
-)
+# The module classes are not named here: every class below MixerConfig or ChannelMixerConfig is one.
+import hyla.models.config.channel_mixers
+import hyla.models.config.mixers  # noqa: F401
+from hyla.models.config.base import ChannelMixerConfig, Config, Count, MixerConfig, ModuleConfig, NormConfig
 
-MixerConfig = (
-    SoftmaxConfig
-    | MLAConfig
-    | SparseMLAConfig
-    | GatedDeltaConfig
-    | KDAConfig
-    | LightningConfig
-    | Mamba2Config
-    | LinearAttentionConfig
-)
-ChannelMixerConfig = MLPConfig | MoEConfig
-MIXER_KINDS = frozenset({"softmax", "mla", "sparse_mla", "gated_delta", "kda", "lightning", "mamba2", "linear"})
+
+def _classes(base: type[ModuleConfig]) -> Iterator[type[ModuleConfig]]:
+    """The classes below one, in the order in which they are defined."""
+    for each in base.__subclasses__():
+        yield each
+        yield from _classes(each)
+
+
+MIXERS = tuple(_classes(MixerConfig))
+CHANNEL_MIXERS = tuple(_classes(ChannelMixerConfig))
+MIXER_KINDS = frozenset(each.model_fields["kind"].default for each in MIXERS)
+
+if TYPE_CHECKING:
+    AnyModule = MixerConfig | ChannelMixerConfig
+else:
+    AnyModule = Union[(*MIXERS, *CHANNEL_MIXERS)]
 
 
 class ScaledResidual(Config):
@@ -51,8 +44,13 @@ class SublayerConfig(Config):
     """One step of the residual stream: x + module(norm(x)), unless `residual` says otherwise."""
 
     norm: NormConfig = NormConfig()
-    module: Annotated[MixerConfig | ChannelMixerConfig, Field(discriminator="kind")]
+    module: Annotated[AnyModule, Field(discriminator="kind")]
     residual: ScaledResidual | None = None
+
+    @property
+    def is_mixer(self) -> bool:
+        """Whether the module moves information along the sequence, and so keeps a cache."""
+        return isinstance(self.module, MixerConfig)
 
 
 class MTPConfig(Config):
@@ -102,4 +100,4 @@ class ModelConfig(Config):
     @property
     def mixers(self) -> tuple[MixerConfig, ...]:
         """The mixers of the stack, in order."""
-        return tuple(sub.module for sub in self.sublayers if sub.module.kind in MIXER_KINDS)
+        return tuple(sub.module for sub in self.sublayers if isinstance(sub.module, MixerConfig))

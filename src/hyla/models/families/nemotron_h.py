@@ -60,7 +60,14 @@ Bound = Annotated[float, BeforeValidator(lambda value: float("inf") if value == 
 
 LETTERS = {"mamba2": "M", "moe": "E", "softmax": "*", "mlp": "-"}
 """By kind of our sublayers."""
-LETTER_OF_NAME = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*", "moe": "E", "mlp": "-"}
+LETTER_OF_NAME = {
+    "linear_attention": "M",
+    "mamba": "M",
+    "full_attention": "*",
+    "attention": "*",
+    "moe": "E",
+    "mlp": "-",
+}
 """By published name."""
 
 

@@ -14,10 +14,10 @@ from typing import Literal
 from hyla.models.config import ModelConfig, MoEConfig
 from hyla.models.families.qwen3_5 import COMMON_SIZE, IGNORED, IGNORED_TENSORS, MIXER_NAMES, TEXT_ALIASES
 from hyla.models.families.qwen3_next import (
-    EXPERTS,
     MOE,
     MTP_NAMES,
     ROUTER_AND_SHARED,
+    SPARSE,
     TINY,
     TINY_MOE,
     HybridKeys,
@@ -88,8 +88,8 @@ FAMILY = Family(
     to_published=to_published,
     architecture="Qwen3_5MoeForCausalLM",
     names={**MIXER_NAMES, "moe": FUSED_EXPERTS},
-    also_read={"moe": EXPERTS},
-    mtp=replace(MTP_NAMES, names={"moe": EXPERTS}),
+    also_read={"moe": SPARSE},
+    mtp=replace(MTP_NAMES, names={"moe": SPARSE}),
     aliases=TEXT_ALIASES,
     text_key="text_config",
     ignored=IGNORED,

@@ -6,15 +6,13 @@ that is left out to its reason, and any other key that asks for something is a `
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from types import MappingProxyType
 
-from hyla.errors import CheckpointError, ConfigError
+from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig, SublayerConfig
 from hyla.models.formats.mtp_names import MTPNames
 from hyla.models.formats.names import TRUNK, Rule
@@ -230,56 +228,3 @@ def _first_difference(config: ModelConfig, back: ModelConfig) -> str:
             return f"sublayer {index} differs in {names or ['norm']}; choose another family or change the model"
     names = [key for key in ours if ours[key] != theirs[key]]
     return f"it loses {names or ['sublayers']}; choose another family or change the model"
-
-
-@lru_cache(maxsize=1)
-def _families() -> dict[str, Family]:
-    from hyla.models import families
-
-    found = {}
-    for entry in pkgutil.iter_modules(families.__path__):
-        family = importlib.import_module(f"{families.__name__}.{entry.name}").FAMILY
-        for model_type in (entry.name, family.name, *family.model_types):
-            found[model_type] = family
-    return found
-
-
-def families() -> tuple[Family, ...]:
-    """Every family, once."""
-    return tuple({id(family): family for family in _families().values()}.values())
-
-
-def known_model_types() -> tuple[str, ...]:
-    """Every family and every `model_type` that can be loaded."""
-    written = {family.model_type for family in _families().values() if family.model_type}
-    return tuple(sorted({*_families(), *written}))
-
-
-def family_of(model_type: str | None) -> Family:
-    """The family of that name or `model_type`. Raises CheckpointError that lists the known ones."""
-    family = _families().get(model_type) if isinstance(model_type, str) else None
-    if family is None:
-        raise CheckpointError(f"unknown model_type {model_type!r} in config.json; Hyla reads {known_model_types()}")
-    return family
-
-
-def family_of_published(published: Mapping) -> Family:
-    """The family of a config.json: by its `model_type`, and by their markers where several families share one.
-
-    Raises CheckpointError that lists the known ones.
-    """
-    model_type = published.get("model_type")
-    marked = {
-        family.name: family
-        for family in _families().values()
-        if family.marker and model_type in (family.model_type, *family.shared_types)
-    }
-    for family in marked.values():
-        if published.get(family.marker) is not None:
-            return family
-    if marked and model_type not in _families():
-        keys = [family.marker for family in marked.values()]
-        raise CheckpointError(
-            f"config.json has model_type {model_type!r} without {keys}: Hyla does not read that variant"
-        )
-    return family_of(model_type)

@@ -6,7 +6,8 @@ from difflib import get_close_matches
 from functools import lru_cache
 
 from hyla.errors import ConfigError
-from hyla.models.formats.family import Family, families
+from hyla.models.formats.family import Family
+from hyla.models.formats.registry import families
 
 
 @lru_cache(maxsize=1)

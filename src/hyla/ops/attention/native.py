@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-
 from hyla.errors import ConfigError
-from hyla.grid import CHUNK
+from hyla.ops import native
+from hyla.ops.attention.pages import PagedKV, scratch_pages
 from hyla.ops.attention.plan import page_table
-from hyla.ops.attention.pytorch import PagedKV
 from hyla.ops.batch import Batch
 from hyla.ops.native import kernels
 
+unsupported = native.unsupported
 
-def attend(q_THK, k_TGK, v_TGV, sinks_H, *, batch: Batch, cache: PagedKV | None, scale: float, value_dim: int, window):
+
+def forward(q_THK, k_TGK, v_TGV, sinks_H, *, batch: Batch, cache: PagedKV | None, scale: float, value_dim: int, window):
     """o [T, Hq, V] and the statistics m, l [T, Hq] (None with a cache). New rows are written to their pages first."""
     table = page_table(batch, window)
-    pages = _scratch_pages(k_TGK, v_TGV, 1 + table.highest) if cache is None else cache
+    pages = scratch_pages(k_TGK, v_TGV, 1 + table.highest) if cache is None else cache
     _check_memory(pages, table.highest)
     return kernels.attention(
         q_THK,
@@ -39,10 +39,3 @@ def _check_memory(pages: PagedKV, highest: int) -> None:
         if tensor is not None and not (tensor.is_contiguous() and highest < tensor.shape[0]):
             found = f"{list(tensor.shape)} with strides {tensor.stride()}"
             raise ConfigError(f"attention: {name} is {found}; it must be dense and have page {highest}")
-
-
-def _scratch_pages(k_TGK: torch.Tensor, v_TGV: torch.Tensor | None, count: int) -> PagedKV:
-    """Pages of a batch without a cache. What is not written is not read either."""
-    _, heads, key_dim = k_TGK.shape
-    k_pages = k_TGK.new_empty(count, heads, key_dim, CHUNK)
-    return PagedKV(k_pages, None if v_TGV is None else v_TGV.new_empty(count, heads, CHUNK, v_TGV.shape[2]))

@@ -11,24 +11,16 @@ from dataclasses import dataclass
 import torch
 
 from hyla.grid import CHUNK
-from hyla.ops.attention.plan import AttentionPlan, TileGroup, WritePlan
-from hyla.ops.exact.batched import bmm
+from hyla.ops.attention.pages import PagedKV, scratch_pages
+from hyla.ops.attention.plan import AttentionPlan, HeadLayout, TileGroup, WritePlan, attention_plan
+from hyla.ops.backends import runs_anywhere
+from hyla.ops.batch import Batch
+from hyla.ops.exact.batched import TINY_SIDE, bmm, bmm_rows
+
+unsupported = runs_anywhere
 
 COPY_ROWS = 32
 """A single tile of fewer rows is repeated for its pages, and all key heads go into one product."""
-
-
-@dataclass(frozen=True)
-class PagedKV:
-    """Pages of keys and values of one layer; page 0 is the null page and holds zeros.
-
-    Keys stand transposed, so that the right operand of the score product is row-major.
-    """
-
-    k_pages: torch.Tensor
-    """[P, G, K, 64]."""
-    v_pages: torch.Tensor | None
-    """[P, G, 64, V], or None: the values are the first channels of the keys (MLA)."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +33,44 @@ class Attended:
     """Maximum of the row's scores, and sum of exp(score - maximum)."""
 
 
-def scratch_pages(k_TGK: torch.Tensor, v_TGV: torch.Tensor | None, plan: AttentionPlan) -> PagedKV:
-    """Pages for a batch without a cache; the caller writes them whole."""
-    _, heads, key_dim = k_TGK.shape
-    k_pages = k_TGK.new_empty(plan.num_pages, heads, key_dim, CHUNK)
-    v_pages = None if v_TGV is None else v_TGV.new_empty(plan.num_pages, heads, CHUNK, v_TGV.shape[2])
-    for pages in (k_pages, v_pages):
-        if pages is not None:
-            pages[0].zero_()
-    return PagedKV(k_pages, v_pages)
+def forward(q_THK, k_TGK, v_TGV, sinks_H, *, batch: Batch, cache: PagedKV | None, scale: float, value_dim: int, window):
+    """o [T, Hq, V] and the statistics m, l [T, Hq]. New rows are written to their pages first."""
+    dtype = torch.float64 if q_THK.dtype == torch.float64 else torch.float32
+    plan = _plan(q_THK, k_TGK, v_TGV, batch, value_dim, window)
+    pages = cache
+    if pages is None:
+        pages = scratch_pages(k_TGK, v_TGV, plan.num_pages)
+        # A masked place still meets a product: what stands there must be a number.
+        pages.clear_null_page()
+    write_rows(pages, k_TGK, v_TGV, plan.write)
+    found = attend((q_THK.to(dtype) * scale).flatten(0, 1), pages, plan, value_dim, sinks_H)
+    heads = q_THK.shape[:2]
+    return found.o_RV.view(*heads, value_dim), found.max_R.view(heads), found.sum_R.view(heads)
+
+
+def _plan(q_THK, k_TGK, v_TGV, batch: Batch, value_dim: int, window: int | None) -> AttentionPlan:
+    key_dim, heads = k_TGK.shape[2], k_TGK.shape[1]
+    layout = HeadLayout(
+        num_kv_heads=heads,
+        group_heads=q_THK.shape[1] // heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+        row_counts=_row_counts(key_dim, value_dim, v_TGV is None, q_THK),
+        window=window,
+    )
+    return attention_plan(batch, layout)
+
+
+def _row_counts(key_dim: int, value_dim: int, values_are_keys: bool, q_THK: torch.Tensor) -> tuple[int, ...]:
+    """Row counts that both products may have, so that neither pads its rows again."""
+    if q_THK.dtype == torch.float64:
+        return (1,)
+    place = (torch.float32, q_THK.device, torch.get_num_threads())
+    scores = bmm_rows(key_dim, CHUNK, *place)
+    is_narrow = value_dim < TINY_SIDE  # then `bmm` pads the columns
+    values = bmm_rows(CHUNK, max(value_dim, TINY_SIDE), *place, values_are_keys and not is_narrow)
+    stride = max(scores[-1], values[-1])
+    return tuple(count for count in scores if count in values and count < stride) + (stride,)
 
 
 def write_rows(cache: PagedKV, k_TGK: torch.Tensor, v_TGV: torch.Tensor | None, plan: WritePlan) -> None:

@@ -66,7 +66,7 @@ class ChainResult:
     anchors_IHKV: torch.Tensor | None
     """The anchor that each item read, when asked for (autograd)."""
     final_RHKV: torch.Tensor
-    """The anchor after each rank's last closed chunk."""
+    """The anchor after each rank's last folded chunk."""
     tails: dict[int, dict[str, torch.Tensor]]
     """`Intra.rows` of each tail rank's last item."""
 
@@ -123,10 +123,13 @@ def run_chain(
     *,
     old: OldRows | None = None,
     keep_anchors: bool = False,
+    fold_tails: bool = False,
 ) -> ChainResult:
     """Walk the chunks of every sequence in order, all sequences of a step at once.
 
     measure: the operator's own decays and dots for a slice of items. anchor_RHKV: anchor of each rank before this call.
+    fold_tails: chunks that a sequence leaves open are folded too. Their missing rows have no decay, key and beta, so
+    the result is the state after the sequence's last row.
     """
     items, heads, _, value_dim = v_IHCV.shape
     key_dim = anchor_RHKV.shape[2]
@@ -140,7 +143,7 @@ def run_chain(
         tails={},
     )
     starts = plan.step_starts()
-    closes = set(plan.closed_ranks)
+    closes = set(plan.closed_ranks) | (set(plan.tail_ranks) if fold_tails else set())
     for group in step_groups(plan, heads * CHUNK * max(2 * key_dim, CHUNK)):
         first = starts[group[0]]
         last = starts[group[-1]] + plan.step_sizes[group[-1]]

@@ -1,4 +1,4 @@
-"""The delta rules under autograd: the chain's own forward, and a backward that recomputes all but the anchors.
+"""The delta rules under autograd: the backend's own forward, and one backward that recomputes all but the anchors.
 
 Gradients (G' = dL/dG; M = (I + A)^-1; everything per chunk, chunks in reverse):
     u' = P^T o' + k_out^T S1';  rhs' = M^T u';  S0' = decay S1' + q_in^T o' - (beta k_in)^T rhs'
@@ -9,42 +9,83 @@ and betas is differentiated by autograd, a stretch of items at a time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+
 import torch
 
+from hyla.errors import ConfigError
 from hyla.grid import CHUNK
-from hyla.ops import native
 from hyla.ops.batch import Batch
-from hyla.ops.chunks.delta_chain import run_chain, step_groups
+from hyla.ops.chunks.delta_chain import step_groups
+from hyla.ops.chunks.delta_rule import DeltaOutputs
 from hyla.ops.chunks.items import from_items, to_items
-from hyla.ops.chunks.plan import ChunkPlan
-from hyla.ops.native import kernels
+from hyla.ops.chunks.plan import chunk_plan
+from hyla.ops.chunks.states import by_rank, by_sequence, check_states
 
 
-class DeltaRule(torch.autograd.Function):
-    """apply(measure, batch, q [T, Hk, K] (scaled), k, v [T, Hv, V], log_decay, beta) -> o [T, Hv, V]."""
+def delta_rule(
+    name: str,
+    backend: ModuleType,
+    measure: Callable,
+    inputs,
+    *,
+    batch: Batch,
+    cache,
+    scale: float,
+    state_NHKV: torch.Tensor | None,
+    return_state: bool,
+):
+    """Outputs [T, Hv, V] of a delta rule, with `return_state` and the final states [N, Hv, K, V].
+
+    inputs: q, k, v, log_decay, beta. measure: the rule's, for the backward pass.
+    """
+    q, k, v, log_decay, beta = inputs
+    _check(name, q, k, v, log_decay, beta, batch)
+    check_states(name, batch, cache, state_NHKV, return_state, (v.shape[1], k.shape[2], v.shape[2]), v)
+    inputs = (q * scale, k, v, log_decay, beta)
+    if cache is not None:
+        return backend.forward(inputs, batch=batch, cache=cache).o_THV
+    o_THV, final_NHKV = _DeltaRule.apply(measure, backend.forward, batch, return_state, state_NHKV, *inputs)
+    return (o_THV, final_NHKV) if return_state else o_THV
+
+
+def _check(name: str, q, k, v, log_decay, beta, batch: Batch) -> None:
+    tokens, heads = v.shape[:2]
+    if q.shape != k.shape or heads % k.shape[1] or beta.shape != (tokens, heads) or log_decay.shape[:2] != beta.shape:
+        raise ConfigError(
+            f"{name}: shapes do not fit: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, "
+            f"log_decay {tuple(log_decay.shape)}, beta {tuple(beta.shape)}"
+        )
+    if tokens != batch.num_tokens:
+        raise ConfigError(f"{name}: {tokens} rows for a batch of {batch.num_tokens} tokens")
+
+
+class _DeltaRule(torch.autograd.Function):
+    """apply(measure, forward, batch, return_state, state [N, H, K, V] or None, q [T, Hk, K] (scaled), k, v [T, H, V],
+    log_decay, beta) -> o [T, H, V] and the final states or None."""
 
     @staticmethod
-    def forward(ctx, measure, batch: Batch, q_THK, k_THK, v_THV, log_decay, beta_TH):
-        plan, needs_grad = batch.chunk_plan, any(ctx.needs_input_grad)
-        inputs = (q_THK, k_THK, v_THV, log_decay, beta_TH)
-        if native.handles(v_THV):
-            o_THV, u_IHCV, anchors_IHKV = _native_forward(inputs, batch, needs_grad)
-        else:
-            o_THV, u_IHCV, anchors_IHKV = _forward(measure, inputs, plan, needs_grad)
-        if needs_grad:
-            ctx.save_for_backward(*inputs, u_IHCV, anchors_IHKV)
-            ctx.measure, ctx.plan = measure, plan
-        return o_THV
+    def forward(ctx, measure, forward, batch: Batch, return_state: bool, state_NHKV, *inputs):
+        keep = any(ctx.needs_input_grad)
+        found: DeltaOutputs = forward(inputs, batch=batch, state_NHKV=state_NHKV, return_state=return_state, keep=keep)
+        if keep:
+            ctx.save_for_backward(*inputs, found.u_IHCV, found.anchors_IHKV)
+            ctx.measure, ctx.plan, ctx.has_state = measure, chunk_plan(batch), state_NHKV is not None
+        return found.o_THV, found.final_NHKV
 
     @staticmethod
-    def backward(ctx, grad_o_THV):
+    def backward(ctx, grad_o_THV, grad_final_NHKV):
         plan, measure = ctx.plan, ctx.measure
         *inputs, u, anchors = ctx.saved_tensors
         q, k, v, decay, beta = (to_items(x, plan) for x in inputs)
         grad_o = to_items(grad_o_THV, plan)
         grads = [torch.empty_like(x) for x in (q, k, v, decay, beta)]
         starts = plan.step_starts()
-        grad_state = torch.zeros(len(plan.sequences), *anchors.shape[1:], dtype=anchors.dtype, device=anchors.device)
+        if grad_final_NHKV is None:
+            grad_state = anchors.new_zeros(len(plan.sequences), *anchors.shape[1:])
+        else:
+            grad_state = by_rank(grad_final_NHKV, plan)
         groups = step_groups(plan, v.shape[1] * CHUNK * max(2 * k.shape[3], CHUNK))
         for group in reversed(groups):
             first, last = starts[group[0]], starts[group[-1]] + plan.step_sizes[group[-1]]
@@ -59,33 +100,8 @@ class DeltaRule(torch.autograd.Function):
             wanted = (intra.a_IHCC, intra.p_IHCC, intra.k_in_IHCK, intra.q_in_IHCK, intra.k_out_IHKC, intra.decay_IHK1)
             grads[0][part], grads[1][part], grads[3][part], grad_beta = torch.autograd.grad(wanted, leaves, grad_intra)
             grads[4][part] = grad_beta + grad_beta_rhs
-        return None, None, *(from_items(grad, plan) for grad in grads)
-
-
-def _forward(measure, inputs, plan: ChunkPlan, needs_grad: bool):
-    """o [T, H, V], u and (when asked for) the anchors of all items."""
-    q, k, v, decay, beta = (to_items(x, plan) for x in inputs)
-    start = v.new_zeros(len(plan.sequences), v.shape[1], k.shape[3], v.shape[3])
-    result = run_chain(
-        plan,
-        lambda part: measure(q[part], k[part], decay[part], beta[part]),
-        v,
-        beta,
-        start,
-        keep_anchors=needs_grad,
-    )
-    return from_items(result.o_IHCV, plan), result.u_IHCV, result.anchors_IHKV
-
-
-def _native_forward(inputs, batch: Batch, needs_grad: bool):
-    """The same by the native kernel."""
-    _, k_THK, v_THV, *_ = inputs
-    (heads, value_dim), plan = v_THV.shape[1:], batch.chunk_plan
-    if not needs_grad:
-        return kernels.delta(inputs, batch.spans_4N, {}), None, None
-    items = plan.rows_IC.shape[0]
-    kept = (v_THV.new_empty(items, heads, CHUNK, value_dim), v_THV.new_empty(items, heads, k_THK.shape[2], value_dim))
-    return kernels.delta(inputs, batch.spans_4N, {}, plan.item_lists, kept), *kept
+        grad_first = by_sequence(grad_state, plan) if ctx.has_state else None
+        return None, None, None, None, grad_first, *(from_items(grad, plan) for grad in grads)
 
 
 def _part_backward(intra, plan, group, first, grad_o, v, beta, u, anchors, grad_state):

@@ -63,7 +63,11 @@ class ChunkPlan:
 
 
 def chunk_plan(batch: Batch) -> ChunkPlan:
-    """The plan of the batch's prefill sequences (all sequences when nothing is cached)."""
+    """The plan of the batch's prefill sequences (all sequences when nothing is cached); kept on the batch."""
+    return batch.memo("chunk plan", lambda: _make_chunk_plan(batch))
+
+
+def _make_chunk_plan(batch: Batch) -> ChunkPlan:
     chunks = {n: range(batch.starts[n] // CHUNK, (batch.ends[n] - 1) // CHUNK + 1) for n in batch.prefill_sequences}
     ranks = sorted(chunks, key=lambda n: -len(chunks[n]))
     step_sizes = []
@@ -125,7 +129,11 @@ class RowPlan:
 
 
 def row_plan(batch: Batch) -> RowPlan:
-    """The plan of the batch's decode sequences."""
+    """The plan of the batch's decode sequences; kept on the batch."""
+    return batch.memo("row plan", lambda: _make_row_plan(batch))
+
+
+def _make_row_plan(batch: Batch) -> RowPlan:
     sequences = batch.decode_sequences
     slots = [batch.slots[n] for n in sequences] if sequences else []
     rows = [batch.starts[n] % CHUNK for n in sequences]

@@ -21,7 +21,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_TD, weight_VD, targets_T, chunk_rows):
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=hidden_TD.device)
         grad_hidden_TD = torch.empty_like(hidden_TD)
         grad_weight_VD = torch.zeros_like(weight_VD)
         scale = 1.0 / hidden_TD.shape[0]
@@ -30,7 +30,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             hidden_RD, targets_R = hidden_TD[chunk], targets_T[chunk]
             losses_R, grad_RV = chunk_loss(rows.linear(hidden_RD, weight_VD), targets_R)
             total += losses_R.sum(dtype=torch.float64)
-            grad_RV[torch.arange(targets_R.shape[0]), targets_R] -= 1.0
+            grad_RV[torch.arange(targets_R.shape[0], device=targets_R.device), targets_R] -= 1.0
             grad_RV *= scale
             grad_hidden_TD[chunk] = rows.gradient_product(grad_RV, weight_VD)
             grad_weight_VD += rows.gradient_product(grad_RV.t(), hidden_RD)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from hyla.grid import CHUNK
+from hyla.ops.backends import runs_anywhere
+from hyla.ops.chunks import delta_walk
 from hyla.ops.chunks.delta_chain import Intra, fold
 from hyla.ops.chunks.delta_row import append_row
+from hyla.ops.chunks.delta_rule import DeltaRule
 from hyla.ops.exact.batched import bmm
 
-NATIVE = {"anchor": "anchor", "u": "u", "k_t": "keys", "decay_sum": "sums"}
-"""Cache tensors of the native kernel, by its own names."""
+unsupported = runs_anywhere
 
 
 def measure(q_IHCK, k_IHCK, log_decay_IHC, beta_IHC, old=None, is_old_OC=None) -> Intra:
@@ -114,3 +118,7 @@ def _close(cache, slots, heads: int) -> None:
     decay = torch.exp(sums[..., -1:].to(anchor.dtype))[..., None]
     folded = fold(anchor.flatten(0, 1), decay.flatten(0, 1), k_out.flatten(0, 1), cache["u"][slots].flatten(0, 1))
     cache["anchor"][slots] = folded.view_as(anchor)
+
+
+RULE = DeltaRule(measure, load_rows, store_rows, append)
+forward = partial(delta_walk.forward, RULE)

@@ -8,26 +8,23 @@ block through that block's keys, decayed once to the block's end, and through it
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch.nn.functional import pad
 
 from hyla.grid import BLOCK, CHUNK
+from hyla.ops.backends import runs_anywhere
+from hyla.ops.chunks import delta_walk
 from hyla.ops.chunks.delta_chain import Intra, fold
 from hyla.ops.chunks.delta_row import append_row
+from hyla.ops.chunks.delta_rule import DeltaRule
 from hyla.ops.exact.batched import bmm
 from hyla.ops.kda.inside import InsideBlocks
 
 BLOCKS = CHUNK // BLOCK
 
-NATIVE = {
-    "anchor": "anchor",
-    "u": "u",
-    "k_rows": "keys",
-    "decay_rows": "decay_rows",
-    "k_scaled": "k_scaled",
-    "block_sum": "block_sum",
-}
-"""Cache tensors of the native kernel, by its own names."""
+unsupported = runs_anywhere
 
 
 def measure(q_IHCK, k_IHCK, log_decay_IHCK, beta_IHC, old=None, is_old_OC=None) -> Intra:
@@ -206,3 +203,7 @@ def _close(cache, slots) -> None:
     anchor = cache["anchor"][slots]
     folded = fold(anchor.flatten(0, 1), decay.flatten(0, 1), k_out.flatten(0, 1), cache["u"][slots].flatten(0, 1))
     cache["anchor"][slots] = folded.view_as(anchor)
+
+
+RULE = DeltaRule(measure, load_rows, store_rows, append)
+forward = partial(delta_walk.forward, RULE)

@@ -7,13 +7,16 @@ from functools import lru_cache
 import torch
 
 from hyla.grid import CHUNK
+from hyla.ops.backends import runs_anywhere
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import decay_cached
 from hyla.ops.chunks.decay_chain import Intra
 from hyla.ops.chunks.decay_function import DecayedAttention
 from hyla.ops.chunks.items import to_items
-from hyla.ops.chunks.plan import RowPlan
+from hyla.ops.chunks.plan import RowPlan, chunk_plan, row_plan
 from hyla.ops.exact.batched import bmm
+
+unsupported = runs_anywhere
 
 
 @lru_cache(maxsize=1024)
@@ -65,15 +68,15 @@ def attend(q_THK, k_THK, v_THV, slopes: tuple[float, ...], *, batch: Batch, cach
         def whole(q, k):
             return measure(q, k, table_HD)
 
-        return DecayedAttention.apply(whole, batch.chunk_plan, v_THV, q_THK, k_THK)
+        return DecayedAttention.apply(whole, chunk_plan(batch), v_THV, q_THK, k_THK)
     out = torch.empty_like(v_THV)
     if batch.decode_sequences:
-        plan = batch.row_plan
+        plan = row_plan(batch)
         if plan.covers_batch:
             return append(plan, q_THK, k_THK, v_THV, table_HD, cache)
         out[plan.flat_rows_N] = append(plan, *(x[plan.flat_rows_N] for x in (q_THK, k_THK, v_THV)), table_HD, cache)
     if batch.prefill_sequences:
-        plan = batch.chunk_plan
+        plan = chunk_plan(batch)
         q = to_items(q_THK, plan)
 
         def piece(part: slice, k):

@@ -12,11 +12,14 @@ from torch.nn.functional import pad
 
 from hyla.errors import ConfigError
 from hyla.grid import CHUNK
+from hyla.ops.backends import runs_anywhere
 from hyla.ops.batch import Batch
 from hyla.ops.chunks.items import from_items, to_items
-from hyla.ops.chunks.plan import ChunkPlan, RowPlan
+from hyla.ops.chunks.plan import ChunkPlan, RowPlan, chunk_plan, row_plan
 from hyla.ops.exact.batched import bmm
 from hyla.ops.linear.cost import row_width
+
+unsupported = runs_anywhere
 
 
 def linear_attention(q_THK, k_THK, v_THV, *, batch: Batch, cache, eps: float) -> torch.Tensor:
@@ -25,7 +28,7 @@ def linear_attention(q_THK, k_THK, v_THV, *, batch: Batch, cache, eps: float) ->
     value_dim = v_THV.shape[2]
     rows_THW = pad(pad(v_THV, (0, 1), value=1.0), (0, row_width(value_dim) - value_dim - 1))
     inputs = (q_THK, k_THK, rows_THW)
-    sums_THW = _WholeSequences.apply(batch.chunk_plan, *inputs) if cache is None else _cached(inputs, batch, cache)
+    sums_THW = _WholeSequences.apply(chunk_plan(batch), *inputs) if cache is None else _cached(inputs, batch, cache)
     return sums_THW[..., :value_dim] / (sums_THW[..., value_dim : value_dim + 1] + eps)
 
 
@@ -42,12 +45,12 @@ def _cached(inputs, batch: Batch, cache) -> torch.Tensor:
     """Sums [T, H, W] of new rows against a cache."""
     out = torch.empty_like(inputs[2])
     if batch.decode_sequences:
-        plan = batch.row_plan
+        plan = row_plan(batch)
         if plan.covers_batch:
             return _append(plan, *inputs, cache)
         out[plan.flat_rows_N] = _append(plan, *(x[plan.flat_rows_N] for x in inputs), cache)
     if batch.prefill_sequences:
-        plan = batch.chunk_plan
+        plan = chunk_plan(batch)
         out[plan.flat_rows_T] = _extend(plan, inputs, batch, cache)
     return out
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from hyla.errors import BackendUnavailable
-from hyla.ops import native
+from hyla.ops import backends
 from hyla.ops.exact import rows, summation_order
 from hyla.ops.native import kernels
 from hyla.ops.quant.fp8 import (
@@ -61,7 +61,7 @@ def _order(x_TD: torch.Tensor, weight: FP8Weight | FP8Stack) -> int | None:
     """The order of summation of the native product, or None where it cannot be used."""
     stored = [part for part in weight.parts if isinstance(part, FP8Tensor)]
     is_known = all(part.scale.dtype in kernels.SCALE_KINDS and part.dtype == weight.dtype for part in stored)
-    if not (is_known and native.handles(x_TD)):
+    if not (is_known and backends.uses_native(x_TD)):
         return None
     return summation_order.chain_order(*weight.shape, x_TD.dtype)
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from hyla.ops import native
+from hyla.ops import backends
 from hyla.ops.exact import summation_order
 from hyla.ops.fp8_blocks import BLOCK, Shard, num_blocks
 from hyla.ops.native import kernels
@@ -59,7 +59,7 @@ def dequantise(
 def _dequantise_rows(codes, scale, shard: Shard | None, matrix: int, start: int, out_RD: torch.Tensor) -> None:
     """Rows from `start` on of one matrix, as many as out has."""
     blocks, stop = strips(codes.shape[-2], shard), start + out_RD.shape[0]
-    if native.handles(out_RD) and scale.dtype in kernels.SCALE_KINDS:
+    if backends.uses_native(out_RD) and scale.dtype in kernels.SCALE_KINDS:
         kernels.fp8_dense(codes.contiguous(), scale.contiguous(), summation_order.tiles(blocks), matrix, start, out_RD)
         return
     codes_OD, scale_AB = _matrices(codes)[matrix], _matrices(scale)[matrix]

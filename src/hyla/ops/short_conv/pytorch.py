@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops import native
-from hyla.ops.native import kernels
+from hyla.ops.backends import runs_anywhere
 from hyla.ops.short_conv.plan import ConvPlan
+
+unsupported = runs_anywhere
 
 STRETCH_ELEMENTS = 1 << 18
 """Elements of one stretch of rows: 1 MiB of fp32."""
 
 
-def convolve(x_TC: torch.Tensor, weight_CL: torch.Tensor, plan: ConvPlan, ring: torch.Tensor | None) -> torch.Tensor:
+def forward(x_TC: torch.Tensor, weight_CL: torch.Tensor, plan: ConvPlan, ring: torch.Tensor | None) -> torch.Tensor:
     """The forward pass; reads the ring, then extends it."""
     x_TC = x_TC.detach()
-    weight_LC = _taps_first(weight_CL, x_TC.dtype)
-    if native.handles(x_TC):
-        return kernels.conv(x_TC, weight_LC, plan.spans_4N, ring)
+    weight_LC = taps_first(weight_CL, x_TC.dtype)
     heads_NMC = _head_rows(x_TC, weight_LC, plan, ring)
     if plan.is_decode:
         y_TC = heads_NMC.squeeze(1)
@@ -37,7 +36,7 @@ def convolve(x_TC: torch.Tensor, weight_CL: torch.Tensor, plan: ConvPlan, ring: 
     return y_TC
 
 
-def _taps_first(weight_CL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def taps_first(weight_CL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[L, C], contiguous, in the dtype of the computation."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     return torch.empty(weight_CL.shape[::-1], dtype=wide, device=weight_CL.device).copy_(weight_CL.detach().t())
@@ -61,7 +60,7 @@ def _head_rows(x_TC, weight_LC, plan: ConvPlan, ring) -> torch.Tensor:
     return y_NMC
 
 
-def _stretches(first: int, last: int, channels: int):
+def stretches(first: int, last: int, channels: int):
     """Consecutive row ranges that cover [first, last)."""
     rows = max(1, STRETCH_ELEMENTS // channels)
     return [(start, min(start + rows, last)) for start in range(first, last, rows)]
@@ -70,7 +69,7 @@ def _stretches(first: int, last: int, channels: int):
 def _body_rows(x_TC: torch.Tensor, weight_LC: torch.Tensor, y_TC: torch.Tensor) -> None:
     """All rows from L - 1 on as if the batch were one sequence; the head rows among them are overwritten later."""
     taps, (tokens, channels) = weight_LC.shape[0], x_TC.shape
-    for first, last in _stretches(taps - 1, tokens, channels):
+    for first, last in stretches(taps - 1, tokens, channels):
         y = y_TC[first:last]
         torch.mul(x_TC[first - taps + 1 : last - taps + 1], weight_LC[0], out=y)
         product = torch.empty_like(y)
@@ -78,59 +77,3 @@ def _body_rows(x_TC: torch.Tensor, weight_LC: torch.Tensor, y_TC: torch.Tensor) 
             shift = taps - 1 - j
             torch.mul(x_TC[first - shift : last - shift], weight_LC[j], out=product)
             y += product
-
-
-class ShortConv(torch.autograd.Function):
-    """`convolve` with a gradient to x and the weight; the ring's inputs are constants. Saves x only, not L copies."""
-
-    @staticmethod
-    def forward(ctx, x_TC, weight_CL, plan, ring):
-        # The inputs before the call are needed for the weight's gradient, and the ring is about to be overwritten.
-        history = None if ring is None or plan.taps == 1 else ring[plan.slots_N1, plan.history_NJ]
-        ctx.save_for_backward(x_TC, weight_CL, history)
-        ctx.plan = plan
-        return convolve(x_TC, weight_CL, plan, ring)
-
-    @staticmethod
-    def backward(ctx, grad_TC):
-        x_TC, weight_CL, history_NJC = ctx.saved_tensors
-        plan: ConvPlan = ctx.plan
-        weight_LC = _taps_first(weight_CL, x_TC.dtype)
-        grad_TC = grad_TC.to(weight_LC.dtype)
-        grad_x = torch.zeros_like(grad_TC)
-        grad_weight_LC = torch.zeros_like(weight_LC)
-        tokens, channels = x_TC.shape
-        for first, last in _stretches(0, tokens, channels):
-            for j in range(plan.taps):
-                _backward_tap(x_TC, grad_TC, weight_LC, plan, (j, first, last), grad_x, grad_weight_LC)
-        if history_NJC is not None:
-            _backward_history(history_NJC, grad_TC, plan, grad_weight_LC)
-        return grad_x.to(x_TC.dtype), grad_weight_LC.t().to(weight_CL.dtype), None, None
-
-
-def _backward_tap(x_TC, grad_TC, weight_LC, plan, place, grad_x, grad_weight_LC) -> None:
-    """Add tap j's share of the rows [first, last) to both gradients."""
-    j, first, last = place
-    shift = plan.taps - 1 - j
-    first = max(first, shift)
-    if first >= last:
-        return
-    grad = grad_TC[first:last]
-    crossing = plan.crossing_rows(first, last, shift)
-    if crossing:
-        grad = grad.index_fill(0, torch.tensor(crossing, device=grad.device), 0.0)
-    grad_x[first - shift : last - shift] += grad * weight_LC[j]
-    grad_weight_LC[j] += (grad * x_TC[first - shift : last - shift]).sum(0)
-
-
-def _backward_history(history_NJC, grad_TC, plan: ConvPlan, grad_weight_LC) -> None:
-    """Add the share of inputs from before the call to the weight's gradient."""
-    wide = history_NJC.to(grad_TC.dtype)
-    if plan.has_history_NJ1 is not None:
-        wide = torch.where(plan.has_history_NJ1, wide, wide.new_zeros(()))
-    ends = (*plan.offsets[1:], grad_TC.shape[0])
-    for n, (offset, end) in enumerate(zip(plan.offsets, ends)):
-        for i in range(min(plan.taps - 1, end - offset)):
-            # Row i of the sequence meets history input i + j at tap j.
-            count = plan.taps - 1 - i
-            grad_weight_LC[:count] += wide[n, i : i + count] * grad_TC[offset + i]

@@ -10,9 +10,12 @@ import torch
 
 from hyla.grid import CHUNK
 from hyla.ops.attention.pytorch import tree_sum
+from hyla.ops.backends import runs_anywhere
 from hyla.ops.batch import Batch
 from hyla.ops.exact.batched import bmm
 from hyla.ops.sparse.selection import Selection
+
+unsupported = runs_anywhere
 
 STEP_BYTES = 1 << 24
 """Size of the keys that are gathered at a time."""

@@ -7,6 +7,7 @@ import torch
 from hyla.errors import ConfigError
 from hyla.grid import CHUNK
 from hyla.ops.batch import Batch
+from hyla.ops.chunks.plan import chunk_plan
 
 __all__ = ["cache_tensors", "ssd"]
 
@@ -34,7 +35,7 @@ def ssd(q_TGK, k_TGK, v_THV, log_decay_TH, *, batch: Batch, cache=None) -> torch
 
     _check(q_TGK, k_TGK, v_THV, log_decay_TH, batch)
     if cache is None:
-        return SSD.apply(batch.chunk_plan, q_TGK, k_TGK, v_THV, log_decay_TH)
+        return SSD.apply(chunk_plan(batch), q_TGK, k_TGK, v_THV, log_decay_TH)
     return extend(q_TGK, k_TGK, v_THV, log_decay_TH, batch, cache)
 
 

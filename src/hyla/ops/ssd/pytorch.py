@@ -16,11 +16,14 @@ from dataclasses import dataclass
 import torch
 
 from hyla.grid import CHUNK
+from hyla.ops.backends import runs_anywhere
 from hyla.ops.batch import Batch
 from hyla.ops.chunks.delta_chain import step_groups
 from hyla.ops.chunks.items import from_items, to_items
-from hyla.ops.chunks.plan import ChunkPlan, RowPlan
+from hyla.ops.chunks.plan import ChunkPlan, RowPlan, chunk_plan, row_plan
 from hyla.ops.exact.batched import bmm
+
+unsupported = runs_anywhere
 
 
 @dataclass
@@ -192,12 +195,13 @@ def extend(q_TGK, k_TGK, v_THV, log_decay_TH, batch: Batch, cache) -> torch.Tens
     inputs = (q_TGK, k_TGK, v_THV, log_decay_TH)
     out = torch.empty_like(v_THV)
     if batch.decode_sequences:
-        plan = batch.row_plan
+        plan = row_plan(batch)
         if plan.covers_batch:
             return append(plan, *inputs, cache)
         out[plan.flat_rows_N] = append(plan, *(x[plan.flat_rows_N] for x in inputs), cache)
     if batch.prefill_sequences:
-        out[batch.chunk_plan.flat_rows_T] = _extend_chunks(batch.chunk_plan, inputs, batch, cache)
+        plan = chunk_plan(batch)
+        out[plan.flat_rows_T] = _extend_chunks(plan, inputs, batch, cache)
     return out
 
 

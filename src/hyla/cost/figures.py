@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from hyla.cost.call import Arithmetic, Step, decode, prefill
-from hyla.cost.devices import Device
+from hyla.cost.device import Device
 from hyla.cost.inventory import WEIGHT_DTYPES, element_bytes
 from hyla.cost.memory import model_memory
 from hyla.cost.parallel import Split, rank_bytes
@@ -75,9 +75,8 @@ class Question:
 def target_report(target: Target, question: Question) -> dict:
     """Everything about one model."""
     question, config = question.resolved(), target.config
-    kinds = [sub.module.kind for sub in config.sublayers]
     mixer_kinds = [mixer.kind for mixer in config.mixers]
-    channel = [kind for kind in kinds if kind in ("mlp", "moe")]
+    channel = [sub.module.kind for sub in config.sublayers if not sub.is_mixer]
     longest = max(question.contexts)
     warnings = []
     if longest > config.max_len:
