@@ -29,7 +29,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from hyla.models.family import Family, families
 from safetensors import safe_open
 
 # All that this file knows about where things are.
@@ -38,6 +37,7 @@ from hyla.caches import Cache
 from hyla.checkpoints import save_model
 from hyla.cost import Question, Target, target_report
 from hyla.engine import Engine, SamplingParams
+from hyla.models.formats.family import Family, families
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import cast
