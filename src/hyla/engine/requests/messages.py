@@ -93,7 +93,7 @@ class Usage:
     cached_tokens: int = 0
     """Prompt tokens whose state came from an earlier request."""
     miss_reason: str | None = None
-    """Why no token was cached (`caches.prefix.MissReason`); None when some were."""
+    """Why no token was cached (`caches.tree.MissReason`); None when some were."""
     drafted_tokens: int = 0
     """Draft tokens that were verified."""
     accepted_tokens: int = 0
