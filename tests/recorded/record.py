@@ -37,11 +37,12 @@ from hyla.caches import Cache
 from hyla.checkpoints import save_model
 from hyla.cost import Question, Target, target_report
 from hyla.engine import Engine, SamplingParams
-from hyla.models.formats.family import Family, families
+from hyla.models.formats.family import Family
+from hyla.models.formats.registry import families
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import cast
-from hyla.ops import native
+from hyla.ops import backends, native
 from hyla.ops.batch import Batch
 from hyla.ops.host_memory import keep_freed_memory
 
@@ -70,7 +71,7 @@ PIECES = (70, 33, 21, *[1] * 8, 8)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SETTINGS = (("native", 1), ("torch", 1), ("native", 2), ("torch", 2))
 """(backend, threads)"""
-QUICK = ("logits", "decoding", "gradients", "loss", "cache")
+QUICK = ("logits", "decoding", "gradients", "loss", "cache", "mtp_cache")
 CONTEXTS = (1 << 10, 1 << 16)
 
 
@@ -258,7 +259,7 @@ def record(backend: str | None, threads: int, only: str, quick: bool) -> dict[st
     """The hashes of one process. backend: None for what does not depend on it."""
     keep_freed_memory()
     torch.set_num_threads(threads)
-    native.use(backend or "torch")
+    backends.use(backend or "torch")
     found: dict[str, str] = {}
 
     def add(prefix: str, pairs) -> None:

@@ -22,3 +22,8 @@ def test_a_difference_is_named():
         ("f", "config.json"): ["float32/folder (missing now)"],
         ("f", "config"): ["preset/small (not in hashes.json)"],
     }
+
+
+def test_a_part_of_the_run_computes_what_is_asked_of_it():
+    found = record.compute("kimi_linear", quick=True)
+    assert found.keys() == {key for key in record.stored()["hashes"] if record.is_asked(key, "kimi_linear", True)}

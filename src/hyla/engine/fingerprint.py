@@ -6,12 +6,12 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import torch
 
 from hyla.caches import Cache
+from hyla.engine.sources import code_digest
 from hyla.grid import BLOCK, CHUNK
 from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
@@ -21,7 +21,7 @@ from hyla.models.weights import Weights
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
     """By name, as plain data. Reads every weight once (about a second per gigabyte)."""
     return {
-        "code": _code_digest(),
+        "code": code_digest(model),
         "torch": torch.__version__,
         "device": _device_name(model.device),
         "num_threads": torch.get_num_threads(),
@@ -34,17 +34,6 @@ def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
         "config": _short(json.dumps(model.config.model_dump(mode="json"), sort_keys=True)),
         "weights": weights_digest(model),
     }
-
-
-@cache
-def _code_digest() -> str:
-    """Of all sources that take part in computing a state."""
-    digest, package = hashlib.sha256(), Path(__file__).parents[1]
-    for folder in ("ops", "layers", "models", "caches"):
-        for file in sorted((package / folder).rglob("*")):
-            if file.suffix in (".py", ".c", ".h"):
-                digest.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def weights_digest(model: Model) -> str:

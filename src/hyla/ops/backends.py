@@ -11,7 +11,7 @@ under another (`caches.pool`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -26,15 +26,19 @@ from hyla.ops.operands import Operand
 logger = logging.getLogger(__name__)
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "auto": ("native", "torch"),
-    "native": ("native", "torch"),
-    "torch": ("torch",),
+    "auto": ("native", "torch", "portable"),
+    "native": ("native", "torch", "portable"),
+    "torch": ("torch", "portable"),
+    "portable": ("portable",),
 }
 """What `use` takes, and the backends that are tried for it, in turn. Another backend, or another arithmetic of the
 torch one, is a line here and one in MODULES."""
 
-MODULES = {"native": "native", "torch": "pytorch"}
-"""The module of each backend in an operator's folder."""
+MODULES = {"native": "native", "torch": "pytorch", "portable": "pytorch"}
+"""The module of each backend in an operator's folder. "portable" is the same code over other products and sums
+(`ops.exact.portable`), for devices whose library nothing is known of."""
+
+KNOWN_ON_THE_CPU = "how the library sums is known on the CPU only"
 
 NO_KERNEL = "no kernel for this operator"
 
@@ -100,17 +104,30 @@ def resolve(operator: str, *operands: Operand) -> Resolved:
     """The first backend of the choice that can compute for these operands."""
     reasons = {name: f"the choice is {_choice!r}" for name in MODULES if name not in CHOICES[_choice]}
     for backend in CHOICES[_choice]:
-        reason = _module(operator, backend).unsupported(*operands)
+        reason = _unsupported(operator, backend, operands)
         if reason is None:
             return Resolved(operator, backend, reasons)
         reasons[backend] = reason
     raise AssertionError(f"the last backend of {_choice!r} must compute everything; {operator}: {reasons}")
 
 
+def _unsupported(operator: str, backend: str, operands: Sequence[Operand]) -> str | None:
+    if backend == "torch" and any(operand.device != "cpu" for operand in operands):
+        return KNOWN_ON_THE_CPU
+    return _module(operator, backend).unsupported(*operands)
+
+
 def on(device: torch.device) -> str:
     """The first backend of the choice that computes on this device at all: what a cache's bits depend on."""
     reasons = {"native": native.unsupported(Operand(device.type, torch.float32))}
+    if device.type != "cpu":
+        reasons["torch"] = KNOWN_ON_THE_CPU
     return next(backend for backend in CHOICES[_choice] if reasons.get(backend) is None)
+
+
+def is_portable(device: torch.device) -> bool:
+    """Whether products and sums on this device are the portable ones. A look at a string: asked at every product."""
+    return device.type != "cpu" or _choice == "portable"
 
 
 def uses_native(x: torch.Tensor) -> bool:

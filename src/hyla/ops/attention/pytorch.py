@@ -13,9 +13,10 @@ import torch
 from hyla.grid import CHUNK
 from hyla.ops.attention.pages import PagedKV, scratch_pages
 from hyla.ops.attention.plan import AttentionPlan, HeadLayout, TileGroup, WritePlan, attention_plan
-from hyla.ops.backends import runs_anywhere
+from hyla.ops.backends import is_portable, runs_anywhere
 from hyla.ops.batch import Batch
 from hyla.ops.exact.batched import TINY_SIDE, bmm, bmm_rows
+from hyla.ops.exact.sums import row_sum
 
 unsupported = runs_anywhere
 
@@ -63,8 +64,8 @@ def _plan(q_THK, k_TGK, v_TGV, batch: Batch, value_dim: int, window: int | None)
 
 def _row_counts(key_dim: int, value_dim: int, values_are_keys: bool, q_THK: torch.Tensor) -> tuple[int, ...]:
     """Row counts that both products may have, so that neither pads its rows again."""
-    if q_THK.dtype == torch.float64:
-        return (1,)
+    if q_THK.dtype == torch.float64 or is_portable(q_THK.device):
+        return (1,)  # either no promise, or `bmm` fills up its own tiles
     place = (torch.float32, q_THK.device, torch.get_num_threads())
     scores = bmm_rows(key_dim, CHUNK, *place)
     is_narrow = value_dim < TINY_SIDE  # then `bmm` pads the columns
@@ -136,7 +137,7 @@ def _attend_group(q_RK, cache: PagedKV, group: TileGroup, value_dim: int, reader
         sinks = _sinks_by_place(sinks_H.to(p.dtype), heads, rows)
         maximum = torch.maximum(maximum, sinks)
     p.sub_(maximum[:, None, ..., None]).exp_()
-    total = tree_sum(p.sum(-1), group.first_page)
+    total = tree_sum(row_sum(p), group.first_page)
     if sinks is not None:
         total = total + (sinks - maximum).exp_()
     parts = []

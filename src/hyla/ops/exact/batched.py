@@ -10,6 +10,8 @@ from functools import cache
 import torch
 
 from hyla.errors import BackendUnavailable
+from hyla.ops import backends
+from hyla.ops.exact import portable
 from hyla.ops.exact.row_checks import agrees, check_data, check_lock
 
 BMM_ROWS, BMM_STRIDE = (2, 4, 8, 16, 24, 32, 48), 64
@@ -85,6 +87,8 @@ def bmm(a_BMK: torch.Tensor, b_BKN: torch.Tensor) -> torch.Tensor:
     """
     if a_BMK.dtype == torch.float64:
         return torch.bmm(a_BMK, b_BKN)
+    if backends.is_portable(a_BMK.device):
+        return portable.bmm(a_BMK, b_BKN)
     rows, inner = a_BMK.shape[1:]
     columns, most = b_BKN.shape[2], BMM_STRIDE * BMM_CHECKED[-1]
     if columns < TINY_SIDE or inner * columns < TINY_MATRIX:

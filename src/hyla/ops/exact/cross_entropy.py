@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.exact import rows
+from hyla.ops.exact.sums import row_sum
 
 
 def chunk_loss(logits_RV: torch.Tensor, targets_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -12,7 +13,7 @@ def chunk_loss(logits_RV: torch.Tensor, targets_R: torch.Tensor) -> tuple[torch.
     logits_RV -= logits_RV.amax(-1, keepdim=True)
     picked_R = logits_RV.gather(1, targets_R[:, None])[:, 0]
     weights_RV = logits_RV.exp_()
-    sums_R = weights_RV.sum(-1)
+    sums_R = row_sum(weights_RV)
     return sums_R.log() - picked_R, weights_RV.div_(sums_R[:, None])
 
 

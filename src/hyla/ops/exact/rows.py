@@ -18,6 +18,8 @@ from functools import cache
 import torch
 
 from hyla.errors import BackendUnavailable
+from hyla.ops import backends
+from hyla.ops.exact import portable
 from hyla.ops.exact.row_checks import agreeing_sets, agrees, check_data, check_lock
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -56,7 +58,7 @@ class Buckets:
 
 
 def _uses_packing(device: torch.device, dtype: torch.dtype) -> bool:
-    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+    return not backends.is_portable(device) and dtype in (torch.float32, torch.bfloat16)
 
 
 def _reorder(weight_OD: torch.Tensor) -> torch.Tensor:
@@ -150,6 +152,8 @@ def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if x_TD.dtype == torch.float64:
         # An oracle's dtype: no promise, no check.
         return torch.nn.functional.linear(x_TD, weight)
+    if backends.is_portable(x_TD.device):
+        return portable.linear(x_TD, weight.to_dense() if weight.is_mkldnn else weight)
     out_dim, in_dim = weight.shape
     num_rows = x_TD.shape[0]
     buckets = row_buckets(out_dim, in_dim, x_TD.dtype, x_TD.device, torch.get_num_threads())

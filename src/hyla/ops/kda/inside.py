@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import pad
 
 from hyla.grid import BLOCK
+from hyla.ops.exact.sums import row_sum
 
 
 class InsideBlocks(torch.autograd.Function):
@@ -20,7 +21,7 @@ class InsideBlocks(torch.autograd.Function):
     def forward(ctx, q, k, log_decay):
         ctx.save_for_backward(q, k, log_decay)
         dtype = k.dtype
-        diagonals_a, diagonals_p = [torch.zeros_like(k[..., 0])], [(k * q).sum(-1)]
+        diagonals_a, diagonals_p = [torch.zeros_like(k[..., 0])], [row_sum(k * q)]
         since_start, to_end = [], [k[..., -1, :]]
         run = log_decay
         for distance in range(1, BLOCK + 1):
@@ -28,8 +29,8 @@ class InsideBlocks(torch.autograd.Function):
             if distance == BLOCK:
                 break
             weighted = torch.exp(run[..., 1:, :].to(dtype)) * k[..., : BLOCK - distance, :]
-            diagonals_a.append(pad((weighted * k[..., distance:, :]).sum(-1), (distance, 0)))
-            diagonals_p.append(pad((weighted * q[..., distance:, :]).sum(-1), (distance, 0)))
+            diagonals_a.append(pad(row_sum(weighted * k[..., distance:, :]), (distance, 0)))
+            diagonals_p.append(pad(row_sum(weighted * q[..., distance:, :]), (distance, 0)))
             to_end.append(weighted[..., -1, :])
             run = run[..., 1:, :] + log_decay[..., : BLOCK - distance, :]
         k_scaled = torch.stack(to_end[::-1], dim=-1).contiguous()

@@ -20,6 +20,7 @@ from hyla.ops.chunks.delta_chain import Intra, fold
 from hyla.ops.chunks.delta_row import append_row
 from hyla.ops.chunks.delta_rule import DeltaRule
 from hyla.ops.exact.batched import bmm
+from hyla.ops.exact.sums import row_sum, running_sum
 from hyla.ops.kda.inside import InsideBlocks
 
 BLOCKS = CHUNK // BLOCK
@@ -164,15 +165,15 @@ def _row_in_block(q, k, k_rows, decay_rows, place_N):
     place = torch.arange(BLOCK, device=place_N.device)
     shape = decay_rows.shape
     backwards = (place_N[:, None] - place).clamp_min(0)[:, None, :, None].expand(shape)
-    sums = decay_rows.double().gather(2, backwards).cumsum(2)
+    sums = running_sum(decay_rows.double().gather(2, backwards), 2)
     since_block = sums.gather(2, place_N[:, None, None, None].expand(-1, shape[1], 1, shape[3]))[:, :, 0]
     distance = place_N[:, None] - place
     to_row = sums.gather(2, (distance - 1).clamp_min(0)[:, None, :, None].expand(shape)).to(k.dtype)
     distance = distance[:, None, :, None]
     decays = torch.where(distance > 0, torch.exp(to_row), (distance == 0).to(k.dtype))
     weighted = decays * k_rows
-    a = (weighted * k[:, :, None]).sum(-1) * (distance[..., 0] > 0)
-    return torch.stack([a, (weighted * q[:, :, None]).sum(-1)], dim=2), since_block, decays
+    a = row_sum(weighted * k[:, :, None]) * (distance[..., 0] > 0)
+    return torch.stack([a, row_sum(weighted * q[:, :, None])], dim=2), since_block, decays
 
 
 def _row_since(since_block, block_sum, block_N) -> torch.Tensor:
@@ -184,7 +185,7 @@ def _row_since(since_block, block_sum, block_N) -> torch.Tensor:
     shape = block_sum.shape
     backwards = (block_N[:, None] - number).clamp_min(0)[:, None, :, None].expand(shape)
     whole = block_sum.gather(2, backwards) * (number > 0)[:, None]
-    sums = whole.cumsum(2)
+    sums = running_sum(whole, 2)
     wanted = torch.cat([(block_N[:, None] - 1 - number).clamp_min(0), block_N[:, None]], dim=1)
     between = sums.gather(2, wanted[:, None, :, None].expand(-1, shape[1], -1, shape[3]))
     return since_block[:, :, None] + between

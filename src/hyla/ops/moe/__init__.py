@@ -9,6 +9,7 @@ import torch
 
 from hyla.errors import ConfigError
 from hyla.ops.exact import rows
+from hyla.ops.exact.sums import row_sum
 from hyla.ops.moe.pytorch import Experts, experts_forward, group_rows, stacked
 from hyla.ops.moe.routing import select, top_k
 from hyla.ops.quant import FP8Stack
@@ -60,7 +61,7 @@ def route(
     )
     weights_Tk = scores_TE.gather(1, ids_Tk)
     if normalize:
-        weights_Tk = weights_Tk / (weights_Tk.sum(-1, keepdim=True) + NORMALIZE_EPS[score])
+        weights_Tk = weights_Tk / (row_sum(weights_Tk)[..., None] + NORMALIZE_EPS[score])
     return weights_Tk * scaling, ids_Tk
 
 

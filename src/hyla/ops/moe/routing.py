@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.exact.primitives import sigmoid, softmax_last
+from hyla.ops.exact.sums import row_sum
 
 SORT_ROWS = 8
 """Up to this many rows one sort is faster than k searches; both choose the same experts."""
@@ -38,7 +39,7 @@ def _keep_groups(biased_TE: torch.Tensor, num_groups: int, num_groups_kept: int)
     tokens, num_experts = biased_TE.shape
     members = biased_TE.reshape(tokens * num_groups, num_experts // num_groups)
     best = members.gather(1, top_k(members, min(2, members.shape[1])))
-    group_scores_TG = best.sum(-1).view(tokens, num_groups)
+    group_scores_TG = row_sum(best).view(tokens, num_groups)
     is_kept_TG = torch.zeros_like(group_scores_TG, dtype=torch.bool)
     is_kept_TG.scatter_(1, top_k(group_scores_TG, num_groups_kept), True)
     is_kept_TE = is_kept_TG.repeat_interleave(num_experts // num_groups, dim=1)

@@ -9,6 +9,7 @@ from hyla.grid import CHUNK
 from hyla.ops.attention.pages import PagedKV, scratch_pages
 from hyla.ops.attention.plan import AttentionPlan, HeadLayout, attention_plan
 from hyla.ops.attention.pytorch import write_rows
+from hyla.ops.backends import is_portable
 from hyla.ops.batch import Batch
 from hyla.ops.exact.batched import bmm_rows
 from hyla.ops.sparse.gradient import SelectedAttention
@@ -111,7 +112,7 @@ def _plan(q_THI: torch.Tensor, batch: Batch) -> AttentionPlan:
     """How index queries meet pages of keys: the plan of softmax attention with one key head."""
     heads, dim = q_THI.shape[1:]
     counts = (1,)
-    if q_THI.dtype != torch.float64:
+    if q_THI.dtype != torch.float64 and not is_portable(q_THI.device):
         counts = bmm_rows(dim, CHUNK, torch.float32, q_THI.device, torch.get_num_threads())
     layout = HeadLayout(num_kv_heads=1, group_heads=heads, key_dim=dim, value_dim=1, row_counts=counts)
     return attention_plan(batch, layout)

@@ -13,6 +13,7 @@ from hyla.ops.attention.pytorch import tree_sum
 from hyla.ops.backends import runs_anywhere
 from hyla.ops.batch import Batch
 from hyla.ops.exact.batched import bmm
+from hyla.ops.exact.sums import row_sum
 from hyla.ops.sparse.selection import Selection
 
 unsupported = runs_anywhere
@@ -83,7 +84,7 @@ def attend_selected(
         p, keys_LSK = scores(q_LHK, keys, rows_L, positions_LS)
         maximum = p.amax((1, 3))
         p.sub_(maximum[:, None, :, None]).exp_()
-        total = tree_sum(p.sum(-1))
+        total = tree_sum(row_sum(p))
         # All channels of the keys, and not the values among them: that would be a copy.
         weighted = bmm(p.flatten(0, 1), keys_LSK.view(-1, CHUNK, keys.key_dim)).view(*p.shape[:3], -1)
         o_THV[rows_L] = tree_sum(weighted[..., :value_dim]) / total[..., None]

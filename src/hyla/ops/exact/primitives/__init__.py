@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.backends import choose
-from hyla.ops.exact.primitives.pytorch import root_mean_square, root_sum_square, scale_of, silu_backward, sum_last, wide
+from hyla.ops.exact.primitives.pytorch import root_mean_square, root_sum_square, scale_of, silu_backward, wide
+from hyla.ops.exact.sums import sum_last
 
 __all__ = [
     "l2_norm",

@@ -5,25 +5,14 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.backends import runs_anywhere
+from hyla.ops.exact.sums import sum_last
 
 unsupported = runs_anywhere
-
-SUM_BLOCK = 4096
-"""Widest row that is summed in one library call; wider rows are sums of such blocks."""
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
     """x in fp32; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
-
-
-def sum_last(x: torch.Tensor) -> torch.Tensor:
-    """Sum over the last dimension, which is kept: [..., W] -> [..., 1]. Plain autograd."""
-    x = x.contiguous()
-    if x.shape[-1] <= SUM_BLOCK:
-        return x.sum(-1, keepdim=True)
-    x = torch.nn.functional.pad(x, (0, -x.shape[-1] % SUM_BLOCK))
-    return sum_last(x.unflatten(-1, (-1, SUM_BLOCK)).sum(-1))
 
 
 def sigmoid(x: torch.Tensor) -> torch.Tensor:
