@@ -20,6 +20,7 @@ from hyla.engine.drafts import Part
 from hyla.engine.fingerprint import fingerprint
 from hyla.engine.generation import Generation
 from hyla.engine.memory import Demand, available_bytes, plan_memory
+from hyla.engine.profile import StepProfile
 from hyla.engine.requests.facts import EngineFacts
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent
 from hyla.engine.requests.options import EngineOptions
@@ -34,6 +35,7 @@ from hyla.engine.speculation import Speculation
 from hyla.errors import RequestError
 from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
+from hyla.ranges import named_range
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +111,7 @@ class Engine(BlockingUse):
             max_tokens=self.options.max_queued_tokens,
             clock=clock,
         )
+        self._profile = StepProfile(self.options.profile, self.options.profile_steps)
         self.weights_version = 1
         """Counts the weights that this engine has had; `Administration.update_weights` changes it."""
         self.num_steps = 0
@@ -269,9 +272,14 @@ class Engine(BlockingUse):
 
     def step(self) -> list[TokenEvent]:
         """Compute one batch; returns what became known. Checks the ledger whenever nothing is left to do."""
+        with self._profile.step():
+            return self._step()
+
+    def _step(self) -> list[TokenEvent]:
         self.expire()
         events = self.take_events()
-        parts = self.scheduler.plan()
+        with named_range("schedule"):
+            parts = self.scheduler.plan()
         events += self._end_failed()
         self.limits.note_starts()
         if parts:
@@ -336,8 +344,10 @@ class Engine(BlockingUse):
             self.spill.spill_all()
 
     def close(self) -> None:
-        """Leave what is worth keeping to the next engine on the same spill folder. The engine can still be used."""
+        """Leave what is worth keeping to the next engine on the same spill folder, and write the trace, if one is asked
+        for. The engine can still be used."""
         self.spill_now()
+        self._profile.finish()
 
     def status(self) -> dict:
         """Numbers as plain data. Any thread may ask; during a step they may not fit each other exactly."""
