@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-import torch
-
-from hyla.caches import Cache
 from hyla.caches.prefix import PrefixCache
-from hyla.caches.spill import Spill
-from hyla.caches.spill_store import SpillStore
+from hyla.engine import assembly
 from hyla.engine.blocking import BlockingUse
 from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.drafts import Part
-from hyla.engine.fingerprint import fingerprint
 from hyla.engine.generation import Generation
-from hyla.engine.memory import Demand, available_bytes, plan_memory
+from hyla.engine.memory import available_bytes, plan_memory
 from hyla.engine.profile import StepProfile
 from hyla.engine.requests.facts import EngineFacts
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent
@@ -38,8 +32,6 @@ from hyla.models.trunk import Model
 from hyla.ranges import named_range
 
 logger = logging.getLogger(__name__)
-
-Prompt = str | Sequence[int]
 
 
 class Engine(BlockingUse):
@@ -68,30 +60,26 @@ class Engine(BlockingUse):
     ):
         self.options = EngineOptions(**options)
         if isinstance(model, str | Path):
-            model, tokenizer = _load(model, tokenizer, self.options, progress)
+            model, tokenizer = assembly.load(model, tokenizer, self.options, progress)
         self.model, self.tokenizer = model.eval(), tokenizer
         if self.options.pack:
             model.pack()
         self.context_len = min(self.options.context_len or model.config.max_len, model.config.max_len)
         speculation = Speculation.kind(self.options, model)
         specs = Speculation.specs(speculation, model)
-        self.memory = plan_memory(
-            specs, self._demand(speculation), memory=self.options.memory, available=available_bytes(model.device)
-        )
-        self.notes = [*self._context_note(), *self.memory.notes, *Speculation.notes(self.options, speculation)]
+        demand = assembly.demand_of(self.options, self.context_len, speculates=speculation != "off")
+        available = available_bytes(model.device)
+        self.memory = plan_memory(specs, demand, memory=self.options.memory, available=available)
+        self.notes = [
+            *assembly.context_notes(self.options, self.context_len),
+            *self.memory.notes,
+            *Speculation.notes(self.options, speculation),
+        ]
         for note in self.notes:
             logger.warning(note)
-        self.cache = Cache(
-            specs,
-            num_pages=self.memory.num_pages,
-            num_slots=self.memory.num_slots,
-            num_snapshots=self.memory.num_snapshots,
-            num_window_pages=self.memory.num_window_pages,
-            snapshot_dtype=self.options.snapshot_dtype,
-            device=model.device,
-        )
+        self.cache = assembly.make_cache(specs, self.memory, self.options, model.device)
         self.prefix = PrefixCache(self.cache) if self.options.prefix_cache else None
-        self.spill = self._open_spill()
+        self.spill = assembly.open_spill(self.prefix, self.options, model) if self.prefix is not None else None
         self.speculation = Speculation(self.options, speculation, model, self.cache, draft_model)
         self.scheduler = Scheduler(
             self.cache,
@@ -124,40 +112,6 @@ class Engine(BlockingUse):
         """News that the next `step` returns first."""
         self._arrivals = count()
         super().__init__()
-
-    def _demand(self, speculation: str) -> Demand:
-        options = self.options
-        return Demand(
-            max_num_sequences=options.max_num_sequences,
-            context_len=self.context_len,
-            prefill_chunk=min(options.prefill_chunk, options.max_batch_tokens),
-            keeps_prefixes=options.prefix_cache,
-            snapshot_dtype=options.snapshot_dtype,
-            num_spare_slots=1 + options.max_num_sequences // 4 if speculation != "off" else 0,
-        )
-
-    def _open_spill(self) -> Spill | None:
-        """What moves prefixes to a folder and back, if there is one."""
-        if self.options.spill_folder is None:
-            return None
-        store = SpillStore(
-            self.options.spill_folder, self.options.spill_bytes, has_inner=not self.prefix.needs_checkpoint
-        )
-        spill = Spill(
-            self.prefix,
-            store,
-            partial(fingerprint, self.model, self.cache),
-            min_tokens=self.options.spill_min_tokens,
-        )
-        spill.open()
-        self.prefix.spill = spill
-        return spill
-
-    def _context_note(self) -> list[str]:
-        asked = self.options.context_len or 0
-        if asked <= self.context_len:
-            return []
-        return [f"context_len lowered from {asked} to {self.context_len}: the model is declared for no more"]
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -369,15 +323,3 @@ class Engine(BlockingUse):
             "spill": self.spill.status() if self.spill is not None else None,
             "speculation": self.speculation.status(),
         }
-
-
-def _load(folder: str | Path, tokenizer: TextCodec | None, options: EngineOptions, progress=None):
-    """(model, tokenizer) of a folder; the tokenizer is optional there."""
-    from hyla.checkpoints import load_model, load_tokenizer, resolve
-
-    folder = resolve(folder, options.revision)
-    dtype = getattr(torch, options.dtype) if options.dtype else None
-    model = load_model(folder, dtype=dtype, device=options.device, progress=progress)
-    if tokenizer is None and (folder / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(folder)
-    return model, tokenizer

@@ -21,7 +21,6 @@ from hyla.models.weights import Weights
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
     """By name, as plain data. Reads every weight once (about a second per gigabyte)."""
     return {
-        "code": code_digest(model),
         "torch": torch.__version__,
         "device": _device_name(model.device),
         "num_threads": torch.get_num_threads(),
@@ -32,6 +31,7 @@ def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
         "snapshot_dtype": pool.snapshot_dtype,
         "layers": _short(repr(pool.specs)),
         "config": _short(json.dumps(model.config.model_dump(mode="json"), sort_keys=True)),
+        "code": code_digest(model),
         "weights": weights_digest(model),
     }
 
