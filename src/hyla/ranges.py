@@ -1,7 +1,7 @@
 """Names for the parts of a step, to be seen in a profiler: off by default, and then they cost nothing.
 
-A `Trace` records them with PyTorch's profiler and writes a file for chrome://tracing or ui.perfetto.dev. Under a profiler
-of one's own, `show_ranges(True)` is enough.
+A `Trace` records them with PyTorch's profiler and writes a file for chrome://tracing or ui.perfetto.dev. Under another
+profiler, `show_ranges(True)` is enough.
 """
 
 from __future__ import annotations

@@ -72,9 +72,9 @@ def test_a_page_that_others_have_is_copied_before_its_rows_are_written_again():
     other = Sequence(slot=2, tables={}, length=192)
     tables.share(sequence, other)
     before = list(sequence.tables[None])
-    tables.own(sequence, 128)
+    tables.unshare(sequence, 128)
     assert sequence.tables[None] == before == other.tables[None]
-    tables.own(sequence, 127)
+    tables.unshare(sequence, 127)
     assert other.tables[None] == before
     assert sequence.tables[None][0] == before[0] and sequence.tables[None][2] == before[2]
     assert sequence.tables[None][1] not in before

@@ -38,10 +38,10 @@ def literal_params():
 def test_every_name_of_the_engine_s_errors_is_a_field_of_each_request_or_none():
     names = literal_params() | set(SamplingParams.model_fields)
     assert {"prompt", "input", "max_tokens", "grammar", "thinking_budget"} <= names
-    for schema, table in translate.OWN_NAMES.items():
+    for schema, table in translate.CLIENT_NAMES.items():
         blank = schema.model_construct()
         for name in names:
-            own = translate.own_name(blank, name)
+            own = translate.client_name(blank, name)
             assert own is None or own in schema.model_fields
         assert all(set(own) <= set(schema.model_fields) for own in table.values()), "the table names no other field"
 
@@ -49,14 +49,14 @@ def test_every_name_of_the_engine_s_errors_is_a_field_of_each_request_or_none():
 def test_every_field_that_a_route_gives_the_engine_has_a_name_there():
     sent = {*translate.SHARED, *translate.REQUEST_FIELDS, "prompt", "input", "messages"}
     by_route = {"max_tokens", "logprobs", "prompt_logprobs", "grammar", *translate.THINKING_MARKS, "stop"}
-    routes = [schema for schema in translate.OWN_NAMES if "stream" in schema.model_fields]
+    routes = [schema for schema in translate.CLIENT_NAMES if "stream" in schema.model_fields]
     assert len(routes) == 4
     for schema in routes:
         given = {name for name in sent & set(schema.model_fields)} | {"prompt", "input", "messages"}
         given |= by_route - {"prompt_logprobs", "logprobs"} | ({"logprobs"} & set(schema.model_fields))
         if "stop" not in schema.model_fields and schema is not translate.MessageRequest:
             given -= {"stop"}
-        assert [name for name in given if translate.own_name(schema.model_construct(), name) is None] == []
+        assert [name for name in given if translate.client_name(schema.model_construct(), name) is None] == []
     assert literal_params() - set(NOT_FROM_A_ROUTE) <= sent | by_route | set(SamplingParams.model_fields)
 
 
@@ -154,11 +154,11 @@ def test_anthropic_s_errors_say_the_field_in_their_text(scripted_live, change, w
 
 def test_the_field_that_was_sent_is_meant():
     asked = ChatRequest(**CHAT)
-    assert translate.own_name(asked, "max_tokens") == "max_completion_tokens"
-    assert translate.own_name(ChatRequest(**CHAT, max_tokens=3), "max_tokens") == "max_tokens"
-    assert translate.own_name(asked, "mode") is None and translate.own_name(asked, None) is None
+    assert translate.client_name(asked, "max_tokens") == "max_completion_tokens"
+    assert translate.client_name(ChatRequest(**CHAT, max_tokens=3), "max_tokens") == "max_tokens"
+    assert translate.client_name(asked, "mode") is None and translate.client_name(asked, None) is None
     told = "the max_completion_tokens of max_tokens_per_day"
-    with pytest.raises(RequestError, match=told) as caught, translate.in_own_names(asked):
+    with pytest.raises(RequestError, match=told) as caught, translate.in_client_names(asked):
         raise FieldError("the {max_tokens} of max_tokens_per_day", "max_tokens")
     assert caught.value.param == "max_completion_tokens"
 

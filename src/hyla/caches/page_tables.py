@@ -68,7 +68,7 @@ class PageTables:
             if sequence.length % CHUNK:
                 self._copy(table, len(table) - 1, window)
 
-    def own(self, sequence: Sequence, length: int) -> None:
+    def unshare(self, sequence: Sequence, length: int) -> None:
         """Before rows of a whole page are written again, from `length` on: a copy of it, since others may share it."""
         if length == sequence.length or length % CHUNK == 0:
             return

@@ -223,7 +223,7 @@ class Cache:
         if not 0 <= length <= sequence.length:
             raise HylaError(f"slot {sequence.slot}: cannot roll back to {length}; its length is {sequence.length}")
         self._check_restorable(sequence, length)
-        self.tables.own(sequence, length)
+        self.tables.unshare(sequence, length)
         self._move(sequence, length)
 
     def _oldest(self, written: int) -> int:

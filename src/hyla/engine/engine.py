@@ -109,7 +109,7 @@ class Engine(BlockingUse):
         self._resolver = Resolver(self.facts(), self.tokenizer, grammars)
         self._generations: dict[str, list[Generation]] = {}
         self._events: list[TokenEvent] = []
-        """News that the next `step` returns first."""
+        """Events that the next `step` returns first."""
         self._arrivals = count()
         super().__init__()
 
@@ -122,13 +122,13 @@ class Engine(BlockingUse):
         return tuple(token for token in {**ids, own: None} if token in known)
 
     @property
-    def has_news(self) -> bool:
+    def has_events(self) -> bool:
         """Whether events wait for `take_events` or the next step."""
         return bool(self._events)
 
     @property
     def has_work(self) -> bool:
-        return self.has_news or self.scheduler.has_work
+        return self.has_events or self.scheduler.has_work
 
     def facts(self) -> EngineFacts:
         """For whoever talks to this engine from elsewhere."""
@@ -195,7 +195,7 @@ class Engine(BlockingUse):
         return bool(generations)
 
     def take_events(self) -> list[TokenEvent]:
-        """News that needs no step: cancellations, and events that nobody asked for yet."""
+        """Events that need no step: cancellations, and those that nobody has fetched yet."""
         events, self._events = self._events, []
         return events
 

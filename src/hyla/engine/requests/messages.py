@@ -106,7 +106,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """News of one choice. The last event of a choice has a finish_reason and its usage."""
+    """What is new of one choice. The last event of a choice has a finish_reason and its usage."""
 
     request_id: str
     choice: int
