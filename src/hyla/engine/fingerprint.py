@@ -6,12 +6,12 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import torch
 
 from hyla.caches import Cache
+from hyla.engine.sources import code_digest
 from hyla.grid import BLOCK, CHUNK
 from hyla.models.operators import backends_of
 from hyla.models.state import NamedWeights
@@ -21,30 +21,19 @@ from hyla.models.trunk import Model
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
     """By name, as plain data. Reads every weight once (about a second per gigabyte)."""
     return {
-        "code": _code_digest(),
         "torch": torch.__version__,
         "device": _device_name(model.device),
         "num_threads": torch.get_num_threads(),
-        "backends": " ".join(f"{name}={found['backend']}" for name, found in backends_of(model).items()),
         "dtype": str(model.dtype),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "grid": f"{CHUNK}/{BLOCK}",
         "snapshot_dtype": pool.snapshot_dtype,
         "layers": _short(repr(pool.specs)),
         "config": _short(json.dumps(model.config.model_dump(mode="json"), sort_keys=True)),
+        "backends": " ".join(f"{name}={found['backend']}" for name, found in backends_of(model).items()),
+        "code": code_digest(model),
         "weights": weights_digest(model),
     }
-
-
-@cache
-def _code_digest() -> str:
-    """Of all sources that take part in computing a state."""
-    digest, package = hashlib.sha256(), Path(__file__).parents[1]
-    for folder in ("ops", "layers", "models", "caches"):
-        for file in sorted((package / folder).rglob("*")):
-            if file.suffix in (".py", ".c", ".h"):
-                digest.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def weights_digest(model: Model) -> str:
