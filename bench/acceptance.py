@@ -29,9 +29,9 @@ import hyla
 from bench.outcome import Outcome
 from bench.timing import medians, timed
 from hyla.engine import Engine, SamplingParams
-from hyla.engine.acceptance import Distribution
-from hyla.engine.choosing import Chooser
-from hyla.engine.sampler import filtered
+from hyla.engine.sampling.acceptance import Distribution
+from hyla.engine.sampling.choosing import Chooser
+from hyla.engine.sampling.sampler import filtered
 from hyla.train.run import read_run
 
 WAYS = {

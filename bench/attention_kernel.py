@@ -17,9 +17,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bench.outcome import Outcome
 from bench.timing import alternated, medians
-from hyla.ops import native
+from hyla.grid import CHUNK
+from hyla.ops import backends
 from hyla.ops.attention import PagedKV, attention
-from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batch import Batch
 from hyla.ops.host_memory import keep_freed_memory
 
 HEADS, KEY_HEADS, DIM, LAYERS = 8, 2, 256, 6
@@ -35,7 +36,7 @@ def draw(tokens: int, heads: int, dtype: torch.dtype, seed: int) -> torch.Tensor
 
 def with_backend(name: str, call):
     def run():
-        native.use(name)
+        backends.use(name)
         return call()
 
     return run
@@ -97,7 +98,7 @@ def prefill(tokens: int, dtype: torch.dtype, repeats: int) -> dict:
         return scaled_dot_product_attention(*full, is_causal=True, scale=SCALE)
 
     last = tokens - 1
-    native.use("native")
+    backends.use("native")
     pages = PagedKV(
         torch.zeros(2 + last // CHUNK, KEY_HEADS, DIM, CHUNK, dtype=dtype),
         torch.zeros(2 + last // CHUNK, KEY_HEADS, CHUNK, DIM, dtype=dtype),
@@ -127,7 +128,7 @@ def run(options: argparse.Namespace) -> Outcome:
             results[f"decode_16_at_512_{name}"] = decode(16, 512, dtype, 20)
             results[f"decode_32_at_512_{name}"] = decode(32, 512, dtype, 20)
         results["decode_1_at_32768_bfloat16"] = decode(1, 32768, torch.bfloat16, 10)
-    native.use("auto")
+    backends.use("auto")
     for name, result in results.items():
         print(f"{name:28} {result}")
     return Outcome(results, passed=all(result["is_right"] for result in results.values()))

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from bench.outcome import Outcome
 from hyla.cost import Question, Serving, Target, find_device, find_target, full_attention_twin, model_memory
 from hyla.cost.comparison import crossover, crossovers
-from hyla.cost.report import serving
+from hyla.cost.figures import serving
 from hyla.cost.training import train_flops_per_token
 from hyla.cost.work import decoded_cache_bytes
 from hyla.models.config import ModelConfig, SoftmaxConfig

@@ -17,6 +17,7 @@ from bench.outcome import Outcome
 from bench.timing import medians, timed
 from hyla.ops import gated_delta, kda
 from hyla.ops.batch import Batch
+from hyla.ops.chunks.plan import row_plan
 
 SEQUENCES, HEADS, DIM = 16, 32, 128
 TARGET, THREADS = 1.5, 2
@@ -54,7 +55,7 @@ def measure(operator, cache_tensors, per_channel: bool) -> dict:
         for place in range(64):
             batch = Batch((1,) * SEQUENCES, (place,) * SEQUENCES, slots, pages)
             row = [x[:, place].contiguous() for x in rows]
-            plan = batch.row_plan  # made once per step of a model, shared by its layers
+            plan = row_plan(batch)  # made once per step of a model, shared by its layers
             assert plan.covers_batch
             flat = [x.reshape(SEQUENCES * HEADS, *x.shape[2:]) for x in row]
             mine, out = timed(lambda: operator(*row, batch=batch, cache=cache, scale=1.0))  # noqa: B023

@@ -15,7 +15,8 @@ import torch
 
 from bench.outcome import Outcome
 from bench.timing import Clock, add_clock_option, alternated, chosen_clock, medians
-from hyla.ops import moe, quant, rows
+from hyla.ops import moe, quant
+from hyla.ops.exact import rows
 from hyla.ops.quant import FP8Stack, FP8Tensor, FP8Weight
 
 SHAPES = ((8192, 2048), (2048, 8192), (6144, 3584))

@@ -84,7 +84,7 @@ def ids_of(answer: bytes, is_streamed: bool) -> list[int]:
 
 
 def start_server(folder: str, dtype: str) -> tuple[subprocess.Popen, int]:
-    from hyla.server.serve import listen
+    from hyla.server.listening import listen
 
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]

@@ -2,10 +2,10 @@
 
     python -m bench invariance [--device cuda] [--quick]
 
-Every function that `ops/rows.py` and `ops/primitives.py` are made of or export ("used"), and the library functions that
-they stand in for ("library"), over row counts, widths, offsets, strides, one and two threads, fp32 and bf16. The exit
-status is 1 if a used function is not row-invariant on this machine. Library functions that are ("ok") may only happen
-to be so here.
+Every function that `ops/exact/rows.py` and `ops/exact/primitives.py` are made of or export ("used"), and the library
+functions that they stand in for ("library"), over row counts, widths, offsets, strides, one and two threads, fp32 and
+bf16. The exit status is 1 if a used function is not row-invariant on this machine. Library functions that are ("ok")
+may only happen to be so here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.outcome import Outcome
-from hyla.ops import batched, primitives, row_checks, rows
+from hyla.ops.exact import batched, primitives, row_checks, rows
 from hyla.ops.moe import top_k
 
 ROWS = 101

@@ -41,10 +41,17 @@ def commit_of(folder: Path) -> str | None:
     return done.stdout.strip() or None
 
 
+def cpu_backend() -> str | None:
+    """What computes on the CPU, asked of whichever module of the measured sources knows (if it was imported)."""
+    backends, native = sys.modules.get("hyla.ops.backends"), sys.modules.get("hyla.ops.native")
+    if backends is not None and hasattr(backends, "on"):
+        return backends.on(sys.modules["torch"].device("cpu"))
+    return native.backend() if native is not None and hasattr(native, "backend") else None
+
+
 def facts() -> dict:
     """Machine, date, versions, and the sources that were measured. Call it when all is imported."""
     torch, hyla = sys.modules.get("torch"), sys.modules.get("hyla")
-    native = next((module for name, module in sorted(sys.modules.items()) if name.endswith("hyla.ops.native")), None)
     source = Path(hyla.__file__).parents[1] if hyla else None
     found = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -52,7 +59,7 @@ def facts() -> dict:
         "cores": usable_cores(),
         "threads": torch.get_num_threads() if torch else None,
         "load": [round(value, 2) for value in os.getloadavg()],
-        "cpu_backend": native.backend() if native and hasattr(native, "backend") else None,
+        "cpu_backend": cpu_backend(),
         "python": platform.python_version(),
         **{name: version_of(name) for name in PACKAGES},
         "source": str(source) if source else None,

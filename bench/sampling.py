@@ -22,9 +22,9 @@ from bench.outcome import Outcome
 from bench.timing import timed
 from hyla.checkpoints import Tokenizer
 from hyla.engine import JsonSchema, Regex, SamplingParams
-from hyla.engine.choosing import Chooser
-from hyla.engine.grammar import GrammarCompiler
-from hyla.engine.noise import NoiseKey, first_words, gumbel
+from hyla.engine.sampling.choosing import Chooser
+from hyla.engine.sampling.grammar import GrammarCompiler
+from hyla.engine.sampling.noise import NoiseKey, first_words, gumbel
 
 VOCAB, TARGET_MS, THREADS = 151_936, 5.0, 1
 PROMPT = list(range(100, 1100))

@@ -9,18 +9,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from hyla.errors import BackendUnavailable
-from hyla.ops import native
+from hyla.ops import backends, native
 from hyla.ops.host_memory import keep_freed_memory
 
 
 def _cpu_backends() -> tuple[str, ...]:
     """What can be tested here: without a C compiler there is nothing but PyTorch's operators."""
-    try:
-        native.library()
-    except BackendUnavailable:
-        return ("torch",)
-    return ("native", "torch")
+    return ("native", "torch") if native.why_missing() is None else ("torch",)
 
 
 CPU_BACKENDS = _cpu_backends()
@@ -33,17 +28,17 @@ def pytest_report_header(config):
 @pytest.fixture(scope="module", params=CPU_BACKENDS)
 def each_backend(request):
     """The module's tests, once for each way to compute on the CPU."""
-    native.use(request.param)
+    backends.use(request.param)
     yield request.param
-    native.use("auto")
+    backends.use("auto")
 
 
 @pytest.fixture
 def torch_operators(each_backend):
     """This test is about PyTorch's operators, whatever the module uses."""
-    native.use("torch")
+    backends.use("torch")
     yield
-    native.use(each_backend)
+    backends.use(each_backend)
 
 
 def pytest_configure(config):

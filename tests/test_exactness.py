@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hyla.caches import Cache
-from hyla.models.family import families, family_of
+from hyla.models.formats.registry import families, family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import cast
@@ -124,7 +124,7 @@ def test_a_one_ulp_error_in_any_cached_tensor_is_seen(whole):
 
 
 def test_a_one_ulp_error_in_one_product_is_seen(whole, monkeypatch):
-    from hyla.ops import rows
+    from hyla.ops.exact import rows
 
     model, ids, logits = whole
     plain = rows._linear_once

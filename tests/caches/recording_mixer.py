@@ -2,8 +2,8 @@
 
 import torch
 
+from hyla.grid import CHUNK
 from hyla.layers.protocol import CacheSpec, TensorSpec
-from hyla.ops.batch import CHUNK
 from hyla.ops.short_conv import RING
 
 TAPS = 8

@@ -5,7 +5,7 @@ import torch
 
 from hyla.caches import Cache
 from hyla.errors import HylaError
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import save_model
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import cast

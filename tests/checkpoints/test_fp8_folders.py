@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, save_model
 from hyla.errors import CheckpointError, ConfigError
-from hyla.models.family import published_shapes
-from hyla.models.names import fuse_shards
+from hyla.models.formats.family import published_shapes
+from hyla.models.formats.names import fuse_shards
 from hyla.models.weights import Weights, cast, resident_bytes
 from hyla.ops.batch import Batch
 from hyla.ops.quant import Shard, dequantise, quantise

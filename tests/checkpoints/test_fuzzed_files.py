@@ -15,7 +15,7 @@ from hyla.checkpoints import load_model, save_model
 from hyla.checkpoints.load import build_on_meta
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig
-from hyla.models.family import family_of, known_model_types
+from hyla.models.formats.registry import family_of, known_model_types
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 

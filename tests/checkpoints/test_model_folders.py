@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, read_config, save_model
 from hyla.errors import CheckpointError, ConfigError
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 

@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import WeightUpdate, load_model, release_weights, save_model
 from hyla.errors import CheckpointError
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
@@ -50,7 +50,7 @@ def test_a_tied_head_follows_the_embedding(tmp_path):
     model = model_of("qwen3_next", 1, tie_embeddings=True).pack()
     replace(model, tmp_path / "new")
     assert torch.equal(answers(model), answers(new))
-    assert model.head_projection.is_packed and model.head.weight is model.embed.weight
+    assert model.head.projection.is_packed and model.head.weight is model.embed.weight
 
 
 def test_every_weight_keeps_its_dtype(tmp_path):

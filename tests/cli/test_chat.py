@@ -200,7 +200,7 @@ def test_a_model_cannot_command_the_terminal():
 
 def test_a_model_in_this_process_streams_counts_and_stops(tmp_path):
     folder = save_tiny_folder(tmp_path / "model")
-    with open_model(str(folder), name=None, api_key=None, dtype=None, revision=None) as model:
+    with open_model(str(folder), name=None, api_key=None) as model:
         messages = [{"role": "user", "content": "def read"}]
         pieces = list(model.stream(messages, {"max_tokens": 5, "seed": 1}))
         assert pieces[-1].finish_reason in ("length", "stop") and pieces[-1].completion_tokens <= 5
@@ -217,7 +217,7 @@ def test_a_model_in_this_process_streams_counts_and_stops(tmp_path):
 def test_a_server_answers_as_the_model_in_this_process():
     here, there = (Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=24 << 20) for _ in range(2))
     with Live(single_app(there, model_name="tiny", api_key="sesame")) as live:
-        wanted = {"name": None, "dtype": None, "revision": None}
+        wanted = {"name": None}
         with open_model(live.url, api_key="sesame", **wanted) as model:
             settings = {"max_tokens": 8, "temperature": 0.0}
             pieces = list(model.stream([{"role": "user", "content": "hé"}], settings))

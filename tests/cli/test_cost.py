@@ -15,7 +15,7 @@ from tiny_model import save_tiny_folder
 from hyla.cli.cost import _print, parse_context
 from hyla.cli.cost_tables import count, seconds, short, tokens
 from hyla.cost import DEVICES, Question, count_parameters, find_target
-from hyla.models.presets import presets
+from hyla.models.formats.presets import presets
 
 CPU_SECONDS = 2.0
 """Of the whole command, interpreter included."""

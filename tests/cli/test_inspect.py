@@ -5,9 +5,9 @@ from safetensors.torch import load_file, save_file
 from test_verbs import failure, run
 
 from hyla.checkpoints import save_model
-from hyla.models.family import family_of
+from hyla.models.formats.presets import presets
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
-from hyla.models.presets import presets
 from hyla.models.summary import compress
 from hyla.models.trunk import Model
 

@@ -3,7 +3,8 @@
 import pytest
 
 from hyla.cost.calibration import NEVER, Point, calibration_file, fit, load_calibration, save_calibration
-from hyla.cost.devices import DEVICES, Rate, find_device
+from hyla.cost.device import Rate
+from hyla.cost.devices import DEVICES, find_device
 from hyla.cost.timing import Case, case_seconds, fill
 from hyla.errors import ConfigError
 from hyla.models.config import GatedDeltaConfig, MLPConfig
@@ -61,7 +62,7 @@ def test_a_real_sublayer_is_timed_in_both_phases():
 
 def test_a_filled_cache_stands_at_its_context():
     from hyla.caches import Cache
-    from hyla.models.family import family_of
+    from hyla.models.formats.registry import family_of
     from hyla.models.trunk import Model
 
     cache = Cache(Model(family_of("qwen3_5").tiny).cache_specs(), num_pages=3, num_slots=1)

@@ -3,14 +3,14 @@
 import pytest
 
 from hyla.cost.comparison import LONGEST_CONTEXT, comparison, crossover, crossovers
+from hyla.cost.figures import Question
 from hyla.cost.memory import model_memory
 from hyla.cost.parameters import count_parameters
-from hyla.cost.report import Question
 from hyla.cost.target import Target, find_target
 from hyla.cost.twin import full_attention_twin
 from hyla.errors import ConfigError
 from hyla.models.config import LightningConfig, SublayerConfig
-from hyla.models.presets import presets
+from hyla.models.formats.presets import presets
 
 
 def test_a_twin_differs_in_its_mixers_only():

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from hyla.caches.pool import Cache, page_bytes, slot_bytes
-from hyla.caches.storage import windows_of
+from hyla.caches import Cache
+from hyla.caches.storage import page_bytes, slot_bytes, windows_of
 from hyla.cost.memory import mixer_memory, model_memory
 from hyla.cost.parameters import distinct
-from hyla.models.family import families
-from hyla.models.presets import find_preset, presets
+from hyla.models.formats.presets import find_preset, presets
+from hyla.models.formats.registry import families
 from hyla.models.stack import cache_specs_of
 from hyla.models.summary import footprint
 from hyla.models.trunk import Model

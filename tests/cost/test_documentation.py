@@ -9,8 +9,8 @@ import pytest
 from cost_page import device_table, rank_table
 
 from bench import cost_claims
-from hyla.cost import formulas
-from hyla.cost.devices import EFFICIENCIES
+from hyla.cost.device import EFFICIENCIES
+from hyla.cost.formulas import formulas_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
@@ -51,13 +51,13 @@ def test_the_example_of_the_library_runs(capsys):
 def test_the_stated_flops_and_efficiencies_are_those_in_use():
     dims = {"key_dim": 128, "value_dim": 128}
     stated = {
-        "lightning": formulas.lightning.flops_per_token(num_heads=1, **dims),
-        "gated delta": formulas.gated_delta.flops_per_token(num_key_heads=1, num_value_heads=1, **dims),
-        "KDA": formulas.kda.flops_per_token(num_heads=1, **dims),
+        "lightning": formulas_of("lightning").flops_per_token(num_heads=1, **dims),
+        "gated delta": formulas_of("gated_delta").flops_per_token(num_key_heads=1, num_value_heads=1, **dims),
+        "KDA": formulas_of("kda").flops_per_token(num_heads=1, **dims),
     }
     for name, flops in stated.items():
         assert re.search(rf"^\| {name}.*\| {flops:,} ", PAGE, re.MULTILINE), (name, flops)
-    assert formulas.ssd.flops_per_token(num_groups=1, num_heads=1, **dims) == stated["lightning"]
+    assert formulas_of("ssd").flops_per_token(num_groups=1, num_heads=1, **dims) == stated["lightning"]
     for name, operator in (("projections", "projection"), ("experts", "experts"), ("recurrences", "kda")):
         part = EFFICIENCIES[operator]
         assert f"{name} {part.compute:.2f} and {part.memory:.2f}" in PAGE

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.cost import formulas
+from hyla.cost.formulas import formulas_of
+from hyla.grid import CHUNK
 from hyla.ops.attention.reference import attention_reference
-from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batch import Batch
 from hyla.ops.gated_delta import gated_delta
 from hyla.ops.gated_delta.reference import gated_delta_reference
 from hyla.ops.kda import kda
@@ -54,9 +56,7 @@ def test_a_token_of_each_recurrence_costs_what_its_formula_says(K, V, key_heads,
     }
     for name, call in calls.items():
         heads = {"num_value_heads" if name == "gated_delta" else "num_heads": H}
-        assert counted(call, with_outer=True) == T * getattr(formulas, name).recurrent_flops_per_token(
-            **heads, **sizes
-        ), name
+        assert counted(call, with_outer=True) == T * formulas_of(name).recurrent_flops_per_token(**heads, **sizes), name
 
 
 def test_linear_attention_counts_its_normaliser_with_the_padded_width():
@@ -65,8 +65,8 @@ def test_linear_attention_counts_its_normaliser_with_the_padded_width():
     found = counted(lambda: linear_attention_reference(q, k, v, lengths=[T], eps=1.0), with_outer=True)
     write_and_read, normaliser = 2 * H * 2 * K * V, 2 * H * K
     assert found == T * (write_and_read + normaliser)
-    padded = formulas.linear.recurrent_flops_per_token(num_heads=H, key_dim=K, value_dim=V)
-    assert padded == 2 * H * 2 * K * formulas.linear.row_width(V) and found < T * padded
+    padded = formulas_of("linear").recurrent_flops_per_token(num_heads=H, key_dim=K, value_dim=V)
+    assert padded == 2 * H * 2 * K * formulas_of("linear").row_width(V) and found < T * padded
 
 
 @EXAMPLES
@@ -77,13 +77,13 @@ def test_the_chunk_forms_cost_what_their_formulas_say(K, V, key_heads, group, ch
     grouped = (random(T, key_heads, K), random(T, key_heads, K), v, decay)
     batch = Batch.packed([T])
     sizes = {"key_dim": K, "value_dim": V}
-    own_block = formulas.kda.own_block_flops_per_token(num_heads=H, key_dim=K)
+    own_block = formulas_of("kda").own_block_flops_per_token(num_heads=H, key_dim=K)
     expected = {
-        "gated_delta": formulas.gated_delta.flops_per_token(num_key_heads=key_heads, num_value_heads=H, **sizes),
-        "kda": formulas.kda.flops_per_token(num_heads=H, **sizes) - own_block,
-        "lightning": formulas.lightning.flops_per_token(num_heads=H, **sizes),
-        "ssd": formulas.ssd.flops_per_token(num_groups=key_heads, num_heads=H, **sizes),
-        "linear": formulas.linear.flops_per_token(num_heads=H, **sizes),
+        "gated_delta": formulas_of("gated_delta").flops_per_token(num_key_heads=key_heads, num_value_heads=H, **sizes),
+        "kda": formulas_of("kda").flops_per_token(num_heads=H, **sizes) - own_block,
+        "lightning": formulas_of("lightning").flops_per_token(num_heads=H, **sizes),
+        "ssd": formulas_of("ssd").flops_per_token(num_groups=key_heads, num_heads=H, **sizes),
+        "linear": formulas_of("linear").flops_per_token(num_heads=H, **sizes),
     }
     calls = {
         "gated_delta": lambda: gated_delta(*grouped, beta, batch=batch, scale=1.0),
@@ -101,7 +101,7 @@ def test_a_row_of_kda_meets_its_own_block_without_matrix_products():
     q, k, decay = (random(1, heads, blocks, 16, K) for _ in range(3))
     with CountProducts() as count, torch.no_grad():
         InsideBlocks.apply(q, k, -decay)
-    expected = formulas.kda.own_block_flops_per_token(num_heads=heads, key_dim=K)
+    expected = formulas_of("kda").own_block_flops_per_token(num_heads=heads, key_dim=K)
     masks = 2 * heads * blocks * 16 * 16
     assert count.multiplied + count.summed == blocks * 16 * expected + masks and count.flops == 0
 

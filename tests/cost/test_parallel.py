@@ -9,7 +9,7 @@ from hyla.cost.parallel import Split, check_split, rank_bytes, stage_bounds
 from hyla.cost.parameters import weight_bytes
 from hyla.cost.target import find_target
 from hyla.errors import ConfigError
-from hyla.models.presets import presets
+from hyla.models.formats.presets import presets
 
 CONTEXT = 100_000
 TRILLION = ("Ling-2.5-1T", "MiMo-V2.5-Pro", "DeepSeek-V3.2")

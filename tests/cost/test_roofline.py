@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 
 from hyla.cost.call import Work, decode, prefill
-from hyla.cost.devices import DEVICES, EFFICIENCIES, Rate, find_device
+from hyla.cost.device import EFFICIENCIES, Rate
+from hyla.cost.devices import DEVICES, find_device
 from hyla.cost.memory import model_memory
-from hyla.cost.mixer_work import MIXERS
 from hyla.cost.parameters import weight_bytes
 from hyla.cost.roofline import USABLE_MEMORY, Serving, work_seconds
 from hyla.cost.target import find_target
 from hyla.cost.work import step_work
 from hyla.errors import ConfigError
+from hyla.models.config import MIXER_KINDS
 
 KIMI = find_target("kimi-linear-48b-a3b").config
 QWEN = find_target("qwen3-32b").config
@@ -30,7 +31,7 @@ def test_every_device_says_where_its_numbers_come_from_and_knows_every_operator(
     config = find_target("deepseek-v3.2").config
     used = {work.operator for work in step_work(config, prefill(100))}
     assert used <= set(EFFICIENCIES) and "indexer" in used
-    assert {"gated_delta", "kda", "lightning", "ssd", "linear"} <= set(EFFICIENCIES) and len(MIXERS) == 8
+    assert {"gated_delta", "kda", "lightning", "ssd", "linear"} <= set(EFFICIENCIES) and len(MIXER_KINDS) == 8
 
 
 def test_an_operator_takes_as_long_as_the_slower_of_its_flops_and_bytes():

@@ -14,7 +14,7 @@ from hyla.cost.training import (
     training_memory,
 )
 from hyla.errors import ConfigError
-from hyla.models.presets import presets
+from hyla.models.formats.presets import presets
 
 
 def config_of(name):

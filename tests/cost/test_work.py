@@ -6,12 +6,13 @@ from counting import CountProducts
 
 from hyla.cost import formulas
 from hyla.cost.call import ARITHMETICS, Step, decode, prefill
+from hyla.cost.formulas import formulas_of
 from hyla.cost.memory import model_memory
 from hyla.cost.work import arithmetic_intensity, by_kind, decoded_cache_bytes, step_work, total_bytes, total_flops
 from hyla.errors import ConfigError
-from hyla.models.family import families
+from hyla.models.formats.presets import find_preset, presets
+from hyla.models.formats.registry import families
 from hyla.models.initialize import initialize
-from hyla.models.presets import find_preset, presets
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 
@@ -56,7 +57,7 @@ def test_a_run_without_attention_multiplies_exactly_what_is_counted(name):
     for mixer in config.mixers:
         taps = getattr(mixer, "conv_len", 0)
         if mixer.kind == "kda":
-            apart += formulas.kda.own_block_flops_per_token(num_heads=mixer.num_heads, key_dim=mixer.key_dim)
+            apart += formulas_of("kda").own_block_flops_per_token(num_heads=mixer.num_heads, key_dim=mixer.key_dim)
             channels = mixer.num_heads * (2 * mixer.key_dim + mixer.value_dim)
         elif mixer.kind == "gated_delta":
             channels = 2 * mixer.num_key_heads * mixer.key_dim + mixer.num_value_heads * mixer.value_dim

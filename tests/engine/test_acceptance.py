@@ -11,14 +11,14 @@ from matrix.mixers import config_of
 from tiny_text import byte_tokenizer, tiny_model
 
 from hyla.engine import Engine, Regex, Request, SamplingParams
-from hyla.engine.acceptance import Distribution, Draft, settle
-from hyla.engine.choosing import Chooser
 from hyla.engine.drafts import Part
 from hyla.engine.generation import Generation
-from hyla.engine.grammar import GrammarCompiler
-from hyla.engine.noise import DRAFTING, NoiseKey
 from hyla.engine.runner import Outcome, Runner
-from hyla.engine.sampler import logprobs_of, loudest
+from hyla.engine.sampling.acceptance import Distribution, Draft, settle
+from hyla.engine.sampling.choosing import Chooser
+from hyla.engine.sampling.grammar import GrammarCompiler
+from hyla.engine.sampling.noise import DRAFTING, NoiseKey
+from hyla.engine.sampling.sampler import logprobs_of, loudest
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyla.engine.choosing import NOT_NUMBERS, Chooser
-from hyla.engine.noise import NoiseKey, first_words, gumbel_of
-from hyla.engine.params import SamplingParams
-from hyla.engine.sampler import greedy
+from hyla.engine.requests.params import SamplingParams
+from hyla.engine.sampling.choosing import NOT_NUMBERS, Chooser
+from hyla.engine.sampling.noise import NoiseKey, first_words, gumbel_of
+from hyla.engine.sampling.sampler import greedy
 
 VOCAB, STOP = 29, 28
 PROMPT = [3, 4, 4, 7]

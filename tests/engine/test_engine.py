@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_text import END, byte_tokenizer, tiny_model
 
-from hyla.caches.pool import page_bytes, slot_bytes
+from hyla.caches.storage import page_bytes, slot_bytes
 from hyla.engine import Engine, Request, SamplingParams
 from hyla.errors import CapacityError, ConfigError, RequestError
 
@@ -309,7 +309,7 @@ def test_an_unpacked_engine_gives_the_same_bits_and_leaves_the_weights(kimi):
     params = SamplingParams(max_tokens=5, temperature=0, logprobs=1)
     plain = tiny_model("kimi_linear")
     engine = Engine(plain, memory=MEMORY, pack=False)
-    assert not plain.head_projection.is_packed
+    assert not plain.head.projection.is_packed
     packed = Engine(kimi, memory=MEMORY)
     assert answer(engine.generate([4, 5], params)[0]) == answer(packed.generate([4, 5], params)[0])
 

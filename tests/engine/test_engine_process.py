@@ -12,9 +12,9 @@ import pytest
 from test_engine_thread import Listener
 from tiny_model import save_tiny_folder
 
-from hyla.engine import Engine, EngineProcess, Launch, Overloaded, Request, SamplingParams, ScoreOrder
-from hyla.engine.child import Child
-from hyla.engine.collect import Collector
+from hyla.engine import EmbedCommand, Engine, EngineProcess, Launch, Overloaded, Request, SamplingParams
+from hyla.engine.hosting.child import Child
+from hyla.engine.requests.collect import Collector
 from hyla.errors import CheckpointError, ConfigError, HylaError, RequestError
 
 OPTIONS = {"memory": 24 << 20, "max_num_sequences": 4}
@@ -69,9 +69,9 @@ def test_answers_are_those_of_an_engine_here(process, folder):
     assert numbers["ledger"]["slots"]["used"] == 0 and numbers["steps"] == engine.status()["steps"]
 
 
-def test_orders_and_administration_go_over_the_pipe(process):
-    scored = process.run(ScoreOrder((5, 6, 7))).result(60)
-    assert [entry.token_id for entry in scored] == [5, 6, 7] and scored[1].logprob < 0
+def test_vectors_and_administration_go_over_the_pipe(process):
+    vector = process.embed(EmbedCommand((5, 6, 7))).result(60)
+    assert len(vector) == process.facts.hidden_dim and sum(value * value for value in vector) == pytest.approx(1.0)
     assert process.pause("keep").result(60)["state"] == "paused"
     with pytest.raises(HylaError, match="not asleep"):
         process.wake().result(60)
@@ -86,7 +86,7 @@ def test_what_is_wrong_with_a_request_is_raised_where_it_was_submitted(process):
         process.submit(Request("bad", (99999,)), Listener())
     assert caught.value.param == "prompt"
     with pytest.raises(RequestError, match="the text holds token id 99999"):
-        process.run(ScoreOrder((99999,)))
+        process.embed(EmbedCommand((99999,)))
     assert process.num_requests == 0
 
 

@@ -11,7 +11,7 @@ from tiny_text import byte_tokenizer
 
 from hyla.engine import Administration, Engine, Request
 from hyla.engine.clock import ManualClock
-from hyla.engine.collect import Collector
+from hyla.engine.requests.collect import Collector
 
 ALONE = Alone(questions(6, seed=2))
 """Few questions, so that prompts meet in the prefix cache and each is computed alone only once."""

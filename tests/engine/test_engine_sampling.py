@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_text import END, byte_tokenizer, tiny_model
 
-from hyla.engine import Choice, Engine, JsonObject, JsonSchema, Regex, Request, SamplingParams, ScoreOrder
-from hyla.engine.embedding import run_order
+from hyla.engine import Choice, Engine, JsonObject, JsonSchema, Regex, Request, SamplingParams
 from hyla.engine.runner import SCORED_ROWS
+from hyla.engine.sampling.sampler import logprobs_of
 from hyla.errors import RequestError
 from hyla.models.weights import Weights
 
@@ -75,7 +75,7 @@ def test_scores_of_an_answer_are_those_that_it_was_generated_with(engine):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_order_scores_a_text_with_the_engine_s_own_numbers(dtype):
+def test_scores_are_those_of_the_whole_text_in_one_forward(dtype):
     model = tiny_model("kimi_linear", seed=5)
     model = in_bfloat16(model) if dtype == torch.bfloat16 else model
     engine = Engine(model, tokenizer=byte_tokenizer(), memory=MEMORY, max_num_sequences=4, prefill_chunk=48)
@@ -83,15 +83,34 @@ def test_an_order_scores_a_text_with_the_engine_s_own_numbers(dtype):
     prompts = [[draw.randrange(256) for _ in range(length)] for length in (1, 63, 64, 65, 200)]
     params = SamplingParams(max_tokens=3, prompt_logprobs=3, logprobs=2, seed=1, ignore_eos=True)
     for prompt, done in zip(prompts, engine.generate(prompts, params)):
-        numbers = [own and (own.token_id, own.logprob, own.rank, own.top) for own in done.prompt_logprobs]
-        ordered = [
-            (own.token_id, own.logprob, own.rank, own.top) for own in run_order(model, ScoreOrder(tuple(prompt), 3))
-        ]
-        assert numbers[0] is None and ordered[0] == (prompt[0], None, None, ())
-        assert numbers[1:] == ordered[1:]
-        written = run_order(model, ScoreOrder((*prompt, *done.token_ids), 2))[len(prompt) :]
-        told = [(own.token_id, own.logprob, own.rank, own.top) for own in done.logprobs]
-        assert told == [(own.token_id, own.logprob, own.rank, own.top) for own in written]
+        assert done.prompt_logprobs == (None, *scores_of(model, prompt, 3))
+        assert list(done.logprobs) == scores_of(model, [*prompt, *done.token_ids], 2)[len(prompt) - 1 :]
+
+
+@torch.inference_mode()
+def scores_of(model, text, num_top):
+    """Log-probabilities of all tokens of a text but the first, from one forward without a cache."""
+    (logits_TV,) = model.logits([text])
+    return logprobs_of(logits_TV[:-1], text[1:], num_top)
+
+
+@pytest.mark.parametrize("context", [1, 64, 130, 199])
+def test_scoring_from_a_place_on_takes_what_stands_before_it_from_the_cache(context):
+    model = tiny_model("kimi_linear", seed=5)
+    engine = Engine(model, memory=MEMORY, max_num_sequences=4)
+    draw = random.Random(4)
+    text = [draw.randrange(256) for _ in range(200)]
+    whole = SamplingParams(max_tokens=0, prompt_logprobs=2)
+    (all_of_it,) = engine.generate([text], whole)
+    part = SamplingParams(max_tokens=0, prompt_logprobs=2, prompt_logprobs_start=context)
+    for expected_cached in (None, (context - 1) // 64 * 64):
+        completions = engine.generate([text, [*text, 7]], part)
+        for done in completions:
+            assert done.prompt_logprobs[:200] == (*[None] * context, *all_of_it.prompt_logprobs[context:])
+        if expected_cached is not None:
+            assert completions[0].usage.cached_tokens == expected_cached
+    assert engine.generate([text], whole)[0].usage.cached_tokens == 0
+    engine.cache.ledger.check()
 
 
 def in_bfloat16(model):
@@ -297,7 +316,7 @@ def test_random_loads_of_every_kind_leave_nothing(engine):
 
 
 def test_a_choice_does_not_pay_for_the_work_of_its_siblings_grammars(monkeypatch):
-    from hyla.engine import grammar
+    from hyla.engine.sampling import grammar
 
     monkeypatch.setitem(grammar.LIMITS, "max_lexer_states", 300)
     engine = Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=48 << 20, max_num_sequences=8)

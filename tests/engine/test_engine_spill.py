@@ -14,7 +14,7 @@ from tiny_text import tiny_model
 
 from hyla.caches import spill_file, spill_store
 from hyla.engine import Administration, Engine, SamplingParams
-from hyla.engine.thread import EngineThread
+from hyla.engine.hosting.thread import EngineThread
 from hyla.errors import ConfigError
 from hyla.models.weights import cast
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_text import END, byte_tokenizer
 
-from hyla.engine.text import Detokenizer, StopStrings
+from hyla.engine.requests.text import Detokenizer, StopStrings
 
 TOKENIZER = byte_tokenizer()
 

@@ -114,8 +114,8 @@ def test_an_engine_that_fails_outside_a_batch_ends_everything_and_goes_on(thread
 
 
 def test_a_request_is_resolved_once_and_its_grammar_compiled_once_for_each_choice(monkeypatch):
-    from hyla.engine.grammar import GrammarCompiler
-    from hyla.engine.resolving import Resolver
+    from hyla.engine.requests.resolving import Resolver
+    from hyla.engine.sampling.grammar import GrammarCompiler
 
     counts = Counter()
 

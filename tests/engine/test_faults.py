@@ -14,10 +14,10 @@ from hyla.caches.page_tables import PageTables
 from hyla.caches.prefix import PrefixCache
 from hyla.caches.storage import SnapshotStore
 from hyla.engine import Engine, EngineThread, Request, SamplingParams
-from hyla.engine.collect import Collector
 from hyla.engine.drafts import ModelDrafter
-from hyla.engine.reuse import PrefixReuse
-from hyla.engine.scheduler import Scheduler
+from hyla.engine.requests.collect import Collector
+from hyla.engine.scheduling.reuse import PrefixReuse
+from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.errors import CapacityError
 
 MEMORY = 8 << 20

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_text import END, byte_tokenizer
 
-from hyla.engine.choosing import Chooser
-from hyla.engine.formats import Choice, Ebnf, JsonObject, JsonSchema, Lark, Regex, depth_of
-from hyla.engine.grammar import LIMITS, GrammarCompiler
-from hyla.engine.params import SamplingParams
+from hyla.engine.requests.formats import Choice, Ebnf, JsonObject, JsonSchema, Lark, Regex, depth_of
+from hyla.engine.requests.params import SamplingParams
+from hyla.engine.sampling.choosing import Chooser
+from hyla.engine.sampling.grammar import LIMITS, GrammarCompiler
 from hyla.errors import RequestError
 
 TOKENIZER = byte_tokenizer()

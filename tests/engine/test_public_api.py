@@ -6,7 +6,7 @@ import torch
 from tiny_text import byte_tokenizer
 
 import hyla
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 

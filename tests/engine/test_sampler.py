@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyla.engine.noise import FEW, NoiseKey, first_words, gumbel, gumbel_of, uniform, words_of
-from hyla.engine.params import SamplingParams
-from hyla.engine.sampler import draw, filtered, greedy, kept_places, logprobs_of, loudest
+from hyla.engine.requests.params import SamplingParams
+from hyla.engine.sampling import sampler
+from hyla.engine.sampling.noise import FEW, NoiseKey, first_words, gumbel, gumbel_of, uniform, words_of
+from hyla.engine.sampling.sampler import draw, filtered, greedy, kept_places, logprobs_of, loudest
 
 VOCAB = 37
 
@@ -127,7 +128,7 @@ def test_the_quick_search_finds_the_largest_score_of_all(spread, count):
 
 
 def test_equal_scores_go_to_the_lower_place(monkeypatch):
-    monkeypatch.setattr("hyla.engine.sampler.first_words", lambda key, count: np.full(count, 5, dtype=np.uint64))
+    monkeypatch.setattr(sampler, "first_words", lambda key, count: np.full(count, 5, dtype=np.uint64))
     assert loudest(np.zeros(2000), None, NoiseKey(0, 0, 0)) == 0
     assert loudest(np.repeat([-1.0, 0.0], 700), None, NoiseKey(0, 0, 0)) == 700
 

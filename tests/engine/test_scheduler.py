@@ -5,7 +5,7 @@ import pytest
 from hyla.caches import Cache
 from hyla.engine import Request, SamplingParams
 from hyla.engine.generation import Generation
-from hyla.engine.scheduler import Scheduler
+from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.layers.protocol import CacheSpec
 
 

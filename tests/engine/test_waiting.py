@@ -7,8 +7,8 @@ from recording_mixer import SPEC, expected, read, write
 from hyla.caches import Cache
 from hyla.engine import Request, SamplingParams
 from hyla.engine.generation import Generation
-from hyla.engine.scheduler import Scheduler
-from hyla.engine.waiting import MOST_DISPLACED, MOST_IDLE_KEYS, WaitingQueue, may_displace, rank, victim
+from hyla.engine.scheduling.scheduler import Scheduler
+from hyla.engine.scheduling.waiting import MOST_DISPLACED, MOST_IDLE_KEYS, WaitingQueue, may_displace, rank, victim
 from hyla.errors import RequestError
 
 

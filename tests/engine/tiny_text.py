@@ -4,7 +4,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from hyla.checkpoints import Tokenizer
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 

@@ -8,8 +8,8 @@ import torch
 
 from hyla.caches import Cache
 from hyla.errors import ConfigError
-from hyla.layers.lightning import head_slopes, slopes
 from hyla.layers.norms import GroupRMSNorm
+from hyla.layers.slopes import head_slopes, slopes
 from hyla.models.build import build_module
 from hyla.models.config import LightningConfig
 from hyla.ops.batch import Batch

@@ -5,8 +5,8 @@ import torch
 
 from hyla.layers.rope import TABLE_POSITIONS, RotaryTable, rotary_table
 from hyla.layers.rope_scaling import plain_frequencies
-from hyla.models.build import scaling_of
-from hyla.models.published import RopeParameters
+from hyla.models.formats.published import RopeParameters
+from hyla.models.kinds.arguments import scaling_of
 from hyla.ops.batch import Batch
 
 FP32_TOLERANCE = 2e-6

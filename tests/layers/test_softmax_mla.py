@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from hyla.grid import CHUNK
 from hyla.layers.mla import MLA
 from hyla.layers.norms import RMSNorm
-from hyla.layers.rope import TABLE_POSITIONS, RotaryTable, rotate
+from hyla.layers.rope import TABLE_POSITIONS, RotaryTable
 from hyla.layers.softmax import SoftmaxAttention
-from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batch import Batch
+from hyla.ops.rotary import rotate
 
 D = 44
 LENGTHS = (1, 63, 64, 65, 200)

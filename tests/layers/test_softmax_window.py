@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from hyla.grid import CHUNK
 from hyla.layers.softmax import SoftmaxAttention
 from hyla.models.build import build_module
 from hyla.models.config import NormConfig, SoftmaxConfig
 from hyla.ops.attention.reference import attention_reference
-from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batch import Batch
 
 HIDDEN = 44
 LENGTHS = (1, 63, 90)

@@ -156,7 +156,7 @@ def test_chats_are_measured_and_refusals_are_an_exit_status(live, tmp_path):
 
 
 def test_no_server_is_one_clear_error(live, tmp_path, monkeypatch):
-    from hyla.cli.bench_report import run_and_show
+    from hyla.cli.bench_tables import run_and_show
     from hyla.errors import ConfigError, HylaError
 
     options = {"model": None, "api_key": None, "is_chat": False, "ignores_eos": True, "timeout": 5.0}

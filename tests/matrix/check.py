@@ -12,8 +12,8 @@ from matrix.cells import Cell
 from matrix.mixers import VOCAB, draft_model, model_of
 
 from hyla.engine import Completion, Engine, Request, SamplingParams
-from hyla.engine.collect import Collector
-from hyla.engine.sampler import logprobs_of
+from hyla.engine.requests.collect import Collector
+from hyla.engine.sampling.sampler import logprobs_of
 
 MEMORY = 8 << 20
 PROMPT_LEN = 137

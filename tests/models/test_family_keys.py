@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig, NormConfig
-from hyla.models.family import families, family_of, family_of_published, known_model_types
+from hyla.models.formats.registry import families, family_of, family_of_published, known_model_types
 
 FAMILIES = tuple(sorted(family.name for family in families() if family.name != "hyla"))  # its keys are our fields
 

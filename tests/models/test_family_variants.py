@@ -6,8 +6,8 @@ import pytest
 
 from hyla.checkpoints import load_model, save_model
 from hyla.errors import CheckpointError, ConfigError
-from hyla.models import family as registry
-from hyla.models.family import family_of, family_of_published
+from hyla.models.formats import registry
+from hyla.models.formats.registry import family_of, family_of_published
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 

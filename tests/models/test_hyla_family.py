@@ -22,7 +22,7 @@ from hyla.models.config import (
     SoftmaxConfig,
     SublayerConfig,
 )
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights, cast

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 

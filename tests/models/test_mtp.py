@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from hyla.caches import Cache
 from hyla.checkpoints import load_model, save_model
-from hyla.checkpoints.json_files import write_json
 from hyla.errors import CheckpointError, ConfigError
-from hyla.models.family import family_of
+from hyla.json_files import write_json
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.mtp import earlier
 from hyla.models.trunk import Model

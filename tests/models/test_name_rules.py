@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from hyla.errors import ConfigError
 from hyla.models.config import SoftmaxConfig
-from hyla.models.family import family_of, published_shapes
-from hyla.models.names import concat, fuse, rename, reshape, stack
+from hyla.models.formats.family import published_shapes
+from hyla.models.formats.names import concat, fuse, rename, reshape, stack
+from hyla.models.formats.registry import family_of
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
 

@@ -8,8 +8,8 @@ from size_arithmetic import count_model, count_mtp, kv_bytes, state_bytes
 
 from hyla.errors import ConfigError
 from hyla.models.config import MIXER_KINDS
-from hyla.models.family import families, family_of
-from hyla.models.presets import assumptions, find_preset, presets
+from hyla.models.formats.presets import assumptions, find_preset, presets
+from hyla.models.formats.registry import families, family_of
 from hyla.models.summary import summarize
 from hyla.models.trunk import Model
 from hyla.models.weights import cast

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.errors import ConfigError, RequestError
-from hyla.ops.attention import PagedKV, attention, chunked, cost, gradient, plan
-from hyla.ops.attention.chunked import tree_sum
+from hyla.grid import CHUNK
+from hyla.ops.attention import PagedKV, attention, cost, gradient, plan, pytorch
+from hyla.ops.attention.pytorch import tree_sum
 from hyla.ops.attention.reference import attention_reference
-from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batch import Batch
 from hyla.ops.native import kernels
 
 pytestmark = pytest.mark.usefixtures("each_backend")
@@ -193,7 +194,7 @@ def test_tile_and_step_sizes_change_no_bit(form, monkeypatch):
 def test_a_wrong_order_of_summation_would_be_noticed(monkeypatch, torch_operators):
     data = inputs(GQA, 300)
     expected = whole(GQA, data, (300,))
-    monkeypatch.setattr(chunked, "tree_sum", lambda x_tn, first=0: x_tn.flip(1).sum(1))
+    monkeypatch.setattr(pytorch, "tree_sum", lambda x_tn, first=0: x_tn.flip(1).sum(1))
     assert not torch.equal(whole(GQA, data, (300,)), expected)
 
 

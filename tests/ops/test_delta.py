@@ -213,5 +213,5 @@ def test_shapes_that_do_not_fit_are_named(rule):
 def test_many_items_are_walked_in_stretches_with_the_same_bits(monkeypatch):
     inputs = GATED.inputs(sum(LENGTHS))
     want = whole(GATED, inputs, LENGTHS)
-    monkeypatch.setattr("hyla.ops.delta.chain.GROUP_ELEMENTS", 1)
+    monkeypatch.setattr("hyla.ops.chunks.delta_chain.GROUP_ELEMENTS", 1)
     assert torch.equal(whole(GATED, inputs, LENGTHS), want)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hyla.errors import ConfigError
 from hyla.ops.batch import Batch
 from hyla.ops.lightning import cache_tensors, cost, lightning
-from hyla.ops.lightning.chunked import MASKED, decay_table
+from hyla.ops.lightning.pytorch import MASKED, decay_table
 from hyla.ops.lightning.reference import lightning_reference
 
 RELATIVE_TOLERANCE = 1e-5
@@ -156,7 +156,7 @@ def test_many_items_are_walked_in_stretches_with_the_same_bits_and_gradients(mon
     xs = [x.requires_grad_() for x in inputs(sum(LENGTHS))]
     want = whole(xs, LENGTHS)
     wanted = torch.autograd.grad(want.square().sum(), xs)
-    monkeypatch.setattr("hyla.ops.delta.chain.GROUP_ELEMENTS", 1)
+    monkeypatch.setattr("hyla.ops.chunks.delta_chain.GROUP_ELEMENTS", 1)
     got = whole(xs, LENGTHS)
     assert torch.equal(got, want)
     for grad, want_grad in zip(torch.autograd.grad(got.square().sum(), xs), wanted):

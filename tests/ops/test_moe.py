@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.errors import BackendUnavailable, ConfigError
-from hyla.ops import rows
+from hyla.ops.exact import rows
 from hyla.ops.moe import cost, experts, packed_experts, route, top_k
 from hyla.ops.moe.reference import experts_reference, route_reference
 

@@ -9,8 +9,9 @@ from test_attention import GQA, MLA, SCALE, Served, inputs, whole
 from test_attention import TOLERANCE as ATTENTION_TOLERANCE
 
 from hyla.errors import BackendUnavailable, ConfigError
-from hyla.ops import gated_delta, kda, native, primitives
+from hyla.ops import backends, gated_delta, kda, native
 from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
 from hyla.ops.native import build
 
 RELATIVE_TOLERANCE = 1e-6
@@ -22,12 +23,12 @@ needs_kernels = pytest.mark.skipif("native" not in CPU_BACKENDS, reason="no C co
 @pytest.fixture(autouse=True)
 def back_to_auto():
     yield
-    native.use("auto")
+    backends.use("auto")
 
 
 @needs_kernels
 def test_exponentials_are_right_over_the_whole_range():
-    native.use("native")
+    backends.use("native")
     x = torch.cat([torch.linspace(-86, 88, 200_003), torch.randn(5000) * 1e-3])
     expected = 1 / (1 + torch.exp(-x.double()))
     error = ((primitives.sigmoid(x).double() - expected) / expected).abs().max().item()
@@ -36,7 +37,7 @@ def test_exponentials_are_right_over_the_whole_range():
 
 @needs_kernels
 def test_extreme_and_missing_numbers_pass_through():
-    native.use("native")
+    backends.use("native")
     x = torch.tensor([float("-inf"), -200.0, 0.0, 200.0, float("inf"), float("nan")])
     y = primitives.sigmoid(x)
     assert y[:5].tolist() == [0.0, 0.0, 0.5, 1.0, 1.0] and y[5].isnan()
@@ -46,7 +47,7 @@ def test_extreme_and_missing_numbers_pass_through():
 @needs_kernels
 @pytest.mark.parametrize("width", [1, 15, 16, 17, 33, 100])
 def test_an_element_s_bits_do_not_depend_on_its_place(width):
-    native.use("native")
+    backends.use("native")
     x = torch.randn(9, width, generator=torch.Generator().manual_seed(width))
     alone = torch.stack([primitives.silu(value.view(1)) for value in x.flatten()]).view_as(x)
     assert torch.equal(primitives.silu(x), alone)
@@ -56,7 +57,7 @@ def test_an_element_s_bits_do_not_depend_on_its_place(width):
 
 @needs_kernels
 def test_bf16_results_are_the_fp32_ones_rounded_as_torch_rounds():
-    native.use("native")
+    backends.use("native")
     gate, up = (torch.randn(7, 37, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (0, 1))
     rounded = primitives.swiglu(gate.float(), up.float()).bfloat16()
     assert torch.equal(primitives.swiglu(gate, up), rounded)
@@ -64,18 +65,25 @@ def test_bf16_results_are_the_fp32_ones_rounded_as_torch_rounds():
     assert torch.equal(primitives.rms_norm(gate, None, eps=1e-6), normed)
 
 
+def forget_the_library():
+    native.library.cache_clear()
+    native.why_missing.cache_clear()
+
+
 def test_without_a_compiler_torch_computes_and_it_is_said(monkeypatch, caplog):
     monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
-    native.library.cache_clear()
+    forget_the_library()
     try:
-        native.use("auto")
+        backends.use("auto")
         with caplog.at_level(logging.WARNING):
-            assert native.backend() == "torch"
-        assert "no C compiler" in caplog.text
+            primitives.silu(torch.zeros(3))
+            primitives.swiglu(torch.zeros(3), torch.zeros(3))
+        assert backends.on(torch.device("cpu")) == "torch"
+        assert caplog.text.count("no C compiler") == 1
         with pytest.raises(BackendUnavailable, match="gcc"):
-            native.use("native")
+            backends.use("native")
     finally:
-        native.library.cache_clear()
+        forget_the_library()
 
 
 @needs_kernels
@@ -93,7 +101,7 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
 @pytest.mark.parametrize("kind", ["gated_delta", "kda"])
 def test_wide_heads_decode_to_the_bits_of_the_whole(kind):
     """Heads of 128 value channels and more take loops of their own when one row comes alone."""
-    native.use("native")
+    backends.use("native")
     heads, key_dim, value_dim, tokens = 2, 24, 8 * 16 + 20, 70
     generator = torch.Generator().manual_seed(3)
     q, k = (torch.randn(tokens, heads, key_dim, generator=generator) / 5 for _ in range(2))
@@ -120,7 +128,7 @@ def test_wide_heads_decode_to_the_bits_of_the_whole(kind):
 @pytest.mark.parametrize("form", [GQA, MLA], ids=["gqa", "mla"])
 def test_long_contexts_have_the_same_bits_for_every_number_of_threads(form, window):
     """Several superblocks of keys, which threads take side by side when there are few rows."""
-    native.use("native")
+    backends.use("native")
     length = 2200
     data = inputs(form, length, torch.bfloat16)
     expected = whole(form, data, (length,), window=window)
@@ -155,7 +163,7 @@ def last_rows(form, data, rows, window):
 
 @needs_kernels
 def test_what_was_never_written_is_never_read():
-    native.use("native")
+    backends.use("native")
     data = inputs(GQA, 70)
     served = Served(GQA, data, (70,))
     for pages in (served.cache.k_pages, served.cache.v_pages):
@@ -167,7 +175,7 @@ def test_what_was_never_written_is_never_read():
 
 @needs_kernels
 def test_pages_outside_the_pool_are_named():
-    native.use("native")
+    backends.use("native")
     data = inputs(GQA, 70)
     served = Served(GQA, data, (70,))
     served.pages = [(1, 7)]

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.errors import BackendUnavailable
-from hyla.ops import chains, native, quant, rows
+from hyla.ops import backends, quant
+from hyla.ops.exact import rows, summation_order
 from hyla.ops.native import kernels
 from hyla.ops.quant import FP8Stack, FP8Tensor, FP8Weight, Shard, cost
 from hyla.ops.quant.reference import dequantise_reference
@@ -78,7 +79,9 @@ def test_a_product_has_the_bits_of_the_dequantised_weight(dtype, num_rows):
 
 def test_a_large_weight_is_dequantised_a_block_of_outputs_at_a_time(monkeypatch):
     monkeypatch.setattr(rows, "BLOCK_ELEMENTS", 64 * 140)
-    monkeypatch.setattr(chains, "chain_order", lambda *shape: None)  # nothing is dequantised into memory otherwise
+    monkeypatch.setattr(
+        summation_order, "chain_order", lambda *shape: None
+    )  # nothing is dequantised into memory otherwise
     weight, asked = FP8Weight((fp8(300, 140, torch.float32),), torch.float32), []
     dense = FP8Weight.dense
 
@@ -184,5 +187,5 @@ def test_the_native_product_is_used_where_its_order_is_the_library_s(each_backen
     product = kernels.product
     monkeypatch.setattr(kernels, "product", lambda *args: asked.append(args) or product(*args))
     quant.linear(x, weight)
-    is_possible = native.handles(x) and chains.chain_order(70, 600, x.dtype) is not None
+    is_possible = backends.uses_native(x) and summation_order.chain_order(70, 600, x.dtype) is not None
     assert bool(asked) == (each_backend == "native") and (not is_possible or len(asked[-1][0]) == 2)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.errors import BackendUnavailable
-from hyla.ops import batched, row_checks, rows
+from hyla.ops.exact import batched, row_checks, rows
 
 DTYPES = [torch.float32, torch.bfloat16]
 SHAPES = [(36, 20), (1, 64), (48, 1000), (129, 33)]

@@ -50,12 +50,12 @@ def test_bf16_rows_are_computed_in_fp32():
 
 
 def test_stretches_do_not_change_a_bit(monkeypatch):
-    from hyla.ops.short_conv import chunked
+    from hyla.ops.short_conv import pytorch
 
     x_TC, weight_CL = inputs()
     batch = Batch.packed(LENGTHS)
     whole = short_conv(x_TC, weight_CL, batch=batch, cache=None)
-    monkeypatch.setattr(chunked, "STRETCH_ELEMENTS", 7 * C)
+    monkeypatch.setattr(pytorch, "STRETCH_ELEMENTS", 7 * C)
     assert torch.equal(short_conv(x_TC, weight_CL, batch=batch, cache=None), whole)
 
 
@@ -147,9 +147,9 @@ def test_the_gradient_with_a_cache_counts_the_inputs_before_the_call():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_of_a_long_batch_equal_the_reference_in_float64(dtype, monkeypatch):
-    from hyla.ops.short_conv import chunked
+    from hyla.ops.short_conv import pytorch
 
-    monkeypatch.setattr(chunked, "STRETCH_ELEMENTS", 11 * C)
+    monkeypatch.setattr(pytorch, "STRETCH_ELEMENTS", 11 * C)
     x_TC, weight_CL = (tensor.requires_grad_() for tensor in inputs(dtype=dtype))
     batch = Batch.packed(LENGTHS)
     grad_TC = torch.randn(x_TC.shape, generator=torch.Generator().manual_seed(1))

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.errors import ConfigError, RequestError
-from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.sparse import chunked, cost, select_keys, sparse_attention
+from hyla.grid import CHUNK
+from hyla.ops.batch import Batch
+from hyla.ops.sparse import cost, pytorch, select_keys, sparse_attention
 from hyla.ops.sparse.reference import index_scores_reference, selection_reference, sparse_attention_reference
 
 RELATIVE_TOLERANCE = 1e-5
@@ -150,7 +151,7 @@ def test_a_mixed_batch_changes_no_bit():
 def test_the_size_of_a_step_changes_no_bit(monkeypatch):
     data, batch = inputs(sum(LENGTHS)), Batch.packed(LENGTHS)
     _, o = run(data, batch, 70)
-    monkeypatch.setattr(chunked, "STEP_BYTES", 1)
+    monkeypatch.setattr(pytorch, "STEP_BYTES", 1)
     assert torch.equal(run(data, batch, 70)[1], o)
 
 
@@ -171,7 +172,7 @@ def test_an_index_key_in_the_cache_decides_what_is_read():
 
 @pytest.mark.parametrize("num_selected", [24, 70])
 def test_gradients_equal_those_of_the_float64_reference(num_selected, monkeypatch):
-    monkeypatch.setattr(chunked, "STEP_BYTES", 1 << 17)
+    monkeypatch.setattr(pytorch, "STEP_BYTES", 1 << 17)
     lengths = [100, 50]
     data, batch = inputs(150), Batch.packed(lengths)
     for x in data:

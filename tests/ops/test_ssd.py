@@ -156,7 +156,7 @@ def test_rows_depend_neither_on_autograd_nor_on_the_stretches(monkeypatch):
     grads = torch.autograd.grad(want.square().sum(), with_grad)
     with torch.inference_mode():
         assert torch.equal(want, whole(inputs, LENGTHS))
-    monkeypatch.setattr("hyla.ops.delta.chain.GROUP_ELEMENTS", 1)
+    monkeypatch.setattr("hyla.ops.chunks.delta_chain.GROUP_ELEMENTS", 1)
     again = whole(with_grad, LENGTHS)
     assert torch.equal(again, want)
     for one, other in zip(torch.autograd.grad(again.square().sum(), with_grad), grads):

@@ -21,10 +21,11 @@ from test_attention import (
 )
 
 from hyla.errors import ConfigError
-from hyla.ops.attention import chunked, cost, gradient, plan
-from hyla.ops.attention.chunked import tree_sum
+from hyla.grid import CHUNK
+from hyla.ops.attention import cost, gradient, plan, pytorch
+from hyla.ops.attention.pytorch import tree_sum
 from hyla.ops.attention.reference import attention_reference
-from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batch import Batch
 from hyla.ops.native import kernels
 
 pytestmark = pytest.mark.usefixtures("each_backend")
@@ -136,7 +137,7 @@ def test_a_tree_that_starts_at_the_window_would_be_noticed(monkeypatch, torch_op
     data, extra = inputs(GQA, 500), options(GQA, 200, False)
     served = Served(GQA, data, (500,), **extra)
     served.step({0: 440})
-    monkeypatch.setattr(chunked, "tree_sum", lambda x_tn, first=0: tree_sum(x_tn))
+    monkeypatch.setattr(pytorch, "tree_sum", lambda x_tn, first=0: tree_sum(x_tn))
     served.step({0: 60})
     assert not torch.equal(served.out, whole(GQA, data, (500,), **extra))
 

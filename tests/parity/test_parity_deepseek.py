@@ -15,7 +15,7 @@ from parity_oracle import (
 )
 
 from hyla.checkpoints import load_model
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.trunk import Model
 
 YARN = {

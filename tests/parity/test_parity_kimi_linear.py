@@ -4,7 +4,7 @@ import pytest
 from parity_oracle import check_decoding, check_parity, check_way_back
 from safetensors.torch import load_file
 
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.trunk import Model
 
 FIRST = {

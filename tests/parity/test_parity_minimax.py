@@ -25,7 +25,7 @@ from parity_oracle import (
 from safetensors.torch import load_file
 
 from hyla.checkpoints import load_model, save_model
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 

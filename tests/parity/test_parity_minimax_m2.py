@@ -8,7 +8,7 @@ from parity_oracle import check_decoding, check_parity, check_way_back, make_ora
 from safetensors.torch import load_file
 
 from hyla.checkpoints import load_model, save_model
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.trunk import Model
 
 FIRST = {

@@ -9,7 +9,7 @@ import torch
 from parity_oracle import check_decoding, check_parity, check_way_back
 from safetensors.torch import load_file
 
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.trunk import Model
 
 FIRST = {

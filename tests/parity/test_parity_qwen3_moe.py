@@ -4,7 +4,7 @@ import pytest
 from parity_oracle import check_decoding, check_parity, check_way_back, same_tensors
 
 from hyla.checkpoints import load_model, save_model
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.trunk import Model
 
 FIRST = {

@@ -4,7 +4,7 @@ import threading
 
 import httpx
 
-from hyla.server.serve import DrainingServer, listen
+from hyla.server.listening import DrainingServer, listen
 
 
 class Live:

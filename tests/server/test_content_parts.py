@@ -11,7 +11,7 @@ from openai.types.chat import chat_completion_content_part_param
 from openai.types.responses import response_input_content_param
 
 from hyla.errors import RequestError
-from hyla.server.content import TEXT_FIELDS, part_text, text_of
+from hyla.server.reading.content import TEXT_FIELDS, part_text, text_of
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 TEXT = {"type": "text", "text": "Look:"}

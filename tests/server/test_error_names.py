@@ -9,7 +9,7 @@ import pytest
 import hyla
 from hyla.engine import SamplingParams
 from hyla.errors import RequestError
-from hyla.server import translate
+from hyla.server.reading import translate
 from hyla.server.schemas.chat import ChatRequest
 
 NOT_FROM_A_ROUTE = {

@@ -8,8 +8,8 @@ import openai
 import pytest
 import torch
 
-from hyla.engine import EmbedOrder, SamplingParams, ScoreOrder, TokenEvent, TokenLogprob
-from hyla.server.reader import Choice
+from hyla.engine import EmbedCommand, SamplingParams, TokenEvent, TokenLogprob
+from hyla.server.answering.reader import Choice
 from hyla.server.shapes.completions import CompletionShape
 
 
@@ -77,17 +77,7 @@ def test_prompt_logprobs_are_named_by_token_id(client, live):
         assert own[str(byte)]["decoded_token"] == chr(byte)
 
 
-@pytest.fixture
-def no_orders(monkeypatch):
-    """Whatever scores a text apart from the generation fails."""
-
-    def refuse(order, model):
-        raise AssertionError("the prompt was computed a second time")
-
-    monkeypatch.setattr("hyla.engine.thread.EngineThread.run", refuse)
-
-
-def test_prompt_logprobs_and_echoes_come_from_the_generation_itself(client, live, http, no_orders):
+def test_prompt_logprobs_and_echoes_come_from_the_generation_itself(client):
     prompts = [list(b"abcd"), list(b"hi")]
     body = {"prompt_logprobs": 3, "ignore_eos": True}
     done = client.completions.create(prompt=prompts, echo=True, logprobs=1, n=2, extra_body=body, **FIELDS)
@@ -147,13 +137,15 @@ def test_scores_are_the_generation_s_own_numbers(live):
     """One arithmetic: a token's log-probability is the same bits when it is sampled and when it is given."""
     params = SamplingParams(max_tokens=9, temperature=1.0, seed=4, logprobs=2, ignore_eos=True)
     (done,) = live_generate(live, list(b"prompt"), params)
-    scored = live.served.worker.run(ScoreOrder((*b"prompt", *done.token_ids), num_top=2)).result(60)
-    assert [(entry.logprob, entry.top) for entry in scored[6:]] == [(own.logprob, own.top) for own in done.logprobs]
+    (scored,) = live_generate(live, (*b"prompt", *done.token_ids), SamplingParams(max_tokens=0, prompt_logprobs=2))
+    assert [(entry.logprob, entry.top) for entry in scored.prompt_logprobs[6:]] == [
+        (own.logprob, own.top) for own in done.logprobs
+    ]
 
 
 def live_generate(live, ids, params):
     from hyla.engine import Request
-    from hyla.engine.collect import Collector
+    from hyla.engine.requests.collect import Collector
 
     events = []
     request = live.served.worker.submit(Request("own", tuple(ids), params), events.append)
@@ -167,13 +159,13 @@ def live_generate(live, ids, params):
 
 
 def test_an_embedding_is_pooled_and_scaled(live):
-    order = live.served.worker.run
-    mean = torch.tensor(order(EmbedOrder(tuple(b"hello"), is_normalised=False)).result(60))
-    last = torch.tensor(order(EmbedOrder(tuple(b"hello"), "last", False)).result(60))
-    alone = [torch.tensor(order(EmbedOrder(tuple(b"hello"[:n]), "last", False)).result(60)) for n in range(1, 6)]
+    embed = live.served.worker.embed
+    mean = torch.tensor(embed(EmbedCommand(tuple(b"hello"), is_normalised=False)).result(60))
+    last = torch.tensor(embed(EmbedCommand(tuple(b"hello"), "last", False)).result(60))
+    alone = [torch.tensor(embed(EmbedCommand(tuple(b"hello"[:n]), "last", False)).result(60)) for n in range(1, 6)]
     assert torch.equal(alone[-1], last)
     assert torch.allclose(torch.stack(alone).mean(0), mean, atol=1e-6)
-    unit = order(EmbedOrder(tuple(b"hello"))).result(60)
+    unit = embed(EmbedCommand(tuple(b"hello"))).result(60)
     assert math.hypot(*unit) == pytest.approx(1.0, abs=1e-6)
 
 

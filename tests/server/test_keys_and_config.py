@@ -3,11 +3,12 @@ import os
 import pytest
 from starlette.requests import Request
 
+from hyla.engine import EngineOptions
 from hyla.errors import ConfigError
 from hyla.server import KeyRing, ServeConfig
 from hyla.server.config import read_toml
-from hyla.server.errors import HTTPFailure
-from hyla.server.keys import digest, label_of
+from hyla.server.guard.keys import digest, label_of
+from hyla.server.reading.errors import HTTPFailure
 
 
 def request(**headers):
@@ -41,7 +42,9 @@ def test_a_key_comes_in_either_header_and_its_label_does_not_tell_it():
 def test_every_key_is_compared_by_digests_of_one_length(monkeypatch):
     compared = []
     real = __import__("hmac").compare_digest
-    monkeypatch.setattr("hyla.server.keys.hmac.compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
+    monkeypatch.setattr(
+        "hyla.server.guard.keys.hmac.compare_digest", lambda a, b: compared.append((a, b)) or real(a, b)
+    )
     KeyRing(["one", "two", "three"]).label("one")
     assert [len(a) == len(b) == len(digest("")) for a, b in compared] == [True] * 3
 
@@ -88,7 +91,7 @@ def test_a_file_is_a_configuration(tmp_path):
     one, two = config.models
     assert one.folder == str(tmp_path / "model") and two.folder == "org/name"
     assert config.key_file == tmp_path / "keys.txt" and one.chat_template == tmp_path / "chat.jinja"
-    assert one.engine == {"dtype": "bfloat16"}
+    assert one.engine == EngineOptions(dtype="bfloat16") and two.engine == EngineOptions()
 
 
 @pytest.mark.parametrize(
@@ -100,6 +103,10 @@ def test_a_file_is_a_configuration(tmp_path):
         (("[[models]]", "[models"), "cannot read"),
         (('folder = "org/name"', ""), "folder"),
         (("port = 9000", "port = 90000"), "port = 90000"),
+        (("dtype =", "dtyp ="), "EngineOptions: dtyp = 'bfloat16'"),
+        (('"bfloat16"', '"float8"'), "EngineOptions: dtype = 'float8'"),
+        (("[models.engine]\ndtype", "engine"), "engine = 'bfloat16'"),
+        (("[limits]\nmax_requests", "limits"), "limits = 7"),
     ],
 )
 def test_a_wrong_file_is_said_by_name(tmp_path, change, words):
@@ -126,7 +133,9 @@ def test_flags_come_before_the_file_and_folders_may_have_names(tmp_path, monkeyp
         ("one", "m"), ("two", "org/name"), ("folder", "some/folder"),
     ]  # fmt: skip
     assert config.port == 9001 and config.api_keys == ("from-environment",)
-    assert all(model.engine == {"dtype": "bfloat16"} and model.tool_parser == "hermes" for model in config.models)
+    assert all(
+        model.engine == EngineOptions(dtype="bfloat16") and model.tool_parser == "hermes" for model in config.models
+    )
     assert CliRunner().invoke(app, [*arguments, "--api-key", "given"]).exit_code == 0
     assert seen[-1].api_keys == ("given",)
     with pytest.raises(ConfigError, match="nothing to serve"):

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 import hyla.server.schemas
 from hyla.errors import RequestError
-from hyla.server.body import parse
+from hyla.server.reading.body import parse
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.schemas.completions import CompletionRequest
 from hyla.server.schemas.messages import MessageRequest

@@ -11,7 +11,7 @@ import pytest
 from conftest import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
-from hyla.server import logs
+from hyla.server.watch import logs
 
 METRIC = re.compile(r"\bhyla_\w+")
 GOOD = {"model": "tiny", "prompt": "abc", "max_tokens": 4, "ignore_eos": True}
@@ -147,8 +147,8 @@ def test_text_lines_stay_single_lines():
 def test_spans_carry_the_route_the_status_and_the_caller_s_trace():
     from contextlib import contextmanager
 
-    from hyla.server.metrics import Metrics
-    from hyla.server.observed import Observed
+    from hyla.server.watch.metrics import Metrics
+    from hyla.server.watch.observed import Observed
 
     seen = []
 
@@ -184,7 +184,7 @@ def test_spans_carry_the_route_the_status_and_the_caller_s_trace():
 def test_a_span_of_the_real_library_stands_in_the_caller_s_trace():
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from hyla.server.traces import Traces
+    from hyla.server.watch.traces import Traces
 
     kept = InMemorySpanExporter()
     traces = Traces(exporter=kept)
@@ -214,7 +214,7 @@ def test_traces_without_the_extra_name_it(monkeypatch):
     import sys
 
     from hyla.errors import ConfigError
-    from hyla.server.traces import Traces
+    from hyla.server.watch.traces import Traces
 
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(ConfigError, match=r"pip install 'hyla\[otel\]'"):

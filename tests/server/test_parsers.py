@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tool_templates import TEMPLATES
 
+from hyla.answers import registry
+from hyla.answers.protocol import PlainParser, ReasoningDelta, TextDelta
+from hyla.answers.thinking import THINK, ThinkingParser
+from hyla.answers.tools import ToolUse
 from hyla.checkpoints.chat_template import ChatTemplate
 from hyla.errors import ConfigError, RequestError
-from hyla.server.conversation import message_for_template
-from hyla.server.parsers import registry
-from hyla.server.parsers.protocol import PlainParser, ReasoningDelta, TextDelta
-from hyla.server.parsers.thinking import THINK, ThinkingParser
+from hyla.server.reading.conversation import message_for_template
 from hyla.server.schemas.tools import FunctionTool
-from hyla.server.tools import ToolUse
 
 PARAMETERS = {
     "type": "object",

@@ -17,8 +17,8 @@ from conftest import Live, make_engine, wait_until
 from tiny_model import save_tiny_folder
 
 from hyla.server import create_app, serve_model, single_app
-from hyla.server.limits import Limits
-from hyla.server.protocol import BoundedConnection
+from hyla.server.guard.connections import BoundedConnection
+from hyla.server.guard.limits import Limits
 
 LONG = {"model": "tiny", "prompt": "abc", "max_tokens": 200, "ignore_eos": True, "stream": True}
 

@@ -18,7 +18,7 @@ from openai.types.shared_params import response_format_json_schema
 
 import hyla.server
 from hyla.errors import RequestError
-from hyla.server import body, translate
+from hyla.server.reading import body, translate
 from hyla.server.schemas import generation, tools
 from hyla.server.schemas import messages as own_messages
 from hyla.server.schemas import responses as own_responses
@@ -102,7 +102,7 @@ def test_a_field_without_effect_is_said_once(caplog, monkeypatch):
     monkeypatch.setattr(body, "_told", set())
     more = {"verbosity": "low", "store": None, "prediction": {"type": "content"}}
     inner = {"stream_options": {"include_obfuscation": True}}
-    with caplog.at_level(logging.INFO, "hyla.server.body"):
+    with caplog.at_level(logging.INFO, "hyla.server.reading.body"):
         for _ in range(3):
             body.parse(ChatRequest, CHAT | more | inner)
     said = [record.getMessage() for record in caplog.records]

@@ -4,9 +4,9 @@ import re
 import tomllib
 from pathlib import Path
 
+from hyla.answers import registry, thinking
 from hyla.server import ServeConfig
 from hyla.server.openapi import BODIES
-from hyla.server.parsers import registry, thinking
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.schemas.completions import CompletionRequest
 

@@ -8,9 +8,9 @@ import openai
 import pytest
 from tiny_text import byte_tokenizer
 
+from hyla.answers.constraints import json_object_grammar, json_schema_grammar
 from hyla.engine import JsonSchema
-from hyla.engine.grammar import GrammarCompiler
-from hyla.server.translate import json_object_grammar, json_schema_grammar
+from hyla.engine.sampling.grammar import GrammarCompiler
 
 USER = {"role": "user", "content": "hi"}
 SCHEMA = {

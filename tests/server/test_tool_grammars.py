@@ -8,7 +8,7 @@ from test_parsers import CALLS, TOOLS, rendered
 from tiny_text import byte_tokenizer
 from tool_templates import TEMPLATES
 
-from hyla.server.parsers import registry
+from hyla.answers import registry
 
 SPECIAL = (
     "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_end|>",

@@ -2,8 +2,8 @@ import pytest
 
 from hyla.engine import SamplingParams
 from hyla.errors import RequestError
-from hyla.server import translate
-from hyla.server.body import parse
+from hyla.server.reading import translate
+from hyla.server.reading.body import parse
 from hyla.server.schemas.chat import ChatRequest
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}

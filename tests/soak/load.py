@@ -15,7 +15,7 @@ from tiny_text import byte_tokenizer
 
 from hyla.engine import Completion, Engine, Overloaded, Request, TokenEvent
 from hyla.engine.clock import ManualClock
-from hyla.engine.collect import Collector
+from hyla.engine.requests.collect import Collector
 
 ROOMY = 64 << 20
 MAX_NUM_SEQUENCES = 12

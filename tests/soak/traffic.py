@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tiny_text import END
 
 from hyla.engine import SamplingParams
-from hyla.engine.formats import Choice, JsonSchema, Regex
+from hyla.engine.requests.formats import Choice, JsonSchema, Regex
 from hyla.models.config import KDAConfig, MLAConfig, MLPConfig, ModelConfig, MTPConfig, SoftmaxConfig, SublayerConfig
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model

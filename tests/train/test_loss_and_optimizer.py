@@ -4,8 +4,8 @@ from tiny_run import CONFIG, RECIPE
 
 from hyla.errors import ConfigError
 from hyla.models.trunk import Model
+from hyla.ops.exact.cross_entropy import cross_entropy
 from hyla.train.config import TrainConfig
-from hyla.train.loss import cross_entropy
 from hyla.train.optimizer import Muon, is_decayed, is_orthogonal, orthogonalize
 from hyla.train.schedule import rate_factor
 

@@ -6,7 +6,7 @@ import hashlib
 from array import array
 from collections.abc import Sequence as List
 
-from hyla.ops.batch import CHUNK
+from hyla.grid import CHUNK
 
 
 def root_digest(salt: str) -> bytes:

@@ -10,21 +10,12 @@ import torch
 from hyla.caches.ledger import Ledger, Units
 from hyla.caches.protocol import Sequence
 from hyla.caches.storage import allocate
+from hyla.grid import CHUNK, num_pages_for
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.ops.attention.cost import LOOK_BACK
-from hyla.ops.batch import CHUNK
 
 WindowPages = tuple[tuple[int, tuple[int, ...]], ...]
 """(window, a table of pages, 0 for those behind it)."""
-
-
-def num_pages_for(num_tokens: int) -> int:
-    """Pages that hold this many tokens.
-
-    >>> num_pages_for(0), num_pages_for(64), num_pages_for(65)
-    (0, 1, 2)
-    """
-    return -(-num_tokens // CHUNK)
 
 
 def first_window_page(length: int, window: int) -> int:

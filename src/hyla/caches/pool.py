@@ -9,23 +9,21 @@ from contextlib import contextmanager
 import torch
 
 from hyla.caches.ledger import Ledger, Units
-from hyla.caches.page_tables import PageTables, num_pages_for
+from hyla.caches.page_tables import PageTables
 from hyla.caches.protocol import Backup, Checkpoint, Sequence
 from hyla.caches.storage import (
     SnapshotDtype,
     SnapshotStore,
     allocate,
-    page_bytes,
-    slot_bytes,
     snapshot_bytes,
     windows_of,
 )
 from hyla.errors import CapacityError, ConfigError, HylaError
+from hyla.grid import BLOCK, CHUNK
 from hyla.layers.protocol import CacheSpec, LayerCache
-from hyla.ops.batch import BLOCK, CHUNK, Batch
+from hyla.ops import backends
+from hyla.ops.batch import Batch
 from hyla.ops.short_conv import RING
-
-__all__ = ["Cache", "num_pages_for", "page_bytes", "slot_bytes", "snapshot_bytes"]
 
 LONGEST_CONV = 8
 """Taps of the longest short convolution that a config may ask for."""
@@ -75,6 +73,7 @@ class Cache:
 
     def allocate(self) -> None:
         """Make the tensors, all zero: at the start, and again after `release`."""
+        self._backend: str | None = None
         self.tables.allocate()
         num_slots, num_snapshots = self.ledger.slots.total, self.ledger.snapshots.total
         self._slots = tuple(allocate(spec.slot_tensors, num_slots, self.device) for spec in self.specs)
@@ -106,6 +105,7 @@ class Cache:
         return Sequence(slot=slot, tables={None: [], **{window: [] for window in self.ledger.windows}})
 
     def batch(self, parts: List[tuple[Sequence, int]], certain: List[int] | None = None) -> Batch:
+        self._check_backend()
         sequences = [sequence for sequence, _ in parts]
         for sequence in sequences:
             self.tables.leave_window(sequence)
@@ -127,6 +127,17 @@ class Cache:
             sequence.pending = num_tokens
             sequence.written = max(sequence.written, sequence.length + num_tokens)
         return self.view(sequences, [sequence.length for sequence in sequences], [count for _, count in parts])
+
+    def _check_backend(self) -> None:
+        """What was filled by one backend is not continued by another: their states differ by rounding."""
+        backend = backends.on(self.device)
+        if self._backend is None:
+            self._backend = backend
+        elif backend != self._backend:
+            raise HylaError(
+                f"the caches were filled by the {self._backend} backend and now {backend} computes; call backends.use "
+                "before the first batch, or release and allocate the caches"
+            )
 
     def view(self, sequences: List[Sequence], starts: List[int], lengths: List[int]) -> Batch:
         """A forward call over rows whose pages are reserved already, for layers beside the trunk's: no cursor moves."""

@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 from hyla.caches.digests import root_digest
 from hyla.caches.pool import Cache
 from hyla.caches.protocol import Checkpoint, Sequence
-from hyla.ops.batch import CHUNK
+from hyla.grid import CHUNK
 
 if TYPE_CHECKING:
     from hyla.caches.spill import Spill

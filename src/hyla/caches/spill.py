@@ -27,7 +27,7 @@ from hyla.caches.transfer import (
     layout_bytes,
     num_kept_window_pages,
 )
-from hyla.ops.batch import CHUNK
+from hyla.grid import CHUNK
 
 Tensors = dict[str, torch.Tensor]
 

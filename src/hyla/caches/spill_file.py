@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from hyla.ops.batch import CHUNK
+from hyla.grid import CHUNK
 
 FORMAT = "hyla spilled prefix 1"
 SUFFIX = ".hyla-prefix.safetensors"

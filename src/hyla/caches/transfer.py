@@ -11,7 +11,7 @@ import torch
 from hyla.caches.page_tables import first_window_page
 from hyla.caches.pool import Cache
 from hyla.caches.protocol import Checkpoint
-from hyla.ops.batch import CHUNK
+from hyla.grid import CHUNK
 
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 """By tensor name: dtype and shape."""

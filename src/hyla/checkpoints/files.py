@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from hyla.checkpoints.json_files import INDEX_FILE, SINGLE_FILE, shard_names
+from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE, shard_names
 from hyla.errors import CheckpointError
 
 BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "F8_E4M3": 8, "F8_E8M0": 8}

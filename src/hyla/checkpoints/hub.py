@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hyla.checkpoints.json_files import INDEX_FILE, SINGLE_FILE, shard_names
+from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE, shard_names
 from hyla.errors import CheckpointError, ConfigError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -11,12 +11,13 @@ import torch
 
 from hyla.checkpoints.files import ShardReader
 from hyla.checkpoints.hub import resolve
-from hyla.checkpoints.json_files import read_json
 from hyla.checkpoints.quantised import CODE_DTYPE, SCALE_DTYPES, SUFFIX, place_rule, read_quantization
 from hyla.errors import CheckpointError, ConfigError
+from hyla.json_files import read_json
 from hyla.models.config import ModelConfig
-from hyla.models.family import Family, family_of_published, published_shapes
-from hyla.models.names import Rule
+from hyla.models.formats.family import Family, published_shapes
+from hyla.models.formats.names import Rule
+from hyla.models.formats.registry import family_of_published
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
 from hyla.ops.quant import dequantise

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field, ValidationError
 
 from hyla.errors import CheckpointError, ConfigError
-from hyla.models.names import Rule
-from hyla.models.published import Strict
+from hyla.models.formats.names import Rule
+from hyla.models.formats.published import Strict
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
 from hyla.ops.quant import BLOCK, FP8, FP8Tensor, dequantise, quantise, quantise_with

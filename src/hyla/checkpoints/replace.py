@@ -15,8 +15,8 @@ from hyla.checkpoints.load import _check, _drop_tied_head, _published_names, _sh
 from hyla.checkpoints.quantised import CODE_DTYPE, SUFFIX, check_scales, place_rule
 from hyla.errors import CheckpointError
 from hyla.models.config import ModelConfig
-from hyla.models.family import family_of
-from hyla.models.names import Rule
+from hyla.models.formats.names import Rule
+from hyla.models.formats.registry import family_of
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
 from hyla.ops.quant import dequantise, num_blocks
@@ -176,7 +176,7 @@ class _Packing:
         for projection in self._of(rule):
             self._left[projection] -= 1
             if not self._left[projection]:
-                is_head = projection is self._model.head_projection
+                is_head = projection is self._model.head.projection
                 projection.pack(keep_plain=is_head and self._model.config.tie_embeddings)
 
 

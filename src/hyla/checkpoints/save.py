@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from hyla.checkpoints.json_files import INDEX_FILE, SINGLE_FILE, write_json
+from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE
 from hyla.checkpoints.quantised import saved_rule
 from hyla.checkpoints.tokenizer import Tokenizer
 from hyla.errors import CheckpointError, ConfigError
+from hyla.json_files import write_json
 from hyla.models.config import ModelConfig
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import tokenizers
 
 from hyla.checkpoints.chat_template import ChatTemplate
-from hyla.checkpoints.json_files import read_json, write_json
 from hyla.errors import CheckpointError, RequestError
+from hyla.json_files import read_json, write_json
 
 SPECIAL_KEYS = ("bos_token", "eos_token", "pad_token", "unk_token")
 

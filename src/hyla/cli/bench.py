@@ -72,7 +72,7 @@ def serve(
     import asyncio
     import os
 
-    from hyla.cli.bench_report import run_and_show
+    from hyla.cli.bench_tables import run_and_show
     from hyla.loadtest.plan import Lengths, Workload
 
     workload = Workload(

@@ -22,6 +22,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     dtype: Annotated[str | None, typer.Option(help="Of a folder: float32 or bfloat16; default: as stored.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
+    device: Annotated[str, typer.Option(help="Of a folder: where to compute; cpu, cuda, cuda:1.")] = "cpu",
     history: Annotated[bool, typer.Option(help="Keep what is typed for the arrow keys of the next time.")] = True,
 ) -> None:
     """Talk to a model. /help lists the commands; Ctrl-C stops an answer; the end of input (Ctrl-D) ends it all."""
@@ -34,5 +35,6 @@ def chat(
     key = api_key or os.environ.get(API_KEY_VARIABLE)
     given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     settings = {setting: value for setting, value in given.items() if value is not None}
-    with open_model(model, name=name, api_key=key, dtype=dtype, revision=revision) as opened, line_history(history):
+    options = {"dtype": dtype, "revision": revision, "device": device}
+    with open_model(model, name=name, api_key=key, options=options) as opened, line_history(history):
         Session(opened, settings, system=system).run()

@@ -39,11 +39,11 @@ class ChatModel(Protocol):
 
 @contextmanager
 def open_model(
-    target: str, *, name: str | None, api_key: str | None, dtype: str | None, revision: str | None
+    target: str, *, name: str | None, api_key: str | None, options: dict[str, Any] | None = None
 ) -> Iterator[ChatModel]:
-    """The model of a URL, a folder or a hub name. Raises HylaError."""
+    """The model of a URL, a folder or a hub name. options: of a local engine. Raises HylaError."""
     if not target.startswith(("http://", "https://")):
-        with _open_folder(target, dtype, revision) as local:
+        with _open_folder(target, dict(options or {})) as local:
             yield local
         return
     import httpx
@@ -57,16 +57,16 @@ def open_model(
 
 
 @contextmanager
-def _open_folder(folder: str, dtype: str | None, revision: str | None) -> Iterator[LocalModel]:
+def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
     import hyla
     from hyla.checkpoints import load_tokenizer, resolve
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineThread
 
-    found = resolve(folder, revision)
+    found = resolve(folder, options.pop("revision", None))
     tokenizer = load_tokenizer(found)
     with loading_bar() as progress:
-        engine = hyla.Engine(found, tokenizer=tokenizer, dtype=dtype, max_num_sequences=1, progress=progress)
+        engine = hyla.Engine(found, tokenizer=tokenizer, **options, max_num_sequences=1, progress=progress)
     thread = EngineThread(engine)
     thread.start()
     try:

@@ -109,8 +109,8 @@ def _device(name: str | None):
 
 
 def _question(contexts, split: dict, **fields):
+    from hyla.cost.figures import DEFAULT_CONTEXTS, Question
     from hyla.cost.parallel import Split
-    from hyla.cost.report import DEFAULT_CONTEXTS, Question
 
     asked = {name: ranks for name, ranks in split.items() if ranks is not None}
     return Question(contexts=contexts or DEFAULT_CONTEXTS, split=Split(**asked) if asked else None, **fields)
@@ -147,7 +147,7 @@ def _target(name: str):
 
 def _print(found: list, question, *, as_json: bool, as_csv: bool, plot: Path | None) -> None:
     from hyla.cost.comparison import comparison
-    from hyla.cost.report import csv_rows, target_report
+    from hyla.cost.figures import csv_rows, target_report
 
     reports = [target_report(target, question) for target in found]
     comparisons = [comparison(found[0], other, question) for other in found[1:]]

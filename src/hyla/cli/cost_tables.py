@@ -6,7 +6,7 @@ from rich.table import Table
 
 from hyla.cli.console import console
 from hyla.cost.calibration import NEVER
-from hyla.cost.report import Question
+from hyla.cost.figures import Question
 from hyla.models.pattern import label
 
 DECIMAL = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

@@ -17,6 +17,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Continue a prompt and print the continuation."""
     import sys
@@ -29,7 +30,9 @@ def generate(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop or ())
     )
     with loading_bar() as progress:
-        engine = hyla.Engine(folder, dtype=dtype, revision=revision, max_num_sequences=1, progress=progress)
+        engine = hyla.Engine(
+            folder, dtype=dtype, revision=revision, device=device, max_num_sequences=1, progress=progress
+        )
     for event in engine.stream(text, params):
         print(event.text or "", end="", flush=True)
     print()

@@ -46,7 +46,8 @@ def _report(name: str, revision: str | None) -> tuple[dict, list]:
     from hyla.checkpoints import read_config, resolve
     from hyla.checkpoints.hub import NAME
     from hyla.checkpoints.load import build_on_meta
-    from hyla.models.presets import assumptions, find_preset, is_preset
+    from hyla.models.formats.presets import assumptions, find_preset, is_preset
+    from hyla.models.operators import backends_of
     from hyla.models.weights import cast
 
     title, folder, dtype = name, {}, torch.bfloat16
@@ -62,11 +63,13 @@ def _report(name: str, revision: str | None) -> tuple[dict, list]:
         config, published = family.preset(title), family.sizes[title]
         folder["assumed"] = assumptions(title)
     model = cast(build_on_meta(config), dtype)
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report = {
         "model": title,
         "family": config.family,
         "dtype": str(dtype).removeprefix("torch."),
         **_model_facts(model),
+        "backends": backends_of(model, here),
         "ignored_keys": {key: family.reasons[key] for key in _flat_keys(published, family) if key in family.reasons},
         **folder,
     }
@@ -79,7 +82,7 @@ def _model_facts(model) -> dict:
 
     config, summary = model.config, summarize(model)
     stack = summary.stack
-    channel = [sub.module.kind for sub in config.sublayers if sub.module not in config.mixers]
+    channel = [sub.module.kind for sub in config.sublayers if not sub.is_mixer]
     mtp = [
         {
             "sublayers": compress([label(sub.module.kind) for sub in module.sublayers]),
@@ -198,6 +201,8 @@ def _short(count: int) -> str:
 
 def _lines(report: dict):
     """(name, text) of each line below the table."""
+    from hyla.ops.backends import describe
+
     yield "mixers", report["mixers"]
     yield "channel mixers", report["channel_mixers"] or "none"
     yield "parameters", f"{report['parameters']:,}, of which {report['active_parameters']:,} work on one token"
@@ -212,6 +217,8 @@ def _lines(report: dict):
         yield "MTP", f"{module['sublayers']}{steps}: {module['parameters']:,} parameters on top{absent}"
     if not report["mtp"]:
         yield "MTP", "none (assumed)" if "num_nextn_predict_layers" in assumed else "none"
+    for line in describe(report["backends"]):
+        yield "computed by", line
     for key, value_and_reason in assumed.items():
         yield "assumed", f"{key} = {value_and_reason}"
     if "weights" in report:

@@ -8,7 +8,7 @@ import json
 def list_presets(as_json: bool) -> None:
     """Print each published size with its family, its context and what is assumed of it."""
     from hyla.cli.console import console
-    from hyla.models.presets import assumptions, presets
+    from hyla.models.formats.presets import assumptions, presets
 
     found = {
         name: {"family": family.name, "context": family.preset(name).max_len, "assumed": assumptions(name)}

@@ -22,6 +22,7 @@ def quickstart(
     seed: Annotated[int, typer.Option(min=0, help="Start values and order of the documents.")] = 0,
     serve: Annotated[bool, typer.Option(help="Serve the model at the end.")] = True,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Train a hybrid for two minutes, show what it is worth, save it, serve it.
 
@@ -37,31 +38,31 @@ def quickstart(
     if report_path(out).is_file():
         show_finished(out, request)
     else:
-        make_run(out, request)
+        make_run(out, request, device)
     if serve:
-        start_server(out / "model", host=HOST, port=port, model_name="hyla-quickstart")
+        start_server(out / "model", host=HOST, port=port, model_name="hyla-quickstart", device=device)
     else:
         console.print(f"serve it with: hyla serve {out / 'model'}")
 
 
-def make_run(out: Path, request) -> None:
+def make_run(out: Path, request, device: str) -> None:
     """All stages up to report.json, which is written last."""
     from dataclasses import asdict
 
     from hyla.cli.console import console
-    from hyla.cli.report import show_completion, show_curves, show_scores
+    from hyla.cli.quickstart_tables import show_completion, show_curves, show_scores
     from hyla.cli.training import train_with_bar
     from hyla.train import report
     from hyla.train.files import write_json
     from hyla.train.twin import plot_curves
 
-    run, model = train_with_bar(out, request)
+    run, model = train_with_bar(out, request, device)
     with console.status("scoring the held-out files"):
         scores = asdict(report.bits_per_byte(run, model))
     show_scores(scores)
     run.save_model(model)
     console.print(f"saved {run.model_folder}, a Hugging Face folder")
-    completion = asdict(report.complete_heldout(run))
+    completion = asdict(report.complete_heldout(run, model.device))
     show_completion(completion)
     with console.status("measuring the hybrid and its full-attention twin"):
         curves = report.decode_curves(run, model)
@@ -73,9 +74,9 @@ def make_run(out: Path, request) -> None:
 
 def show_finished(out: Path, request) -> None:
     """What an earlier call found."""
-    from hyla.checkpoints.json_files import read_json
     from hyla.cli.console import console
-    from hyla.cli.report import show_curves, show_scores
+    from hyla.cli.quickstart_tables import show_curves, show_scores
+    from hyla.json_files import read_json
     from hyla.train.report import report_path
     from hyla.train.run import check_same_request
 

@@ -10,6 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from hyla.cli.flags import given_fields, takes_fields
+from hyla.engine.requests.options import EngineOptions
+from hyla.server.guard.limits import Limits
+
 API_KEY_VARIABLE, ADMIN_KEY_VARIABLE = "HYLA_API_KEY", "HYLA_ADMIN_KEY"
 """Secrets may come from the environment; a flag or a file that gives them comes first."""
 
@@ -21,27 +25,16 @@ class LogForm(StrEnum):
     json = "json"
 
 
+@takes_fields(engine=EngineOptions, limits=Limits)
 def serve(
     folders: Annotated[
         list[str] | None,
         typer.Argument(metavar="[NAME=]FOLDER ...", help="Model folders in the Hugging Face format, or org/name."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same settings; flags come first.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all. [127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="[8000]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: 8000.")] = None,
     model_name: Annotated[str | None, typer.Option(help="Name of the one model; default: its folder's name.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where models are loaded to. [cpu]")] = None,
-    memory: Annotated[int | None, typer.Option(min=1, help="Bytes for each model's caches.")] = None,
-    max_num_sequences: Annotated[int | None, typer.Option(min=1, help="Most sequences computed at once. [32]")] = None,
-    context_len: Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer, in tokens.")] = None,
-    prefix_cache: Annotated[bool | None, typer.Option(help="Keep prefixes between requests. [yes]")] = None,
-    spill_folder: Annotated[Path | None, typer.Option(help="Where evicted prefixes are kept over a restart.")] = None,
-    speculation: Annotated[
-        str | None, typer.Option(help="Drafts from: off, lookup, mtp (the model's own modules), draft. [off]")
-    ] = None,
-    draft_model: Annotated[str | None, typer.Option(help="Folder of the small model for --speculation draft.")] = None,
     chat_template: Annotated[Path | None, typer.Option(help="Jinja file that replaces the checkpoint's.")] = None,
     tool_parser: Annotated[str | None, typer.Option(help="Format of tool calls; default: from the template.")] = None,
     reasoning_parser: Annotated[str | None, typer.Option(help="Format of reasoning; default: the same.")] = None,
@@ -53,28 +46,18 @@ def serve(
         str | None, typer.Option(help=f"Key of the admin routes; default: ${ADMIN_KEY_VARIABLE}, or off.")
     ] = None,
     cors_origin: Annotated[list[str] | None, typer.Option(help="A page's origin that may use the server.")] = None,
-    log_format: Annotated[LogForm | None, typer.Option(help="Of the log on standard error. [text]")] = None,
+    log_format: Annotated[LogForm | None, typer.Option(help="Of the log on standard error. Default: text.")] = None,
     otlp_endpoint: Annotated[
-        str | None, typer.Option(help="Where OpenTelemetry spans go, as http://HOST:4318/v1/traces; needs hyla[otel].")
+        str | None, typer.Option(help="Where OpenTelemetry spans go, as http://HOST:4318/v1/traces; needs `otel`.")
     ] = None,
+    **flags: Any,
 ) -> None:
     """Serve models over HTTP: chat, completions, responses, messages, embeddings."""
     from hyla.server import ServeConfig
     from hyla.server.config import read_toml
 
     fields = read_toml(config) if config is not None else {}
-    engine = _given(
-        dtype=dtype,
-        revision=revision,
-        device=device,
-        memory=memory,
-        max_num_sequences=max_num_sequences,
-        context_len=context_len,
-        prefix_cache=prefix_cache,
-        spill_folder=str(spill_folder) if spill_folder is not None else None,
-        speculation=speculation,
-        draft_model=draft_model,
-    )
+    engine, limits = given_fields(EngineOptions, flags), given_fields(Limits, flags)
     own = _given(chat_template=chat_template, tool_parser=tool_parser, reasoning_parser=reasoning_parser)
     fields["models"] = _models(fields.get("models", []), folders or [], model_name, own, engine)
     fields |= _given(host=host, port=port, key_file=key_file, cors_origins=cors_origin, api_keys=api_key)
@@ -83,6 +66,7 @@ def serve(
         if name not in fields and os.environ.get(variable):
             fields[name] = [os.environ[variable]]
     fields |= _given(log_format=log_format and log_format.value, otlp_endpoint=otlp_endpoint)
+    fields["limits"] = _merged(fields.get("limits", {}), limits)
     run(ServeConfig(**fields))
 
 
@@ -103,7 +87,12 @@ def _models(of_file: Any, folders: list[str], name: str | None, own: dict, engin
         if len(models) > 1:
             raise ConfigError(f"--model-name {name!r} names one model and there are {len(models)}; write NAME=FOLDER")
         models[0]["name"] = name
-    return [{**model, **own, "engine": {**model.get("engine", {}), **engine}} for model in models]
+    return [{**model, **own, "engine": _merged(model.get("engine", {}), engine)} for model in models]
+
+
+def _merged(of_file: Any, flags: dict[str, Any]) -> Any:
+    """A table of the file with flags over it; what is no table stays, since the config says what is wrong."""
+    return {**of_file, **flags} if isinstance(of_file, dict) else of_file
 
 
 def _model(argument: str) -> dict[str, Any]:
@@ -115,7 +104,7 @@ def _model(argument: str) -> dict[str, Any]:
 
 def require_free_port(host: str, port: int) -> None:
     """Raise ConfigError unless a server can listen there now: asked before the work, not after it."""
-    from hyla.server.serve import listen
+    from hyla.server.listening import listen
 
     listen(host, port).close()
 
@@ -123,9 +112,10 @@ def require_free_port(host: str, port: int) -> None:
 def run(config) -> None:
     """Load the models of a `ServeConfig` and serve them until interrupted."""
     from hyla.cli.console import console
-    from hyla.server import KeyRing, create_app, logs
+    from hyla.server import KeyRing, create_app
     from hyla.server import serve as serve_app
-    from hyla.server.traces import Traces
+    from hyla.server.watch import logs
+    from hyla.server.watch.traces import Traces
 
     require_free_port(config.host, config.port)
     logs.configure(config.log_format)
@@ -150,11 +140,12 @@ def run(config) -> None:
 def _load(model, config):
     """One model of a `ServeConfig`, with its engine's process running and ready."""
     from hyla.checkpoints import load_tokenizer, resolve
-    from hyla.checkpoints.json_files import read_json
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineProcess, Launch
     from hyla.errors import ConfigError
-    from hyla.server import logs, served_model
+    from hyla.json_files import read_json
+    from hyla.server import served_model
+    from hyla.server.watch import logs
 
     template = None
     if model.chat_template is not None:
@@ -162,8 +153,8 @@ def _load(model, config):
             template = model.chat_template.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
             raise ConfigError(f"cannot read the chat template {model.chat_template}: {error}") from error
-    options = dict(model.engine)
-    folder = resolve(model.folder, options.pop("revision", None))
+    folder = resolve(model.folder, model.engine.revision)
+    options = model.engine.model_dump(exclude_unset=True, exclude={"revision"})
     prepare = partial(logs.configure, config.log_format)
     launch = Launch(str(folder), options, max_requests=config.limits.max_requests, prepare=prepare)
     with loading_bar() as progress:
@@ -179,9 +170,9 @@ def _load(model, config):
     )
 
 
-def start_server(folder: str | Path, *, host: str, port: int, model_name: str) -> None:
-    """Serve one folder with the defaults."""
+def start_server(folder: str | Path, *, host: str, port: int, model_name: str, device: str) -> None:
+    """Serve one folder with the defaults, on a device as PyTorch names it."""
     from hyla.server import ServeConfig, ServedModelConfig
 
-    models = [ServedModelConfig(name=model_name, folder=str(folder))]
+    models = [ServedModelConfig(name=model_name, folder=str(folder), engine={"device": device})]
     run(ServeConfig(models=models, host=host, port=port))

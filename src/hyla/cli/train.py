@@ -17,12 +17,13 @@ def train(
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Training time; sets the number of steps.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps, instead of --minutes.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Start values and order of the documents.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Train a hybrid model on a folder of text. Called again, it continues where it was killed."""
     from hyla.cli.console import console
     from hyla.cli.training import make_request, train_with_bar
 
     request = make_request(data, config=config, minutes=minutes, steps=steps, seed=seed)
-    run, model = train_with_bar(out, request)
+    run, model = train_with_bar(out, request, device)
     run.save_model(model)
     console.print(f"saved {run.model_folder}; try: hyla generate {run.model_folder} 'def '")

@@ -8,6 +8,7 @@ from hyla.cli.config_file import read_toml
 from hyla.cli.console import console, training_bar
 from hyla.errors import ConfigError
 from hyla.models.trunk import Model
+from hyla.ops.devices import resolve_device
 from hyla.ops.host_memory import keep_freed_memory
 from hyla.train.config import TrainConfig
 from hyla.train.recipe import HybridRecipe
@@ -40,10 +41,11 @@ def make_request(
     )
 
 
-def train_with_bar(out: Path, request: RunRequest) -> tuple[Run, Model]:
-    """Open or prepare the run in `out` and bring it to its last step."""
+def train_with_bar(out: Path, request: RunRequest, device: str) -> tuple[Run, Model]:
+    """Open or prepare the run in `out` and bring it to its last step, on a device as PyTorch names it."""
     keep_freed_memory()
-    run = open_run(out, request, lambda line: console.print(line))
+    place = resolve_device(device)
+    run = open_run(out, request, lambda line: console.print(line), device=place)
     with training_bar(run.train.steps) as bar:
-        model = run.trained(bar, bar.resumed)
+        model = run.trained(bar, bar.resumed, device=place, say=console.print)
     return run, model

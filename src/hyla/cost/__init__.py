@@ -12,11 +12,12 @@ Arithmetic only: nothing here imports PyTorch, except the calibration of this ma
 
 from hyla.cost.call import Step, decode, prefill
 from hyla.cost.comparison import comparison, crossover
-from hyla.cost.devices import DEVICES, Device, find_device
+from hyla.cost.device import Device
+from hyla.cost.devices import DEVICES, find_device
+from hyla.cost.figures import Question, target_report
 from hyla.cost.memory import model_memory
 from hyla.cost.parallel import Split, rank_bytes
 from hyla.cost.parameters import count_parameters, weight_bytes
-from hyla.cost.report import Question, target_report
 from hyla.cost.roofline import Serving
 from hyla.cost.target import Target, find_target
 from hyla.cost.training import train_flops_per_token, train_hours, training_memory

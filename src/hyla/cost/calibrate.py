@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hyla.cost.calibration import NEVER, Point, fit, machine_of
 from hyla.cost.call import Setting, Work
-from hyla.cost.devices import Device, Rate
+from hyla.cost.device import Device, Rate
 from hyla.cost.roofline import work_seconds
 from hyla.cost.timing import (
     DECODE_AT,
@@ -28,31 +28,13 @@ from hyla.cost.timing import (
     step_overhead,
 )
 from hyla.cost.work import sublayer_work
-from hyla.models.config import (
-    GatedDeltaConfig,
-    KDAConfig,
-    LightningConfig,
-    LinearAttentionConfig,
-    Mamba2Config,
-    MLAConfig,
-    MLPConfig,
-    MoEConfig,
-    SoftmaxConfig,
-    SublayerConfig,
-)
+from hyla.models.config import SublayerConfig
+from hyla.models.kinds import KINDS, Calibration, Kind
 
 
 def _works(case: Case) -> list[Work]:
     at = Setting(case.step, "bf16", "hyla")
     return list(sublayer_work(SublayerConfig(module=case.module), HIDDEN, at))
-
-
-def _decode(*modules, starts: Iterable[int] = (DECODE_AT,)) -> list[Case]:
-    return [Case(module, start, 1) for module in modules for start in starts]
-
-
-def _prefill(*modules, lengths: Iterable[int] = (128, 1024)) -> list[Case]:
-    return [Case(module, 0, length) for module in modules for length in lengths]
 
 
 @dataclass(frozen=True)
@@ -64,38 +46,31 @@ class Fitted:
     parts: tuple[str, ...]
 
 
+LONG_CONTEXTS = (DECODE_AT, (1 << 13) + 20, (1 << 14) + 20)
+"""Of a decoded token whose time grows with the context."""
+
+
+def _fitted(kind: Kind, calibration: Calibration) -> dict[str, Fitted]:
+    """The rates of one kind, of reading a prompt and of decoding a token."""
+    shares_operator = sum(other.operator == kind.operator for other in KINDS.values()) > 1
+    name = f"{kind.operator}/{kind.name}" if shares_operator else kind.operator
+    # One decoded row only reads a state or weights; its products with cached keys take time of their own.
+    parts = ("calls", "flops", "nbytes") if kind.operator == "attention" else ("calls", "nbytes")
+    starts = LONG_CONTEXTS if kind.operator == "attention" else (DECODE_AT,)
+    prompts = [Case(calibration.sizes[-1], 0, length) for length in calibration.prompts]
+    decoded = [Case(module, start, 1) for module in calibration.sizes for start in starts]
+    return {
+        f"{name}/prefill": Fitted(kind.operator, prompts, ("calls", "flops")),
+        f"{name}/decode": Fitted(kind.operator, decoded, parts),
+    }
+
+
 def _cases() -> dict[str, Fitted]:
     """By rate, in the order of measurement: later ones are what the earlier ones leave unexplained."""
-    delta = [GatedDeltaConfig(num_key_heads=h // 2, num_value_heads=h, key_dim=64, value_dim=64) for h in (4, 16)]
-    kda = [KDAConfig(num_heads=h, key_dim=64, value_dim=64, gate_rank=64) for h in (4, 16)]
-    lightning = [LightningConfig(num_heads=h, head_dim=64, slopes="minimax", layer=0, num_layers=2) for h in (4, 16)]
-    mamba = [Mamba2Config(num_heads=h, head_dim=64, num_groups=2, state_dim=64) for h in (4, 16)]
-    linear = [LinearAttentionConfig(num_heads=h, key_dim=64, value_dim=64) for h in (4, 16)]
-    softmax = [SoftmaxConfig(num_heads=h, num_kv_heads=g, head_dim=64) for h, g in ((8, 2), (16, 4))]
-    mla = [MLAConfig(num_heads=h, kv_lora_dim=256, nope_dim=64, rope_dim=32, value_dim=64) for h in (4, 12)]
-    mlp = [MLPConfig(intermediate_dim=width) for width in (1024, 4096)]
-    experts = [
-        MoEConfig(num_experts=16, num_experts_per_token=visited, expert_dim=width)
-        for visited, width in ((2, 256), (4, 768))
-    ]
-    found = {}
-
-    def add(name: str, modules: list, starts=(DECODE_AT,), lengths=(128, 1024), is_read_only=True):
-        operator = name.split("/")[0]
-        read = ("calls", "nbytes") if is_read_only else ("calls", "flops", "nbytes")
-        found[f"{name}/prefill"] = Fitted(operator, _prefill(modules[-1], lengths=lengths), ("calls", "flops"))
-        found[f"{name}/decode"] = Fitted(operator, _decode(*modules, starts=starts), read)
-
-    add("projection", mlp)
-    add("experts", experts)
-    add("gated_delta", delta)
-    add("kda", kda)
-    add("lightning", lightning)
-    add("ssd", mamba)
-    add("linear", linear)
-    contexts = (DECODE_AT, (1 << 13) + 20, (1 << 14) + 20)
-    add("attention/softmax", softmax, starts=contexts, lengths=(256, 1024, 4096), is_read_only=False)
-    add("attention/mla", mla, starts=contexts, lengths=(256, 1024, 2048), is_read_only=False)
+    found: dict[str, Fitted] = {}
+    for kind in KINDS.values():
+        if kind.calibration:
+            found |= _fitted(kind, kind.calibration)
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
-from hyla.cost.devices import Device, Rate
+from hyla.cost.device import Device, Rate
 from hyla.errors import ConfigError
 
 NEVER = 1e30

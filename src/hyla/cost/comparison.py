@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hyla.cost.call import decode, prefill
+from hyla.cost.figures import Question, context_figures, serving
 from hyla.cost.inventory import element_bytes
 from hyla.cost.memory import model_memory
-from hyla.cost.report import Question, context_figures, serving
 from hyla.cost.target import Target
 from hyla.cost.work import step_work
 

@@ -6,6 +6,7 @@ package answers before PyTorch would have been loaded.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -13,20 +14,18 @@ from types import ModuleType
 OPERATORS = Path(__file__).parents[1] / "ops"
 
 
-def _formulas(operator: str) -> ModuleType:
+@cache
+def formulas_of(operator: str) -> ModuleType:
+    """The formulas of an operator, by its folder's name. Those of recurrences have the same names and keywords."""
     spec = spec_from_file_location(f"hyla.cost.formulas.{operator}", OPERATORS / operator / "cost.py")
+    assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-attention = _formulas("attention")
-gated_delta = _formulas("gated_delta")
-kda = _formulas("kda")
-lightning = _formulas("lightning")
-linear = _formulas("linear")
-moe = _formulas("moe")
-quant = _formulas("quant")
-short_conv = _formulas("short_conv")
-sparse = _formulas("sparse")
-ssd = _formulas("ssd")
+attention = formulas_of("attention")
+moe = formulas_of("moe")
+quant = formulas_of("quant")
+short_conv = formulas_of("short_conv")
+sparse = formulas_of("sparse")

@@ -1,32 +1,26 @@
-"""What each kind of sublayer holds, and how a token uses it.
+"""What a sublayer holds, and how a token uses it: its table of parameters by matrix products and vectors.
 
 Proved equal to the modules on the meta device, for every published size (tests/cost/test_parameters.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hyla.cost.formulas import moe as moe_cost
 from hyla.cost.formulas import quant as quant_cost
-from hyla.models.config import (
-    GatedDeltaConfig,
-    KDAConfig,
-    LightningConfig,
-    LinearAttentionConfig,
-    Mamba2Config,
-    MLAConfig,
-    MLPConfig,
-    MoEConfig,
-    SoftmaxConfig,
-    SparseMLAConfig,
-    SublayerConfig,
-)
+from hyla.layers.parameters import Table, products
+from hyla.layers.tables import ends
+from hyla.models.config import MoEConfig, SublayerConfig
+from hyla.models.parameters import module_parameters
 
 BYTES_PER_ELEMENT = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "int4": 0.5}
 """Of a stored weight, scales apart. fp8: one fp32 scale per block of 128 x 128; int4: one 16-bit scale per 32."""
 WEIGHT_DTYPES = tuple(BYTES_PER_ELEMENT)
 INT4_GROUP = 32
+OUT = "out"
+"""The product of a mixer's output projection."""
 
 
 def element_bytes(dtype: str) -> int:
@@ -124,133 +118,51 @@ class Inventory:
         return self.shared_nbytes(dtype) + experts
 
 
-def _softmax(config: SoftmaxConfig, hidden: int) -> Inventory:
-    heads, kv_heads, key_dim = config.num_heads, config.num_kv_heads, config.head_dim
-    value_dim = config.value_dim or key_dim
-    width = (heads + kv_heads) * key_dim + (kv_heads + heads * config.output_gate) * value_dim
-    normed = 0 if config.qk_norm is None else 2 if config.qk_norm_scope == "head" else heads + kv_heads
+def inventory(sublayer: SublayerConfig, hidden_dim: int) -> Inventory:
+    """The parameters of one sublayer, its norm included, from its table (`models.parameters`)."""
+    table = (*ends.norm(hidden_dim), *module_parameters(sublayer.module, hidden_dim))
+    found = products(table)
+    routed = {name: rows for name, rows in found.items() if rows[0].experts}
+    loose = [row for row in table if row.product is None]
     return Inventory(
-        matrices=(Matrix(hidden, width), Matrix(heads * value_dim, hidden)),
-        vectors=normed * key_dim,
-        fp32_vectors=heads * config.sinks,
+        matrices=_matrices({name: rows for name, rows in found.items() if name not in routed}),
+        experts=_experts(sublayer.module, routed) if routed else None,
+        vectors=sum(row.numel for row in loose if not row.is_fp32),
+        fp32_vectors=sum(row.numel for row in loose if row.is_fp32),
     )
 
 
-def _mla(config: MLAConfig, hidden: int) -> Inventory:
-    heads, latent = config.num_heads, config.kv_lora_dim
-    queries = heads * (config.nope_dim + config.rope_dim)
-    beside = latent + config.rope_dim + heads * config.head_gate
-    copied = latent + config.rope_dim + (config.q_lora_dim or 0)
-    if config.q_lora_dim is None:
-        into = (Matrix(hidden, queries + beside, copied_dim=copied),)
-    else:
-        into = (Matrix(hidden, config.q_lora_dim + beside, copied_dim=copied), Matrix(config.q_lora_dim, queries))
-    up = (Matrix(config.nope_dim, latent, heads), Matrix(latent, config.value_dim, heads))
-    return Inventory(
-        matrices=(*into, *up, Matrix(heads * config.value_dim, hidden)),
-        vectors=latent + (config.q_lora_dim or 0),
+def _matrices(found: Mapping[str, Table]) -> tuple[Matrix, ...]:
+    """One matrix for each product; those of heads (MLA's) before the one that writes to the stream, as they run."""
+    matrices = {name: _matrix(rows) for name, rows in found.items()}
+    of_heads = {name: matrices[name] for name, rows in found.items() if len(rows[0].dims) == 3}
+    ordered: list[Matrix] = []
+    for name, matrix in matrices.items():
+        if name == OUT:
+            ordered += of_heads.values()
+        if name not in of_heads:
+            ordered.append(matrix)
+    return tuple(ordered)
+
+
+def _matrix(rows: Table) -> Matrix:
+    """Parameters of one product stand over one another."""
+    first = rows[0]
+    return Matrix(
+        in_dim=first.in_dim,
+        out_dim=sum(row.out_dim for row in rows),
+        count=first.count,
+        is_fp32=first.is_fp32,
+        copied_dim=sum(row.out_dim for row in rows if row.split_place() is None),
     )
 
 
-def _sparse_mla(config: SparseMLAConfig, hidden: int) -> Inventory:
-    attention = _mla(config, hidden)
-    heads, dim = config.num_index_heads, config.index_dim
-    key = Matrix(hidden, dim, copied_dim=dim)
-    indexer = (Matrix(config.q_lora_dim, heads * dim), key, Matrix(hidden, heads, is_fp32=True))
-    return Inventory(
-        matrices=(*attention.matrices, *indexer),
-        vectors=attention.vectors,
-        fp32_vectors=2 * dim,
-    )
-
-
-def _gated_delta(config: GatedDeltaConfig, hidden: int) -> Inventory:
-    heads = config.num_value_heads
-    keys, values = config.num_key_heads * config.key_dim, heads * config.value_dim
-    return Inventory(
-        matrices=(Matrix(hidden, 2 * keys + 2 * values + 2 * heads), Matrix(values, hidden)),
-        vectors=(2 * keys + values) * config.conv_len + config.value_dim,
-        fp32_vectors=2 * heads,
-    )
-
-
-def _kda(config: KDAConfig, hidden: int) -> Inventory:
-    keys, values = config.num_heads * config.key_dim, config.num_heads * config.value_dim
-    rank = config.gate_rank
-    gates = keys + values if rank is None else 2 * rank
-    up = () if rank is None else (Matrix(rank, keys), Matrix(rank, values))
-    into = Matrix(hidden, 2 * keys + values + gates + config.num_heads, copied_dim=2 * (rank or 0))
-    return Inventory(
-        matrices=(into, *up, Matrix(values, hidden)),
-        vectors=(2 * keys + values) * config.conv_len + config.value_dim,
-        fp32_vectors=config.num_heads + keys,
-    )
-
-
-def _lightning(config: LightningConfig, hidden: int) -> Inventory:
-    width = config.num_heads * config.head_dim
-    return Inventory(
-        matrices=(Matrix(hidden, 4 * width), Matrix(width, hidden)),
-        vectors=width + (2 * config.head_dim if config.qk_norm else 0),
-    )
-
-
-def _mamba2(config: Mamba2Config, hidden: int) -> Inventory:
-    values, keys = config.num_heads * config.head_dim, config.num_groups * config.state_dim
-    return Inventory(
-        matrices=(Matrix(hidden, 2 * values + 2 * keys + config.num_heads), Matrix(values, hidden)),
-        vectors=(values + 2 * keys) * (config.conv_len + 1) + values,
-        fp32_vectors=3 * config.num_heads,
-    )
-
-
-def _linear(config: LinearAttentionConfig, hidden: int) -> Inventory:
-    width = config.num_heads * (2 * config.key_dim + config.value_dim)
-    return Inventory(matrices=(Matrix(hidden, width), Matrix(config.num_heads * config.value_dim, hidden)))
-
-
-def _mlp_matrices(hidden: int, width: int, activation: str) -> tuple[Matrix, ...]:
-    return (Matrix(hidden, (2 if activation == "swiglu" else 1) * width), Matrix(width, hidden))
-
-
-def _mlp(config: MLPConfig, hidden: int) -> Inventory:
-    return Inventory(matrices=_mlp_matrices(hidden, config.intermediate_dim, config.activation))
-
-
-def _moe(config: MoEConfig, hidden: int) -> Inventory:
-    matrices = (Matrix(hidden, config.num_experts, is_fp32=True, copied_dim=config.num_experts),)
-    if config.latent_dim:
-        matrices += (Matrix(hidden, config.latent_dim, copied_dim=config.latent_dim), Matrix(config.latent_dim, hidden))
-    if config.shared_dim:
-        matrices += _mlp_matrices(hidden, config.shared_dim, config.activation)
-        matrices += (Matrix(hidden, 1, copied_dim=1),) * config.shared_gate
-    experts = Experts(
+def _experts(config: MoEConfig, routed: Mapping[str, Table]) -> Experts:
+    rows = [row for each in routed.values() for row in each]
+    return Experts(
         count=config.num_experts,
         visited=config.num_experts_per_token,
-        row_dim=config.latent_dim or hidden,
-        expert_dim=config.expert_dim,
-        num_matrices=3 if config.activation == "swiglu" else 2,
+        row_dim=rows[0].in_dim,
+        expert_dim=rows[0].out_dim,
+        num_matrices=len(rows),
     )
-    bias = config.num_experts if config.router.has_bias else 0
-    return Inventory(matrices=matrices, experts=experts, fp32_vectors=bias)
-
-
-INVENTORIES = {
-    "softmax": _softmax,
-    "mla": _mla,
-    "sparse_mla": _sparse_mla,
-    "gated_delta": _gated_delta,
-    "kda": _kda,
-    "lightning": _lightning,
-    "mamba2": _mamba2,
-    "linear": _linear,
-    "mlp": _mlp,
-    "moe": _moe,
-}
-"""By kind of sublayer, without its norm."""
-
-
-def inventory(sublayer: SublayerConfig, hidden_dim: int) -> Inventory:
-    """The parameters of one sublayer, its norm included."""
-    inside = INVENTORIES[sublayer.module.kind](sublayer.module, hidden_dim)
-    return Inventory(inside.matrices, inside.experts, inside.vectors + hidden_dim, inside.fp32_vectors)

@@ -10,22 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from hyla.cost import formulas
+from hyla.cost.formulas import attention, formulas_of, short_conv, sparse
 from hyla.cost.parameters import distinct
-from hyla.models.config import (
-    GatedDeltaConfig,
-    KDAConfig,
-    LightningConfig,
-    LinearAttentionConfig,
-    Mamba2Config,
-    MLAConfig,
-    ModelConfig,
-    SoftmaxConfig,
-    SparseMLAConfig,
-    SublayerConfig,
-)
+from hyla.models.config import ModelConfig, SublayerConfig
+from hyla.models.kinds import Attention, Recurrence, kind_of
 
-PAGE_TOKENS = formulas.attention.PAGE
+PAGE_TOKENS = attention.PAGE
 
 
 @dataclass(frozen=True)
@@ -63,85 +53,37 @@ class MixerMemory:
     def resident_bytes(self, context_tokens: int) -> int:
         """One sequence of that length in this engine's cache."""
         pages = -(-context_tokens // PAGE_TOKENS)
-        seen = min(pages, formulas.attention.num_window_pages(self.window_tokens, 1)) if self.window_tokens else 0
+        seen = min(pages, attention.num_window_pages(self.window_tokens, 1)) if self.window_tokens else 0
         return pages * self.page_bytes + seen * self.window_page_bytes + self.slot_bytes
 
 
-def _softmax(config: SoftmaxConfig, size: int) -> MixerMemory:
-    dims = (config.num_kv_heads, config.head_dim, config.value_dim or config.head_dim)
-    per_token = formulas.attention.cache_bytes_per_token(*dims, size)
-    if config.window is None:
+def _attention(found: Attention, size: int) -> MixerMemory:
+    dims = (found.num_kv_heads, found.key_dim, found.cached_value_dim)
+    per_token = attention.cache_bytes_per_token(*dims, size)
+    if found.indexer:
+        per_token = sparse.cache_bytes_per_token(found.indexer.dim, found.key_dim, size)
+    if found.window is None:
         return MixerMemory(kv_bytes_per_token=per_token)
-    return MixerMemory(window_kv_bytes_per_token=per_token, window_tokens=config.window)
+    return MixerMemory(window_kv_bytes_per_token=per_token, window_tokens=found.window)
 
 
-def _mla(config: MLAConfig, size: int) -> MixerMemory:
-    key_dim = config.kv_lora_dim + config.rope_dim
-    return MixerMemory(kv_bytes_per_token=formulas.attention.cache_bytes_per_token(1, key_dim, 0, size))
-
-
-def _sparse_mla(config: SparseMLAConfig, size: int) -> MixerMemory:
-    key_dim = config.kv_lora_dim + config.rope_dim
-    return MixerMemory(kv_bytes_per_token=formulas.sparse.cache_bytes_per_token(config.index_dim, key_dim, size))
-
-
-def _recurrent(state_bytes: int, open_bytes: int, channels: int = 0, taps: int = 1, size: int = 0) -> MixerMemory:
-    ring, tail = formulas.short_conv.cache_bytes_per_sequence(channels, size), channels * (taps - 1) * size
-    return MixerMemory(
-        state_bytes=state_bytes,
-        conv_bytes=tail,
-        slot_bytes=state_bytes + open_bytes + ring + tail,
-    )
-
-
-def _gated_delta(config: GatedDeltaConfig, size: int) -> MixerMemory:
-    dims = {"num_value_heads": config.num_value_heads, "key_dim": config.key_dim, "value_dim": config.value_dim}
-    opened = formulas.gated_delta.open_bytes(num_key_heads=config.num_key_heads, **dims)
-    channels = 2 * config.num_key_heads * config.key_dim + config.num_value_heads * config.value_dim
-    return _recurrent(formulas.gated_delta.state_bytes(**dims), opened, channels, config.conv_len, size)
-
-
-def _kda(config: KDAConfig, size: int) -> MixerMemory:
-    dims = {"num_heads": config.num_heads, "key_dim": config.key_dim, "value_dim": config.value_dim}
-    channels = config.num_heads * (2 * config.key_dim + config.value_dim)
-    opened = formulas.kda.open_bytes(**dims)
-    return _recurrent(formulas.kda.state_bytes(**dims), opened, channels, config.conv_len, size)
-
-
-def _lightning(config: LightningConfig, size: int) -> MixerMemory:
-    dims = {"num_heads": config.num_heads, "key_dim": config.head_dim, "value_dim": config.head_dim}
-    return _recurrent(formulas.lightning.state_bytes(**dims), formulas.lightning.open_bytes(**dims))
-
-
-def _mamba2(config: Mamba2Config, size: int) -> MixerMemory:
-    dims = {"num_heads": config.num_heads, "key_dim": config.state_dim, "value_dim": config.head_dim}
-    channels = config.num_heads * config.head_dim + 2 * config.num_groups * config.state_dim
-    opened = formulas.ssd.open_bytes(num_groups=config.num_groups, **dims)
-    return _recurrent(formulas.ssd.state_bytes(**dims), opened, channels, config.conv_len, size)
-
-
-def _linear(config: LinearAttentionConfig, size: int) -> MixerMemory:
-    dims = {"num_heads": config.num_heads, "key_dim": config.key_dim, "value_dim": config.value_dim}
-    return _recurrent(formulas.linear.state_bytes(**dims), formulas.linear.open_bytes(**dims))
-
-
-MEMORIES = {
-    "softmax": _softmax,
-    "mla": _mla,
-    "sparse_mla": _sparse_mla,
-    "gated_delta": _gated_delta,
-    "kda": _kda,
-    "lightning": _lightning,
-    "mamba2": _mamba2,
-    "linear": _linear,
-}
-"""By kind of mixer: (config, bytes of a cached element) -> memory."""
+def _recurrence(operator: str, found: Recurrence, size: int) -> MixerMemory:
+    cost = formulas_of(operator)
+    state, opened = cost.state_bytes(**found.dims), cost.open_bytes(**found.dims, **found.shared)
+    ring = short_conv.cache_bytes_per_sequence(found.conv_channels, size)
+    tail = found.conv_channels * (found.conv_taps - 1) * size
+    return MixerMemory(state_bytes=state, conv_bytes=tail, slot_bytes=state + opened + ring + tail)
 
 
 def mixer_memory(sublayer: SublayerConfig, bytes_per_element: int = 2) -> MixerMemory:
     """What one sublayer keeps. bytes_per_element: of cached keys, values and convolution inputs."""
-    remember = MEMORIES.get(sublayer.module.kind)
-    return MixerMemory() if remember is None else remember(sublayer.module, bytes_per_element)
+    kind = kind_of(sublayer.module)
+    if kind.work is None:
+        return MixerMemory()
+    found = kind.work(sublayer.module)
+    if isinstance(found, Recurrence):
+        return _recurrence(kind.operator, found, bytes_per_element)
+    return _attention(found, bytes_per_element)
 
 
 @dataclass(frozen=True)

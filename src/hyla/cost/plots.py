@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hyla.cost.report import Question, context_figures
+from hyla.cost.figures import Question, context_figures
 from hyla.cost.target import Target
 from hyla.errors import ConfigError
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hyla.cost.call import Arithmetic, Step, Work, decode, prefill
-from hyla.cost.devices import Device
+from hyla.cost.device import Device
 from hyla.cost.inventory import element_bytes
 from hyla.cost.memory import model_memory
 from hyla.cost.parameters import weight_bytes

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hyla.cost.calibration import Point
 from hyla.cost.call import Step
-from hyla.cost.devices import Device
+from hyla.cost.device import Device
 from hyla.cost.roofline import work_seconds
 from hyla.cost.work import step_work
 from hyla.models.config import GatedDeltaConfig, MLPConfig, ModelConfig, SublayerConfig
@@ -122,7 +122,7 @@ def matmul_rate(dtype, rows_count: int, clock: Clock, inner: int = 1024, columns
     """FLOP/s of a product with packed weights."""
     import torch
 
-    from hyla.ops import rows
+    from hyla.ops.exact import rows
 
     with torch.inference_mode():
         weight = rows.pack(torch.randn(columns, inner, dtype=torch.float32).to(dtype))
@@ -151,7 +151,7 @@ def head_point(columns: int, clock: Clock) -> Point:
     """One row against an fp32 head with flushed caches."""
     import torch
 
-    from hyla.ops import rows
+    from hyla.ops.exact import rows
 
     with torch.inference_mode():
         weight, x = rows.pack(torch.randn(columns, HIDDEN)), torch.randn(1, HIDDEN)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hyla.cost.call import Arithmetic, Work, prefill
-from hyla.cost.devices import Device
+from hyla.cost.device import Device
 from hyla.cost.inventory import Inventory, inventory
 from hyla.cost.memory import mixer_memory
-from hyla.cost.mixer_work import MIXERS
 from hyla.cost.parameters import count_parameters, distinct
 from hyla.cost.roofline import work_seconds
 from hyla.cost.work import step_work
 from hyla.errors import ConfigError
+from hyla.grid import CHUNK
 from hyla.models.config import ModelConfig, SublayerConfig
+from hyla.models.kinds import RECURRENT_OPERATORS
 
-CHUNK = 64
-PASSES = {"attention": 3.5, "indexer": 1.0, "gated_delta": 4.0, "kda": 4.0, "lightning": 4.0, "ssd": 4.0, "linear": 4.0}
+PASSES = {"attention": 3.5, "indexer": 1.0, **dict.fromkeys(RECURRENT_OPERATORS, 4.0)}
 """Forward passes that an operator's forward and backward run: 3 (two products per product) unless it recomputes.
 Attention recomputes its scores: 2.5 in the backward pass (FlashAttention 2, arXiv 2307.08691). The recurrences keep
 inputs and anchors and recompute the rest: 1 + 1 + 2. The indexer's selection is a constant: no backward pass."""
@@ -121,12 +121,11 @@ def training_memory(config: ModelConfig, length: int) -> TrainingMemory:
 def _kept_bytes(sublayer: SublayerConfig, found: Inventory, length: int) -> float:
     """What the backward pass of one sublayer reads, beside the stream: each product's input, each operator's inputs."""
     inputs = sum(matrix.count * matrix.in_dim for matrix in found.matrices)
-    is_mixer = sublayer.module.kind in MIXERS
     # A mixer's operator reads what its first products wrote; an MLP's activation, gate and up.
     outputs = sum(matrix.count * matrix.out_dim for matrix in found.matrices[:-1] if not matrix.is_fp32)
     per_row = inputs + outputs
     if found.experts:
         experts = found.experts
         per_row += experts.visited * (experts.row_dim + experts.num_matrices * experts.expert_dim)
-    anchors = mixer_memory(sublayer).state_bytes * -(-length // CHUNK) if is_mixer else 0
+    anchors = mixer_memory(sublayer).state_bytes * -(-length // CHUNK) if sublayer.is_mixer else 0
     return 2 * length * per_row + anchors

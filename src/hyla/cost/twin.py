@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from hyla.errors import ConfigError
-from hyla.models.config import MLAConfig, ModelConfig, SoftmaxConfig
+from hyla.models.config import MLAConfig, ModelConfig, ModuleConfig, SoftmaxConfig
+from hyla.models.kinds import Attention, kind_of
 
 
-def is_full(mixer) -> bool:
+def is_full(mixer: ModuleConfig) -> bool:
     """Whether a mixer's memory and time grow with the context without bound."""
-    return mixer.kind == "mla" or (mixer.kind == "softmax" and mixer.window is None)
+    work = kind_of(mixer).work
+    found = work(mixer) if work else None
+    return isinstance(found, Attention) and found.sees_everything
 
 
 def full_attention_twin(config: ModelConfig) -> ModelConfig:
@@ -23,7 +26,7 @@ def full_attention_twin(config: ModelConfig) -> ModelConfig:
         kinds = ", ".join(dict.fromkeys(mixer.kind for mixer in config.mixers))
         raise ConfigError(f"the model has no full-attention layer to build a twin from; its mixers are {kinds}")
     sublayers = tuple(
-        sub if sub.module.kind in ("mlp", "moe") or is_full(sub.module) else sub.model_copy(update={"module": put})
+        sub if not sub.is_mixer or is_full(sub.module) else sub.model_copy(update={"module": put})
         for sub in config.sublayers
     )
     return config.model_copy(update={"sublayers": sublayers})

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from hyla.cost import formulas
 from hyla.cost.call import ARITHMETICS, Arithmetic, Setting, Step, Work, decode, prefill
+from hyla.cost.formulas import moe
 from hyla.cost.inventory import Inventory, inventory
-from hyla.cost.mixer_work import MIXERS
+from hyla.cost.operator_work import operator_work
 from hyla.cost.parameters import distinct
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig, SublayerConfig
@@ -45,8 +45,8 @@ def _projection_work(found: Inventory, kind: str, at: Setting) -> Iterator[Work]
 
 def _experts_work(found: Inventory, kind: str, at: Setting) -> Work:
     experts, rows = found.experts, at.step.num_rows
-    touched = formulas.moe.expected_experts_read(rows, experts.count, experts.visited)
-    flops = formulas.moe.expert_flops_per_token(
+    touched = moe.expected_experts_read(rows, experts.count, experts.visited)
+    flops = moe.expert_flops_per_token(
         experts.row_dim, experts.visited, experts.expert_dim, num_matrices=experts.num_matrices
     )
     width = 2 * experts.row_dim + experts.num_matrices * experts.expert_dim
@@ -67,8 +67,7 @@ def sublayer_work(sublayer: SublayerConfig, hidden_dim: int, at: Setting) -> Ite
     yield from _projection_work(found, kind, at)
     if found.experts:
         yield _experts_work(found, kind, at)
-    if kind in MIXERS:
-        yield from MIXERS[kind](sublayer.module, at)
+    yield from operator_work(sublayer.module, at)
     # The norm reads the stream and writes its rows; the sum reads both and writes the stream.
     moved = 5 * at.step.num_rows * hidden_dim * at.size
     yield Work("elementwise", kind, activation_bytes=moved, is_decode=at.step.is_decode)

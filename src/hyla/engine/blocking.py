@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from hyla.engine.collect import Collector
-from hyla.engine.messages import Completion, Request, TokenEvent
-from hyla.engine.overload import Overloaded
-from hyla.engine.params import SamplingParams
-from hyla.engine.resolving import Prompt, Resolved
+from hyla.engine.requests.collect import Collector
+from hyla.engine.requests.messages import Completion, Request, TokenEvent
+from hyla.engine.requests.overload import Overloaded
+from hyla.engine.requests.params import SamplingParams
+from hyla.engine.requests.resolving import Prompt, Resolved
 from hyla.errors import RequestError
 
 

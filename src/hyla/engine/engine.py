@@ -15,25 +15,25 @@ from hyla.caches.prefix import PrefixCache
 from hyla.caches.spill import Spill
 from hyla.caches.spill_store import SpillStore
 from hyla.engine.blocking import BlockingUse
-from hyla.engine.choosing import NOT_NUMBERS
 from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.drafts import Part
-from hyla.engine.facts import EngineFacts
 from hyla.engine.fingerprint import fingerprint
 from hyla.engine.generation import Generation
-from hyla.engine.grammar import GrammarCompiler
-from hyla.engine.limits import NOTHING, Load, QueueLimits
 from hyla.engine.memory import Demand, available_bytes, plan_memory
-from hyla.engine.messages import FinishReason, Request, TokenEvent
-from hyla.engine.options import EngineOptions
-from hyla.engine.resolving import Resolved, Resolver
+from hyla.engine.requests.facts import EngineFacts
+from hyla.engine.requests.messages import FinishReason, Request, TokenEvent
+from hyla.engine.requests.options import EngineOptions
+from hyla.engine.requests.resolving import Resolved, Resolver
+from hyla.engine.requests.text import TextCodec
 from hyla.engine.runner import Runner
-from hyla.engine.scheduler import Scheduler
+from hyla.engine.sampling.choosing import NOT_NUMBERS
+from hyla.engine.sampling.grammar import GrammarCompiler
+from hyla.engine.scheduling.limits import NOTHING, Load, QueueLimits
+from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.engine.speculation import Speculation
-from hyla.engine.text import TextCodec
 from hyla.errors import RequestError
+from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
-from hyla.ops import native
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Engine(BlockingUse):
         self._computed = RecentRate(clock)
         """Tokens."""
         grammars = GrammarCompiler(self.tokenizer)
-        self._resolver = Resolver(model, self.tokenizer, grammars, self.context_len, self.memory)
+        self._resolver = Resolver(self.facts(), self.tokenizer, grammars)
         self._generations: dict[str, list[Generation]] = {}
         self._events: list[TokenEvent] = []
         """News that the next `step` returns first."""
@@ -179,8 +179,9 @@ class Engine(BlockingUse):
             vocab_size=self.model.config.vocab_size,
             hidden_dim=self.model.config.hidden_dim,
             context_len=self.context_len,
+            num_pages=self.memory.num_pages,
             max_num_sequences=self.scheduler.max_num_sequences,
-            cpu_backend=native.backend(),
+            backends=backends_of(self.model),
             notes=tuple(self.notes),
         )
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from hyla.caches import Cache
+from hyla.grid import BLOCK, CHUNK
+from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
 from hyla.models.weights import Weights
-from hyla.ops import native
-from hyla.ops.batch import BLOCK, CHUNK
 
 
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
@@ -25,7 +25,7 @@ def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
         "torch": torch.__version__,
         "device": _device_name(model.device),
         "num_threads": torch.get_num_threads(),
-        "backend": native.backend() if model.device.type == "cpu" else "torch",
+        "backends": " ".join(f"{name}={found['backend']}" for name, found in backends_of(model).items()),
         "dtype": str(model.dtype),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "grid": f"{CHUNK}/{BLOCK}",

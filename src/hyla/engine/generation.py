@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from hyla.caches import Sequence
 from hyla.caches.prefix import Branch, MissReason
-from hyla.engine.choosing import Chooser
-from hyla.engine.grammar import Grammar
-from hyla.engine.messages import FinishReason, Request, TokenEvent, TokenLogprob, Usage
-from hyla.engine.text import Detokenizer, StopStrings, TextCodec
+from hyla.engine.requests.messages import FinishReason, Request, TokenEvent, TokenLogprob, Usage
+from hyla.engine.requests.text import Detokenizer, StopStrings, TextCodec
+from hyla.engine.sampling.choosing import Chooser
+from hyla.engine.sampling.grammar import Grammar
 
 
 class Generation:
@@ -58,7 +58,9 @@ class Generation:
         """Draft tokens that were verified, and those that were right."""
         self.chooser = Chooser(self.params, self.tokens, choice=choice, stop_ids=self.stop_ids, grammar=grammar)
         """Chooses the next token; `accept` tells it what was chosen."""
-        self.prompt_logprobs: list[TokenLogprob | None] = [None]
+        self.num_unscored = min(max(self.params.prompt_logprobs_start, 1), self.num_prompt_tokens)
+        """Tokens of the prompt, from the first one on, that get no log-probabilities."""
+        self.prompt_logprobs: list[TokenLogprob | None] = [None] * self.num_unscored
         """Of the prompt's first tokens, as far as their rows were computed; filled only where `scores_prompt`."""
         self._has_given_prompt_logprobs = False
         self._detokenizer = (
@@ -79,8 +81,18 @@ class Generation:
 
     @property
     def scores_prompt(self) -> bool:
-        """Whether this choice owes the prompt's log-probabilities, so that no row of the prompt may be skipped."""
+        """Whether this choice owes the prompt's log-probabilities, so that rows which give them may not be skipped."""
         return self.params.prompt_logprobs is not None and self.choice == 0
+
+    @property
+    def computes_all(self) -> bool:
+        """Whether every row of the prompt must be computed."""
+        return self.scores_prompt and self.num_unscored == 1
+
+    @property
+    def skippable_tokens(self) -> list[int]:
+        """The tokens whose rows a cache may save, all but the last of them."""
+        return self.tokens[: self.num_unscored] if self.scores_prompt else self.tokens
 
     @property
     def usage(self) -> Usage:

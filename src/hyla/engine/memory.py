@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
-from hyla.caches.pool import num_pages_for, page_bytes, slot_bytes, snapshot_bytes
-from hyla.caches.storage import SnapshotDtype, windows_of
+from hyla.caches.storage import SnapshotDtype, page_bytes, slot_bytes, snapshot_bytes, windows_of
 from hyla.errors import CapacityError
+from hyla.grid import CHUNK, num_pages_for
 from hyla.layers.protocol import CacheSpec
 from hyla.ops.attention.cost import LOOK_BACK, num_window_pages
-from hyla.ops.batch import CHUNK
 
 DEFAULT_SHARE, DEFAULT_MOST_BYTES = 4, 4 << 30
 """By default an engine takes at most one part in DEFAULT_SHARE of the free memory."""

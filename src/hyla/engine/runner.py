@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 
 from hyla.caches import Cache
-from hyla.engine.choosing import NOT_NUMBERS
 from hyla.engine.drafts.protocol import Drafter, Part
 from hyla.engine.generation import Generation
-from hyla.engine.messages import TokenEvent
-from hyla.engine.sampler import greedy, logprobs_of
+from hyla.engine.requests.messages import TokenEvent
+from hyla.engine.sampling.choosing import NOT_NUMBERS
+from hyla.engine.sampling.sampler import greedy, logprobs_of
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 

@@ -12,7 +12,7 @@ import torch
 from hyla.caches import Cache
 from hyla.engine.drafts import Drafter, DraftLength, LookupDrafter, ModelDrafter, MTPDrafter, Part
 from hyla.engine.generation import Generation
-from hyla.engine.options import EngineOptions
+from hyla.engine.requests.options import EngineOptions
 from hyla.errors import ConfigError
 from hyla.layers.protocol import CacheSpec
 from hyla.models.trunk import Model

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hyla.layers.protocol import CacheSpec, TensorSpec
-from hyla.ops import primitives
+from hyla.ops.exact import primitives
 from hyla.ops.short_conv import RING, short_conv
 
 

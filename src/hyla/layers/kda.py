@@ -9,10 +9,10 @@ from hyla.layers.delta import convolved_heads, delta_cache_spec, start_conv, sta
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
-from hyla.ops import primitives
 from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
+from hyla.ops.exact.primitives import wide
 from hyla.ops.kda import cache_tensors, kda
-from hyla.ops.primitives import wide
 
 
 class KDA(nn.Module):
@@ -24,6 +24,7 @@ class KDA(nn.Module):
     """
 
     fp32_parameters = ("A_log", "dt_bias")
+    operators = ("kda", "short_conv")
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hyla.ops import rows
+from hyla.ops.exact import rows
 from hyla.ops.quant import FP8Tensor, FP8Weight
 from hyla.ops.quant import linear as product
 

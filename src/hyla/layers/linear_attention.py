@@ -8,14 +8,15 @@ from torch import nn
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.ops.batch import Batch
+from hyla.ops.exact.primitives import wide
 from hyla.ops.linear import cache_tensors, elu_plus_one, linear_attention
-from hyla.ops.primitives import wide
 
 
 class LinearAttention(nn.Module):
     """o(S^T phi(q x) / (z . phi(q x) + eps)): a sum of outer products without decay, normalised; fp32 inside."""
 
     fp32_parameters: tuple[str, ...] = ()
+    operators = ("linear",)
 
     def __init__(self, hidden_dim: int, *, num_heads: int, key_dim: int, value_dim: int, eps: float):
         super().__init__()

@@ -9,9 +9,9 @@ from hyla.layers.delta import cached_conv, delta_cache_spec, start_conv, start_d
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import GroupRMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
-from hyla.ops import primitives
 from hyla.ops.batch import Batch
-from hyla.ops.primitives import wide
+from hyla.ops.exact import primitives
+from hyla.ops.exact.primitives import wide
 from hyla.ops.ssd import cache_tensors, ssd
 
 
@@ -24,6 +24,7 @@ class Mamba2(nn.Module):
     """
 
     fp32_parameters = ("A_log", "D", "dt_bias")
+    operators = ("short_conv", "ssd")
 
     def __init__(
         self,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hyla.grid import CHUNK
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
-from hyla.layers.rope import rotary_table, rotate
+from hyla.layers.rope import rotary_table
 from hyla.layers.rope_scaling import Scaling
-from hyla.ops import primitives
 from hyla.ops.attention import PagedKV, attention
-from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.batched import bmm
-from hyla.ops.primitives import wide
+from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
+from hyla.ops.exact.batched import bmm
+from hyla.ops.exact.primitives import wide
+from hyla.ops.rotary import rotate
 
 
 class HeadProjection:
@@ -74,6 +76,7 @@ class MLA(nn.Module):
     """
 
     fp32_parameters: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ("attention",)
 
     def __init__(
         self,

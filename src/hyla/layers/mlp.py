@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from hyla.layers.linear import Linear, Projection
-from hyla.ops.primitives import relu2, swiglu
+from hyla.ops.exact.primitives import relu2, swiglu
 
 
 class MLP(nn.Module):
     """SwiGLU, down(silu(gate x) * up x), gate and up as one product; or relu2, down(relu(up x)^2), without a gate."""
 
     fp32_parameters: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
 
     def __init__(self, hidden_dim: int, *, intermediate_dim: int, activation: Literal["swiglu", "relu2"] = "swiglu"):
         super().__init__()

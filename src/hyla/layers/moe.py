@@ -9,8 +9,9 @@ from torch import nn
 
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.mlp import MLP
-from hyla.ops import moe, rows
-from hyla.ops.primitives import sigmoid
+from hyla.ops import moe
+from hyla.ops.exact import rows
+from hyla.ops.exact.primitives import sigmoid
 from hyla.ops.quant import FP8Stack, FP8Tensor
 
 
@@ -85,6 +86,7 @@ class MoE(nn.Module):
     shared expert see x (Nemotron-3-Super).
     """
 
+    operators = ("moe",)
     quantisable = ("experts_gate", "experts_up", "experts_down")
     """Parameters that may be FP8 (`quantised`); the parameter itself then is only a shape, on the meta device."""
 

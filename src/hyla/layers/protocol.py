@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 
 import torch
 
-from hyla.ops.batch import CHUNK, Batch
+from hyla.grid import CHUNK
+from hyla.ops.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ LayerCache = Mapping[str, torch.Tensor]
 class Mixer(Protocol):
     """A sublayer module that moves information along the sequence."""
 
+    operators: tuple[str, ...]
+    """Folders of `hyla.ops` that it computes with, beside the primitives and products of every module."""
+
     def cache_spec(self) -> CacheSpec: ...
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
@@ -69,5 +73,7 @@ class Mixer(Protocol):
 
 class ChannelMixer(Protocol):
     """A sublayer module that treats every row alone: MLP, MoE."""
+
+    operators: tuple[str, ...]
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor: ...

@@ -7,15 +7,16 @@ from typing import Literal
 import torch
 from torch import nn
 
+from hyla.grid import CHUNK
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import norm_and_rotate, rotary_table
 from hyla.layers.rope_scaling import Scaling
-from hyla.ops import primitives
 from hyla.ops.attention import PagedKV, attention
-from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.primitives import wide
+from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
+from hyla.ops.exact.primitives import wide
 
 
 class SoftmaxAttention(nn.Module):
@@ -27,6 +28,7 @@ class SoftmaxAttention(nn.Module):
     """
 
     fp32_parameters: tuple[str, ...] = ("sinks",)
+    operators = ("attention", "rotary")
 
     def __init__(
         self,

@@ -7,14 +7,16 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from hyla.grid import CHUNK
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.mla import MLA
 from hyla.layers.norms import LayerNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
-from hyla.layers.rope import RotaryTable, rotate
-from hyla.ops import rows
-from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.primitives import wide
+from hyla.layers.rope import RotaryTable
+from hyla.ops.batch import Batch
+from hyla.ops.exact import rows
+from hyla.ops.exact.primitives import wide
+from hyla.ops.rotary import rotate
 from hyla.ops.sparse import Selection, select_keys, sparse_attention
 
 INDEX_NORM_EPS = 1e-6
@@ -70,6 +72,8 @@ class Indexer(nn.Module):
 
 class SparseMLA(MLA):
     """`MLA` whose tokens attend to at most `num_selected` keys; caches an index key beside the latent."""
+
+    operators = ("sparse",)
 
     def __init__(
         self, hidden_dim: int, *, q_lora_dim: int, num_index_heads: int, index_dim: int, num_selected: int, **mla

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from hyla.errors import RequestError
+from hyla.grid import CHUNK
 from hyla.layers import gated_delta, kda, lightning, linear_attention, mamba2, mla, softmax, sparse_mla
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, Mixer, TensorSpec
-from hyla.ops.batch import CHUNK, Batch
+from hyla.ops.batch import Batch
 
 INIT_STD = 0.02
 
@@ -221,7 +222,7 @@ class SparseMLA(StandaloneMixer):
 
 class Lightning(StandaloneMixer):
     """`hyla.layers.lightning.Lightning` alone: num_heads, head_dim, scale, and slopes, one positive number a head
-    (`hyla.layers.lightning.slopes` has the published formulas)."""
+    (`hyla.layers.slopes` has the published formulas)."""
 
     mixer_type = lightning.Lightning
     defaults = MappingProxyType(

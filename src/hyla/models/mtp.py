@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from hyla.layers.head import Head
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.models.config import MTPConfig
@@ -51,15 +52,13 @@ class MTPModule(nn.Module):
         self.merge = Linear(2 * hidden_dim, hidden_dim)
         self.sublayers = nn.ModuleList(Sublayer(sub, hidden_dim) for sub in config.sublayers)
         self.norm = build_norm(config.final_norm, hidden_dim)
-        self.embed = self.head = self.head_projection = None
+        self.embed = self.head = None
         self.merge_projection = Projection(self.merge)
         self.projections = (self.merge_projection,)
         if config.has_own_embedding:
             self.embed = nn.Embedding.from_pretrained(torch.empty(vocab_size, hidden_dim), freeze=False)
         if config.has_own_head:
-            self.head = Linear(hidden_dim, vocab_size)
-            self.head_projection = Projection(self.head, dtype=torch.float32)
-            self.projections += (self.head_projection,)
+            self.head = Head(hidden_dim, vocab_size)
 
     def cache_specs(self) -> tuple[CacheSpec, ...]:
         """What each mixer of the module keeps."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-LABELS = {"softmax": "attention", "mla": "MLA", "kda": "KDA", "mlp": "MLP", "moe": "MoE", "mamba2": "Mamba-2"}
-"""Kinds that are not simply called as they are written."""
+from hyla.models.kinds import KINDS
 
 
 def label(kind: str) -> str:
-    """A kind of sublayer for people."""
-    return LABELS.get(kind, kind.replace("_", " "))
+    """A kind of sublayer, or another part of a model, for people."""
+    return KINDS[kind].label if kind in KINDS else kind
 
 
 def compress(labels: Sequence[str]) -> str:

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from hyla.layers.norms import RMSNorm
-from hyla.layers.protocol import CacheSpec, LayerCache
+from hyla.layers.protocol import CacheSpec, ChannelMixer, LayerCache, Mixer
 from hyla.models.build import build_module
 from hyla.models.config import MIXER_KINDS, NormConfig, SublayerConfig
+from hyla.models.residual import build_residual
 from hyla.ops.batch import Batch
-from hyla.ops.primitives import wide
+
+
+@dataclass(frozen=True)
+class Tap:
+    """What one sublayer read and gave in one forward call, rows [T, D] each; part of the graph under autograd."""
+
+    index: int
+    """Place in the stack, from 0."""
+    sublayer: Sublayer
+    stream_TD: torch.Tensor
+    """The residual stream before the sublayer."""
+    normed_TD: torch.Tensor
+    """What the module read."""
+    output_TD: torch.Tensor
+    """What the module gave, before it joins the stream."""
+    result_TD: torch.Tensor
+    """The residual stream after the sublayer."""
+
+
+Observer = Callable[[Tap], None]
+"""Told of each sublayer as it is computed: per-layer losses, statistics, differences between two models."""
 
 
 def build_norm(config: NormConfig, dim: int) -> RMSNorm:
@@ -21,7 +43,9 @@ def build_norm(config: NormConfig, dim: int) -> RMSNorm:
 
 
 class Sublayer(nn.Module):
-    """x + module(norm(x)), or alpha norm(x) + beta module(norm(x)) with a scaled residual."""
+    """A norm, a mixer or channel mixer, and how its output joins the stream (`models.residual`)."""
+
+    module: Mixer | ChannelMixer
 
     def __init__(self, config: SublayerConfig, hidden_dim: int):
         super().__init__()
@@ -29,14 +53,23 @@ class Sublayer(nn.Module):
         self.is_mixer = config.module.kind in MIXER_KINDS
         self.norm = build_norm(config.norm, hidden_dim)
         self.module = build_module(config.module, hidden_dim)
-        self.residual = config.residual
+        self.residual = build_residual(config.residual)
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
-        normed_TD = self.norm(x_TD)
+    def forward(
+        self,
+        stream_TD: torch.Tensor,
+        batch: Batch,
+        cache: LayerCache | None,
+        index: int = 0,
+        observer: Observer | None = None,
+    ) -> torch.Tensor:
+        """The stream after this sublayer. index: its place, for the observer."""
+        normed_TD = self.norm(self.residual.read(stream_TD))
         y_TD = self.module(normed_TD, batch, cache) if self.is_mixer else self.module(normed_TD)
-        if self.residual is None:
-            return x_TD + y_TD
-        return (wide(normed_TD) * self.residual.alpha + wide(y_TD) * self.residual.beta).to(x_TD.dtype)
+        result_TD = self.residual.write(stream_TD, normed_TD, y_TD)
+        if observer is not None:
+            observer(Tap(index, self, stream_TD, normed_TD, y_TD, result_TD))
+        return result_TD
 
 
 def cache_specs_of(sublayers: Iterable[Sublayer]) -> tuple[CacheSpec, ...]:
@@ -45,11 +78,15 @@ def cache_specs_of(sublayers: Iterable[Sublayer]) -> tuple[CacheSpec, ...]:
 
 
 def run(
-    sublayers: Iterable[Sublayer], x_TD: torch.Tensor, batch: Batch, caches: Sequence[LayerCache] | None
+    sublayers: Iterable[Sublayer],
+    stream_TD: torch.Tensor,
+    batch: Batch,
+    caches: Sequence[LayerCache] | None,
+    observer: Observer | None = None,
 ) -> torch.Tensor:
     """The stream [T, D] after all sublayers. caches: one per mixer, extended in place; None: whole sequences."""
     remaining = iter(caches) if caches is not None else None
-    for sublayer in sublayers:
+    for index, sublayer in enumerate(sublayers):
         cache = next(remaining) if remaining is not None and sublayer.is_mixer else None
-        x_TD = sublayer(x_TD, batch, cache)
-    return x_TD
+        stream_TD = sublayer(stream_TD, batch, cache, index, observer)
+    return stream_TD

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from hyla.errors import ConfigError
-from hyla.layers.linear import Linear, Projection
+from hyla.layers.head import Head
+from hyla.layers.linear import Projection
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.models.config import ModelConfig
 from hyla.models.ids import check_ids
 from hyla.models.mtp import Hidden, MTPModule
-from hyla.models.stack import Sublayer, build_norm, cache_specs_of, run
-from hyla.ops import rows
+from hyla.models.stack import Observer, Sublayer, build_norm, cache_specs_of, run
 from hyla.ops.batch import Batch
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a forward call is to be scored against."""
+
+    tokens_T: torch.Tensor
+    """int64 [T]: the token after each row."""
+    chunk_rows: int
+    """Rows whose logits live at once: memory against the size of products."""
 
 
 class Model(nn.Module):
@@ -29,10 +40,9 @@ class Model(nn.Module):
         self.embed = nn.Embedding.from_pretrained(blank_VD, freeze=False)
         self.sublayers = nn.ModuleList(Sublayer(sub, config.hidden_dim) for sub in config.sublayers)
         self.norm = build_norm(config.final_norm, config.hidden_dim)
-        self.head = Linear(config.hidden_dim, config.vocab_size)
+        self.head = Head(config.hidden_dim, config.vocab_size)
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
-        self.head_projection = Projection(self.head, dtype=torch.float32)
         self.mtp = nn.ModuleList(MTPModule(mtp, config.hidden_dim, config.vocab_size) for mtp in config.mtp)
         """Multi-token prediction modules, none for most models; `predict_next` runs them, the trunk never does."""
         self.stored_dtypes: dict[str, torch.dtype] = {}
@@ -70,16 +80,34 @@ class Model(nn.Module):
             raise ConfigError("this model has no multi-token prediction modules; see `num_mtp_steps`")
         return modules[min(step, len(modules) - 1)]
 
-    def forward(self, tokens_T: torch.Tensor, batch: Batch, caches: Sequence[LayerCache] | None = None) -> torch.Tensor:
-        """Token ids int64 [T] -> final hidden states [T, D] in the model's dtype.
+    def forward(
+        self,
+        tokens_T: torch.Tensor,
+        batch: Batch,
+        caches: Sequence[LayerCache] | None = None,
+        *,
+        targets: Targets | None = None,
+        observer: Observer | None = None,
+    ) -> torch.Tensor:
+        """Token ids int64 [T] -> final hidden states [T, D] in the model's dtype; with targets the mean cross-entropy.
 
         caches: one per mixer, as `cache_specs` declares; extended in place by this call. None: whole sequences.
+        targets: the loss is made in here, so that whoever wraps this call (shards, compiles) sees every weight used.
+        observer: told of each sublayer's input and output (`models.stack.Tap`).
         """
-        return self.hidden(tokens_T, batch, caches).head_TD
+        head_TD = self.hidden(tokens_T, batch, caches, observer=observer).head_TD
+        return head_TD if targets is None else self.head.loss(head_TD, targets.tokens_T, targets.chunk_rows)
 
-    def hidden(self, tokens_T: torch.Tensor, batch: Batch, caches: Sequence[LayerCache] | None = None) -> Hidden:
+    def hidden(
+        self,
+        tokens_T: torch.Tensor,
+        batch: Batch,
+        caches: Sequence[LayerCache] | None = None,
+        *,
+        observer: Observer | None = None,
+    ) -> Hidden:
         """`forward`, with what multi-token prediction reads beside it."""
-        raw_TD = run(self.sublayers, self.embed(tokens_T), batch, caches)
+        raw_TD = run(self.sublayers, self.embed(tokens_T), batch, caches, observer)
         head_TD = self.norm(raw_TD)
         reads_raw = bool(self.config.mtp) and self.config.mtp[0].reads == "raw"
         return Hidden(head_TD, raw_TD if reads_raw else head_TD)
@@ -106,11 +134,8 @@ class Model(nn.Module):
 
     def head_logits(self, head_TD: torch.Tensor, *, step: int | None = None) -> torch.Tensor:
         """Hidden states [R, D] -> logits [R, vocab], always fp32. step: of multi-token prediction; None: the trunk."""
-        own = None if step is None else self._mtp_module(step).head_projection
-        projection = self.head_projection if own is None else own
-        if head_TD.dtype == torch.float64:
-            return rows.linear(head_TD, projection.linears[0].weight)
-        return projection(head_TD)[0]
+        head = None if step is None else self._mtp_module(step).head
+        return (self.head if head is None else head).logits(head_TD)
 
     def logits(self, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Logits of whole prompts (token-id lists, each of at least one id): a [T_i, vocab] fp32 tensor for each.
@@ -131,12 +156,11 @@ class Model(nn.Module):
         """Every matrix product of the model with packable weights."""
         for module in self.modules():
             yield from getattr(module, "projections", ()) if module is not self else ()
-        yield self.head_projection
 
     def pack(self) -> Model:
         """Put weights into the CPU library's layout, once, for inference; results keep their bits. Undo: `unpack`."""
         for projection in self.projections():
-            tied = projection is self.head_projection and self.config.tie_embeddings
+            tied = projection is self.head.projection and self.config.tie_embeddings
             projection.pack(keep_plain=tied)
         return self
 

@@ -9,19 +9,16 @@ from them (and kept), so an operator never asks the device for a length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 
 from hyla.errors import RequestError
 
-CHUNK = 64
-"""Tokens of one chunk, KV page and key block. A constant of Hyla: changing it changes every result's bits."""
-
-BLOCK = 16
-"""Rows of one sub-chunk of the delta rules' triangular solve, on the same absolute grid."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,7 @@ class Batch:
     pages: tuple[tuple[int, ...], ...] | None = None
     window_pages: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _kept: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if not self.lengths or min(self.lengths) < 1:
@@ -116,34 +114,15 @@ class Batch:
         decode = set(self.decode_sequences)
         return tuple(n for n in range(self.num_sequences) if n not in decode)
 
-    @cached_property
-    def chunk_plan(self):
-        """Chunks of the prefill sequences on the 64-token grid (`ops.delta.plan.ChunkPlan`)."""
-        from hyla.ops.delta.plan import chunk_plan
+    def memo(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make()` gives, made at the first call with this key and kept as long as the batch.
 
-        return chunk_plan(self)
-
-    @cached_property
-    def row_plan(self):
-        """The decode sequences' rows and slots (`ops.delta.plan.RowPlan`)."""
-        from hyla.ops.delta.plan import row_plan
-
-        return row_plan(self)
-
-    @cached_property
-    def conv_plans(self) -> dict:
-        """Plans of the short convolutions by number of taps, filled by `ops.short_conv.plan.conv_plan`."""
-        return {}
-
-    @cached_property
-    def attention_plans(self) -> dict:
-        """Plans of softmax attention by head layout, and the native page table (`ops.attention.plan`)."""
-        return {}
-
-    @cached_property
-    def rotary_rows(self) -> dict:
-        """Cosines and sines of the rows' positions, filled by `layers.rope.RotaryTable`."""
-        return {}
+        For plans and tables that follow from the batch's integers: the layers of a step share them. A key begins with
+        the name of what is kept, so that nobody meets somebody else's.
+        """
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def index(self, values) -> torch.Tensor:
         """int64 tensor of host integers on the batch's device."""

@@ -1,21 +1,20 @@
 """OpenAI's and Anthropic's HTTP APIs over engines."""
 
-from hyla.server.app import create_app, single_app
-from hyla.server.config import ServeConfig, ServedModelConfig
-from hyla.server.keys import KeyRing
-from hyla.server.limits import Limits
-from hyla.server.serve import serve
-from hyla.server.served import ServedModel, serve_model, served_model
+from hyla.lazy import exports
 
-__all__ = [
-    "KeyRing",
-    "Limits",
-    "ServeConfig",
-    "ServedModel",
-    "ServedModelConfig",
-    "create_app",
-    "serve",
-    "serve_model",
-    "served_model",
-    "single_app",
-]
+_HOMES = {
+    "KeyRing": "hyla.server.guard.keys",
+    "Limits": "hyla.server.guard.limits",
+    "ServeConfig": "hyla.server.config",
+    "ServedModel": "hyla.server.served",
+    "ServedModelConfig": "hyla.server.config",
+    "create_app": "hyla.server.app",
+    "serve": "hyla.server.listening",
+    "serve_model": "hyla.server.served",
+    "served_model": "hyla.server.served",
+    "single_app": "hyla.server.app",
+}
+
+__all__ = list(_HOMES)
+
+__getattr__, __dir__ = exports(__name__, _HOMES)

@@ -9,9 +9,9 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from hyla.engine.handle import EngineHandle
+from hyla.engine.hosting.handle import EngineHandle
 from hyla.errors import CapacityError, HylaError, RequestError
-from hyla.server.errors import HTTPFailure
+from hyla.server.reading.errors import HTTPFailure
 
 ACTIONS: Mapping[str, str] = {
     "pause": "pause",

@@ -8,14 +8,16 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from hyla.server import errors, observed, openapi, page
-from hyla.server.head_limit import HeadLimit
-from hyla.server.keys import KeyRing
-from hyla.server.limits import Limits
+from hyla.server import openapi, page
+from hyla.server.guard.head_limit import HeadLimit
+from hyla.server.guard.keys import KeyRing
+from hyla.server.guard.limits import Limits
+from hyla.server.reading import errors
 from hyla.server.routes import chat, completions, control, messages, models, responses, texts
 from hyla.server.served import ServedModel, serve_model
 from hyla.server.service import Service, client_of
-from hyla.server.traces import Traces
+from hyla.server.watch import observed
+from hyla.server.watch.traces import Traces
 
 ROUTERS = (
     models.router,

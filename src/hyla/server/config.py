@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from hyla.engine.requests.options import EngineOptions
 from hyla.errors import ConfigError
 from hyla.models.config import Config
-from hyla.server.limits import Limits
-from hyla.server.logs import LogFormat
+from hyla.server.guard.limits import Limits
+from hyla.server.watch.logs import LogFormat
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -29,8 +30,8 @@ class ServedModelConfig(Config):
     """How its tool calls look ("none": no tools); None: found in the chat template."""
     reasoning_parser: str | None = None
     """How its reasoning looks ("none": all is text); None: found in the chat template."""
-    engine: dict[str, Any] = Field(default_factory=dict)
-    """Options of its engine: dtype, memory, max_num_sequences, context_len, ..."""
+    engine: EngineOptions = EngineOptions()
+    """How its engine is set up; checked here, before any process starts."""
 
 
 class ServeConfig(Config):

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
+from hyla.answers import registry
+from hyla.answers.registry import AnswerFormat
 from hyla.checkpoints import Tokenizer
 from hyla.checkpoints.chat_template import ChatTemplate
-from hyla.engine.handle import EngineHandle
+from hyla.engine.hosting.handle import EngineHandle
 from hyla.errors import RequestError
-from hyla.server.conversation import Conversation
-from hyla.server.limits import Limits
-from hyla.server.parsers import registry
-from hyla.server.parsers.registry import AnswerFormat
+from hyla.server.guard.limits import Limits
+from hyla.server.reading.conversation import Conversation
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ServedModel:
 
 def serve_model(engine, name: str, *, limits: Limits, **reading) -> ServedModel:
     """A model over an `Engine`, on a thread of this process. reading: as of `served_model`."""
-    from hyla.engine.thread import EngineThread  # here: a server over processes needs no PyTorch
+    from hyla.engine.hosting.thread import EngineThread
 
     worker = EngineThread(engine, max_requests=limits.max_requests)
     return served_model(worker, name, engine.tokenizer, **reading)

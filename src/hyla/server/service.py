@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from hyla.errors import RequestError
-from hyla.server.errors import HTTPFailure
-from hyla.server.keys import KeyRing
-from hyla.server.limits import Limits
+from hyla.server.answering.stored import ResponseStore
+from hyla.server.answering.stream import Events, Inbox
+from hyla.server.guard.keys import KeyRing
+from hyla.server.guard.limits import Limits
+from hyla.server.reading.errors import HTTPFailure
 from hyla.server.served import ServedModel
-from hyla.server.stored import ResponseStore
-from hyla.server.stream import Events, Inbox
 
 
 @dataclass(frozen=True)

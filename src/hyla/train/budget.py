@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from hyla.models.trunk import Model
+from hyla.ops.devices import synchronize
 from hyla.train.config import TrainConfig
 from hyla.train.loop import Trainer
 from hyla.train.packing import TokenStore
@@ -27,6 +28,7 @@ def steps_for(minutes: float, model: Model, store: TokenStore, config: TrainConf
         for step in range(WARMUP_STEPS + TIMED_STEPS):
             started = time.perf_counter()
             trainer.update(step)
+            synchronize(model.device)
             seconds.append(time.perf_counter() - started)
     step_seconds = statistics.median(seconds[WARMUP_STEPS:])
     return max(MIN_STEPS, int(minutes * 60.0 / step_seconds)), step_seconds

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 
 from hyla.models.trunk import Model
+from hyla.ops.exact.cross_entropy import chunk_loss
 from hyla.train.corpus import Document
-from hyla.train.loss import chunk_loss
 from hyla.train.packing import TokenStore
 
 EVALUATION_ROWS = 4096
@@ -43,19 +43,19 @@ def model_bits(model: Model, store: TokenStore, *, window: int) -> float:
 
     A document longer than `window` tokens is scored in windows that know nothing of each other.
     """
-    total, waiting = 0.0, []
+    total, waiting = torch.zeros((), dtype=torch.float64, device=model.device), []
     pieces = store.pieces(window)
     for number, piece in enumerate(pieces):
         waiting.append(piece)
         if sum(length for _, length in waiting) < EVALUATION_ROWS and number + 1 < len(pieces):
             continue
-        rows = store.rows(waiting)
+        rows = store.rows(waiting).to(model.device)
         hidden_TD = model(rows.tokens_T, rows.batch)
         for hidden_RD, targets_R in zip(hidden_TD.split(LOSS_ROWS), rows.targets_T.split(LOSS_ROWS)):
             losses_R, _ = chunk_loss(model.head_logits(hidden_RD), targets_R)
-            total += losses_R.sum(dtype=torch.float64).item()
+            total += losses_R.sum(dtype=torch.float64)
         waiting = []
-    return total / math.log(2)
+    return total.item() / math.log(2)
 
 
 def unigram_bits(train: TokenStore, heldout: TokenStore, vocab_size: int) -> float:

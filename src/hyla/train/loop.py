@@ -10,19 +10,18 @@ from pathlib import Path
 import torch
 
 from hyla.errors import ConfigError
-from hyla.models.trunk import Model
+from hyla.models.trunk import Model, Targets
+from hyla.ops.devices import synchronize
 from hyla.train.config import TrainConfig
-from hyla.train.loss import cross_entropy
 from hyla.train.metrics import MetricsFile, StepMetrics
 from hyla.train.optimizer import Optimizer
 from hyla.train.packing import PackedRows, Packer, TokenStore
-from hyla.train.run_state import finished_states, load_state, save_state
+from hyla.train.run_state import changed_environment, environment, finished_states, load_state, save_state
 
 
 def batch_loss(model: Model, rows: PackedRows, chunk_rows: int) -> torch.Tensor:
     """Mean cross-entropy of the packed rows in nats; differentiable."""
-    hidden_TD = model(rows.tokens_T, rows.batch)
-    return cross_entropy(hidden_TD.float(), model.head_projection.weight(), rows.targets_T, chunk_rows=chunk_rows)
+    return model(rows.tokens_T, rows.batch, targets=Targets(rows.targets_T, chunk_rows))
 
 
 class Trainer:
@@ -44,32 +43,41 @@ class Trainer:
         self.metrics = MetricsFile(folder / "metrics.jsonl")
         self.finished_steps, self.seconds = 0, 0.0
 
-    def resume(self) -> int:
-        """Continue from the newest checkpoint, if there is one; returns the number of finished steps."""
+    def resume(self, say: Callable[[str], None] = lambda line: None) -> int:
+        """Continue from the newest checkpoint, if there is one; returns the number of finished steps.
+
+        say: told when the checkpoint was written on another device, or by another arithmetic.
+        """
         states = finished_states(self.folder / "checkpoints")
         if states:
             state = load_state(states[-1], self.model, self.optimizer)
             self.finished_steps, self.seconds = state["step"], state["seconds"]
+            changes = changed_environment(state["environment"], environment(self.model.device))
+            if changes:
+                say(f"continued on another machine or device ({changes}): from here on the run's bits differ")
         self.metrics.forget_after(self.finished_steps)
         return self.finished_steps
 
     def update(self, step: int) -> tuple[float, float, float]:
         """One optimizer step; returns (loss, learning rate, gradient norm)."""
-        loss = batch_loss(self.model, self.packer.step(step), self.config.loss_rows)
+        loss = batch_loss(self.model, self.packer.step(step).to(self.model.device), self.config.loss_rows)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+        # One copy to the host a step.
+        loss_value, norm_value = torch.stack([loss.detach().double(), norm.double()]).tolist()
+        if not math.isfinite(loss_value) or not math.isfinite(norm_value):
             raise ConfigError(
-                f"step {step + 1}: loss {loss.item()}, gradient norm {norm.item()}; "
+                f"step {step + 1}: loss {loss_value}, gradient norm {norm_value}; "
                 f"lower learning_rate = {self.config.learning_rate} or clip_norm = {self.config.clip_norm}"
             )
-        return loss.item(), self.optimizer.step(step), norm.item()
+        return loss_value, self.optimizer.step(step), norm_value
 
     def run(self, on_step: Callable[[StepMetrics], None] = lambda metrics: None) -> None:
         """Train up to `config.steps`; on_step is called after each one. Ends with a checkpoint."""
         while self.finished_steps < self.config.steps:
             started = time.perf_counter()
             loss, rate, norm = self.update(self.finished_steps)
+            synchronize(self.model.device)
             elapsed = time.perf_counter() - started
             self.finished_steps += 1
             self.seconds += elapsed

@@ -122,4 +122,6 @@ class Optimizer:
         for key, tensor in tensors.items():
             kind, name = key.split("/", 1)
             part, parameter = owners[name]
-            part.state[parameter][kind] = tensor.clone()
+            # AdamW counts its steps on the host, all else lives where the parameter does.
+            device = tensor.device if kind == "step" else parameter.device
+            part.state[parameter][kind] = tensor.to(device, copy=True)

@@ -58,7 +58,12 @@ class PackedRows:
 
     @property
     def batch(self) -> Batch:
-        return Batch.packed(self.lengths)
+        return Batch.packed(self.lengths, device=self.tokens_T.device)
+
+    def to(self, device: torch.device) -> PackedRows:
+        """The same rows on a device: one copy."""
+        tokens_T, targets_T = torch.stack([self.tokens_T, self.targets_T]).to(device)
+        return PackedRows(tokens_T, targets_T, self.lengths)
 
 
 class Packer:

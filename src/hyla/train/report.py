@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.corpus import Document
@@ -38,7 +40,7 @@ def bits_per_byte(run: Run, trained: Model) -> BitsPerByte:
     size = num_bytes(run.heldout)
     alone, whole = gzip_bits(run.heldout)
     bits = BitsPerByte(
-        untrained=model_bits(run.untrained(), run.heldout_store, window=window),
+        untrained=model_bits(run.untrained(trained.device), run.heldout_store, window=window),
         unigram=unigram_bits(run.train_store, run.heldout_store, run.model_config.vocab_size),
         gzip_files=alone,
         gzip_whole=whole,
@@ -69,12 +71,12 @@ def heldout_prompt(documents: Sequence[Document]) -> tuple[str, str, str]:
     return document.name, document.text[max(0, middle - PROMPT_CHARS) : middle], document.text[middle:]
 
 
-def complete_heldout(run: Run) -> Completion:
+def complete_heldout(run: Run, device: torch.device) -> Completion:
     """Greedy completion of a held-out function by the saved folder, through the engine."""
     import hyla
 
     file, prompt, truth = heldout_prompt(run.heldout)
-    engine = hyla.Engine(run.model_folder, max_num_sequences=1)
+    engine = hyla.Engine(run.model_folder, max_num_sequences=1, device=str(device))
     params = hyla.SamplingParams(max_tokens=COMPLETION_TOKENS, temperature=0.0)
     ids = [END_OF_TEXT_ID, *run.tokenizer.encode(prompt, add_special_tokens=False)]
     (completion,) = engine.generate([ids], params)
@@ -85,7 +87,7 @@ def decode_curves(run: Run, trained: Model) -> dict[str, list[dict]]:
     """The trained hybrid and a full-attention twin (random weights: they do not change the time) at four contexts."""
     recipe = full_attention_twin(run.request.recipe)
     twin_config = recipe.model_config_of(run.model_config.vocab_size, END_OF_TEXT_ID)
-    twin = initialize(Model(twin_config), run.train.seed)
+    twin = initialize(Model(twin_config), run.train.seed).to(trained.device)
     return {
         "hybrid": [asdict(point) for point in decode_curve(trained)],
         "full attention": [asdict(point) for point in decode_curve(twin)],

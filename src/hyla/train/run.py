@@ -18,13 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from pydantic import Field, model_validator
 
 from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
-from hyla.checkpoints.json_files import read_json
 from hyla.errors import CheckpointError, ConfigError
+from hyla.json_files import read_json
 from hyla.models.config import Config, ModelConfig
-from hyla.models.family import family_of
+from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.budget import steps_for
@@ -39,6 +40,7 @@ from hyla.train.recipe import HybridRecipe
 from hyla.train.run_state import environment
 from hyla.train.tokenizer import END_OF_TEXT_ID, encode_documents, train_tokenizer
 
+CPU = torch.device("cpu")
 RUN_FILE, TOKENS_FILE, HELDOUT_FILE = "run.json", "tokens.safetensors", "heldout.json"
 
 
@@ -86,14 +88,24 @@ class Run:
     def model_folder(self) -> Path:
         return self.folder / "model"
 
-    def untrained(self) -> Model:
-        """A new model with the run's start values."""
-        return initialize(Model(self.model_config), self.train.seed)
+    def untrained(self, device: torch.device = CPU) -> Model:
+        """A new model with the run's start values, which are the same on every device."""
+        return initialize(Model(self.model_config), self.train.seed).to(device)
 
-    def trained(self, on_step: Callable[[StepMetrics], None], on_resume: Callable[[int], None]) -> Model:
-        """Train, or continue, to the last step; on_resume gets the number of steps that were already there."""
-        trainer = Trainer(self.untrained(), self.train_store, self.train, self.folder)
-        on_resume(trainer.resume())
+    def trained(
+        self,
+        on_step: Callable[[StepMetrics], None],
+        on_resume: Callable[[int], None],
+        *,
+        device: torch.device = CPU,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Model:
+        """Train, or continue, to the last step; on_resume gets the number of steps that were already there.
+
+        device: where the run goes on; it is no part of the request. say: told when it was elsewhere before.
+        """
+        trainer = Trainer(self.untrained(device), self.train_store, self.train, self.folder)
+        on_resume(trainer.resume(say))
         trainer.run(on_step)
         return trainer.model
 
@@ -102,10 +114,11 @@ class Run:
         save_model(model, self.model_folder, tokenizer=self.tokenizer)
 
 
-def open_run(folder: Path, request: RunRequest, say: Callable[[str], None]) -> Run:
+def open_run(folder: Path, request: RunRequest, say: Callable[[str], None], *, device: torch.device = CPU) -> Run:
     """The run in `folder`, prepared now if there is none. The folder appears whole or not at all.
 
-    say: gets one line per stage. Raises ConfigError when the folder holds another run, or other files.
+    say: gets one line per stage. device: where a step is timed, if the request gives minutes. Raises ConfigError when
+    the folder holds another run, or other files.
     """
     folder = folder.absolute()
     if (folder / RUN_FILE).is_file():
@@ -114,7 +127,7 @@ def open_run(folder: Path, request: RunRequest, say: Callable[[str], None]) -> R
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another --out")
     try:
-        prepare_run(folder, request, say)
+        prepare_run(folder, request, say, device)
     except BaseException:
         shutil.rmtree(partial_name(folder), ignore_errors=True)
         raise
@@ -141,7 +154,7 @@ def _flat(nested: dict, prefix: str = "") -> dict:
     return flat
 
 
-def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None]) -> None:
+def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], device: torch.device) -> None:
     """Read the data, train the tokenizer, resolve the number of steps, and write all of it."""
     from safetensors.torch import save_file
 
@@ -156,7 +169,7 @@ def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None]) -
     heldout_store = TokenStore.from_lists(encode_documents(tokenizer, heldout))
     say(f"tokenizer of {tokenizer.vocab_size} tokens; {len(train_store.tokens):,} tokens to train on")
     model_config = request.recipe.model_config_of(tokenizer.vocab_size, END_OF_TEXT_ID)
-    train, step_seconds = resolve_steps(request, model_config, train_store)
+    train, step_seconds = resolve_steps(request, model_config, train_store, device)
     say(f"{train.steps} steps of {train.batch_tokens} tokens")
     partial = start_folder(folder)
     (partial / "tokenizer").mkdir()
@@ -166,22 +179,22 @@ def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None]) -
     tensors |= {f"{name}.ends": store.ends for name, store in stores.items()}
     save_file(tensors, partial / TOKENS_FILE)
     write_json(partial / HELDOUT_FILE, {"documents": [asdict(document) for document in heldout]})
-    write_json(partial / RUN_FILE, _record(request, train, model_config, corpus, step_seconds))
+    write_json(partial / RUN_FILE, _record(request, train, model_config, corpus, step_seconds, device))
     finish_folder(folder)
 
 
 def resolve_steps(
-    request: RunRequest, model_config: ModelConfig, store: TokenStore
+    request: RunRequest, model_config: ModelConfig, store: TokenStore, device: torch.device
 ) -> tuple[TrainConfig, float | None]:
     """(the config with its final number of steps, measured seconds of a step or None)."""
     if request.minutes is None:
         return request.train, None
-    copy = initialize(Model(model_config), request.train.seed)
+    copy = initialize(Model(model_config), request.train.seed).to(device)
     steps, step_seconds = steps_for(request.minutes, copy, store, request.train)
     return request.train.model_copy(update={"steps": steps}), step_seconds
 
 
-def _record(request, train: TrainConfig, model: ModelConfig, corpus: Corpus, step_seconds: float | None) -> dict:
+def _record(request, train: TrainConfig, model: ModelConfig, corpus: Corpus, step_seconds, device) -> dict:
     return {
         "request": request.model_dump(),
         "train": train.model_dump(),
@@ -194,7 +207,7 @@ def _record(request, train: TrainConfig, model: ModelConfig, corpus: Corpus, ste
         },
         "step_seconds": step_seconds,
         "python": platform.python_version(),
-        "environment": environment(),
+        "environment": environment(device),
     }
 
 

@@ -4,28 +4,35 @@ data and the schedule are functions of the step."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from hyla.checkpoints.json_files import read_json
 from hyla.errors import CheckpointError
-from hyla.ops import native
+from hyla.json_files import read_json
+from hyla.models.trunk import Model
+from hyla.ops import backends
 from hyla.train.files import finish_folder, start_folder, write_json
 from hyla.train.optimizer import Optimizer
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
-def environment() -> dict[str, str | int]:
+def environment(device: torch.device) -> dict[str, str | int]:
     """What equal bits depend on besides config and data."""
     return {
+        "device": str(device),
         "torch": torch.__version__,
         "num_threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cpu_backend": native.backend(),
+        "backend": backends.on(device),
     }
+
+
+def changed_environment(before: Mapping[str, str | int], now: Mapping[str, str | int]) -> str:
+    """What differs, as "name: old -> new"; empty when nothing that was recorded does."""
+    return ", ".join(f"{name}: {old} -> {now.get(name)}" for name, old in before.items() if old != now.get(name))
 
 
 def finished_states(folder: Path) -> list[Path]:
@@ -33,7 +40,7 @@ def finished_states(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
 
 
-def save_state(folder: Path, model: nn.Module, optimizer: Optimizer, *, step: int, seconds: float, kept: int) -> Path:
+def save_state(folder: Path, model: Model, optimizer: Optimizer, *, step: int, seconds: float, kept: int) -> Path:
     """Write `folder/step-<step>` (appears whole, by rename) and remove all but the newest `kept` ones."""
     from safetensors.torch import save_file
 
@@ -42,14 +49,14 @@ def save_state(folder: Path, model: nn.Module, optimizer: Optimizer, *, step: in
     weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
     save_file(weights, partial / WEIGHTS)
     save_file({key: tensor.contiguous() for key, tensor in optimizer.state_tensors().items()}, partial / OPTIMIZER)
-    write_json(partial / STATE, {"step": step, "seconds": seconds, "environment": environment()})
+    write_json(partial / STATE, {"step": step, "seconds": seconds, "environment": environment(model.device)})
     finish_folder(path)
     for old in finished_states(folder)[:-kept]:
         shutil.rmtree(old)
     return path
 
 
-def load_state(path: Path, model: nn.Module, optimizer: Optimizer | None) -> dict:
+def load_state(path: Path, model: Model, optimizer: Optimizer | None) -> dict:
     """Fill model (and optimizer) in place from a checkpoint; returns its state.json.
 
     Raises CheckpointError when a file is missing, damaged, or of another model.

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from hyla.caches import Cache
+from hyla.grid import CHUNK
 from hyla.models.trunk import Model
-from hyla.ops.batch import CHUNK
+from hyla.ops.devices import synchronize
 
 CONTEXTS = (1024, 4096, 16384, 65536)
 WARMUP_TOKENS, TIMED_TOKENS = 3, 15
@@ -37,7 +38,7 @@ def decode_point(model: Model, context: int) -> DecodePoint:
     """Measure a packed model after a synthetic context, a multiple of 64 tokens (so that no chunk is open)."""
     num_tokens = WARMUP_TOKENS + TIMED_TOKENS
     specs = model.cache_specs()
-    cache = Cache(specs, num_pages=-(-(context + num_tokens) // CHUNK), num_slots=1)
+    cache = Cache(specs, num_pages=-(-(context + num_tokens) // CHUNK), num_slots=1, device=model.device)
     sequence = cache.open()
     cache.batch([(sequence, context)])
     cache.commit(sequence, context)
@@ -45,13 +46,16 @@ def decode_point(model: Model, context: int) -> DecodePoint:
     for layer in cache.layers:
         for tensor in layer.values():
             if tensor.is_floating_point():
-                tensor.normal_(std=FILL_STD, generator=generator)
+                # Drawn on the CPU, so that every device remembers the same.
+                tensor.copy_(torch.empty(tensor.shape, dtype=tensor.dtype).normal_(std=FILL_STD, generator=generator))
     seconds = []
     for token in range(num_tokens):
+        synchronize(model.device)
         started = time.perf_counter()
-        hidden_TD = model(torch.tensor([token]), cache.batch([(sequence, 1)]), cache.layers)
+        hidden_TD = model(torch.tensor([token], device=model.device), cache.batch([(sequence, 1)]), cache.layers)
         model.head_logits(hidden_TD)
         cache.commit(sequence, 1)
+        synchronize(model.device)
         seconds.append(time.perf_counter() - started)
     held = sum(spec.bytes_per_token * context + spec.bytes_per_sequence for spec in specs)
     return DecodePoint(context, held, 1000.0 * statistics.median(seconds[WARMUP_TOKENS:]))

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 
-from hyla.engine.acceptance import Draft
 from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
+from hyla.engine.sampling.acceptance import Draft
 from hyla.ops.batch import Batch
 
 NGRAMS = (6, 3)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from hyla.caches import Cache, Sequence
-from hyla.caches.pool import num_pages_for
-from hyla.engine.acceptance import Acceptance
 from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
+from hyla.engine.requests.options import Acceptance
 from hyla.errors import ConfigError
+from hyla.grid import num_pages_for
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 import torch
 
 from hyla.caches import Cache
-from hyla.engine.acceptance import Acceptance, Draft
 from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
+from hyla.engine.requests.options import Acceptance
+from hyla.engine.sampling.acceptance import Draft
 from hyla.layers.protocol import LayerCache
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch

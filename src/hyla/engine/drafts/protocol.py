@@ -1,6 +1,6 @@
 """What a drafter is. A draft is accepted exactly when it equals the token that the model itself chooses there, so
 drafts change how fast an answer comes, never what it is. Where the engine is asked for it, drafts are sampled and
-accepted by the classical rule instead (`engine.acceptance`), which keeps what an answer is drawn from."""
+accepted by the classical rule instead (`engine.sampling.acceptance`), which keeps what an answer is drawn from."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Protocol
 
 import torch
 
-from hyla.engine.acceptance import Draft
 from hyla.engine.generation import Generation
+from hyla.engine.sampling.acceptance import Draft
 from hyla.ops.batch import Batch
 
 

@@ -12,33 +12,20 @@ the whole model (tests/parity/test_parity_bailing.py). No library has this famil
 from __future__ import annotations
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
 from hyla.models.config import MLAConfig, ModelConfig, RopeConfig
 from hyla.models.families import bailing_moe_linear as linear
-from hyla.models.families import bailing_moe_v2 as base
-from hyla.models.family import Family
-from hyla.models.mtp_names import BAILING
-from hyla.models.names import fuse, weights
+from hyla.models.formats import bailing
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.modules import LATENT_EPS, MLA, MLAKeys, mla_names
+from hyla.models.formats.mtp_names import BAILING
 
-LATENT_EPS = 1e-6
-# fmt: off
-# Published key: field of our config.
-MLA = {
-    "num_attention_heads": "num_heads", "q_lora_rank": "q_lora_dim", "kv_lora_rank": "kv_lora_dim",
-    "qk_nope_head_dim": "nope_dim", "qk_rope_head_dim": "rope_dim", "v_head_dim": "value_dim",
-}
-# fmt: on
-IGNORED = base.IGNORED | {"num_key_value_heads": "both mixers have all heads on both sides"}
+IGNORED = bailing.IGNORED | {"num_key_value_heads": "both mixers have all heads on both sides"}
 
 
-class Keys(linear.LinearKeys):
+class Keys(MLAKeys, linear.LinearKeys):
     """HANDLED keys of config.json."""
 
-    kv_lora_rank: hf.Count = 512
-    q_lora_rank: hf.Count | None = None
-    qk_nope_head_dim: hf.Count = 128
-    qk_rope_head_dim: hf.Count = 64
-    v_head_dim: hf.Count = 128
     rope_interleave: bool = True
     short_conv_kernel_size: hf.Count | None = None
 
@@ -65,7 +52,7 @@ def from_published(keys: Keys) -> ModelConfig:
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
     mla, lightning = hf.first(config, "mla"), hf.first(config, "lightning")
-    keys = base.bailing_keys(config) | linear.lightning_keys(config) | hf.publish(mla, MLA)
+    keys = bailing.bailing_keys(config) | linear.lightning_keys(config) | hf.publish(mla, MLA)
     keys["num_key_value_heads"] = (mla or lightning).num_heads
     if mla and mla.rope:
         keys["rope_interleave"] = mla.rope.interleaved
@@ -78,19 +65,15 @@ def to_published(config: ModelConfig) -> dict:
 
 NAMES = {
     "lightning": linear.LIGHTNING_NAMES,
-    "mla": (
-        *weights("attention.", "q_proj q", "q_a_proj q_a", "q_a_layernorm q_a_norm", "q_b_proj q_b"),
-        *weights("attention.", "kv_a_proj_with_mqa kv_a", "kv_a_layernorm kv_norm", "dense o"),
-        fuse("attention.kv_b_proj.weight", ("k_up", "v_up"), groups="num_heads"),
-    ),
-    **base.CHANNEL_MIXERS,
+    "mla": mla_names("attention.", out="dense"),
+    **bailing.CHANNEL_MIXERS,
 }
 
 # fmt: off
 TINY = linear.TINY | {
     "q_lora_rank": 22, "kv_lora_rank": 28, "qk_nope_head_dim": 10, "qk_rope_head_dim": 12, "v_head_dim": 14,
 }
-LARGE = base.MINI | {
+LARGE = bailing.MINI | {
     "hidden_size": 8192, "intermediate_size": 18432, "num_hidden_layers": 80, "num_attention_heads": 64,
     "moe_intermediate_size": 2048, "first_k_dense_replace": 4, "layer_group_size": 8, "group_norm_size": 8,
     "rope_theta": 6e6, "max_position_embeddings": 131072, "rope_scaling": None, "q_lora_rank": 1536,
@@ -113,7 +96,7 @@ FAMILY = Family(
     to_published=to_published,
     architecture="BailingMoeV2_5ForCausalLM",
     names=NAMES,
-    trunk=base.TRUNK,
+    trunk=bailing.TRUNK,
     ignored=IGNORED,
     mtp=BAILING,
     tiny_config=TINY,

@@ -14,12 +14,12 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
 from hyla.models.config import KDAConfig, MLAConfig, MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig
-from hyla.models.families import bailing_moe_v2 as base
-from hyla.models.family import Family
-from hyla.models.mtp_names import BAILING
-from hyla.models.names import concat, fuse, rename, weights
+from hyla.models.formats import bailing, modules
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.mtp_names import BAILING
+from hyla.models.formats.names import concat, rename, weights
 
 NAME = "bailing_hybrid_3"
 Or = AliasChoices
@@ -33,16 +33,12 @@ IGNORED = {
 # Published key: field of our config.
 HEADS = {"num_attention_heads": "num_heads"}
 KDA = HEADS | {"head_dim": "key_dim", "short_conv_kernel_size": "conv_len", "rms_norm_eps": "norm_eps"}
-MLA = HEADS | {
-    "kv_lora_rank": "kv_lora_dim", "qk_nope_head_dim": "nope_dim", "qk_rope_head_dim": "rope_dim",
-    "v_head_dim": "value_dim",
-}
+MLA = {theirs: ours for theirs, ours in modules.MLA.items() if ours != "q_lora_dim"}
 MOE = {name: name for name in ("num_experts", "num_experts_per_token")} | {"moe_intermediate_size": "expert_dim"}
 ROUTER = {
     "moe_renormalize": "normalize", "num_expert_group": "num_groups", "topk_group": "num_groups_kept",
     "routed_scaling_factor": "scaling",
 }
-MLP = {"intermediate_size": "intermediate_dim"}
 REPEATED = {
     "num_key_value_heads": "num_attention_heads", "linear_num_heads": "num_attention_heads",
     "linear_conv_kernel_dim": "short_conv_kernel_size",
@@ -50,7 +46,7 @@ REPEATED = {
 # fmt: on
 
 
-class Keys(hf.Published):
+class Keys(modules.MLAKeys, hf.Published):
     """HANDLED keys of config.json: the hub's spellings first, then those of transformers."""
 
     max_position_embeddings: hf.Count = Field(validation_alias=Or("model_max_length", "max_position_embeddings"))
@@ -58,11 +54,7 @@ class Keys(hf.Published):
     intermediate_size: hf.Count = 6144
     num_attention_heads: hf.Count = 32
     num_key_value_heads: hf.Count | None = None
-    kv_lora_rank: hf.Count = 512
     q_lora_rank: Literal[None] = None  # transformers drops it from this model; null is its only published value
-    qk_nope_head_dim: hf.Count = 128
-    qk_rope_head_dim: hf.Count = 64
-    v_head_dim: hf.Count = 128
     rope_parameters: hf.RopeParameters = hf.RopeParameters(rope_theta=6e6)
     rope_interleave: Literal[True] = True
     head_dim: hf.Count = 128
@@ -106,10 +98,10 @@ def from_published(keys: Keys) -> ModelConfig:
     rope = keys.rope_parameters.of_head(keys.qk_rope_head_dim).model_copy(update={"interleaved": True})
     shared_dim = keys.moe_intermediate_size * keys.num_shared_experts
     router = hf.build(RouterConfig, keys, ROUTER, score="sigmoid", has_bias=True)
-    modules = {
+    layers_of = {
         "linear_attention": hf.build(KDAConfig, keys, KDA, value_dim=keys.head_dim, decay_lower_bound=bound),
-        "full_attention": hf.build(MLAConfig, keys, MLA, norm_eps=1e-6, rope=rope, head_gate=True),
-        "dense": hf.build(MLPConfig, keys, MLP),
+        "full_attention": hf.build(MLAConfig, keys, MLA, norm_eps=modules.LATENT_EPS, rope=rope, head_gate=True),
+        "dense": hf.build(MLPConfig, keys, modules.MLP),
         "sparse": hf.build(MoEConfig, keys, MOE, shared_dim=shared_dim, router=router),
     }
     count, group, dense = keys.num_hidden_layers, keys.layer_group_size, keys.first_k_dense_replace
@@ -117,16 +109,16 @@ def from_published(keys: Keys) -> ModelConfig:
     kinds = ["dense" if layer < dense else "sparse" for layer in range(count)]
     listed = hf.layer_list(NAME, "layer_types", keys.layer_types, mixers, count)
     pairs = zip(listed, hf.layer_list(NAME, "mlp_layer_types", keys.mlp_layer_types, kinds, count))
-    layers = [modules[kind] for pair in pairs for kind in pair]
+    layers = [layers_of[kind] for pair in pairs for kind in pair]
     norm = NormConfig(eps=keys.rms_norm_eps)
-    mtp = hf.predictors(keys.num_mtp_layers, norm, [modules["full_attention"], modules["sparse"]])
+    mtp = hf.predictors(keys.num_mtp_layers, norm, [layers_of["full_attention"], layers_of["sparse"]])
     return ModelConfig(family=NAME, **keys.common(), **hf.prenorm(norm, layers), mtp=mtp)
 
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json, in the hub's spelling."""
     kda, mla, moe, mlp = (hf.first(config, kind) for kind in ("kda", "mla", "moe", "mlp"))
-    keys = hf.common_keys(config) | hf.publish(kda, KDA) | hf.publish(mla, MLA) | hf.publish(mlp, MLP)
+    keys = hf.common_keys(config) | hf.publish(kda, KDA) | hf.publish(mla, MLA) | hf.publish(mlp, modules.MLP)
     keys["model_max_length"] = keys.pop("max_position_embeddings")
     keys |= {"num_key_value_heads": keys.get("num_attention_heads"), "num_nextn_predict_layers": len(config.mtp)}
     keys.setdefault("short_conv_kernel_size", 4)  # the key by which this format is known
@@ -152,12 +144,8 @@ NAMES = {
         concat([f"attention.{name}_conv1d.weight" for name in "qkv"], "conv_weight", (0, 1, -1)),
         *(rename(f"attention.{name}", name) for name in ("A_log", "dt_bias")),
     ),
-    "mla": (
-        *weights("attention.", "q_proj q", "kv_a_proj_with_mqa kv_a", "kv_a_layernorm kv_norm", "dense o"),
-        *weights("attention.", "g_proj gate"),
-        fuse("attention.kv_b_proj.weight", ("k_up", "v_up"), groups="num_heads"),
-    ),
-    **base.CHANNEL_MIXERS,
+    "mla": modules.mla_names("attention.", "g_proj gate", out="dense"),
+    **bailing.CHANNEL_MIXERS,
 }
 
 # fmt: off
@@ -183,7 +171,7 @@ FAMILY = Family(
     to_published=to_published,
     architecture="BailingHybridForCausalLM",
     names=NAMES,
-    trunk=base.TRUNK,
+    trunk=bailing.TRUNK,
     aliases=(
         (r"^model\.embed_tokens\.", "model.word_embeddings."),
         (r"\.self_attn\.(forget_gate\.)?", ".attention."),

@@ -13,19 +13,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hyla.models import published as hf
 from hyla.models.config import LightningConfig, ModelConfig
 from hyla.models.families import bailing_moe_v2 as base
-from hyla.models.family import Family
-from hyla.models.mtp_names import BAILING
-from hyla.models.names import weights
+from hyla.models.formats import bailing
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.mtp_names import BAILING
+from hyla.models.formats.names import weights
 
 # Published key: field of our config.
 LIGHTNING = {"num_attention_heads": "num_heads", "head_dim": "head_dim", "group_norm_size": "norm_groups"}
 LIGHTNING |= {"lightning_slopes": "slopes"}
 
 
-class LinearKeys(base.BailingKeys):
+class LinearKeys(bailing.BailingKeys):
     """Keys of config.json that the families with lightning layers handle."""
 
     layer_group_size: hf.Several = 5
@@ -81,22 +82,22 @@ def from_published(keys: Keys) -> ModelConfig:
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
     attention = hf.first(config, "softmax")
-    return base.bailing_keys(config) | lightning_keys(config) | (base.attention_keys(attention) if attention else {})
+    return bailing.bailing_keys(config) | lightning_keys(config) | (base.attention_keys(attention) if attention else {})
 
 
 LIGHTNING_NAMES = (
-    base.QKV,
-    *base.QK_NORMS,
+    bailing.QKV,
+    *bailing.QK_NORMS,
     *weights("attention.", "g_proj gate", "g_norm norm", "dense o"),
 )
 NAMES = {**base.NAMES, "lightning": LIGHTNING_NAMES}
 
 # fmt: off
-TINY = {**base.TINY_COMMON, "num_hidden_layers": 4, "layer_group_size": 3, "group_norm_size": 5}
+TINY = {**bailing.TINY_COMMON, "num_hidden_layers": 4, "layer_group_size": 3, "group_norm_size": 5}
 LONG = {"rope_theta": 1e6, "max_position_embeddings": 131072}
 SIZES = {
-    "Ring-mini-linear-2.0": base.MINI | LONG | {"layer_group_size": 5, "group_norm_size": 4},
-    "Ring-flash-linear-2.0": base.FLASH | LONG | {"layer_group_size": 8, "group_norm_size": 8},
+    "Ring-mini-linear-2.0": bailing.MINI | LONG | {"layer_group_size": 5, "group_norm_size": 4},
+    "Ring-flash-linear-2.0": bailing.FLASH | LONG | {"layer_group_size": 8, "group_norm_size": 8},
 }
 _OF_MINI = ("rope_theta", "max_position_embeddings", "partial_rotary_factor", "rms_norm_eps", "eos_token_id")
 _OF_FLASH = (
@@ -117,8 +118,8 @@ FAMILY = Family(
     to_published=to_published,
     architecture="BailingMoeLinearV2ForCausalLM",
     names=NAMES,
-    trunk=base.TRUNK,
-    ignored=base.IGNORED,
+    trunk=bailing.TRUNK,
+    ignored=bailing.IGNORED,
     mtp=BAILING,
     tiny_config=TINY,
     sizes=SIZES,

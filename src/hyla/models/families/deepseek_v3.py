@@ -18,13 +18,13 @@ from pydantic import AliasChoices, Field
 
 from hyla.errors import ConfigError
 from hyla.layers.rope_scaling import yarn_magnitude
-from hyla.models import published as hf
 from hyla.models.config import MLAConfig, MLPConfig, ModelConfig, MoEConfig, NormConfig, RopeConfig, RouterConfig
-from hyla.models.family import Family
-from hyla.models.mtp_names import DEEPSEEK
-from hyla.models.names import SWIGLU, fuse, rename, stack, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.modules import EXPERTS, LATENT_EPS, MLA, MLP, MLAKeys, mla_names
+from hyla.models.formats.mtp_names import DEEPSEEK
+from hyla.models.formats.names import SWIGLU, rename, weights
 
-LATENT_EPS = 1e-6
 IGNORED = {
     "aux_loss_alpha": "the weight of a training loss",
     "ep_size": "a parallel layout of the original training",
@@ -36,10 +36,6 @@ IGNORED = {
 
 # fmt: off
 # Published key: field of our config.
-MLA = {
-    "num_attention_heads": "num_heads", "q_lora_rank": "q_lora_dim", "kv_lora_rank": "kv_lora_dim",
-    "qk_nope_head_dim": "nope_dim", "qk_rope_head_dim": "rope_dim", "v_head_dim": "value_dim",
-}
 MOE = {
     "n_routed_experts": "num_experts", "num_experts_per_tok": "num_experts_per_token",
     "moe_intermediate_size": "expert_dim",
@@ -49,21 +45,15 @@ ROUTER = {
     "topk_group": "num_groups_kept", "routed_scaling_factor": "scaling",
 }
 # fmt: on
-MLP = {"intermediate_size": "intermediate_dim"}
 COUNTS = ("num_nextn_predict_layers", "num_mtp_layers")  # the hub's spelling and that of transformers
 
 
-class Keys(hf.Published):
+class Keys(MLAKeys, hf.Published):
     """HANDLED keys of config.json; the defaults are DeepSeek-V3's."""
 
     intermediate_size: hf.Count = 18432
     num_attention_heads: hf.Count = 128
     num_key_value_heads: hf.Count | None = None
-    q_lora_rank: hf.Count | None = None
-    kv_lora_rank: hf.Count = 512
-    qk_nope_head_dim: hf.Count = 128
-    qk_rope_head_dim: hf.Count = 64
-    v_head_dim: hf.Count = 128
     rope_parameters: hf.RopeParameters = hf.RopeParameters()
     rope_interleave: bool = True
     first_k_dense_replace: int = Field(default=3, ge=0)
@@ -137,18 +127,13 @@ def to_published(config: ModelConfig) -> dict:
     return keys
 
 
-ATTENTION = (
-    *weights("self_attn.", "q_proj q", "q_a_proj q_a", "q_a_layernorm q_a_norm", "q_b_proj q_b"),
-    *weights("self_attn.", "kv_a_proj_with_mqa kv_a", "kv_a_layernorm kv_norm", "o_proj o"),
-    fuse("self_attn.kv_b_proj.weight", ("k_up", "v_up"), groups="num_heads"),
-)
 NAMES = {
-    "mla": ATTENTION,
+    "mla": mla_names("self_attn."),
     "mlp": weights("mlp.", *SWIGLU),
     "moe": (
         rename("mlp.gate.weight", "router"),
         rename("mlp.gate.e_score_correction_bias", "router_bias"),
-        *(stack(f"mlp.experts.{{}}.{name}_proj.weight", f"experts_{name}") for name in ("gate", "up", "down")),
+        *EXPERTS,
         *weights("mlp.shared_experts.", *SWIGLU, ours="shared."),
     ),
 }

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hyla.models import published as hf
 from hyla.models.config import ModelConfig, SparseMLAConfig
 from hyla.models.families import deepseek_v3
-from hyla.models.families.deepseek_v3 import ATTENTION, IGNORED, MLA, SIZE, TINY
-from hyla.models.family import Family
-from hyla.models.mtp_names import DEEPSEEK
-from hyla.models.names import rename, weights
+from hyla.models.families.deepseek_v3 import IGNORED, SIZE, TINY
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.modules import MLA, mla_names
+from hyla.models.formats.mtp_names import DEEPSEEK
+from hyla.models.formats.names import rename, weights
 
 INDEXER = {"index_n_heads": "num_index_heads", "index_head_dim": "index_dim", "index_topk": "num_selected"}
 
@@ -52,7 +53,7 @@ FAMILY = Family(
     names={
         **deepseek_v3.NAMES,
         "sparse_mla": (
-            *ATTENTION,
+            *mla_names("self_attn."),
             *weights("self_attn.indexer.", "wq_b q_b", "wk k", "k_norm k_norm", ours="indexer."),
             rename("self_attn.indexer.k_norm.bias", "indexer.k_norm.bias"),
             rename("self_attn.indexer.weights_proj.weight", "indexer.weights"),

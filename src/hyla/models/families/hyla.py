@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig
-from hyla.models.family import Family
-from hyla.models.names import Rule, rename
+from hyla.models.formats.family import Family
+from hyla.models.formats.names import Rule, rename
 
 NAME = "hyla"
 

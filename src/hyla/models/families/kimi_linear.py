@@ -13,12 +13,12 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
 from hyla.models.config import KDAConfig, MLAConfig, MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig
-from hyla.models.family import Family
-from hyla.models.names import SWIGLU, concat, fuse, rename, reshape, stack, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.modules import LATENT_EPS, MLA, MLP, MLAKeys, mla_names
+from hyla.models.formats.names import SWIGLU, concat, rename, reshape, stack, weights
 
-LATENT_EPS = 1e-6
 EXPERTS = (("w1", "gate"), ("w3", "up"), ("w2", "down"))
 LENGTH = AliasChoices("model_max_length", "max_position_embeddings")
 IGNORED = {
@@ -33,10 +33,6 @@ KDA = {"num_heads": "num_heads", "head_dim": "key_dim", "short_conv_kernel_size"
 LINEAR = {
     "linear_num_heads": "num_heads", "linear_head_dim": "head_dim", "linear_conv_kernel_dim": "short_conv_kernel_size",
 }
-MLA = {
-    "num_attention_heads": "num_heads", "q_lora_rank": "q_lora_dim", "kv_lora_rank": "kv_lora_dim",
-    "qk_nope_head_dim": "nope_dim", "qk_rope_head_dim": "rope_dim", "v_head_dim": "value_dim",
-}
 MOE = {
     "num_experts": "num_experts", "num_experts_per_token": "num_experts_per_token",
     "moe_intermediate_size": "expert_dim",
@@ -46,7 +42,6 @@ ROUTER = {
     "topk_group": "num_groups_kept", "routed_scaling_factor": "scaling",
 }
 # fmt: on
-MLP = {"intermediate_size": "intermediate_dim"}
 
 
 class LinearAttention(hf.Strict):
@@ -59,7 +54,7 @@ class LinearAttention(hf.Strict):
     full_attn_layers: list[hf.Count] = []  # noqa: RUF012
 
 
-class Keys(hf.Published):
+class Keys(MLAKeys, hf.Published):
     """HANDLED keys of config.json."""
 
     rms_norm_eps: float = Field(default=1e-5, gt=0)
@@ -68,11 +63,6 @@ class Keys(hf.Published):
     intermediate_size: hf.Count = 9216
     num_attention_heads: hf.Count = 32
     num_key_value_heads: hf.Count | None = None
-    kv_lora_rank: hf.Count = 512
-    q_lora_rank: hf.Count | None = None
-    qk_nope_head_dim: hf.Count = 128
-    qk_rope_head_dim: hf.Count = 64
-    v_head_dim: hf.Count = 128
     mla_use_nope: Literal[True] = True
     linear_attn_config: LinearAttention | None = None
     layer_types: hf.LayerTypes | None = None
@@ -153,11 +143,7 @@ NAMES = {
         reshape("self_attn.A_log", "A_log", (1, 1, -1, 1)),
         rename("self_attn.dt_bias", "dt_bias"),
     ),
-    "mla": (
-        *weights("self_attn.", "q_proj q", "q_a_proj q_a", "q_a_layernorm q_a_norm", "q_b_proj q_b"),
-        *weights("self_attn.", "kv_a_proj_with_mqa kv_a", "kv_a_layernorm kv_norm", "o_proj o"),
-        fuse("self_attn.kv_b_proj.weight", ("k_up", "v_up"), groups="num_heads"),
-    ),
+    "mla": mla_names("self_attn."),
     "mlp": weights("mlp.", *SWIGLU),
     "moe": (
         rename("block_sparse_moe.gate.weight", "router"),

@@ -16,9 +16,9 @@ from typing import Literal
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig
 from hyla.models.families import mimo_v2_flash as flash
-from hyla.models.family import Family
-from hyla.models.mtp_names import MIMO_V2
-from hyla.models.names import Rule, fuse_shards
+from hyla.models.formats.family import Family
+from hyla.models.formats.mtp_names import MIMO_V2
+from hyla.models.formats.names import Rule, fuse_shards
 
 
 class Keys(flash.Keys):

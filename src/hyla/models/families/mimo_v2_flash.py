@@ -18,12 +18,13 @@ from typing import Literal
 from pydantic import Field
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
 from hyla.models.config import MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig, SoftmaxConfig
 from hyla.models.families import deepseek_v3
-from hyla.models.family import Family
-from hyla.models.mtp_names import MIMO_V2
-from hyla.models.names import rename, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.modules import MLP
+from hyla.models.formats.mtp_names import MIMO_V2
+from hyla.models.formats.names import rename, weights
 
 IGNORED = {
     "attention_chunk_size": "repeats the window; no published code reads it",
@@ -40,16 +41,7 @@ SWA = {
     "swa_num_attention_heads": "num_heads", "swa_num_key_value_heads": "num_kv_heads", "swa_head_dim": "head_dim",
     "swa_v_head_dim": "value_dim", "add_swa_attention_sink_bias": "sinks", "attention_value_scale": "value_scale",
 }
-MOE = {
-    "n_routed_experts": "num_experts", "num_experts_per_tok": "num_experts_per_token",
-    "moe_intermediate_size": "expert_dim",
-}
-ROUTER = {
-    "scoring_func": "score", "norm_topk_prob": "normalize", "n_group": "num_groups", "topk_group": "num_groups_kept",
-    "routed_scaling_factor": "scaling",
-}
 # fmt: on
-MLP = {"intermediate_size": "intermediate_dim"}
 FRACTION = 0.334  # of a head's channels that is rotated, where config.json does not say: 64 of 192
 LAYER_TYPES, MLP_TYPES = ("full_attention", "sliding_attention"), ("dense", "sparse")
 
@@ -123,8 +115,11 @@ def mimo_config(keys: Keys, family: str) -> ModelConfig:
     eps = keys.rms_norm_eps if keys.layernorm_epsilon is None else keys.layernorm_epsilon
     if "rms_norm_eps" in keys.model_fields_set and keys.rms_norm_eps != eps:
         raise ConfigError(f"{family}: rms_norm_eps is {keys.rms_norm_eps} beside layernorm_epsilon = {eps}; keep one")
-    router = hf.build(RouterConfig, keys, ROUTER, has_bias=True)
-    modules = {"dense": hf.build(MLPConfig, keys, MLP), "sparse": hf.build(MoEConfig, keys, MOE, router=router)}
+    router = hf.build(RouterConfig, keys, deepseek_v3.ROUTER, has_bias=True)
+    modules = {
+        "dense": hf.build(MLPConfig, keys, MLP),
+        "sparse": hf.build(MoEConfig, keys, deepseek_v3.MOE, router=router),
+    }
     modules |= keys.mixers(family)
     count = keys.num_hidden_layers
     default = [LAYER_TYPES[layer > 0 and (layer + 1) % 6 != 0] for layer in range(count)]
@@ -160,8 +155,8 @@ def mimo_keys(config: ModelConfig) -> dict:
         "moe_layer_freq": is_moe,
         "mlp_layer_types": [MLP_TYPES[number] for number in is_moe],
         **hf.publish(mlp, MLP),
-        **hf.publish(moe, MOE),
-        **hf.publish(moe and moe.router, ROUTER),
+        **hf.publish(moe, deepseek_v3.MOE),
+        **hf.publish(moe and moe.router, deepseek_v3.ROUTER),
         "num_nextn_predict_layers": len(config.mtp),
     }
 

@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
 from hyla.models.config import (
     LightningConfig,
     ModelConfig,
@@ -28,8 +27,9 @@ from hyla.models.config import (
     SoftmaxConfig,
     SublayerConfig,
 )
-from hyla.models.family import Family
-from hyla.models.names import fuse, rename, stack, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.names import fuse, rename, stack, weights
 
 INNER_EPS = 1e-6
 EXPERTS = (("w1", "gate"), ("w3", "up"), ("w2", "down"))

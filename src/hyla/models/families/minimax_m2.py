@@ -14,10 +14,11 @@ from typing import Literal
 from pydantic import Field
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
 from hyla.models.config import ModelConfig, MoEConfig, NormConfig, RopeConfig, RouterConfig, SoftmaxConfig
-from hyla.models.family import Family
-from hyla.models.names import rename, stack, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.modules import GROUPED_QUERY, QK_NORMED_ATTENTION
+from hyla.models.formats.names import rename, stack
 
 logger = logging.getLogger("hyla.models")
 
@@ -25,7 +26,6 @@ IGNORED = {
     "mtp_transformer_layers": "multi-token prediction, whose tensors were not published",
     "router_jitter_noise": "noise is a matter of training",
 }
-ATTENTION = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads", "head_dim": "head_dim"}
 MOE = {
     "num_local_experts": "num_experts",
     "num_experts_per_tok": "num_experts_per_token",
@@ -75,7 +75,7 @@ def from_published(keys: Keys) -> ModelConfig:
         )
     count, norm = keys.num_hidden_layers, NormConfig(eps=keys.rms_norm_eps)
     hf.layer_list("minimax_m2", "attn_type_list", keys.attn_type_list, [1] * count, count)
-    attention = hf.build(SoftmaxConfig, keys, ATTENTION, qk_norm=norm, qk_norm_scope="projection", rope=keys.rope())
+    attention = hf.build(SoftmaxConfig, keys, GROUPED_QUERY, qk_norm=norm, qk_norm_scope="projection", rope=keys.rope())
     moe = hf.build(MoEConfig, keys, MOE, router=RouterConfig(score="sigmoid", has_bias=True))
     return ModelConfig(family="minimax_m2", **keys.common(), **hf.prenorm(norm, [attention, moe] * count))
 
@@ -85,7 +85,7 @@ def to_published(config: ModelConfig) -> dict:
     attention, moe = hf.first(config, "softmax"), hf.first(config, "moe")
     return {
         **hf.common_keys(config),
-        **hf.publish(attention, ATTENTION),
+        **hf.publish(attention, GROUPED_QUERY),
         **hf.rope_keys(attention.rope, attention.head_dim),
         "rotary_dim": attention.rope.rotary_dim,
         "attn_type_list": [1] * len(config.mixers),
@@ -101,7 +101,7 @@ def to_published(config: ModelConfig) -> dict:
 
 MOE_NAME = "block_sparse_moe."
 NAMES = {
-    "softmax": weights("self_attn.", "q_proj q", "k_proj k", "v_proj v", "o_proj o", "q_norm q_norm", "k_norm k_norm"),
+    "softmax": QK_NORMED_ATTENTION,
     "moe": (
         rename(f"{MOE_NAME}gate.weight", "router"),
         rename(f"{MOE_NAME}e_score_correction_bias", "router_bias"),

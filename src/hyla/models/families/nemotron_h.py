@@ -10,17 +10,26 @@ Super's MTP module, again one sublayer to a layer, was trained to be applied twi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from hyla.errors import ConfigError
-from hyla.models import published as hf
-from hyla.models.config import Mamba2Config, MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig, SoftmaxConfig
-from hyla.models.family import Family
-from hyla.models.letters import read_letters, spell
-from hyla.models.mtp_names import NEMOTRON_3
-from hyla.models.names import fuse, rename, reshape, stack, weights
+from hyla.models.config import (
+    Mamba2Config,
+    MLPConfig,
+    ModelConfig,
+    MoEConfig,
+    NormConfig,
+    RouterConfig,
+    SoftmaxConfig,
+    SublayerConfig,
+)
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.mtp_names import NEMOTRON_3
+from hyla.models.formats.names import fuse, rename, reshape, stack, weights
 
 _START = "shapes the random start of weights only"
 _OTHER = "an option of another library's runtime"
@@ -48,6 +57,37 @@ NO_LIMIT = (0.0, float("inf"))
 MTP_STEPS = 2  # not in config.json
 # transformers 5 spells infinity as an object.
 Bound = Annotated[float, BeforeValidator(lambda value: float("inf") if value == {"__float__": "Infinity"} else value)]
+
+LETTERS = {"mamba2": "M", "moe": "E", "softmax": "*", "mlp": "-"}
+"""By kind of our sublayers."""
+LETTER_OF_NAME = {
+    "linear_attention": "M",
+    "mamba": "M",
+    "full_attention": "*",
+    "attention": "*",
+    "moe": "E",
+    "mlp": "-",
+}
+"""By published name."""
+
+
+def read_letters(family: str, keys: hf.Published, key: str, list_key: str) -> str:
+    """The letters of a stack, given under one key or as names under another.
+
+    Raises ConfigError when the spellings disagree, there is none, or a letter is unknown.
+    """
+    listed = "".join(LETTER_OF_NAME.get(kind, f"<{kind}>") for kind in getattr(keys, list_key) or ())
+    pattern = getattr(keys, key) or listed
+    if listed not in ("", pattern):
+        raise ConfigError(f"{family}: {key} = {pattern!r} but {list_key} says {listed!r}")
+    if not pattern or set(pattern) - set(LETTERS.values()):
+        raise ConfigError(f"{family}: {key} = {pattern!r} must be letters of M, E, * and -")
+    return pattern
+
+
+def spell(sublayers: Iterable[SublayerConfig]) -> str:
+    """The inverse; a kind without a letter stands in angle brackets, which no reader accepts."""
+    return "".join(LETTERS.get(sub.module.kind, f"<{sub.module.kind}>") for sub in sublayers)
 
 
 class Keys(hf.Published):

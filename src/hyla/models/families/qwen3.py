@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hyla.models import published as hf
 from hyla.models.config import MLPConfig, ModelConfig, NormConfig, SoftmaxConfig
-from hyla.models.family import Family
-from hyla.models.names import SWIGLU, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.modules import GROUPED_QUERY, MLP, QK_NORMED_ATTENTION
+from hyla.models.formats.names import SWIGLU, weights
 
 IGNORED = {
     "max_window_layers": "only used with use_sliding_window",
     "sliding_window": "only used with use_sliding_window",
 }
-ATTENTION = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads", "head_dim": "head_dim"}
 
 
 class Keys(hf.Published):
@@ -38,8 +38,8 @@ def from_published(keys: Keys) -> ModelConfig:
     hf.layer_list("qwen3", "layer_types", keys.layer_types, ["full_attention"] * count, count)
     norm = NormConfig(eps=keys.rms_norm_eps)
     rope = keys.rope_parameters.of_head(keys.head_dim)
-    attention = hf.build(SoftmaxConfig, keys, ATTENTION, qk_norm=norm, rope=rope)
-    modules = [attention, MLPConfig(intermediate_dim=keys.intermediate_size)] * count
+    attention = hf.build(SoftmaxConfig, keys, GROUPED_QUERY, qk_norm=norm, rope=rope)
+    modules = [attention, hf.build(MLPConfig, keys, MLP)] * count
     return ModelConfig(family="qwen3", **keys.common(), **hf.prenorm(norm, modules))
 
 
@@ -48,14 +48,14 @@ def to_published(config: ModelConfig) -> dict:
     attention = hf.first(config, "softmax")
     return {
         **hf.common_keys(config),
-        **hf.publish(attention, ATTENTION),
+        **hf.publish(attention, GROUPED_QUERY),
         **hf.rope_keys(attention.rope, attention.head_dim),
-        **hf.publish(hf.first(config, "mlp"), {"intermediate_size": "intermediate_dim"}),
+        **hf.publish(hf.first(config, "mlp"), MLP),
     }
 
 
 NAMES = {
-    "softmax": weights("self_attn.", "q_proj q", "k_proj k", "v_proj v", "o_proj o", "q_norm q_norm", "k_norm k_norm"),
+    "softmax": QK_NORMED_ATTENTION,
     "mlp": weights("mlp.", *SWIGLU),
 }
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hyla.models import published as hf
 from hyla.models.config import MLPConfig, ModelConfig
 from hyla.models.families.qwen3_next import (
     GATED_ATTENTION,
@@ -21,8 +20,9 @@ from hyla.models.families.qwen3_next import (
     HybridKeys,
     hybrid_keys,
 )
-from hyla.models.family import Family
-from hyla.models.names import SWIGLU, fuse, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.names import SWIGLU, fuse, weights
 
 _MULTIMODAL = "only the language model is read"
 IGNORED = {

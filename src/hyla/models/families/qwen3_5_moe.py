@@ -11,21 +11,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from hyla.models import published as hf
 from hyla.models.config import ModelConfig, MoEConfig
 from hyla.models.families.qwen3_5 import COMMON_SIZE, IGNORED, IGNORED_TENSORS, MIXER_NAMES, TEXT_ALIASES
 from hyla.models.families.qwen3_next import (
-    EXPERTS,
     MOE,
     MTP_NAMES,
     ROUTER_AND_SHARED,
+    SPARSE,
     TINY,
     TINY_MOE,
     HybridKeys,
     hybrid_keys,
 )
-from hyla.models.family import Family
-from hyla.models.names import fuse_experts, rename
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.names import fuse_experts, rename
 
 
 class Keys(HybridKeys):
@@ -88,8 +88,8 @@ FAMILY = Family(
     to_published=to_published,
     architecture="Qwen3_5MoeForCausalLM",
     names={**MIXER_NAMES, "moe": FUSED_EXPERTS},
-    also_read={"moe": EXPERTS},
-    mtp=replace(MTP_NAMES, names={"moe": EXPERTS}),
+    also_read={"moe": SPARSE},
+    mtp=replace(MTP_NAMES, names={"moe": SPARSE}),
     aliases=TEXT_ALIASES,
     text_key="text_config",
     ignored=IGNORED,

@@ -10,12 +10,12 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
-from hyla.models import published as hf
 from hyla.models.config import MLPConfig, ModelConfig, MoEConfig, NormConfig, RouterConfig, SoftmaxConfig
-from hyla.models.families.qwen3 import ATTENTION, IGNORED
-from hyla.models.families.qwen3 import NAMES as DENSE_NAMES
-from hyla.models.family import Family
-from hyla.models.names import rename, stack
+from hyla.models.families import qwen3
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.modules import EXPERTS, GROUPED_QUERY, MLP
+from hyla.models.formats.names import rename
 
 MOE = {
     "num_experts": "num_experts",
@@ -23,8 +23,7 @@ MOE = {
     "moe_intermediate_size": "expert_dim",
 }
 ROUTER = {"norm_topk_prob": "normalize"}
-EXPERTS = AliasChoices("num_experts", "num_local_experts")
-MLP = {"intermediate_size": "intermediate_dim"}
+COUNT = AliasChoices("num_experts", "num_local_experts")
 
 
 class Keys(hf.Published):
@@ -38,7 +37,7 @@ class Keys(hf.Published):
     use_sliding_window: Literal[False] = False
     decoder_sparse_step: hf.Count = 1
     mlp_only_layers: list[int] = []  # noqa: RUF012 (pydantic copies defaults)
-    num_experts: hf.Several = Field(default=128, validation_alias=EXPERTS)
+    num_experts: hf.Several = Field(default=128, validation_alias=COUNT)
     num_experts_per_tok: hf.Count = 8
     moe_intermediate_size: hf.Count = 768
     norm_topk_prob: bool = False
@@ -49,7 +48,7 @@ def from_published(keys: Keys) -> ModelConfig:
     head_dim = keys.head_dim or max(1, keys.hidden_size // keys.num_attention_heads)
     keys = keys.model_copy(update={"head_dim": head_dim})
     norm, rope = NormConfig(eps=keys.rms_norm_eps), keys.rope_parameters.of_head(head_dim)
-    attention = hf.build(SoftmaxConfig, keys, ATTENTION, qk_norm=norm, rope=rope)
+    attention = hf.build(SoftmaxConfig, keys, GROUPED_QUERY, qk_norm=norm, rope=rope)
     dense = hf.build(MLPConfig, keys, MLP)
     moe = hf.build(MoEConfig, keys, MOE, router=hf.build(RouterConfig, keys, ROUTER, score="softmax"))
     modules = []
@@ -65,7 +64,7 @@ def to_published(config: ModelConfig) -> dict:
     kinds = [sub.module.kind for sub in config.sublayers[1::2]]
     return {
         **hf.common_keys(config),
-        **hf.publish(attention, ATTENTION),
+        **hf.publish(attention, GROUPED_QUERY),
         **hf.rope_keys(attention.rope, attention.head_dim),
         "mlp_only_layers": [layer for layer, kind in enumerate(kinds) if kind == "mlp"],
         **hf.publish(hf.first(config, "mlp"), MLP),
@@ -75,10 +74,10 @@ def to_published(config: ModelConfig) -> dict:
 
 
 NAMES = {
-    **DENSE_NAMES,
+    **qwen3.NAMES,
     "moe": (
         rename("mlp.gate.weight", "router"),
-        *(stack(f"mlp.experts.{{}}.{name}_proj.weight", f"experts_{name}") for name in ("gate", "up", "down")),
+        *EXPERTS,
     ),
 }
 
@@ -105,7 +104,7 @@ FAMILY = Family(
     to_published=to_published,
     architecture="Qwen3MoeForCausalLM",
     names=NAMES,
-    ignored=IGNORED,
+    ignored=qwen3.IGNORED,
     tiny_config={
         "vocab_size": 97,
         "hidden_size": 48,

@@ -10,7 +10,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from hyla.models import published as hf
 from hyla.models.config import (
     GatedDeltaConfig,
     MLPConfig,
@@ -21,14 +20,16 @@ from hyla.models.config import (
     RouterConfig,
     SoftmaxConfig,
 )
-from hyla.models.family import Family, MTPNames
-from hyla.models.names import SWIGLU, fuse, rename, reshape, stack, weights
+from hyla.models.formats import published as hf
+from hyla.models.formats.family import Family
+from hyla.models.formats.modules import EXPERTS, GROUPED_QUERY, MLP
+from hyla.models.formats.mtp_names import MTPNames
+from hyla.models.formats.names import SWIGLU, fuse, rename, reshape, weights
 
 IGNORED = {"use_sliding_window": "no layer of this family has a window"}
 
 # fmt: off
 # Published key: field of our config.
-ATTENTION = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads", "head_dim": "head_dim"}
 DELTA = {
     "linear_num_key_heads": "num_key_heads", "linear_num_value_heads": "num_value_heads",
     "linear_key_head_dim": "key_dim", "linear_value_head_dim": "value_dim", "linear_conv_kernel_dim": "conv_len",
@@ -39,7 +40,6 @@ MOE = {
 }
 # fmt: on
 ROUTER = {"norm_topk_prob": "normalize"}
-MLP = {"intermediate_size": "intermediate_dim"}
 LAYER_KINDS = {"softmax": "full_attention", "gated_delta": "linear_attention"}
 
 
@@ -63,7 +63,7 @@ class HybridKeys(hf.Published):
 
     def attention(self) -> SoftmaxConfig:
         rope = self.rope_parameters.of_head(self.head_dim, default_factor=0.25)
-        return hf.build(SoftmaxConfig, self, ATTENTION, qk_norm=self.norm(), rope=rope, output_gate=True)
+        return hf.build(SoftmaxConfig, self, GROUPED_QUERY, qk_norm=self.norm(), rope=rope, output_gate=True)
 
     def mtp(self, count: int, channel_mixer: MLPConfig | MoEConfig) -> tuple[MTPConfig, ...]:
         """The multi-token prediction module, if any: one full-attention layer, whatever the layers of the trunk."""
@@ -84,7 +84,7 @@ def hybrid_keys(config: ModelConfig) -> dict:
     return {
         **hf.common_keys(config),
         "layer_types": [LAYER_KINDS.get(mixer.kind, mixer.kind) for mixer in config.mixers],
-        **hf.publish(attention, ATTENTION),
+        **hf.publish(attention, GROUPED_QUERY),
         **(hf.rope_keys(attention.rope, attention.head_dim) if attention and attention.rope else {}),
         **hf.publish(hf.first(config, "gated_delta"), DELTA),
         **hf.publish(hf.first(config, "mlp"), MLP),
@@ -147,10 +147,7 @@ ROUTER_AND_SHARED = (
     *weights("mlp.shared_expert.", *SWIGLU, ours="shared."),
     *weights("mlp.", "shared_expert_gate shared_gate"),
 )
-EXPERTS = (
-    *(stack(f"mlp.experts.{{}}.{part}_proj.weight", f"experts_{part}") for part in ("gate", "up", "down")),
-    *ROUTER_AND_SHARED,
-)
+SPARSE = (*EXPERTS, *ROUTER_AND_SHARED)
 NAMES = {
     "softmax": GATED_ATTENTION,
     "gated_delta": (
@@ -159,7 +156,7 @@ NAMES = {
         *GATED_DELTA,
     ),
     "mlp": weights("mlp.", *SWIGLU),
-    "moe": EXPERTS,
+    "moe": SPARSE,
 }
 MTP_NAMES = MTPNames(
     prefix="mtp.",

@@ -7,13 +7,11 @@ from functools import partial
 import torch
 
 from hyla.errors import ConfigError, RequestError
-from hyla.ops import native
-from hyla.ops.attention import kernel
-from hyla.ops.attention.chunked import PagedKV, attend, write_rows
-from hyla.ops.attention.gradient import Attention, attend_whole
-from hyla.ops.attention.plan import AttentionPlan, HeadLayout, attention_plan
-from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.batched import TINY_SIDE, bmm_rows
+from hyla.grid import CHUNK
+from hyla.ops.attention.gradient import Attention
+from hyla.ops.attention.pages import PagedKV
+from hyla.ops.backends import choose
+from hyla.ops.batch import Batch
 
 __all__ = ["PagedKV", "attention"]
 
@@ -60,48 +58,12 @@ def attention(
     value_dim = _check(q_THK, k_TGK, v_TGV, batch, cache, value_dim)
     _check_window_and_sinks(q_THK, window, sinks_H)
     inputs = (q_THK, k_TGK, v_TGV, sinks_H)
-    is_native = native.handles(q_THK) and native.handles(k_TGK)
-    if is_native:
-        common = {"batch": batch, "cache": cache, "scale": scale, "value_dim": value_dim, "window": window}
-        compute = partial(kernel.attend, **common)
-    else:
-        plan = _plan(q_THK, k_TGK, v_TGV, batch, value_dim, window)
-        compute = partial(attend_whole, plan=plan, scale=scale, value_dim=value_dim)
+    common = {"batch": batch, "cache": cache, "scale": scale, "value_dim": value_dim, "window": window}
+    compute = partial(choose("attention", q_THK, k_TGK, v_TGV).forward, **common)
     if cache is None and torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
         return Attention.apply(*inputs, compute, batch, scale, value_dim, window)
-    if cache is None or is_native:
-        with torch.no_grad():
-            return compute(*inputs)[0]
     with torch.no_grad():
-        write_rows(cache, k_TGK, v_TGV, plan.write)
-        dtype = torch.float64 if q_THK.dtype == torch.float64 else torch.float32
-        q_RK = (q_THK.to(dtype) * scale).flatten(0, 1)
-        return attend(q_RK, cache, plan, value_dim, sinks_H).o_RV.view(*q_THK.shape[:2], value_dim)
-
-
-def _plan(q_THK, k_TGK, v_TGV, batch: Batch, value_dim: int, window: int | None) -> AttentionPlan:
-    key_dim, heads = k_TGK.shape[2], k_TGK.shape[1]
-    layout = HeadLayout(
-        num_kv_heads=heads,
-        group_heads=q_THK.shape[1] // heads,
-        key_dim=key_dim,
-        value_dim=value_dim,
-        row_counts=_row_counts(key_dim, value_dim, v_TGV is None, q_THK),
-        window=window,
-    )
-    return attention_plan(batch, layout)
-
-
-def _row_counts(key_dim: int, value_dim: int, values_are_keys: bool, q_THK: torch.Tensor) -> tuple[int, ...]:
-    """Row counts that both products may have, so that neither pads its rows again."""
-    if q_THK.dtype == torch.float64:
-        return (1,)
-    place = (torch.float32, q_THK.device, torch.get_num_threads())
-    scores = bmm_rows(key_dim, CHUNK, *place)
-    is_narrow = value_dim < TINY_SIDE  # then `bmm` pads the columns
-    values = bmm_rows(CHUNK, max(value_dim, TINY_SIDE), *place, values_are_keys and not is_narrow)
-    stride = max(scores[-1], values[-1])
-    return tuple(count for count in scores if count in values and count < stride) + (stride,)
+        return compute(*inputs)[0]
 
 
 def _check(q_THK, k_TGK, v_TGV, batch: Batch, cache: PagedKV | None, value_dim: int | None) -> int:

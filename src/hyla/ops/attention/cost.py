@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PAGE = 64
+from hyla.grid import PAGE
 
 
 def flops(start: int, length: int, num_heads: int, key_dim: int, value_dim: int, window: int | None = None) -> int:

@@ -10,22 +10,10 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops.attention.chunked import attend, scratch_pages, write_rows
-from hyla.ops.attention.plan import AttentionPlan
-from hyla.ops.batch import CHUNK
+from hyla.grid import CHUNK
 
 SCORE_BYTES = 1 << 22
 """Size of the scores that the backward pass holds at a time."""
-
-
-def attend_whole(q_THK, k_TGK, v_TGV, sinks_H, plan: AttentionPlan, scale: float, value_dim: int):
-    """o [T, Hq, V] and the statistics m, l [T, Hq] of a batch without a cache."""
-    dtype = torch.float64 if q_THK.dtype == torch.float64 else torch.float32
-    pages = scratch_pages(k_TGK, v_TGV, plan)
-    write_rows(pages, k_TGK, v_TGV, plan.write)
-    found = attend((q_THK.to(dtype) * scale).flatten(0, 1), pages, plan, value_dim, sinks_H)
-    heads = q_THK.shape[:2]
-    return found.o_RV.view(*heads, value_dim), found.max_R.view(heads), found.sum_R.view(heads)
 
 
 class Attention(torch.autograd.Function):

@@ -15,7 +15,8 @@ from itertools import accumulate, chain, pairwise
 import torch
 
 from hyla.errors import ConfigError
-from hyla.ops.batch import CHUNK, Batch
+from hyla.grid import CHUNK
+from hyla.ops.batch import Batch
 
 STEP_BYTES = 1 << 22
 """Size of the largest temporary of one batched product, about what stays in a core's cache."""
@@ -134,15 +135,17 @@ class AttentionPlan:
 
 def attention_plan(batch: Batch, layout: HeadLayout) -> AttentionPlan:
     """The batch's plan for this head layout; kept on the batch."""
-    if layout not in batch.attention_plans:
-        pages = _page_lists(batch, layout.window)
-        spans = [span for n in range(batch.num_sequences) for span in _page_spans(batch, n, pages[n])]
-        batch.attention_plans[layout] = AttentionPlan(
-            num_pages=1 + sum(len(ids) for ids in pages),
-            write=_write_plan(batch, spans),
-            groups=tuple(_make_group(batch, layout, *found) for found in _group_tiles(spans, layout)),
-        )
-    return batch.attention_plans[layout]
+    return batch.memo(("attention plan", layout), lambda: _make_plan(batch, layout))
+
+
+def _make_plan(batch: Batch, layout: HeadLayout) -> AttentionPlan:
+    pages = _page_lists(batch, layout.window)
+    spans = [span for n in range(batch.num_sequences) for span in _page_spans(batch, n, pages[n])]
+    return AttentionPlan(
+        num_pages=1 + sum(len(ids) for ids in pages),
+        write=_write_plan(batch, spans),
+        groups=tuple(_make_group(batch, layout, *found) for found in _group_tiles(spans, layout)),
+    )
 
 
 @dataclass(frozen=True)
@@ -158,13 +161,15 @@ class PageTable:
 
 def page_table(batch: Batch, window: int | None) -> PageTable:
     """The page table of the layers with this window; kept on the batch."""
-    key = ("native", window if window in batch.window_pages else None)
-    if key not in batch.attention_plans:
-        lists = _page_lists(batch, window)
-        first_N = torch.tensor([0, *accumulate(len(ids) for ids in lists)][:-1])
-        pages = torch.tensor(list(chain.from_iterable(lists)))
-        batch.attention_plans[key] = PageTable(first_N, pages, int(pages.max()))
-    return batch.attention_plans[key]
+    named = window if window in batch.window_pages else None
+    return batch.memo(("page table", named), lambda: _make_page_table(batch, named))
+
+
+def _make_page_table(batch: Batch, window: int | None) -> PageTable:
+    lists = _page_lists(batch, window)
+    first_N = torch.tensor([0, *accumulate(len(ids) for ids in lists)][:-1])
+    pages = torch.tensor(list(chain.from_iterable(lists)))
+    return PageTable(first_N, pages, int(pages.max()))
 
 
 def _page_lists(batch: Batch, window: int | None) -> list[tuple[int, ...]]:

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops.batch import BLOCK, CHUNK, Batch
+from hyla.grid import BLOCK, CHUNK
+from hyla.ops.backends import choose
+from hyla.ops.batch import Batch
+from hyla.ops.chunks.delta_function import delta_rule
+from hyla.ops.gated_delta import pytorch
 
 
-def gated_delta(q_THK, k_THK, v_THV, log_decay_TH, beta_TH, *, batch: Batch, cache=None, scale: float) -> torch.Tensor:
+def gated_delta(
+    q_THK,
+    k_THK,
+    v_THV,
+    log_decay_TH,
+    beta_TH,
+    *,
+    batch: Batch,
+    cache=None,
+    scale: float,
+    state: torch.Tensor | None = None,
+    return_state: bool = False,
+):
     """Read and update a gated delta-rule memory over a packed batch.
 
     S <- exp(a_t) S;  S <- S + k_t (beta_t (v_t - S^T k_t))^T;  o_t = scale S^T q_t
@@ -20,15 +36,27 @@ def gated_delta(q_THK, k_THK, v_THV, log_decay_TH, beta_TH, *, batch: Batch, cac
         batch: rows, sequences and slots.
         cache: the layer's slot tensors (`cache_tensors`), extended in place; None: whole sequences, differentiable.
         scale: factor on the queries.
-    Returns: [T, Hv, V] in the inputs' dtype.
-    Raises: ConfigError for shapes that do not fit.
-    Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched.
+        state: without a cache, [N, Hv, K, V] in the inputs' dtype: what each sequence's memory holds before its first
+            row, at a multiple of 64. None: nothing. Differentiable.
+        return_state: give the memories after each sequence's last row back as well, [N, Hv, K, V], differentiable.
+    Returns: [T, Hv, V] in the inputs' dtype; with return_state, that and the states.
+    Raises: ConfigError for shapes that do not fit; RequestError for a batch that starts past 0 with neither cache nor
+        state, or that takes a state up inside a chunk.
+    Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched,
+        nor on how a document was cut at multiples of 64 and its state handed on.
     Cost: cost.py.
     """
-    from hyla.ops.delta.cached import delta_rule
-    from hyla.ops.gated_delta import chunked
-
-    return delta_rule(chunked, q_THK, k_THK, v_THV, log_decay_TH, beta_TH, batch=batch, cache=cache, scale=scale)
+    return delta_rule(
+        "gated_delta",
+        choose("gated_delta", v_THV, k_THK),
+        pytorch.RULE.measure,
+        (q_THK, k_THK, v_THV, log_decay_TH, beta_TH),
+        batch=batch,
+        cache=cache,
+        scale=scale,
+        state_NHKV=state,
+        return_state=return_state,
+    )
 
 
 def cache_tensors(*, num_key_heads: int, num_value_heads: int, key_dim: int, value_dim: int):

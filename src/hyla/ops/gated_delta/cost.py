@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CHUNK, BLOCK = 64, 16
+from hyla.grid import BLOCK, CHUNK
 
 
 def flops_per_token(*, num_key_heads: int, num_value_heads: int, key_dim: int, value_dim: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from hyla.ops.batch import BLOCK
+from hyla.grid import BLOCK
 
 
 class InsideBlocks(torch.autograd.Function):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from hyla.errors import ConfigError
-from hyla.ops.batch import CHUNK, Batch
+from hyla.grid import CHUNK
+from hyla.ops.batch import Batch
 
 
 def lightning(
@@ -28,7 +29,7 @@ def lightning(
     Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched.
     Cost: cost.py.
     """
-    from hyla.ops.lightning import chunked
+    from hyla.ops.lightning import pytorch
 
     tokens, heads = v_THV.shape[:2]
     if q_THK.shape != k_THK.shape or q_THK.shape[:2] != (tokens, heads) or len(slopes) != heads:
@@ -38,7 +39,7 @@ def lightning(
         )
     if tokens != batch.num_tokens:
         raise ConfigError(f"lightning: {tokens} rows for a batch of {batch.num_tokens} tokens")
-    return chunked.attend(q_THK * scale, k_THK, v_THV, tuple(slopes), batch=batch, cache=cache)
+    return pytorch.attend(q_THK * scale, k_THK, v_THV, tuple(slopes), batch=batch, cache=cache)
 
 
 def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int):

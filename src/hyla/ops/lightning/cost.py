@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CHUNK = 64
+from hyla.grid import CHUNK
 
 
 def flops_per_token(*, num_heads: int, key_dim: int, value_dim: int) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops.batch import CHUNK, Batch
+from hyla.grid import CHUNK
+from hyla.ops.batch import Batch
 from hyla.ops.linear.cost import row_width
 
 
@@ -34,9 +35,9 @@ def linear_attention(q_THK, k_THK, v_THV, *, batch: Batch, cache=None, eps: floa
     Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched.
     Cost: cost.py.
     """
-    from hyla.ops.linear import chunked
+    from hyla.ops.linear import pytorch
 
-    return chunked.linear_attention(q_THK, k_THK, v_THV, batch=batch, cache=cache, eps=eps)
+    return pytorch.linear_attention(q_THK, k_THK, v_THV, batch=batch, cache=cache, eps=eps)
 
 
 def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int):

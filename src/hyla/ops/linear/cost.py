@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-CHUNK = 64
+from hyla.grid import CHUNK
+
 LANES = 8
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from hyla.errors import ConfigError
-from hyla.ops import rows
-from hyla.ops.moe.chunked import Experts, experts_forward, group_rows, stacked
+from hyla.ops.exact import rows
+from hyla.ops.moe.pytorch import Experts, experts_forward, group_rows, stacked
 from hyla.ops.moe.routing import select, top_k
 from hyla.ops.quant import FP8Stack
 
@@ -104,7 +104,7 @@ def packed_experts(
     down_E: Sequence[rows.Packed | torch.Tensor] | FP8Stack,
     activation: Literal["swiglu", "relu2"] = "swiglu",
 ) -> torch.Tensor:
-    """`experts` with packed tensors (`ops.rows.pack`) per expert, or an `ops.quant.FP8Stack` of all: gate over up
+    """`experts` with packed tensors (`ops.exact.rows.pack`) per expert, or an `ops.quant.FP8Stack` of all: gate over up
     [2 I, D] (relu2: up) and down [D, I].
 
     Bit for bit the same; no gradient through packed weights (raises BackendUnavailable), to the rows through FP8 ones.

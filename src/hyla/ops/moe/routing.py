@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops.primitives import sigmoid, softmax_last
+from hyla.ops.exact.primitives import sigmoid, softmax_last
 
 SORT_ROWS = 8
 """Up to this many rows one sort is faster than k searches; both choose the same experts."""

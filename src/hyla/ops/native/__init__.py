@@ -1,23 +1,20 @@
 """The CPU's own kernels: C, compiled once per machine for its processor, where there is a compiler.
 
 They compute every row by the same code whatever comes with it, so what the rest of the package checks about libraries
-holds here by construction. `backend()` says what this process uses; results of the two backends differ by rounding.
+holds here by construction. Operators reach them through `ops.backends`; results differ from the other backends' by
+rounding.
 """
 
 from __future__ import annotations
 
-import logging
 from functools import cache
-from typing import Literal
 
 import torch
 
 from hyla.errors import BackendUnavailable
+from hyla.ops.operands import Operand
 
-logger = logging.getLogger(__name__)
-
-Backend = Literal["native", "torch"]
-_chosen: dict[str, Backend] = {}
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 @cache
@@ -28,27 +25,24 @@ def library():
     return load()
 
 
-def backend() -> Backend:
-    """What computes on the CPU: "native", or "torch" where they cannot be built (said once) or were not wanted."""
-    if "cpu" not in _chosen:
-        try:
-            library()
-            _chosen["cpu"] = "native"
-        except BackendUnavailable as error:
-            logger.warning("the CPU uses PyTorch's operators: %s", error)
-            _chosen["cpu"] = "torch"
-    return _chosen["cpu"]
-
-
-def use(name: Literal["auto", "native", "torch"]) -> None:
-    """Choose for the whole process, before any cache is filled. Raises BackendUnavailable for "native" without one."""
-    if name == "native":
+@cache
+def why_missing() -> str | None:
+    """Why the kernels cannot be built here; None where they can. Compiles them at the first call."""
+    try:
         library()
-    _chosen.clear()
-    if name != "auto":
-        _chosen["cpu"] = name
+    except BackendUnavailable as error:
+        return str(error)
+    return None
 
 
-def handles(x: torch.Tensor) -> bool:
-    """Whether the kernels compute for this tensor: fp32 or bf16 on the CPU."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and backend() == "native"
+def unsupported(*operands: Operand) -> str | None:
+    """Why the kernels do not compute for such operands: they are for fp32 and bf16 on the CPU.
+
+    The compiler is asked last: nothing is compiled for a device that does not use it.
+    """
+    for operand in operands:
+        if operand.device != "cpu":
+            return f"for the CPU, not for {operand.device}"
+        if operand.dtype not in DTYPES:
+            return f"no kernels in {str(operand.dtype).removeprefix('torch.')}"
+    return why_missing()

@@ -1,6 +1,6 @@
 /* The delta rules on the 64-row grid: every row is computed once, by the same code, however it arrives.
 
-   Row r of a chunk, with S the anchor and decays as ops/delta/chain.py defines them:
+   Row r of a chunk, with S the anchor and decays as ops/chunks/delta_chain.py defines them:
        u_r = beta_r (v_r - S^T k_in_r) - sum_{j<r} A_rj u_j        o_r = S^T q_in_r + sum_{j<=r} P_rj u_j
    Sums over channels and over earlier rows go upwards, one fused multiply-add each, and are vectors over the value
    dimension: a row's bits depend neither on how many rows come together nor on the width of the hardware's vectors. */
@@ -26,6 +26,8 @@ typedef struct {
     float *k_scaled;         /* KDA: [slots, H, 4, K, 16] */
     double *block_sum;       /* KDA: [slots, H, 4, K] */
     float *u_items, *anchor_items; /* [I, H, 64, V], [I, H, K, V], or 0 */
+    const float *first;            /* without a cache: states before the first rows, [N, H, K, V], or 0: zeros */
+    float *final;                  /* and after the last ones, or 0 */
 } Call;
 
 /* out[i, :] = sum_c x[i, c] S[c, :], S [K, V], for `rows` rows of x; the loop over c goes upwards for every element. */
@@ -174,6 +176,25 @@ static void keep(const Call *call, int64_t item, int64_t h, const State *s, int 
         memcpy(call->u_items + (item * call->heads + h) * CHUNK * V, s->u, 4 * (size_t)(CHUNK * V));
 }
 
+/* The state before a sequence's first row, for a call without a cache. */
+static void begin(const Call *call, int64_t n, int64_t h, float *anchor) {
+    int64_t size = call->K * call->V;
+    if (call->first) memcpy(anchor, call->first + (n * call->heads + h) * size, 4 * (size_t)size);
+}
+
+static void finish(const Call *call, int64_t n, int64_t h, const float *anchor) {
+    int64_t size = call->K * call->V;
+    memcpy(call->final + (n * call->heads + h) * size, anchor, 4 * (size_t)size);
+}
+
+/* Fold a chunk of which only `end` rows came: the others neither decay nor write. */
+static void gated_fold_open(const Call *call, State s, int end, float *k_out) {
+    for (int j = end; j < CHUNK; j++) s.sums[j] = s.sums[end - 1];
+    for (int64_t c = 0; c < call->K; c++) memset(s.keys + c * CHUNK + end, 0, 4 * (size_t)(CHUNK - end));
+    memset(s.u + end * call->V, 0, 4 * (size_t)((CHUNK - end) * call->V));
+    gated_fold(call, s, k_out);
+}
+
 /* One key head of one sequence, all its value heads. */
 static void gated_head(const Call *call, int64_t n, int64_t kh, float *room) {
     int64_t K = call->K, V = call->V, H = call->heads, Hk = call->key_heads, group = H / Hk;
@@ -191,6 +212,7 @@ static void gated_head(const Call *call, int64_t n, int64_t kh, float *room) {
             float *base = own + K * CHUNK + g * size;
             s[g] = (State){.sums = (double *)base, .anchor = base + 2 * CHUNK, .u = base + 2 * CHUNK + K * V, .keys = own};
             memset(base, 0, 4 * (size_t)size);
+            begin(call, n, h, s[g].anchor);
         }
     }
     if (!call->anchor) memset(own, 0, 4 * (size_t)(K * CHUNK));
@@ -226,6 +248,28 @@ static void gated_head(const Call *call, int64_t n, int64_t kh, float *room) {
             for (int64_t g = 0; g < group; g++)
                 memset(call->u_items + ((item * H + kh * group + g) * CHUNK + end) * V, 0, 4 * (size_t)((CHUNK - end) * V));
         done += end - place;
+    }
+    if (call->anchor || !call->final) return;
+    int end = (int)((call->start[n] + done) % CHUNK);
+    for (int64_t g = 0; g < group; g++) {
+        if (end) gated_fold_open(call, s[g], end, k_out);
+        finish(call, n, kh * group + g, s[g].anchor);
+    }
+}
+
+/* A full block's keys, decayed once to its end, and its sum of log decays. */
+static void kda_close_block(const Call *call, State s, int block) {
+    int64_t K = call->K;
+    for (int64_t c = 0; c < K; c++) {
+        double sum = 0.0;
+        float gap[BLOCK];
+        for (int j = BLOCK - 1; j >= 0; j--) {
+            gap[j] = (float)sum;
+            sum += (double)s.decay_rows[j * K + c];
+        }
+        s.block_sum[block * K + c] = sum;
+        vec w = exp_vec(load(gap));
+        for (int j = 0; j < BLOCK; j++) s.k_scaled[(block * K + c) * BLOCK + j] = w[j] * s.keys[j * K + c];
     }
 }
 
@@ -293,19 +337,7 @@ static void kda_rows(const Call *call, State s, int64_t h, int64_t row, int plac
         solve_row(place + i, V, call->beta[t * H + h], call->v + (t * H + h) * V, reads + 2 * i * V, minus_a[i], p[i], s.u,
                   call->o + (t * H + h) * V);
     }
-    if ((place + count) % BLOCK) return;
-    /* The block is full: its keys, decayed once to its end. */
-    for (int64_t c = 0; c < K; c++) {
-        double sum = 0.0;
-        float gap[BLOCK];
-        for (int j = BLOCK - 1; j >= 0; j--) {
-            gap[j] = (float)sum;
-            sum += (double)s.decay_rows[j * K + c];
-        }
-        s.block_sum[block * K + c] = sum;
-        vec w = exp_vec(load(gap));
-        for (int j = 0; j < BLOCK; j++) s.k_scaled[(block * K + c) * BLOCK + j] = w[j] * s.keys[j * K + c];
-    }
+    if ((place + count) % BLOCK == 0) kda_close_block(call, s, block);
 }
 
 static void kda_fold(const Call *call, State s, float *k_out, float *decay) {
@@ -320,6 +352,21 @@ static void kda_fold(const Call *call, State s, float *k_out, float *decay) {
         decay[c] = exp_one((float)sum);
     }
     fold(K, call->V, decay, 1, k_out, s.u, s.anchor);
+}
+
+/* Fold a chunk of which only `end` rows came: the others neither decay nor write. */
+static void kda_fold_open(const Call *call, State s, int end, float *k_out, float *decay) {
+    int64_t K = call->K;
+    int block = (end - 1) / BLOCK, rest = end % BLOCK, after = block + 1;
+    if (rest) {
+        memset(s.keys + rest * K, 0, 4 * (size_t)((BLOCK - rest) * K));
+        memset(s.decay_rows + rest * K, 0, 4 * (size_t)((BLOCK - rest) * K));
+        kda_close_block(call, s, block);
+    }
+    memset(s.k_scaled + after * K * BLOCK, 0, 4 * (size_t)((CHUNK / BLOCK - after) * K * BLOCK));
+    memset(s.block_sum + after * K, 0, 8 * (size_t)((CHUNK / BLOCK - after) * K));
+    memset(s.u + end * call->V, 0, 4 * (size_t)((CHUNK - end) * call->V));
+    kda_fold(call, s, k_out, decay);
 }
 
 static void kda_head(const Call *call, int64_t n, int64_t h, float *room) {
@@ -338,6 +385,7 @@ static void kda_head(const Call *call, int64_t n, int64_t h, float *room) {
         s = (State){.block_sum = (double *)own, .anchor = own + doubles};
         s.u = s.anchor + K * V, s.keys = s.u + CHUNK * V, s.decay_rows = s.keys + BLOCK * K;
         s.k_scaled = s.decay_rows + BLOCK * K;
+        begin(call, n, h, s.anchor);
     }
     int64_t done = 0, chunk = 0;
     while (done < call->length[n]) {
@@ -357,6 +405,10 @@ static void kda_head(const Call *call, int64_t n, int64_t h, float *room) {
         if (end == CHUNK) kda_fold(call, s, k_out, decay);
         done += end - place;
     }
+    if (call->anchor || !call->final) return;
+    int end = (int)((call->start[n] + done) % CHUNK);
+    if (end) kda_fold_open(call, s, end, k_out, decay);
+    finish(call, n, h, s.anchor);
 }
 
 /* Returns 0, or 1 when memory is short. */

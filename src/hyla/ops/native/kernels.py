@@ -143,7 +143,7 @@ class DeltaCall(Structure):
         *((name, c_int64) for name in ("key_heads", "heads", "K", "V")),
         *((name, c_void_p) for name in ("q", "k", "v", "log_decay", "beta")),
         *((name, c_void_p) for name in ("o", "anchor", "u", "keys", "sums", "decay_rows", "k_scaled", "block_sum")),
-        *((name, c_void_p) for name in ("u_items", "anchor_items")),
+        *((name, c_void_p) for name in ("u_items", "anchor_items", "first", "final")),
     )
 
 
@@ -151,8 +151,9 @@ def delta(inputs, spans_4N: torch.Tensor, states: dict[str, torch.Tensor], items
     """Outputs [T, H, V] of a delta rule.
 
     inputs: q (scaled), k [T, Hk, K], v [T, H, V], log_decay [T, H] or [T, H, K], beta [T, H], fp32. states: the cache's
-    tensors by field of `DeltaCall`, extended in place; empty: whole sequences from zero. items: (int64 [N], int64) the
-    first place of each sequence in the list of its chunks' items; kept: (u [I, H, 64, V], anchors [I, H, K, V]).
+    tensors by field of `DeltaCall`, extended in place; without "anchor": whole sequences, from the states "first"
+    [N, H, K, V] or from zero, and the last states into "final" where that is given. items: (int64 [N], int64) the first
+    place of each sequence in the list of its chunks' items; kept: (u [I, H, 64, V], anchors [I, H, K, V]).
     """
     tensors = [x.contiguous() for x in inputs]
     _, k, v, log_decay, _ = tensors

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from hyla.errors import BackendUnavailable
-from hyla.ops import chains, native, rows
+from hyla.ops import backends
+from hyla.ops.exact import rows, summation_order
 from hyla.ops.native import kernels
 from hyla.ops.quant.fp8 import (
     BLOCK,
@@ -60,9 +61,9 @@ def _order(x_TD: torch.Tensor, weight: FP8Weight | FP8Stack) -> int | None:
     """The order of summation of the native product, or None where it cannot be used."""
     stored = [part for part in weight.parts if isinstance(part, FP8Tensor)]
     is_known = all(part.scale.dtype in kernels.SCALE_KINDS and part.dtype == weight.dtype for part in stored)
-    if not (is_known and native.handles(x_TD)):
+    if not (is_known and backends.uses_native(x_TD)):
         return None
-    return chains.chain_order(*weight.shape, x_TD.dtype)
+    return summation_order.chain_order(*weight.shape, x_TD.dtype)
 
 
 def _native(x_TD: torch.Tensor, weight: FP8Weight | FP8Stack, spans_S3: torch.Tensor, order: int) -> torch.Tensor:
@@ -75,7 +76,7 @@ def _native(x_TD: torch.Tensor, weight: FP8Weight | FP8Stack, spans_S3: torch.Te
             codes, scale, tiles = part.codes.contiguous(), part.scale.contiguous(), part.tiles()
         else:
             codes, scale = part.detach().to(weight.dtype).contiguous(), None
-            tiles = chains.tiles(((0, part.shape[-2], 0),))
+            tiles = summation_order.tiles(((0, part.shape[-2], 0),))
         kernels.product(x_TD, codes, scale, tiles, spans_S3, order, out_TO)
     return y_TO
 
@@ -95,7 +96,7 @@ class _FP8Linear(torch.autograd.Function):
 
 
 def linear(x_TD: torch.Tensor, weight: torch.Tensor | rows.Packed | FP8Weight) -> torch.Tensor:
-    """x W^T for rows x [T, D] and a weight [O, D] that is plain, packed (`ops.rows`) or FP8; returns [T, O].
+    """x W^T for rows x [T, D] and a weight [O, D] that is plain, packed (`ops.exact.rows`) or FP8; returns [T, O].
 
     W = codes * scale[row // 128, column // 128], rounded once to the weight's dtype, which is x's as well.
     Source: the published format of DeepSeek-V3, arXiv 2412.19437, section 3.3.
@@ -103,8 +104,8 @@ def linear(x_TD: torch.Tensor, weight: torch.Tensor | rows.Packed | FP8Weight) -
     Args: x_TD: the weight's dtype. weight: an `FP8Weight` has no gradient, x has.
     Returns: [T, O] in x's dtype.
     Raises: BackendUnavailable when x and an FP8 weight differ in dtype.
-    Cost: cost.py; without the native product a temporary of at most `ops.rows.BLOCK_ELEMENTS` weights in its dtype.
-    Exactness: bit for bit `ops.rows.linear` with the dequantised weight, on every backend.
+    Cost: cost.py; without the native product a temporary of at most `rows.BLOCK_ELEMENTS` weights in its dtype.
+    Exactness: bit for bit `ops.exact.rows.linear` with the dequantised weight, on every backend.
     """
     if not isinstance(weight, FP8Weight):
         return rows.linear(x_TD, weight)

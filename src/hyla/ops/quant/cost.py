@@ -22,5 +22,5 @@ def dequantise_flops(out_dim: int, in_dim: int) -> int:
 
 
 def temporary_bytes(out_dim: int, in_dim: int, bytes_per_element: int, block_elements: int = 1 << 24) -> int:
-    """Of one block of outputs in the product's dtype (`ops.rows.block_sizes`); the native product needs none."""
+    """Of one block of outputs in the product's dtype (`ops.exact.rows.block_sizes`); the native product needs none."""
     return min(out_dim * in_dim, block_elements + 64 * in_dim) * bytes_per_element

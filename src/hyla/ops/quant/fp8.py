@@ -7,7 +7,8 @@ from functools import cache
 
 import torch
 
-from hyla.ops import chains, native
+from hyla.ops import backends
+from hyla.ops.exact import summation_order
 from hyla.ops.fp8_blocks import BLOCK, Shard, num_blocks
 from hyla.ops.native import kernels
 
@@ -58,8 +59,8 @@ def dequantise(
 def _dequantise_rows(codes, scale, shard: Shard | None, matrix: int, start: int, out_RD: torch.Tensor) -> None:
     """Rows from `start` on of one matrix, as many as out has."""
     blocks, stop = strips(codes.shape[-2], shard), start + out_RD.shape[0]
-    if native.handles(out_RD) and scale.dtype in kernels.SCALE_KINDS:
-        kernels.fp8_dense(codes.contiguous(), scale.contiguous(), chains.tiles(blocks), matrix, start, out_RD)
+    if backends.uses_native(out_RD) and scale.dtype in kernels.SCALE_KINDS:
+        kernels.fp8_dense(codes.contiguous(), scale.contiguous(), summation_order.tiles(blocks), matrix, start, out_RD)
         return
     codes_OD, scale_AB = _matrices(codes)[matrix], _matrices(scale)[matrix]
     # Strip by strip: the fp32 product is never larger than 128 rows.
@@ -137,8 +138,8 @@ class FP8Tensor:
         return out_RD
 
     def tiles(self) -> torch.Tensor:
-        """Of the kernels (`ops.chains.tiles`)."""
-        return chains.tiles(strips(self.codes.shape[-2], self.shard))
+        """Of the kernels (`ops.summation_order.tiles`)."""
+        return summation_order.tiles(strips(self.codes.shape[-2], self.shard))
 
 
 Part = torch.Tensor | FP8Tensor

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from hyla.errors import ConfigError, RequestError
+from hyla.ops.backends import choose
 from hyla.ops.batch import Batch
-from hyla.ops.short_conv.chunked import ShortConv, convolve
+from hyla.ops.short_conv.gradient import ShortConv
 from hyla.ops.short_conv.plan import RING, conv_plan
 from hyla.ops.short_conv.tail import keep_tail
 
@@ -53,6 +54,7 @@ def short_conv(
     plan = conv_plan(batch, taps)
     if tail is not None:
         keep_tail(x_TC.detach(), plan, cache, tail)
+    forward = choose("short_conv", x_TC).forward
     if torch.is_grad_enabled() and (x_TC.requires_grad or weight_CL.requires_grad):
-        return ShortConv.apply(x_TC, weight_CL, plan, cache)
-    return convolve(x_TC, weight_CL, plan, cache)
+        return ShortConv.apply(x_TC, weight_CL, forward, plan, cache)
+    return forward(x_TC, weight_CL, plan, cache)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from hyla.errors import ConfigError
-from hyla.ops.batch import CHUNK, Batch
+from hyla.grid import CHUNK
+from hyla.ops.batch import Batch
 from hyla.ops.short_conv.cost import RING
 
 
@@ -55,14 +56,12 @@ class ConvPlan:
 
 def conv_plan(batch: Batch, taps: int) -> ConvPlan:
     """The batch's plan for this many taps; kept on the batch."""
-    if taps not in batch.conv_plans:
-        if not 1 <= taps <= RING:
-            raise ConfigError(f"short_conv: {taps} taps; the ring of {RING} inputs allows 1 to {RING}")
-        batch.conv_plans[taps] = _make_plan(batch, taps)
-    return batch.conv_plans[taps]
+    return batch.memo(("conv plan", taps), lambda: _make_plan(batch, taps))
 
 
 def _make_plan(batch: Batch, taps: int) -> ConvPlan:
+    if not 1 <= taps <= RING:
+        raise ConfigError(f"short_conv: {taps} taps; the ring of {RING} inputs allows 1 to {RING}")
     num_heads = max(1, min(taps - 1, max(batch.lengths)))
     spans = list(zip(batch.offsets, batch.lengths))
     heads = [(o + i, n * num_heads + i) for n, (o, length) in enumerate(spans) for i in range(min(num_heads, length))]

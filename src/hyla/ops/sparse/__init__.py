@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 
 from hyla.errors import ConfigError, RequestError
-from hyla.ops.attention.chunked import PagedKV, scratch_pages, write_rows
+from hyla.grid import CHUNK
+from hyla.ops.attention.pages import PagedKV, scratch_pages
 from hyla.ops.attention.plan import AttentionPlan, HeadLayout, attention_plan
-from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.batched import bmm_rows
-from hyla.ops.sparse.chunked import FlatKeys, PagedKeys, attend_selected
+from hyla.ops.attention.pytorch import write_rows
+from hyla.ops.batch import Batch
+from hyla.ops.exact.batched import bmm_rows
 from hyla.ops.sparse.gradient import SelectedAttention
+from hyla.ops.sparse.pytorch import FlatKeys, PagedKeys, attend_selected
 from hyla.ops.sparse.selection import Selection, select_rows
 
 __all__ = ["Selection", "select_keys", "sparse_attention"]
@@ -51,7 +53,11 @@ def select_keys(
     pages = None if cache is None else cache[:, None]
     _check_pages("index key pages", pages, k_TI, batch)
     plan = _plan(q_THI, batch)
-    keys = scratch_pages(k_TI[:, None], None, plan) if pages is None else PagedKV(pages, None)
+    if pages is None:
+        keys = scratch_pages(k_TI[:, None], None, plan.num_pages)
+        keys.clear_null_page()
+    else:
+        keys = PagedKV(pages, None)
     write_rows(keys, k_TI[:, None], None, plan.write)
     q_RI = (q_THI * scale).flatten(0, 1)
     return select_rows(q_RI, weights_TH.flatten(), keys.k_pages[:, 0], plan, batch, num_selected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PAGE = 64
+from hyla.grid import PAGE
 
 
 def _pairs(start: int, length: int, most: int | None = None) -> int:

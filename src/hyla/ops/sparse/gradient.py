@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops.sparse.chunked import FlatKeys, attend_selected, scores, steps
+from hyla.ops.sparse.pytorch import FlatKeys, attend_selected, scores, steps
 
 
 class SelectedAttention(torch.autograd.Function):

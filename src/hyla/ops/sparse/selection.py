@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from hyla.ops.attention.chunked import tree_sum
+from hyla.grid import CHUNK
 from hyla.ops.attention.plan import AttentionPlan, TileGroup
-from hyla.ops.batch import CHUNK, Batch
-from hyla.ops.batched import bmm
+from hyla.ops.attention.pytorch import tree_sum
+from hyla.ops.batch import Batch
+from hyla.ops.exact.batched import bmm
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from hyla.errors import ConfigError
-from hyla.ops.batch import CHUNK, Batch
+from hyla.grid import CHUNK
+from hyla.ops.batch import Batch
+from hyla.ops.chunks.plan import chunk_plan
 
 __all__ = ["cache_tensors", "ssd"]
 
@@ -29,11 +31,11 @@ def ssd(q_TGK, k_TGK, v_THV, log_decay_TH, *, batch: Batch, cache=None) -> torch
     Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched.
     Cost: cost.py.
     """
-    from hyla.ops.ssd.chunked import SSD, extend
+    from hyla.ops.ssd.pytorch import SSD, extend
 
     _check(q_TGK, k_TGK, v_THV, log_decay_TH, batch)
     if cache is None:
-        return SSD.apply(batch.chunk_plan, q_TGK, k_TGK, v_THV, log_decay_TH)
+        return SSD.apply(chunk_plan(batch), q_TGK, k_TGK, v_THV, log_decay_TH)
     return extend(q_TGK, k_TGK, v_THV, log_decay_TH, batch, cache)
 
 

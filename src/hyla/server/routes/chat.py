@@ -9,18 +9,18 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from hyla.errors import RequestError
-from hyla.server.answering import answer
-from hyla.server.body import parse, read_json
-from hyla.server.constraints import grammar_of
-from hyla.server.conversation import Conversation
-from hyla.server.limits import Limits
-from hyla.server.prompts import check_choices, check_stream
-from hyla.server.reader import Choice
+from hyla.server.answering.answering import answer
+from hyla.server.answering.reader import Choice
+from hyla.server.guard.limits import Limits
+from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.constraints import grammar_of
+from hyla.server.reading.conversation import Conversation
+from hyla.server.reading.prompts import check_choices, check_stream
+from hyla.server.reading.tools import openai_tool_use
+from hyla.server.reading.translate import engine_request, in_own_names, sampling_params
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.chat import ChatShape
-from hyla.server.tools import openai_tool_use
-from hyla.server.translate import engine_request, in_own_names, sampling_params
 
 router = APIRouter()
 

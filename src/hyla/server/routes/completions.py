@@ -10,16 +10,16 @@ from fastapi.responses import JSONResponse, Response
 
 from hyla.engine import SamplingParams
 from hyla.errors import RequestError
-from hyla.server.answering import answer
-from hyla.server.body import parse, read_json
-from hyla.server.constraints import grammar_of
-from hyla.server.prompts import check_choices, check_stream, encode
-from hyla.server.reader import Choice
+from hyla.server.answering.answering import answer
+from hyla.server.answering.reader import Choice
+from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.constraints import grammar_of
+from hyla.server.reading.prompts import check_choices, check_stream, encode
+from hyla.server.reading.translate import engine_request, in_own_names, sampling_params
 from hyla.server.schemas.completions import DEFAULT_TOKENS, CompletionRequest
 from hyla.server.served import ServedModel
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.completions import CompletionShape
-from hyla.server.translate import engine_request, in_own_names, sampling_params
 
 router = APIRouter()
 

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from hyla.server.administration import administer
-from hyla.server.body import parse, read_json
-from hyla.server.errors import HTTPFailure
+from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.errors import HTTPFailure
 from hyla.server.schemas.control import AbortRequest, ModelRequest, PauseRequest, SleepRequest, WeightsRequest
 from hyla.server.service import client_of, service_of
 

@@ -10,21 +10,22 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
+from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
-from hyla.server.answering import answer
-from hyla.server.body import parse, read_json
-from hyla.server.constraints import format_grammar
-from hyla.server.content import part_text, text_of
-from hyla.server.conversation import Conversation
-from hyla.server.limits import Limits
-from hyla.server.reader import Choice
+from hyla.server.answering.answering import answer
+from hyla.server.answering.reader import Choice
+from hyla.server.guard.limits import Limits
+from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.constraints import format_grammar
+from hyla.server.reading.content import part_text, text_of
+from hyla.server.reading.conversation import Conversation
+from hyla.server.reading.tools import tool_use
+from hyla.server.reading.translate import engine_request, in_own_names, sampling_params
 from hyla.server.schemas.generation import ResponseFormat
 from hyla.server.schemas.messages import Block, CountTokensRequest, MessageRequest, Turn
 from hyla.server.schemas.tools import FunctionTool
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.messages import MessageShape
-from hyla.server.tools import ToolUse, tool_use
-from hyla.server.translate import engine_request, in_own_names, sampling_params
 
 router = APIRouter()
 

@@ -30,6 +30,7 @@ def _health(served: ServedModel) -> dict:
         "cache": status["ledger"],
         "cache_bytes": status["cache_bytes"],
         "cpu_backend": facts.cpu_backend,
+        "backends": facts.backends,
         "notes": list(facts.notes),
         "parsers": served.format.names(),
     }

@@ -9,16 +9,19 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
+from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
-from hyla.server.answering import answer
-from hyla.server.body import parse, read_json
-from hyla.server.constraints import format_grammar
-from hyla.server.content import text_of
-from hyla.server.conversation import Conversation
-from hyla.server.errors import HTTPFailure
-from hyla.server.limits import Limits
-from hyla.server.mistakes import short
-from hyla.server.reader import Choice
+from hyla.server.answering.answering import answer
+from hyla.server.answering.reader import Choice
+from hyla.server.guard.limits import Limits
+from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.constraints import format_grammar
+from hyla.server.reading.content import text_of
+from hyla.server.reading.conversation import Conversation
+from hyla.server.reading.errors import HTTPFailure
+from hyla.server.reading.mistakes import short
+from hyla.server.reading.tools import tool_use
+from hyla.server.reading.translate import engine_request, in_own_names, sampling_params
 from hyla.server.routes.chat import effort_names
 from hyla.server.schemas.generation import ResponseFormat
 from hyla.server.schemas.responses import (
@@ -31,8 +34,6 @@ from hyla.server.schemas.responses import (
 from hyla.server.schemas.tools import FunctionTool
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.responses import ResponseShape
-from hyla.server.tools import ToolUse, tool_use
-from hyla.server.translate import engine_request, in_own_names, sampling_params
 
 router = APIRouter()
 

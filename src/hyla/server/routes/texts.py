@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 import struct
+import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from hyla.engine import EmbedOrder, ScoreOrder
+from hyla.engine import EmbedCommand, SamplingParams, TokenLogprob
+from hyla.engine import Request as EngineRequest
 from hyla.errors import RequestError
-from hyla.server.body import parse, read_json
-from hyla.server.conversation import Conversation
-from hyla.server.limits import Limits
-from hyla.server.prompts import encode, run_orders
+from hyla.server.answering.answering import gather
+from hyla.server.guard.limits import Limits
+from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.conversation import Conversation
+from hyla.server.reading.prompts import encode
+from hyla.server.reading.tools import tool_use
+from hyla.server.reading.translate import in_own_names
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
+from hyla.server.served import ServedModel
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.openai import scored_body
-from hyla.server.tools import tool_use
-from hyla.server.translate import in_own_names
 
 router = APIRouter()
 
@@ -58,8 +64,9 @@ async def _embeddings(service: Service, asked: EmbeddingRequest, client: str) ->
     with service.turn(client):
         ids = await encode(served, texts, add_special_tokens=asked.add_special_tokens is not False, name="the input")
         is_normalised = asked.normalize is not False
-        orders = [EmbedOrder(own, asked.pooling or "mean", is_normalised) for own in ids]
-        vectors = await run_orders(served, orders)
+        commands = [EmbedCommand(own, asked.pooling or "mean", is_normalised) for own in ids]
+        # One at a time, so that a request with many texts does not keep others waiting.
+        vectors = [await asyncio.wrap_future(served.worker.embed(command)) for command in commands]
     if asked.dimensions is not None and asked.dimensions < width:
         vectors = [_shortened(vector[: asked.dimensions], is_normalised) for vector in vectors]
     data = [
@@ -137,11 +144,51 @@ async def score(request: Request, client: str = Depends(client_of)) -> JSONRespo
     service = service_of(request)
     asked = parse(ScoreRequest, await read_json(request, service.limits))
     with in_own_names(asked):
-        return await _score(service, asked, client)
+        return await _score(request, service, asked, client)
 
 
-async def _score(service: Service, asked: ScoreRequest, client: str) -> JSONResponse:
+async def _score(http: Request, service: Service, asked: ScoreRequest, client: str) -> Response:
     served = service.model_or_only(asked.model)
+    context, ids = await _score_prompts(service, served, asked)
+    params = SamplingParams(max_tokens=0, prompt_logprobs=asked.top_logprobs or 0, prompt_logprobs_start=len(context))
+    name = f"score-{uuid.uuid4().hex}"
+    requests = [
+        EngineRequest(f"{name}-{n}", (*context, *own), params, key=client, snapshot_at=(len(context),))
+        for n, own in enumerate(ids)
+    ]
+    with service.turn(client):
+        completions = await gather(http, served.worker, service.inbox, requests)
+    if completions is None:
+        return Response(status_code=499)  # nobody reads it
+    entries = [
+        _score_entry(n, own, done.prompt_logprobs[len(context) :], asked, served)
+        for n, (own, done) in enumerate(zip(ids, completions))
+    ]
+    num = len(context) * len(ids) + sum(map(len, ids))
+    usage = {"prompt_tokens": num, "total_tokens": num}
+    return JSONResponse({"object": "list", "model": served.name, "data": entries, "usage": usage})
+
+
+def _score_entry(
+    index: int, ids: Sequence[int], scored: Sequence[TokenLogprob | None], asked: ScoreRequest, served: ServedModel
+) -> dict[str, Any]:
+    """One text; its first token has no numbers where no context stands before it."""
+    entry = {
+        "index": index,
+        "tokens": list(ids),
+        "token_logprobs": [token and token.logprob for token in scored],
+        "ranks": [token and token.rank for token in scored],
+        "logprob": math.fsum(token.logprob for token in scored if token is not None),
+    }
+    if asked.top_logprobs is not None:
+        entry["top_logprobs"] = [scored_body(served.tokenizer, token) for token in scored]
+    return entry
+
+
+async def _score_prompts(
+    service: Service, served: ServedModel, asked: ScoreRequest
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Token ids of the context, and of each text."""
     context: tuple[int, ...] = ()
     if asked.context:
         own = asked.context if isinstance(asked.context, str) else tuple(asked.context)
@@ -154,23 +201,4 @@ async def _score(service: Service, asked: ScoreRequest, client: str) -> JSONResp
     # Special tokens open a text once: before its context, if it has one.
     opens = asked.add_special_tokens is not False and not context
     texts = _texts(asked.input, service.limits)
-    with service.turn(client):
-        ids = await encode(served, texts, add_special_tokens=opens, name="the input")
-        orders = [ScoreOrder((*context, *own), asked.top_logprobs or 0, len(context)) for own in ids]
-        scored = [tokens[len(context) :] for tokens in await run_orders(served, orders)]
-    data = []
-    for n, tokens in enumerate(scored):
-        known = [token.logprob for token in tokens if token.logprob is not None]
-        entry = {
-            "index": n,
-            "tokens": [token.token_id for token in tokens],
-            "token_logprobs": [token.logprob for token in tokens],
-            "ranks": [token.rank for token in tokens],
-            "logprob": math.fsum(known),
-        }
-        if asked.top_logprobs is not None:
-            entry["top_logprobs"] = [scored_body(served.tokenizer, token) for token in tokens]
-        data.append(entry)
-    num = len(context) * len(ids) + sum(map(len, ids))
-    usage = {"prompt_tokens": num, "total_tokens": num}
-    return JSONResponse({"object": "list", "model": served.name, "data": data, "usage": usage})
+    return context, await encode(served, texts, add_special_tokens=opens, name="the input")

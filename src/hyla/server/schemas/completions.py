@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hyla.errors import RequestError
-from hyla.server.limits import Limits
+from hyla.server.guard.limits import Limits
 from hyla.server.schemas.fields import Items, TopLogprobs, only
 from hyla.server.schemas.generation import GenerationFields, ResponseFormat
 

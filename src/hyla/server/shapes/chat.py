@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from hyla.answers.protocol import Delta, ReasoningDelta, TextDelta
 from hyla.engine import TokenLogprob
-from hyla.engine.text import REPLACEMENT
-from hyla.server.parsers.protocol import Delta, ReasoningDelta, TextDelta
+from hyla.engine.requests.text import REPLACEMENT
 from hyla.server.shapes.openai import OpenAIShape
 
 

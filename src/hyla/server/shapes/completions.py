@@ -6,9 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hyla.engine import ScoredToken, TokenEvent, TokenLogprob, Usage
-from hyla.engine.text import REPLACEMENT
+from hyla.engine import TokenEvent, TokenLogprob, Usage
+from hyla.engine.requests.text import REPLACEMENT
 from hyla.server.shapes.openai import OpenAIShape
+
+Entry = tuple[int, TokenLogprob | None]
+"""A token with its numbers; without for a text's first token, which nothing predicts."""
+
+
+def _entries(logprobs: Iterable[TokenLogprob]) -> list[Entry]:
+    return [(own.token_id, own) for own in logprobs]
 
 
 class CompletionShape(OpenAIShape):
@@ -62,8 +69,8 @@ class CompletionShape(OpenAIShape):
             choice.usage = Usage(len(self.prompt_ids[index // self.choices_per_prompt]), 0)
         return self.answer()
 
-    def _prefix(self, index: int) -> tuple[str, list[TokenLogprob | ScoredToken]]:
-        """The echoed prompt of a choice."""
+    def _prefix(self, index: int) -> tuple[str, list[Entry]]:
+        """The echoed prompt of a choice, its first token without numbers."""
         prompt = index // self.choices_per_prompt
         text = self._echoes[prompt] if self._echoes else ""
         scored = self.scored_prompts[prompt]
@@ -71,7 +78,7 @@ class CompletionShape(OpenAIShape):
             return text, []
         _, *rest = scored
         entries = [replace(own, top=own.top[: self._num_echo_top]) for own in rest]
-        return text, [ScoredToken(self.prompt_ids[prompt][0]), *entries]
+        return text, [(self.prompt_ids[prompt][0], None), *_entries(entries)]
 
     def _of_prompt(self, index: int) -> dict[str, Any]:
         prompt = index // self.choices_per_prompt
@@ -86,7 +93,7 @@ class CompletionShape(OpenAIShape):
         return {
             "index": index,
             "text": text + choice.text,
-            "logprobs": self._logprobs(index, [*logprobs, *choice.logprobs]),
+            "logprobs": self._logprobs(index, [*logprobs, *_entries(choice.logprobs)]),
             "finish_reason": choice.finish_reason,
         }
 
@@ -124,25 +131,25 @@ class CompletionShape(OpenAIShape):
         text = "".join(delta.text for delta in self.add(index, event))
         if not (text or event.logprobs or event.finish_reason or self.wants_ids):
             return
-        logprobs = self._logprobs(index, event.logprobs) if event.logprobs else None
+        logprobs = self._logprobs(index, _entries(event.logprobs)) if event.logprobs else None
         body = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": event.finish_reason}
         yield self._chunk([{**body, **self._ids_of(event)}])
 
-    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob | ScoredToken]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, entries: Sequence[Entry]) -> dict[str, Any] | None:
         if not self.wants_logprobs:
             return None
         body = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        for entry in logprobs:
-            text = self.token_text(entry.token_id)
+        for token_id, entry in entries:
+            text = self.token_text(token_id)
             offset = self._text_lengths[index]
             self._text_lengths[index] = offset + len(text)
             body["tokens"].append(text)
-            body["token_logprobs"].append(entry.logprob)
-            body["top_logprobs"].append(None if entry.logprob is None else self._top(entry))
+            body["token_logprobs"].append(entry and entry.logprob)
+            body["top_logprobs"].append(entry and self._top(entry))
             body["text_offset"].append(offset)
         return body
 
-    def _top(self, entry: TokenLogprob | ScoredToken) -> dict[str, float]:
+    def _top(self, entry: TokenLogprob) -> dict[str, float]:
         # The token itself belongs to the list, as in OpenAI's; several broken characters would share one name.
         return {self._name(token): logprob for token, logprob in (*entry.top, (entry.token_id, entry.logprob))}
 

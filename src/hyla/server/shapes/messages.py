@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hyla.engine.text import TextCodec
-from hyla.server.errors import HTTPFailure, anthropic_error_body
-from hyla.server.parsers.protocol import Delta, ReasoningDelta, TextDelta
-from hyla.server.reader import Choice
+from hyla.answers.protocol import Delta, ReasoningDelta, TextDelta
+from hyla.engine.requests.text import TextCodec
+from hyla.server.answering.reader import Choice
+from hyla.server.reading.errors import HTTPFailure, anthropic_error_body
 from hyla.server.shapes.protocol import Shape, data_line
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from hyla.engine import ScoredToken, TokenEvent, TokenLogprob
-from hyla.engine.text import TextCodec
-from hyla.server.reader import Choice, total_usage
+from hyla.engine import TokenEvent, TokenLogprob
+from hyla.engine.requests.text import TextCodec
+from hyla.server.answering.reader import Choice, total_usage
 from hyla.server.shapes.protocol import Shape, data_line
 
 DONE = b"data: [DONE]\n\n"
@@ -22,9 +22,9 @@ def token_text(tokenizer: TextCodec | None, token_id: int) -> str:
     return tokenizer.decode([token_id], skip_special_tokens=False)
 
 
-def scored_body(tokenizer: TextCodec | None, scored: TokenLogprob | ScoredToken | None) -> dict[str, Any] | None:
+def scored_body(tokenizer: TextCodec | None, scored: TokenLogprob | None) -> dict[str, Any] | None:
     """A prompt's token by id, as other engines write it; None for a text's first token."""
-    if scored is None or scored.logprob is None:
+    if scored is None:
         return None
     own = {scored.token_id: (scored.logprob, scored.rank)}
     ranked = {token: (logprob, rank) for rank, (token, logprob) in enumerate(scored.top, start=1)}

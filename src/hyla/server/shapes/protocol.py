@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from hyla.answers.protocol import Delta
 from hyla.engine import TokenEvent
-from hyla.server.errors import HTTPFailure, error_body
-from hyla.server.parsers.protocol import Delta
-from hyla.server.reader import Choice
+from hyla.server.answering.reader import Choice
+from hyla.server.reading.errors import HTTPFailure, error_body
 
 
 class Shape:

@@ -1,0 +1,77 @@
+"""Calls whose name and arguments stand between markers of their own, the arguments as JSON text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hyla.answers.protocol import ToolDelta
+from hyla.answers.scanning import CallScanner
+
+NameOf = Callable[[str], tuple[str, str | None]]
+"""From the text before the arguments to the name and the format's own id."""
+
+
+class FramedCalls(CallScanner):
+    """section: markers around all calls. call: what starts one. between: what stands before its arguments.
+
+    ends: what may stand after them.
+    """
+
+    def __init__(self, *, section: tuple[str, str], call: str, between: str, ends: tuple[str, ...], name_of: NameOf):
+        self.section, self.call, self.between, self.ends, self.name_of = section, call, between, ends, name_of
+        self.openings = (section[0], call)
+        super().__init__()
+        self._num_before = 0
+        self._held = ""
+        """Space at the end of the arguments so far."""
+        self._has_arguments = False
+
+    def _opened(self, marker):
+        self._num_before = self._num_calls
+        self._state = self._in_header if marker == self.call else self._in_section
+
+    def _in_section(self) -> bool:
+        before, found = self._until(self.call, self.section[1])
+        self._raw += before + (found or "")
+        if found is None:
+            return False
+        if found == self.call:
+            self._state = self._in_header
+        else:
+            self._back_to_text(is_empty=self._num_calls == self._num_before)
+        return True
+
+    def _in_header(self) -> bool:
+        header = self._name_until(self.between)
+        if header is None:
+            return False
+        self._raw += header[0] + header[1]
+        name, call_id = self.name_of(header[0])
+        self._out.append(ToolDelta(self._num_calls, name, call_id=call_id))
+        self._num_calls += 1
+        self._space, self._held, self._has_arguments = "", "", False
+        self._state = self._in_arguments
+        return True
+
+    def _in_arguments(self) -> bool:
+        before, found = self._until(*self.ends)
+        self._raw += before + (found or "")
+        text = self._held + before
+        if not self._has_arguments:
+            text = text.lstrip()
+        shown = text.rstrip()
+        self._held = text[len(shown) :]
+        if shown:
+            self._has_arguments = True
+            self._out.append(ToolDelta(self._num_calls - 1, arguments=shown))
+        if found is None:
+            return False
+        if not self._has_arguments:
+            self._out.append(ToolDelta(self._num_calls - 1, arguments="{}"))
+        self._state = self._in_section
+        return True
+
+    def _ended(self):
+        if self._num_calls > self._num_before and self._raw:
+            return
+        super()._ended()

@@ -1,0 +1,158 @@
+"""Parsers by name, and which of them a chat template asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from hyla.answers import deepseek, grammar, hermes, kimi_k2, minimax, nemotron, qwen_xml, thinking
+from hyla.answers.constraints import text_grammar
+from hyla.answers.protocol import Parser, PlainParser
+from hyla.answers.thinking import ReasoningFormat, ThinkingParser
+from hyla.answers.tool_format import ToolFormat
+from hyla.answers.tools import ToolUse
+from hyla.errors import ConfigError, RequestError
+
+TOOL_FORMATS: tuple[ToolFormat, ...] = (
+    qwen_xml.MIMO,
+    qwen_xml.FORMAT,
+    kimi_k2.FORMAT,
+    deepseek.V32,
+    deepseek.V3,
+    deepseek.V31,
+    minimax.M2,
+    minimax.M1,
+    nemotron.FORMAT,
+    hermes.FORMAT,
+)
+"""In the order in which a template is asked."""
+
+NONE = "none"
+
+Format = TypeVar("Format", ToolFormat, ReasoningFormat)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the answers to one prompt are sampled and read."""
+
+    parser: Callable[[], Parser]
+    """A new parser for one choice."""
+    params: dict[str, Any]
+    """Sampling parameters that it needs."""
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """How one model's answers look."""
+
+    tools: ToolFormat | None = None
+    reasoning: ReasoningFormat | None = None
+    special: tuple[str, ...] = ()
+    """The tokenizer's special tokens."""
+    thinking_ids: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    """The tags of the reasoning as token ids."""
+
+    def marks(self) -> dict[str, Any]:
+        """Sampling parameters that say where thinking begins and ends. Raises RequestError when nobody knows."""
+        if self.thinking_ids is None:
+            raise RequestError(
+                "this model has no thinking that is known here and could be bounded; leave thinking_budget out, or "
+                "start the server with --reasoning-parser",
+                "thinking_budget",
+            )
+        return dict(zip(("thinking_start_ids", "thinking_end_ids"), self.thinking_ids))
+
+    def names(self) -> dict[str, str | None]:
+        """For people."""
+        return {
+            "tools": self.tools.name if self.tools else None,
+            "reasoning": self.reasoning.name if self.reasoning else None,
+        }
+
+    def reading(
+        self,
+        prompt: str,
+        tools: ToolUse,
+        constraint: dict | None = None,
+        *,
+        budget: int | None = None,
+        may_think: bool = True,
+    ) -> Reading:
+        """For the answers to a prompt.
+
+        constraint: what the request wants them to look like; it holds after reasoning. budget: most tokens of
+        reasoning. may_think: False: the request wants none, so that a constraint holds at once and a budget has nothing
+        to bound, unless the prompt has opened reasoning all the same.
+
+        Raises RequestError when a call is required and there is no format, or beside another constraint, and for a
+        budget when no reasoning is known.
+        """
+        is_open = self.reasoning is not None and self.reasoning.is_opened_by(prompt)
+        uses_tools = tools.mode != "none"
+        if uses_tools and self.tools is None:
+            raise RequestError(
+                "this model's chat template has no format of tool calls that is known here; start the server with "
+                "--tool-parser, or leave tools out",
+                "tools",
+            )
+        if tools.mode == "required":
+            constraint = self._required(tools, constraint)
+        params: dict[str, Any] = {"grammar": constraint, "thinking_budget": None}
+        thinks = may_think or is_open
+        if thinks and (budget is not None or self.thinking_ids is not None):
+            params |= self.marks() | {"thinking_budget": budget}
+        if uses_tools and any(token in marker for token in self.special for marker in self.tools.markers):
+            params["skip_special_tokens"] = False
+        return Reading(partial(self._parser, tools if uses_tools else None, is_open), params)
+
+    def _required(self, tools: ToolUse, constraint: dict | None) -> dict:
+        if constraint is not None:
+            raise RequestError("tool_choice asks for a call and another field for a text; give one", "tool_choice")
+        return text_grammar(self.tools.grammar(tools, grammar.marker_of(self.special)))
+
+    def _parser(self, tools: ToolUse | None, is_open: bool) -> Parser:
+        inner = PlainParser() if tools is None else self.tools.make(tools)
+        if self.reasoning is None:
+            return inner
+        ends = self.tools.ends_reasoning if tools is not None else ()
+        return ThinkingParser(self.reasoning, inner, is_open=is_open, also_ends_at=ends)
+
+
+def answer_format(
+    template: str,
+    tool_parser: str | None = None,
+    reasoning_parser: str | None = None,
+    *,
+    model_type: str | None = None,
+    special: Sequence[str] = (),
+    encode: Callable[[str], Sequence[int]] | None = None,
+) -> AnswerFormat:
+    """The format of a chat template, else of a family that has tools, or the named one ("none": none).
+
+    special, encode: the tokenizer's special tokens, and its token ids of a tag. Raises ConfigError for an unknown name.
+    """
+    found_tools = _named(tool_parser, TOOL_FORMATS, "--tool-parser")
+    found_reasoning = _named(reasoning_parser, thinking.FORMATS, "--reasoning-parser")
+    if tool_parser is None:
+        found_tools = next((form for form in TOOL_FORMATS if form.is_in(template)), None)
+        if found_tools is None and "tools" in template:
+            found_tools = next((form for form in TOOL_FORMATS if model_type in form.families), None)
+    if reasoning_parser is None:
+        found_reasoning = next((f for f in thinking.FORMATS if any(sign in template for sign in f.signs)), None)
+    ids = None
+    if found_reasoning is not None and encode is not None:
+        ids = tuple(encode(found_reasoning.opening)), tuple(encode(found_reasoning.closing))
+    return AnswerFormat(found_tools, found_reasoning, tuple(special), ids)
+
+
+def _named(name: str | None, formats: Sequence[Format], flag: str) -> Format | None:
+    if name in (None, NONE):
+        return None
+    found = next((form for form in formats if form.name == name), None)
+    if found is None:
+        known = ", ".join([*(form.name for form in formats), NONE])
+        raise ConfigError(f"{flag} {name!r} is not known; choose one of {known}")
+    return found

@@ -1,0 +1,23 @@
+"""The index of a checkpoint folder: which safetensors files hold its tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hyla.errors import CheckpointError
+from hyla.json_files import read_json
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+def shard_names(folder: Path) -> list[str]:
+    """The safetensors files that the index lists."""
+    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map from tensor to file; fetch it again")
+    names = sorted(set(weight_map.values()))
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise CheckpointError(f"{folder / INDEX_FILE} names files outside its folder: {outside[:3]}; refused")
+    return names

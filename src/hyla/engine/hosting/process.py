@@ -1,0 +1,291 @@
+"""An engine in a process of its own, which is started again when it dies: the server outlives it.
+
+It is used as an `EngineThread` is. What was under way when the process died ends with a clear error and is not repeated
+here, as it may be the reason; whoever asked may send it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Literal
+
+from hyla.engine.clock import monotonic
+from hyla.engine.hosting.child import Child, Progress
+from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
+from hyla.engine.hosting.wire import Answer, Call, Cancel, Launch, News, Stop
+from hyla.engine.requests.embed import EmbedCommand
+from hyla.engine.requests.messages import Request, TokenEvent
+from hyla.engine.requests.overload import Overloaded
+from hyla.errors import HylaError, RequestError
+
+logger = logging.getLogger(__name__)
+
+STATUS_SECONDS = 5.0
+"""How long `status` waits for the process before it tells what was known last."""
+STEADY_SECONDS = 60.0
+"""A process that lived this long is started again at once; after a shorter life there is a pause before it."""
+LONGEST_PAUSE = 60.0
+"""Seconds between two attempts to start."""
+
+
+@dataclass
+class _Opening:
+    """A request that the process has not taken yet."""
+
+    on_event: OnEvent
+    early: list[TokenEvent] = field(default_factory=list)
+    """Events that came before the word that it was taken."""
+    is_cancelled: bool = False
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A call without an answer."""
+
+    verb: str
+    future: Future
+    opening: _Opening | None
+
+
+class EngineProcess:
+    """Starts the process and waits until its engine is ready; raises what keeps it from that (ConfigError, ...).
+
+    Methods may be called from any thread; callbacks are called, and Futures done, on a thread of this object.
+    After a death the engine is made again as it was at first. Where an administrative action had changed it (new
+    weights, a pause), it comes up paused: going on with the old weights would be wrong without a word.
+    """
+
+    def __init__(self, launch: Launch, *, progress: Progress | None = None):
+        self.launch = launch
+        self.watch: Watch | None = None
+        """Sees every request that is taken; set it before the first one."""
+        self.num_restarts = 0
+        self._child: Child | None = Child(launch, progress=progress)
+        """None: there is no process now."""
+        self.facts, self._status = self._child.facts, self._child.status
+        self._start_seconds = self._child.start_seconds
+        self._back_at = 0.0
+        """When, on the clock, the next process should be ready."""
+        self._trouble = ""
+        """What happened to the last process."""
+        self._is_changed = False
+        """Whether the engine is not as it was made: paused, asleep, or with other weights."""
+        self._asked: dict[int, _Asked] = {}
+        self._numbers = count(1)
+        self._openings: dict[str, _Opening] = {}
+        self._listeners = Listeners()
+        self._lock = threading.Lock()
+        self._is_stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def num_requests(self) -> int:
+        """Unfinished requests."""
+        return len(self._listeners) + len(self._openings)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are worked on."""
+        return self._thread is not None and self._child is not None and not self._is_stopping.is_set()
+
+    def status(self) -> dict:
+        """Numbers as plain data. While there is no process: the last ones, with the state "starting"."""
+        child = self._child
+        try:
+            self._status = self._call("status").result(STATUS_SECONDS)
+        except (HylaError, TimeoutError):
+            if child is None:
+                self._status = self._status | {"state": "starting", "running": 0}
+        worker = {
+            "pid": child.pid if child is not None else None,
+            "restarts": self.num_restarts,
+            "last_end": self._trouble or None,
+        }
+        return {**self._status, "unfinished_requests": self.num_requests, "worker": worker}
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._supervise, name="hyla-engine-process", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the engine after its current step; unfinished requests get a cancelled event."""
+        self._is_stopping.set()
+        with self._lock:
+            if self._child is not None:
+                self._child.send(Stop())
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        elif self._child is not None:
+            self._child.close()
+            self._child = None
+
+    # Requests, as of `EngineThread`
+
+    def submit(self, request: Request, on_event: OnEvent) -> Request:
+        """Waits until the process has taken the request, or refused it."""
+        opening, name = _Opening(on_event), request.request_id
+        with self._lock:
+            if name in self._openings or name in self._listeners:
+                raise RequestError(f"request id {name!r} is in use; choose another", "request_id")
+            self._openings[name] = opening
+        try:
+            return self._call("submit", opening, request=request).result()
+        finally:
+            with self._lock:
+                if self._openings.get(name) is opening:  # it was not taken
+                    del self._openings[name]
+
+    def cancel(self, request_id: str) -> None:
+        with self._lock:
+            if request_id in self._openings:
+                self._openings[request_id].is_cancelled = True
+            elif self._child is not None:
+                self._child.send(Cancel(request_id))
+
+    def embed(self, command: EmbedCommand) -> Future:
+        self.facts.check_text(command.token_ids)
+        return self._call("embed", command=command)
+
+    # Administration, as of `EngineThread`
+
+    def pause(self, mode: Literal["finish", "keep", "abort"] = "finish") -> Future:
+        return self._call("pause", mode=mode)
+
+    def resume(self) -> Future:
+        return self._call("resume")
+
+    def sleep(self, *, release_weights: bool = False) -> Future:
+        return self._call("sleep", release_weights=release_weights)
+
+    def wake(self) -> Future:
+        return self._call("wake")
+
+    def update_weights(self, source) -> Future:
+        return self._call("update_weights", source=source)
+
+    # Messages
+
+    def _call(self, verb: str, opening: _Opening | None = None, **arguments: Any) -> Future:
+        asked = _Asked(verb, Future(), opening)
+        with self._lock:
+            if self._is_stopping.is_set():
+                raise Overloaded("the server is shutting down; ask another one")
+            if self._child is None:
+                raise self._absence()
+            number = next(self._numbers)
+            self._asked[number] = asked
+            self._child.send(Call(number, verb, arguments))
+        return asked.future
+
+    def _absence(self) -> Overloaded:
+        seconds = max(1, math.ceil(self._back_at - monotonic()))
+        return Overloaded(
+            f"the engine's process {self._trouble}; it is being started again, try again in {seconds} s", seconds
+        )
+
+    def _read(self, child: Child) -> None:
+        """Carry what comes until the process is gone."""
+        while (message := child.receive()) is not None:
+            if isinstance(message, News):
+                for event in message.events:
+                    self._deliver(event)
+            elif isinstance(message, Answer):
+                self._take_answer(message)
+
+    def _deliver(self, event: TokenEvent) -> None:
+        opening = self._openings.get(event.request_id)
+        if opening is not None:
+            opening.early.append(event)
+        elif not self._listeners.deliver(event):
+            self.cancel(event.request_id)
+
+    def _take_answer(self, answer: Answer) -> None:
+        with self._lock:
+            asked = self._asked.pop(answer.number, None)
+        if asked is None:
+            return
+        if answer.error is not None:
+            asked.future.set_exception(answer.error)
+            return
+        if asked.opening is not None:
+            self._open(answer.value, asked.opening)
+        elif asked.verb not in ("embed", "status"):
+            told = answer.value
+            self._is_changed = told["state"] != "running" or told["weights_version"] != 1
+        asked.future.set_result(answer.value)
+
+    def _open(self, request: Request, opening: _Opening) -> None:
+        """The process has taken a request: from now on its events go to whoever listens."""
+        name = request.request_id
+        on_event = opening.on_event if self.watch is None else self.watch(request, opening.on_event)
+        with self._lock:
+            self._listeners.add(request, on_event)
+            del self._openings[name]
+        for event in opening.early:
+            self._deliver(event)
+        if opening.is_cancelled:
+            self.cancel(name)
+
+    # Deaths
+
+    def _supervise(self) -> None:
+        child, pause = self._child, 0.0
+        while child is not None:
+            self._read(child)
+            with self._lock:
+                self._child = None
+            end = child.close()
+            if self._is_stopping.is_set():
+                self._lose(HylaError("the engine has stopped"), "cancelled")
+                return
+            is_steady = monotonic() - child.ready_at > STEADY_SECONDS
+            pause = 0.0 if is_steady else min(max(1.0, 2 * pause), LONGEST_PAUSE)
+            self._trouble, self._back_at = end, monotonic() + pause + self._start_seconds
+            logger.error("the engine's process %d %s; it is started again in %.0f s", child.pid, end, pause)
+            self._lose(self._absence(), "error")
+            child = self._start_again(pause)
+
+    def _lose(self, error: HylaError, reason: Literal["cancelled", "error"]) -> None:
+        """Everything under way ends."""
+        with self._lock:
+            asked, self._asked = self._asked, {}
+        for call in asked.values():
+            call.future.set_exception(error)
+        retry = error.retry_after_seconds if isinstance(error, Overloaded) else None
+        for name in self._listeners.request_ids:
+            self._listeners.end(name, reason, str(error), retry_after_seconds=retry)
+
+    def _start_again(self, pause: float) -> Child | None:
+        """A new process; None when this object is stopped before there is one."""
+        while not self._is_stopping.wait(pause):
+            try:
+                child = Child(self.launch, give_up=self._is_stopping)
+            except (HylaError, OSError) as error:
+                if self._is_stopping.is_set():
+                    return None
+                pause = min(max(1.0, 2 * pause), LONGEST_PAUSE)
+                self._trouble = f"cannot be started: {error}"
+                self._back_at = monotonic() + pause + self._start_seconds
+                logger.error("the engine's process cannot be started: %s; next attempt in %.0f s", error, pause)
+                continue
+            self._take_over(child)
+            return child
+        return None
+
+    def _take_over(self, child: Child) -> None:
+        if self._is_changed:
+            logger.warning("the engine is as it was made, not as it was changed since; it is paused until resumed")
+            child.send(Call(0, "pause", {"mode": "keep"}))  # ahead of any request; nobody waits for the answer
+        self.facts, self._start_seconds = child.facts, child.start_seconds
+        self.num_restarts += 1
+        with self._lock:
+            self._child = child
+        if self._is_stopping.is_set():
+            child.send(Stop())  # `stop` may have come before there was somebody to tell
+        logger.warning("the engine's process runs again, as %d, after %.1f s", child.pid, child.start_seconds)

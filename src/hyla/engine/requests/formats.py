@@ -1,0 +1,96 @@
+"""What an answer must look like: the kinds of structured output, as plain messages (compiled by
+`engine.sampling.grammar`)."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+MAX_SCHEMA_CHARS = 1 << 16
+MAX_SCHEMA_DEPTH = 64
+"""Nested lists and objects of a schema's text."""
+MAX_PATTERN_CHARS = 1 << 13
+MAX_GRAMMAR_CHARS = 1 << 16
+MAX_CHOICES = 1024
+
+
+class _Format(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JsonSchema(_Format):
+    """JSON that is valid under a schema. A keyword that cannot be guaranteed is refused, never ignored."""
+
+    type: Literal["json_schema"] = "json_schema"
+    json_schema: dict[str, Any] | bool
+    """The schema itself. Properties are written in its order."""
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_small(cls, schema):
+        if depth_of(schema) > MAX_SCHEMA_DEPTH:
+            raise ValueError(f"the schema is nested more than {MAX_SCHEMA_DEPTH} deep; use $ref or simplify it")
+        try:
+            size = len(json.dumps(schema, allow_nan=False))
+        except TypeError as error:
+            raise ValueError(f"the schema is not JSON: {error}") from error
+        if size > MAX_SCHEMA_CHARS:
+            raise ValueError(f"the schema's text has {size} characters; at most {MAX_SCHEMA_CHARS} are taken")
+        return schema
+
+
+class JsonObject(_Format):
+    """Any JSON object."""
+
+    type: Literal["json_object"] = "json_object"
+
+
+class Regex(_Format):
+    """Text that a regular expression matches from its first to its last character."""
+
+    type: Literal["regex"] = "regex"
+    pattern: Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARS)]
+    r"""Rust's syntax: no look-around, no back-references; \d, \w and \s are those of Unicode."""
+
+
+class Choice(_Format):
+    """One of some texts."""
+
+    type: Literal["choice"] = "choice"
+    options: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...], Field(min_length=1, max_length=MAX_CHOICES)
+    ]
+
+
+class Lark(_Format):
+    """A context-free grammar in Lark's notation, as llguidance reads it; it begins with the rule `start`."""
+
+    type: Literal["lark"] = "lark"
+    text: Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
+
+
+class Ebnf(_Format):
+    """A context-free grammar in GBNF, the EBNF of llama.cpp; it begins with the rule `root`."""
+
+    type: Literal["ebnf"] = "ebnf"
+    text: Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
+
+
+Format = Annotated[JsonSchema | JsonObject | Regex | Choice | Lark | Ebnf, Field(discriminator="type")]
+
+
+def depth_of(value: Any) -> int:
+    """How deep lists and objects are nested, counted without recursion.
+
+    >>> depth_of(3), depth_of([]), depth_of({"a": [1, {}]})
+    (0, 1, 3)
+    """
+    depth, level = 0, [value]
+    while True:
+        level = [one for one in level if isinstance(one, dict | list | tuple)]
+        if not level or depth > MAX_SCHEMA_DEPTH:
+            return depth
+        depth += 1
+        level = [child for one in level for child in (one.values() if isinstance(one, dict) else one)]

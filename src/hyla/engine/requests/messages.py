@@ -1,0 +1,135 @@
+"""What goes into the engine and what comes out: plain, serialisable messages; it may live in another process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hyla.engine.requests.params import SamplingParams
+from hyla.errors import RequestError
+
+FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
+
+MOST_PRIORITY = 100
+LONGEST_NAME = 256
+"""Characters of a key or a salt."""
+LONGEST_DEADLINE_SECONDS = 10**9
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to continue. `params.n` choices of it are computed, each on its own.
+
+    Raises RequestError, whose `param` names the field, for a value out of range.
+    """
+
+    request_id: str
+    prompt: str | tuple[int, ...]
+    """Text (the engine's tokenizer encodes it) or token ids."""
+    params: SamplingParams = field(default_factory=SamplingParams)
+    priority: int = 0
+    """-100 to 100, the lower number first; it may take the place of a running request with a higher number."""
+    key: str = ""
+    """Whose request this is: keys of one priority share the engine fairly, by tokens."""
+    deadline_seconds: float | None = None
+    """Time for the whole request, from its arrival; what is unfinished then ends with finish_reason "deadline"."""
+    cache_salt: str = ""
+    """Requests with different salts never share cached states."""
+    snapshot_at: tuple[int, ...] = ()
+    """Prompt positions, in tokens, whose state is worth keeping; each is rounded down to a multiple of 64."""
+
+    def __post_init__(self):
+        if type(self.priority) is not int or abs(self.priority) > MOST_PRIORITY:
+            raise RequestError(
+                f"priority = {self.priority!r}: give an integer from -{MOST_PRIORITY} (first) to {MOST_PRIORITY}",
+                "priority",
+            )
+        for name, value in (("key", self.key), ("cache_salt", self.cache_salt)):
+            if not isinstance(value, str) or len(value) > LONGEST_NAME:
+                raise RequestError(f"{name} = {value!r:.60}: give a text of at most {LONGEST_NAME} characters", name)
+        if not all(type(place) is int and place >= 0 for place in self.snapshot_at) or len(self.snapshot_at) > 64:
+            raise RequestError(
+                f"snapshot_at = {self.snapshot_at!r:.60}: give at most 64 token positions from 0 on", "snapshot_at"
+            )
+        seconds = self.deadline_seconds
+        if seconds is not None and not _is_duration(seconds):
+            raise RequestError(
+                f"deadline_seconds = {seconds!r:.60}: give a number of seconds above 0, or None for no deadline",
+                "deadline_seconds",
+            )
+
+
+def _is_duration(seconds) -> bool:
+    return type(seconds) in (int, float) and 0 < seconds <= LONGEST_DEADLINE_SECONDS
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural log-probabilities of the model's own distribution: before penalties, bias, bans, temperature, filters."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The most likely ids with their log-probabilities, best first."""
+    rank: int | None = None
+    """1: the most likely one. Equally likely ids count as better when they are lower."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    """Prompt tokens whose state came from an earlier request."""
+    miss_reason: str | None = None
+    """Why no token was cached (`caches.prefix.MissReason`); None when some were."""
+    drafted_tokens: int = 0
+    """Draft tokens that were verified."""
+    accepted_tokens: int = 0
+    """Drafts that were right, so that they are tokens of the answer."""
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """News of one choice. The last event of a choice has a finish_reason and its usage."""
+
+    request_id: str
+    choice: int
+    token_ids: tuple[int, ...] = ()
+    text: str | None = None
+    """Text that is certain now: it ends with a whole character and cannot be the start of a stop string. None when the
+    engine has no tokenizer."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One per token id, when asked for."""
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """In the first event of choice 0, when asked for: one per token of the prompt, None for the first."""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    error: str | None = None
+    """What went wrong, with finish_reason "error"."""
+    retry_after_seconds: int | None = None
+    """With an error that is not the request's: when the same request may succeed."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished choice."""
+
+    request_id: str
+    choice: int
+    token_ids: tuple[int, ...]
+    """Every generated id, the one that ended it (end of text, stop id) included."""
+    text: str | None
+    """Without stop strings and special tokens; None without a tokenizer."""
+    logprobs: tuple[TokenLogprob, ...] | None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None
+    """One per token of the prompt, None for the first; None when not asked for, or when it ended before that."""
+    finish_reason: FinishReason
+    usage: Usage
+    seed: int
+    """The request's seed, or the one drawn for it: asking again with it gives the same tokens."""
+    error: str | None = None

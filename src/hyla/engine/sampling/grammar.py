@@ -1,0 +1,188 @@
+"""Structured output: which tokens may come next, by llguidance.
+
+llguidance is MIT-licensed, needs no other package, and refuses what it cannot guarantee. It parses the bytes that
+tokens stand for, so a mask is a pure function of the grammar and of the tokens so far.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tokenizers
+
+from hyla.engine.requests.formats import Format
+from hyla.engine.requests.text import TextCodec
+from hyla.errors import RequestError
+
+if TYPE_CHECKING:
+    # Imported where it is used: most engines never need it.
+    import llguidance
+
+END_MARK = "<|hyla:end of grammar|>"
+"""llguidance wants a token that ends a text. It gets one that no model has, and is asked whether a text may end."""
+LIMITS = {"initial_lexer_fuel": 200_000, "step_lexer_fuel": 50_000, "max_lexer_states": 50_000}
+"""Work that llguidance may do for a grammar: tens of milliseconds to compile it, a few for a step."""
+JSON_OPTIONS = {"lenient": False, "coerce_one_of": False}
+"""Over what a schema says under "x-guidance": no keyword is ignored."""
+
+
+class Grammar:
+    """A grammar and where a text stands in it.
+
+    The work that llguidance may do (LIMITS) counts for a compilation with all its copies. So each choice has a
+    compilation of its own, and what only looks ahead, at drafts that may be wrong, works on another one: `ahead`.
+    """
+
+    def __init__(
+        self, matcher: llguidance.LLMatcher, num_tokens: int, compile_again: Callable[[], llguidance.LLMatcher]
+    ):
+        self._matcher, self._num_tokens, self._compile_again = matcher, num_tokens, compile_again
+        self._new: list[int] = []
+        """Tokens that `ahead` has not followed yet."""
+        self._ahead: Grammar | None = None
+
+    def copy(self) -> Grammar:
+        """The same place, to go on from elsewhere. It shares the limits."""
+        return Grammar(self._matcher.deep_copy(), self._num_tokens, self._compile_again)
+
+    def ahead(self) -> Grammar:
+        """The same place in a compilation that shares nothing with this one. Not to be advanced; `copy` it."""
+        if self._ahead is None:
+            self._ahead = Grammar(self._compile_again(), self._num_tokens, self._compile_again)
+        for token in self._new:
+            self._ahead._matcher.consume_token(token)
+        self._new.clear()
+        return self._ahead
+
+    @property
+    def problem(self) -> str | None:
+        """Why the grammar cannot go on, when it broke."""
+        return first_line(self._matcher.get_error()) if self._matcher.is_error() else None
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether the text so far is a whole one."""
+        return not self._matcher.is_error() and self._matcher.is_accepting()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text is whole and no token can follow."""
+        return self.is_accepting and self._matcher.is_stopped()
+
+    def mask(self, vocab: int) -> np.ndarray:
+        """bool [vocab]: which ids may follow; none when the grammar is complete or broke."""
+        mask = np.zeros(vocab, dtype=bool)
+        if not self._matcher.is_error() and not self._matcher.is_stopped():
+            packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+            bits = np.unpackbits(packed, bitorder="little", count=self._num_tokens)[:vocab]
+            mask[: len(bits)] = bits if not self._matcher.is_error() else 0
+        return mask
+
+    def num_allowed(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens, one after the other, the grammar allows from here."""
+        known = next((n for n, token in enumerate(tokens) if token >= self._num_tokens), len(tokens))
+        return self._matcher.validate_tokens(list(tokens[:known])) if not self._matcher.is_error() else 0
+
+    def advance(self, token_id: int) -> None:
+        """The text goes on with this token; one that is not allowed breaks the grammar."""
+        self._matcher.consume_token(token_id)
+        self._new.append(token_id)
+
+
+class GrammarCompiler:
+    """Compiles formats for one tokenizer, on any thread; reads its vocabulary when it is first asked."""
+
+    def __init__(self, tokenizer: TextCodec | None):
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._vocabulary: llguidance.LLTokenizer | None = None
+
+    def compile(self, form: Format) -> Grammar:
+        """Raises RequestError for what cannot be met, is not understood, or takes too much work."""
+        import llguidance
+
+        vocabulary = self._read_vocabulary()
+        limits = llguidance.LLParserLimits(**LIMITS, verbose_errors=False)
+        try:
+            source = source_of(form)
+            make = partial(llguidance.LLMatcher, vocabulary, source, log_level=0, limits=limits)
+            matcher = make()
+        except ValueError as error:
+            raise _refusal(form, str(error)) from error
+        # The end mark is the vocabulary's last token.
+        grammar = Grammar(matcher, vocabulary.vocab_size - 1, make)
+        ignored = [] if matcher.is_error() else matcher.get_grammar_warnings()
+        if ignored:
+            raise _refusal(form, "; ".join(ignored))
+        # The first step finds what is too much work, or allows nothing.
+        has_start = grammar.mask(vocabulary.vocab_size).any()
+        if matcher.is_error():
+            raise _refusal(form, matcher.get_error())
+        if not has_start:
+            raise _refusal(form, "no text but the empty one fits it")
+        return grammar
+
+    def _read_vocabulary(self) -> llguidance.LLTokenizer:
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = _vocabulary_of(self._tokenizer)
+            return self._vocabulary
+
+
+def _vocabulary_of(tokenizer: TextCodec | None) -> llguidance.LLTokenizer:
+    import llguidance
+
+    backend = tokenizer.backend if hasattr(tokenizer, "backend") else None
+    if not isinstance(backend, tokenizers.Tokenizer):
+        raise RequestError(
+            "structured output needs the engine to have a tokenizer of the tokenizers library "
+            "(hyla.checkpoints.load_tokenizer reads one)",
+            "grammar",
+        )
+    own = tokenizers.Tokenizer.from_str(backend.to_str())
+    own.no_padding()
+    own.no_truncation()
+    own.add_special_tokens([END_MARK])
+    end = own.token_to_id(END_MARK)
+    try:
+        vocabulary = llguidance.LLTokenizer(own.to_str(), eos_token=[end])
+    except ValueError as error:
+        raise RequestError(f"structured output does not work with this tokenizer: {error}", "grammar") from error
+    if vocabulary.vocab_size != end + 1:
+        raise RequestError("structured output does not work with this tokenizer: its ids have gaps", "grammar")
+    return vocabulary
+
+
+def source_of(form: Format) -> str:
+    """The grammar in llguidance's own form. Raises ValueError where the text cannot even be read."""
+    import llguidance
+
+    if form.type == "json_object":
+        return llguidance.LLMatcher.grammar_from_json_schema({"type": "object"})
+    if form.type == "json_schema":
+        if form.json_schema is False:
+            raise ValueError("nothing is valid under the schema false")
+        schema = json.dumps({} if form.json_schema is True else form.json_schema)
+        return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)
+    if form.type == "regex":
+        return llguidance.LLMatcher.grammar_from_regex(form.pattern)
+    if form.type == "lark":
+        return llguidance.LLMatcher.grammar_from_lark(form.text)
+    text = json.dumps(form.options) if form.type == "choice" else form.text
+    return llguidance.grammar_from(form.type, text)
+
+
+def first_line(message: str, most: int = 300) -> str:
+    """What llguidance says, without the grammar and the state that it prints below."""
+    text = " ".join(re.split(r"<state>|\s1 \| ", message)[0].replace("<non-verbose/>", "").split())
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _refusal(form: Format, message: str) -> RequestError:
+    return RequestError(f"the {form.type.replace('_', ' ')} cannot be used: {first_line(message)}", "grammar")

@@ -1,0 +1,158 @@
+"""From a row of logits to a token: one row at a time, so that a token never depends on its neighbours.
+
+Filters come in a fixed order: temperature, top-k, top-p among what top-k left, min-p; then Gumbel-max with keyed noise.
+No step sorts a vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from hyla.engine.requests.messages import TokenLogprob
+from hyla.engine.requests.params import SamplingParams
+from hyla.engine.sampling.noise import NoiseKey, first_words, gumbel, gumbel_of, words_of
+from hyla.ops.exact.primitives import log_softmax_last
+
+NUM_BINS = 4096
+"""Top-p adds probabilities up by bins of log-probability and sorts only the bin in which it ends."""
+DEEPEST = 64.0
+"""Where the last bin begins: what is less likely than e^-64 relative to the best weighs nothing in float64."""
+NARROWEST = 1e-290
+"""Logits that differ by less count as equal: the width of a bin would be no number."""
+NUM_LOUD = 256
+"""Of so many tokens the noise is looked at first; the largest score among them rules nearly all others out."""
+MARGIN = 1e-6
+"""Scores nearer than this are compared by scalar functions."""
+
+
+def greedy(logits_RV: torch.Tensor) -> list[int | None]:
+    """The most likely id of each row, the lowest on a tie; None for a row with a NaN."""
+    vocab = logits_RV.shape[1]
+    ids = torch.arange(vocab, device=logits_RV.device)
+    best_R1 = logits_RV.amax(-1, keepdim=True)
+    # A row with a NaN equals its maximum nowhere; argmax would return some id, and breaks ties as it likes.
+    found = torch.where(logits_RV == best_R1, ids, vocab).amin(-1).tolist()
+    return [token if token < vocab else None for token in found]
+
+
+def draw(values: np.ndarray, ids: np.ndarray | None, params: SamplingParams, key: NoiseKey) -> int:
+    """One token: of `ids` (ascending) with these float64 logits, or of all ids. The largest logit must be finite."""
+    if params.temperature == 0.0:
+        place = int(values.argmax())  # numpy returns the first of several
+    else:
+        scaled, ids = filtered(values, ids, params)
+        place = loudest(scaled, ids, key)
+    return place if ids is None else int(ids[place])
+
+
+def filtered(
+    values: np.ndarray, ids: np.ndarray | None, params: SamplingParams
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Logits after temperature, the best of them 0, and ids (ascending; None: all) of what the filters leave."""
+    # The difference to the best logit cannot become +inf, whatever the temperature.
+    with np.errstate(over="ignore"):
+        scaled = (values - values.max()) / params.temperature
+    kept = kept_places(scaled, params)
+    if kept is None:
+        return scaled, ids
+    return scaled[kept], kept if ids is None else ids[kept]
+
+
+def kept_places(scaled: np.ndarray, params: SamplingParams) -> np.ndarray | None:
+    """Places (ascending) that the filters leave, given logits after temperature, the best of them 0; None: all."""
+    kept = _top_k(scaled, params.top_k) if 0 < params.top_k < len(scaled) else None
+    if params.top_p < 1.0:
+        kept = _top_p(scaled, params.top_p) if kept is None else kept[_top_p(scaled[kept], params.top_p)]
+    if params.min_p > 0.0:
+        floor = math.log(params.min_p)
+        kept = np.flatnonzero(scaled >= floor) if kept is None else kept[scaled[kept] >= floor]
+    return kept
+
+
+def _top_k(values: np.ndarray, top_k: int) -> np.ndarray:
+    """Places of the k largest, lower places first among equals."""
+    smallest = np.partition(values, len(values) - top_k)[len(values) - top_k]
+    is_kept = values > smallest
+    is_kept[np.flatnonzero(values == smallest)[: top_k - np.count_nonzero(is_kept)]] = True
+    return np.flatnonzero(is_kept)
+
+
+def _top_p(scaled: np.ndarray, top_p: float) -> np.ndarray:
+    """Places of the smallest set of most likely ones that has this share of the probability."""
+    weights = np.exp(scaled)
+    wanted = top_p * weights.sum()
+    span = min(-float(scaled.min()), DEEPEST)
+    scale = (NUM_BINS - 1) / span if span > NARROWEST else 0.0
+    bins = np.minimum(scaled * -scale, NUM_BINS - 1).astype(np.intp)
+    mass = np.bincount(bins, weights=weights, minlength=NUM_BINS).cumsum()
+    last = int(np.searchsorted(mass, wanted))
+    if last >= NUM_BINS:  # the sums differ in their last bits
+        return np.arange(len(scaled))
+    inside = np.flatnonzero(bins == last)
+    inside = inside[np.argsort(-scaled[inside], kind="stable")]
+    before = mass[last - 1] if last else 0.0
+    reached = int((before + weights[inside].cumsum() < wanted).sum()) + 1
+    is_kept = bins < last
+    is_kept[inside[:reached]] = True
+    return np.flatnonzero(is_kept)
+
+
+def loudest(scaled: np.ndarray, ids: np.ndarray | None, key: NoiseKey) -> int:
+    """Place of the largest sum of logit and Gumbel noise, the lowest on a tie. ids: None when they are the places."""
+    words = first_words(key, len(scaled)) if ids is None else words_of(key, ids)
+    places = _possible(scaled, words)
+    scores = scaled[places] + gumbel(words[places])
+    near = places[scores >= scores.max() - MARGIN].tolist()
+    return max(near, key=lambda n: (float(scaled[n]) + gumbel_of(int(words[n])), -n))
+
+
+def _possible(scaled: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Places that can have the largest score, found without most logarithms."""
+    count = len(scaled)
+    if count <= 2 * NUM_LOUD:
+        return np.arange(count)
+    limit = round((1 - NUM_LOUD / count) * 2.0**64)
+    is_loud = words >= np.uint64(limit)
+    loud = np.append(np.flatnonzero(is_loud), scaled.argmax())
+    sure = (scaled[loud] + gumbel(words[loud])).max()
+    # Every other token's noise is below that of the limit.
+    is_loud |= scaled >= sure - gumbel_of(limit) - MARGIN
+    return np.flatnonzero(is_loud)
+
+
+def most_likely(logits_V: torch.Tensor, count: int) -> torch.Tensor:
+    """Ids of the `count` largest logits, largest first, lower ids first among equals."""
+    if count < logits_V.shape[0]:
+        # topk breaks ties as it likes, so it only finds the smallest value that can be among them.
+        smallest = logits_V.topk(count).values.amin()
+        candidates = (logits_V >= smallest).nonzero().squeeze(1)
+        return candidates[logits_V[candidates].sort(descending=True, stable=True)[1][:count]]
+    return logits_V.sort(descending=True, stable=True)[1]
+
+
+def logprobs_of(logits_RV: torch.Tensor, tokens: Sequence[int], num_top: int) -> list[TokenLogprob]:
+    """For each row the natural log-probability and the rank of its token, and the most likely ids' with theirs."""
+    logprobs_RV = log_softmax_last(logits_RV)
+    tokens_R1 = torch.tensor(tokens, device=logits_RV.device)[:, None]
+    own = logprobs_RV.gather(1, tokens_R1)[:, 0].tolist()
+    ranks = _ranks(logits_RV, tokens_R1)
+    if not num_top:
+        return [TokenLogprob(token, logprob, rank=rank) for token, logprob, rank in zip(tokens, own, ranks)]
+    entries = []
+    for row, (token, logprob, rank) in enumerate(zip(tokens, own, ranks)):
+        top = most_likely(logits_RV[row], num_top)
+        pairs = tuple(zip(top.tolist(), logprobs_RV[row, top].tolist()))
+        entries.append(TokenLogprob(token, logprob, pairs, rank))
+    return entries
+
+
+def _ranks(logits_RV: torch.Tensor, tokens_R1: torch.Tensor) -> list[int]:
+    """Of each row's token among all ids; the logits decide, since two of them can round to one log-probability."""
+    own_R1 = logits_RV.gather(1, tokens_R1)
+    is_lower_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device) < tokens_R1
+    is_better_RV = (logits_RV > own_R1) | ((logits_RV == own_R1) & is_lower_RV)
+    return (is_better_RV.sum(1) + 1).tolist()

@@ -1,0 +1,190 @@
+"""The mixers as data, one class each; `models.kinds` says what they build and what they cost."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from hyla.models.config.base import Count, MixerConfig, NormConfig, RopeConfig
+
+
+class SoftmaxConfig(MixerConfig):
+    """Grouped-query softmax attention."""
+
+    kind: Literal["softmax"] = "softmax"
+    num_heads: Count
+    num_kv_heads: Count
+    head_dim: Count
+    qk_norm: NormConfig | None = None
+    """RMSNorm on the queries and keys before the rotation (Qwen3)."""
+    qk_norm_scope: Literal["head", "projection"] = "head"
+    """Norm each head alone (Qwen3), or all heads of a projection as one vector (MiniMax-M2)."""
+    rope: RopeConfig | None = None
+    """None: no position code (NoPE)."""
+    output_gate: bool = False
+    """Multiply the heads' outputs by sigmoid of a second projection (Qwen3-Next)."""
+    window: Count | None = None
+    """Keys that a row sees, its own included (MiMo-V2: 128); None: all earlier ones."""
+    sinks: bool = False
+    """One learned logit per head that joins the softmax's denominator only (MiMo-V2, gpt-oss)."""
+    value_dim: Count | None = None
+    """Channels of a value head; None: head_dim."""
+    value_scale: float = 1.0
+    """Factor on the values before they are cached (MiMo-V2: 0.707)."""
+
+    @model_validator(mode="after")
+    def _groups(self):
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
+        return self
+
+
+class MLAConfig(MixerConfig):
+    """Multi-head latent attention, computed in the absorbed form everywhere."""
+
+    kind: Literal["mla"] = "mla"
+    num_heads: Count
+    q_lora_dim: Count | None = None
+    """Rank of the query's down-projection; None: one full projection."""
+    kv_lora_dim: Count
+    nope_dim: Count
+    """Channels of a query head that meet the latent."""
+    rope_dim: Count
+    """Channels of a query head that meet the shared key part (rotated only when `rope` is set)."""
+    value_dim: Count
+    norm_eps: float = Field(default=1e-6, gt=0)
+    """Of the norms of the latent (and of the query's latent)."""
+    rope: RopeConfig | None = None
+    scale_factor: Annotated[float, Field(gt=0)] = 1.0
+    """On the softmax scale (nope_dim + rope_dim)^-0.5, e.g. YaRN's squared magnitude (DeepSeek)."""
+    head_gate: bool = False
+    """Multiply each head's output by sigmoid of one number, from a projection of x (Ling-3.0)."""
+
+
+class SparseMLAConfig(MLAConfig):
+    """MLA over the keys that a lightning indexer selects (DeepSeek Sparse Attention)."""
+
+    kind: Literal["sparse_mla"] = "sparse_mla"
+    num_index_heads: Count
+    index_dim: Count
+    """Channels of the indexer's queries and of its one key; the first rope.rotary_dim are rotated, by halves."""
+    num_selected: Count
+    """Keys that a token attends to; all of them while the context is not longer."""
+
+    @model_validator(mode="after")
+    def _indexer(self):
+        if self.q_lora_dim is None:
+            raise ValueError("q_lora_dim must be set: the indexer reads the query's latent")
+        if self.rope is not None and self.rope.rotary_dim > self.index_dim:
+            raise ValueError(f"index_dim {self.index_dim} must hold rope.rotary_dim {self.rope.rotary_dim}")
+        return self
+
+
+class GatedDeltaConfig(MixerConfig):
+    """Gated delta rule with a scalar decay per value head (Gated DeltaNet)."""
+
+    kind: Literal["gated_delta"] = "gated_delta"
+    num_key_heads: Count
+    num_value_heads: Count
+    key_dim: Count
+    value_dim: Count
+    conv_len: Annotated[int, Field(ge=1, le=8)] = 4
+    norm_eps: float = Field(default=1e-6, gt=0)
+    """Of the output norm, which is gated by silu(z)."""
+
+    @model_validator(mode="after")
+    def _groups(self):
+        if self.num_value_heads % self.num_key_heads:
+            raise ValueError("num_value_heads must be a multiple of num_key_heads")
+        return self
+
+
+class KDAConfig(MixerConfig):
+    """Kimi Delta Attention: delta rule with a decay per key channel."""
+
+    kind: Literal["kda"] = "kda"
+    num_heads: Count
+    key_dim: Count
+    value_dim: Count
+    conv_len: Annotated[int, Field(ge=1, le=8)] = 4
+    gate_rank: Count | None = None
+    """Rank of the decay's and of the output gate's low-rank projections; None: one full projection each (Ling-3.0)."""
+    norm_eps: float = Field(default=1e-5, gt=0)
+    """Of the output norm, which is gated by a sigmoid."""
+    decay_lower_bound: Annotated[float, Field(lt=0)] | None = None
+    """Lowest log decay of a token: it is this times a sigmoid (the "safe gate" of Ling-3.0). None: no bound."""
+
+
+class LinearAttentionConfig(MixerConfig):
+    """Linear attention with the features elu + 1 and a normaliser."""
+
+    kind: Literal["linear"] = "linear"
+    num_heads: Count
+    key_dim: Count
+    value_dim: Count
+    eps: float = Field(default=1e-6, gt=0)
+    """Added to the normaliser, which is a sum of positive features."""
+
+
+class LightningConfig(MixerConfig):
+    """Lightning attention: linear attention with a constant decay per head."""
+
+    kind: Literal["lightning"] = "lightning"
+    num_heads: Annotated[int, Field(ge=1, le=65536)]
+    """Bounded, because each head gets a slope before any tensor is looked at."""
+    head_dim: Count
+    slopes: Literal["minimax", "bailing", "bailing_engines", "bailing_clamped"]
+    """Which formula gives the heads' slopes by depth (`layers.slopes.DEPTH_FACTORS`)."""
+    layer: Annotated[int, Field(ge=0)]
+    """Place among all layers of the published model, from 0: deeper layers decay less."""
+    num_layers: Count
+    """All layers of the published model, whatever their mixer."""
+    silu: bool = False
+    """SiLU on queries, keys and values (MiniMax)."""
+    qk_norm: NormConfig | None = None
+    """RMSNorm on each query and key head before the rotation (Bailing)."""
+    rope: RopeConfig | None = None
+    scaled: bool = True
+    """Multiply queries by head_dim^-0.5 (Bailing); MiniMax does not."""
+    norm_groups: Count = 1
+    """Equal parts of the output, over all heads, that are normed apart."""
+    norm_eps: float = Field(default=1e-6, gt=0)
+    """Of the output norm, which is gated by a sigmoid."""
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.layer >= self.num_layers:
+            raise ValueError(f"layer {self.layer} must be below num_layers {self.num_layers}")
+        if self.num_layers == 1 and self.slopes != "minimax":
+            raise ValueError(f"the {self.slopes} slopes are not defined for a single layer")
+        if self.num_heads * self.head_dim % self.norm_groups:
+            raise ValueError(f"num_heads * head_dim must be a multiple of norm_groups {self.norm_groups}")
+        if self.qk_norm and self.qk_norm.zero_centered:
+            raise ValueError("qk_norm of lightning attention is not zero-centred")
+        return self
+
+
+class Mamba2Config(MixerConfig):
+    """Mamba-2: state space dual with a scalar decay per head."""
+
+    kind: Literal["mamba2"] = "mamba2"
+    num_heads: Count
+    head_dim: Count
+    num_groups: Count
+    """Groups of heads that share B and C; also the groups of the output norm."""
+    state_dim: Count
+    """Size of the state per channel (N in the paper)."""
+    conv_len: Annotated[int, Field(ge=1, le=8)] = 4
+    norm_eps: float = Field(default=1e-5, gt=0)
+    """Of the output norm, whose input is gated by silu(z)."""
+    time_step_limit: tuple[Annotated[float, Field(ge=0)], float] = (0.0, float("inf"))
+    """Smallest and largest dt. Published models do not limit it."""
+
+    @model_validator(mode="after")
+    def _sizes(self):
+        if self.num_heads % self.num_groups:
+            raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_groups {self.num_groups}")
+        if not self.time_step_limit[0] <= self.time_step_limit[1]:
+            raise ValueError(f"time_step_limit {self.time_step_limit} must be ascending")
+        return self

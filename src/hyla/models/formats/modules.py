@@ -1,0 +1,57 @@
+"""What most published formats call the parts of their modules: keys of config.json, and names of tensors."""
+
+from __future__ import annotations
+
+from hyla.models.formats.names import Rule, fuse, stack, weights
+from hyla.models.formats.published import Count, Strict
+
+# Published key: field of our config.
+GROUPED_QUERY = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads", "head_dim": "head_dim"}
+"""Of `SoftmaxConfig`."""
+
+MLA = {
+    "num_attention_heads": "num_heads",
+    "q_lora_rank": "q_lora_dim",
+    "kv_lora_rank": "kv_lora_dim",
+    "qk_nope_head_dim": "nope_dim",
+    "qk_rope_head_dim": "rope_dim",
+    "v_head_dim": "value_dim",
+}
+"""Of `MLAConfig`."""
+
+LATENT_EPS = 1e-6
+"""Of the norms of MLA's latents, whatever `rms_norm_eps` is: the published codes leave it at its default."""
+
+MLP = {"intermediate_size": "intermediate_dim"}
+"""Of `MLPConfig`."""
+
+
+class MLAKeys(Strict):
+    """The keys of `MLA` but the number of heads, with the defaults that the formats share."""
+
+    q_lora_rank: Count | None = None
+    kv_lora_rank: Count = 512
+    qk_nope_head_dim: Count = 128
+    qk_rope_head_dim: Count = 64
+    v_head_dim: Count = 128
+
+
+def mla_names(prefix: str, *others: str, out: str = "o_proj") -> tuple[Rule, ...]:
+    """Rules of an MLA layer. others: pairs of renamed weights that a format has beside them; out: the output's name.
+
+    Either the query's projection or its two halves are there; a rule whose tensors a model lacks is left out.
+    """
+    return (
+        *weights(prefix, "q_proj q", "q_a_proj q_a", "q_a_layernorm q_a_norm", "q_b_proj q_b"),
+        *weights(prefix, "kv_a_proj_with_mqa kv_a", "kv_a_layernorm kv_norm", f"{out} o", *others),
+        fuse(f"{prefix}kv_b_proj.weight", ("k_up", "v_up"), groups="num_heads"),
+    )
+
+
+QK_NORMED_ATTENTION = weights(
+    "self_attn.", "q_proj q", "k_proj k", "v_proj v", "o_proj o", "q_norm q_norm", "k_norm k_norm"
+)
+"""Rules of a softmax layer with QK-norm, each projection a tensor of its own."""
+
+EXPERTS = tuple(stack(f"mlp.experts.{{}}.{name}_proj.weight", f"experts_{name}") for name in ("gate", "up", "down"))
+"""Rules of routed experts that are published one by one."""

@@ -1,0 +1,63 @@
+"""Finding a family: every file of `hyla.models.families` is one, by its name and by what config.json calls it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import lru_cache
+
+from hyla.errors import CheckpointError
+from hyla.models import families as family_files
+from hyla.models.formats.family import Family
+
+
+@lru_cache(maxsize=1)
+def _families() -> dict[str, Family]:
+    found = {}
+    for entry in pkgutil.iter_modules(family_files.__path__):
+        family = importlib.import_module(f"{family_files.__name__}.{entry.name}").FAMILY
+        for model_type in (entry.name, family.name, *family.model_types):
+            found[model_type] = family
+    return found
+
+
+def families() -> tuple[Family, ...]:
+    """Every family, once."""
+    return tuple({id(family): family for family in _families().values()}.values())
+
+
+def known_model_types() -> tuple[str, ...]:
+    """Every family and every `model_type` that can be loaded."""
+    written = {family.model_type for family in _families().values() if family.model_type}
+    return tuple(sorted({*_families(), *written}))
+
+
+def family_of(model_type: str | None) -> Family:
+    """The family of that name or `model_type`. Raises CheckpointError that lists the known ones."""
+    family = _families().get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        raise CheckpointError(f"unknown model_type {model_type!r} in config.json; Hyla reads {known_model_types()}")
+    return family
+
+
+def family_of_published(published: Mapping) -> Family:
+    """The family of a config.json: by its `model_type`, and by their markers where several families share one.
+
+    Raises CheckpointError that lists the known ones.
+    """
+    model_type = published.get("model_type")
+    marked = {
+        family.name: family
+        for family in _families().values()
+        if family.marker and model_type in (family.model_type, *family.shared_types)
+    }
+    for family in marked.values():
+        if published.get(family.marker) is not None:
+            return family
+    if marked and model_type not in _families():
+        keys = [family.marker for family in marked.values()]
+        raise CheckpointError(
+            f"config.json has model_type {model_type!r} without {keys}: Hyla does not read that variant"
+        )
+    return family_of(model_type)

@@ -1,0 +1,41 @@
+"""Attention by the CPU's own kernel (ops/native/attention.c), which reads the pages where they lie."""
+
+from __future__ import annotations
+
+from hyla.errors import ConfigError
+from hyla.ops import native
+from hyla.ops.attention.pages import PagedKV, scratch_pages
+from hyla.ops.attention.plan import page_table
+from hyla.ops.batch import Batch
+from hyla.ops.native import kernels
+
+unsupported = native.unsupported
+
+
+def forward(q_THK, k_TGK, v_TGV, sinks_H, *, batch: Batch, cache: PagedKV | None, scale: float, value_dim: int, window):
+    """o [T, Hq, V] and the statistics m, l [T, Hq] (None with a cache). New rows are written to their pages first."""
+    table = page_table(batch, window)
+    pages = scratch_pages(k_TGK, v_TGV, 1 + table.highest) if cache is None else cache
+    _check_memory(pages, table.highest)
+    return kernels.attention(
+        q_THK,
+        k_TGK,
+        v_TGV,
+        (table.first_N, table.pages),
+        batch.spans_4N,
+        pages.k_pages,
+        pages.v_pages,
+        scale=scale,
+        value_dim=value_dim,
+        window=window,
+        sinks=sinks_H,
+        with_statistics=cache is None,
+    )
+
+
+def _check_memory(pages: PagedKV, highest: int) -> None:
+    """The kernel trusts its addresses."""
+    for name, tensor in (("k_pages", pages.k_pages), ("v_pages", pages.v_pages)):
+        if tensor is not None and not (tensor.is_contiguous() and highest < tensor.shape[0]):
+            found = f"{list(tensor.shape)} with strides {tensor.stride()}"
+            raise ConfigError(f"attention: {name} is {found}; it must be dense and have page {highest}")

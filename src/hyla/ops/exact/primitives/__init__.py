@@ -1,0 +1,195 @@
+"""Element-wise and row-wise functions whose result for a row never depends on the other rows.
+
+PyTorch's own `sigmoid`, `silu` and `softplus` change in the last bit with an element's place in a SIMD tail, and a sum
+over a very wide row with the number of rows (`python -m bench invariance` shows); `exp`, `log1p`, `sqrt` and
+`+ - * /` do not. The layers use only what is here, and tests/ops/test_primitives.py keeps it so.
+
+Each function has its own gradient: it saves its inputs only, and stays finite where the composed formula's would be
+infinity times zero. The forward pass is the same code with and without autograd: the backend's (`pytorch.py`,
+`native.py`).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hyla.ops.backends import choose
+from hyla.ops.exact.primitives.pytorch import root_mean_square, root_sum_square, scale_of, silu_backward, sum_last, wide
+
+__all__ = [
+    "l2_norm",
+    "log_softmax_last",
+    "relu2",
+    "rms_norm",
+    "sigmoid",
+    "sigmoid_gate",
+    "silu",
+    "softmax_last",
+    "softplus",
+    "sum_last",
+    "swiglu",
+    "wide",
+]
+
+OPERATOR = "exact.primitives"
+
+
+def _differentiable(*tensors: torch.Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """1 / (1 + exp(-x)), any shape, in x's dtype (callers pass fp32 or float64)."""
+    return _Sigmoid.apply(x) if _differentiable(x) else choose(OPERATOR, x).sigmoid(x)
+
+
+class _Sigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = choose(OPERATOR, x).sigmoid(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        (y,) = ctx.saved_tensors
+        return grad * y * (1.0 - y)
+
+
+def silu(x: torch.Tensor) -> torch.Tensor:
+    """x sigmoid(x), computed as x / (1 + exp(-x))."""
+    return _Silu.apply(x) if _differentiable(x) else choose(OPERATOR, x).silu(x)
+
+
+class _Silu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return choose(OPERATOR, x).silu(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * silu_backward(x, sigmoid(x))
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up in fp32 (float64 for float64), rounded once to the inputs' dtype."""
+    return _SwiGLU.apply(gate, up) if _differentiable(gate, up) else choose(OPERATOR, gate, up).swiglu(gate, up)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.save_for_backward(gate, up)
+        return choose(OPERATOR, gate, up).swiglu(gate, up)
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate, up = (wide(tensor) for tensor in ctx.saved_tensors)
+        return (grad * up * silu_backward(gate, sigmoid(gate))).to(grad.dtype), (grad * silu(gate)).to(grad.dtype)
+
+
+def sigmoid_gate(x: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x sigmoid(gate) for fp32 (float64) x and any gate, computed in x's dtype and rounded once to `dtype`."""
+    if _differentiable(x, gate):
+        return (x * sigmoid(gate.to(x.dtype))).to(dtype)
+    return choose(OPERATOR, x, gate).sigmoid_gate(x, gate, dtype)
+
+
+def softplus(x: torch.Tensor) -> torch.Tensor:
+    """log(1 + exp(x)) without overflow: max(x, 0) + log1p(exp(-|x|))."""
+    return _Softplus.apply(x) if _differentiable(x) else choose(OPERATOR, x).softplus(x)
+
+
+class _Softplus(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return choose(OPERATOR, x).softplus(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * sigmoid(*ctx.saved_tensors)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, *, eps: float, zero_centered: bool = False) -> torch.Tensor:
+    """x / sqrt(mean(x^2) + eps) * w over the last dimension, computed in fp32 (float64 for float64), in x's dtype.
+
+    w is `weight`, or `1 + weight` when zero_centered (Qwen3-Next), or 1 when None.
+    """
+    if _differentiable(x, weight):
+        return _RMSNorm.apply(x, weight, eps, zero_centered)
+    return choose(OPERATOR, x, weight).rms_norm(x, weight, eps, zero_centered)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, eps, zero_centered):
+        ctx.save_for_backward(x, weight)
+        ctx.eps, ctx.zero_centered = eps, zero_centered
+        return choose(OPERATOR, x, weight).rms_norm(x, weight, eps, zero_centered)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        values, grad = wide(x), wide(grad)
+        root = root_mean_square(values, ctx.eps)
+        normed = values / root
+        grad_weight = None
+        if weight is not None:
+            grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
+            grad = grad * scale_of(weight, values.dtype, ctx.zero_centered)
+        grad_x = (grad - normed * (grad * normed).mean(-1, keepdim=True)) / root
+        return grad_x.to(x.dtype), grad_weight, None, None
+
+
+def l2_norm(x: torch.Tensor, *, eps: float = 1e-6) -> torch.Tensor:
+    """x / sqrt(sum(x^2) + eps) over the last dimension (callers pass fp32 or float64)."""
+    return _L2Norm.apply(x, eps) if _differentiable(x) else choose(OPERATOR, x).l2_norm(x, eps)
+
+
+class _L2Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, eps):
+        ctx.save_for_backward(x)
+        ctx.eps = eps
+        return choose(OPERATOR, x).l2_norm(x, eps)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        root = root_sum_square(x, ctx.eps)
+        normed = x / root
+        return (grad - normed * (grad * normed).sum(-1, keepdim=True)) / root, None
+
+
+def softmax_last(x: torch.Tensor) -> torch.Tensor:
+    """Softmax over the last dimension of an fp32 or float64 tensor, of any width."""
+    return _Softmax.apply(x) if _differentiable(x) else choose(OPERATOR, x).softmax_last(x)
+
+
+class _Softmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = choose(OPERATOR, x).softmax_last(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        (y,) = ctx.saved_tensors
+        return y * (grad - (grad * y).sum(-1, keepdim=True))
+
+
+def log_softmax_last(x: torch.Tensor) -> torch.Tensor:
+    """log of the softmax over the last dimension of an fp32 or float64 tensor, of any width (a vocabulary)."""
+    shifted = x - x.detach().amax(-1, keepdim=True)
+    return shifted - sum_last(torch.exp(shifted)).log()
+
+
+def relu2(x: torch.Tensor) -> torch.Tensor:
+    """max(x, 0)^2 in fp32 (float64 for float64), rounded once to x's dtype. Plain autograd: every step is exact or
+    rounded once per element."""
+    positive = wide(x).clamp_min(0.0)
+    return (positive * positive).to(x.dtype)

@@ -1,0 +1,82 @@
+"""The primitives' forward passes, composed of operations whose elements do not depend on their place. Any device."""
+
+from __future__ import annotations
+
+import torch
+
+from hyla.ops.backends import runs_anywhere
+
+unsupported = runs_anywhere
+
+SUM_BLOCK = 4096
+"""Widest row that is summed in one library call; wider rows are sums of such blocks."""
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """x in fp32; float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def sum_last(x: torch.Tensor) -> torch.Tensor:
+    """Sum over the last dimension, which is kept: [..., W] -> [..., 1]. Plain autograd."""
+    x = x.contiguous()
+    if x.shape[-1] <= SUM_BLOCK:
+        return x.sum(-1, keepdim=True)
+    x = torch.nn.functional.pad(x, (0, -x.shape[-1] % SUM_BLOCK))
+    return sum_last(x.unflatten(-1, (-1, SUM_BLOCK)).sum(-1))
+
+
+def sigmoid(x: torch.Tensor) -> torch.Tensor:
+    return 1.0 / x.neg().exp_().add_(1.0)
+
+
+def silu(x: torch.Tensor) -> torch.Tensor:
+    # Not x * sigmoid(x): one rounding less.
+    return x / x.neg().exp_().add_(1.0)
+
+
+def silu_backward(x: torch.Tensor, sigmoid_of_x: torch.Tensor) -> torch.Tensor:
+    """Derivative of silu."""
+    return sigmoid_of_x * (1.0 + x * (1.0 - sigmoid_of_x))
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return silu(wide(gate)).mul_(up).to(up.dtype)
+
+
+def sigmoid_gate(x: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return (x * sigmoid(gate.to(x.dtype))).to(dtype)
+
+
+def softplus(x: torch.Tensor) -> torch.Tensor:
+    return x.abs().neg_().exp_().log1p_().add_(x.clamp_min(0.0))
+
+
+def root_mean_square(x: torch.Tensor, eps: float) -> torch.Tensor:
+    return sum_last(x * x).div_(x.shape[-1]).add_(eps).sqrt_()
+
+
+def scale_of(weight: torch.Tensor, dtype: torch.dtype, zero_centered: bool) -> torch.Tensor:
+    """The factor that a norm's weight stands for."""
+    return weight.to(dtype) + 1.0 if zero_centered else weight.to(dtype)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float, zero_centered: bool) -> torch.Tensor:
+    values = wide(x)
+    normed = values / root_mean_square(values, eps)
+    if weight is not None:
+        normed *= scale_of(weight, values.dtype, zero_centered)
+    return normed.to(x.dtype)
+
+
+def root_sum_square(x: torch.Tensor, eps: float) -> torch.Tensor:
+    return sum_last(x * x).add_(eps).sqrt_()
+
+
+def l2_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
+    return x / root_sum_square(x, eps)
+
+
+def softmax_last(x: torch.Tensor) -> torch.Tensor:
+    weights = (x - x.amax(-1, keepdim=True)).exp_()
+    return weights / sum_last(weights)

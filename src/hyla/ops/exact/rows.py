@@ -1,0 +1,222 @@
+"""Matrix products whose rows do not depend on how many rows there are.
+
+A library picks another kernel, with another order of summation, for another number of rows. So Hyla only ever calls
+it with a few row counts (buckets), checks once per weight shape, machine and thread count which of them give the same
+bits, and uses those: a row then has one result, whether it came alone or among 4,096 others. The set of calls is
+finite and every one of them has been compared; nothing is assumed about the library.
+
+The checks cost some tens of milliseconds and memory of about three weights for each shape, once per process. A weight
+of more than BLOCK_ELEMENTS (a vocabulary's) is checked, packed and multiplied in blocks of its outputs, so no check is
+larger than one block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from hyla.errors import BackendUnavailable
+from hyla.ops.exact.row_checks import agreeing_sets, agrees, check_data, check_lock
+
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Row counts that `linear` may use."""
+
+SMALL_ELEMENTS, SMALL_ROWS = 1 << 18, 2048
+"""Weights up to this size may also use this many rows: a call costs more than the arithmetic there."""
+
+ENOUGH_ROWS = 64
+"""A set of row counts that agree is worth using from this largest count on: prefill then runs near full speed."""
+
+BLOCK_ELEMENTS = 1 << 24
+"""Largest weight of one library call."""
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A weight [O, D] in the CPU library's own layout, by blocks of outputs. For inference only."""
+
+    blocks: tuple[torch.Tensor, ...]
+    shape: tuple[int, int]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """The row counts to use for one weight shape, ascending; `plain` are those that plain weights may use as they
+    are. For the others a plain weight is put into the library's layout first."""
+
+    rows: tuple[int, ...]
+    plain: frozenset[int]
+
+
+def _uses_packing(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+
+
+def _reorder(weight_OD: torch.Tensor) -> torch.Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight_OD.contiguous(), 1)
+
+
+def _linear_once(x_RD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """One library call. On the CPU always oneDNN, the library that packed weights belong to."""
+    if _uses_packing(x_RD.device, x_RD.dtype):
+        return torch.ops.mkldnn._linear_pointwise(x_RD, weight, None, "none", [], "")
+    return torch.nn.functional.linear(x_RD, weight)
+
+
+def block_sizes(out_dim: int, in_dim: int) -> tuple[int, ...]:
+    """Outputs of each block of a weight.
+
+    >>> block_sizes(1000, 48), block_sizes(151936, 1024)
+    ((1000,), (15232, 15232, 15232, 15232, 15232, 15232, 15232, 15232, 15232, 14848))
+    """
+    num_blocks = -(-out_dim * in_dim // BLOCK_ELEMENTS)
+    if num_blocks <= 1:
+        return (out_dim,)
+    size = -(-out_dim // (64 * num_blocks)) * 64
+    return (size,) * (out_dim // size) + ((out_dim % size,) if out_dim % size else ())
+
+
+def pack(weight_OD: torch.Tensor) -> torch.Tensor | Packed:
+    """The weight in the CPU library's own layout; other devices and float64: the weight itself. Undo: `unpack`."""
+    weight_OD = weight_OD.detach()
+    if not _uses_packing(weight_OD.device, weight_OD.dtype):
+        return weight_OD
+    blocks = tuple(_reorder(block) for block in weight_OD.split(block_sizes(*weight_OD.shape)))
+    return Packed(blocks, tuple(weight_OD.shape), weight_OD.dtype)
+
+
+def unpack(weight: torch.Tensor | Packed) -> torch.Tensor:
+    """The plain layout of a packed weight; exact."""
+    if not isinstance(weight, Packed):
+        return weight
+    plain = [block.to_dense() for block in weight.blocks]
+    return torch.cat(plain) if len(plain) > 1 else plain[0]
+
+
+@cache
+def row_buckets(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device, num_threads: int) -> Buckets:
+    """The row counts whose rows agree bit for bit, for a weight [out_dim, in_dim] of at most BLOCK_ELEMENTS.
+
+    Where the library has two kernels for this shape (few rows, many rows), the counts fall into sets; the one with the
+    smallest count is taken among those that reach ENOUGH_ROWS, else the one that reaches furthest.
+    """
+    with check_lock, torch.no_grad():
+        counts = ROW_BUCKETS + ((SMALL_ROWS,) if out_dim * in_dim <= SMALL_ELEMENTS else ())
+        generator = torch.Generator().manual_seed(20260101)
+        plain = check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
+        x_RD = check_data(counts[-1], in_dim, generator, 1.0).to(device=device, dtype=dtype)
+        weight = _reorder(plain) if _uses_packing(device, dtype) else plain
+        sets = agreeing_sets(counts, lambda first, count: _linear_once(x_RD[first : first + count], weight))
+        if not sets:
+            raise BackendUnavailable(f"no matrix product with a weight [{out_dim}, {in_dim}] in {dtype} repeats itself")
+        rows, expected = min(sets, key=lambda found: _preference(found[0]))
+
+        def call_plain(first: int, count: int) -> torch.Tensor:
+            return _linear_once(x_RD[first : first + count], plain)
+
+        return Buckets(rows, frozenset(count for count in rows if agrees(call_plain, count, expected)))
+
+
+def _preference(rows: tuple[int, ...]) -> tuple[int, int]:
+    """Smallest is best."""
+    return (0, rows[0]) if rows[-1] >= ENOUGH_ROWS else (1, -rows[-1])
+
+
+def split_rows(num_rows: int, buckets: tuple[int, ...]) -> list[int]:
+    """Bucket sizes that cover num_rows in order; the last may reach past the end (padding).
+
+    >>> split_rows(300, (1, 64, 256, 512))
+    [256, 64]
+    """
+    sizes = []
+    while num_rows > 0:
+        above = next((size for size in buckets if size >= num_rows), buckets[-1])
+        below = max((size for size in buckets if size <= num_rows), default=above)
+        size = above if above <= num_rows * 3 // 2 or below * 4 < num_rows else below
+        sizes.append(size)
+        num_rows -= size
+    return sizes
+
+
+def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Rows times one block, in calls of bucket sizes."""
+    if x_TD.dtype == torch.float64:
+        # An oracle's dtype: no promise, no check.
+        return torch.nn.functional.linear(x_TD, weight)
+    out_dim, in_dim = weight.shape
+    num_rows = x_TD.shape[0]
+    buckets = row_buckets(out_dim, in_dim, x_TD.dtype, x_TD.device, torch.get_num_threads())
+    if num_rows in buckets.rows and (weight.is_mkldnn or num_rows in buckets.plain):
+        return _linear_once(x_TD.contiguous(), weight)
+    sizes = [num_rows] if num_rows in buckets.rows else split_rows(num_rows, buckets.rows)
+    if not weight.is_mkldnn and not buckets.plain.issuperset(sizes):
+        weight = _reorder(weight)
+    parts, first = [], 0
+    for size in sizes:
+        rows_RD = x_TD[first : first + size]
+        if rows_RD.shape[0] < size:
+            rows_RD = torch.cat([rows_RD, rows_RD.new_zeros(size - rows_RD.shape[0], in_dim)])
+        parts.append(_linear_once(rows_RD.contiguous(), weight)[: num_rows - first])
+        first += size
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _linear_rows(x_TD: torch.Tensor, weight: torch.Tensor | Packed) -> torch.Tensor:
+    if isinstance(weight, Packed):
+        blocks = weight.blocks
+    else:
+        sizes = block_sizes(*weight.shape)
+        blocks = weight.detach().split(sizes) if len(sizes) > 1 else (weight.detach(),)
+    if len(blocks) == 1:
+        return _linear_block(x_TD, blocks[0])
+    return torch.cat([_linear_block(x_TD, block) for block in blocks], dim=1)
+
+
+def gradient_product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
+    """a b for backward passes: repeats itself bit for bit, but a row may depend on M. Either may be a transposed view.
+
+    On the CPU this is oneDNN, at twice the rate of the library behind `@` in fp32 (docs/log.md).
+    """
+    if not (_uses_packing(a_MK.device, a_MK.dtype) and a_MK.numel() and b_KN.numel()):
+        return a_MK @ b_KN
+    # The library has a fast routine for dense operands only, transposed or not.
+    a_MK, b_KN = (x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous() for x in (a_MK, b_KN))
+    return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.t(), None, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_TD, weight):
+        ctx.save_for_backward(x_TD, weight)
+        return _linear_rows(x_TD, weight)
+
+    @staticmethod
+    def backward(ctx, grad_TO):
+        x_TD, weight = ctx.saved_tensors
+        grad_x = gradient_product(grad_TO, weight) if ctx.needs_input_grad[0] else None
+        grad_weight = gradient_product(grad_TO.t(), x_TD) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight
+
+
+def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor | Packed) -> torch.Tensor:
+    """x W^T for rows x [T, D] and a weight [O, D] of the same dtype, plain or packed; returns [T, O] in that dtype.
+
+    Exactness: a row's bits do not depend on T, on the other rows, on packing, or on autograd (float64: no promise).
+    Raises BackendUnavailable when a gradient is asked through packed weights (they are for inference).
+    """
+    if x_TD.shape[0] == 0:
+        return x_TD.new_zeros(0, weight_OD.shape[0])
+    if isinstance(weight_OD, Packed):
+        if torch.is_grad_enabled() and x_TD.requires_grad:
+            raise BackendUnavailable("packed weights have no gradient; call model.unpack() before training")
+        return _linear_rows(x_TD, weight_OD)
+    if torch.is_grad_enabled() and (x_TD.requires_grad or weight_OD.requires_grad):
+        return _Linear.apply(x_TD, weight_OD)
+    return _linear_rows(x_TD, weight_OD)

@@ -1,0 +1,15 @@
+"""The gated delta rule by the CPU's own kernel (ops/native/delta.c)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from hyla.ops import native
+from hyla.ops.chunks import delta_native
+
+unsupported = native.unsupported
+
+FIELDS = {"anchor": "anchor", "u": "u", "k_t": "keys", "decay_sum": "sums"}
+"""The kernel's field for each cache tensor."""
+
+forward = partial(delta_native.forward, FIELDS)

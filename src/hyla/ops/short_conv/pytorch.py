@@ -1,0 +1,79 @@
+"""The convolution as L multiply-adds over shifted rows.
+
+Rows whose whole window lies in this call (the body) are read where they stand, a stretch of rows at a time, so that
+the temporaries stay in the cache and nothing is gathered. The first rows of each sequence (the heads) are computed
+from a small buffer of their inputs. Both do the same L products and L - 1 sums per element, in the same order.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hyla.ops.backends import runs_anywhere
+from hyla.ops.short_conv.plan import ConvPlan
+
+unsupported = runs_anywhere
+
+STRETCH_ELEMENTS = 1 << 18
+"""Elements of one stretch of rows: 1 MiB of fp32."""
+
+
+def forward(x_TC: torch.Tensor, weight_CL: torch.Tensor, plan: ConvPlan, ring: torch.Tensor | None) -> torch.Tensor:
+    """The forward pass; reads the ring, then extends it."""
+    x_TC = x_TC.detach()
+    weight_LC = taps_first(weight_CL, x_TC.dtype)
+    heads_NMC = _head_rows(x_TC, weight_LC, plan, ring)
+    if plan.is_decode:
+        y_TC = heads_NMC.squeeze(1)
+    else:
+        y_TC = torch.empty_like(x_TC, dtype=weight_LC.dtype, memory_format=torch.contiguous_format)
+        if plan.has_body:
+            _body_rows(x_TC, weight_LC, y_TC)
+        y_TC[plan.head_rows_R] = heads_NMC.flatten(0, 1)[plan.head_places_R]
+    if ring is not None:
+        kept_WC = x_TC if plan.kept_rows_W is None else x_TC[plan.kept_rows_W]
+        ring[plan.kept_slots_W, plan.kept_ring_W] = kept_WC
+    return y_TC
+
+
+def taps_first(weight_CL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[L, C], contiguous, in the dtype of the computation."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.empty(weight_CL.shape[::-1], dtype=wide, device=weight_CL.device).copy_(weight_CL.detach().t())
+
+
+def _head_rows(x_TC, weight_LC, plan: ConvPlan, ring) -> torch.Tensor:
+    """The first M rows of every sequence, [N, M, C]; places past a sequence's end hold junk."""
+    new_NMC = x_TC[:, None] if plan.is_decode else x_TC[plan.head_source_NM]
+    if plan.taps == 1:
+        return new_NMC * weight_LC[0]
+    if ring is None:
+        history_NJC = new_NMC.new_zeros(new_NMC.shape[0], plan.taps - 1, new_NMC.shape[2])
+    else:
+        history_NJC = ring[plan.slots_N1, plan.history_NJ]
+        if plan.has_history_NJ1 is not None:
+            history_NJC = torch.where(plan.has_history_NJ1, history_NJC, history_NJC.new_zeros(()))
+    window_NWC = torch.cat([history_NJC, new_NMC], dim=1)
+    y_NMC = window_NWC[:, : plan.num_heads] * weight_LC[0]
+    for j in range(1, plan.taps):
+        y_NMC += window_NWC[:, j : j + plan.num_heads] * weight_LC[j]
+    return y_NMC
+
+
+def stretches(first: int, last: int, channels: int):
+    """Consecutive row ranges that cover [first, last)."""
+    rows = max(1, STRETCH_ELEMENTS // channels)
+    return [(start, min(start + rows, last)) for start in range(first, last, rows)]
+
+
+def _body_rows(x_TC: torch.Tensor, weight_LC: torch.Tensor, y_TC: torch.Tensor) -> None:
+    """All rows from L - 1 on as if the batch were one sequence; the head rows among them are overwritten later."""
+    taps, (tokens, channels) = weight_LC.shape[0], x_TC.shape
+    for first, last in stretches(taps - 1, tokens, channels):
+        y = y_TC[first:last]
+        torch.mul(x_TC[first - taps + 1 : last - taps + 1], weight_LC[0], out=y)
+        product = torch.empty_like(y)
+        for j in range(1, taps):
+            shift = taps - 1 - j
+            torch.mul(x_TC[first - shift : last - shift], weight_LC[j], out=product)
+            y += product

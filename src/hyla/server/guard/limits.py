@@ -1,0 +1,57 @@
+"""What one client may ask of the server, and for how long."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from hyla.models.config import Config, Count
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Limits(Config):
+    """Bounds of a server. Every one has an error of its own; none is silently applied. The flags of `hyla serve` are
+    made from it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    max_body_bytes: Count = 16 << 20
+    """Largest request body; a larger one is 413."""
+    max_json_depth: Count = 100
+    """Nesting of a request body."""
+    max_json_names: Count = 8192
+    """Names in one object of a request body."""
+    max_header_bytes: Annotated[int, Field(ge=1024)] = 64 << 10
+    """Path, query and headers together; more is 431."""
+    max_requests: Annotated[int, Field(ge=0)] = 512
+    """Unfinished requests of one model, waiting ones included; more are 503 with Retry-After."""
+    max_requests_per_key: Count | None = None
+    """Unfinished requests of one API key; more are 429 with Retry-After. None: as many as the model takes."""
+    max_prompts: Count = 128
+    """Prompts, or texts to embed, in one request."""
+    max_choices: Count = 256
+    """Prompts times n in one request."""
+    max_messages: Count = 4096
+    """Messages of one conversation."""
+    max_tools: Count = 128
+    """Tools that one request may define."""
+    max_schema_bytes: Count = 64 << 10
+    """A JSON schema, a regular expression or a grammar, as text."""
+    max_schema_depth: Count = 32
+    """Nesting of a JSON schema."""
+    max_stored_responses: Annotated[int, Field(ge=0)] = 1024
+    """Answers of /v1/responses that are kept in memory for `previous_response_id`; the oldest go first."""
+    max_stored_bytes: Annotated[int, Field(ge=0)] = 64 << 20
+    """All kept answers together, as JSON."""
+    body_seconds: Seconds = 30.0
+    """A request's body must have arrived within this time; else 408."""
+    header_seconds: Seconds = 15.0
+    """A connection must have sent a request's headers within this time, or it is closed."""
+    idle_seconds: Seconds = 30.0
+    """A connection without a request is closed after this time."""
+    read_seconds: Seconds = 60.0
+    """A client that takes nothing of a stream for this long is cut off and its work is cancelled."""
+    drain_seconds: Seconds = 30.0
+    """After SIGTERM, how long running answers may go on."""

@@ -1,0 +1,107 @@
+"""From the bytes of a request to checked fields. What is not supported is refused by name, never ignored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from hyla.errors import RequestError
+from hyla.server.guard.limits import Limits
+from hyla.server.reading.errors import HTTPFailure
+from hyla.server.reading.mistakes import request_error, short, written
+from hyla.server.schemas.fields import Body, NoEffect, OnlyNeutral
+
+logger = logging.getLogger(__name__)
+
+Schema = TypeVar("Schema", bound=Body)
+
+
+async def read_json(request: Request, limits: Limits) -> dict:
+    """The body as a JSON object. 413 when it is too large, 408 too slow, RequestError when it is not JSON."""
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            raw = await _read(request, limits.max_body_bytes)
+    except TimeoutError:
+        message = f"the body did not arrive within {limits.body_seconds:g} seconds; send it faster"
+        raise HTTPFailure(408, message, headers={"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPFailure(400, "the client left before its body had arrived") from None  # nobody reads it
+    try:
+        body = json.loads(raw.decode(), parse_constant=_refuse_constant)
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeError as error:
+        raise RequestError(f"the body is not valid UTF-8 text: {error}; send UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is not valid JSON: {error}; send a JSON object") from error
+    if not isinstance(body, dict):
+        raise RequestError(f"the body is a JSON {type(body).__name__}; send a JSON object")
+    _check_shape(body, limits.max_json_depth, limits.max_json_names)
+    return body
+
+
+def _check_shape(body: dict, most: int, most_names: int) -> None:
+    """Whatever reads the body later may do so by recursion, and may have something to say to each name."""
+    level: list[Any] = [body]
+    for _ in range(most):
+        if any(len(own) > most_names for own in level if isinstance(own, dict)):
+            raise RequestError(f"the body has an object of more than {most_names} names; send a smaller one")
+        containers = [own.values() if isinstance(own, dict) else own for own in level if isinstance(own, dict | list)]
+        level = [value for container in containers for value in container]
+        if not level:
+            return
+    raise RequestError(f"the body is nested deeper than {most} levels; send a flatter one")
+
+
+async def _read(request: Request, max_bytes: int) -> bytearray:
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > max_bytes:
+            raise HTTPFailure(413, f"the body is larger than {max_bytes} bytes; send less")
+    return raw
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def parse(schema: type[Schema], body: dict) -> Schema:
+    """Checked fields. Raises RequestError that names the first wrong one."""
+    try:
+        asked = schema.model_validate(body)
+    except ValidationError as error:
+        raise request_error(error, body) from error
+    _review(asked)
+    return asked
+
+
+_told: set[str] = set()
+"""Fields whose missing effect the log has."""
+
+
+def say_once(name: str, reason: str) -> None:
+    """Log that a field changes nothing, unless the log has it."""
+    if name not in _told:
+        _told.add(name)
+        logger.warning("requests set %s, which changes nothing here: %s", name, reason)
+
+
+def _review(asked: BaseModel, where: tuple[str | int, ...] = ()) -> None:
+    """Refuse what is known and not supported, here and inside; say once what has no effect."""
+    for name in sorted(asked.model_fields_set & type(asked).model_fields.keys()):
+        value, path = getattr(asked, name), (*where, name)
+        for mark in type(asked).model_fields[name].metadata:
+            if isinstance(mark, OnlyNeutral) and value is not None and value not in mark.values:
+                message = f"{written(path)} = {short(value)} is not supported; {mark.instead}"
+                raise RequestError(message, str(path[0]))
+            if isinstance(mark, NoEffect) and value is not None:
+                say_once(".".join(part for part in path if isinstance(part, str)), mark.reason)
+        for place, inner in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(inner, BaseModel):
+                _review(inner, path if place is None else (*path, place))

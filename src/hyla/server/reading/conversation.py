@@ -1,0 +1,122 @@
+"""From messages to a prompt: what chat templates expect, and how the answer's text is to be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hyla.answers.tools import ToolUse
+from hyla.checkpoints import Tokenizer
+from hyla.errors import RequestError
+from hyla.server.reading.content import text_of
+
+RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+"""Template names that come from the request's own fields."""
+
+
+class Arguments(dict):
+    """A call's arguments. Templates that expect an object find one, those that expect JSON text can join it to text."""
+
+    def __str__(self) -> str:
+        return json.dumps(self, ensure_ascii=False)
+
+    def __add__(self, other: str) -> str:
+        return str(self) + other
+
+    def __radd__(self, other: str) -> str:
+        return other + str(self)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One prompt, independent of the API that it came through."""
+
+    messages: Sequence[Mapping[str, Any]]
+    """In OpenAI's form."""
+    tools: ToolUse = field(default_factory=ToolUse)
+    template_names: Mapping[str, Any] = field(default_factory=dict)
+    """More names for the chat template."""
+    documents: Sequence[Mapping] | None = None
+    continues_final_message: bool = False
+    """The answer goes on with the last message's text."""
+    adds_generation_prompt: bool = True
+
+    @property
+    def may_think(self) -> bool:
+        """Whether the request lets the model reason first, under either name that templates have for it."""
+        return all(self.template_names.get(name) is not False for name in ("enable_thinking", "thinking"))
+
+    def final_text(self) -> str:
+        """The last message's text when the answer goes on with it."""
+        if not self.continues_final_message:
+            return ""
+        return text_of(self.messages[-1].get("content"), f"messages[{len(self.messages) - 1}].content").strip()
+
+    def render(self, tokenizer: Tokenizer) -> str:
+        """The prompt's text. Raises RequestError when the template refuses it."""
+        taken = RESERVED & set(self.template_names)
+        if taken:
+            name = min(taken)
+            raise RequestError(
+                f"chat_template_kwargs may not set {name}; it comes from the request", "chat_template_kwargs"
+            )
+        messages = [message_for_template(message, f"messages[{n}]") for n, message in enumerate(self.messages)]
+        names = dict(self.template_names)
+        if self.documents is not None:
+            names["documents"] = list(self.documents)
+        text = tokenizer.render_chat(
+            messages,
+            tools=self.tools.for_template(),
+            add_generation_prompt=self.adds_generation_prompt and not self.continues_final_message,
+            **names,
+        )
+        return _cut_after_final(text, messages) if self.continues_final_message else text
+
+
+def message_for_template(message: Mapping[str, Any], where: str = "message") -> dict[str, Any]:
+    """Content as one text, arguments as objects, reasoning under the name that templates read.
+
+    where: its place in the request, for people.
+    """
+    made = {name: value for name, value in message.items() if value is not None}
+    made["content"] = text_of(message.get("content"), f"{where}.content")
+    reasoning = made.get("reasoning_content", made.get("reasoning"))
+    if isinstance(reasoning, str):
+        made["reasoning_content"] = reasoning
+    if made.get("role") == "developer":
+        made["role"] = "system"
+    if "tool_calls" in made:
+        made["tool_calls"] = [
+            _call_for_template(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(made["tool_calls"])
+        ]
+    return made
+
+
+def _call_for_template(call: Any, where: str) -> dict:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise RequestError(f"{where} needs function.name; add it", "messages")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments) if arguments.strip() else {}
+        except (ValueError, RecursionError):
+            # What the model wrote is shown to it again, valid or not.
+            return {**call, "function": function}
+    if isinstance(arguments, dict) or arguments is None:
+        arguments = Arguments(arguments or {})
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _cut_after_final(text: str, messages: Sequence[Mapping]) -> str:
+    """The prompt up to the end of the last message's own text."""
+    final = messages[-1]["content"].strip()
+    place = text.rfind(final) if final else -1
+    if place < 0:
+        raise RequestError(
+            "continue_final_message needs a last message whose text the chat template shows; give it some content",
+            "continue_final_message",
+        )
+    return text[: place + len(final)]

@@ -1,0 +1,50 @@
+"""Prompts of a request: bounded, and encoded off the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.concurrency import run_in_threadpool
+
+from hyla.errors import RequestError
+from hyla.server.guard.limits import Limits
+from hyla.server.schemas.generation import GenerationFields
+from hyla.server.served import ServedModel
+
+
+def check_stream(asked: GenerationFields) -> None:
+    if asked.stream_options is not None and not asked.stream:
+        raise RequestError("stream_options is only for stream = true; leave it out", "stream_options")
+
+
+def check_choices(num_prompts: int, num_choices: int, limits: Limits) -> None:
+    if num_prompts * num_choices > limits.max_choices:
+        raise RequestError(
+            f"{num_prompts} prompts with {num_choices} choices each are more than the {limits.max_choices} choices "
+            f"that one request may have; send several requests",
+            "n",
+        )
+
+
+async def encode(
+    served: ServedModel,
+    prompts: Sequence[str | tuple[int, ...]],
+    *,
+    add_special_tokens: bool = True,
+    name: str = "the prompt",
+) -> list[tuple[int, ...]]:
+    """Token ids of each prompt. name: of them, in errors. Raises RequestError for ids that the model does not have."""
+
+    def work() -> list[tuple[int, ...]]:
+        made = []
+        for prompt in prompts:
+            if isinstance(prompt, str):
+                tokenizer = served.require_tokenizer("a text prompt")
+                # The engine's own tokenizers need not know the option.
+                more = {} if add_special_tokens else {"add_special_tokens": False}
+                prompt = tuple(tokenizer.encode(prompt, **more))
+            served.worker.facts.check_ids(prompt, name)
+            made.append(prompt)
+        return made
+
+    return await run_in_threadpool(work)

@@ -1,0 +1,172 @@
+"""From the names of HTTP requests to the engine's: the one place that knows both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from hyla.engine import Request, SamplingParams
+from hyla.errors import RequestError
+from hyla.server.reading.mistakes import short
+from hyla.server.schemas.chat import ChatRequest
+from hyla.server.schemas.completions import CompletionRequest
+from hyla.server.schemas.fields import Body
+from hyla.server.schemas.messages import CountTokensRequest, MessageRequest
+from hyla.server.schemas.responses import InputTokensRequest, ResponseRequest
+from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
+
+REQUEST_FIELDS = ("priority", "deadline_seconds", "cache_salt", "snapshot_at")
+"""Fields of request bodies that `Request` has under the same name."""
+
+THINKING_MARKS = ("thinking_start_ids", "thinking_end_ids")
+
+SHARED = (
+    "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "max_tokens", "min_tokens", "ignore_eos",
+    "stop_token_ids", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias",
+    "allowed_token_ids", "bad_words", "thinking_budget", "include_stop_str_in_output", "skip_special_tokens",
+)  # fmt: skip
+"""Sampling fields of requests that keep their name and meaning."""
+
+
+def sampling_params(asked: Any, **own) -> SamplingParams:
+    """The engine's parameters of a request body; `own` are fields of them that the route has worked out.
+
+    Raises RequestError for values that cannot be.
+    """
+    fields = {name: getattr(asked, name) for name in SHARED if name in type(asked).model_fields} | own
+    if fields.get("grammar") is None and fields.get("thinking_budget") is None:
+        # Nobody asks where thinking ends; following it would cost the engine something.
+        fields = {name: value for name, value in fields.items() if name not in THINKING_MARKS}
+    return SamplingParams(**in_engine(fields))
+
+
+def in_engine(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What is set, in the engine's form."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    return {name: FORMS[name](value) if name in FORMS else value for name, value in given.items()}
+
+
+def engine_request(
+    name: str, prompt: str | tuple[int, ...], params: SamplingParams, asked: Any = None, *, key: str | None = None
+) -> Request:
+    """One prompt of a request body. key: of the client, for fairness between them."""
+    own = type(asked).model_fields if asked is not None else ()
+    wanted = {field: getattr(asked, field) for field in REQUEST_FIELDS if field in own} | {"key": key}
+    return Request(name, prompt, params, **in_engine(wanted))
+
+
+def _seed(value: int) -> int:
+    return value % (1 << 64)  # OpenAI's seeds may be negative
+
+
+def _top_k(value: int) -> int:
+    return 0 if value == -1 else value  # other engines write "all" so
+
+
+def _logit_bias(value: Mapping[str, float]) -> dict[int, float]:
+    if not all(name.isascii() and name.isdigit() and len(name) < 10 for name in value):
+        raise RequestError(f"logit_bias = {short(value)}: its names must be token ids", "logit_bias")
+    return {int(name): bias for name, bias in value.items()}
+
+
+FORMS = {
+    "seed": _seed,
+    "top_k": _top_k,
+    "logit_bias": _logit_bias,
+    "stop": lambda value: (value,) if isinstance(value, str) else tuple(value),
+    "bad_words": tuple,
+    "allowed_token_ids": tuple,
+    "stop_token_ids": tuple,
+    "snapshot_at": tuple,
+}
+"""Values whose form differs in the engine."""
+
+CONSTRAINTS = (
+    "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+)  # fmt: skip
+
+OWN_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
+    ChatRequest: {
+        "prompt": ("messages",),
+        "input": ("messages",),
+        "max_tokens": ("max_completion_tokens", "max_tokens"),
+        "logprobs": ("top_logprobs", "logprobs"),
+        "grammar": (*CONSTRAINTS, "tools"),
+        "thinking_start_ids": ("thinking_budget", "reasoning_effort"),
+        "thinking_end_ids": ("thinking_budget", "reasoning_effort"),
+    },
+    CompletionRequest: {
+        "messages": ("prompt",),
+        "input": ("prompt",),
+        "n": ("best_of", "n"),
+        "grammar": CONSTRAINTS,
+        "thinking_start_ids": ("thinking_budget",),
+        "thinking_end_ids": ("thinking_budget",),
+    },
+    ResponseRequest: {
+        "prompt": ("input",),
+        "messages": ("input",),
+        "max_tokens": ("max_output_tokens",),
+        "logprobs": ("top_logprobs", "include"),
+        "grammar": ("text", "tools"),
+        "thinking_start_ids": ("thinking_budget", "reasoning"),
+        "thinking_end_ids": ("thinking_budget", "reasoning"),
+    },
+    InputTokensRequest: {"prompt": ("input",), "messages": ("input",)},
+    MessageRequest: {
+        "prompt": ("messages",),
+        "input": ("messages",),
+        "stop": ("stop_sequences",),
+        "grammar": ("output_config", "tools"),
+        "thinking_budget": ("thinking",),
+        "thinking_start_ids": ("thinking",),
+        "thinking_end_ids": ("thinking",),
+    },
+    CountTokensRequest: {"prompt": ("messages",), "input": ("messages",)},
+    EmbeddingRequest: {"prompt": ("input",), "messages": ("input",)},
+    TokenizeRequest: {"messages": ("messages", "prompt"), "input": ("prompt",)},
+    DetokenizeRequest: {"prompt": ("tokens",), "input": ("tokens",), "messages": ("tokens",)},
+    ScoreRequest: {"prompt": ("input", "context"), "messages": ("input",)},
+}
+"""By request body: what it calls a field that an error names by the engine's word. Where there are several, the first
+one that the client has sent is meant."""
+
+
+TOOL_GRAMMAR = re.compile(r"^the lark cannot be used: (at \d+\(\d+\): )?")
+"""How an error of the grammar begins that the server has made of the tools; the client never saw it."""
+
+
+def own_name(asked: Body, name: str | None) -> str | None:
+    """A field of this request for the engine's word; None when it has none."""
+    names = OWN_NAMES.get(type(asked), {}).get(name, (name,))
+    known = [own for own in names if own in type(asked).model_fields]
+    sent = (own for own in known if own in asked.model_fields_set and getattr(asked, own) is not None)
+    return next(sent, known[0] if known else None)
+
+
+@contextmanager
+def in_own_names(asked: Body) -> Iterator[None]:
+    """Request errors of what runs inside name the fields that the client knows."""
+    try:
+        yield
+    except RequestError as error:
+        param = own_name(asked, error.param)
+        text = _retold(str(error), asked, error.param)
+        if param == "tools":
+            text = TOOL_GRAMMAR.sub("the parameters of a tool cannot be used: ", text)
+        raise RequestError(text, param, error.code) from error
+
+
+def _retold(text: str, asked: Body, param: str | None) -> str:
+    """An error's text with the request's names in place of the engine's."""
+    for name in OWN_NAMES.get(type(asked), {}):
+        own = own_name(asked, name)
+        # Where both are fields, only the error's own one is known to be the engine's.
+        is_engine_s = name == param or name not in type(asked).model_fields
+        if is_engine_s and own != name and not re.search(rf"\b{own}\b", text):
+            # A word alone may be English; with "_" or before " = " it is a field.
+            end = r"\b" if "_" in name else "(?= = )"
+            text = re.sub(rf"(?<![\w.]){name}{end}", own, text)
+    return text
