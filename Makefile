@@ -35,6 +35,11 @@ lint: $(VENV)/installed-test
 types: $(VENV)/installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/installed-test
+	$(PIP) install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo build/docs/index.html
+
 abuse: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py
 
