@@ -40,6 +40,9 @@ docs: $(VENV)/installed-test
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo build/docs/index.html
 
+hooks: $(VENV)/installed-test
+	$(BIN)/pre-commit install
+
 abuse: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py
 
