@@ -40,7 +40,8 @@ def model_on(family: str, device: torch.device, seed: int = 5) -> Model:
 
 
 def tokens(model: Model, count: int, seed: int = 1) -> list[int]:
-    return torch.randint(min(40, model.config.vocab_size), (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(min(40, model.config.vocab_size), (count,), generator=generator).tolist()
 
 
 def store(vocab_size: int) -> TokenStore:
