@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "hyla"
 ORDER = (
-    {"errors", "grid", "lazy"},
+    {"errors", "grid", "lazy", "ranges"},
     {"json_files"},
     {"ops"},
     {"layers"},

@@ -81,7 +81,7 @@ def test_salts_that_nothing_is_kept_for_are_forgotten():
         cache.close(other[0])
         assert prefix.make_room(4)
     del sequence, branch, other
-    assert not prefix._roots and not prefix._grown
+    assert not prefix.tree.roots and not prefix.tree.grown
     cache.ledger.check()
 
 
@@ -233,18 +233,18 @@ class RandomPrefixes(RuleBasedStateMachine):
         assert ledger.slots.used == len(self.running)
         assert ledger.pages.used == len({page for sequence, _, _ in self.running for page in sequence.pages})
         assert ledger.snapshots.cached == self.prefix.num_checkpoints and ledger.snapshots.used == 0
-        nodes = list(self.prefix._nodes())
-        assert len(nodes) == self.prefix.num_nodes
+        nodes = list(self.prefix.tree.nodes())
+        assert len(nodes) == self.prefix.tree.num_nodes
         self.roots_are_those_that_somebody_needs(nodes)
         for sequence, _, tokens in self.running:
             assert read(self.cache.layers[0], sequence) == expected(tokens)
 
     def roots_are_those_that_somebody_needs(self, nodes):
         grown = {node.parent for node in nodes if node.depth == 1}
-        assert set(self.prefix._grown) == grown
+        assert set(self.prefix.tree.grown) == grown
         now = [branch for _, branch, _ in self.running if branch.epoch == self.prefix._epoch]
         stood_at = {branch.node for branch in now if not branch.node.depth}
-        assert set(self.prefix._roots.values()) == grown | stood_at
+        assert set(self.prefix.tree.roots.values()) == grown | stood_at
 
 
 TestRandomPrefixes = RandomPrefixes.TestCase

@@ -91,7 +91,7 @@ def test_loading_evicts_what_is_less_useful_but_not_its_own_beginning(tmp_path):
         prefix.checkpoint(branch, sequence)
         cache.close(sequence)
     assert prefix.lookup(long).length == 448
-    assert prefix.known(long, "", 7).depth == 7 and prefix.known(list(range(5000, 5200)), "", 3).depth < 3
+    assert prefix.tree.known(long, "", 7).depth == 7 and prefix.tree.known(list(range(5000, 5200)), "", 3).depth < 3
     cache.ledger.check()
 
 
@@ -226,7 +226,7 @@ class RandomSpills(RuleBasedStateMachine):
         ledger.check()
         assert ledger.pages.used == len({page for sequence, _, _ in self.running for page in sequence.pages})
         assert ledger.snapshots.cached == self.prefix.num_checkpoints and ledger.snapshots.used == 0
-        assert len(list(self.prefix._nodes())) == self.prefix.num_nodes
+        assert len(list(self.prefix.tree.nodes())) == self.prefix.tree.num_nodes
         assert self.prefix.spill.store.counts["failed"] == 0
         for sequence, _, tokens in self.running:
             check_reads(self.cache, sequence, tokens)

@@ -18,7 +18,7 @@ from hyla.engine.sampling.acceptance import Distribution, Draft, settle
 from hyla.engine.sampling.choosing import Chooser
 from hyla.engine.sampling.grammar import GrammarCompiler
 from hyla.engine.sampling.noise import DRAFTING, NoiseKey
-from hyla.engine.sampling.sampler import logprobs_of, loudest
+from hyla.engine.sampling.sampler import gumbel_argmax, logprobs_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 
@@ -70,7 +70,7 @@ def distribution(probs, is_sparse=True):
 
 def sample(source, key):
     with np.errstate(divide="ignore"):
-        return int(source.support[loudest(np.log(source.probs), source.support, key)])
+        return int(source.support[gumbel_argmax(np.log(source.probs), source.support, key)])
 
 
 @pytest.mark.parametrize(

@@ -135,9 +135,9 @@ class AnyUse(RuleBasedStateMachine):
         prefix = self.engine.prefix
         if prefix is None:
             return
-        nodes = list(prefix._nodes())
+        nodes = list(prefix.tree.nodes())
         kept = [node.checkpoint for node in nodes if node.checkpoint is not None]
-        assert (len(nodes), len(kept)) == (prefix.num_nodes, prefix.num_checkpoints)
+        assert (len(nodes), len(kept)) == (prefix.tree.num_nodes, prefix.num_checkpoints)
         ledger = self.engine.cache.ledger
         assert Counter(node.page for node in nodes) == +ledger.pages._keepers
         assert Counter(checkpoint.unit for checkpoint in kept) == +ledger.snapshots._keepers

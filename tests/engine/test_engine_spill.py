@@ -16,7 +16,7 @@ from hyla.caches import spill_file, spill_store
 from hyla.engine import Administration, Engine, SamplingParams
 from hyla.engine.hosting.thread import EngineThread
 from hyla.errors import ConfigError
-from hyla.models.weights import cast
+from hyla.models.state import cast
 
 MEMORY = 32 << 20
 CASES = [
@@ -360,11 +360,11 @@ def test_two_engines_share_a_folder(tmp_path):
 
 
 def test_equal_digests_of_other_tokens_give_no_state(tmp_path, monkeypatch):
-    from hyla.caches import digests, spill
+    from hyla.caches import digests, tree
 
     same = lambda before, page: bytes(31) + bytes([before[-1] + 1])  # noqa: E731
     monkeypatch.setattr(digests, "page_digest", same)
-    monkeypatch.setattr(spill, "page_digest", same)
+    monkeypatch.setattr(tree, "page_digest", same)
     filled(tmp_path)
     engine = make(tiny_model(), tmp_path)
     assert read_once(engine, tokens(200, 2)).usage.cached_tokens == 0

@@ -13,6 +13,7 @@ from hyla.caches.ledger import Units
 from hyla.caches.page_tables import PageTables
 from hyla.caches.prefix import PrefixCache
 from hyla.caches.storage import SnapshotStore
+from hyla.caches.tensors import PoolTensors
 from hyla.engine import Engine, EngineThread, Request, SamplingParams
 from hyla.engine.drafts import ModelDrafter
 from hyla.engine.requests.collect import Collector
@@ -91,7 +92,7 @@ PLACES = [
     (Cache, "resume", (2,), OUT_OF_MEMORY),
     (Cache, "batch", (4,), OUT_OF_MEMORY),
     (Cache, "commit", (7,), OUT_OF_MEMORY),
-    (Cache, "_copy_slot", (1,), OUT_OF_MEMORY),
+    (PoolTensors, "apply", (1, 5, 9), OUT_OF_MEMORY),
     (PageTables, "take", (1, 4), OUT_OF_MEMORY),
     (SnapshotStore, "save", (1, 2), OUT_OF_MEMORY),
     (SnapshotStore, "load", (1,), OUT_OF_MEMORY),
@@ -180,8 +181,18 @@ def test_a_sequence_that_cannot_be_started_ends_alone(expected, monkeypatch):
     engine = make()
     engine.generate(PROMPTS[0], PARAMS)
     collectors = [Collector(engine.add(Request(f"r{n}", prompt, PARAMS))) for n, prompt in enumerate(PROMPTS)]
+    load, refused = SnapshotStore.load, []
+
+    def load_but_one(store, slots, triples):
+        """The first slot to be loaded cannot be, alone or with others."""
+        refused.extend([] if refused else [triples[0][1]])
+        if refused[0] in [slot for _, slot, _ in triples] and len(refused) < 3:
+            refused.extend([None] if len(triples) > 1 else [None, None])
+            raise MemoryError("no room")
+        load(store, slots, triples)
+
     with monkeypatch.context() as patch:
-        fail_at(patch, SnapshotStore, "load", 1, MemoryError("no room"))
+        patch.setattr(SnapshotStore, "load", load_but_one)
         while engine.has_work:
             for event in engine.step():
                 collectors[int(event.request_id[1:])].add(event)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hyla.engine.requests.params import SamplingParams
 from hyla.engine.sampling import sampler
 from hyla.engine.sampling.noise import FEW, NoiseKey, first_words, gumbel, gumbel_of, uniform, words_of
-from hyla.engine.sampling.sampler import draw, filtered, greedy, kept_places, logprobs_of, loudest
+from hyla.engine.sampling.sampler import draw, filtered, greedy, gumbel_argmax, kept_places, logprobs_of
 
 VOCAB = 37
 
@@ -120,17 +120,17 @@ def test_the_quick_search_finds_the_largest_score_of_all(spread, count):
         scaled = scaled - scaled.max()
         words = first_words(key, count).tolist()
         scores = [float(value) + gumbel_of(word) for value, word in zip(scaled, words)]
-        assert loudest(scaled, None, key) == scores.index(max(scores))
+        assert gumbel_argmax(scaled, None, key) == scores.index(max(scores))
         ids = np.arange(count) * 3 + 1
         words = first_words(key, 3 * count + 1).tolist()
         scores = [float(value) + gumbel_of(words[n]) for value, n in zip(scaled, ids.tolist())]
-        assert loudest(scaled, ids, key) == scores.index(max(scores))
+        assert gumbel_argmax(scaled, ids, key) == scores.index(max(scores))
 
 
 def test_equal_scores_go_to_the_lower_place(monkeypatch):
     monkeypatch.setattr(sampler, "first_words", lambda key, count: np.full(count, 5, dtype=np.uint64))
-    assert loudest(np.zeros(2000), None, NoiseKey(0, 0, 0)) == 0
-    assert loudest(np.repeat([-1.0, 0.0], 700), None, NoiseKey(0, 0, 0)) == 700
+    assert gumbel_argmax(np.zeros(2000), None, NoiseKey(0, 0, 0)) == 0
+    assert gumbel_argmax(np.repeat([-1.0, 0.0], 700), None, NoiseKey(0, 0, 0)) == 700
 
 
 @pytest.mark.parametrize(

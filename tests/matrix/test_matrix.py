@@ -20,9 +20,16 @@ from hyla.layers.protocol import CacheSpec
 
 PAIRWISE = pairwise()
 PLAIN = Cell("off", "off", 64, 1, "untouched", "softmax", "float32", "greedy")
-ROLES = {"gated_delta": "anchor", "kda": "anchor", "lightning": "anchor", "linear": "anchor", "mamba2": "open"}
+ROLES = {
+    "gated_delta": "anchor",
+    "kda": "anchor",
+    "gla": "anchor",
+    "lightning": "anchor",
+    "linear": "anchor",
+    "mamba2": "open",
+}
 """Cached tensors that get a one-ulp error: states, or inputs where a strong decay swallows it; else keys and values."""
-STATES = ("gated_delta", "kda", "lightning", "mamba2", "linear")
+STATES = ("gated_delta", "kda", "gla", "lightning", "mamba2", "linear")
 """Mixers whose memory is a state."""
 
 
@@ -103,6 +110,12 @@ def test_a_one_ulp_error_in_what_is_cached_is_seen(mixer, dtype):
     assert "differ from the plain answer's" in str(run_cell(cell, fault))
 
 
+def slots_of(cache: Cache):
+    """The slot tensors of each layer, as they are once everything planned is done."""
+    names = [[tensor.name for tensor in spec.slot_tensors] for spec in cache.specs]
+    return [{name: layer[name] for name in own} for layer, own in zip(cache.layers, names)]
+
+
 @pytest.mark.parametrize("mixer", STATES)
 def test_a_slot_that_keeps_the_state_of_its_last_sequence_is_seen(mixer, monkeypatch):
     cell = replace(PLAIN, mixer=mixer, history="aborted")
@@ -111,11 +124,11 @@ def test_a_slot_that_keeps_the_state_of_its_last_sequence_is_seen(mixer, monkeyp
 
     def leaking(cache: Cache):
         (slot,) = cache.ledger.slots.take(1)
-        kept = [{name: tensor[slot].clone() for name, tensor in layer.items()} for layer in cache._slots]
+        kept = [{name: tensor[slot].clone() for name, tensor in layer.items()} for layer in slots_of(cache)]
         cache.ledger.slots.give_back([slot])
         sequence = opened(cache)
         assert sequence.slot == slot
-        for layer, own in zip(cache._slots, kept):
+        for layer, own in zip(slots_of(cache), kept):
             for name, tensor in layer.items():
                 tensor[slot] = own[name]
         return sequence
@@ -129,7 +142,11 @@ def test_the_state_of_another_snapshot_is_seen(mixer, monkeypatch):
     cell = replace(PLAIN, prefix="on", batch=9, mixer=mixer)
     assert run_cell(cell) == []
     load = SnapshotStore.load
-    monkeypatch.setattr(SnapshotStore, "load", lambda store, unit, *rest: load(store, unit + 1, *rest))
+
+    def others(store, slots, triples):
+        load(store, slots, [(unit + 1, *rest) for unit, *rest in triples])
+
+    monkeypatch.setattr(SnapshotStore, "load", others)
     assert "differ from the plain answer's" in str(run_cell(cell))
 
 
@@ -143,7 +160,7 @@ def test_a_page_of_the_tree_with_the_content_of_another_is_seen(mixer, monkeypat
         if pages:
             window = cache.specs[0].window
             first, second = pages[:2] if window is None else checkpoint.window_pages[0][1][:2]
-            for tensor in cache.tables.tensors_of(window):
+            for tensor in cache.tensors.pages_of(window):
                 tensor[second] = tensor[first].clone()
         return resume(cache, pages, checkpoint)
 

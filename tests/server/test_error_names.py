@@ -1,6 +1,7 @@
 """An error names a field that the client has sent or could send, whatever the engine calls it."""
 
 import ast
+import pickle
 from pathlib import Path
 
 import httpx
@@ -8,7 +9,7 @@ import pytest
 
 import hyla
 from hyla.engine import SamplingParams
-from hyla.errors import RequestError
+from hyla.errors import FieldError, RequestError
 from hyla.server.reading import translate
 from hyla.server.schemas.chat import ChatRequest
 
@@ -27,7 +28,7 @@ def literal_params():
     folders = [*root.glob("engine/**/*.py"), *root.glob("checkpoints/*.py"), root / "models" / "ids.py"]
     for path in folders:
         for node in ast.walk(ast.parse(path.read_text())):
-            if not (isinstance(node, ast.Call) and getattr(node.func, "id", None) == "RequestError"):
+            if not (isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("RequestError", "FieldError")):
                 continue
             given = [*node.args[1:2], *(own.value for own in node.keywords if own.arg == "param")]
             found |= {own.value if isinstance(own, ast.Constant) else own.id for own in given}
@@ -37,10 +38,10 @@ def literal_params():
 def test_every_name_of_the_engine_s_errors_is_a_field_of_each_request_or_none():
     names = literal_params() | set(SamplingParams.model_fields)
     assert {"prompt", "input", "max_tokens", "grammar", "thinking_budget"} <= names
-    for schema, table in translate.OWN_NAMES.items():
+    for schema, table in translate.CLIENT_NAMES.items():
         blank = schema.model_construct()
         for name in names:
-            own = translate.own_name(blank, name)
+            own = translate.client_name(blank, name)
             assert own is None or own in schema.model_fields
         assert all(set(own) <= set(schema.model_fields) for own in table.values()), "the table names no other field"
 
@@ -48,14 +49,14 @@ def test_every_name_of_the_engine_s_errors_is_a_field_of_each_request_or_none():
 def test_every_field_that_a_route_gives_the_engine_has_a_name_there():
     sent = {*translate.SHARED, *translate.REQUEST_FIELDS, "prompt", "input", "messages"}
     by_route = {"max_tokens", "logprobs", "prompt_logprobs", "grammar", *translate.THINKING_MARKS, "stop"}
-    routes = [schema for schema in translate.OWN_NAMES if "stream" in schema.model_fields]
+    routes = [schema for schema in translate.CLIENT_NAMES if "stream" in schema.model_fields]
     assert len(routes) == 4
     for schema in routes:
         given = {name for name in sent & set(schema.model_fields)} | {"prompt", "input", "messages"}
         given |= by_route - {"prompt_logprobs", "logprobs"} | ({"logprobs"} & set(schema.model_fields))
         if "stop" not in schema.model_fields and schema is not translate.MessageRequest:
             given -= {"stop"}
-        assert [name for name in given if translate.own_name(schema.model_construct(), name) is None] == []
+        assert [name for name in given if translate.client_name(schema.model_construct(), name) is None] == []
     assert literal_params() - set(NOT_FROM_A_ROUTE) <= sent | by_route | set(SamplingParams.model_fields)
 
 
@@ -153,10 +154,19 @@ def test_anthropic_s_errors_say_the_field_in_their_text(scripted_live, change, w
 
 def test_the_field_that_was_sent_is_meant():
     asked = ChatRequest(**CHAT)
-    assert translate.own_name(asked, "max_tokens") == "max_completion_tokens"
-    assert translate.own_name(ChatRequest(**CHAT, max_tokens=3), "max_tokens") == "max_tokens"
-    assert translate.own_name(asked, "mode") is None and translate.own_name(asked, None) is None
+    assert translate.client_name(asked, "max_tokens") == "max_completion_tokens"
+    assert translate.client_name(ChatRequest(**CHAT, max_tokens=3), "max_tokens") == "max_tokens"
+    assert translate.client_name(asked, "mode") is None and translate.client_name(asked, None) is None
     told = "the max_completion_tokens of max_tokens_per_day"
-    with pytest.raises(RequestError, match=told) as caught, translate.in_own_names(asked):
-        raise RequestError("the max_tokens of max_tokens_per_day", "max_tokens")
+    with pytest.raises(RequestError, match=told) as caught, translate.in_client_names(asked):
+        raise FieldError("the {max_tokens} of max_tokens_per_day", "max_tokens")
     assert caught.value.param == "max_completion_tokens"
+
+
+def test_an_error_is_data_that_survives_a_pipe():
+    """A value with braces is a value, not a name."""
+    error = FieldError("{stop} = {value}: at most {limit}", "stop", "too_long", value="{max_tokens}", limit=3)
+    for same in (error, pickle.loads(pickle.dumps(error))):
+        assert (same.param, same.code, same.value, same.limit) == ("stop", "too_long", "{max_tokens}", 3)
+        assert str(same) == "stop = {max_tokens}: at most 3"
+        assert same.told({"stop": "stop_sequences"}) == "stop_sequences = {max_tokens}: at most 3"

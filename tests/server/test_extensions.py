@@ -123,13 +123,13 @@ def test_other_choices_of_a_stream_wait_for_their_prompt_s_log_probabilities():
     prompt.prompt_ids = [(97, 98)]
     assert list(prompt.opening()) == []
     token = (TokenLogprob(5, -1.0, rank=2),)
-    assert list(prompt.news(1, TokenEvent("r", 1, (5,), "e", token))) == []
+    assert list(prompt.updates(1, TokenEvent("r", 1, (5,), "e", token))) == []
     first = TokenEvent("r", 0, (6,), "f", (TokenLogprob(6, -3.0),), (None, TokenLogprob(98, -2.0, rank=1)))
-    told = [json.loads(chunk[6:])["choices"][0] for chunk in prompt.news(0, first)]
+    told = [json.loads(chunk[6:])["choices"][0] for chunk in prompt.updates(0, first)]
     assert [(own["index"], own["text"]) for own in told] == [(0, "ab"), (1, "ab"), (1, "e"), (0, "f")]
     assert [own["logprobs"]["token_logprobs"] for own in told] == [[None, -2.0], [None, -2.0], [-1.0], [-3.0]]
     assert told[2]["logprobs"]["text_offset"] > told[1]["logprobs"]["text_offset"]
-    (later,) = prompt.news(1, TokenEvent("r", 1, (5,), "g", token))
+    (later,) = prompt.updates(1, TokenEvent("r", 1, (5,), "g", token))
     assert json.loads(later[6:])["choices"][0]["text"] == "g"
 
 

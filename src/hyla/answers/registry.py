@@ -13,7 +13,7 @@ from hyla.answers.protocol import Parser, PlainParser
 from hyla.answers.thinking import ReasoningFormat, ThinkingParser
 from hyla.answers.tool_format import ToolFormat
 from hyla.answers.tools import ToolUse
-from hyla.errors import ConfigError, RequestError
+from hyla.errors import ConfigError, FieldError, RequestError
 
 TOOL_FORMATS: tuple[ToolFormat, ...] = (
     qwen_xml.MIMO,
@@ -58,8 +58,8 @@ class AnswerFormat:
     def marks(self) -> dict[str, Any]:
         """Sampling parameters that say where thinking begins and ends. Raises RequestError when nobody knows."""
         if self.thinking_ids is None:
-            raise RequestError(
-                "this model has no thinking that is known here and could be bounded; leave thinking_budget out, or "
+            raise FieldError(
+                "this model has no thinking that is known here and could be bounded; leave {thinking_budget} out, or "
                 "start the server with --reasoning-parser",
                 "thinking_budget",
             )

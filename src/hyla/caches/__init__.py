@@ -2,6 +2,6 @@
 
 from hyla.caches.ledger import Ledger
 from hyla.caches.pool import Cache
-from hyla.caches.protocol import CachePool, Checkpoint, Sequence
+from hyla.caches.sequence import Checkpoint, Sequence
 
-__all__ = ["Cache", "CachePool", "Checkpoint", "Ledger", "Sequence"]
+__all__ = ["Cache", "Checkpoint", "Ledger", "Sequence"]

@@ -136,6 +136,10 @@ class Ledger:
         self.snapshots = Units("snapshots", num_snapshots)
         self.windows = {window: Units(f"window_{window}_pages", count) for window, count in (windows or {}).items()}
 
+    def pages_of(self, window: int | None) -> Units:
+        """The pages of a window; None: of the layers that see everything."""
+        return self.pages if window is None else self.windows[window]
+
     @property
     def units(self) -> tuple[Units, ...]:
         return (self.pages, self.slots, self.snapshots, *self.windows.values())

@@ -1,4 +1,8 @@
-"""The cache pool: every mixer's pages and slots behind one set of verbs. `page_tables` has the pages."""
+"""The cache pool: every mixer's pages and slots behind one set of verbs.
+
+The verbs keep the books (`ledger`, `page_tables`) and plan what the tensors need (`commands`); the plan is carried out
+together, before the tensors are read next (`tensors`).
+"""
 
 from __future__ import annotations
 
@@ -8,42 +12,28 @@ from contextlib import contextmanager
 
 import torch
 
+from hyla.caches.commands import Command
 from hyla.caches.ledger import Ledger, Units
 from hyla.caches.page_tables import PageTables
-from hyla.caches.protocol import Backup, Checkpoint, Sequence
-from hyla.caches.storage import (
-    SnapshotDtype,
-    SnapshotStore,
-    allocate,
-    snapshot_bytes,
-    windows_of,
-)
+from hyla.caches.plan import Plan
+from hyla.caches.rollback import limits_of
+from hyla.caches.sequence import Backup, Checkpoint, Sequence
+from hyla.caches.storage import SnapshotDtype, SnapshotStore, snapshot_bytes, windows_of
+from hyla.caches.tensors import PoolTensors
 from hyla.errors import CapacityError, ConfigError, HylaError
-from hyla.grid import BLOCK, CHUNK
+from hyla.grid import CHUNK
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.ops import backends
 from hyla.ops.batch import Batch
-from hyla.ops.short_conv import RING
-
-LONGEST_CONV = 8
-"""Taps of the longest short convolution that a config may ask for."""
-
-ROLLBACK_BY_ROLE = {
-    "anchor": lambda written: written // CHUNK * CHUNK,
-    "open": lambda written: max(written - 1, 0) // BLOCK * BLOCK,
-    "conv": lambda written: max(written - RING + LONGEST_CONV - 1, 0),
-    "window": lambda written: written // CHUNK * CHUNK,
-}
-"""Oldest length that each kind of cached tensor can go back to once `written` tokens were written: a closed chunk is
-folded into its anchor, the solve keeps one block of 16 rows, the convolution's ring overwrites its oldest input, and
-pages behind a window are given back. Other KV pages can go back to any length."""
 
 
 class Cache:
-    """A `CachePool` whose tensors live on one device.
+    """Pages and slots of all mixers of a model, on one device.
+
+    Between `batch` and `commit` the new rows are written but do not count.
 
     num_pages, num_slots, num_snapshots, num_window_pages (by window): how many can be handed out; one null unit (id 0)
-    comes on top of each. Window pages default to as many as the others.
+    comes on top of each. Window pages default to as many as the others. Raises ConfigError for none.
     """
 
     def __init__(
@@ -63,48 +53,77 @@ class Cache:
         self.device = torch.device(device)
         windows = {window: (num_window_pages or {}).get(window, num_pages) for window in windows_of(specs)}
         self.ledger = Ledger(num_pages, num_slots, num_snapshots, windows)
-        self.tables = PageTables(self.specs, self.ledger, self.device)
         self.snapshot_dtype: SnapshotDtype = snapshot_dtype
-        self.allocate()
-        roles = {tensor.role for spec in specs for tensor in spec.slot_tensors} | ({"window"} if windows else set())
-        self._limits = tuple(limit for role, limit in ROLLBACK_BY_ROLE.items() if role in roles)
+        self.tensors = PoolTensors(self.specs, self.ledger, snapshot_dtype, self.device)
+        self._backend: str | None = None
+        """What computed what is cached; None: nothing yet."""
+        self.plan = Plan(self.tensors)
+        self.tables = PageTables(self.ledger, self.plan.add)
+        self._limits = limits_of(self.specs)
         self.has_states = bool(snapshot_bytes(specs))
         """Some layer keeps more than pages, so that a sequence can only be taken up where there is a snapshot."""
 
     def allocate(self) -> None:
-        """Make the tensors, all zero: at the start, and again after `release`."""
-        self._backend: str | None = None
-        self.tables.allocate()
-        num_slots, num_snapshots = self.ledger.slots.total, self.ledger.snapshots.total
-        self._slots = tuple(allocate(spec.slot_tensors, num_slots, self.device) for spec in self.specs)
-        self.snapshots = SnapshotStore(self.specs, num_snapshots, self.snapshot_dtype, self.device)
-        self.layers: tuple[LayerCache, ...] = tuple({**p, **s} for p, s in zip(self.tables.layers, self._slots))
+        """Take the memory again, all zero, after `release`."""
+        self._backend = None
+        self.tensors.allocate()
 
     def release(self) -> None:
         """Free the tensors until `allocate`. Raises HylaError while anybody holds a page, a slot or a snapshot."""
         for units in self.ledger.units:
             if units.free < units.total:
                 raise HylaError(f"{units.total - units.free} {units.name} are held; close their sequences first")
-        self.tables.release()
-        self._slots = self.layers = ()
-        self.snapshots = SnapshotStore((), 0, self.snapshot_dtype, self.device)
+        self.plan.clear()
+        self.tensors.release()
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for layer in self.layers for tensor in layer.values()) + self.snapshots.nbytes
+        """Bytes of all tensors of the pool. Any thread may ask."""
+        return self.tensors.nbytes
+
+    # The tensors
+
+    @property
+    def layers(self) -> tuple[LayerCache, ...]:
+        """What a forward call takes: per mixer a dict name -> tensor, [pages + 1, *shape] or [slots + 1, *shape], where
+        row 0 is the null row. What was planned is carried out first."""
+        self.apply()
+        return self.tensors.layers
+
+    @property
+    def snapshots(self) -> SnapshotStore:
+        """The kept states; what was planned is carried out first."""
+        self.apply()
+        return self.tensors.snapshots
+
+    def apply(self) -> None:
+        """Carry out what was planned. What fails concerns only who it was for: see `failure_of`."""
+        self.plan.carry_out()
+
+    def failure_of(self, sequence: Sequence) -> Exception | None:
+        """Why the cache of a sequence is not what it should be, after `apply`."""
+        return self.plan.failure_of(sequence)
 
     def units_of(self, window: int | None) -> Units:
         """The ledger's pages of a window."""
-        return self.tables.units_of(window)
+        return self.ledger.pages_of(window)
+
+    # Steps
 
     def open(self) -> Sequence:
-        with self.ledger.slots.taking(1) as (slot,):
-            for layer in self._slots:
-                for tensor in layer.values():
-                    tensor[slot].zero_()
+        """A new, empty sequence with a zeroed slot. Raises CapacityError when no slot is free."""
+        (slot,) = self.ledger.slots.take(1)
+        self.plan.add(Command("zero_slots", ((slot,),)))
         return Sequence(slot=slot, tables={None: [], **{window: [] for window in self.ledger.windows}})
 
     def batch(self, parts: List[tuple[Sequence, int]], certain: List[int] | None = None) -> Batch:
+        """Reserve (and zero) pages for (sequence, new tokens) and describe the forward call that writes them.
+
+        certain: of each part, how many rows will be committed for sure (all by default); where the others could not be
+        undone, the slot is copied first, into a free one (`needs_backup` tells).
+        Raises CapacityError, reserving nothing, when pages or slots are short, and what kept a sequence's place from
+        being prepared.
+        """
         self._check_backend()
         sequences = [sequence for sequence, _ in parts]
         for sequence in sequences:
@@ -123,6 +142,10 @@ class Cache:
         self.tables.reserve(parts)
         for sequence in copied:
             self._back_up(sequence)
+        self.apply()
+        failure = next(filter(None, map(self.failure_of, sequences)), None)
+        if failure is not None:
+            raise failure
         for sequence, num_tokens in parts:
             sequence.pending = num_tokens
             sequence.written = max(sequence.written, sequence.length + num_tokens)
@@ -141,6 +164,7 @@ class Cache:
 
     def view(self, sequences: List[Sequence], starts: List[int], lengths: List[int]) -> Batch:
         """A forward call over rows whose pages are reserved already, for layers beside the trunk's: no cursor moves."""
+        self.apply()
         return Batch(
             lengths=tuple(lengths),
             starts=tuple(starts),
@@ -162,28 +186,28 @@ class Cache:
         return self.tables.num_missing(sequence, num_tokens, window)
 
     def needs_backup(self, sequence: Sequence, certain: int, uncertain: int) -> bool:
+        """Whether a batch of these rows would copy the slot."""
         if not uncertain:
             return False
         written = max(sequence.written, sequence.length + certain + uncertain)
         return self._oldest(written) > sequence.length + certain
 
     def _back_up(self, sequence: Sequence) -> None:
-        with self.ledger.slots.taking(1) as (slot,):
-            self._copy_slot(sequence.slot, slot)
+        self._drop_backup(sequence)  # of a batch that could not be prepared
+        (slot,) = self.ledger.slots.take(1)
+        self.plan.add(Command("copy_slots", ((sequence.slot, slot),)))
         sequence.backup = Backup(slot, sequence.length, sequence.written)
 
-    def _copy_slot(self, source: int, target: int) -> None:
-        for layer in self._slots:
-            for tensor in layer.values():
-                tensor[target] = tensor[source]
-
     def commit(self, sequence: Sequence, num_tokens: int) -> None:
+        """The first num_tokens rows written by the last forward call count from now on; the rest is forgotten. When
+        only a backup can forget it, the sequence is afterwards as long as before the call: its accepted tokens are to
+        be computed again. Raises HylaError when that would need rows that are gone (see `rollback`)."""
         self._check_valid(sequence)
         if not 0 <= num_tokens <= sequence.pending:
             raise HylaError(f"slot {sequence.slot}: cannot commit {num_tokens} tokens; {sequence.pending} are pending")
         length = sequence.length + num_tokens
         if sequence.backup is not None and length < self.oldest_length(sequence):
-            self._copy_slot(sequence.backup.slot, sequence.slot)
+            self.plan.add(Command("copy_slots", ((sequence.backup.slot, sequence.slot),)))
             length, sequence.written = sequence.backup.length, sequence.backup.written
         self._move(sequence, length)
         self._drop_backup(sequence)
@@ -194,17 +218,19 @@ class Cache:
             sequence.backup = None
 
     def rollback(self, sequence: Sequence, length: int) -> None:
+        """Move the cursor back. Raises HylaError below `oldest_length`, changing nothing."""
         self._check_valid(sequence)
         if not 0 <= length <= sequence.length:
             raise HylaError(f"slot {sequence.slot}: cannot roll back to {length}; its length is {sequence.length}")
         self._check_restorable(sequence, length)
-        self.tables.own(sequence, length)
+        self.tables.unshare(sequence, length)
         self._move(sequence, length)
 
     def _oldest(self, written: int) -> int:
         return max((limit(written) for limit in self._limits), default=0)
 
     def oldest_length(self, sequence: Sequence) -> int:
+        """The shortest length that `rollback` can restore now."""
         self._check_valid(sequence)
         return self._oldest(sequence.written)
 
@@ -223,12 +249,13 @@ class Cache:
         self.tables.cut(sequence, length)
 
     def fork(self, sequence: Sequence) -> Sequence:
+        """Another sequence with the same tokens, that shares the full pages. Raises CapacityError, taking nothing."""
         self._check_valid(sequence)
         self._check_restorable(sequence, sequence.length)
         if sequence.length % CHUNK and any(not self.units_of(window).free for window in sequence.tables):
             raise CapacityError("a fork needs a page of its own and none is free")
-        with self.ledger.slots.taking(1) as (slot,):
-            self._copy_slot(sequence.slot, slot)
+        (slot,) = self.ledger.slots.take(1)
+        self.plan.add(Command("copy_slots", ((sequence.slot, slot),)))
         forked = Sequence(slot=slot, tables={}, length=sequence.length, written=sequence.written)
         with self._closed_on_failure(forked):
             self.tables.share(sequence, forked)
@@ -238,13 +265,18 @@ class Cache:
 
     def checkpoint(self, sequence: Sequence, unit: int | None) -> Checkpoint:
         """Keep the state after the last multiple of 64 committed tokens. unit: a snapshot that the caller took from the
-        ledger; None exactly when `has_states` is False. Its window pages are kept on top (`drop_checkpoint`)."""
+        ledger; None exactly when `has_states` is False. Its window pages are kept on top (`drop_checkpoint`). Raises
+        what kept the state from being saved: it is saved now, since nobody may find a state that is not there."""
         self._check_valid(sequence)
         length = sequence.length // CHUNK * CHUNK
         if (unit is not None) != self.has_states or length == 0:
             raise HylaError(f"slot {sequence.slot}: no checkpoint with snapshot {unit} at length {length}")
         if unit is not None:
-            self.snapshots.save(unit, self._slots, sequence.slot)
+            self.plan.add(Command("save", ((sequence.slot, unit),)))
+            self.apply()
+            failure = self.plan.failure_of_snapshot(unit)
+            if failure is not None:
+                raise failure
         return Checkpoint(length, unit, self.tables.keep_windows(sequence, length))
 
     def drop_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -254,13 +286,14 @@ class Cache:
             self.ledger.snapshots.drop([checkpoint.unit])
 
     def resume(self, pages: List[int], checkpoint: Checkpoint | None) -> Sequence:
-        """A new sequence after 64 tokens per page; it shares the pages. Raises CapacityError when no slot is free."""
+        """A new sequence after 64 tokens per page, that shares the pages and goes on exactly as the one that was kept.
+        Raises CapacityError, taking nothing, when no slot is free."""
         sequence = self.open()
         length = len(pages) * CHUNK
         with self._closed_on_failure(sequence):
             self.tables.hold(sequence, pages, checkpoint.window_pages if checkpoint is not None else ())
             if checkpoint is not None and checkpoint.unit is not None:
-                self.snapshots.load(checkpoint.unit, self._slots, sequence.slot, length)
+                self.plan.add(Command("load", ((checkpoint.unit, sequence.slot, length),)))
         sequence.length = sequence.written = length
         return sequence
 
@@ -274,6 +307,7 @@ class Cache:
             raise
 
     def close(self, sequence: Sequence) -> None:
+        """Give pages and slot back and make the sequence unusable."""
         self._check_valid(sequence)
         sequence.is_valid = False
         self._drop_backup(sequence)

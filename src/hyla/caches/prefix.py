@@ -13,82 +13,16 @@ arXiv 2411.19379, section 4.2). Entries that a running sequence holds stay.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections import Counter
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
-from weakref import WeakValueDictionary
 
-from hyla.caches.digests import root_digest
 from hyla.caches.pool import Cache
-from hyla.caches.protocol import Checkpoint, Sequence
+from hyla.caches.sequence import Checkpoint, Sequence
+from hyla.caches.tree import Branch, Hit, MissReason, Node, Overflow, Tree, page_key
 from hyla.grid import CHUNK
-
-if TYPE_CHECKING:
-    from hyla.caches.spill import Spill
-
-MissReason = Literal["off", "too_short", "no_prefix", "no_snapshot", "evicted"]
-"""Why no token of a prompt was cached: the cache is off; the prompt has no whole page beside its last token; its first
-page is unknown; its pages are known but no state on their path; or what there was has been evicted."""
-
-REMEMBERED_EVICTIONS = 1 << 16
-"""Evicted prefixes whose hashes are remembered, so that a miss can say so."""
 
 EVICTED_AT_ONCE = 32
 """One part in this many of the pages is freed at once, since finding what to evict walks the tree."""
-
-
-@dataclass(eq=False)
-class Node:
-    """64 tokens of some prompts."""
-
-    key: tuple[int, ...]
-    page: int
-    parent: Node | None
-    depth: int
-    """Pages from the root, its own included."""
-    hash: int
-    last_used: int = 0
-    children: dict[tuple[int, ...], Node] = field(default_factory=dict)
-    checkpoint: Checkpoint | None = None
-    lost_checkpoint: bool = False
-    """It had one that was evicted."""
-    digest: bytes | None = None
-    """Names its prefix on the disk; computed when it is asked for (`spill.digest_of`)."""
-
-    def path(self) -> list[Node]:
-        """Nodes from the root's child to this one."""
-        nodes, node = [], self
-        while node.parent is not None:
-            nodes.append(node)
-            node = node.parent
-        return nodes[::-1]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """What a lookup found."""
-
-    node: Node
-    """Where to go on; the root for a miss."""
-    num_known_tokens: int
-    """Tokens of the prompt whose pages are known; more than `length` where a checkpoint is missing."""
-    reason: MissReason | None
-    """None for a hit."""
-
-    @property
-    def length(self) -> int:
-        """Cached tokens."""
-        return self.node.depth * CHUNK
-
-
-@dataclass(eq=False)
-class Branch:
-    """Where a running sequence stands in the tree: its whole pages up to `node` are the tree's."""
-
-    node: Node
-    epoch: int
 
 
 class PrefixCache:
@@ -97,14 +31,10 @@ class PrefixCache:
     def __init__(self, cache: Cache):
         self.cache = cache
         self.needs_checkpoint = cache.has_states or bool(cache.ledger.windows)
-        self._roots: WeakValueDictionary[str, Node] = WeakValueDictionary()
-        """By salt, as long as somebody stands there."""
-        self._grown: dict[Node, None] = {}
-        """Roots that have children."""
-        self._evicted: OrderedDict[int, None] = OrderedDict()
+        self.tree = Tree()
         self._tick = self._epoch = 0
-        self.num_nodes = self.num_checkpoints = 0
-        self.spill: Spill | None = None
+        self.num_checkpoints = 0
+        self.spill: Overflow | None = None
         """Where checkpoints go that are evicted, and come from when a prompt knows more than the tree."""
         self.counts: Counter[str] = Counter()
         """Since the start: lookups, hit_tokens, miss_<reason>, evicted_pages, evicted_checkpoints."""
@@ -122,9 +52,9 @@ class PrefixCache:
 
     def _find(self, tokens: List[int], salt: str) -> Hit:
         limit = (len(tokens) - 1) // CHUNK
-        node = best = self._root(salt)
+        node = best = self.tree.root(salt)
         while node.depth < limit:
-            child = node.children.get(self._key(tokens, node.depth))
+            child = node.children.get(page_key(tokens, node.depth))
             if child is None:
                 break
             node = child
@@ -147,26 +77,9 @@ class PrefixCache:
         if not limit:
             return "too_short"
         if not node.depth:
-            child_hash = hash((node.hash, self._key(tokens, 0)))
-            return "evicted" if child_hash in self._evicted else "no_prefix"
+            child_hash = hash((node.hash, page_key(tokens, 0)))
+            return "evicted" if self.tree.has_evicted(child_hash) else "no_prefix"
         return "evicted" if any(known.lost_checkpoint for known in node.path()) else "no_snapshot"
-
-    @staticmethod
-    def _key(tokens: List[int], depth: int) -> tuple[int, ...]:
-        return tuple(tokens[depth * CHUNK : (depth + 1) * CHUNK])
-
-    def _root(self, salt: str) -> Node:
-        root = self._roots.get(salt)
-        if root is None:
-            root = self._roots[salt] = Node((), 0, None, 0, hash(salt), digest=root_digest(salt))
-        return root
-
-    def known(self, tokens: List[int], salt: str, most: int) -> Node:
-        """The node of the first pages of a prompt, at most so many, as far as the tree has them."""
-        node = self._root(salt)
-        while node.depth < most and (child := node.children.get(self._key(tokens, node.depth))) is not None:
-            node = child
-        return node
 
     def start(self, hit: Hit) -> tuple[Sequence, Branch]:
         """A sequence that goes on after the hit. Raises CapacityError when no slot is free."""
@@ -184,7 +97,7 @@ class PrefixCache:
         pages, units = sequence.pages, self.cache.ledger.pages
         while (branch.node.depth + 1) * CHUNK <= sequence.length:
             depth = branch.node.depth
-            key = self._key(tokens, depth)
+            key = page_key(tokens, depth)
             child = branch.node.children.get(key)
             if child is None:
                 child = self._grow(branch.node, key, pages[depth])
@@ -197,21 +110,15 @@ class PrefixCache:
 
     def _grow(self, parent: Node, key: tuple[int, ...], page: int) -> Node:
         """A new child, which keeps a page that somebody holds."""
-        child = Node(key, page, parent, parent.depth + 1, hash((parent.hash, key)), last_used=self._tick)
-        parent.children[key] = child
-        if parent.parent is None:
-            self._grown[parent] = None
         self.cache.ledger.pages.keep([page])
-        self._evicted.pop(child.hash, None)
-        self.num_nodes += 1
-        return child
+        return self.tree.grow(parent, key, page, self._tick)
 
     def adopt(self, tokens: List[int], salt: str, known: int, pages: List[int], checkpoint: Checkpoint | None) -> None:
         """Put pages, and the checkpoint after them, behind the `known` first pages of a prompt. The caller took them,
         its window pages and its snapshot from the ledger and holds them; now the tree keeps them."""
-        ledger, node = self.cache.ledger, self.known(tokens, salt, known)
+        ledger, node = self.cache.ledger, self.tree.known(tokens, salt, known)
         for page in pages:
-            node = self._grow(node, self._key(tokens, node.depth), page)
+            node = self._grow(node, page_key(tokens, node.depth), page)
         ledger.pages.give_back(pages)
         if checkpoint is None:
             return
@@ -262,7 +169,7 @@ class PrefixCache:
     def _evict_pages(self, count: int) -> None:
         """Free about `count` pages, leaves first."""
         units = self.cache.ledger.pages
-        leaves = [(self._value(node), id(node), node) for node in self._nodes() if self._is_evictable(node)]
+        leaves = [(self._value(node), id(node), node) for node in self.tree.nodes() if self._is_evictable(node)]
         heapq.heapify(leaves)
         target = units.free + count
         while leaves and units.free < target:
@@ -283,7 +190,7 @@ class PrefixCache:
 
     def _evict_checkpoint(self) -> bool:
         """Drop the checkpoint that saves the fewest tokens for its age. False when there is none."""
-        kept = [node for node in self._nodes() if node.checkpoint is not None]
+        kept = [node for node in self.tree.nodes() if node.checkpoint is not None]
         if not kept:
             return False
         self._drop_checkpoint(min(kept, key=lambda node: (self._checkpoint_value(node), node.last_used)))
@@ -309,43 +216,26 @@ class PrefixCache:
             self._drop_checkpoint(node)
         elif self.spill is not None and not self.needs_checkpoint:
             self.spill.offer(node)
-        parent = node.parent
-        del parent.children[node.key]
-        if parent.parent is None and not parent.children:
-            del self._grown[parent]
+        self.tree.cut(node)
         self.cache.ledger.pages.drop([node.page])
-        self._evicted[node.hash] = None
-        if len(self._evicted) > REMEMBERED_EVICTIONS:
-            self._evicted.popitem(last=False)
-        self.num_nodes -= 1
         self.counts["evicted_pages"] += 1
 
     def clear(self) -> None:
         """Forget everything: the model's weights changed. Running sequences put nothing back."""
-        for node in list(self._nodes()):
+        for node in list(self.tree.nodes()):
             if node.checkpoint is not None:
                 self.cache.drop_checkpoint(node.checkpoint)
             self.cache.ledger.pages.drop([node.page])
-        self._roots.clear()
-        self._grown.clear()
-        self._evicted.clear()
-        self.num_nodes = self.num_checkpoints = 0
+        self.tree.clear()
+        self.num_checkpoints = 0
         self._epoch += 1
 
     def endings(self) -> list[Node]:
         """The nodes that a prompt could be taken up from with all that is kept above them."""
         if self.needs_checkpoint:
-            return [node for node in self._nodes() if node.checkpoint is not None]
-        return [node for node in self._nodes() if not node.children]
+            return [node for node in self.tree.nodes() if node.checkpoint is not None]
+        return [node for node in self.tree.nodes() if not node.children]
 
     def status(self) -> dict[str, int]:
         """Numbers as plain data."""
-        return {"nodes": self.num_nodes, "checkpoints": self.num_checkpoints, **self.counts}
-
-    def _nodes(self) -> Iterator[Node]:
-        """All nodes but the roots."""
-        waiting = [child for root in self._grown for child in root.children.values()]
-        while waiting:
-            node = waiting.pop()
-            waiting += node.children.values()
-            yield node
+        return {"nodes": self.tree.num_nodes, "checkpoints": self.num_checkpoints, **self.counts}

@@ -13,10 +13,10 @@ from collections.abc import Sequence as List
 
 import torch
 
-from hyla.caches.digests import page_digest, prefix_digests
+from hyla.caches.digests import prefix_digests
 from hyla.caches.pool import Cache
-from hyla.caches.prefix import Hit, Node, PrefixCache
-from hyla.caches.protocol import Checkpoint
+from hyla.caches.prefix import PrefixCache
+from hyla.caches.sequence import Checkpoint
 from hyla.caches.spill_file import Fingerprint, Segment
 from hyla.caches.spill_store import Pending, SpillStore
 from hyla.caches.transfer import (
@@ -27,6 +27,7 @@ from hyla.caches.transfer import (
     layout_bytes,
     num_kept_window_pages,
 )
+from hyla.caches.tree import Hit, Node, digest_of
 from hyla.grid import CHUNK
 
 Tensors = dict[str, torch.Tensor]
@@ -129,12 +130,12 @@ class Spill:
     def _load(self, depth: int, digests: List[bytes], tokens: List[int], salt: str) -> bool:
         """Put a prefix of `depth` pages and the state after it into the tree."""
         segment = self.store.find(digests[depth])
-        path = self.prefix.known(tokens, salt, depth).path()
+        path = self.prefix.tree.known(tokens, salt, depth).path()
         known = len(path)
-        chain = self.store.chain(digests, depth, min(known, depth - 1))
+        segments = self.store.path(digests, depth, min(known, depth - 1))
         if segment is None:
             return False  # another prefix's loading has just refused it
-        if chain is None:
+        if segments is None:
             self.store.refuse(segment, "missing_parent", "what it builds on is not in the folder")
             return False
         # What is on the path already must not be evicted for the rest of it.
@@ -144,7 +145,7 @@ class Spill:
             if not self._make_room(depth, depth - known):
                 self.store.counts["no_room"] += 1
                 return False
-            read = [(segment, self._read(segment, depth, digests, tokens)) for segment in chain]
+            read = [(segment, self._read(segment, depth, digests, tokens)) for segment in segments]
             if any(tensors is None for _, tensors in read):
                 return False
             self._fill(read, depth, known, tokens, salt)
@@ -205,15 +206,3 @@ class Spill:
     def status(self) -> dict:
         """Numbers as plain data."""
         return self.store.status()
-
-
-def digest_of(node: Node) -> bytes:
-    """Of the prefix that a node ends."""
-    missing = []
-    while node.digest is None:
-        missing.append(node)
-        node = node.parent
-    for child in reversed(missing):
-        child.digest = page_digest(node.digest, child.key)
-        node = child
-    return node.digest

@@ -1,4 +1,4 @@
-"""The folder of spilled segments: an index of the headers, a background writer, least recently used out first.
+"""Spilled segments: an index of the headers in a folder, and a background writer.
 
 Several engines may share a folder: files appear whole by rename, are never changed, and a file that another engine has
 removed is a miss. Everything here may fail without any request noticing: it is counted, and said once.
@@ -7,10 +7,8 @@ removed is a miss. Everything here may fail without any request noticing: it is 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +16,16 @@ from pathlib import Path
 import torch
 
 from hyla.caches.spill_file import (
-    SUFFIX,
     Fingerprint,
     Refused,
     Segment,
     encode,
     read_header,
     read_whole,
-    remove_leftovers,
     tag_of,
     write_whole,
 )
-from hyla.errors import ConfigError
+from hyla.caches.spill_folder import SpillFolder
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +72,15 @@ class SpillStore:
     """
 
     def __init__(self, folder: str | Path, most_bytes: int, *, has_inner: bool = False):
-        self.folder, self.most_bytes, self.has_inner = Path(folder), most_bytes, has_inner
+        self._files = SpillFolder(folder, most_bytes)
+        self.folder, self.has_inner = self._files.folder, has_inner
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         """Since the start: leftovers (of killed writers, removed), spilled, spilled_bytes, dropped (the writer was too
         far behind), failed, too_large, outdated (its weights, or what it builds on, are gone), removed, loaded,
         loaded_tokens, no_room."""
         self.refused: Counter[str] = Counter()
         """By reason."""
+        self.counts["leftovers"] = self._files.num_leftovers
         self.fingerprint: Fingerprint = {}
         self.tag = ""
         self._index: dict[bytes, Segment] = {}
@@ -92,21 +90,13 @@ class SpillStore:
         self._pending_bytes = 0
         self._pending: set[tuple[str, bytes]] = set()
         self._writer: threading.Thread | None = None
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.counts["leftovers"] = remove_leftovers(self.folder)
-            writable = os.access(self.folder, os.R_OK | os.W_OK | os.X_OK)
-        except OSError as error:
-            raise ConfigError(f"spill_folder = {str(folder)!r} cannot be used: {error}; choose another") from error
-        if not writable:
-            raise ConfigError(f"spill_folder = {str(folder)!r} is not readable and writable; choose another")
 
     def open(self, fingerprint: Fingerprint) -> None:
         """Know what the folder has for these weights and this arithmetic; forget what it had for others."""
         with self._changed:
             self.fingerprint, self.tag = dict(fingerprint), tag_of(fingerprint)
             self._index.clear()
-        for file in sorted(self.folder.glob(f"*{SUFFIX}")):
+        for file in self._files.segments():
             try:
                 segment = read_header(file, fingerprint)
             except Refused as refusal:
@@ -141,7 +131,7 @@ class SpillStore:
         """The segment on the disk from which a prefix can be taken up."""
         return self._index.get(digest)
 
-    def chain(self, digests: List[bytes], depth: int, known: int = 0) -> list[Segment] | None:
+    def path(self, digests: List[bytes], depth: int, known: int = 0) -> list[Segment] | None:
         """The segments with the pages from `known` to `depth` of a prefix, deepest first; None: one is missing.
 
         digests: of the prefix after 0, 1, ... pages.
@@ -171,7 +161,7 @@ class SpillStore:
         except OSError as error:
             self.refuse(segment, "unreadable", str(error))
         else:
-            self._touch(segment.name)
+            self._files.touch(segment.name)
             return tensors
         return None
 
@@ -191,12 +181,6 @@ class SpillStore:
                 refusal.reason,
                 refusal,
             )
-
-    def _touch(self, name: str) -> None:
-        try:
-            os.utime(self.folder / name)
-        except OSError:  # gone, or another user's: it only loses its place in the order
-            return
 
     # Putting
 
@@ -253,48 +237,27 @@ class SpillStore:
     def _write(self, pending: Pending) -> None:
         segment = pending.segment
         with self._changed:
-            builds_on = self.chain(pending.before, segment.first)
+            builds_on = self.path(pending.before, segment.first)
             if segment.tag != self.tag or builds_on is None:
                 self.counts["outdated"] += 1
                 return
         names = [ancestor.name for ancestor in builds_on]
         blob = encode(segment, pending.fingerprint, pending.tokens, pending.tensors)
-        if not self._make_room(len(blob), {*names, segment.name}):
+        removed = self._files.make_room(len(blob), {*names, segment.name})
+        if removed is None:
             self.counts["too_large"] += 1
             return
+        for name in removed:
+            self.counts["removed"] += 1
+            self._forget_name(name)
         write_whole(self.folder, segment.name, blob)
         for name in names:  # what it builds on outlives it in the order of removal
-            self._touch(name)
+            self._files.touch(name)
         self.counts["spilled"] += 1
         self.counts["spilled_bytes"] += len(blob)
         with self._changed:
             if segment.tag == self.tag:
                 self._add(segment)
-
-    def _make_room(self, num_bytes: int, kept: set[str]) -> bool:
-        """Remove least recently used segments until so many bytes more stay within the limit."""
-        found = list(self._files())
-        total = sum(size for _, _, size in found) + num_bytes
-        removable = sorted(entry for entry in found if entry[1] not in kept)
-        if total - sum(size for *_, size in removable) > self.most_bytes:
-            return False
-        for _, name, size in removable:
-            if total <= self.most_bytes:
-                break
-            (self.folder / name).unlink(missing_ok=True)
-            total -= size
-            self.counts["removed"] += 1
-            self._forget_name(name)
-        return True
-
-    def _files(self) -> Iterator[tuple[int, str, int]]:
-        """(time of last use, name, bytes) of all segments in the folder."""
-        for file in self.folder.glob(f"*{SUFFIX}"):
-            try:
-                stat = file.stat()
-            except FileNotFoundError:  # another engine has just removed it
-                continue
-            yield stat.st_mtime_ns, file.name, stat.st_size
 
     def _forget_name(self, name: str) -> None:
         with self._changed:

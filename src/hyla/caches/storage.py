@@ -1,4 +1,4 @@
-"""The pool's tensors: pages by window, slots and snapshots, allocated once from `CacheSpec`s."""
+"""What `CacheSpec`s need room for: bytes of pages, slots and snapshots, and the store of snapshots."""
 
 from __future__ import annotations
 
@@ -81,22 +81,26 @@ class SnapshotStore:
     def nbytes(self) -> int:
         return sum(tensor.nbytes for layer in self.layers for parts in layer.values() for tensor in parts.values())
 
-    def save(self, unit: int, slots: List[LayerCache], slot: int) -> None:
-        """Copy a slot's anchors and tails into a snapshot."""
+    def save(self, slots: List[LayerCache], pairs: List[tuple[int, ...]]) -> None:
+        """Copy anchors and tails of slots into snapshots. pairs: (slot, snapshot)."""
+        sources, units = map(list, zip(*pairs))
         for layer, cache in zip(self.layers, slots):
             for name, parts in layer.items():
-                source = cache[name][slot]
+                source = cache[name][sources]
                 if "scale" in parts:
                     scale = source.abs().amax(-1, keepdim=True) / 127.0
-                    parts["scale"][unit] = scale
+                    parts["scale"][units] = scale
                     source = (source / scale.clamp_min(torch.finfo(torch.float32).tiny)).round()
-                parts["values"][unit] = source
+                parts["values"][units] = source.to(parts["values"].dtype)
 
-    def load(self, unit: int, slots: List[LayerCache], slot: int, length: int) -> None:
-        """Make a zeroed slot what it was after `length` tokens, a multiple of 64."""
+    def load(self, slots: List[LayerCache], triples: List[tuple[int, ...]]) -> None:
+        """Make zeroed slots what they were. triples: (snapshot, slot, tokens then, a multiple of 64)."""
+        units, targets, _ = map(list, zip(*triples))
         for layer, cache in zip(self.layers, slots):
             for name, parts in layer.items():
-                values = parts["values"][unit]
-                cache[name][slot] = values * parts["scale"][unit] if "scale" in parts else values
+                values = parts["values"][units]
+                loaded = values * parts["scale"][units] if "scale" in parts else values
+                cache[name][targets] = loaded.to(cache[name].dtype)
             if "conv_tail" in layer:
-                restore_ring(cache["conv"], cache["conv_tail"], slot, length)
+                for _, slot, length in triples:
+                    restore_ring(cache["conv"], cache["conv_tail"], slot, length)

@@ -10,7 +10,7 @@ import torch
 
 from hyla.caches.page_tables import first_window_page
 from hyla.caches.pool import Cache
-from hyla.caches.protocol import Checkpoint
+from hyla.caches.sequence import Checkpoint
 from hyla.grid import CHUNK
 
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]

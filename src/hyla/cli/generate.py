@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ def generate(
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
+    profile: Annotated[Path | None, typer.Option(help="File for a Chrome trace of the first steps.")] = None,
 ) -> None:
     """Continue a prompt and print the continuation."""
     import sys
@@ -30,9 +32,9 @@ def generate(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop or ())
     )
     with loading_bar() as progress:
-        engine = hyla.Engine(
-            folder, dtype=dtype, revision=revision, device=device, max_num_sequences=1, progress=progress
-        )
+        options = {"dtype": dtype, "revision": revision, "device": device, "profile": profile}
+        engine = hyla.Engine(folder, max_num_sequences=1, progress=progress, **options)
     for event in engine.stream(text, params):
         print(event.text or "", end="", flush=True)
+    engine.close()
     print()

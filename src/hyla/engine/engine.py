@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-import torch
-
-from hyla.caches import Cache
 from hyla.caches.prefix import PrefixCache
-from hyla.caches.spill import Spill
-from hyla.caches.spill_store import SpillStore
+from hyla.engine import assembly
 from hyla.engine.blocking import BlockingUse
 from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.drafts import Part
-from hyla.engine.fingerprint import fingerprint
 from hyla.engine.generation import Generation
-from hyla.engine.memory import Demand, available_bytes, plan_memory
+from hyla.engine.memory import available_bytes, plan_memory
+from hyla.engine.profile import StepProfile
 from hyla.engine.requests.facts import EngineFacts
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent
 from hyla.engine.requests.options import EngineOptions
@@ -34,10 +29,9 @@ from hyla.engine.speculation import Speculation
 from hyla.errors import RequestError
 from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
+from hyla.ranges import named_range
 
 logger = logging.getLogger(__name__)
-
-Prompt = str | Sequence[int]
 
 
 class Engine(BlockingUse):
@@ -66,30 +60,26 @@ class Engine(BlockingUse):
     ):
         self.options = EngineOptions(**options)
         if isinstance(model, str | Path):
-            model, tokenizer = _load(model, tokenizer, self.options, progress)
+            model, tokenizer = assembly.load(model, tokenizer, self.options, progress)
         self.model, self.tokenizer = model.eval(), tokenizer
         if self.options.pack:
             model.pack()
         self.context_len = min(self.options.context_len or model.config.max_len, model.config.max_len)
         speculation = Speculation.kind(self.options, model)
         specs = Speculation.specs(speculation, model)
-        self.memory = plan_memory(
-            specs, self._demand(speculation), memory=self.options.memory, available=available_bytes(model.device)
-        )
-        self.notes = [*self._context_note(), *self.memory.notes, *Speculation.notes(self.options, speculation)]
+        demand = assembly.demand_of(self.options, self.context_len, speculates=speculation != "off")
+        available = available_bytes(model.device)
+        self.memory = plan_memory(specs, demand, memory=self.options.memory, available=available)
+        self.notes = [
+            *assembly.context_notes(self.options, self.context_len),
+            *self.memory.notes,
+            *Speculation.notes(self.options, speculation),
+        ]
         for note in self.notes:
             logger.warning(note)
-        self.cache = Cache(
-            specs,
-            num_pages=self.memory.num_pages,
-            num_slots=self.memory.num_slots,
-            num_snapshots=self.memory.num_snapshots,
-            num_window_pages=self.memory.num_window_pages,
-            snapshot_dtype=self.options.snapshot_dtype,
-            device=model.device,
-        )
+        self.cache = assembly.make_cache(specs, self.memory, self.options, model.device)
         self.prefix = PrefixCache(self.cache) if self.options.prefix_cache else None
-        self.spill = self._open_spill()
+        self.spill = assembly.open_spill(self.prefix, self.options, model) if self.prefix is not None else None
         self.speculation = Speculation(self.options, speculation, model, self.cache, draft_model)
         self.scheduler = Scheduler(
             self.cache,
@@ -109,6 +99,7 @@ class Engine(BlockingUse):
             max_tokens=self.options.max_queued_tokens,
             clock=clock,
         )
+        self._profile = StepProfile(self.options.profile, self.options.profile_steps)
         self.weights_version = 1
         """Counts the weights that this engine has had; `Administration.update_weights` changes it."""
         self.num_steps = 0
@@ -118,43 +109,9 @@ class Engine(BlockingUse):
         self._resolver = Resolver(self.facts(), self.tokenizer, grammars)
         self._generations: dict[str, list[Generation]] = {}
         self._events: list[TokenEvent] = []
-        """News that the next `step` returns first."""
+        """Events that the next `step` returns first."""
         self._arrivals = count()
         super().__init__()
-
-    def _demand(self, speculation: str) -> Demand:
-        options = self.options
-        return Demand(
-            max_num_sequences=options.max_num_sequences,
-            context_len=self.context_len,
-            prefill_chunk=min(options.prefill_chunk, options.max_batch_tokens),
-            keeps_prefixes=options.prefix_cache,
-            snapshot_dtype=options.snapshot_dtype,
-            num_spare_slots=1 + options.max_num_sequences // 4 if speculation != "off" else 0,
-        )
-
-    def _open_spill(self) -> Spill | None:
-        """What moves prefixes to a folder and back, if there is one."""
-        if self.options.spill_folder is None:
-            return None
-        store = SpillStore(
-            self.options.spill_folder, self.options.spill_bytes, has_inner=not self.prefix.needs_checkpoint
-        )
-        spill = Spill(
-            self.prefix,
-            store,
-            partial(fingerprint, self.model, self.cache),
-            min_tokens=self.options.spill_min_tokens,
-        )
-        spill.open()
-        self.prefix.spill = spill
-        return spill
-
-    def _context_note(self) -> list[str]:
-        asked = self.options.context_len or 0
-        if asked <= self.context_len:
-            return []
-        return [f"context_len lowered from {asked} to {self.context_len}: the model is declared for no more"]
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -165,13 +122,13 @@ class Engine(BlockingUse):
         return tuple(token for token in {**ids, own: None} if token in known)
 
     @property
-    def has_news(self) -> bool:
+    def has_events(self) -> bool:
         """Whether events wait for `take_events` or the next step."""
         return bool(self._events)
 
     @property
     def has_work(self) -> bool:
-        return self.has_news or self.scheduler.has_work
+        return self.has_events or self.scheduler.has_work
 
     def facts(self) -> EngineFacts:
         """For whoever talks to this engine from elsewhere."""
@@ -238,7 +195,7 @@ class Engine(BlockingUse):
         return bool(generations)
 
     def take_events(self) -> list[TokenEvent]:
-        """News that needs no step: cancellations, and events that nobody asked for yet."""
+        """Events that need no step: cancellations, and those that nobody has fetched yet."""
         events, self._events = self._events, []
         return events
 
@@ -269,9 +226,14 @@ class Engine(BlockingUse):
 
     def step(self) -> list[TokenEvent]:
         """Compute one batch; returns what became known. Checks the ledger whenever nothing is left to do."""
+        with self._profile.step():
+            return self._step()
+
+    def _step(self) -> list[TokenEvent]:
         self.expire()
         events = self.take_events()
-        parts = self.scheduler.plan()
+        with named_range("schedule"):
+            parts = self.scheduler.plan()
         events += self._end_failed()
         self.limits.note_starts()
         if parts:
@@ -292,7 +254,7 @@ class Engine(BlockingUse):
                 continue  # cancelled since
             logger.error("a sequence could not be started; it ends with an error", exc_info=error)
             message = f"starting the sequence failed: {type(error).__name__}: {error}"
-            events.append(self._end(generation, "error", message))
+            events.append(self._end(generation, "error", message, keep=False))
         return events
 
     def _run(self, parts: list[Part]) -> list[TokenEvent]:
@@ -336,8 +298,10 @@ class Engine(BlockingUse):
             self.spill.spill_all()
 
     def close(self) -> None:
-        """Leave what is worth keeping to the next engine on the same spill folder. The engine can still be used."""
+        """Leave what is worth keeping to the next engine on the same spill folder, and write the trace, if one is asked
+        for. The engine can still be used."""
         self.spill_now()
+        self._profile.finish()
 
     def status(self) -> dict:
         """Numbers as plain data. Any thread may ask; during a step they may not fit each other exactly."""
@@ -359,15 +323,3 @@ class Engine(BlockingUse):
             "spill": self.spill.status() if self.spill is not None else None,
             "speculation": self.speculation.status(),
         }
-
-
-def _load(folder: str | Path, tokenizer: TextCodec | None, options: EngineOptions, progress=None):
-    """(model, tokenizer) of a folder; the tokenizer is optional there."""
-    from hyla.checkpoints import load_model, load_tokenizer, resolve
-
-    folder = resolve(folder, options.revision)
-    dtype = getattr(torch, options.dtype) if options.dtype else None
-    model = load_model(folder, dtype=dtype, device=options.device, progress=progress)
-    if tokenizer is None and (folder / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(folder)
-    return model, tokenizer

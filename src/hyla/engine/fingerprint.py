@@ -6,52 +6,41 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import torch
 
 from hyla.caches import Cache
+from hyla.engine.sources import code_digest
 from hyla.grid import BLOCK, CHUNK
 from hyla.models.operators import backends_of
+from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights
 
 
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
     """By name, as plain data. Reads every weight once (about a second per gigabyte)."""
     return {
-        "code": _code_digest(),
         "torch": torch.__version__,
         "device": _device_name(model.device),
         "num_threads": torch.get_num_threads(),
-        "backends": " ".join(f"{name}={found['backend']}" for name, found in backends_of(model).items()),
         "dtype": str(model.dtype),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "grid": f"{CHUNK}/{BLOCK}",
         "snapshot_dtype": pool.snapshot_dtype,
         "layers": _short(repr(pool.specs)),
         "config": _short(json.dumps(model.config.model_dump(mode="json"), sort_keys=True)),
+        "backends": " ".join(f"{name}={found['backend']}" for name, found in backends_of(model).items()),
+        "code": code_digest(model),
         "weights": weights_digest(model),
     }
 
 
-@cache
-def _code_digest() -> str:
-    """Of all sources that take part in computing a state."""
-    digest, package = hashlib.sha256(), Path(__file__).parents[1]
-    for folder in ("ops", "layers", "models", "caches"):
-        for file in sorted((package / folder).rglob("*")):
-            if file.suffix in (".py", ".c", ".h"):
-                digest.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def weights_digest(model: Model) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all weights, packed or not."""
-    weights, digest = Weights(model), hashlib.sha256()
+    weights, digest = NamedWeights(model), hashlib.sha256()
     for name in weights.shapes:
-        stored = weights.quantised(name)
+        stored = weights.fp8(name)
         for tensor in (weights.read(name),) if stored is None else (stored.codes, stored.scale):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             for part in _parts(tensor):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hyla.caches import Sequence
-from hyla.caches.prefix import Branch, MissReason
+from hyla.caches.tree import Branch, MissReason
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent, TokenLogprob, Usage
 from hyla.engine.requests.text import Detokenizer, StopStrings, TextCodec
 from hyla.engine.sampling.choosing import Chooser

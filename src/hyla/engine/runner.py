@@ -15,6 +15,7 @@ from hyla.engine.sampling.choosing import NOT_NUMBERS
 from hyla.engine.sampling.sampler import greedy, logprobs_of
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
+from hyla.ranges import named_range
 
 SCORED_ROWS = 64
 """Prompt rows whose logits exist at once: 64 rows of a vocabulary of 150k are 39 MB."""
@@ -55,7 +56,8 @@ class Runner:
     def step(self, parts: list[Part]) -> list[Outcome]:
         """Compute parts; tokens are chosen where a generation's last known row is, and after each draft that is right.
         An outcome for each generation that has news."""
-        self._draft(parts)
+        with named_range("draft"):
+            self._draft(parts)
         batch = self.cache.batch(
             [(part.generation.sequence, part.num_known + len(part.drafts)) for part in parts],
             certain=[part.num_known for part in parts],
@@ -64,7 +66,21 @@ class Runner:
         for part, start in zip(parts, batch.starts):
             tokens += part.generation.tokens[start : start + part.num_known]
             tokens += [draft.token for draft in part.drafts]
-        hidden_TD, next_TD = self.model.hidden(batch.index(tokens), batch, self.cache.layers[: self._num_layers])
+        with named_range("forward", len(tokens), "tokens"):
+            hidden_TD, next_TD = self.model.hidden(batch.index(tokens), batch, self.cache.layers[: self._num_layers])
+        with named_range("sample"):
+            outcomes = self._outcomes(parts, hidden_TD, batch)
+        with named_range("commit"):
+            for part, outcome in zip(parts, outcomes):
+                self.cache.commit(part.generation.sequence, part.num_known + outcome.num_accepted)
+                if outcome.problem is None:
+                    self._on_commit(part.generation)
+        if self.drafter is not None:
+            self.drafter.observe(parts, batch, next_TD)
+        return [outcome for outcome in outcomes if outcome.events or outcome.is_scored or outcome.problem]
+
+    def _outcomes(self, parts: list[Part], hidden_TD: torch.Tensor, batch: Batch) -> list[Outcome]:
+        """Log-probabilities of prompts, and tokens where a generation's last known row is."""
         outcomes = [Outcome(part.generation) for part in parts]
         ready = []
         for part, outcome, offset in zip(parts, outcomes, batch.offsets):
@@ -77,13 +93,7 @@ class Runner:
                     (part, outcome, range(offset + part.num_known - 1, offset + part.num_known + len(part.drafts)))
                 )
         self._choose(ready, hidden_TD, batch)
-        for part, outcome in zip(parts, outcomes):
-            self.cache.commit(part.generation.sequence, part.num_known + outcome.num_accepted)
-            if outcome.problem is None:
-                self._on_commit(part.generation)
-        if self.drafter is not None:
-            self.drafter.observe(parts, batch, next_TD)
-        return [outcome for outcome in outcomes if outcome.events or outcome.is_scored or outcome.problem]
+        return outcomes
 
     def _draft(self, parts: list[Part]) -> None:
         """Let the drafter fill the parts; drafts that cannot be chosen are cut off."""

@@ -12,6 +12,7 @@ import torch
 from hyla.errors import ConfigError
 from hyla.models.trunk import Model, Targets
 from hyla.ops.devices import synchronize
+from hyla.ranges import named_range
 from hyla.train.config import TrainConfig
 from hyla.train.metrics import MetricsFile, StepMetrics
 from hyla.train.optimizer import Optimizer
@@ -60,8 +61,10 @@ class Trainer:
 
     def update(self, step: int) -> tuple[float, float, float]:
         """One optimizer step; returns (loss, learning rate, gradient norm)."""
-        loss = batch_loss(self.model, self.packer.step(step).to(self.model.device), self.config.loss_rows)
-        loss.backward()
+        with named_range("forward"):
+            loss = batch_loss(self.model, self.packer.step(step).to(self.model.device), self.config.loss_rows)
+        with named_range("backward"):
+            loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         # One copy to the host a step.
         loss_value, norm_value = torch.stack([loss.detach().double(), norm.double()]).tolist()
@@ -70,7 +73,9 @@ class Trainer:
                 f"step {step + 1}: loss {loss_value}, gradient norm {norm_value}; "
                 f"lower learning_rate = {self.config.learning_rate} or clip_norm = {self.config.clip_norm}"
             )
-        return loss_value, self.optimizer.step(step), norm_value
+        with named_range("optimizer"):
+            rate = self.optimizer.step(step)
+        return loss_value, rate, norm_value
 
     def run(self, on_step: Callable[[StepMetrics], None] = lambda metrics: None) -> None:
         """Train up to `config.steps`; on_step is called after each one. Ends with a checkpoint."""

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from threading import Event, Thread
 
 from hyla.engine.clock import monotonic
-from hyla.engine.hosting.wire import Launch, Loading, Ready, Unable
+from hyla.engine.hosting.wire import Launch, Loading, Ready, Rejected
 from hyla.errors import HylaError
 
 Progress = Callable[[int, int], None]
@@ -62,7 +62,7 @@ class Child:
             message = self.receive()
             if message is None:
                 raise HylaError(f"the engine's process {self._end()} while it was starting")
-            if isinstance(message, Unable):
+            if isinstance(message, Rejected):
                 raise message.error
             if isinstance(message, Ready):
                 return message

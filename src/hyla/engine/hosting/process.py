@@ -17,7 +17,7 @@ from typing import Any, Literal
 from hyla.engine.clock import monotonic
 from hyla.engine.hosting.child import Child, Progress
 from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
-from hyla.engine.hosting.wire import Answer, Call, Cancel, Launch, News, Stop
+from hyla.engine.hosting.wire import Answer, Call, Cancel, Events, Launch, Stop
 from hyla.engine.requests.embed import EmbedCommand
 from hyla.engine.requests.messages import Request, TokenEvent
 from hyla.engine.requests.overload import Overloaded
@@ -44,7 +44,7 @@ class _Opening:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PendingCall:
     """A call without an answer."""
 
     verb: str
@@ -75,7 +75,7 @@ class EngineProcess:
         """What happened to the last process."""
         self._is_changed = False
         """Whether the engine is not as it was made: paused, asleep, or with other weights."""
-        self._asked: dict[int, _Asked] = {}
+        self._pending: dict[int, _PendingCall] = {}
         self._numbers = count(1)
         self._openings: dict[str, _Opening] = {}
         self._listeners = Listeners()
@@ -172,16 +172,16 @@ class EngineProcess:
     # Messages
 
     def _call(self, verb: str, opening: _Opening | None = None, **arguments: Any) -> Future:
-        asked = _Asked(verb, Future(), opening)
+        pending = _PendingCall(verb, Future(), opening)
         with self._lock:
             if self._is_stopping.is_set():
                 raise Overloaded("the server is shutting down; ask another one")
             if self._child is None:
                 raise self._absence()
             number = next(self._numbers)
-            self._asked[number] = asked
+            self._pending[number] = pending
             self._child.send(Call(number, verb, arguments))
-        return asked.future
+        return pending.future
 
     def _absence(self) -> Overloaded:
         seconds = max(1, math.ceil(self._back_at - monotonic()))
@@ -192,7 +192,7 @@ class EngineProcess:
     def _read(self, child: Child) -> None:
         """Carry what comes until the process is gone."""
         while (message := child.receive()) is not None:
-            if isinstance(message, News):
+            if isinstance(message, Events):
                 for event in message.events:
                     self._deliver(event)
             elif isinstance(message, Answer):
@@ -207,18 +207,18 @@ class EngineProcess:
 
     def _take_answer(self, answer: Answer) -> None:
         with self._lock:
-            asked = self._asked.pop(answer.number, None)
-        if asked is None:
+            pending = self._pending.pop(answer.number, None)
+        if pending is None:
             return
         if answer.error is not None:
-            asked.future.set_exception(answer.error)
+            pending.future.set_exception(answer.error)
             return
-        if asked.opening is not None:
-            self._open(answer.value, asked.opening)
-        elif asked.verb not in ("embed", "status"):
+        if pending.opening is not None:
+            self._open(answer.value, pending.opening)
+        elif pending.verb not in ("embed", "status"):
             told = answer.value
             self._is_changed = told["state"] != "running" or told["weights_version"] != 1
-        asked.future.set_result(answer.value)
+        pending.future.set_result(answer.value)
 
     def _open(self, request: Request, opening: _Opening) -> None:
         """The process has taken a request: from now on its events go to whoever listens."""
@@ -254,8 +254,8 @@ class EngineProcess:
     def _lose(self, error: HylaError, reason: Literal["cancelled", "error"]) -> None:
         """Everything under way ends."""
         with self._lock:
-            asked, self._asked = self._asked, {}
-        for call in asked.values():
+            pending, self._pending = self._pending, {}
+        for call in pending.values():
             call.future.set_exception(error)
         retry = error.retry_after_seconds if isinstance(error, Overloaded) else None
         for name in self._listeners.request_ids:

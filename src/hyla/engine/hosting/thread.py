@@ -52,7 +52,7 @@ class EngineThread:
         self._ahead = NOTHING
         """Of what is added and not yet handed to the engine."""
         self._cancelled: list[str] = []
-        self._orders: list[tuple[Callable[[], object], Future]] = []
+        self._commands: list[tuple[Callable[[], object], Future]] = []
         self._drains: list[Future] = []
         """Of pauses that wait for running requests."""
         self._listeners = Listeners()
@@ -131,7 +131,7 @@ class EngineThread:
     def pause(self, mode: PauseMode = "finish") -> Future:
         """Stop computing: see `Administration.pause`. With "finish" the Future is done when the drain is."""
         future: Future = Future()
-        return self._order(lambda: self._pause(mode, future), future)
+        return self._enqueue(lambda: self._pause(mode, future), future)
 
     def _pause(self, mode: PauseMode, future: Future) -> object:
         self._administration.pause(mode)
@@ -152,13 +152,13 @@ class EngineThread:
         return self._change(lambda: self._administration.update_weights(source))
 
     def _change(self, change: Callable[[], object]) -> Future:
-        def order() -> dict:
+        def command() -> dict:
             change()
             if self._administration.state == "running":
                 self._supersede_drains()
             return self.status()
 
-        return self.call(order)
+        return self.call(command)
 
     def embed(self, command: EmbedCommand) -> Future:
         """Compute a text's vector between two steps: see `embedding`.
@@ -170,13 +170,13 @@ class EngineThread:
 
     def call(self, function: Callable[[], Result]) -> Future:
         """Run a function on the engine's thread between two steps, and give its result or exception."""
-        return self._order(function, Future())
+        return self._enqueue(function, Future())
 
-    def _order(self, function: Callable[[], object], future: Future) -> Future:
+    def _enqueue(self, function: Callable[[], object], future: Future) -> Future:
         with self._changed:
             if self._is_stopping:
                 raise Overloaded("the server is shutting down; ask another one")
-            self._orders.append((function, future))
+            self._commands.append((function, future))
             self._changed.notify()
         return future
 
@@ -195,7 +195,7 @@ class EngineThread:
     # The thread
 
     def _work(self) -> None:
-        while self._take_orders():
+        while self._take_commands():
             try:
                 events = self._step()
             except Exception:  # the engine ends its own failed batches; this is a fault of the engine itself
@@ -208,7 +208,7 @@ class EngineThread:
             self._settle()
         self._end_all("cancelled")
         self._told()
-        self._refuse_orders()
+        self._refuse_commands()
         self.engine.close()
 
     def _told(self) -> None:
@@ -222,7 +222,7 @@ class EngineThread:
         self.engine.expire()
         return self.engine.take_events()
 
-    def _take_orders(self) -> bool:
+    def _take_commands(self) -> bool:
         """Wait for work, then do what was asked for between two steps. False: stop."""
         with self._changed:
             while not self._has_work():
@@ -230,25 +230,25 @@ class EngineThread:
             added, self._added = self._added, []
             self._ahead = NOTHING
             cancelled, self._cancelled = self._cancelled, []
-            orders, self._orders = self._orders, []
+            commands, self._commands = self._commands, []
             if not self._is_stopping:
                 self._hand_over(added)
         if self._is_stopping:
             with self._changed:
-                self._orders = orders + self._orders
+                self._commands = commands + self._commands
             return False
         for name in cancelled:
             self.engine.cancel(name)
-        for function, future in orders:
+        for function, future in commands:
             _carry_out(function, future)
         return True
 
     def _has_work(self) -> bool:
-        if self._is_stopping or self._added or self._cancelled or self._orders:
+        if self._is_stopping or self._added or self._cancelled or self._commands:
             return True
         if self._administration.may_step:
             return self.engine.has_work
-        return self.engine.has_news or self._seconds_to_deadline() == 0
+        return self.engine.has_events or self._seconds_to_deadline() == 0
 
     def _seconds_to_deadline(self) -> float | None:
         """While the engine computes nothing: how long until somebody's time is up."""
@@ -276,11 +276,11 @@ class EngineThread:
         for name in self._listeners.request_ids:
             self._listeners.end(name, reason, error)
 
-    def _refuse_orders(self) -> None:
+    def _refuse_commands(self) -> None:
         """Nothing that was asked for is left without an answer."""
         with self._changed:
-            orders, self._orders = self._orders, []
-        for future in [future for _, future in orders] + self._drains:
+            commands, self._commands = self._commands, []
+        for future in [future for _, future in commands] + self._drains:
             future.set_exception(HylaError("the engine has stopped"))
 
 

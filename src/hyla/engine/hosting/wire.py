@@ -72,7 +72,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Unable:
+class Rejected:
     """The engine cannot be made."""
 
     error: Exception
@@ -88,7 +88,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class News:
+class Events:
     """Events of one step."""
 
     events: tuple[TokenEvent, ...]

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from threading import Lock
 
 from hyla.engine.hosting.thread import EngineThread
-from hyla.engine.hosting.wire import Answer, Call, Cancel, Launch, Loading, News, Ready, Stop, Unable
+from hyla.engine.hosting.wire import Answer, Call, Cancel, Events, Launch, Loading, Ready, Rejected, Stop
 from hyla.engine.requests.messages import TokenEvent
 from hyla.errors import HylaError
 
@@ -32,7 +32,7 @@ def work(connection: Connection, launch: Launch) -> None:
     try:
         engine = _make(launch, pipe)
     except HylaError as error:
-        pipe.send(Unable(error))
+        pipe.send(Rejected(error))
         return
     thread = EngineThread(engine, max_requests=launch.max_requests)
     worker = Worker(pipe, thread)
@@ -109,7 +109,7 @@ class Worker:
     def _tell(self) -> None:
         events, self._events[:] = tuple(self._events), []
         if events:
-            self._pipe.send(News(events))
+            self._pipe.send(Events(events))
 
 
 def _answer(number: int, done: Future) -> Answer:

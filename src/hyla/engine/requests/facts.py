@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hyla.errors import RequestError
+from hyla.errors import FieldError
 from hyla.models.ids import check_ids
 
 CONTEXT_EXCEEDED = "context_length_exceeded"
@@ -43,8 +43,10 @@ class EngineFacts:
         """Raise RequestError unless ids are a text that the model can read at once."""
         self.check_ids(ids, "the text")
         if len(ids) > self.context_len:
-            raise RequestError(
-                f"the text has {len(ids)} tokens and the context {self.context_len}; shorten it",
+            raise FieldError(
+                "the text has {value} tokens and the context {limit}; shorten it",
                 "input",
                 CONTEXT_EXCEEDED,
+                value=len(ids),
+                limit=self.context_len,
             )

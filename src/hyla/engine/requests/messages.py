@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hyla.engine.requests.params import SamplingParams
-from hyla.errors import RequestError
+from hyla.errors import FieldError
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 
@@ -14,6 +14,8 @@ MOST_PRIORITY = 100
 LONGEST_NAME = 256
 """Characters of a key or a salt."""
 LONGEST_DEADLINE_SECONDS = 10**9
+MOST_SNAPSHOTS = 64
+"""Places of one prompt that a request may name."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +42,31 @@ class Request:
 
     def __post_init__(self):
         if type(self.priority) is not int or abs(self.priority) > MOST_PRIORITY:
-            raise RequestError(
-                f"priority = {self.priority!r}: give an integer from -{MOST_PRIORITY} (first) to {MOST_PRIORITY}",
+            raise FieldError(
+                "{priority} = {value!r}: give an integer from -{limit} (first) to {limit}",
                 "priority",
+                value=self.priority,
+                limit=MOST_PRIORITY,
             )
         for name, value in (("key", self.key), ("cache_salt", self.cache_salt)):
             if not isinstance(value, str) or len(value) > LONGEST_NAME:
-                raise RequestError(f"{name} = {value!r:.60}: give a text of at most {LONGEST_NAME} characters", name)
-        if not all(type(place) is int and place >= 0 for place in self.snapshot_at) or len(self.snapshot_at) > 64:
-            raise RequestError(
-                f"snapshot_at = {self.snapshot_at!r:.60}: give at most 64 token positions from 0 on", "snapshot_at"
+                template = f"{{{name}}} = {{value!r:.60}}: give a text of at most {{limit}} characters"
+                raise FieldError(template, name, value=value, limit=LONGEST_NAME)
+        places = self.snapshot_at
+        if len(places) > MOST_SNAPSHOTS or not all(type(place) is int and place >= 0 for place in places):
+            raise FieldError(
+                "{snapshot_at} = {value!r:.60}: give at most {limit} token positions from 0 on",
+                "snapshot_at",
+                value=places,
+                limit=MOST_SNAPSHOTS,
             )
         seconds = self.deadline_seconds
         if seconds is not None and not _is_duration(seconds):
-            raise RequestError(
-                f"deadline_seconds = {seconds!r:.60}: give a number of seconds above 0, or None for no deadline",
+            raise FieldError(
+                "{deadline_seconds} = {value!r:.60}: give a number of seconds above 0, or None for no deadline",
                 "deadline_seconds",
+                value=seconds,
+                limit=LONGEST_DEADLINE_SECONDS,
             )
 
 
@@ -82,7 +93,7 @@ class Usage:
     cached_tokens: int = 0
     """Prompt tokens whose state came from an earlier request."""
     miss_reason: str | None = None
-    """Why no token was cached (`caches.prefix.MissReason`); None when some were."""
+    """Why no token was cached (`caches.tree.MissReason`); None when some were."""
     drafted_tokens: int = 0
     """Draft tokens that were verified."""
     accepted_tokens: int = 0
@@ -95,7 +106,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """News of one choice. The last event of a choice has a finish_reason and its usage."""
+    """What is new of one choice. The last event of a choice has a finish_reason and its usage."""
 
     request_id: str
     choice: int

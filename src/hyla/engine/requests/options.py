@@ -73,13 +73,19 @@ class EngineOptions(Config):
     """Put the weights into the CPU library's layout. A model object given to the engine is changed in place (its plain
     weights are gone until `model.unpack()`); False leaves it as it is, and is slower."""
 
+    profile: str | None = None
+    """A file for a Chrome trace of the first `profile_steps` steps: which part of a step takes how long, for
+    chrome://tracing or ui.perfetto.dev. Recording makes steps slower. None: nothing is recorded."""
+    profile_steps: Count = 64
+    """Steps to record. A trace has about a megabyte for ten steps of a model of a hundred layers."""
+
     @model_validator(mode="after")
     def _spill(self):
         if self.spill_folder is not None and not self.prefix_cache:
             raise ValueError("spill_folder needs prefix_cache=True: there is nothing to spill without it")
         return self
 
-    @field_validator("spill_folder", mode="before")
+    @field_validator("spill_folder", "profile", mode="before")
     @classmethod
     def _folder(cls, folder):
         return str(folder) if isinstance(folder, Path) else folder

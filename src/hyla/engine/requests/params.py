@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hyla.engine.requests.formats import Format
-from hyla.errors import RequestError
+from hyla.errors import FieldError, RequestError
 
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 TokenId = Annotated[int, Field(ge=0)]
@@ -89,31 +89,42 @@ class SamplingParams(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0]) if first["loc"] else None
-            given = "" if first["type"] == "extra_forbidden" else f" = {reprlib.repr(first.get('input'))}"
-            said = "is not a sampling parameter" if first["type"] == "extra_forbidden" else f": {first['msg']}"
-            space = " " if not given else ""
-            raise RequestError(f"{name}{given}{space}{said}", param=name) from error
+            if first["type"] == "extra_forbidden" or name is None:
+                raise RequestError(f"{name} is not a sampling parameter", param=name) from error
+            given = reprlib.repr(first.get("input"))
+            template = f"{{{name}}} = {{value}}: {{reason}}"
+            raise FieldError(template, name, value=given, reason=first["msg"]) from error
 
     @model_validator(mode="after")
     def _is_possible(self):
         """Values that are right alone and wrong together."""
         if self.max_tokens == 0 and self.prompt_logprobs is None:
-            raise RequestError(
-                "max_tokens = 0 only scores a prompt; ask for prompt_logprobs as well, or for at least one token",
+            raise FieldError(
+                "{max_tokens} = 0 only scores a prompt; ask for {prompt_logprobs} as well, or for at least one token",
                 "max_tokens",
+                value=0,
+                limit=1,
             )
         if self.max_tokens == 0 and self.n > 1:
-            raise RequestError(f"max_tokens = 0 samples nothing, so n = {self.n} choices would be the same", "n")
+            raise FieldError(
+                "{max_tokens} = 0 samples nothing, so {n} = {value} choices would be the same",
+                "n",
+                value=self.n,
+                limit=1,
+            )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise RequestError(
-                f"min_tokens = {self.min_tokens} is more than max_tokens = {self.max_tokens}", "min_tokens"
+            raise FieldError(
+                "{min_tokens} = {value} is more than {max_tokens} = {limit}",
+                "min_tokens",
+                value=self.min_tokens,
+                limit=self.max_tokens,
             )
         if self.thinking_budget is not None and not self.thinking_end_ids:
-            raise RequestError(
-                "thinking_budget needs thinking_end_ids, the tokens that close the thinking", "thinking_budget"
+            raise FieldError(
+                "{thinking_budget} needs {thinking_end_ids}, the tokens that close the thinking", "thinking_budget"
             )
         if self.thinking_start_ids and not self.thinking_end_ids:
-            raise RequestError("thinking_start_ids needs thinking_end_ids", "thinking_start_ids")
+            raise FieldError("{thinking_start_ids} needs {thinking_end_ids}", "thinking_start_ids")
         if self.thinking_start_ids and self.thinking_start_ids == self.thinking_end_ids:
-            raise RequestError("thinking_start_ids and thinking_end_ids are the same", "thinking_start_ids")
+            raise FieldError("{thinking_start_ids} and {thinking_end_ids} are the same", "thinking_start_ids")
         return self

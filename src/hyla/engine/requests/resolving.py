@@ -12,7 +12,7 @@ from hyla.engine.requests.params import SamplingParams
 from hyla.engine.requests.text import TextCodec
 from hyla.engine.requests.token_ids import bad_word_ids, check_token_ids
 from hyla.engine.sampling.grammar import Grammar, GrammarCompiler
-from hyla.errors import CapacityError, RequestError
+from hyla.errors import CapacityError, FieldError, RequestError
 from hyla.grid import CHUNK, num_pages_for
 
 Prompt = str | Sequence[int]
@@ -48,19 +48,26 @@ class Resolver:
         ids = self._prompt_ids(request.prompt)
         params = self._resolve_words(request.params)
         room = self.facts.context_len - len(ids)
-        if room < (1 if params.max_tokens != 0 else 0):
-            raise RequestError(
-                f"the prompt has {len(ids)} tokens and the context {self.facts.context_len}, of which the answer "
-                f"needs at least one; shorten the prompt",
+        answers = params.max_tokens != 0
+        if room < int(answers):
+            need = ", of which the answer needs at least one" if answers else ""
+            raise FieldError(
+                f"the prompt has {{value}} tokens and the context {{limit}}{need}; shorten the prompt",
                 "prompt",
                 CONTEXT_EXCEEDED,
+                value=len(ids),
+                limit=self.facts.context_len,
             )
         if (params.max_tokens or 0) > room:
-            raise RequestError(
-                f"max_tokens is {params.max_tokens}, but the prompt's {len(ids)} tokens leave {room} of the context's "
-                f"{self.facts.context_len}; ask for fewer or shorten the prompt",
+            raise FieldError(
+                "{max_tokens} is {value}, but the prompt's {num_prompt} tokens leave {limit} of the context's "
+                "{context}; ask for fewer or shorten the prompt",
                 "max_tokens",
                 CONTEXT_EXCEEDED,
+                value=params.max_tokens,
+                limit=room,
+                num_prompt=len(ids),
+                context=self.facts.context_len,
             )
         most = self._fitting_tokens(len(ids), params.max_tokens, room)
         seed = params.seed if params.seed is not None else secrets.randbits(63)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from hyla.engine.requests.params import SamplingParams
 from hyla.engine.requests.text import TextCodec
-from hyla.errors import RequestError
+from hyla.errors import FieldError
 
 
 def check_token_ids(params: SamplingParams, vocab_size: int) -> None:
-    """Raises RequestError for an id that the model does not have. Bad words must be ids already."""
+    """Raises FieldError for an id that the model does not have. Bad words must be ids already."""
     named = {
         "stop_token_ids": params.stop_token_ids,
         "logit_bias": params.logit_bias,
@@ -22,7 +22,8 @@ def check_token_ids(params: SamplingParams, vocab_size: int) -> None:
     for name, ids in named.items():
         wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
         if wrong is not None:
-            raise RequestError(f"{name} holds {wrong}; this model's ids are 0 to {vocab_size - 1}", name)
+            template = f"{{{name}}} holds {{value}}; this model's ids are 0 to {{limit}}"
+            raise FieldError(template, name, value=wrong, limit=vocab_size - 1)
 
 
 def bad_word_ids(words: Sequence[str | tuple[int, ...]], tokenizer: TextCodec | None) -> tuple[tuple[int, ...], ...]:
@@ -33,11 +34,11 @@ def bad_word_ids(words: Sequence[str | tuple[int, ...]], tokenizer: TextCodec | 
             sequences[tuple(word)] = None
             continue
         if tokenizer is None:
-            raise RequestError(
-                "bad_words as text need a tokenizer; give token ids or Engine(..., tokenizer=)", "bad_words"
+            raise FieldError(
+                "{bad_words} as text need a tokenizer; give token ids or Engine(..., tokenizer=)", "bad_words"
             )
         for text in (word, f" {word.lstrip(' ')}"):
             sequences[tuple(tokenizer.encode(text, add_special_tokens=False))] = None
     if () in sequences:
-        raise RequestError("bad_words holds a text for which the tokenizer writes no token; leave it out", "bad_words")
+        raise FieldError("{bad_words} holds a text for which the tokenizer writes no token; leave it out", "bad_words")
     return tuple(sequences)

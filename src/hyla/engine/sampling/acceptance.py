@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyla.engine.sampling.noise import ACCEPTING, REPLACING, NoiseKey, first_words, uniform
-from hyla.engine.sampling.sampler import loudest
+from hyla.engine.sampling.sampler import gumbel_argmax
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,5 +65,5 @@ def settle(target: Distribution, draft: Draft, key: NoiseKey) -> int:
     places = np.flatnonzero(rest)
     if len(places) == 0:  # the two are the same but for their last bits
         rest, places = target.probs, np.flatnonzero(target.probs)
-    place = loudest(np.log(rest[places]), ids[places], key._replace(purpose=REPLACING))
+    place = gumbel_argmax(np.log(rest[places]), ids[places], key._replace(purpose=REPLACING))
     return int(ids[places[place]])

@@ -30,7 +30,7 @@ from hyla.engine.sampling.acceptance import Distribution, Draft, settle
 from hyla.engine.sampling.grammar import Grammar
 from hyla.engine.sampling.noise import DRAFTING, NoiseKey
 from hyla.engine.sampling.penalties import Penalties
-from hyla.engine.sampling.sampler import draw, filtered, greedy, logprobs_of, loudest
+from hyla.engine.sampling.sampler import draw, filtered, greedy, gumbel_argmax, logprobs_of
 from hyla.engine.sampling.thinking import Thinking
 
 NOT_NUMBERS = "the model's logits are not numbers (NaN); check the weights"
@@ -139,7 +139,7 @@ class Chooser:
             return Draft(draw(*kept, self.params, key))
         scaled, ids = filtered(*kept, self.params)
         source = Distribution.of(scaled, ids)
-        place = loudest(scaled, ids, key._replace(purpose=DRAFTING, depth=depth))
+        place = gumbel_argmax(scaled, ids, key._replace(purpose=DRAFTING, depth=depth))
         return Draft(int(source.support[place]), source)
 
     def _grammar_after(self, drafts: Sequence[Draft] = ()) -> Grammar | None:

@@ -18,7 +18,7 @@ import tokenizers
 
 from hyla.engine.requests.formats import Format
 from hyla.engine.requests.text import TextCodec
-from hyla.errors import RequestError
+from hyla.errors import FieldError, RequestError
 
 if TYPE_CHECKING:
     # Imported where it is used: most engines never need it.
@@ -185,4 +185,13 @@ def first_line(message: str, most: int = 300) -> str:
 
 
 def _refusal(form: Format, message: str) -> RequestError:
-    return RequestError(f"the {form.type.replace('_', ' ')} cannot be used: {first_line(message)}", "grammar")
+    """As data, the place apart: it is one in the grammar's text, which the client may never have seen."""
+    said = first_line(message)
+    place = re.match(r"at \d+\(\d+\): ", said)
+    return FieldError(
+        "the {form} cannot be used: {place}{reason}",
+        "grammar",
+        form=form.type.replace("_", " "),
+        place=place[0] if place else "",
+        reason=said[place.end() :] if place else said,
+    )

@@ -45,7 +45,7 @@ def draw(values: np.ndarray, ids: np.ndarray | None, params: SamplingParams, key
         place = int(values.argmax())  # numpy returns the first of several
     else:
         scaled, ids = filtered(values, ids, params)
-        place = loudest(scaled, ids, key)
+        place = gumbel_argmax(scaled, ids, key)
     return place if ids is None else int(ids[place])
 
 
@@ -101,7 +101,7 @@ def _top_p(scaled: np.ndarray, top_p: float) -> np.ndarray:
     return np.flatnonzero(is_kept)
 
 
-def loudest(scaled: np.ndarray, ids: np.ndarray | None, key: NoiseKey) -> int:
+def gumbel_argmax(scaled: np.ndarray, ids: np.ndarray | None, key: NoiseKey) -> int:
     """Place of the largest sum of logit and Gumbel noise, the lowest on a tie. ids: None when they are the places."""
     words = first_words(key, len(scaled)) if ids is None else words_of(key, ids)
     places = _possible(scaled, words)

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from hyla.caches import Cache
-from hyla.caches.prefix import Hit, PrefixCache
+from hyla.caches.prefix import PrefixCache
+from hyla.caches.tree import Hit
 from hyla.engine.generation import Generation
 from hyla.grid import CHUNK
 

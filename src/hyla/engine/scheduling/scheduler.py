@@ -142,6 +142,7 @@ class Scheduler:
         for generation in list(self.running):
             if generation.sequence is not None and generation not in decoding:
                 self._schedule(Part(generation, self._piece(generation, step)), step)
+        started = []
         while self._make_room(step):
             generation = self.waiting.peek()
             hit = self.reuse.look_up(generation)
@@ -154,7 +155,9 @@ class Scheduler:
                 self.failed.append((generation, error))
                 continue
             insort(self.running, generation, key=rank)
+            started.append(generation)
             self._schedule(Part(generation, self._piece(generation, step)), step)
+        self._end_unprepared(started, step)
         self._take_room(step)
         for generation, part in step.parts.items():
             self.waiting.charge(generation, generation.sequence.length, part.num_known)
@@ -168,6 +171,18 @@ class Scheduler:
         if self._prefix is not None:
             for window, count in step.pages.items():
                 self._prefix.make_room(count, window)
+
+    def _end_unprepared(self, started: Sequence[Generation], step: Step) -> None:
+        """Prepare the places of new generations; who cannot have one fails alone."""
+        self.cache.apply()
+        for generation in started:
+            if generation.sequence is None:
+                continue  # preempted since
+            error = self.cache.failure_of(generation.sequence)
+            if error is not None:
+                step.drop(generation)
+                self.running.remove(generation)
+                self.failed.append((generation, error))
 
     @staticmethod
     def _is_decoding(generation: Generation) -> bool:

@@ -88,7 +88,7 @@ async def _chunks(events: Events, first_index: dict[str, int], shape: Shape) -> 
             for chunk in shape.failed(failure):
                 yield chunk
             return
-        for chunk in shape.news(first_index[event.request_id] + event.choice, event):
+        for chunk in shape.updates(first_index[event.request_id] + event.choice, event):
             yield chunk
     if all(choice.finish_reason is not None for choice in shape.choices):
         for chunk in shape.closing():

@@ -74,11 +74,11 @@ def _refuse_constant(name: str):
 def parse(schema: type[Schema], body: dict) -> Schema:
     """Checked fields. Raises RequestError that names the first wrong one."""
     try:
-        asked = schema.model_validate(body)
+        requested = schema.model_validate(body)
     except ValidationError as error:
         raise request_error(error, body) from error
-    _review(asked)
-    return asked
+    _review(requested)
+    return requested
 
 
 _told: set[str] = set()
@@ -92,11 +92,11 @@ def say_once(name: str, reason: str) -> None:
         logger.warning("requests set %s, which changes nothing here: %s", name, reason)
 
 
-def _review(asked: BaseModel, where: tuple[str | int, ...] = ()) -> None:
+def _review(requested: BaseModel, where: tuple[str | int, ...] = ()) -> None:
     """Refuse what is known and not supported, here and inside; say once what has no effect."""
-    for name in sorted(asked.model_fields_set & type(asked).model_fields.keys()):
-        value, path = getattr(asked, name), (*where, name)
-        for mark in type(asked).model_fields[name].metadata:
+    for name in sorted(requested.model_fields_set & type(requested).model_fields.keys()):
+        value, path = getattr(requested, name), (*where, name)
+        for mark in type(requested).model_fields[name].metadata:
             if isinstance(mark, OnlyNeutral) and value is not None and value not in mark.values:
                 message = f"{written(path)} = {short(value)} is not supported; {mark.instead}"
                 raise RequestError(message, str(path[0]))

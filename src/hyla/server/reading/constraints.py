@@ -11,18 +11,18 @@ from hyla.server.guard.limits import Limits
 from hyla.server.schemas.generation import GenerationFields, ResponseFormat
 
 
-def grammar_of(asked: GenerationFields, limits: Limits) -> dict | None:
+def grammar_of(requested: GenerationFields, limits: Limits) -> dict | None:
     """The one constraint of a request, None without. Raises RequestError for two, and for what is too large."""
     found: dict[str, Any] = {}
-    if asked.response_format is not None and (own := format_grammar(asked.response_format, limits)) is not None:
+    if requested.response_format is not None and (own := format_grammar(requested.response_format, limits)) is not None:
         found["response_format"] = own
     for name, kind in (("guided_json", "json_schema"), ("guided_regex", "regex"), ("guided_choice", "choice")):
-        if (value := getattr(asked, name)) is not None:
+        if (value := getattr(requested, name)) is not None:
             found[name] = _grammar(kind, value, name, limits)
-    if asked.guided_grammar is not None:
-        found["guided_grammar"] = _grammar("grammar", asked.guided_grammar, "guided_grammar", limits)
-    if asked.structured_outputs is not None:
-        given = {kind: value for kind, value in asked.structured_outputs if value not in (None, False)}
+    if requested.guided_grammar is not None:
+        found["guided_grammar"] = _grammar("grammar", requested.guided_grammar, "guided_grammar", limits)
+    if requested.structured_outputs is not None:
+        given = {kind: value for kind, value in requested.structured_outputs if value not in (None, False)}
         if len(given) != 1:
             raise RequestError(
                 f"structured_outputs sets {len(given)} constraints; set exactly one of json, regex, choice, grammar "

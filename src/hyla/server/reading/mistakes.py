@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,9 @@ from pydantic_core import ErrorDetails
 from hyla.errors import RequestError
 
 OUGHT = "Input should be "
+
+OBJECTS = ("dict_type", "mapping_type", "model_type", "model_attributes_type")
+"""pydantic's words for what JSON calls an object."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _meant(mistakes: Sequence[Mistake]) -> list[Mistake]:
 
 def _said(mistakes: Sequence[Mistake]) -> str:
     """What pydantic wants, of each alternative once."""
-    told = (re.sub(r"a valid dictionary( or instance of \w+)?", "an object", own.details["msg"]) for own in mistakes)
+    told = (OUGHT + "an object" if own.details["type"] in OBJECTS else own.details["msg"] for own in mistakes)
     texts = list(dict.fromkeys(told))
     if not all(text.startswith(OUGHT) for text in texts):
         return texts[0]

@@ -12,8 +12,8 @@ from hyla.server.schemas.generation import GenerationFields
 from hyla.server.served import ServedModel
 
 
-def check_stream(asked: GenerationFields) -> None:
-    if asked.stream_options is not None and not asked.stream:
+def check_stream(requested: GenerationFields) -> None:
+    if requested.stream_options is not None and not requested.stream:
         raise RequestError("stream_options is only for stream = true; leave it out", "stream_options")
 
 

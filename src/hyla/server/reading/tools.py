@@ -31,18 +31,18 @@ def tool_use(tools: Sequence[FunctionTool], mode: Mode | None, parallel: bool | 
     return ToolUse(tuple(tools), (mode or "auto") if tools else "none", parallel is not False)
 
 
-def openai_tool_use(asked, limits: Limits) -> ToolUse:
+def openai_tool_use(requested, limits: Limits) -> ToolUse:
     """Of a chat request."""
-    tools = [tool.function for tool in asked.tools or ()]
-    choice = asked.tool_choice
+    tools = [tool.function for tool in requested.tools or ()]
+    choice = requested.tool_choice
     if isinstance(choice, NamedTool):
         use = tool_use(tools, "required", False, limits)
         return use.narrowed([choice.function.name], "required")
     if isinstance(choice, AllowedToolsChoice):
         allowed = [_allowed_name(entry) for entry in choice.allowed_tools.tools]
         mode = choice.allowed_tools.mode
-        return tool_use(tools, mode, asked.parallel_tool_calls, limits).narrowed(allowed, mode)
-    return tool_use(tools, choice, asked.parallel_tool_calls, limits)
+        return tool_use(tools, mode, requested.parallel_tool_calls, limits).narrowed(allowed, mode)
+    return tool_use(tools, choice, requested.parallel_tool_calls, limits)
 
 
 def _allowed_name(entry: dict) -> str:

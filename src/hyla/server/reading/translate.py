@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from hyla.engine import Request, SamplingParams
-from hyla.errors import RequestError
+from hyla.errors import FieldError, RequestError
 from hyla.server.reading.mistakes import short
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.schemas.completions import CompletionRequest
@@ -30,12 +29,12 @@ SHARED = (
 """Sampling fields of requests that keep their name and meaning."""
 
 
-def sampling_params(asked: Any, **own) -> SamplingParams:
+def sampling_params(requested: Any, **own) -> SamplingParams:
     """The engine's parameters of a request body; `own` are fields of them that the route has worked out.
 
     Raises RequestError for values that cannot be.
     """
-    fields = {name: getattr(asked, name) for name in SHARED if name in type(asked).model_fields} | own
+    fields = {name: getattr(requested, name) for name in SHARED if name in type(requested).model_fields} | own
     if fields.get("grammar") is None and fields.get("thinking_budget") is None:
         # Nobody asks where thinking ends; following it would cost the engine something.
         fields = {name: value for name, value in fields.items() if name not in THINKING_MARKS}
@@ -49,11 +48,11 @@ def in_engine(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def engine_request(
-    name: str, prompt: str | tuple[int, ...], params: SamplingParams, asked: Any = None, *, key: str | None = None
+    name: str, prompt: str | tuple[int, ...], params: SamplingParams, requested: Any = None, *, key: str | None = None
 ) -> Request:
     """One prompt of a request body. key: of the client, for fairness between them."""
-    own = type(asked).model_fields if asked is not None else ()
-    wanted = {field: getattr(asked, field) for field in REQUEST_FIELDS if field in own} | {"key": key}
+    own = type(requested).model_fields if requested is not None else ()
+    wanted = {field: getattr(requested, field) for field in REQUEST_FIELDS if field in own} | {"key": key}
     return Request(name, prompt, params, **in_engine(wanted))
 
 
@@ -87,7 +86,7 @@ CONSTRAINTS = (
     "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
 )  # fmt: skip
 
-OWN_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
+CLIENT_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
     ChatRequest: {
         "prompt": ("messages",),
         "input": ("messages",),
@@ -134,39 +133,30 @@ OWN_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
 one that the client has sent is meant."""
 
 
-TOOL_GRAMMAR = re.compile(r"^the lark cannot be used: (at \d+\(\d+\): )?")
-"""How an error of the grammar begins that the server has made of the tools; the client never saw it."""
+TOOL_WORDS = {"form": "parameters of a tool", "place": ""}
+"""Of an error of the grammar that the server has made of the tools; the client never saw it, nor a place in it."""
 
 
-def own_name(asked: Body, name: str | None) -> str | None:
+def client_name(requested: Body, name: str | None) -> str | None:
     """A field of this request for the engine's word; None when it has none."""
-    names = OWN_NAMES.get(type(asked), {}).get(name, (name,))
-    known = [own for own in names if own in type(asked).model_fields]
-    sent = (own for own in known if own in asked.model_fields_set and getattr(asked, own) is not None)
+    names = CLIENT_NAMES.get(type(requested), {}).get(name, (name,))
+    known = [own for own in names if own in type(requested).model_fields]
+    sent = (own for own in known if own in requested.model_fields_set and getattr(requested, own) is not None)
     return next(sent, known[0] if known else None)
 
 
 @contextmanager
-def in_own_names(asked: Body) -> Iterator[None]:
+def in_client_names(requested: Body) -> Iterator[None]:
     """Request errors of what runs inside name the fields that the client knows."""
     try:
         yield
     except RequestError as error:
-        param = own_name(asked, error.param)
-        text = _retold(str(error), asked, error.param)
-        if param == "tools":
-            text = TOOL_GRAMMAR.sub("the parameters of a tool cannot be used: ", text)
+        param = client_name(requested, error.param)
+        text = _told(error, requested, param) if isinstance(error, FieldError) else str(error)
         raise RequestError(text, param, error.code) from error
 
 
-def _retold(text: str, asked: Body, param: str | None) -> str:
+def _told(error: FieldError, requested: Body, param: str | None) -> str:
     """An error's text with the request's names in place of the engine's."""
-    for name in OWN_NAMES.get(type(asked), {}):
-        own = own_name(asked, name)
-        # Where both are fields, only the error's own one is known to be the engine's.
-        is_engine_s = name == param or name not in type(asked).model_fields
-        if is_engine_s and own != name and not re.search(rf"\b{own}\b", text):
-            # A word alone may be English; with "_" or before " = " it is a field.
-            end = r"\b" if "_" in name else "(?= = )"
-            text = re.sub(rf"(?<![\w.]){name}{end}", own, text)
-    return text
+    names = {name: client_name(requested, name) or name for name in CLIENT_NAMES.get(type(requested), {})}
+    return error.told({**names, **(TOOL_WORDS if param == "tools" else {})})

@@ -17,7 +17,7 @@ from hyla.server.reading.constraints import grammar_of
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.prompts import check_choices, check_stream
 from hyla.server.reading.tools import openai_tool_use
-from hyla.server.reading.translate import engine_request, in_own_names, sampling_params
+from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.chat import ChatShape
@@ -28,30 +28,30 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
-    asked = parse(ChatRequest, await read_json(request, service.limits))
-    with in_own_names(asked):
-        return await _answer(request, service, asked, client)
+    requested = parse(ChatRequest, await read_json(request, service.limits))
+    with in_client_names(requested):
+        return await _answer(request, service, requested, client)
 
 
-async def _answer(request: Request, service: Service, asked: ChatRequest, client: str) -> Response:
-    served = service.model(asked.model)
+async def _answer(request: Request, service: Service, requested: ChatRequest, client: str) -> Response:
+    served = service.model(requested.model)
     served.require_tokenizer("chat")
-    check_stream(asked)
-    conversation = _conversation(asked, service.limits)
+    check_stream(requested)
+    conversation = _conversation(requested, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
-    constraint = grammar_of(asked, service.limits)
+    constraint = grammar_of(requested, service.limits)
     reading = served.format.reading(
         prompt.text,
         conversation.tools,
         constraint,
-        budget=asked.thinking_budget,
+        budget=requested.thinking_budget,
         may_think=conversation.may_think,
     )
     params = sampling_params(
-        asked,
-        max_tokens=_max_tokens(asked),
-        logprobs=_logprobs(asked),
-        prompt_logprobs=asked.prompt_logprobs,
+        requested,
+        max_tokens=_max_tokens(requested),
+        logprobs=_logprobs(requested),
+        prompt_logprobs=requested.prompt_logprobs,
         **reading.params,
     )
     check_choices(1, params.n, service.limits)
@@ -63,36 +63,36 @@ async def _answer(request: Request, service: Service, asked: ChatRequest, client
         served.tokenizer,
         [Choice(reading.parser(), most_calls) for _ in range(params.n)],
         params.n,
-        wants_logprobs=bool(asked.logprobs),
-        wants_usage=asked.wants_usage,
-        wants_ids=bool(asked.return_token_ids),
-        num_prompt_top=asked.prompt_logprobs,
-        prefix=conversation.final_text() if asked.echo else "",
-        shows_reasoning=asked.include_reasoning is not False,
+        wants_logprobs=bool(requested.logprobs),
+        wants_usage=requested.wants_usage,
+        wants_ids=bool(requested.return_token_ids),
+        num_prompt_top=requested.prompt_logprobs,
+        prefix=conversation.final_text() if requested.echo else "",
+        shows_reasoning=requested.include_reasoning is not False,
     )
     shape.prompt_ids = [prompt.token_ids]
-    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, asked, key=client or None)
+    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
     return await answer(
-        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(asked.stream)
+        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(requested.stream)
     )
 
 
-def _conversation(asked: ChatRequest, limits: Limits) -> Conversation:
-    if len(asked.messages) > limits.max_messages:
+def _conversation(requested: ChatRequest, limits: Limits) -> Conversation:
+    if len(requested.messages) > limits.max_messages:
         raise RequestError(
-            f"messages holds {len(asked.messages)} of them; at most {limits.max_messages} go at once", "messages"
+            f"messages holds {len(requested.messages)} of them; at most {limits.max_messages} go at once", "messages"
         )
-    if asked.continue_final_message and asked.add_generation_prompt:
+    if requested.continue_final_message and requested.add_generation_prompt:
         raise RequestError(
             "continue_final_message and add_generation_prompt exclude each other; give one", "continue_final_message"
         )
     return Conversation(
-        [message.model_dump(exclude_unset=True) for message in asked.messages],
-        openai_tool_use(asked, limits),
-        effort_names(asked.reasoning_effort) | (asked.chat_template_kwargs or {}),
-        asked.documents,
-        bool(asked.continue_final_message),
-        asked.add_generation_prompt is not False,
+        [message.model_dump(exclude_unset=True) for message in requested.messages],
+        openai_tool_use(requested, limits),
+        effort_names(requested.reasoning_effort) | (requested.chat_template_kwargs or {}),
+        requested.documents,
+        bool(requested.continue_final_message),
+        requested.add_generation_prompt is not False,
     )
 
 
@@ -104,13 +104,16 @@ def effort_names(effort: str | None) -> dict:
     return {"reasoning_effort": effort, "enable_thinking": thinks, "thinking": thinks}
 
 
-def _max_tokens(asked: ChatRequest) -> int | None:
-    if None not in (asked.max_tokens, asked.max_completion_tokens) and asked.max_tokens != asked.max_completion_tokens:
+def _max_tokens(requested: ChatRequest) -> int | None:
+    if (
+        None not in (requested.max_tokens, requested.max_completion_tokens)
+        and requested.max_tokens != requested.max_completion_tokens
+    ):
         raise RequestError("max_tokens and max_completion_tokens differ; give one of them", "max_completion_tokens")
-    return asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+    return requested.max_tokens if requested.max_completion_tokens is None else requested.max_completion_tokens
 
 
-def _logprobs(asked: ChatRequest) -> int | None:
-    if asked.top_logprobs is not None and not asked.logprobs:
+def _logprobs(requested: ChatRequest) -> int | None:
+    if requested.top_logprobs is not None and not requested.logprobs:
         raise RequestError("top_logprobs needs logprobs = true", "top_logprobs")
-    return (asked.top_logprobs or 0) if asked.logprobs else None
+    return (requested.top_logprobs or 0) if requested.logprobs else None

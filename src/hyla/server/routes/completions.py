@@ -15,7 +15,7 @@ from hyla.server.answering.reader import Choice
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import grammar_of
 from hyla.server.reading.prompts import check_choices, check_stream, encode
-from hyla.server.reading.translate import engine_request, in_own_names, sampling_params
+from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.schemas.completions import DEFAULT_TOKENS, CompletionRequest
 from hyla.server.served import ServedModel
 from hyla.server.service import Service, client_of, service_of
@@ -27,19 +27,19 @@ router = APIRouter()
 @router.post("/v1/completions")
 async def completions(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
-    asked = parse(CompletionRequest, await read_json(request, service.limits))
-    with in_own_names(asked):
-        return await _answer(request, service, asked, client)
+    requested = parse(CompletionRequest, await read_json(request, service.limits))
+    with in_client_names(requested):
+        return await _answer(request, service, requested, client)
 
 
-async def _answer(request: Request, service: Service, asked: CompletionRequest, client: str) -> Response:
-    served = service.model(asked.model)
-    check_stream(asked)
-    prompts = asked.prompts(service.limits)
-    marks = served.format.marks() if asked.thinking_budget is not None else {}
-    params = _params(asked, grammar_of(asked, service.limits), marks)
+async def _answer(request: Request, service: Service, requested: CompletionRequest, client: str) -> Response:
+    served = service.model(requested.model)
+    check_stream(requested)
+    prompts = requested.prompts(service.limits)
+    marks = served.format.marks() if requested.thinking_budget is not None else {}
+    params = _params(requested, grammar_of(requested, service.limits), marks)
     check_choices(len(prompts), params.n, service.limits)
-    ids = await encode(served, prompts, add_special_tokens=asked.add_special_tokens is not False)
+    ids = await encode(served, prompts, add_special_tokens=requested.add_special_tokens is not False)
     answer_id = f"cmpl-{uuid.uuid4().hex}"
     shape = CompletionShape(
         answer_id,
@@ -47,18 +47,20 @@ async def _answer(request: Request, service: Service, asked: CompletionRequest, 
         served.tokenizer,
         [Choice() for _ in range(len(prompts) * params.n)],
         params.n,
-        wants_logprobs=asked.logprobs is not None,
-        wants_usage=asked.wants_usage,
-        wants_ids=bool(asked.return_token_ids),
-        num_prompt_top=asked.prompt_logprobs,
-        echoes=_echoes(served, prompts, ids) if asked.echo else (),
-        num_echo_top=asked.logprobs if asked.echo else None,
-        num_kept=asked.n or 1,
+        wants_logprobs=requested.logprobs is not None,
+        wants_usage=requested.wants_usage,
+        wants_ids=bool(requested.return_token_ids),
+        num_prompt_top=requested.prompt_logprobs,
+        echoes=_echoes(served, prompts, ids) if requested.echo else (),
+        num_echo_top=requested.logprobs if requested.echo else None,
+        num_kept=requested.n or 1,
     )
     shape.prompt_ids = ids
-    if asked.max_tokens == 0 and params.prompt_logprobs is None:
+    if requested.max_tokens == 0 and params.prompt_logprobs is None:
         return JSONResponse(shape.without_answers(), headers={"X-Request-Id": answer_id})
-    requests = [engine_request(f"{answer_id}-{n}", own, params, asked, key=client or None) for n, own in enumerate(ids)]
+    requests = [
+        engine_request(f"{answer_id}-{n}", own, params, requested, key=client or None) for n, own in enumerate(ids)
+    ]
     return await answer(
         request,
         service,
@@ -67,30 +69,32 @@ async def _answer(request: Request, service: Service, asked: CompletionRequest, 
         shape,
         answer_id=answer_id,
         client=client,
-        is_streamed=bool(asked.stream),
+        is_streamed=bool(requested.stream),
     )
 
 
-def _params(asked: CompletionRequest, grammar: dict | None, marks: dict) -> SamplingParams:
+def _params(requested: CompletionRequest, grammar: dict | None, marks: dict) -> SamplingParams:
     """Sampling parameters; best_of choices are computed and the best n of them kept. marks: of thinking."""
-    most = DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens
-    scores = [own for own in (asked.prompt_logprobs, asked.logprobs if asked.echo else None) if own is not None]
+    most = DEFAULT_TOKENS if requested.max_tokens is None else requested.max_tokens
+    scores = [
+        own for own in (requested.prompt_logprobs, requested.logprobs if requested.echo else None) if own is not None
+    ]
     if most == 0 and not scores:
-        if not asked.echo or asked.stream:
+        if not requested.echo or requested.stream:
             raise RequestError(
                 "max_tokens = 0 computes no token: ask for prompt_logprobs, or for echo without stream", "max_tokens"
             )
         most = 1  # nothing is computed
-    num, logprobs = asked.n or 1, asked.logprobs
-    if asked.best_of is not None and asked.best_of != num:
-        if asked.best_of < num or asked.stream:
+    num, logprobs = requested.n or 1, requested.logprobs
+    if requested.best_of is not None and requested.best_of != num:
+        if requested.best_of < num or requested.stream:
             raise RequestError(
-                f"best_of = {asked.best_of} must be at least n = {num}, and is not for streams", "best_of"
+                f"best_of = {requested.best_of} must be at least n = {num}, and is not for streams", "best_of"
             )
-        num, logprobs = asked.best_of, logprobs or 0
-    own = {"n": num} if asked.best_of is not None else {}
+        num, logprobs = requested.best_of, logprobs or 0
+    own = {"n": num} if requested.best_of is not None else {}
     own["prompt_logprobs"] = max(scores, default=None)
-    return sampling_params(asked, max_tokens=most, logprobs=logprobs, grammar=grammar, **own, **marks)
+    return sampling_params(requested, max_tokens=most, logprobs=logprobs, grammar=grammar, **own, **marks)
 
 
 def _echoes(served: ServedModel, prompts: Sequence, ids: Sequence[tuple[int, ...]]) -> list[str]:

@@ -23,11 +23,11 @@ def admin_of(request: Request) -> None:
 async def abort(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     """Cancel a running answer by its id; only its own client (and the admin) may."""
     service = service_of(request)
-    asked = parse(AbortRequest, await read_json(request, service.limits))
-    if not service.abort(asked.request_id, client):
-        message = f"request_id {asked.request_id!r} is not running; it may have finished"
+    requested = parse(AbortRequest, await read_json(request, service.limits))
+    if not service.abort(requested.request_id, client):
+        message = f"request_id {requested.request_id!r} is not running; it may have finished"
         raise HTTPFailure(404, message, param="request_id", code="request_not_found")
-    return JSONResponse({"request_id": asked.request_id, "aborted": True})
+    return JSONResponse({"request_id": requested.request_id, "aborted": True})
 
 
 @router.post("/admin/{action}", dependencies=[Depends(admin_of)])
@@ -36,8 +36,8 @@ async def admin(request: Request, action: str) -> JSONResponse:
     service = service_of(request)
     schemas = {"pause": PauseRequest, "sleep": SleepRequest, "weights": WeightsRequest}
     schema = schemas.get(action, ModelRequest)
-    asked = parse(schema, await read_json(request, service.limits))
-    served = service.model_or_only(asked.model)
-    fields = asked.model_dump(exclude_none=True, exclude={"model"})
+    requested = parse(schema, await read_json(request, service.limits))
+    served = service.model_or_only(requested.model)
+    fields = requested.model_dump(exclude_none=True, exclude={"model"})
     told = await administer(served.worker, action, fields)
     return JSONResponse({"model": served.name, "action": action, **told})

@@ -20,7 +20,7 @@ from hyla.server.reading.constraints import format_grammar
 from hyla.server.reading.content import part_text, text_of
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.tools import tool_use
-from hyla.server.reading.translate import engine_request, in_own_names, sampling_params
+from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.schemas.generation import ResponseFormat
 from hyla.server.schemas.messages import Block, CountTokensRequest, MessageRequest, Turn
 from hyla.server.schemas.tools import FunctionTool
@@ -33,28 +33,28 @@ router = APIRouter()
 @router.post("/v1/messages")
 async def messages(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
-    asked = parse(MessageRequest, await read_json(request, service.limits))
-    with in_own_names(asked):
-        return await _answer(request, service, asked, client)
+    requested = parse(MessageRequest, await read_json(request, service.limits))
+    with in_client_names(requested):
+        return await _answer(request, service, requested, client)
 
 
-async def _answer(request: Request, service: Service, asked: MessageRequest, client: str) -> Response:
-    served = service.model(asked.model)
+async def _answer(request: Request, service: Service, requested: MessageRequest, client: str) -> Response:
+    served = service.model(requested.model)
     tokenizer = served.require_tokenizer("messages")
-    conversation = _conversation(asked, service.limits)
+    conversation = _conversation(requested, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
-    constraint = _grammar(asked, service.limits)
+    constraint = _grammar(requested, service.limits)
     # A model without known thinking may be asked to think: clients send it to every model.
-    is_bounded = served.format.thinking_ids is not None and asked.thinking is not None
+    is_bounded = served.format.thinking_ids is not None and requested.thinking is not None
     reading = served.format.reading(
         prompt.text,
         conversation.tools,
         constraint,
-        budget=asked.thinking.budget_tokens if is_bounded else None,
+        budget=requested.thinking.budget_tokens if is_bounded else None,
         may_think=conversation.may_think,
     )
-    stops = tuple(asked.stop_sequences or ())
-    params = sampling_params(asked, stop=stops or None, **reading.params)
+    stops = tuple(requested.stop_sequences or ())
+    params = sampling_params(requested, stop=stops or None, **reading.params)
     answer_id = f"msg_{uuid.uuid4().hex}"
     shape = MessageShape(
         answer_id,
@@ -63,48 +63,48 @@ async def _answer(request: Request, service: Service, asked: MessageRequest, cli
         Choice(reading.parser(), None if conversation.tools.is_parallel else 1),
         stops=stops,
         num_prompt_tokens=len(prompt.token_ids),
-        shows_thinking=asked.thinking is None
-        or (asked.thinking.type != "disabled" and asked.thinking.display != "omitted"),
+        shows_thinking=requested.thinking is None
+        or (requested.thinking.type != "disabled" and requested.thinking.display != "omitted"),
     )
-    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, asked, key=client or None)
+    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
     return await answer(
-        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(asked.stream)
+        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(requested.stream)
     )
 
 
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    asked = parse(CountTokensRequest, await read_json(request, service.limits))
-    served = service.model(asked.model)
-    with in_own_names(asked):
-        prompt = await run_in_threadpool(served.prompt, _conversation(asked, service.limits))
+    requested = parse(CountTokensRequest, await read_json(request, service.limits))
+    served = service.model(requested.model)
+    with in_client_names(requested):
+        prompt = await run_in_threadpool(served.prompt, _conversation(requested, service.limits))
     return JSONResponse({"input_tokens": len(prompt.token_ids)})
 
 
-def _conversation(asked: CountTokensRequest, limits: Limits) -> Conversation:
-    if len(asked.messages) > limits.max_messages:
+def _conversation(requested: CountTokensRequest, limits: Limits) -> Conversation:
+    if len(requested.messages) > limits.max_messages:
         raise RequestError(
-            f"messages holds {len(asked.messages)} of them; at most {limits.max_messages} go at once", "messages"
+            f"messages holds {len(requested.messages)} of them; at most {limits.max_messages} go at once", "messages"
         )
     made: list[dict[str, Any]] = []
-    if asked.system:
-        made.append({"role": "system", "content": _system(asked.system)})
-    for n, turn in enumerate(asked.messages):
+    if requested.system:
+        made.append({"role": "system", "content": _system(requested.system)})
+    for n, turn in enumerate(requested.messages):
         made += _turn(turn, f"messages[{n}].content")
     # A last message of the assistant is the start of the answer.
-    continues = asked.messages[-1].role == "assistant" and bool(made[-1].get("content"))
-    return Conversation(made, _tools(asked, limits), _names(asked), continues_final_message=continues)
+    continues = requested.messages[-1].role == "assistant" and bool(made[-1].get("content"))
+    return Conversation(made, _tools(requested, limits), _names(requested), continues_final_message=continues)
 
 
-def _names(asked: CountTokensRequest) -> dict[str, Any]:
+def _names(requested: CountTokensRequest) -> dict[str, Any]:
     names: dict[str, Any] = {}
-    if asked.thinking is not None:
-        thinks = asked.thinking.type != "disabled"
+    if requested.thinking is not None:
+        thinks = requested.thinking.type != "disabled"
         names = {"enable_thinking": thinks, "thinking": thinks}
-    if asked.output_config is not None and asked.output_config.effort is not None:
-        names["reasoning_effort"] = asked.output_config.effort
-    return names | (asked.chat_template_kwargs or {})
+    if requested.output_config is not None and requested.output_config.effort is not None:
+        names["reasoning_effort"] = requested.output_config.effort
+    return names | (requested.chat_template_kwargs or {})
 
 
 def _system(content: str | list[Block]) -> str:
@@ -164,12 +164,12 @@ def _call(block: Block, where: str) -> dict[str, Any]:
     return {"id": _field(block, "id", where), "type": "function", "function": function}
 
 
-def _tools(asked: CountTokensRequest, limits: Limits) -> ToolUse:
+def _tools(requested: CountTokensRequest, limits: Limits) -> ToolUse:
     tools = [
         FunctionTool(name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict)
-        for tool in asked.tools or ()
+        for tool in requested.tools or ()
     ]
-    choice = asked.tool_choice
+    choice = requested.tool_choice
     if choice is None:
         return tool_use(tools, None, True, limits)
     is_parallel = not choice.disable_parallel_tool_use
@@ -181,8 +181,8 @@ def _tools(asked: CountTokensRequest, limits: Limits) -> ToolUse:
     return tool_use(tools, mode, is_parallel, limits)
 
 
-def _grammar(asked: MessageRequest, limits: Limits) -> dict | None:
-    if asked.output_config is None or asked.output_config.format is None:
+def _grammar(requested: MessageRequest, limits: Limits) -> dict | None:
+    if requested.output_config is None or requested.output_config.format is None:
         return None
-    schema = {"schema": asked.output_config.format.schema_}
+    schema = {"schema": requested.output_config.format.schema_}
     return format_grammar(ResponseFormat(type="json_schema", json_schema=schema), limits, "output_config")

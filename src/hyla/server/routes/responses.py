@@ -21,7 +21,7 @@ from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.errors import HTTPFailure
 from hyla.server.reading.mistakes import short
 from hyla.server.reading.tools import tool_use
-from hyla.server.reading.translate import engine_request, in_own_names, sampling_params
+from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.routes.chat import effort_names
 from hyla.server.schemas.generation import ResponseFormat
 from hyla.server.schemas.responses import (
@@ -43,46 +43,46 @@ LOGPROBS = "message.output_text.logprobs"
 @router.post("/v1/responses")
 async def responses(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
-    asked = parse(ResponseRequest, await read_json(request, service.limits))
-    with in_own_names(asked):
-        return await _answer(request, service, asked, client)
+    requested = parse(ResponseRequest, await read_json(request, service.limits))
+    with in_client_names(requested):
+        return await _answer(request, service, requested, client)
 
 
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    asked = parse(InputTokensRequest, await read_json(request, service.limits))
-    with in_own_names(asked):
-        served = service.model(asked.model)
-        _, conversation = _conversation(asked, service, client)
+    requested = parse(InputTokensRequest, await read_json(request, service.limits))
+    with in_client_names(requested):
+        served = service.model(requested.model)
+        _, conversation = _conversation(requested, service, client)
         prompt = await run_in_threadpool(served.prompt, conversation)
     return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
 
 
-async def _answer(request: Request, service: Service, asked: ResponseRequest, client: str) -> Response:
-    served = service.model(asked.model)
+async def _answer(request: Request, service: Service, requested: ResponseRequest, client: str) -> Response:
+    served = service.model(requested.model)
     served.require_tokenizer("responses")
-    messages, conversation = _conversation(asked, service, client)
+    messages, conversation = _conversation(requested, service, client)
     prompt = await run_in_threadpool(served.prompt, conversation)
-    constraint = _grammar(asked.text, service.limits)
+    constraint = _grammar(requested.text, service.limits)
     reading = served.format.reading(
         prompt.text,
         conversation.tools,
         constraint,
-        budget=asked.thinking_budget,
+        budget=requested.thinking_budget,
         may_think=conversation.may_think,
     )
-    wants_logprobs = asked.top_logprobs is not None or LOGPROBS in (asked.include or ())
+    wants_logprobs = requested.top_logprobs is not None or LOGPROBS in (requested.include or ())
     params = sampling_params(
-        asked,
-        max_tokens=asked.max_output_tokens,
-        logprobs=(asked.top_logprobs or 0) if wants_logprobs else None,
+        requested,
+        max_tokens=requested.max_output_tokens,
+        logprobs=(requested.top_logprobs or 0) if wants_logprobs else None,
         **reading.params,
     )
     answer_id = f"resp_{uuid.uuid4().hex}"
 
     def keep(body: dict, message: dict) -> None:
-        if asked.store is not False:
+        if requested.store is not False:
             service.stored.add(body, [*messages, message], client)
 
     shape = ResponseShape(
@@ -90,13 +90,13 @@ async def _answer(request: Request, service: Service, asked: ResponseRequest, cl
         served.name,
         served.tokenizer,
         Choice(reading.parser(), None if conversation.tools.is_parallel else 1),
-        echo=_echo(asked),
+        echo=_echo(requested),
         wants_logprobs=wants_logprobs,
         on_done=keep,
     )
-    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, asked, key=client or None)
+    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
     return await answer(
-        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(asked.stream)
+        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(requested.stream)
     )
 
 
@@ -120,37 +120,37 @@ def _not_kept(response_id: str, param: str) -> HTTPFailure:
     return HTTPFailure(404, message, param=param, code="previous_response_not_found")
 
 
-def _conversation(asked: InputTokensRequest, service: Service, client: str) -> tuple[list[dict], Conversation]:
+def _conversation(requested: InputTokensRequest, service: Service, client: str) -> tuple[list[dict], Conversation]:
     """The messages to keep, and what the model is asked."""
-    messages = [*_earlier(asked, service, client), *_messages(asked)]
+    messages = [*_earlier(requested, service, client), *_messages(requested)]
     if len(messages) > service.limits.max_messages:
         raise RequestError(
             f"the conversation has {len(messages)} messages; at most {service.limits.max_messages} go at once", "input"
         )
-    tools = _tools(asked, service.limits)
-    return messages, Conversation(_with_instructions(asked, messages), tools, _names(asked))
+    tools = _tools(requested, service.limits)
+    return messages, Conversation(_with_instructions(requested, messages), tools, _names(requested))
 
 
-def _earlier(asked: InputTokensRequest, service: Service, client: str) -> list[dict[str, Any]]:
-    if asked.previous_response_id is None:
+def _earlier(requested: InputTokensRequest, service: Service, client: str) -> list[dict[str, Any]]:
+    if requested.previous_response_id is None:
         return []
-    found = service.stored.get(asked.previous_response_id, client)
+    found = service.stored.get(requested.previous_response_id, client)
     if found is None:
-        raise _not_kept(asked.previous_response_id, "previous_response_id")
+        raise _not_kept(requested.previous_response_id, "previous_response_id")
     return found.messages
 
 
-def _with_instructions(asked: InputTokensRequest, messages: list[dict]) -> list[dict]:
+def _with_instructions(requested: InputTokensRequest, messages: list[dict]) -> list[dict]:
     """Instructions are this request's own: they are not kept with the conversation."""
-    return [{"role": "system", "content": asked.instructions}, *messages] if asked.instructions else messages
+    return [{"role": "system", "content": requested.instructions}, *messages] if requested.instructions else messages
 
 
-def _messages(asked: InputTokensRequest) -> list[dict[str, Any]]:
+def _messages(requested: InputTokensRequest) -> list[dict[str, Any]]:
     """Input items in chat form: calls and reasoning join the assistant message that they belong to."""
-    if isinstance(asked.input, str):
-        return [{"role": "user", "content": asked.input}]
+    if isinstance(requested.input, str):
+        return [{"role": "user", "content": requested.input}]
     messages: list[dict[str, Any]] = []
-    for n, item in enumerate(asked.input):
+    for n, item in enumerate(requested.input):
         _add_item(messages, item, f"input[{n}]")
     if not messages:
         raise RequestError("input is an empty list; give a message", "input")
@@ -210,22 +210,24 @@ def _text(fields: dict, name: str, where: str, kind: str) -> str:
     return value
 
 
-def _tools(asked: InputTokensRequest, limits: Limits) -> ToolUse:
+def _tools(requested: InputTokensRequest, limits: Limits) -> ToolUse:
     tools = [
         FunctionTool(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
-        for tool in asked.tools or ()
+        for tool in requested.tools or ()
     ]
-    choice = asked.tool_choice
+    choice = requested.tool_choice
     if isinstance(choice, NamedFunction):
         return tool_use(tools, "required", False, limits).narrowed([choice.name], "required")
     if choice is None or isinstance(choice, str):
-        return tool_use(tools, choice, asked.parallel_tool_calls, limits)
+        return tool_use(tools, choice, requested.parallel_tool_calls, limits)
     names = [str(entry.get("name")) for entry in choice.tools]
-    return tool_use(tools, choice.mode, asked.parallel_tool_calls, limits).narrowed(names, choice.mode)
+    return tool_use(tools, choice.mode, requested.parallel_tool_calls, limits).narrowed(names, choice.mode)
 
 
-def _names(asked: InputTokensRequest) -> dict[str, Any]:
-    return effort_names(asked.reasoning.effort if asked.reasoning else None) | (asked.chat_template_kwargs or {})
+def _names(requested: InputTokensRequest) -> dict[str, Any]:
+    return effort_names(requested.reasoning.effort if requested.reasoning else None) | (
+        requested.chat_template_kwargs or {}
+    )
 
 
 def _grammar(text: TextOptions | None, limits: Limits) -> dict | None:
@@ -237,24 +239,24 @@ def _grammar(text: TextOptions | None, limits: Limits) -> dict | None:
     return format_grammar(wanted, limits, "text")
 
 
-def _echo(asked: ResponseRequest) -> dict[str, Any]:
+def _echo(requested: ResponseRequest) -> dict[str, Any]:
     """What an answer repeats of its request."""
-    given = asked.model_dump(mode="json", by_alias=True, exclude_none=True)
+    given = requested.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {
         "background": False,
-        "instructions": asked.instructions,
-        "max_output_tokens": asked.max_output_tokens,
-        "metadata": asked.metadata or {},
-        "parallel_tool_calls": asked.parallel_tool_calls is not False,
-        "previous_response_id": asked.previous_response_id,
+        "instructions": requested.instructions,
+        "max_output_tokens": requested.max_output_tokens,
+        "metadata": requested.metadata or {},
+        "parallel_tool_calls": requested.parallel_tool_calls is not False,
+        "previous_response_id": requested.previous_response_id,
         "reasoning": {"effort": None, "summary": None} | given.get("reasoning", {}),
-        "store": asked.store is not False,
-        "temperature": asked.temperature if asked.temperature is not None else 1.0,
+        "store": requested.store is not False,
+        "temperature": requested.temperature if requested.temperature is not None else 1.0,
         "text": {"format": {"type": "text"}} | given.get("text", {}),
         "tool_choice": given.get("tool_choice", "auto"),
         "tools": given.get("tools", []),
-        "top_logprobs": asked.top_logprobs or 0,
-        "top_p": asked.top_p if asked.top_p is not None else 1.0,
+        "top_logprobs": requested.top_logprobs or 0,
+        "top_p": requested.top_p if requested.top_p is not None else 1.0,
         "truncation": "disabled",
         "user": given.get("user"),
     }

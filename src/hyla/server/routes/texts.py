@@ -23,7 +23,7 @@ from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.prompts import encode
 from hyla.server.reading.tools import tool_use
-from hyla.server.reading.translate import in_own_names
+from hyla.server.reading.translate import in_client_names
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
 from hyla.server.served import ServedModel
 from hyla.server.service import Service, client_of, service_of
@@ -48,29 +48,31 @@ def _texts(given: str | Sequence, limits: Limits) -> list[str | tuple[int, ...]]
 @router.post("/v1/embeddings")
 async def embeddings(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    asked = parse(EmbeddingRequest, await read_json(request, service.limits))
-    with in_own_names(asked):
-        return await _embeddings(service, asked, client)
+    requested = parse(EmbeddingRequest, await read_json(request, service.limits))
+    with in_client_names(requested):
+        return await _embeddings(service, requested, client)
 
 
-async def _embeddings(service: Service, asked: EmbeddingRequest, client: str) -> JSONResponse:
-    served = service.model(asked.model)
+async def _embeddings(service: Service, requested: EmbeddingRequest, client: str) -> JSONResponse:
+    served = service.model(requested.model)
     width = served.worker.facts.hidden_dim
-    if asked.dimensions is not None and asked.dimensions > width:
+    if requested.dimensions is not None and requested.dimensions > width:
         raise RequestError(
-            f"dimensions = {asked.dimensions}; this model's vectors have {width}, ask for fewer", "dimensions"
+            f"dimensions = {requested.dimensions}; this model's vectors have {width}, ask for fewer", "dimensions"
         )
-    texts = _texts(asked.input, service.limits)
+    texts = _texts(requested.input, service.limits)
     with service.turn(client):
-        ids = await encode(served, texts, add_special_tokens=asked.add_special_tokens is not False, name="the input")
-        is_normalised = asked.normalize is not False
-        commands = [EmbedCommand(own, asked.pooling or "mean", is_normalised) for own in ids]
+        ids = await encode(
+            served, texts, add_special_tokens=requested.add_special_tokens is not False, name="the input"
+        )
+        is_normalised = requested.normalize is not False
+        commands = [EmbedCommand(own, requested.pooling or "mean", is_normalised) for own in ids]
         # One at a time, so that a request with many texts does not keep others waiting.
         vectors = [await asyncio.wrap_future(served.worker.embed(command)) for command in commands]
-    if asked.dimensions is not None and asked.dimensions < width:
-        vectors = [_shortened(vector[: asked.dimensions], is_normalised) for vector in vectors]
+    if requested.dimensions is not None and requested.dimensions < width:
+        vectors = [_shortened(vector[: requested.dimensions], is_normalised) for vector in vectors]
     data = [
-        {"object": "embedding", "index": n, "embedding": _encoded(vector, asked.encoding_format)}
+        {"object": "embedding", "index": n, "embedding": _encoded(vector, requested.encoding_format)}
         for n, vector in enumerate(vectors)
     ]
     num = sum(map(len, ids))
@@ -93,31 +95,31 @@ def _encoded(vector: Sequence[float], form: str | None) -> list[float] | str:
 @router.post("/tokenize")
 async def tokenize(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    asked = parse(TokenizeRequest, await read_json(request, service.limits))
-    with in_own_names(asked):
-        return await _tokenize(service, asked, client)
+    requested = parse(TokenizeRequest, await read_json(request, service.limits))
+    with in_client_names(requested):
+        return await _tokenize(service, requested, client)
 
 
-async def _tokenize(service: Service, asked: TokenizeRequest, client: str) -> JSONResponse:
-    served = service.model_or_only(asked.model)
+async def _tokenize(service: Service, requested: TokenizeRequest, client: str) -> JSONResponse:
+    served = service.model_or_only(requested.model)
     tokenizer = served.require_tokenizer("tokenize")
-    if (asked.prompt is None) == (asked.messages is None):
+    if (requested.prompt is None) == (requested.messages is None):
         raise RequestError("give either prompt or messages", "prompt")
-    if asked.messages is not None:
+    if requested.messages is not None:
         conversation = Conversation(
-            [message.model_dump(exclude_unset=True) for message in asked.messages],
-            tool_use([tool.function for tool in asked.tools or ()], None, None, service.limits),
-            asked.chat_template_kwargs or {},
+            [message.model_dump(exclude_unset=True) for message in requested.messages],
+            tool_use([tool.function for tool in requested.tools or ()], None, None, service.limits),
+            requested.chat_template_kwargs or {},
             None,
-            bool(asked.continue_final_message),
-            asked.add_generation_prompt is not False,
+            bool(requested.continue_final_message),
+            requested.add_generation_prompt is not False,
         )
         ids = (await run_in_threadpool(served.prompt, conversation)).token_ids
     else:
-        more = {} if asked.add_special_tokens is not False else {"add_special_tokens": False}
-        ids = await run_in_threadpool(tokenizer.encode, asked.prompt, **more)
+        more = {} if requested.add_special_tokens is not False else {"add_special_tokens": False}
+        ids = await run_in_threadpool(tokenizer.encode, requested.prompt, **more)
     body = {"tokens": list(ids), "count": len(ids), "max_model_len": served.worker.facts.context_len}
-    if asked.return_token_strs:
+    if requested.return_token_strs:
         body["token_strs"] = [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
     return JSONResponse(body)
 
@@ -125,32 +127,36 @@ async def _tokenize(service: Service, asked: TokenizeRequest, client: str) -> JS
 @router.post("/detokenize")
 async def detokenize(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    asked = parse(DetokenizeRequest, await read_json(request, service.limits))
-    with in_own_names(asked):
-        return await _detokenize(service, asked, client)
+    requested = parse(DetokenizeRequest, await read_json(request, service.limits))
+    with in_client_names(requested):
+        return await _detokenize(service, requested, client)
 
 
-async def _detokenize(service: Service, asked: DetokenizeRequest, client: str) -> JSONResponse:
-    served = service.model_or_only(asked.model)
+async def _detokenize(service: Service, requested: DetokenizeRequest, client: str) -> JSONResponse:
+    served = service.model_or_only(requested.model)
     tokenizer = served.require_tokenizer("detokenize")
-    if asked.tokens:
-        served.worker.facts.check_ids(asked.tokens, "tokens")
-    skip = bool(asked.skip_special_tokens)
-    return JSONResponse({"prompt": await run_in_threadpool(tokenizer.decode, asked.tokens, skip_special_tokens=skip)})
+    if requested.tokens:
+        served.worker.facts.check_ids(requested.tokens, "tokens")
+    skip = bool(requested.skip_special_tokens)
+    return JSONResponse(
+        {"prompt": await run_in_threadpool(tokenizer.decode, requested.tokens, skip_special_tokens=skip)}
+    )
 
 
 @router.post("/score")
 async def score(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    asked = parse(ScoreRequest, await read_json(request, service.limits))
-    with in_own_names(asked):
-        return await _score(request, service, asked, client)
+    requested = parse(ScoreRequest, await read_json(request, service.limits))
+    with in_client_names(requested):
+        return await _score(request, service, requested, client)
 
 
-async def _score(http: Request, service: Service, asked: ScoreRequest, client: str) -> Response:
-    served = service.model_or_only(asked.model)
-    context, ids = await _score_prompts(service, served, asked)
-    params = SamplingParams(max_tokens=0, prompt_logprobs=asked.top_logprobs or 0, prompt_logprobs_start=len(context))
+async def _score(http: Request, service: Service, requested: ScoreRequest, client: str) -> Response:
+    served = service.model_or_only(requested.model)
+    context, ids = await _score_prompts(service, served, requested)
+    params = SamplingParams(
+        max_tokens=0, prompt_logprobs=requested.top_logprobs or 0, prompt_logprobs_start=len(context)
+    )
     name = f"score-{uuid.uuid4().hex}"
     requests = [
         EngineRequest(f"{name}-{n}", (*context, *own), params, key=client, snapshot_at=(len(context),))
@@ -161,7 +167,7 @@ async def _score(http: Request, service: Service, asked: ScoreRequest, client: s
     if completions is None:
         return Response(status_code=499)  # nobody reads it
     entries = [
-        _score_entry(n, own, done.prompt_logprobs[len(context) :], asked, served)
+        _score_entry(n, own, done.prompt_logprobs[len(context) :], requested, served)
         for n, (own, done) in enumerate(zip(ids, completions))
     ]
     num = len(context) * len(ids) + sum(map(len, ids))
@@ -170,7 +176,7 @@ async def _score(http: Request, service: Service, asked: ScoreRequest, client: s
 
 
 def _score_entry(
-    index: int, ids: Sequence[int], scored: Sequence[TokenLogprob | None], asked: ScoreRequest, served: ServedModel
+    index: int, ids: Sequence[int], scored: Sequence[TokenLogprob | None], requested: ScoreRequest, served: ServedModel
 ) -> dict[str, Any]:
     """One text; its first token has no numbers where no context stands before it."""
     entry = {
@@ -180,25 +186,25 @@ def _score_entry(
         "ranks": [token and token.rank for token in scored],
         "logprob": math.fsum(token.logprob for token in scored if token is not None),
     }
-    if asked.top_logprobs is not None:
+    if requested.top_logprobs is not None:
         entry["top_logprobs"] = [scored_body(served.tokenizer, token) for token in scored]
     return entry
 
 
 async def _score_prompts(
-    service: Service, served: ServedModel, asked: ScoreRequest
+    service: Service, served: ServedModel, requested: ScoreRequest
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """Token ids of the context, and of each text."""
     context: tuple[int, ...] = ()
-    if asked.context:
-        own = asked.context if isinstance(asked.context, str) else tuple(asked.context)
+    if requested.context:
+        own = requested.context if isinstance(requested.context, str) else tuple(requested.context)
         try:
             (context,) = await encode(
-                served, [own], add_special_tokens=asked.add_special_tokens is not False, name="the context"
+                served, [own], add_special_tokens=requested.add_special_tokens is not False, name="the context"
             )
         except RequestError as error:
-            raise RequestError(str(error).replace("the prompt", "the context"), "context") from error
+            raise RequestError(str(error), "context") from error
     # Special tokens open a text once: before its context, if it has one.
-    opens = asked.add_special_tokens is not False and not context
-    texts = _texts(asked.input, service.limits)
+    opens = requested.add_special_tokens is not False and not context
+    texts = _texts(requested.input, service.limits)
     return context, await encode(served, texts, add_special_tokens=opens, name="the input")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hyla.server.schemas.fields import Bookkeeping, Items, TopLogprobs, no_effect, only
 from hyla.server.schemas.generation import GenerationFields, ResponseFormat
-from hyla.server.schemas.tools import OwnTool, ToolChoiceField
+from hyla.server.schemas.tools import PlainTool, ToolChoiceField
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -29,7 +29,7 @@ class ChatRequest(GenerationFields):
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
     response_format: ResponseFormat | None = None
-    tools: Items[OwnTool] | None = None
+    tools: Items[PlainTool] | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None

@@ -56,8 +56,6 @@ def only(*values, instead: str = "leave it out"):
 
 Bookkeeping = no_effect("it is bookkeeping of a hosted service")
 
-Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
 MAX_TOP_LOGPROBS = 20
 """OpenAI's limit for chat."""
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from hyla.server.schemas.chat import Message
 from hyla.server.schemas.fields import Body, Bookkeeping, Items, TopLogprobs
-from hyla.server.schemas.tools import OwnTool
+from hyla.server.schemas.tools import PlainTool
 
 
 class EmbeddingRequest(Body):
@@ -35,7 +35,7 @@ class TokenizeRequest(Body):
     model: str | None = None
     prompt: str | None = None
     messages: Annotated[Items[Message], Field(min_length=1)] | None = None
-    tools: Items[OwnTool] | None = None
+    tools: Items[PlainTool] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

@@ -58,6 +58,6 @@ class AllowedToolsChoice(Body):
     allowed_tools: AllowedTools
 
 
-OwnTool = Annotated[Tool, own_tool("function")]
+PlainTool = Annotated[Tool, own_tool("function")]
 
 ToolChoiceField = Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice

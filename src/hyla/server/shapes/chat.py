@@ -42,7 +42,7 @@ class ChatShape(OpenAIShape):
             delta = {"role": "assistant", "content": self.prefix}
             yield self._chunk([self._delta(index, delta)], **(self.ids_of_prompt(0) if index == 0 else {}))
 
-    def news(self, index, event):
+    def updates(self, index, event):
         deltas = [self._delta_body(delta) for delta in self.add(index, event)]
         deltas = [delta for delta in deltas if delta]
         scores = self.scores_of_prompt(0) if event.prompt_logprobs is not None else {}

@@ -115,7 +115,7 @@ class CompletionShape(OpenAIShape):
                 own = {"index": index, "text": text, "logprobs": self._logprobs(index, logprobs), "finish_reason": None}
                 yield self._chunk([{**own, **fields}])
 
-    def news(self, index, event):
+    def updates(self, index, event):
         prompt = index // self.choices_per_prompt
         if prompt in self._held:
             if index % self.choices_per_prompt:
@@ -124,10 +124,10 @@ class CompletionShape(OpenAIShape):
             self.keep_scores(index, event)
             yield from self._opening_of(prompt)
             for held in self._held.pop(prompt):
-                yield from self._news(*held)
-        yield from self._news(index, event)
+                yield from self._updates(*held)
+        yield from self._updates(index, event)
 
-    def _news(self, index: int, event: TokenEvent) -> Iterable[bytes]:
+    def _updates(self, index: int, event: TokenEvent) -> Iterable[bytes]:
         text = "".join(delta.text for delta in self.add(index, event))
         if not (text or event.logprobs or event.finish_reason or self.wants_ids):
             return

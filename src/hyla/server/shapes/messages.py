@@ -85,7 +85,7 @@ class MessageShape(Shape):
         message = {**self.head, "content": [], **ending, "usage": self._usage()}
         yield data_line({"type": "message_start", "message": message}, "message_start")
 
-    def news(self, index, event):
+    def updates(self, index, event):
         for delta in self.add(index, event):
             yield from self._told(delta)
 

@@ -29,7 +29,7 @@ class Shape:
         """What a stream starts with."""
         return ()
 
-    def news(self, index: int, event: TokenEvent) -> Iterable[bytes]:
+    def updates(self, index: int, event: TokenEvent) -> Iterable[bytes]:
         """Add an event; the chunks that tell it."""
         raise NotImplementedError
 

@@ -101,7 +101,7 @@ class ResponseShape(Shape):
         yield self._event("response.created", response=self._body("in_progress"))
         yield self._event("response.in_progress", response=self._body("in_progress"))
 
-    def news(self, index, event):
+    def updates(self, index, event):
         self.add(index, event)
         yield from self._events
 

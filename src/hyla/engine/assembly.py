@@ -1,0 +1,82 @@
+"""The parts of an engine, from its options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from hyla.caches import Cache
+from hyla.caches.prefix import PrefixCache
+from hyla.caches.spill import Spill
+from hyla.caches.spill_store import SpillStore
+from hyla.engine.fingerprint import fingerprint
+from hyla.engine.memory import Demand, MemoryPlan
+from hyla.engine.requests.options import EngineOptions
+from hyla.engine.requests.text import TextCodec
+from hyla.layers.protocol import CacheSpec
+from hyla.models.trunk import Model
+
+
+def load(
+    folder: str | Path,
+    tokenizer: TextCodec | None,
+    options: EngineOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Model, TextCodec | None]:
+    """The model of a folder, and its tokenizer if it has one and none is given."""
+    from hyla.checkpoints import load_model, load_tokenizer, resolve
+
+    folder = resolve(folder, options.revision)
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    model = load_model(folder, dtype=dtype, device=options.device, progress=progress)
+    if tokenizer is None and (folder / "tokenizer.json").exists():
+        tokenizer = load_tokenizer(folder)
+    return model, tokenizer
+
+
+def demand_of(options: EngineOptions, context_len: int, *, speculates: bool) -> Demand:
+    """What the options would like to have room for."""
+    return Demand(
+        max_num_sequences=options.max_num_sequences,
+        context_len=context_len,
+        prefill_chunk=min(options.prefill_chunk, options.max_batch_tokens),
+        keeps_prefixes=options.prefix_cache,
+        snapshot_dtype=options.snapshot_dtype,
+        num_spare_slots=1 + options.max_num_sequences // 4 if speculates else 0,
+    )
+
+
+def make_cache(specs: Sequence[CacheSpec], memory: MemoryPlan, options: EngineOptions, device: torch.device) -> Cache:
+    """The pool that a budget buys."""
+    return Cache(
+        specs,
+        num_pages=memory.num_pages,
+        num_slots=memory.num_slots,
+        num_snapshots=memory.num_snapshots,
+        num_window_pages=memory.num_window_pages,
+        snapshot_dtype=options.snapshot_dtype,
+        device=device,
+    )
+
+
+def open_spill(prefix: PrefixCache, options: EngineOptions, model: Model) -> Spill | None:
+    """What moves prefixes to a folder and back, if there is one."""
+    if options.spill_folder is None:
+        return None
+    store = SpillStore(options.spill_folder, options.spill_bytes, has_inner=not prefix.needs_checkpoint)
+    identity = partial(fingerprint, model, prefix.cache)
+    spill = Spill(prefix, store, identity, min_tokens=options.spill_min_tokens)
+    spill.open()
+    prefix.spill = spill
+    return spill
+
+
+def context_notes(options: EngineOptions, context_len: int) -> list[str]:
+    """What of the wanted context cannot be had."""
+    wanted = options.context_len or 0
+    if wanted <= context_len:
+        return []
+    return [f"context_len lowered from {wanted} to {context_len}: the model is declared for no more"]
