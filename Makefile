@@ -1,4 +1,5 @@
 # make run: from nothing to a served model.  make test: the whole CPU suite.  make lint: ruff.
+# make types: pyright.  make docs: the pages of docs/ as a site.  make hooks: git hooks that lint before a commit.
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
 # make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
@@ -11,7 +12,7 @@ MINUTES ?= 600
 JOBS ?= 1
 REQUESTS ?= 6000
 
-.PHONY: run test test-page lint abuse lm-eval exactness soak clean
+.PHONY: run test test-page lint types docs hooks abuse lm-eval exactness soak clean
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -30,6 +31,17 @@ test-page: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-test
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/installed-test
+	$(PIP) install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo build/docs/index.html
+
+hooks: $(VENV)/installed-test
+	$(BIN)/pre-commit install
 
 abuse: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py

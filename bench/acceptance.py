@@ -2,7 +2,7 @@
 
     hyla quickstart --no-serve --out runs/quickstart
     hyla train DATA --out runs/draft --config draft.toml
-    python bench/acceptance.py runs/quickstart runs/draft
+    python -m bench acceptance runs/quickstart runs/draft
 
 Both are runs on the same texts with the same size of vocabulary, so that their tokenizers are the same (DATA: the
 folder that the first line of `hyla quickstart` names). For each way of sampling:
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from pathlib import Path
 
@@ -27,6 +26,8 @@ import numpy as np
 import torch
 
 import hyla
+from bench.outcome import Outcome
+from bench.timing import medians, timed
 from hyla.engine import Engine, SamplingParams
 from hyla.engine.sampling.acceptance import Distribution
 from hyla.engine.sampling.choosing import Chooser
@@ -100,30 +101,30 @@ def milliseconds(fields: dict, vocab: int = 151_936, repeats: int = 15) -> dict[
     chooser = Chooser(SamplingParams(seed=1, **fields), (1,), choice=0)
     found: dict[str, list[float]] = {}
 
-    def timed(name: str, function, *args):
-        start = time.thread_time()
-        result = function(*args)
-        found.setdefault(name, []).append(1000 * (time.thread_time() - start))
+    def take(name: str, function, *args):
+        seconds, result = timed(lambda: function(*args), time.thread_time)
+        found.setdefault(name, []).append(seconds)
         return result
 
     for n in range(repeats):
         p, q = 3.0 * torch.randn(2, vocab, generator=torch.Generator().manual_seed(n))
-        timed("choose exactly", chooser.choose, p, 1)
-        timed("draft exactly", chooser.guess, q, ())
-        draft = timed("draft a sample", chooser.guess, q, (), "rejection")
-        timed("accept or replace", chooser.choose, p, 1, draft)
-    return {name: round(statistics.median(times), 2) for name, times in found.items()}
+        take("choose exactly", chooser.choose, p, 1)
+        take("draft exactly", chooser.guess, q, ())
+        draft = take("draft a sample", chooser.guess, q, (), "rejection")
+        take("accept or replace", chooser.choose, p, 1, draft)
+    return medians(found, 1e3, 2)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("draft", type=Path)
-    args = parser.parse_args()
-    run, draft = read_run(args.run), read_run(args.draft)
-    assert run.tokenizer.backend.to_str() == draft.tokenizer.backend.to_str(), "the tokenizers differ"
-    model, draft_model = (hyla.load(one.model_folder).eval() for one in (run, draft))
-    encoded = (run.tokenizer.encode(document.text) for document in run.heldout)
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    target, draft = read_run(options.run), read_run(options.draft)
+    assert target.tokenizer.backend.to_str() == draft.tokenizer.backend.to_str(), "the tokenizers differ"
+    model, draft_model = (hyla.load(one.model_folder).eval() for one in (target, draft))
+    encoded = (target.tokenizer.encode(document.text) for document in target.heldout)
     texts = [ids[:TEXT_LEN] for ids in encoded if len(ids) >= TEXT_LEN][:NUM_TEXTS]
     results = {}
     for name, fields in WAYS.items():
@@ -133,8 +134,4 @@ def main() -> None:
             results[name][acceptance] = measured(model, draft_model, texts, params, acceptance)
         print(name, json.dumps(results[name]), flush=True)
     costs = {name: milliseconds(fields) for name, fields in WAYS.items()}
-    print(json.dumps({"acceptance": results, "milliseconds": costs}))
-
-
-if __name__ == "__main__":
-    main()
+    return Outcome({"acceptance": results, "milliseconds": costs})

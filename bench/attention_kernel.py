@@ -1,9 +1,9 @@
 """Softmax attention by the CPU's own kernel: decoding, prefill, and beside PyTorch's functions.
 
-8 query and 2 key heads of 256, the attention of bench/qwen35_shape.py. Every case first compares the kernel with
+8 query and 2 key heads of 256, the attention of bench/qwen35_folder.py. Every case first compares the kernel with
 float64 and a decoded row with the same row of a whole sequence, bit for bit; then candidates are timed in turn.
 
-    python bench/attention_kernel.py [--threads 2]
+    python -m bench attention_kernel [--threads 2]
 
 Decode at 32,768 tokens of context reads 403 MB in six layers (bf16): target 11 to 15 ms a token.
 """
@@ -11,14 +11,12 @@ Decode at 32,768 tokens of context reads 403 MB in six layers (bf16): target 11 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import sys
-import time
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from bench.outcome import Outcome
+from bench.timing import alternated, medians
 from hyla.grid import CHUNK
 from hyla.ops import backends
 from hyla.ops.attention import PagedKV, attention
@@ -27,24 +25,13 @@ from hyla.ops.host_memory import keep_freed_memory
 
 HEADS, KEY_HEADS, DIM, LAYERS = 8, 2, 256, 6
 SCALE = DIM**-0.5
+THREADS = 2
 ERROR = 2e-6
 """Relative error of a row against float64."""
 
 
 def draw(tokens: int, heads: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
     return torch.randn(tokens, heads, DIM, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def interleaved(candidates: dict, repeats: int) -> dict[str, float]:
-    """Median milliseconds of each."""
-    seconds = {name: [] for name in candidates}
-    for turn in range(repeats + 1):
-        for name, call in candidates.items():
-            start = time.perf_counter()
-            call()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: round(statistics.median(found) * 1e3, 3) for name, found in seconds.items()}
 
 
 def with_backend(name: str, call):
@@ -91,9 +78,8 @@ def decode(count: int, context: int, dtype: torch.dtype, repeats: int) -> dict:
 
     bytes_read = LAYERS * count * each * CHUNK * KEY_HEADS * 2 * DIM * dtype.itemsize
     total = torch.ones(bytes_read // 4)
-    found = interleaved(
-        {"native": with_backend("native", step), "torch": with_backend("torch", step), "read": total.sum}, repeats
-    )
+    ways = {"native": with_backend("native", step), "torch": with_backend("torch", step), "read": total.sum}
+    found = medians(alternated(ways, repeats), 1e3)
     rate = bytes_read / found["native"] / 1e6
     return {"is_right": is_right, "mb": round(bytes_read / 1e6), **found, "gb_s": round(rate, 1)}
 
@@ -124,18 +110,14 @@ def prefill(tokens: int, dtype: torch.dtype, repeats: int) -> dict:
     whole = ours()
     right = scaled_dot_product_attention(*(x.double() for x in full), is_causal=True, scale=SCALE)[0].transpose(0, 1)
     is_right = torch.equal(row[0], whole[last]) and bool((whole - right).abs().max() <= ERROR * right.abs().max())
-    found = interleaved(
-        {"native": with_backend("native", ours), "torch": with_backend("torch", ours), "sdpa": sdpa}, repeats
-    )
+    ways = {"native": with_backend("native", ours), "torch": with_backend("torch", ours), "sdpa": sdpa}
+    found = medians(alternated(ways, repeats), 1e3)
     rate = 2 * tokens * (tokens + 1) * HEADS * DIM / found["native"] / 1e6
     ratio = round(found["sdpa"] / found["native"], 2)
     return {"is_right": is_right, **found, "gflop_s": round(rate), "sdpa_over_native": ratio}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    torch.set_num_threads(parser.parse_args().threads)
+def run(options: argparse.Namespace) -> Outcome:
     keep_freed_memory()
     results = {}
     with torch.inference_mode():
@@ -149,10 +131,4 @@ def main() -> int:
     backends.use("auto")
     for name, result in results.items():
         print(f"{name:28} {result}")
-    passed = all(result["is_right"] for result in results.values())
-    print(json.dumps({"passed": passed, **results}))
-    return 0 if passed else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return Outcome(results, passed=all(result["is_right"] for result in results.values()))

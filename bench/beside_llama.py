@@ -1,6 +1,6 @@
-"""Decoding beside llama.cpp: the random Qwen3.5-shaped model of bench/qwen35_shape.py, the same weights in both.
+"""Decoding beside llama.cpp: the random Qwen3.5-shaped model of bench/qwen35_folder.py, the same weights in both.
 
-    python bench/beside_llama.py --llama-python PYTHON [--depths 16 4096 32768] [--kv f16] [--folder FOLDER]
+    python -m bench beside_llama --llama-python PYTHON [--depths 16 4096 32768] [--kv f16] [--folder FOLDER]
 
 PYTHON is the one of an environment with llama-cpp-python and gguf (docs/benchmarks.md says how to make it). First the
 logits of both are compared: both in fp32, where only the order of sums differs (LIMIT), then as they are timed. Then
@@ -22,10 +22,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from decode_worker import PREFILL_PIECE
-from qwen35_shape import VOCABULARY, write_folder
 
-HERE = Path(__file__).parent
+from bench.decode_worker import PREFILL_PIECE
+from bench.machine import ROOT
+from bench.outcome import Outcome
+from bench.qwen35_folder import VOCABULARY, model_folder
+
+THREADS = 2
 LIMIT = 2e-4
 """Largest difference of fp32 logits over the largest logit: measured 2e-5 (7e-4 with llama.cpp's flash attention, which
 rounds inside; so without it). A wrong tensor or formula gives about 1."""
@@ -43,8 +46,9 @@ class Worker:
     """bench/decode_worker.py, running."""
 
     def __init__(self, python: str, *arguments: str):
-        command = [python, str(HERE / "decode_worker.py"), *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [python, "-m", "bench.decode_worker", *arguments]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, cwd=ROOT, **pipes)
 
     def feed(self, pieces: list[list[int]], logits: Path | None = None) -> dict:
         self.process.stdin.write(json.dumps({"pieces": pieces, "logits": logits and str(logits)}) + "\n")
@@ -170,8 +174,7 @@ def table(rows: dict[int, dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--llama-python", required=True, help="the interpreter that has llama_cpp and gguf")
     parser.add_argument("--folder", help="where the model is, or is written; default: a temporary folder")
     parser.add_argument("--depths", type=int, nargs="+", default=[16, 4096, 32768])
@@ -179,25 +182,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="counted tokens of a round")
     parser.add_argument("--kv", default="f16", choices=["f16", "bf16"], help="llama.cpp's; Hyla's are bf16")
     parser.add_argument("--flash", default="auto", choices=["auto", "off", "on"], help="llama.cpp's flash attention")
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    spent = args.rounds * (args.steps + WARM_UP)
-    if any(after < before + spent for before, after in zip(args.depths, args.depths[1:])):
-        raise SystemExit(f"--depths {args.depths}: each measurement decodes {spent} tokens, so they are too near")
-    with tempfile.TemporaryDirectory() as temporary:
-        scratch = Path(temporary)
-        args.folder = args.folder or str(scratch / "model")
-        if not Path(args.folder).exists():
-            write_folder(args.folder)
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    spent = options.rounds * (options.steps + WARM_UP)
+    if any(after < before + spent for before, after in zip(options.depths, options.depths[1:])):
+        raise SystemExit(f"--depths {options.depths}: each measurement decodes {spent} tokens, so they are too near")
+    options.llama_python = str(Path(options.llama_python).absolute())
+    with tempfile.TemporaryDirectory() as temporary, model_folder(options.folder) as folder:
+        scratch, options.folder = Path(temporary), str(Path(folder).absolute())
         for dtype, flags in (("float32", ["--float32"]), ("bfloat16", [])):
-            command = [args.llama_python, str(HERE / "gguf_folder.py"), args.folder, str(scratch / f"{dtype}.gguf")]
-            subprocess.run([*command, *flags], check=True)
-        agreement = check(args, scratch)
-        rows = measure(args, scratch)
-        print(table(rows))
-        settings = {"kv": args.kv, "flash": args.flash, "threads": args.threads}
-        print(json.dumps({**settings, "agreement": agreement, "depths": rows}))
-
-
-if __name__ == "__main__":
-    main()
+            file = str(scratch / f"{dtype}.gguf")
+            command = [options.llama_python, "-m", "bench.gguf_folder", options.folder, file, *flags]
+            subprocess.run(command, cwd=ROOT, check=True)
+        agreement = check(options, scratch)
+        rows = measure(options, scratch)
+    print(table(rows))
+    return Outcome({"agreement": agreement, "depths": rows})

@@ -1,6 +1,6 @@
 """Published efficiency claims beside what the cost model gives for the same comparison: the table of docs/cost.md.
 
-    python bench/cost_claims.py
+    python -m bench cost_claims
 
 Nothing is tuned to a claim: devices, efficiencies and formulas are the defaults of `hyla cost`. Where a paper does not
 say its devices, the ones used here are named in the row.
@@ -8,9 +8,11 @@ say its devices, the ones used here are named in the row.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from bench.outcome import Outcome
 from hyla.cost import Question, Serving, Target, find_device, find_target, full_attention_twin, model_memory
 from hyla.cost.comparison import crossover, crossovers
 from hyla.cost.figures import serving
@@ -256,5 +258,6 @@ def table() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def run(options: argparse.Namespace) -> Outcome:
     print(table())
+    return Outcome([asdict(claim) for claim in claims()])

@@ -4,18 +4,18 @@ The machine is calibrated first (`hyla cost --calibrate` measures single sublaye
 contexts from 1k to 32k. Beyond 4k the cache is filled with random numbers and a piece of 512 tokens is read, or one
 token decoded, at that context: time depends on how much is kept, not on what.
 
-    OMP_NUM_THREADS=1 python bench/cost_prediction.py
+    python -m bench cost_prediction
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 
 import torch
 
+from bench.outcome import Outcome
 from hyla.caches import Cache
 from hyla.cost.calibrate import calibrate
 from hyla.cost.call import Step
@@ -35,12 +35,13 @@ from hyla.models.config import (
     SublayerConfig,
 )
 from hyla.models.initialize import initialize
+from hyla.models.state import cast
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
 from hyla.ops.host_memory import keep_freed_memory
 
 HIDDEN, VOCABULARY = 512, 8192
 PIECE = 512
+THREADS = 1
 CLOCK = time.process_time
 """With one thread: what the process computed, not how long others kept it from computing."""
 DECODE_CONTEXTS = (1 << 10, 1 << 12, 1 << 14, 1 << 15)
@@ -112,7 +113,7 @@ def steps() -> list[tuple[str, int, int]]:
 
 
 @torch.inference_mode()
-def run(only: str | None = None) -> list[dict]:
+def predictions(only: str | None = None) -> list[dict]:
     """Every model at every context: predicted and measured."""
     machine, rows = calibrate(clock=CLOCK), []
     for name, (pattern, channel_mixer) in MODELS.items():
@@ -135,23 +136,16 @@ def run(only: str | None = None) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", help="models whose name holds this")
+
+
+def run(options: argparse.Namespace) -> Outcome:
     keep_freed_memory()
     print("| model | step | context | predicted, ms | measured, ms | error |\n|---|---|---|---|---|---|")
-    rows = run(parser.parse_args().only)
+    rows = predictions(options.only)
     errors = [abs(row["error"]) for row in rows]
-    summary = {
-        "bench": "cost_prediction",
-        "threads": torch.get_num_threads(),
-        "steps": len(rows),
-        "median_error": round(statistics.median(errors), 3),
-        "worst_error": round(max(errors), 3),
-        "within_targets": statistics.median(errors) < MEDIAN_TARGET and max(errors) < WORST_TARGET,
-    }
-    print(json.dumps(summary))
-
-
-if __name__ == "__main__":
-    main()
+    summary = {"steps": len(rows), "median_error": round(statistics.median(errors), 3)}
+    summary["worst_error"] = round(max(errors), 3)
+    met = statistics.median(errors) < MEDIAN_TARGET and max(errors) < WORST_TARGET
+    return Outcome({**summary, "within_targets": met, "rows": rows})

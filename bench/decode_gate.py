@@ -3,24 +3,24 @@
 512 head instances, K = V = 128, fp32. First the appended rows are compared bit for bit with the whole chunk; then both
 are timed in turn, so that a change of the machine's speed meets both. Target: at most 1.5 times the recurrent step.
 
-    python bench/decode_gate.py
+    python -m bench decode_gate
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import statistics
-import sys
-import time
 
 import torch
 
+from bench.outcome import Outcome
+from bench.timing import medians, timed
 from hyla.ops import gated_delta, kda
 from hyla.ops.batch import Batch
 from hyla.ops.chunks.plan import row_plan
 
 SEQUENCES, HEADS, DIM = 16, 32, 128
-TARGET = 1.5
+TARGET, THREADS = 1.5, 2
 
 
 def draw(tokens: int, per_channel: bool) -> list[torch.Tensor]:
@@ -57,43 +57,25 @@ def measure(operator, cache_tensors, per_channel: bool) -> dict:
             row = [x[:, place].contiguous() for x in rows]
             plan = row_plan(batch)  # made once per step of a model, shared by its layers
             assert plan.covers_batch
-            begin = time.perf_counter()
-            out = operator(*row, batch=batch, cache=cache, scale=1.0)
-            middle = time.perf_counter()
             flat = [x.reshape(SEQUENCES * HEADS, *x.shape[2:]) for x in row]
-            start = time.perf_counter()
-            recurrent_step(state, *flat)
-            end = time.perf_counter()
+            mine, out = timed(lambda: operator(*row, batch=batch, cache=cache, scale=1.0))  # noqa: B023
+            other, _ = timed(lambda: recurrent_step(state, *flat))  # noqa: B023
             is_equal &= torch.equal(out, whole[:, place])
             if place != 63:
-                ours.append(middle - begin)
-                theirs.append(end - start)
-    ratios = [a / b for a, b in zip(ours, theirs)]
-    return {
-        "is_equal": is_equal,
-        "row_ms": round(statistics.median(ours) * 1e3, 2),
-        "recurrent_ms": round(statistics.median(theirs) * 1e3, 2),
-        "ratio": round(statistics.median(ratios), 2),
-    }
+                ours.append(mine)
+                theirs.append(other)
+    ratio = statistics.median(one / other for one, other in zip(ours, theirs))
+    return {"is_equal": is_equal, **medians({"row_ms": ours, "recurrent_ms": theirs}, 1e3, 2), "ratio": round(ratio, 2)}
 
 
-def main() -> int:
-    torch.set_num_threads(2)
+def run(options: argparse.Namespace) -> Outcome:
     sizes = {"key_dim": DIM, "value_dim": DIM}
+    delta = gated_delta.cache_tensors(num_key_heads=HEADS, num_value_heads=HEADS, **sizes)
     results = {
-        "gated_delta": measure(
-            gated_delta.gated_delta,
-            gated_delta.cache_tensors(num_key_heads=HEADS, num_value_heads=HEADS, **sizes),
-            False,
-        ),
+        "gated_delta": measure(gated_delta.gated_delta, delta, False),
         "kda": measure(kda.kda, kda.cache_tensors(num_heads=HEADS, **sizes), True),
     }
     for name, result in results.items():
         print(f"{name:12} {result}")
     passed = all(result["is_equal"] for result in results.values()) and results["gated_delta"]["ratio"] <= TARGET
-    print(json.dumps({"target_ratio": TARGET, "passed": passed, **results}))
-    return 0 if passed else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return Outcome({"target_ratio": TARGET, **results}, passed=passed)

@@ -1,6 +1,6 @@
 """One engine in a process of its own: it is fed tokens over its standard input and answers with times, in JSON lines.
 
-    python bench/decode_worker.py {hyla FOLDER | llama FILE} [--dtype ...] [--kv ...] [--length ...] [--threads ...]
+    python -m bench.decode_worker {hyla FOLDER | llama FILE} [--dtype ...] [--kv ...] [--length ...] [--threads ...]
 
 A request is {"pieces": [[token, ...], ...], "logits": file or null}; every piece is one forward pass that continues the
 sequence, and is timed from its tokens to the greedy choice after its last one. The answer is {"seconds": [...],
@@ -30,14 +30,13 @@ class Hyla:
         import torch
 
         import hyla
-        from hyla.caches import Cache
-        from hyla.ops.host_memory import keep_freed_memory
+        from bench.hyla_names import cache_class, keep_freed_memory
 
         keep_freed_memory()
         torch.set_num_threads(args.threads)
         self.torch = torch
         self.model = hyla.load(args.model, dtype=getattr(torch, args.dtype)).eval().pack()
-        self.cache = Cache(self.model.cache_specs(), num_pages=args.length // 64 + 3, num_slots=1)
+        self.cache = cache_class()(self.model.cache_specs(), num_pages=args.length // 64 + 3, num_slots=1)
         self.sequence = self.cache.open()
 
     def forward(self, tokens: list[int]) -> tuple[int, np.ndarray]:

@@ -1,6 +1,6 @@
-"""The engine on the random Qwen3.5-shaped model of bench/qwen35_shape.py: batching, prefix cache, drafts, overhead.
+"""The engine on the random Qwen3.5-shaped model of bench/qwen35_folder.py: batching, prefix cache, drafts, overhead.
 
-    python bench/engine.py [--parts throughput prefix chat lookup overhead deep] [--folder FOLDER] [--dtype bfloat16]
+    python -m bench engine [--parts throughput prefix chat lookup overhead deep] [--folder FOLDER] [--dtype bfloat16]
 
 Every comparison checks first that both ways answer the same, then alternates them. Intervals are 95% of the ratio of
 paired runs (t distribution of its logarithm).
@@ -14,23 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import statistics
-import tempfile
 import time
-from pathlib import Path
 
 import torch
-from qwen35_shape import VOCABULARY, write_folder
 
 import hyla
+from bench.outcome import Outcome
+from bench.qwen35_folder import VOCABULARY, model_folder
+from bench.timing import interval, timed
 from hyla.engine import Engine, Request, SamplingParams
 from hyla.ops.host_memory import keep_freed_memory
 
 MEMORY = 6 << 30
-T_95 = {9: 2.262, 11: 2.201, 14: 2.145, 19: 2.093}
-"""Two-sided 95% points of Student's t by degrees of freedom."""
 
 
 def tokens(length: int, seed: int) -> list[int]:
@@ -42,18 +39,10 @@ def params(max_tokens: int, **fields) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True, seed=1, **fields)
 
 
-def timed(engine: Engine, prompts, wanted: SamplingParams) -> tuple[float, list]:
-    start = time.perf_counter()
-    done = engine.generate(prompts, wanted)
-    return time.perf_counter() - start, [one.token_ids for one in done]
-
-
-def interval(ratios: list[float]) -> dict:
-    """Geometric mean of paired ratios with its 95% interval."""
-    logs = [math.log(ratio) for ratio in ratios]
-    middle = statistics.fmean(logs)
-    half = T_95[len(logs) - 1] * statistics.stdev(logs) / math.sqrt(len(logs))
-    return {"ratio": math.exp(middle), "low": math.exp(middle - half), "high": math.exp(middle + half)}
+def answered(engine: Engine, prompts, wanted: SamplingParams) -> tuple[float, list]:
+    """Seconds, and the ids of every answer."""
+    seconds, done = timed(lambda: engine.generate(prompts, wanted))
+    return seconds, [one.token_ids for one in done]
 
 
 def alternate(ways: dict[str, Engine], prompts_of, wanted: SamplingParams, repeats: int) -> dict:
@@ -64,7 +53,7 @@ def alternate(ways: dict[str, Engine], prompts_of, wanted: SamplingParams, repea
         order = [(first, one), (second, other)]
         seconds, answers = {}, {}
         for name, engine in order if repeat % 2 else order[::-1]:
-            seconds[name], answers[name] = timed(engine, prompts_of(repeat), wanted)
+            seconds[name], answers[name] = answered(engine, prompts_of(repeat), wanted)
         assert answers[first] == answers[second], "the ways answer differently"
         if repeat:  # the first round warms up
             ratios.append(seconds[first] / seconds[second])
@@ -80,7 +69,7 @@ def throughput(model) -> dict:
             runs = []
             for repeat in range(3):
                 prompts = [[repeat, *tokens(63, 100 + n)] for n in range(count)]
-                seconds, _ = timed(engine, prompts, params(answer))
+                seconds, _ = answered(engine, prompts, params(answer))
                 runs.append(count * answer / seconds)
             rates[count] = statistics.median(runs)
         results[f"answers_of_{answer}"] = {"1": rates[1], "32": rates[32], "ratio": rates[32] / rates[1]}
@@ -195,26 +184,23 @@ def deep(model) -> dict:
     return {"token_seconds": statistics.median(found[2:]), "tokens_s": 1 / statistics.median(found[2:])}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+PARTS = {"throughput": throughput, "prefix": prefix, "chat": chat, "overhead": overhead, "deep": deep}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parts = ["throughput", "prefix", "chat", "lookup", "overhead", "deep"]
     parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     parser.add_argument("--folder", help="where the model is, or is written; default: a temporary folder")
     parser.add_argument("--dtype", default="bfloat16")
-    args = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> Outcome:
     keep_freed_memory()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = args.folder or str(Path(temporary) / "model")
-        if not Path(folder).exists():
-            write_folder(folder)
-        dtype = getattr(torch, args.dtype)
+    results = {}
+    with model_folder(options.folder) as folder:
+        dtype = getattr(torch, options.dtype)
         model = hyla.load(folder, dtype=dtype).eval().pack()
-        results = {}
-        for name in args.parts:
-            results[name] = lookup(folder, dtype) if name == "lookup" else globals()[name](model)
+        for name in options.parts:
+            results[name] = lookup(folder, dtype) if name == "lookup" else PARTS[name](model)
             print(name, json.dumps(results[name]), flush=True)
-    print(json.dumps({"dtype": args.dtype, **results}))
-
-
-if __name__ == "__main__":
-    main()
+    return Outcome(results)

@@ -1,6 +1,6 @@
 """A Hugging Face folder of the dense Qwen3.5 family as a GGUF file that llama.cpp reads (architecture `qwen35`).
 
-    PYTHON_WITH_GGUF bench/gguf_folder.py FOLDER FILE [--float32]
+    PYTHON_WITH_GGUF -m bench.gguf_folder FOLDER FILE [--float32]
 
 What the file must hold was read from llama.cpp's own converter and loader (0.3.36 of llama-cpp-python): matrices stay
 as published; norms that are stored around zero get their one; A_log becomes -exp(A_log); the convolution loses its

@@ -1,8 +1,8 @@
 """What HTTP costs: 32 requests at once through `hyla serve`, beside the same ones given to an engine in this process.
 
-    python bench/http_overhead.py [--folder FOLDER] [--requests 32] [--answer 64] [--repeats 10]
+    python -m bench http_overhead [--folder FOLDER] [--requests 32] [--answer 64] [--repeats 10]
 
-The model is the random Qwen3.5-shaped one of bench/qwen35_shape.py unless a folder is named. Prompts are 16 token ids,
+The model is the random Qwen3.5-shaped one of bench/qwen35_folder.py unless a folder is named. Prompts are 16 token ids,
 new in every round; both ways alternate, and their answers must be equal. The client of the server runs on the same
 cores, so it is as small as it can be (plain sockets, nothing is parsed before the clock stops); what it takes counts as
 the server's. Intervals are 95% of the ratio of paired runs. Target: at most 5% at 32 requests.
@@ -16,14 +16,14 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from functools import partial
 
-from engine import interval, tokens
-from qwen35_shape import write_folder
-
+from bench.engine import tokens
+from bench.outcome import Outcome
+from bench.qwen35_folder import model_folder
+from bench.timing import interval
 from hyla.engine import Engine, EngineThread, Request, SamplingParams
 
 NAME, MEMORY = "model", 3 << 30
@@ -133,23 +133,18 @@ def paired(engine, http, way: str, vocabulary: int, options: argparse.Namespace)
     return rates | interval([one / other for one, other in zip(seconds["engine"][1:], seconds["http"][1:])])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", help="a model folder; default: the random Qwen3.5-shaped model")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--answer", type=int, default=64, help="tokens")
-    parser.add_argument("--repeats", type=int, default=10, choices=(10, 12, 15, 20))
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as own:
-        if options.folder is None:
-            write_folder(own)
-        found = measure(options.folder or own, options)
+    parser.add_argument("--repeats", type=int, default=10)
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    with model_folder(options.folder) as folder:
+        found = measure(folder, options)
     for way, numbers in found.items():
         share = f"{numbers['ratio']:.3f} [{numbers['low']:.3f}, {numbers['high']:.3f}]"
         print(f"{way}: engine {numbers['engine']:.1f}, HTTP {numbers['http']:.1f} tokens/s, ratio {share}")
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()
+    return Outcome(found)

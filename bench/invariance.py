@@ -1,18 +1,16 @@
 """Which functions give a row the same bits whatever other rows come with it.
 
-    python bench/invariance.py [--device cuda] [--quick]
+    python -m bench invariance [--device cuda] [--quick]
 
 Every function that `ops/exact/rows.py` and `ops/exact/primitives.py` are made of or export ("used"), and the library
 functions that they stand in for ("library"), over row counts, widths, offsets, strides, one and two threads, fp32 and
-bf16. Prints a table and one line of JSON; exits 1 if a used function is not row-invariant on this machine. Library
-functions that are ("ok") may only happen to be so here.
+bf16. The exit status is 1 if a used function is not row-invariant on this machine. Library functions that are ("ok")
+may only happen to be so here.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,8 +18,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from bench.outcome import Outcome
 from hyla.ops.exact import batched, primitives, row_checks, rows
 from hyla.ops.moe import top_k
+from hyla.ops.weights import pack
 
 ROWS = 101
 COUNTS = (*range(1, 34), 40, 47, 48, 63, 64, 65, 72, 96, 99, 100)
@@ -154,12 +154,12 @@ def product_results(dtype, device, counts, weights) -> Iterator[tuple[str, bool,
     for out_dim, in_dim in weights:
         weight = row_checks.check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
         x = row_checks.check_data(ROWS, in_dim, generator, 1.0).to(device=device, dtype=dtype)
-        packed, shape = rows.pack(weight), f"{out_dim}x{in_dim}"
+        packed, shape = pack(weight), f"{out_dim}x{in_dim}"
         some = counts if out_dim * in_dim < 1 << 20 else QUICK_COUNTS
         plain = rows.linear(x, weight)
-        verdict = "" if torch.equal(rows.linear(x, packed), plain) else "packing"
+        verdict = "" if torch.equal(packed.product(x), plain) else "packing"
         yield "rows.linear", True, shape, verdict or check_product(lambda x, w=weight: rows.linear(x, w), x, some)
-        yield "rows.linear, packed", True, shape, check_product(lambda x, w=packed: rows.linear(x, w), x, some)
+        yield "rows.linear, packed", True, shape, check_product(lambda x, w=packed: w.product(x), x, some)
         yield "F.linear", False, shape, check_product(lambda x, w=weight: F.linear(x, w), x, some)
     for inner, columns in MATRICES:
         batch = 9
@@ -174,7 +174,9 @@ def product_results(dtype, device, counts, weights) -> Iterator[tuple[str, bool,
             yield name, is_used, shape, verdict or ("" if same else "batch")
 
 
-def run(device: torch.device, threads, counts, weights, wide: bool) -> dict[tuple[str, bool], dict[str, list[str]]]:
+def verdicts_of(
+    device: torch.device, threads, counts, weights, wide: bool
+) -> dict[tuple[str, bool], dict[str, list[str]]]:
     """Verdicts by (name, is_used), then by "dtype, threads": the widths or shapes at which a row's bits change."""
     found: dict[tuple[str, bool], dict[str, list[str]]] = {}
     before = torch.get_num_threads()
@@ -198,16 +200,17 @@ def run(device: torch.device, threads, counts, weights, wide: bool) -> dict[tupl
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="fewer row counts, shapes and widths")
-    args = parser.parse_args()
-    device, start = torch.device(args.device), time.perf_counter()
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    device, start = torch.device(options.device), time.perf_counter()
     threads = (1, 2) if device.type == "cpu" else (torch.get_num_threads(),)
-    counts, weights = (QUICK_COUNTS, QUICK_WEIGHTS) if args.quick else (COUNTS, WEIGHTS)
+    counts, weights = (QUICK_COUNTS, QUICK_WEIGHTS) if options.quick else (COUNTS, WEIGHTS)
     with torch.no_grad():
-        found = run(device, threads, counts, weights, wide=not args.quick)
+        found = verdicts_of(device, threads, counts, weights, wide=not options.quick)
     broken = {}
     for (name, is_used), columns in sorted(found.items(), key=lambda item: (not item[0][1], item[0][0])):
         varying = {column: verdicts for column, verdicts in columns.items() if verdicts}
@@ -217,17 +220,9 @@ def main() -> int:
             broken[name] = varying
     library = sorted({name for (name, is_used), columns in found.items() if not is_used and any(columns.values())})
     report = {
-        "bench": "invariance",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "used_functions_hold": not broken,
         "broken": broken,
         "library_functions_that_vary": library,
         "seconds": round(time.perf_counter() - start, 1),
     }
-    print(json.dumps(report))
-    return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return Outcome(report, passed=not broken)

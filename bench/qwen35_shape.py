@@ -1,9 +1,11 @@
-"""Decode and prefill of one random Qwen3.5-shaped dense hybrid, beside transformers on the same folder.
+"""Decode and prefill of a random Qwen3.5-shaped dense hybrid (0.53 B parameters), beside transformers.
 
-Hidden 1024, 24 layers 3:1, MLP 3584, gated delta 16 heads of 128, attention 8 query and 2 key heads of 256,
-vocabulary 32,768, tied: 0.53 B parameters. Every part runs in a process of its own, one after the other.
+    python -m bench qwen35_shape [--dtypes bfloat16 float32] [--alone] [--context 512] [--steps 32] [--folder FOLDER]
+    python -m bench qwen35_shape --base main
 
-    python bench/qwen35_shape.py [--dtypes bfloat16 float32] [--folder FOLDER]
+The model is that of bench/qwen35_folder.py. Decoded rows are first compared with those of one prefill, bit for bit.
+Every part runs in a process of its own, one after the other; with --alone Hyla is measured in this process, without
+transformers.
 
 Targets: decode at batch 1 >= 70% of (weight bytes / measured memory bandwidth); prefill of 512 tokens >= 1.5x
 transformers; decode at batch 16 >= 3x transformers at batch 16.
@@ -12,62 +14,29 @@ transformers; decode at batch 16 >= 3x transformers at batch 16.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-PROMPT, STEPS, VOCABULARY = 512, 32, 32768
+from bench.outcome import Outcome
+from bench.qwen35_folder import VOCABULARY, model_folder
+from bench.timing import Clock, add_clock_option, chosen_clock, timed
+from bench.turns import take_turn
+
+PROMPT = 512
+CHECKED, DECODED = 70, 10
+"""Tokens of the comparison of decoded rows with a prefill, past the end of a chunk of 64, and how many are decoded."""
+WARM_UP = 2
+"""First steps that are not counted."""
+STEPS_PER_TURN = 3
+"""Counted decode steps before the other revision's turn; each turn begins with one that is not counted."""
 
 
-def write_folder(folder: str) -> None:
-    """Random bf16 weights in the published format."""
-    import torch
-
-    import hyla
-    from hyla.models.config import (
-        GatedDeltaConfig,
-        MLPConfig,
-        ModelConfig,
-        NormConfig,
-        RopeConfig,
-        SoftmaxConfig,
-        SublayerConfig,
-    )
-    from hyla.models.initialize import initialize
-    from hyla.models.trunk import Model
-
-    norm = NormConfig(eps=1e-6, zero_centered=True)
-    delta = GatedDeltaConfig(num_key_heads=16, num_value_heads=16, key_dim=128, value_dim=128)
-    full = SoftmaxConfig(
-        num_heads=8,
-        num_kv_heads=2,
-        head_dim=256,
-        qk_norm=norm,
-        rope=RopeConfig(rotary_dim=64, theta=1e7),
-        output_gate=True,
-    )
-    sublayers = []
-    for layer in range(24):
-        sublayers.append(SublayerConfig(norm=norm, module=full if layer % 4 == 3 else delta))
-        sublayers.append(SublayerConfig(norm=norm, module=MLPConfig(intermediate_dim=3584)))
-    config = ModelConfig(
-        family="qwen3_5_text",
-        vocab_size=VOCABULARY,
-        hidden_dim=1024,
-        sublayers=tuple(sublayers),
-        final_norm=norm,
-        tie_embeddings=True,
-        max_len=65536,
-    )
-    model = initialize(Model(config), 0)
-    for name, parameter in model.named_parameters():
-        if not name.endswith(("A_log", "dt_bias")):
-            parameter.data = parameter.data.to(torch.bfloat16)
-    hyla.save(model, folder)
+def prompts(count: int, length: int) -> list[list[int]]:
+    return [[(7 * i + 13 * n) % VOCABULARY for i in range(length)] for n in range(count)]
 
 
 def bandwidth() -> float:
@@ -75,140 +44,192 @@ def bandwidth() -> float:
     import torch
 
     data = torch.ones(1 << 28)
-    rates = []
-    for _ in range(8):
-        start = time.perf_counter()
-        data.sum()
-        rates.append(data.nbytes / (time.perf_counter() - start))
-    return max(rates[2:])
+    return max(data.nbytes / timed(data.sum)[0] for _ in range(8))
 
 
-def prompts(count: int, length: int) -> list[list[int]]:
-    return [[(7 * i + 13 * n) % VOCABULARY for i in range(length)] for n in range(count)]
+class Decoder:
+    """The model over a cache of its own, called as the engine calls it: a step's tokens in, greedy choices out."""
 
+    def __init__(self, folder: str, dtype: str, context: int, steps: int):
+        import torch
 
-def run_hyla(folder: str, dtype: str) -> dict:
-    """Seconds of prefill, and of a decode step at batch 1 and 16 (model and head, greedy)."""
-    import torch
+        import hyla
+        from bench.hyla_names import cache_class, keep_freed_memory
 
-    import hyla
-    from hyla.caches import Cache
-    from hyla.ops.host_memory import keep_freed_memory
+        keep_freed_memory()
+        self.torch = torch
+        self.model = hyla.load(folder, dtype=getattr(torch, dtype)).eval().pack()
+        pages = 17 * (max(context + 2 * steps, PROMPT) // 64 + 2)
+        self.cache = cache_class()(self.model.cache_specs(), num_pages=pages, num_slots=18)
 
-    keep_freed_memory()
-    model = hyla.load(folder, dtype=getattr(torch, dtype)).eval().pack()
-    head_bytes = model.config.vocab_size * model.config.hidden_dim * 4
-    weight_bytes = sum(p.numel() * p.dtype.itemsize for n, p in model.named_parameters() if n != "embed.weight")
-    weight_bytes += head_bytes
-    cache = Cache(model.cache_specs(), num_pages=17 * 12, num_slots=18)
+    def weight_bytes(self) -> int:
+        """What a decoded token reads: all weights, the head in fp32, no embedding."""
+        config, named = self.model.config, self.model.named_parameters()
+        return config.vocab_size * config.hidden_dim * 4 + sum(
+            parameter.numel() * parameter.dtype.itemsize for name, parameter in named if name != "embed.weight"
+        )
 
-    @torch.inference_mode()
-    def forward(sequences, rows: list[list[int]]) -> list[int]:
-        batch = cache.batch([(sequence, len(row)) for sequence, row in zip(sequences, rows)])
-        hidden = model(torch.tensor([token for row in rows for token in row]), batch, cache.layers)
-        picked = model.head_logits(hidden[batch.last_rows_N]).argmax(-1).tolist()
-        for sequence, row in zip(sequences, rows):
-            cache.commit(sequence, len(row))
-        return picked
+    def logits(self, sequences: list, rows: list[list[int]], *, every_row: bool = False):
+        with self.torch.inference_mode():
+            batch = self.cache.batch([(sequence, len(row)) for sequence, row in zip(sequences, rows)])
+            hidden = self.model(self.torch.tensor([token for row in rows for token in row]), batch, self.cache.layers)
+            found = self.model.head_logits(hidden if every_row else hidden[batch.last_rows_N])
+            for sequence, row in zip(sequences, rows):
+                self.cache.commit(sequence, len(row))
+            return found
 
-    prefill = []
-    for _ in range(5):
-        sequence = cache.open()
-        start = time.perf_counter()
-        forward([sequence], prompts(1, PROMPT))
-        prefill.append(time.perf_counter() - start)
-        cache.close(sequence)
-    result = {"prefill_seconds": statistics.median(prefill[1:]), "weight_bytes": weight_bytes}
-    for count in (1, 16):
-        sequences = [cache.open() for _ in range(count)]
-        for sequence, prompt in zip(sequences, prompts(count, PROMPT)):
-            forward([sequence], [prompt])
-        tokens, seconds = [[1]] * count, []
-        for _ in range(STEPS):
-            start = time.perf_counter()
-            tokens = [[token] for token in forward(sequences, tokens)]
-            seconds.append(time.perf_counter() - start)
-        result[f"decode_{count}_seconds"] = statistics.median(seconds[2:])
+    def step(self, sequences: list, rows: list[list[int]]) -> list[list[int]]:
+        return [[token] for token in self.logits(sequences, rows).argmax(-1).tolist()]
+
+    def check(self) -> str:
+        """Compare decoded rows with a prefill's; the digest of their bits."""
+        (prompt,) = prompts(1, CHECKED)
+        one, other = self.cache.open(), self.cache.open()
+        whole = self.logits([one], [prompt], every_row=True)
+        self.logits([other], [prompt[:-DECODED]])
+        rows = self.torch.cat([self.logits([other], [[token]]) for token in prompt[-DECODED:]])
+        if not self.torch.equal(whole[-DECODED:], rows):
+            raise SystemExit("decoded rows differ from those of a prefill: nothing is timed")
+        for sequence in (one, other):
+            self.cache.close(sequence)
+        return hashlib.sha256(whole.float().numpy().tobytes()).hexdigest()[:16]
+
+    def prefill_seconds(self, repeats: int, clock: Clock) -> list[float]:
+        found = []
+        for _ in range(repeats + 1):
+            take_turn()
+            sequence = self.cache.open()
+            found.append(timed(lambda own=sequence: self.step([own], prompts(1, PROMPT)), clock)[0])
+            self.cache.close(sequence)
+        return found[1:]
+
+    def decode_seconds(self, count: int, context: int, steps: int, clock: Clock) -> list[float]:
+        sequences, found = [self.cache.open() for _ in range(count)], []
+        for sequence, prompt in zip(sequences, prompts(count, context)):
+            self.step([sequence], [prompt])
+        tokens = self.step(sequences, [[1]] * count)
+        while len(found) < steps:
+            take_turn()
+            tokens = self.step(sequences, tokens)
+            for _ in range(STEPS_PER_TURN):
+                seconds, tokens = timed(lambda rows=tokens: self.step(sequences, rows), clock)
+                found.append(seconds)
         for sequence in sequences:
-            cache.close(sequence)
-    return result
+            self.cache.close(sequence)
+        return found
 
 
-def run_transformers(folder: str, dtype: str) -> dict:
+def run_hyla(folder: str, dtype: str, options: argparse.Namespace) -> dict:
+    """Seconds of prefill, and of a decode step at batch 1 and 16 (model and head, greedy)."""
+    clock, context, steps = chosen_clock(options), options.context, options.steps
+    decoder = Decoder(folder, dtype, context, steps)
+    digest = decoder.check()
+    seconds = {
+        "prefill": decoder.prefill_seconds(4, clock),
+        "decode_1": decoder.decode_seconds(1, context, steps, clock),
+        "decode_16": decoder.decode_seconds(16, context, steps, clock),
+    }
+    return {"digest": digest, "weight_bytes": decoder.weight_bytes(), "seconds": seconds}
+
+
+def run_transformers(folder: str, dtype: str, options: argparse.Namespace) -> dict:
     """The same for transformers, eager, on the same folder."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    from hyla.ops.host_memory import keep_freed_memory
+    from bench.hyla_names import keep_freed_memory
 
     keep_freed_memory()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    clock, seconds = chosen_clock(options), {"prefill": []}
     with torch.inference_mode():
-        prefill = []
         for _ in range(4):
-            start = time.perf_counter()
-            model(torch.tensor(prompts(1, PROMPT)), use_cache=True, logits_to_keep=1)
-            prefill.append(time.perf_counter() - start)
-        result = {"prefill_seconds": statistics.median(prefill[1:])}
+            rows = torch.tensor(prompts(1, PROMPT))
+            seconds["prefill"].append(timed(lambda: model(rows, use_cache=True, logits_to_keep=1), clock)[0])  # noqa: B023
         for count in (1, 16):
-            past = model(torch.tensor(prompts(count, PROMPT)), use_cache=True, logits_to_keep=1).past_key_values
-            tokens, seconds = torch.ones(count, 1, dtype=torch.int64), []
-            for _ in range(STEPS // 2):
-                start = time.perf_counter()
-                out = model(tokens, past_key_values=past, use_cache=True)
-                tokens = out.logits[:, -1:].argmax(-1)
-                seconds.append(time.perf_counter() - start)
-            result[f"decode_{count}_seconds"] = statistics.median(seconds[2:])
-    return result
+            own = seconds[f"decode_{count}"] = []
+            rows = torch.tensor(prompts(count, options.context))
+            past = model(rows, use_cache=True, logits_to_keep=1).past_key_values
+            tokens = torch.ones(count, 1, dtype=torch.int64)
+            for _ in range(WARM_UP + options.steps // 2):
+                start = clock()
+                tokens = model(tokens, past_key_values=past, use_cache=True).logits[:, -1:].argmax(-1)
+                own.append(clock() - start)
+    return {"seconds": {name: values[1 if name == "prefill" else WARM_UP :] for name, values in seconds.items()}}
 
 
-def part(name: str, folder: str, dtype: str) -> dict:
-    command = [sys.executable, __file__, "--part", name, "--folder", folder, "--dtypes", dtype]
-    done = subprocess.run(command, capture_output=True, text=True)
+def part(name: str, folder: str, dtype: str, options: argparse.Namespace) -> dict:
+    """One measurement in a process of its own."""
+    own = ["--part", name, "--folder", folder, "--dtypes", dtype]
+    own += ["--context", str(options.context), "--steps", str(options.steps)]
+    own += ["--threads", str(options.threads)] if options.threads else []
+    own += ["--cpu-time"] if options.cpu_time else []
+    done = subprocess.run([sys.executable, "-m", "bench", "qwen35_shape", *own], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])["results"]
 
 
-def compare(folder: str, dtype: str) -> dict:
-    rate = part("bandwidth", folder, dtype)
-    ours, theirs = part("hyla", folder, dtype), part("transformers", folder, dtype)
-    floor = ours["weight_bytes"] / rate
+def middle(measured: dict) -> dict[str, float]:
+    return {name: statistics.median(times) for name, times in measured["seconds"].items()}
+
+
+def rates(found: dict, context: int) -> dict:
+    own = middle(found)
+    return {
+        "decode_1_tokens_s": round(1 / own["decode_1"], 1),
+        "decode_16_tokens_s": round(16 / own["decode_16"], 1),
+        "prefill_512_tokens_s": round(PROMPT / own["prefill"]),
+        "context": context,
+    }
+
+
+def compare(folder: str, dtype: str, options: argparse.Namespace) -> tuple[dict, dict]:
+    """The row of a dtype beside transformers, and Hyla's own measurement."""
+    rate = part("bandwidth", folder, dtype, options)["bytes_s"]
+    ours, theirs = (part(name, folder, dtype, options) for name in ("hyla", "transformers"))
+    times = {name: other / middle(ours)[name] for name, other in middle(theirs).items()}
     row = {
-        "dtype": dtype,
         "bandwidth_gb_s": round(rate / 1e9, 1),
         "weight_gb": round(ours["weight_bytes"] / 1e9, 3),
-        "decode_1_tokens_s": round(1 / ours["decode_1_seconds"], 1),
-        "decode_1_share_of_bandwidth": round(floor / ours["decode_1_seconds"], 2),
-        "decode_1_vs_transformers": round(theirs["decode_1_seconds"] / ours["decode_1_seconds"], 2),
-        "prefill_512_tokens_s": round(PROMPT / ours["prefill_seconds"]),
-        "prefill_512_vs_transformers": round(theirs["prefill_seconds"] / ours["prefill_seconds"], 2),
-        "decode_16_tokens_s": round(16 / ours["decode_16_seconds"], 1),
-        "decode_16_vs_transformers": round(theirs["decode_16_seconds"] / ours["decode_16_seconds"], 2),
+        "decode_1_share_of_bandwidth": round(ours["weight_bytes"] / rate / middle(ours)["decode_1"], 2),
+        "decode_1_vs_transformers": round(times["decode_1"], 2),
+        "prefill_512_vs_transformers": round(times["prefill"], 2),
+        "decode_16_vs_transformers": round(times["decode_16"], 2),
     }
-    for name, value in row.items():
-        print(f"{name:32} {value}")
-    return row
+    return row, ours
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--folder", help="where the model is, or is written; default: a temporary folder")
-    parser.add_argument("--part", choices=["bandwidth", "hyla", "transformers"], help="one measurement, as JSON")
-    args = parser.parse_args()
-    if args.part == "bandwidth":
-        print(json.dumps(bandwidth()))
-    elif args.part:
-        run = run_hyla if args.part == "hyla" else run_transformers
-        print(json.dumps(run(args.folder, args.dtypes[0])))
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = args.folder or str(Path(temporary) / "model")
-            if not Path(folder).exists():
-                write_folder(folder)
-            print(json.dumps([compare(folder, dtype) for dtype in args.dtypes]))
+    parser.add_argument("--alone", action="store_true", help="Hyla only, in this process")
+    parser.add_argument("--context", type=int, default=PROMPT, help="tokens before the decoded ones")
+    parser.add_argument("--steps", type=int, default=30, help="decoded tokens that count")
+    parser.add_argument("--part", choices=["bandwidth", "hyla", "transformers"], help=argparse.SUPPRESS)
+    add_clock_option(parser)
 
 
-if __name__ == "__main__":
-    main()
+def run(options: argparse.Namespace) -> Outcome:
+    if options.part == "bandwidth":
+        return Outcome({"bytes_s": bandwidth()})
+    rows, seconds, digests = [], {}, []
+    with model_folder(options.folder) as folder:
+        if options.part:
+            measure = run_hyla if options.part == "hyla" else run_transformers
+            return Outcome(measure(folder, options.dtypes[0], options))
+        for dtype in options.dtypes:
+            started = time.perf_counter()
+            row, found = {}, None
+            if options.alone:
+                found = run_hyla(folder, dtype, options)
+            else:
+                row, found = compare(folder, dtype, options)
+            row = {"dtype": dtype, **rates(found, options.context), **row}
+            rows.append(row)
+            seconds |= {f"{name}_{dtype}": times for name, times in found["seconds"].items()}
+            digests.append(found["digest"])
+            for name, value in row.items():
+                print(f"{name:32} {value}")
+            print(f"({time.perf_counter() - started:.0f} s)", flush=True)
+    return Outcome(rows, seconds=seconds, digest="-".join(digests))

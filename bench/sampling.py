@@ -3,12 +3,12 @@
 Each way of sampling is first compared with a plain one that sorts the vocabulary and takes every logarithm, over many
 rows; then both are timed. Target: well under 5 ms for a row with top-k and top-p.
 
-    python bench/sampling.py
+    python -m bench sampling
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import random
 import statistics
 import sys
@@ -18,13 +18,15 @@ import numpy as np
 import tokenizers
 import torch
 
+from bench.outcome import Outcome
+from bench.timing import timed
 from hyla.checkpoints import Tokenizer
 from hyla.engine import JsonSchema, Regex, SamplingParams
 from hyla.engine.sampling.choosing import Chooser
 from hyla.engine.sampling.grammar import GrammarCompiler
 from hyla.engine.sampling.noise import NoiseKey, first_words, gumbel
 
-VOCAB, TARGET_MS = 151_936, 5.0
+VOCAB, TARGET_MS, THREADS = 151_936, 5.0, 1
 PROMPT = list(range(100, 1100))
 WAYS = {
     "greedy, penalties": {"temperature": 0.0, "repetition_penalty": 1.1, "frequency_penalty": 0.2},
@@ -74,13 +76,9 @@ def plain_choice(row: torch.Tensor, params: SamplingParams, position: int) -> in
     return int(order[scores.argmax()])
 
 
-def milliseconds(run, inputs) -> float:
-    times = []
-    for n, row in enumerate(inputs):
-        begin = time.thread_time()
-        run(row, n)
-        times.append(1e3 * (time.thread_time() - begin))
-    return round(statistics.median(times), 3)
+def milliseconds(call, inputs) -> float:
+    times = [timed(lambda pair=pair: call(pair[1], pair[0]), time.thread_time)[0] for pair in enumerate(inputs)]
+    return round(1e3 * statistics.median(times), 3)
 
 
 def measure_filters() -> dict:
@@ -115,13 +113,11 @@ def wide_tokenizer() -> Tokenizer:
 
 def measure_grammars() -> dict:
     compiler = GrammarCompiler(wide_tokenizer())
-    begin = time.thread_time()
-    compiler.compile(Regex(pattern="x"))
-    found = {"vocabulary, once": {"ms": round(1e3 * (time.thread_time() - begin), 1)}}
+    seconds, _ = timed(lambda: compiler.compile(Regex(pattern="x")), time.thread_time)
+    found = {"vocabulary, once": {"ms": round(1e3 * seconds, 1)}}
     for name, form in {"JSON schema": JsonSchema(json_schema=SCHEMA), "regex": Regex(pattern="[a-z ]{200,}")}.items():
-        begin = time.thread_time()
-        grammar = compiler.compile(form)
-        compiled_ms = round(1e3 * (time.thread_time() - begin), 2)
+        seconds, grammar = timed(lambda form=form: compiler.compile(form), time.thread_time)
+        compiled_ms = round(1e3 * seconds, 2)
         chooser = Chooser(SamplingParams(seed=1, top_p=0.95, grammar=form), PROMPT, choice=0, grammar=grammar)
         times = []
         for n, row in enumerate(rows(4.0, 60)):
@@ -142,14 +138,9 @@ def measure_grammars() -> dict:
     return found
 
 
-def main() -> None:
-    torch.set_num_threads(1)
+def run(options: argparse.Namespace) -> Outcome:
     found = measure_filters() | measure_grammars()
     for name, numbers in found.items():
         print(f"{name:36}", "  ".join(f"{key} {value}" for key, value in numbers.items()))
     slowest = max(numbers["ms"] for name, numbers in found.items() if "plain_ms" in numbers)
-    print(json.dumps({"vocab": VOCAB, "slowest_ms": slowest, "is_met": slowest < TARGET_MS, "rows": found}))
-
-
-if __name__ == "__main__":
-    main()
+    return Outcome({"vocab": VOCAB, "slowest_ms": slowest, "is_met": slowest < TARGET_MS, "rows": found})

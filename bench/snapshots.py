@@ -1,6 +1,6 @@
 """What snapshots in bf16 and int8 change after a prefix hit, on a trained model.
 
-    python bench/snapshots.py FOLDER [--prompts 12] [--length 400] [--answer 48]
+    python -m bench snapshots FOLDER [--prompts 12] [--length 400] [--answer 48]
 
 FOLDER: a model with a tokenizer, for example the quickstart's. Prompts are stretches of the standard library's source;
 each is computed once, so that its state is kept, and asked again with more text. Compared with fp32 snapshots, which
@@ -17,6 +17,7 @@ import sysconfig
 from pathlib import Path
 
 import hyla
+from bench.outcome import Outcome
 from hyla.checkpoints import load_tokenizer
 from hyla.engine import Engine, SamplingParams
 
@@ -40,22 +41,24 @@ def answers(engine: Engine, prompts: list[list[int]], length: int, answer: int) 
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder")
     parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--length", type=int, default=400)
     parser.add_argument("--answer", type=int, default=48)
-    args = parser.parse_args()
-    model, tokenizer = hyla.load(args.folder), load_tokenizer(args.folder)
-    prompts = [tokenizer.encode(text)[: args.length + 20] for text in texts(args.prompts)]
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    model, tokenizer = hyla.load(options.folder), load_tokenizer(options.folder)
+    prompts = [tokenizer.encode(text)[: options.length + 20] for text in texts(options.prompts)]
     results, exact = {}, None
     for dtype in DTYPES:
         engine = Engine(model, memory=1 << 30, snapshot_dtype=dtype)
-        found = answers(engine, prompts, args.length, args.answer)
+        found = answers(engine, prompts, options.length, options.answer)
         exact = exact or found
-        first = [abs(a.logprobs[0].logprob - b.logprobs[0].logprob) for a, b in zip(found, exact)]
-        same = [sum(x == y for x, y in zip(a.token_ids, b.token_ids)) / args.answer for a, b in zip(found, exact)]
+        pairs = list(zip(found, exact))
+        first = [abs(a.logprobs[0].logprob - b.logprobs[0].logprob) for a, b in pairs]
+        same = [sum(x == y for x, y in zip(a.token_ids, b.token_ids)) / options.answer for a, b in pairs]
         results[dtype] = {
             "snapshot_bytes": engine.cache.snapshots.nbytes // (engine.memory.num_snapshots + 1),
             "first_logprob_difference_max": max(first),
@@ -63,8 +66,4 @@ def main() -> None:
             "same_greedy_tokens": statistics.fmean(same),
         }
         print(dtype, json.dumps(results[dtype]))
-    print(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main()
+    return Outcome(results)

@@ -1,10 +1,10 @@
 """A long prefix spilled to disk and taken up by a restarted engine, beside computing it again.
 
-On the model of bench/qwen35_shape.py (18 gated delta layers with 19 MB of states, 6 attention layers with 12 KB per
+On the model of bench/qwen35_folder.py (18 gated delta layers with 19 MB of states, 6 attention layers with 12 KB per
 token). The answers are compared bit for bit before anything is reported. The file is read cold (its pages are dropped
 from the system's cache first, as far as the system agrees) and warm.
 
-    python bench/spill.py [--dtype bfloat16] [--lengths 1024 4096 8192] [--folder MODEL] [--spill-folder FOLDER]
+    python -m bench spill [--dtype bfloat16] [--lengths 1024 4096 8192] [--folder MODEL] [--spill-folder FOLDER]
 
 Target: a load takes at most a tenth of computing the same prefix; spilling holds the engine up for less than a step.
 """
@@ -12,21 +12,19 @@ Target: a load takes at most a tenth of computing the same prefix; spilling hold
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
-from qwen35_shape import VOCABULARY, write_folder
+import torch
 
-
-def timed(function) -> tuple[float, object]:
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
+import hyla
+from bench.hyla_names import keep_freed_memory
+from bench.outcome import Outcome
+from bench.qwen35_folder import VOCABULARY, model_folder
+from bench.timing import timed
 
 
 def drop_from_memory(folder: Path) -> None:
@@ -39,8 +37,6 @@ def drop_from_memory(folder: Path) -> None:
 
 
 def measure(model, folder: Path, length: int) -> dict:
-    import hyla
-
     prompt = [(7 * i * i + 13 * length) % VOCABULARY for i in range(length + 30)]
     params = hyla.SamplingParams(max_tokens=1, temperature=0, logprobs=3)
     options = {"max_num_sequences": 2, "memory": 512 << 20, "spill_folder": folder, "snapshot_every": 1 << 20}
@@ -77,33 +73,22 @@ def measure(model, folder: Path, length: int) -> dict:
     return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--lengths", nargs="+", type=int, default=[1024, 4096, 8192])
     parser.add_argument("--folder", help="where the model is, or is written; default: a temporary folder")
     parser.add_argument("--spill-folder", help="on the disk to measure; default: a temporary folder")
-    args = parser.parse_args()
-    import torch
 
-    import hyla
-    from hyla.ops.host_memory import keep_freed_memory
 
+def run(options: argparse.Namespace) -> Outcome:
     keep_freed_memory()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = args.folder or str(Path(temporary) / "model")
-        if not Path(folder).exists():
-            write_folder(folder)
-        model = hyla.load(folder, dtype=getattr(torch, args.dtype)).eval().pack()
-        rows = []
-        for length in args.lengths:
-            place = Path(args.spill_folder or temporary) / f"spill-{length}"
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary, model_folder(options.folder) as folder:
+        model = hyla.load(folder, dtype=getattr(torch, options.dtype)).eval().pack()
+        for length in options.lengths:
+            place = Path(options.spill_folder or temporary) / f"spill-{length}"
             row = measure(model, place, length)
             shutil.rmtree(place)
             rows.append(row)
             print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
-    print(json.dumps({"dtype": args.dtype, "threads": torch.get_num_threads(), "rows": rows}))
-
-
-if __name__ == "__main__":
-    main()
+    return Outcome(rows)

@@ -3,7 +3,7 @@
 import os
 
 # Tiny tensors: a second thread costs more than it gives, here and in the processes that tests start. What depends on
-# the thread count is probed by bench/invariance.py with one and two.
+# the thread count is probed by `python -m bench invariance` with one and two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

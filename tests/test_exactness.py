@@ -6,8 +6,8 @@ import torch
 from hyla.caches import Cache
 from hyla.models.formats.registry import families, family_of
 from hyla.models.initialize import initialize
+from hyla.models.state import cast
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 

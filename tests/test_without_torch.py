@@ -10,6 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "hyla"
 FOLDERS = (
     "answers",
     "cost",
+    "engine/requests",
     "layers/tables",
     "models/config",
     "models/families",

@@ -1,20 +1,15 @@
 """The GGUF writer of bench/: names, order and shapes of tensors, without the gguf package."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import hyla
+from bench import gguf_folder
 from hyla.models.families.qwen3_5 import FAMILY
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
-
-SPEC = importlib.util.spec_from_file_location("gguf_folder", Path(__file__).parents[2] / "bench" / "gguf_folder.py")
-gguf_folder = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(gguf_folder)
 
 BOTH = {"attn_norm.weight", "post_attention_norm.weight", *(f"ffn_{name}.weight" for name in ("gate", "up", "down"))}
 FULL = {f"attn_{name}.weight" for name in ("q", "k", "v", "output", "q_norm", "k_norm")}

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from hyla.checkpoints import save_model
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
+from hyla.models.state import cast
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
-from hyla.ops.quant import quantise
+from hyla.ops.weights import quantise
 
 # Sizes that are no multiples of 128, in matrices of several blocks, and fused ones whose parts split inside a block.
 SIZES = {

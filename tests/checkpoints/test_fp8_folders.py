@@ -13,9 +13,9 @@ from hyla.checkpoints import load_model, save_model
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.formats.family import published_shapes
 from hyla.models.formats.names import fuse_shards
-from hyla.models.weights import Weights, cast, resident_bytes
+from hyla.models.state import NamedWeights, cast, resident_bytes
 from hyla.ops.batch import Batch
-from hyla.ops.quant import Shard, dequantise, quantise
+from hyla.ops.weights import Shard, dequantise, quantise
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -31,8 +31,8 @@ def folder(request, tmp_path_factory):
 
 
 def fp8_names(model):
-    weights = Weights(model)
-    return [name for name in weights.shapes if weights.quantised(name) is not None]
+    weights = NamedWeights(model)
+    return [name for name in weights.shapes if weights.fp8(name) is not None]
 
 
 def stored(folder):
@@ -77,7 +77,7 @@ def test_logits_under_autograd_are_the_same_and_reach_the_embedding(folder):
 
 def test_memory_is_what_was_published_but_for_the_split_tensors(folder):
     model = load_model(folder)
-    names, bytes_by_name = Weights(model), {name: tensor.nbytes for name, tensor in stored(folder).items()}
+    names, bytes_by_name = NamedWeights(model), {name: tensor.nbytes for name, tensor in stored(folder).items()}
     # A tensor that ours split inside a block is kept in bf16, beside its published scales.
     split = sum(bytes_by_name[name] for name in model.published_scales)
     scales = sum(scale.nbytes for scale in model.published_scales.values())
@@ -109,14 +109,14 @@ def test_what_was_loaded_is_saved_bit_for_bit(folder, tmp_path, packed):
 def test_a_changed_split_tensor_is_quantised_anew(folder, tmp_path):
     model = load_model(folder)
     rule_name = next(iter(model.published_scales))
-    weights = Weights(model)
+    weights = NamedWeights(model)
     split = {"kimi_linear": "k_up", "qwen3_next": "module.q.weight"}[model.config.family]
     name = next(name for name in weights.shapes if name.endswith(split))
     with torch.no_grad():
         model.get_parameter(name).mul_(7.0)
     save_model(model, tmp_path / "again")
     assert not same_bits(stored(folder)[rule_name], stored(tmp_path / "again")[rule_name])
-    again = Weights(load_model(tmp_path / "again"))
+    again = NamedWeights(load_model(tmp_path / "again"))
     difference = (again.read(name).float() - weights.read(name).float()).abs().max()
     assert difference <= weights.read(name).abs().max() / 16
 
@@ -251,10 +251,10 @@ def test_shards_that_are_cut_into_blocks_on_their_own_keep_their_numbers(tmp_pat
         codes, scale = (tensors[key].chunk(2) for key in (name, name + "_scale_inv"))
         assert tensors[name + "_scale_inv"].shape == (4 if layer == 0 else 6, 2)
         shards = [dequantise(*pair, torch.bfloat16).split((q_rows, k_rows, v_rows)) for pair in zip(codes, scale)]
-        weights = Weights(model)
+        weights = NamedWeights(model)
         for letter, parts in zip("qkv", zip(*shards)):
             ours = f"sublayers.{2 * layer}.module.{letter}.weight"
-            assert weights.quantised(ours) is not None
+            assert weights.fp8(ours) is not None
             assert torch.equal(weights.read(ours), torch.cat(parts))
 
 
@@ -264,7 +264,7 @@ def test_loading_takes_the_resident_weights_and_less_than_one_rule_more(tmp_path
     small = make_fp8_folder(tmp_path / "small", "deepseek_v3")
     large = make_fp8_folder(tmp_path / "large", "deepseek_v3", sizes=sizes)
     model = load_model(large)
-    largest = max(Weights(model).quantised(name).nbytes for name in fp8_names(model))
+    largest = max(NamedWeights(model).fp8(name).nbytes for name in fp8_names(model))
     peak, final, _ = measure_loading(small, large)
     assert final > 30e6 and final <= 1.1 * resident_bytes(model)
     assert peak <= final + largest + SLACK_BYTES
@@ -274,8 +274,11 @@ def test_the_published_size_has_the_published_rows_of_scales():
     """MiMo-V2.5-Pro: 8 shards of 27 rows of scales; v begins in the middle of k's second block."""
     rule = fuse_shards("qkv", ("q", "k", "v"), shards=8)
     ours = [(24576, 6144), (1536, 6144), (1024, 6144)]
-    assert published_shapes(rule, ours) == [(27136, 6144)] and rule.scale_shape((27136, 6144)) == (216, 48)
-    assert rule.shards(ours) == [Shard(3072), Shard(192), Shard(128, offset=64)]
+    assert published_shapes(rule, ours) == [(27136, 6144)] and rule.published_layout((27136, 6144)).scale_shape == (
+        216,
+        48,
+    )
+    assert [layout.shard for layout in rule.layouts(ours)] == [Shard(3072), Shard(192), Shard(128, offset=64)]
     scales = torch.arange(216 * 48.0).view(216, 48)
     parts = rule.scales_to_ours([scales], ours)
     assert [len(part) for part in parts] == [8 * 24, 8 * 2, 8 * 2]

@@ -7,8 +7,8 @@ from hyla.checkpoints import WeightUpdate, load_model, release_weights, save_mod
 from hyla.errors import CheckpointError
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
+from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights
 
 PROMPTS = [[3, 1, 4, 1, 5], list(range(20))]
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def test_a_model_with_new_weights_is_the_model_that_was_loaded_with_them(tmp_pat
     replace(model, tmp_path / "new", pack=pack)
     assert torch.equal(answers(model), answers(wanted))
     assert [projection.is_packed for projection in model.projections()] == packed and any(packed) == pack
-    old, new = Weights(wanted.unpack()), Weights(model.unpack())
+    old, new = NamedWeights(wanted.unpack()), NamedWeights(model.unpack())
     assert all(torch.equal(old.read(key), new.read(key)) for key in old.shapes)
 
 
@@ -69,10 +69,10 @@ def test_a_file_or_a_dict_may_be_a_part_of_the_model(tmp_path):
     tensors = load_file(tmp_path / "new" / "model.safetensors")
     part = {key: tensor for key, tensor in tensors.items() if "layers.0" in key}
     mixed = model_of("kimi_linear", 1)
-    weights = Weights(new)
+    weights = NamedWeights(new)
     for key in weights.shapes:
         if key.startswith(("sublayers.0.", "sublayers.1.")):
-            Weights(mixed).assign(key, weights.read(key).clone())
+            NamedWeights(mixed).assign(key, weights.read(key).clone())
     replace(model.pack(), part)
     assert torch.equal(answers(model), answers(mixed))
     save_file({key: tensor for key, tensor in tensors.items() if key not in part}, tmp_path / "rest.safetensors")
@@ -133,4 +133,38 @@ def test_scales_that_are_not_numbers_change_nothing(tmp_path):
     tensors[last] = tensors[last] * float("nan")
     with pytest.raises(CheckpointError, match="negative or not finite"):
         replace(model, tensors)
+    assert torch.equal(answers(model), before)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_fp8_shards_are_replaced_from_the_same_folder_and_from_another(tmp_path, pack):
+    """MiMo-V2.5-Pro: blocks begin anew in every shard of the qkv matrices, which then have more rows of scales."""
+    old = make_fp8_folder(tmp_path / "old", "mimo_v2")
+    new = make_fp8_folder(tmp_path / "new", "mimo_v2", scale_dtype=torch.bfloat16)
+    model = load_model(old)
+    if pack:
+        model.pack()
+    before = answers(model)
+    replace(model, old, pack=pack)
+    assert torch.equal(answers(model), before)
+    replace(model, new, pack=pack)
+    assert torch.equal(answers(model), answers(load_model(new))) and not torch.equal(answers(model), before)
+    assert NamedWeights(model).fp8("sublayers.0.module.k.weight") is not None
+    tensors = load_file(old / "model.safetensors")
+    replace(model, {name: tensor for name, tensor in tensors.items() if "qkv_proj" in name}, pack=pack)
+    mixed = load_model(new)
+    for name, tensor in ((name, NamedWeights(load_model(old)).fp8(name)) for name in NamedWeights(mixed).shapes):
+        if ".module." in name and name.split(".")[-2] in ("q", "k", "v"):
+            NamedWeights(mixed).assign_fp8(name, tensor)
+    assert torch.equal(answers(model), answers(mixed))
+
+
+def test_scales_of_another_shape_change_nothing(tmp_path):
+    folder = make_fp8_folder(tmp_path / "old", "mimo_v2")
+    model = load_model(folder)
+    before = answers(model)
+    tensors = load_file(folder / "model.safetensors")
+    name = next(key for key in tensors if key.endswith("qkv_proj.weight_scale_inv"))
+    with pytest.raises(CheckpointError, match=r"qkv_proj\.weight_scale_inv \(3, 2\) instead of \(4, 2\)"):
+        replace(model, {**tensors, name: tensors[name][:3].contiguous()})
     assert torch.equal(answers(model), before)

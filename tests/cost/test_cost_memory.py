@@ -10,9 +10,9 @@ from hyla.cost.parameters import distinct
 from hyla.models.formats.presets import find_preset, presets
 from hyla.models.formats.registry import families
 from hyla.models.stack import cache_specs_of
+from hyla.models.state import cast
 from hyla.models.summary import footprint
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
 
 PAGES, SLOTS = 5, 3
 

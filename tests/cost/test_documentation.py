@@ -2,14 +2,13 @@
 
 import doctest
 import importlib
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from cost_page import device_table, rank_table
 
+from bench import cost_claims
 from hyla.cost.device import EFFICIENCIES
 from hyla.cost.formulas import formulas_of
 
@@ -17,22 +16,13 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def claims():
-    spec = importlib.util.spec_from_file_location("cost_claims", ROOT / "bench" / "cost_claims.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_table_of_claims_is_the_computed_one(claims):
-    for line in claims.table().splitlines():
+def test_the_table_of_claims_is_the_computed_one():
+    for line in cost_claims.table().splitlines():
         assert line in PAGE
 
 
-def test_every_claim_has_its_conditions_and_both_numbers(claims):
-    found = claims.claims()
+def test_every_claim_has_its_conditions_and_both_numbers():
+    found = cost_claims.claims()
     assert len(found) > 25 and all(claim.ours and claim.reason for claim in found)
     assert {"Kimi Linear", "Ring-linear", "Qwen3-Next", "DeepSeek-V3.2"} <= {claim.source for claim in found}
 

@@ -7,10 +7,10 @@ from hyla.cost.inventory import inventory
 from hyla.cost.parameters import count_parameters, distinct, weight_bytes
 from hyla.models.formats.presets import find_preset, presets
 from hyla.models.formats.registry import families
+from hyla.models.state import cast
 from hyla.models.summary import count_parameters as counted
 from hyla.models.summary import footprint
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
 
 
 def check(config):

@@ -11,10 +11,12 @@ from hyla.cost.formulas import formulas_of
 from hyla.grid import CHUNK
 from hyla.ops.attention.reference import attention_reference
 from hyla.ops.batch import Batch
+from hyla.ops.chunks.inside_blocks import InsideBlocks
 from hyla.ops.gated_delta import gated_delta
 from hyla.ops.gated_delta.reference import gated_delta_reference
+from hyla.ops.gla import gla
+from hyla.ops.gla.reference import gla_reference
 from hyla.ops.kda import kda
-from hyla.ops.kda.inside import InsideBlocks
 from hyla.ops.kda.reference import kda_reference
 from hyla.ops.lightning import lightning
 from hyla.ops.lightning.reference import lightning_reference
@@ -51,6 +53,7 @@ def test_a_token_of_each_recurrence_costs_what_its_formula_says(K, V, key_heads,
     calls = {
         "gated_delta": lambda: gated_delta_reference(*grouped, beta, lengths=[2, 3], scale=1.0),
         "kda": lambda: kda_reference(q, k, v, -random(T, H, K), beta, lengths=[2, 3], scale=1.0),
+        "gla": lambda: gla_reference(q, k, v, -random(T, H, K), lengths=[2, 3], scale=1.0),
         "lightning": lambda: lightning_reference(q, k, v, (0.1,) * H, lengths=[2, 3], scale=1.0),
         "ssd": lambda: ssd_reference(*grouped, lengths=[2, 3]),
     }
@@ -78,9 +81,11 @@ def test_the_chunk_forms_cost_what_their_formulas_say(K, V, key_heads, group, ch
     batch = Batch.packed([T])
     sizes = {"key_dim": K, "value_dim": V}
     own_block = formulas_of("kda").own_block_flops_per_token(num_heads=H, key_dim=K)
+    own_gla_block = formulas_of("gla").own_block_flops_per_token(num_heads=H, key_dim=K)
     expected = {
         "gated_delta": formulas_of("gated_delta").flops_per_token(num_key_heads=key_heads, num_value_heads=H, **sizes),
         "kda": formulas_of("kda").flops_per_token(num_heads=H, **sizes) - own_block,
+        "gla": formulas_of("gla").flops_per_token(num_heads=H, **sizes) - own_gla_block,
         "lightning": formulas_of("lightning").flops_per_token(num_heads=H, **sizes),
         "ssd": formulas_of("ssd").flops_per_token(num_groups=key_heads, num_heads=H, **sizes),
         "linear": formulas_of("linear").flops_per_token(num_heads=H, **sizes),
@@ -88,6 +93,7 @@ def test_the_chunk_forms_cost_what_their_formulas_say(K, V, key_heads, group, ch
     calls = {
         "gated_delta": lambda: gated_delta(*grouped, beta, batch=batch, scale=1.0),
         "kda": lambda: kda(q, k, v, -random(T, H, K), beta, batch=batch, scale=1.0),
+        "gla": lambda: gla(q, k, v, -random(T, H, K), batch=batch, scale=1.0),
         "lightning": lambda: lightning(q, k, v, (0.1,) * H, batch=batch, cache=None, scale=1.0),
         "ssd": lambda: ssd(*grouped, batch=batch, cache=None),
         "linear": lambda: linear_attention(q, k, v, batch=batch, cache=None, eps=1.0),
@@ -96,13 +102,14 @@ def test_the_chunk_forms_cost_what_their_formulas_say(K, V, key_heads, group, ch
         assert counted(call) == T * expected[name], name
 
 
-def test_a_row_of_kda_meets_its_own_block_without_matrix_products():
+@pytest.mark.parametrize(("operator", "keys_read"), [("kda", True), ("gla", False)])
+def test_a_row_with_a_decay_per_channel_meets_its_own_block_without_matrix_products(operator, keys_read):
     heads, K, blocks = 3, 24, 2
     q, k, decay = (random(1, heads, blocks, 16, K) for _ in range(3))
     with CountProducts() as count, torch.no_grad():
-        InsideBlocks.apply(q, k, -decay)
-    expected = formulas_of("kda").own_block_flops_per_token(num_heads=heads, key_dim=K)
-    masks = 2 * heads * blocks * 16 * 16
+        InsideBlocks.apply(q, k, -decay, keys_read)
+    expected = formulas_of(operator).own_block_flops_per_token(num_heads=heads, key_dim=K)
+    masks = (1 + keys_read) * heads * blocks * 16 * 16
     assert count.multiplied + count.summed == blocks * 16 * expected + masks and count.flops == 0
 
 

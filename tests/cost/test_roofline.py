@@ -31,7 +31,7 @@ def test_every_device_says_where_its_numbers_come_from_and_knows_every_operator(
     config = find_target("deepseek-v3.2").config
     used = {work.operator for work in step_work(config, prefill(100))}
     assert used <= set(EFFICIENCIES) and "indexer" in used
-    assert {"gated_delta", "kda", "lightning", "ssd", "linear"} <= set(EFFICIENCIES) and len(MIXER_KINDS) == 8
+    assert {"gated_delta", "kda", "gla", "lightning", "ssd", "linear"} <= set(EFFICIENCIES) and len(MIXER_KINDS) == 9
 
 
 def test_an_operator_takes_as_long_as_the_slower_of_its_flops_and_bytes():

@@ -202,13 +202,41 @@ def _same_objects(flat, inner, out):
     return tree_map_only(torch.Tensor, outer, out)
 
 
+class _Module:
+    """What `torch.pretend` offers, as `torch.cuda` does."""
+
+    @staticmethod
+    def is_available() -> bool:
+        return True
+
+    @staticmethod
+    def device_count() -> int:
+        return 1
+
+    @staticmethod
+    def current_device() -> int:
+        return 0
+
+    @staticmethod
+    def synchronize(device=None) -> None:
+        """Nothing runs ahead here."""
+
+    @staticmethod
+    def _is_in_bad_fork() -> bool:
+        return False
+
+    @staticmethod
+    def manual_seed_all(seed: int) -> None:
+        """No generators live on the device."""
+
+
 _libraries = []
 
 
 def register() -> torch.device:
     """Make the device known to PyTorch, once per process; returns it."""
     if not _libraries:
-        _setup_privateuseone_for_python_backend(NAME)
+        _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
         fallback = torch.library.Library("_", "IMPL")
         fallback.fallback(lambda op, *args, **kwargs: _run(op, args, kwargs), "PrivateUse1")
         aten = torch.library.Library("aten", "IMPL")

@@ -185,16 +185,16 @@ def test_weights_that_do_not_fit_change_nothing(thread, engine, tmp_path):
 
 def test_a_failure_half_way_leaves_an_engine_that_waits_for_whole_weights(thread, engine, weights, monkeypatch):
     thread.pause("keep").result(60)
-    from hyla.checkpoints import WeightUpdate
+    from hyla.checkpoints.placement import Placer
 
-    whole = WeightUpdate._place
+    whole = Placer.place
 
-    def fail(self, rule, keep):
+    def fail(self, rule):
         if "sublayers.2.norm.weight" in rule.ours:
             raise OSError("disk gone")
-        whole(self, rule, keep)
+        whole(self, rule)
 
-    monkeypatch.setattr(WeightUpdate, "_place", fail)
+    monkeypatch.setattr(Placer, "place", fail)
     with pytest.raises(OSError, match="disk gone"):
         thread.update_weights(weights).result(60)
     monkeypatch.undo()

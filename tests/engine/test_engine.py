@@ -65,9 +65,9 @@ def test_an_answer_is_the_same_in_any_batch_and_any_piece_size(name, dtype):
 
 def in_bfloat16(model):
     """As a bf16 folder would load: what a module names stays fp32."""
-    from hyla.models.weights import Weights
+    from hyla.models.state import NamedWeights
 
-    weights = Weights(model)
+    weights = NamedWeights(model)
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(weights.dtype(name, torch.bfloat16))
     return model

@@ -12,7 +12,7 @@ from hyla.engine import Choice, Engine, JsonObject, JsonSchema, Regex, Request, 
 from hyla.engine.runner import SCORED_ROWS
 from hyla.engine.sampling.sampler import logprobs_of
 from hyla.errors import RequestError
-from hyla.models.weights import Weights
+from hyla.models.state import NamedWeights
 
 MEMORY = 24 << 20
 SCHEMA = {
@@ -115,7 +115,7 @@ def test_scoring_from_a_place_on_takes_what_stands_before_it_from_the_cache(cont
 
 def in_bfloat16(model):
     """As a bf16 folder would load: what a module names stays fp32."""
-    weights = Weights(model)
+    weights = NamedWeights(model)
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(weights.dtype(name, torch.bfloat16))
     return model

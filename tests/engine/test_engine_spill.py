@@ -16,7 +16,7 @@ from hyla.caches import spill_file, spill_store
 from hyla.engine import Administration, Engine, SamplingParams
 from hyla.engine.hosting.thread import EngineThread
 from hyla.errors import ConfigError
-from hyla.models.weights import cast
+from hyla.models.state import cast
 
 MEMORY = 32 << 20
 CASES = [

@@ -15,6 +15,7 @@ DIM = 44
 DOCS = Path(__file__).parents[2] / "docs" / "layers.md"
 OPTIONS = {
     "KDA": {"num_heads": 2, "key_dim": 12, "value_dim": 20},
+    "GLA": {"num_heads": 3, "key_dim": 8, "value_dim": 16},
     "GatedDelta": {"num_key_heads": 2, "num_value_heads": 4, "key_dim": 12, "value_dim": 20},
     "LinearAttention": {"num_heads": 3, "key_dim": 10, "value_dim": 14},
     "SoftmaxAttention": {"num_heads": 6, "num_kv_heads": 2, "head_dim": 12, "rotary_dim": 6},
@@ -44,7 +45,7 @@ def test_every_exported_mixer_is_tested_and_listed_in_the_docs():
     }
     assert exported == set(OPTIONS)
     assert all(f"| `{name}` |" in DOCS.read_text(encoding="utf-8") for name in exported)
-    with pytest.raises(AttributeError, match="it has KDA"):
+    with pytest.raises(AttributeError, match="it has GLA, KDA"):
         _ = hyla.layers.Nothing
 
 

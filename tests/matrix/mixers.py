@@ -8,6 +8,7 @@ import torch
 
 from hyla.models.config import (
     GatedDeltaConfig,
+    GLAConfig,
     KDAConfig,
     LightningConfig,
     LinearAttentionConfig,
@@ -23,8 +24,8 @@ from hyla.models.config import (
     SublayerConfig,
 )
 from hyla.models.initialize import initialize
+from hyla.models.state import cast
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
 
 VOCAB = 61
 MAX_LEN = 512
@@ -41,6 +42,7 @@ MIXERS = {
     "sparse_mla": SparseMLAConfig(**MLA, num_index_heads=3, index_dim=8, num_selected=70),
     "gated_delta": GatedDeltaConfig(num_key_heads=2, num_value_heads=4, key_dim=8, value_dim=6),
     "kda": KDAConfig(num_heads=3, key_dim=8, value_dim=6, gate_rank=5),
+    "gla": GLAConfig(num_heads=3, key_dim=6, value_dim=10, gate_rank=5),
     "lightning": LightningConfig(
         num_heads=3, head_dim=8, slopes="bailing", layer=1, num_layers=4, rope=ROPE, qk_norm=NormConfig()
     ),

@@ -20,9 +20,16 @@ from hyla.layers.protocol import CacheSpec
 
 PAIRWISE = pairwise()
 PLAIN = Cell("off", "off", 64, 1, "untouched", "softmax", "float32", "greedy")
-ROLES = {"gated_delta": "anchor", "kda": "anchor", "lightning": "anchor", "linear": "anchor", "mamba2": "open"}
+ROLES = {
+    "gated_delta": "anchor",
+    "kda": "anchor",
+    "gla": "anchor",
+    "lightning": "anchor",
+    "linear": "anchor",
+    "mamba2": "open",
+}
 """Cached tensors that get a one-ulp error: states, or inputs where a strong decay swallows it; else keys and values."""
-STATES = ("gated_delta", "kda", "lightning", "mamba2", "linear")
+STATES = ("gated_delta", "kda", "gla", "lightning", "mamba2", "linear")
 """Mixers whose memory is a state."""
 
 

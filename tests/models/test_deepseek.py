@@ -11,8 +11,8 @@ from hyla.checkpoints import load_model, save_model
 from hyla.errors import CheckpointError
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
+from hyla.models.state import cast
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
 
 
 def saved(folder, dtype=torch.float32):

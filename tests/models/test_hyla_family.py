@@ -24,15 +24,15 @@ from hyla.models.config import (
 )
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
+from hyla.models.state import NamedWeights, cast
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights, cast
 
 FAMILY = family_of("hyla")
 IDS = list(range(40)) * 2
 
 
 def same_weights(first: Model, second: Model) -> bool:
-    a, b = Weights(first), Weights(second)
+    a, b = NamedWeights(first), NamedWeights(second)
     return a.shapes == b.shapes and all(
         a.read(name).dtype == b.read(name).dtype and torch.equal(a.read(name), b.read(name)) for name in a.shapes
     )

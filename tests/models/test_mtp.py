@@ -13,8 +13,8 @@ from hyla.json_files import write_json
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.mtp import earlier
+from hyla.models.state import NamedWeights, cast
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights, cast
 from hyla.ops.batch import Batch
 
 QWEN = ("qwen3_next", "qwen3_5", "qwen3_5_moe")
@@ -397,7 +397,7 @@ def strip(folder, keep) -> set[str]:
 def test_a_promise_without_tensors_is_said_and_the_model_loads(family, tmp_path, caplog):
     model = make(family)
     save_model(model, tmp_path / "m")
-    own = family_of(family).rules(model.config, Weights(model).shapes)
+    own = family_of(family).rules(model.config, NamedWeights(model).shapes)
     prediction = {name for rule in own if rule.ours[0].startswith("mtp.") for name in rule.published}
     kept = strip(tmp_path / "m", lambda name: name not in prediction)
     with caplog.at_level(logging.WARNING, "hyla.checkpoints"):

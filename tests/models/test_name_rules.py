@@ -10,8 +10,8 @@ from hyla.models.config import SoftmaxConfig
 from hyla.models.formats.family import published_shapes
 from hyla.models.formats.names import concat, fuse, rename, reshape, stack
 from hyla.models.formats.registry import family_of
+from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights
 
 sizes = st.integers(1, 5)
 
@@ -83,7 +83,7 @@ def test_every_weight_of_every_size_has_exactly_one_published_name():
     for model_type in (*hybrids, *baselines, "mimo_v2_flash", "mimo_v2"):
         family = family_of(model_type)
         with torch.device("meta"):
-            weights = Weights(Model(family.tiny))
+            weights = NamedWeights(Model(family.tiny))
         rules = family.rules(family.tiny, weights.shapes)
         assert sorted(name for rule in rules for name in rule.ours) == sorted(weights.shapes)
         published = [name for rule in rules for name in rule.published]
@@ -96,6 +96,6 @@ def test_a_weight_without_a_published_name_is_refused():
     sublayers = (family.tiny.sublayers[0].model_copy(update={"module": gated}), *family.tiny.sublayers[1:])
     config = family.tiny.model_copy(update={"sublayers": sublayers})
     with torch.device("meta"):
-        weights = Weights(Model(config))
+        weights = NamedWeights(Model(config))
     with pytest.raises(ConfigError, match=r"qwen3 format has no name for .*gate\.weight"):
         family.rules(config, weights.shapes)

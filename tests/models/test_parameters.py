@@ -1,16 +1,21 @@
 """Parameters as data: the tables are the modules' parameters, and need no PyTorch."""
 
+import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from hyla.layers import mla
+from hyla.layers.softmax import SoftmaxAttention
 from hyla.models.formats.presets import find_preset, presets
 from hyla.models.formats.registry import families
 from hyla.models.parameters import model_parameters
+from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights
 
 WITHOUT_TORCH = """
 import importlib, pkgutil, sys
@@ -34,7 +39,7 @@ def check(config):
     assert {name: row.shape for name, row in rows.items()} == {
         name: tuple(parameter.shape) for name, parameter in model.named_parameters()
     }
-    weights = Weights(model)
+    weights = NamedWeights(model)
     for name, row in rows.items():
         assert (weights.dtype(name, torch.bfloat16) == torch.float32) == row.is_fp32, name
         assert weights.may_be_quantised(name) == row.is_quantisable, name
@@ -92,3 +97,68 @@ def test_the_parameters_of_one_product_read_the_same_rows(family):
             place = row.name.rsplit(".", 2)[0] if row.name.endswith(".weight") else row.name.rpartition(".")[0]
             found.setdefault((place, row.product), set()).add((row.in_dim, row.count, row.is_fp32))
     assert found and all(len(reads) == 1 for reads in found.values())
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
+MLA = {"num_heads": 2, "kv_lora_dim": 4, "nope_dim": 4, "rope_dim": 2, "value_dim": 4, "head_gate": True}
+DELTA = {"key_dim": 4, "value_dim": 4, "conv_len": 4}
+SPARSE = {"num_index_heads": 2, "index_dim": 4}
+EVERY_OPTION = {
+    "softmax": [
+        dict(num_heads=2, num_kv_heads=1, head_dim=4, has_output_gate=True, qk_norm_scope="head", has_sinks=True)
+    ],
+    "mla": [{**MLA, "q_lora_dim": rank} for rank in (None, 8)],
+    "sparse_mla": [{**MLA, **SPARSE, "q_lora_dim": 8}],
+    "gated_delta": [{**DELTA, "num_key_heads": 1, "num_value_heads": 2}],
+    "kda": [{**DELTA, "num_heads": 2, "gate_rank": rank} for rank in (None, 4)],
+    "lightning": [dict(num_heads=2, head_dim=4, has_qk_norm=True)],
+    "mamba2": [dict(num_heads=2, head_dim=4, num_groups=1, state_dim=4, conv_len=4)],
+    "linear": [dict(num_heads=2, key_dim=4, value_dim=4)],
+    "mlp": [dict(intermediate_dim=8, has_gate=True)],
+    "moe": [
+        dict(
+            num_experts=2, expert_dim=4, has_gate=True, has_bias=True, shared_dim=4, has_shared_gate=True, latent_dim=4
+        )
+    ],
+}
+"""Arguments of each table with which every parameter that the kind can have is there once."""
+
+
+def documented(kind):
+    """Parameter names in a kind's line of the table in docs/architecture.md."""
+    (line,) = re.findall(rf"^\| {kind} \| (.*) \|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    names = {name for quoted in re.findall(r"`([^`]+)`", line) for name in expanded(quoted.split(" [")[0])}
+    return names | documented("mla") - {"q.weight"} if kind == "sparse_mla" else names
+
+
+def expanded(name):
+    """shared.gate/up/down.weight: three names."""
+    prefix, _, last = name.rpartition(".")
+    head, _, middle = prefix.rpartition(".")
+    return [f"{head}.{part}.{last}" for part in middle.split("/")] if "/" in name else [name]
+
+
+@pytest.mark.parametrize("kind", EVERY_OPTION)
+def test_the_documented_names_are_those_of_the_tables(kind):
+    parameters = importlib.import_module(f"hyla.layers.tables.{kind}").parameters
+    assert documented(kind) == {row.name for options in EVERY_OPTION[kind] for row in parameters(16, **options)}
+
+
+def test_torch_lists_parameters_in_the_order_that_gradient_norms_were_always_summed_in():
+    gated = SoftmaxAttention(
+        16,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=4,
+        has_output_gate=True,
+        qk_norm_eps=1e-6,
+        qk_norm_zero_centered=False,
+        rotary_dim=0,
+        rope_theta=1e4,
+        has_sinks=True,
+    )
+    names = ["sinks", "q.weight", "gate.weight", "k.weight", "v.weight", "o.weight", "q_norm.weight", "k_norm.weight"]
+    assert [name for name, _ in gated.named_parameters()] == names
+    latent = mla.MLA(16, **MLA, q_lora_dim=8, norm_eps=1e-6, rotary_dim=0, rope_theta=1e4)
+    leaves = ("kv_a", "kv_norm", "o", "gate", "q_a", "q_b", "q_a_norm")
+    assert [name for name, _ in latent.named_parameters()] == ["k_up", "v_up", *(f"{leaf}.weight" for leaf in leaves)]

@@ -10,9 +10,9 @@ from hyla.errors import ConfigError
 from hyla.models.config import MIXER_KINDS
 from hyla.models.formats.presets import assumptions, find_preset, presets
 from hyla.models.formats.registry import families, family_of
+from hyla.models.state import cast
 from hyla.models.summary import summarize
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
 
 TOLERANCE = 5e-3
 

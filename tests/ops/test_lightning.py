@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from hyla.errors import ConfigError
 from hyla.ops.batch import Batch
+from hyla.ops.chunks.constant_decay import MASKED, decay_table
 from hyla.ops.lightning import cache_tensors, cost, lightning
-from hyla.ops.lightning.pytorch import MASKED, decay_table
 from hyla.ops.lightning.reference import lightning_reference
 
 RELATIVE_TOLERANCE = 1e-5

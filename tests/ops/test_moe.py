@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.errors import BackendUnavailable, ConfigError
-from hyla.ops.exact import rows
-from hyla.ops.moe import cost, experts, packed_experts, route, top_k
+from hyla.ops import moe
+from hyla.ops.moe import cost, route, top_k
 from hyla.ops.moe.reference import experts_reference, route_reference
+from hyla.ops.weights import Plain, pack_stack
 
 T, D, WIDTH, E, K = 37, 20, 12, 6, 3
 ROUTINGS = [
@@ -23,6 +24,13 @@ TOLERANCE = 2e-6
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def experts(x_TD, weights_Tk, ids_Tk, gate, up, down, activation="swiglu", kind=None):
+    """The operator on stacks of tensors, plain or (kind) packed."""
+    into, out_of = [part for part in (gate, up) if part is not None], [down]
+    made = [kind(*parts) if kind else Plain(tuple(parts)) for parts in (into, out_of)]
+    return moe.experts(x_TD, weights_Tk, ids_Tk, *made, activation)
 
 
 def make_experts(dtype=torch.float32, seed=1):
@@ -114,11 +122,7 @@ def test_a_token_gets_the_same_bits_in_any_company_packed_or_plain(count, first,
     assert whole.dtype == dtype
     some = slice(first, first + count)
     rows_of = (x_TD[some], weights_Tk[some], ids_Tk[some])
-    if packed:
-        gate_up_E = [rows.pack(torch.cat(pair)) for pair in zip(gate, up)]
-        part = packed_experts(*rows_of, gate_up_E, [rows.pack(weight) for weight in down])
-    else:
-        part = experts(*rows_of, gate, up, down)
+    part = experts(*rows_of, gate, up, down, kind=pack_stack if packed else None)
     assert torch.equal(part, whole[some])
 
 
@@ -183,11 +187,10 @@ def test_experts_without_a_gate_equal_the_reference_in_any_company():
     expected.backward(grad_TD.double())
     for got, want in zip(leaves, exact):
         assert (got.grad - want.grad).abs().max() <= TOLERANCE * want.grad.abs().max()
-    packed = [[rows.pack(weight) for weight in weights] for weights in (up, down)]
     for some in (slice(0, 1), slice(7, 20), slice(0, 50)):
         inputs = (x_TD[some], weights_Tk[some], ids_Tk[some])
         assert torch.equal(experts(*inputs, None, up, down, "relu2"), whole[some])
-        assert torch.equal(packed_experts(*inputs, *packed, "relu2"), whole[some])
+        assert torch.equal(experts(*inputs, None, up, down, "relu2", kind=pack_stack), whole[some])
 
 
 def test_a_gate_that_the_activation_does_not_have_is_refused():
@@ -201,9 +204,8 @@ def test_a_gate_that_the_activation_does_not_have_is_refused():
 def test_packed_experts_have_no_gradient():
     x_TD, weights_Tk, ids_Tk = make_rows(3)
     gate, up, down = make_experts()
-    gate_up_E = [rows.pack(torch.cat(pair)) for pair in zip(gate, up)]
     with pytest.raises(BackendUnavailable, match="unpack"):
-        packed_experts(x_TD.requires_grad_(), weights_Tk, ids_Tk, gate_up_E, [rows.pack(w) for w in down])
+        experts(x_TD.requires_grad_(), weights_Tk, ids_Tk, gate, up, down, kind=pack_stack)
 
 
 def test_costs_count_chosen_experts():

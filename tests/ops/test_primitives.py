@@ -1,13 +1,12 @@
 """The primitives are right, their rows stand alone, and forward code uses nothing else."""
 
 import ast
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench import invariance
 from hyla.ops.exact import primitives
 
 pytestmark = pytest.mark.usefixtures("each_backend")
@@ -111,24 +110,12 @@ def test_a_sum_of_a_very_wide_row_does_not_depend_on_the_other_rows():
         assert torch.equal(primitives.sum_last(x[row : row + 1]), whole[row : row + 1])
 
 
-def load_bench():
-    spec = importlib.util.spec_from_file_location("invariance", ROOT / "bench" / "invariance.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["invariance"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def probe():
     """The invariance probe over few row counts, at this process's thread count."""
-    bench = load_bench()
+    counts, threads = (1, 2, 3, 8, 17, 100), (torch.get_num_threads(),)
     with torch.no_grad():
-        found = bench.run(
-            torch.device("cpu"), (torch.get_num_threads(),), (1, 2, 3, 8, 17, 100), bench.QUICK_WEIGHTS, wide=False
-        )
-    yield found
-    del sys.modules["invariance"]
+        return invariance.verdicts_of(torch.device("cpu"), threads, counts, invariance.QUICK_WEIGHTS, wide=False)
 
 
 def test_every_function_that_rows_and_primitives_rely_on_is_row_invariant(probe):
@@ -139,11 +126,10 @@ def test_every_function_that_rows_and_primitives_rely_on_is_row_invariant(probe)
 
 def test_the_probe_finds_a_function_that_is_not(probe):
     """A float32 product of a single row is another routine everywhere that we know."""
-    bench = load_bench()
-    bad = bench.Probe("half of the rows", lambda x: x * (1.0 + 1e-6 * (x.shape[0] > 50)), True)
-    assert "rows" in bench.check(bad, 20, torch.float32, torch.device("cpu"), (1, 60, 100))
-    strided = bench.Probe("strides", lambda x: x * (1.0 + 1e-6 * x.is_contiguous()), True)
-    assert bench.check(strided, 20, torch.float32, torch.device("cpu"), (1, 100)) == "strides"
+    bad = invariance.Probe("half of the rows", lambda x: x * (1.0 + 1e-6 * (x.shape[0] > 50)), True)
+    assert "rows" in invariance.check(bad, 20, torch.float32, torch.device("cpu"), (1, 60, 100))
+    strided = invariance.Probe("strides", lambda x: x * (1.0 + 1e-6 * x.is_contiguous()), True)
+    assert invariance.check(strided, 20, torch.float32, torch.device("cpu"), (1, 100)) == "strides"
 
 
 FORBIDDEN = frozenset(

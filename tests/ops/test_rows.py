@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hyla.errors import BackendUnavailable
 from hyla.ops.exact import batched, row_checks, rows
+from hyla.ops.weights import Plain, pack
 
 DTYPES = [torch.float32, torch.bfloat16]
 SHAPES = [(36, 20), (1, 64), (48, 1000), (129, 33)]
@@ -36,7 +37,7 @@ def make(shape, dtype):
 def test_a_row_of_linear_is_the_same_in_any_company_packed_or_plain(count, first, shape, dtype, packed):
     x_TD, weight = make(shape, dtype)
     whole = rows.linear(x_TD, weight)
-    part = rows.linear(x_TD[first : first + count], rows.pack(weight) if packed else weight)
+    part = (pack(weight) if packed else Plain((weight,))).product(x_TD[first : first + count])
     assert torch.equal(part, whole[first : first + count])
 
 
@@ -67,14 +68,14 @@ def test_a_weight_larger_than_a_block_is_multiplied_by_blocks(dtype, monkeypatch
     monkeypatch.setattr(rows, "BLOCK_ELEMENTS", 1500)
     sizes = rows.block_sizes(*weight.shape)
     assert len(sizes) > 1 and sum(sizes) == 300
-    packed = rows.pack(weight)
+    packed = pack(weight)
     assert [block.shape[0] for block in packed.blocks] == list(sizes)
     assert (packed.shape, packed.dtype, packed.nbytes) == ((300, 20), dtype, weight.nbytes)
-    assert torch.equal(rows.unpack(packed), weight)
+    assert torch.equal(packed.dense(), weight)
     whole = rows.linear(x_TD, weight)
-    assert torch.equal(rows.linear(x_TD, packed), whole)
+    assert torch.equal(packed.product(x_TD), whole)
     for count in (1, 3, 40):
-        assert torch.equal(rows.linear(x_TD[:count], packed), whole[:count])
+        assert torch.equal(packed.product(x_TD[:count]), whole[:count])
     blocks = [rows.linear(x_TD, block) for block in weight.split(sizes)]
     assert torch.equal(whole, torch.cat(blocks, dim=1))
 
@@ -105,19 +106,19 @@ def test_padding_costs_at_most_half_of_the_rows_when_every_bucket_may_be_used(nu
 def test_packed_and_unpacked_weights_are_the_same_numbers():
     for dtype in DTYPES:
         weight = make((36, 20), dtype)[1]
-        assert torch.equal(rows.unpack(rows.pack(weight)), weight)
+        assert torch.equal(pack(weight).dense(), weight)
     double = weight.double()
-    assert torch.equal(rows.pack(double), double)
+    assert torch.equal(pack(double).dense(), double)
 
 
 def test_the_gradient_of_linear_is_right_and_packed_weights_have_none():
     x_TD = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(rows.linear, (x_TD, weight))
-    packed = rows.pack(weight.float())
+    packed = pack(weight.float())
     with pytest.raises(BackendUnavailable, match="unpack"):
-        rows.linear(x_TD.float(), packed)
-    assert rows.linear(x_TD.detach().float(), packed).shape == (5, 3)
+        packed.product(x_TD.float())
+    assert packed.product(x_TD.detach().float()).shape == (5, 3)
     assert rows.linear(x_TD[:0], weight).shape == (0, 3)
 
 
@@ -164,10 +165,10 @@ def test_a_library_that_depends_on_the_row_count_is_found_out(monkeypatch):
 
     def moody(x_RD, weight):
         if x_RD.shape[0] < 32:
-            return x_RD.flip(-1) @ rows.unpack(weight).flip(-1).t()
-        return x_RD @ rows.unpack(weight).t()
+            return x_RD.flip(-1) @ weight.flip(-1).t()
+        return x_RD @ weight.t()
 
-    monkeypatch.setattr(rows, "_reorder", lambda weight: weight)
+    monkeypatch.setattr(rows, "reorder", lambda weight: weight)
     monkeypatch.setattr(rows, "_linear_once", moody)
     for dtype in DTYPES:
         found = rows.row_buckets.__wrapped__(36, 500, dtype, torch.device("cpu"), 1)
@@ -175,7 +176,7 @@ def test_a_library_that_depends_on_the_row_count_is_found_out(monkeypatch):
 
 
 def test_a_product_that_never_repeats_itself_is_refused(monkeypatch):
-    monkeypatch.setattr(rows, "_reorder", lambda weight: weight)
+    monkeypatch.setattr(rows, "reorder", lambda weight: weight)
     monkeypatch.setattr(rows, "_linear_once", lambda x_RD, weight: torch.rand(x_RD.shape[0], weight.shape[0]))
     with pytest.raises(BackendUnavailable, match="repeats itself"):
         rows.row_buckets.__wrapped__(36, 20, torch.float32, torch.device("cpu"), 1)

@@ -162,6 +162,36 @@ def test_gradients_of_a_long_batch_equal_the_reference_in_float64(dtype, monkeyp
         assert (mine - expected).abs().max() <= tolerance * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_document_in_pieces_with_states_has_the_bits_of_the_whole(dtype):
+    lengths = (2, 19, 7)
+    x_TC, weight_CL = inputs(lengths, dtype=dtype)
+    whole = short_conv(x_TC, weight_CL, batch=Batch.packed(lengths), cache=None).split(lengths)
+    first, second = zip(*(x.split([1, len(x) - 1]) for x in x_TC.split(lengths)))
+    head, state = short_conv(torch.cat(first), weight_CL, batch=Batch.packed([1] * 3), cache=None, return_state=True)
+    batch = Batch(tuple(n - 1 for n in lengths), (1, 1, 1))
+    rest, final = short_conv(torch.cat(second), weight_CL, batch=batch, cache=None, state=state, return_state=True)
+    for n, tail in enumerate(rest.split(batch.lengths)):
+        assert torch.equal(torch.cat([head[n : n + 1], tail]), whole[n])
+    taps = weight_CL.shape[1]
+    for n, x in enumerate(x_TC.split(lengths)):
+        padded = torch.cat([x.new_zeros(taps, x.shape[1]), x])
+        assert torch.equal(final[n], padded[-(taps - 1) :])
+
+
+def test_states_have_gradients():
+    lengths = (1, 6, 2)
+    x_TC, weight_CL = (tensor.double().requires_grad_() for tensor in inputs(lengths))
+    shape = (3, weight_CL.shape[1] - 1, C)
+    state = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    batch = Batch(lengths, (5, 0, 64))
+
+    def run(x, w, s):
+        return short_conv(x, w, batch=batch, cache=None, state=s, return_state=True)
+
+    assert torch.autograd.gradcheck(run, (x_TC, weight_CL, state))
+
+
 def test_wrong_shapes_and_a_missing_cache_are_named():
     x_TC, weight_CL = inputs()
     with pytest.raises(ConfigError, match="19 channels"):
@@ -170,6 +200,11 @@ def test_wrong_shapes_and_a_missing_cache_are_named():
         short_conv(x_TC[:1], weight_CL, batch=cached([0], [1], [1]), cache=torch.zeros(2, 4, C))
     with pytest.raises(RequestError, match="needs a cache"):
         short_conv(x_TC[:1], weight_CL, batch=cached([3], [1], [1]), cache=None)
+    with pytest.raises(ConfigError, match="states are"):
+        short_conv(x_TC[:1], weight_CL, batch=Batch((1,), (3,)), cache=None, state=torch.zeros(1, 1, C))
+    with pytest.raises(ConfigError, match="a cache or states"):
+        ring = torch.zeros(2, RING, C)
+        short_conv(x_TC[:1], weight_CL, batch=cached([0], [1], [1]), cache=ring, return_state=True)
     with pytest.raises(ConfigError, match="17 taps"):
         short_conv(x_TC, torch.zeros(C, 17), batch=Batch.packed(LENGTHS), cache=None)
 

@@ -120,7 +120,7 @@ def test_stored_rows_never_change_and_the_anchor_changes_when_a_chunk_closes():
         ssd(*(x[t : t + 1] for x in inputs), batch=batch, cache=cache)
         row = t % 64
         if row:
-            assert torch.equal(cache["u"][2, :, :row], before["u"][2, :, :row])
+            assert torch.equal(cache["v"][2, :, :row], before["v"][2, :, :row])
             assert torch.equal(cache["k_t"][2, :, :, :row], before["k_t"][2, :, :, :row])
             assert torch.equal(cache["decay_sum"][2, :, :row], before["decay_sum"][2, :, :row])
         if t and row != 63:

@@ -37,11 +37,10 @@ from hyla.caches import Cache
 from hyla.checkpoints import save_model
 from hyla.cost import Question, Target, target_report
 from hyla.engine import Engine, SamplingParams
-from hyla.models.formats.family import Family
-from hyla.models.formats.registry import families
+from hyla.models.formats import Family, families
 from hyla.models.initialize import initialize
+from hyla.models.state import cast
 from hyla.models.trunk import Model
-from hyla.models.weights import cast
 from hyla.ops import backends, native
 from hyla.ops.batch import Batch
 from hyla.ops.host_memory import keep_freed_memory

@@ -6,7 +6,7 @@ from hyla.errors import ConfigError
 from hyla.models.trunk import Model
 from hyla.ops.exact.cross_entropy import cross_entropy
 from hyla.train.config import TrainConfig
-from hyla.train.optimizer import Muon, is_decayed, is_orthogonal, orthogonalize
+from hyla.train.optimizer import Muon, Optimizer, orthogonalize
 from hyla.train.schedule import rate_factor
 
 LOSS_TOLERANCE = 2e-6
@@ -48,8 +48,12 @@ def test_only_matrices_decay_and_muon_takes_only_those_of_the_stack():
     with torch.device("meta"):
         model = Model(RECIPE.model_config_of(300, 0))
     parameters = dict(model.named_parameters())
-    decayed = {name for name, parameter in parameters.items() if is_decayed(name, parameter)}
-    orthogonal = {name for name, parameter in parameters.items() if is_orthogonal(name, parameter)}
+    adamw, muon = Optimizer(model, TrainConfig(steps=10, optimizer="muon")).parts
+    names = {parameter: name for name, parameter in parameters.items()}
+    orthogonal = {names[parameter] for group in muon.param_groups for parameter in group["params"]}
+    decayed = orthogonal | {
+        names[parameter] for group in adamw.param_groups if group["weight_decay"] for parameter in group["params"]
+    }
     spared = {name.rpartition(".")[2] for name in parameters.keys() - decayed}
     assert spared == {"weight", "conv_weight", "A_log", "dt_bias", "router_bias"}
     assert all("norm" in n or n.startswith("embed") for n in parameters.keys() - decayed if n.endswith(".weight"))

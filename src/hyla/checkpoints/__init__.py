@@ -3,12 +3,12 @@
 from hyla.lazy import exports
 
 _HOMES = {
-    "FolderConfig": "hyla.checkpoints.load",
+    "FolderConfig": "hyla.checkpoints.folder_config",
     "Tokenizer": "hyla.checkpoints.tokenizer",
     "WeightUpdate": "hyla.checkpoints.replace",
     "load_model": "hyla.checkpoints.load",
     "load_tokenizer": "hyla.checkpoints.tokenizer",
-    "read_config": "hyla.checkpoints.load",
+    "read_config": "hyla.checkpoints.folder_config",
     "release_weights": "hyla.checkpoints.replace",
     "resolve": "hyla.checkpoints.hub",
     "save_model": "hyla.checkpoints.save",

@@ -1,11 +1,12 @@
-"""Safetensors shards of a checkpoint folder, with errors that name the file."""
+"""Where published tensors are read from: safetensors shards of a folder, with errors that name the file, or memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,6 +39,65 @@ def _shard_files(folder: Path) -> list[Path]:
             "convert them to safetensors"
         )
     raise CheckpointError(f"{folder} has no {SINGLE_FILE} and no {INDEX_FILE}")
+
+
+class TensorSource(Protocol):
+    """Named published tensors."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def dtype(self, name: str) -> str:
+        """The safetensors spelling: F32, BF16, ..."""
+        ...
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of the stored tensor."""
+        ...
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The numbers, possibly a view of a file; copy what must outlive the source."""
+        ...
+
+
+DTYPE_NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float64: "F64",
+    torch.float16: "F16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e8m0fnu: "F8_E8M0",
+}
+"""safetensors' spellings."""
+
+
+class TensorReader:
+    """Named tensors in memory, read like the shards of a folder."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]):
+        self._tensors = dict(tensors)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> str:
+        dtype = self._tensors[name].dtype
+        return DTYPE_NAMES.get(dtype, str(dtype))
+
+    def nbytes(self, name: str) -> int:
+        return self._tensors[name].nbytes
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self._tensors[name].detach()
 
 
 class ShardReader:

@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from hyla.checkpoints.fp8_rules import saved_rule
 from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE
-from hyla.checkpoints.quantised import saved_rule
 from hyla.checkpoints.tokenizer import Tokenizer
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import write_json
 from hyla.models.config import ModelConfig
 from hyla.models.formats.registry import family_of
+from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights
 
 OWN_FILES = ("config.json", "generation_config.json", INDEX_FILE)
 OWN_PATTERNS = ("*.safetensors", "tokenizer*.json", "special_tokens_map.json", "chat_template.jinja", "README.md")
@@ -113,11 +113,11 @@ def _generation_keys(config: ModelConfig) -> dict:
 
 def _published_tensors(model: Model) -> Iterator[tuple[str, torch.Tensor]]:
     """The published tensors, one rule at a time, in the dtype they were loaded in where that loses nothing."""
-    weights = Weights(model)
+    weights = NamedWeights(model)
     for rule in family_of(model.config.family).rules(model.config, weights.shapes):
-        quantised = saved_rule(rule, model, weights)
-        if quantised is not None:
-            yield from quantised
+        fp8 = saved_rule(rule, model, weights)
+        if fp8 is not None:
+            yield from fp8
             continue
         ours = [_stored(weights.read(name), model.stored_dtypes.get(name)) for name in rule.ours]
         yield from zip(rule.published, (tensor.contiguous() for tensor in rule.to_published(ours)))

@@ -48,7 +48,7 @@ def _report(name: str, revision: str | None) -> tuple[dict, list]:
     from hyla.checkpoints.load import build_on_meta
     from hyla.models.formats.presets import assumptions, find_preset, is_preset
     from hyla.models.operators import backends_of
-    from hyla.models.weights import cast
+    from hyla.models.state import cast
 
     title, folder, dtype = name, {}, torch.bfloat16
     if _is_folder(name) or revision is not None or (not is_preset(name) and NAME.fullmatch(name)):
@@ -120,7 +120,7 @@ def _folder_facts(folder: Path, found) -> dict:
     import torch
 
     from hyla.checkpoints.files import ShardReader
-    from hyla.checkpoints.load import DTYPES
+    from hyla.checkpoints.placement import DTYPES
 
     family, config = found.family, found.config
     with ShardReader(folder) as shards:

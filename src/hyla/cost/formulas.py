@@ -26,6 +26,6 @@ def formulas_of(operator: str) -> ModuleType:
 
 attention = formulas_of("attention")
 moe = formulas_of("moe")
-quant = formulas_of("quant")
 short_conv = formulas_of("short_conv")
 sparse = formulas_of("sparse")
+weights = formulas_of("weights")

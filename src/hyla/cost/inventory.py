@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hyla.cost.formulas import moe as moe_cost
-from hyla.cost.formulas import quant as quant_cost
+from hyla.cost.formulas import weights as weights_cost
 from hyla.layers.parameters import Table, products
 from hyla.layers.tables import ends
 from hyla.models.config import MoEConfig, SublayerConfig
@@ -50,7 +50,7 @@ class Matrix:
         if self.is_fp32 or dtype == "fp32":
             return 4 * self.numel
         if dtype == "fp8" and self.count == 1:
-            return quant_cost.weight_bytes(self.out_dim, self.in_dim)
+            return weights_cost.weight_bytes(self.out_dim, self.in_dim)
         if dtype == "int4" and self.count == 1:
             return self.numel / 2 + 2 * self.numel / INT4_GROUP
         return 2 * self.numel

@@ -54,8 +54,8 @@ def case_seconds(case: Case, clock: Clock = time.perf_counter) -> float:
 
     from hyla.caches import Cache
     from hyla.models.initialize import initialize
+    from hyla.models.state import cast
     from hyla.models.trunk import Model
-    from hyla.models.weights import cast
 
     is_decode = case.length == 1
     config = stack_of(case.module, FILLER) if is_decode else stack_of(case.module, copies=1)
@@ -122,12 +122,12 @@ def matmul_rate(dtype, rows_count: int, clock: Clock, inner: int = 1024, columns
     """FLOP/s of a product with packed weights."""
     import torch
 
-    from hyla.ops.exact import rows
+    from hyla.ops.weights import pack
 
     with torch.inference_mode():
-        weight = rows.pack(torch.randn(columns, inner, dtype=torch.float32).to(dtype))
+        weight = pack(torch.randn(columns, inner, dtype=torch.float32).to(dtype))
         x = torch.randn(rows_count, inner).to(dtype)
-        return 2 * rows_count * inner * columns / repeat(lambda: rows.linear(x, weight), clock)
+        return 2 * rows_count * inner * columns / repeat(lambda: weight.product(x), clock)
 
 
 def matmul_table(clock: Clock = time.perf_counter) -> dict[str, float]:
@@ -151,16 +151,16 @@ def head_point(columns: int, clock: Clock) -> Point:
     """One row against an fp32 head with flushed caches."""
     import torch
 
-    from hyla.ops.exact import rows
+    from hyla.ops.weights import pack
 
     with torch.inference_mode():
-        weight, x = rows.pack(torch.randn(columns, HIDDEN)), torch.randn(1, HIDDEN)
+        weight, x = pack(torch.randn(columns, HIDDEN)), torch.randn(1, HIDDEN)
         others = torch.zeros(1 << 24)
         times = []
         for _ in range(DECODED):
             others.sum()  # so that the weights come from memory
             begin = clock()
-            rows.linear(x, weight)
+            weight.product(x)
             times.append(clock() - begin)
     numel = columns * HIDDEN
     return Point(1.0, 2.0 * numel, 4.0 * numel + 4 * (columns + HIDDEN), statistics.median(times))
@@ -172,8 +172,8 @@ def step_overhead(machine: Device, length: int, clock: Clock) -> float:
 
     from hyla.caches import Cache
     from hyla.models.initialize import initialize
+    from hyla.models.state import cast
     from hyla.models.trunk import Model
-    from hyla.models.weights import cast
 
     mixer = GatedDeltaConfig(num_key_heads=2, num_value_heads=4, key_dim=64, value_dim=64)
     config = stack_of(mixer, FILLER)

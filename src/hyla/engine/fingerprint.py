@@ -14,8 +14,8 @@ from hyla.caches import Cache
 from hyla.engine.sources import code_digest
 from hyla.grid import BLOCK, CHUNK
 from hyla.models.operators import backends_of
+from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
-from hyla.models.weights import Weights
 
 
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
@@ -38,9 +38,9 @@ def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
 
 def weights_digest(model: Model) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all weights, packed or not."""
-    weights, digest = Weights(model), hashlib.sha256()
+    weights, digest = NamedWeights(model), hashlib.sha256()
     for name in weights.shapes:
-        stored = weights.quantised(name)
+        stored = weights.fp8(name)
         for tensor in (weights.read(name),) if stored is None else (stored.codes, stored.scale):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             for part in _parts(tensor):

@@ -6,6 +6,7 @@ The package itself builds models from the modules: `hyla.layers.kda.KDA` and its
 from importlib import import_module
 
 __all__ = [
+    "GLA",
     "KDA",
     "MLA",
     "GatedDelta",

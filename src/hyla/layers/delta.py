@@ -1,11 +1,8 @@
-"""What the delta-rule mixers share: the convolved queries, keys and values, and how their gates start."""
+"""What the delta-rule mixers share: the convolved queries, keys and values, and what they cache."""
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import nn
 
 from hyla.layers.protocol import CacheSpec, TensorSpec
 from hyla.ops.exact import primitives
@@ -38,17 +35,3 @@ def delta_cache_spec(tensors, conv_weight_CL: torch.Tensor) -> CacheSpec:
         TensorSpec("conv_tail", (taps - 1, channels), dtype, "tail"),
     )
     return CacheSpec(slot_tensors=(*slots, *conv))
-
-
-def start_decay(A_log: nn.Parameter, dt_bias: nn.Parameter, generator: torch.Generator) -> None:
-    """A uniform in [1, 16]; dt log-uniform in [1e-3, 0.1], as dt_bias = softplus^-1(dt) (arXiv 2312.00752, 3.6)."""
-    with torch.no_grad():
-        A_log.uniform_(1.0, 16.0, generator=generator).log_()
-        dt = dt_bias.uniform_(math.log(1e-3), math.log(0.1), generator=generator).exp_()
-        dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
-
-
-def start_conv(conv_weight_CL: nn.Parameter, generator: torch.Generator) -> None:
-    """Uniform within 1 / sqrt(L), as a depthwise convolution starts in PyTorch."""
-    bound = conv_weight_CL.shape[1] ** -0.5
-    nn.init.uniform_(conv_weight_CL, -bound, bound, generator=generator)

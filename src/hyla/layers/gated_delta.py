@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
-from hyla.layers.delta import convolved_heads, delta_cache_spec, start_conv, start_decay
-from hyla.layers.linear import Linear, Projection
+from hyla.layers.delta import convolved_heads, delta_cache_spec
+from hyla.layers.layer import Layer
+from hyla.layers.linear import Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
+from hyla.layers.tables.gated_delta import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
 from hyla.ops.exact.primitives import wide
 from hyla.ops.gated_delta import cache_tensors, gated_delta
 
 
-class GatedDelta(nn.Module):
+class GatedDelta(Layer):
     """Short convolution and SiLU on q, k, v; gated delta rule; RMSNorm gated by silu(z); output projection.
 
     log decay = -exp(A_log) softplus(a + dt_bias), beta = sigmoid(b), both per value head, from projections of x.
     """
 
-    fp32_parameters = ("A_log", "dt_bias")
     operators = ("gated_delta", "short_conv")
+    conv_weight: nn.Parameter
+    A_log: nn.Parameter
+    dt_bias: nn.Parameter
+    norm: RMSNorm
+    in_projection: Projection
+    out_projection: Projection
 
     def __init__(
         self,
@@ -35,22 +44,18 @@ class GatedDelta(nn.Module):
         conv_len: int,
         norm_eps: float,
     ):
-        super().__init__()
+        table = parameters(
+            hidden_dim,
+            num_key_heads=num_key_heads,
+            num_value_heads=num_value_heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            conv_len=conv_len,
+        )
+        super().__init__(table, norms={"norm": partial(RMSNorm, eps=norm_eps)})
         self.num_key_heads, self.num_value_heads = num_key_heads, num_value_heads
         self.key_dim, self.value_dim = key_dim, value_dim
-        keys, values = num_key_heads * key_dim, num_value_heads * value_dim
-        self.channels = 2 * keys + values
-        self.q, self.k = Linear(hidden_dim, keys), Linear(hidden_dim, keys)
-        self.v, self.z = Linear(hidden_dim, values), Linear(hidden_dim, values)
-        self.a, self.b = Linear(hidden_dim, num_value_heads), Linear(hidden_dim, num_value_heads)
-        self.conv_weight = nn.Parameter(torch.empty(self.channels, conv_len))
-        self.A_log = nn.Parameter(torch.empty(num_value_heads))
-        self.dt_bias = nn.Parameter(torch.empty(num_value_heads))
-        self.norm = RMSNorm(value_dim, eps=norm_eps)
-        self.o = Linear(values, hidden_dim)
-        self.in_projection = Projection(self.q, self.k, self.v, self.z, self.a, self.b)
-        self.out_projection = Projection(self.o)
-        self.projections = (self.in_projection, self.out_projection)
+        self.channels = 2 * num_key_heads * key_dim + num_value_heads * value_dim
 
     def cache_spec(self) -> CacheSpec:
         tensors = cache_tensors(
@@ -80,12 +85,5 @@ class GatedDelta(nn.Module):
         o_THV = gated_delta(
             q_THK, k_THK, v_THV, log_decay_TH, beta_TH, batch=batch, cache=cache, scale=self.key_dim**-0.5
         )
-        gate_THV = primitives.silu(wide(z)).view_as(o_THV)
+        gate_THV = primitives.silu(wide(z)).view(o_THV.shape)
         return self.out_projection((self.norm(o_THV) * gate_THV).flatten(1).to(x_TD.dtype))[0]
-
-    def initialize(self, std: float, generator: torch.Generator) -> None:
-        """Normal(0, std) projections; decays and convolution as their papers start them."""
-        for linear in (self.q, self.k, self.v, self.z, self.a, self.b, self.o):
-            nn.init.normal_(linear.weight, std=std, generator=generator)
-        start_conv(self.conv_weight, generator)
-        start_decay(self.A_log, self.dt_bias, generator)

@@ -29,5 +29,5 @@ class Head(Linear):
 
         Differentiable in the hidden states and the weight. chunk_rows: logits of so many rows live at once.
         """
-        weight_VD = self.weight if hidden_TD.dtype == torch.float64 else self.projection.weight()
+        weight_VD = self.weight if hidden_TD.dtype == torch.float64 else self.projection.plain()
         return cross_entropy(wide(hidden_TD), weight_VD, targets_T, chunk_rows=chunk_rows)

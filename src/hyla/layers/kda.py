@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
-from hyla.layers.delta import convolved_heads, delta_cache_spec, start_conv, start_decay
-from hyla.layers.linear import Linear, Projection
+from hyla.layers.delta import convolved_heads, delta_cache_spec
+from hyla.layers.layer import Layer
+from hyla.layers.linear import Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
+from hyla.layers.tables.kda import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
 from hyla.ops.exact.primitives import wide
 from hyla.ops.kda import cache_tensors, kda
 
 
-class KDA(nn.Module):
+class KDA(Layer):
     """Short convolution and SiLU on q, k, v; delta rule with a decay per channel; sigmoid-gated RMSNorm; projection.
 
     log decay = -exp(A_log) softplus(f_b(f_a x) + dt_bias) per channel, beta = sigmoid(b x) per head,
@@ -23,8 +27,15 @@ class KDA(nn.Module):
     bound (its "safe gate"): log decay = decay_lower_bound sigmoid(exp(A_log) (f x + dt_bias)).
     """
 
-    fp32_parameters = ("A_log", "dt_bias")
     operators = ("kda", "short_conv")
+    conv_weight: nn.Parameter
+    A_log: nn.Parameter
+    dt_bias: nn.Parameter
+    norm: RMSNorm
+    in_projection: Projection
+    decay_projection: Projection
+    gate_projection: Projection
+    out_projection: Projection
 
     def __init__(
         self,
@@ -38,37 +49,18 @@ class KDA(nn.Module):
         norm_eps: float,
         decay_lower_bound: float | None = None,
     ):
-        super().__init__()
+        table = parameters(
+            hidden_dim,
+            num_heads=num_heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            conv_len=conv_len,
+            gate_rank=gate_rank,
+        )
+        super().__init__(table, norms={"norm": partial(RMSNorm, eps=norm_eps)})
         self.num_heads, self.key_dim, self.value_dim, self.gate_rank = num_heads, key_dim, value_dim, gate_rank
         self.decay_lower_bound = decay_lower_bound
-        keys, values = num_heads * key_dim, num_heads * value_dim
-        self.channels = 2 * keys + values
-        self.q, self.k, self.v = Linear(hidden_dim, keys), Linear(hidden_dim, keys), Linear(hidden_dim, values)
-        self.conv_weight = nn.Parameter(torch.empty(self.channels, conv_len))
-        self._gates = self._gate_linears(hidden_dim, gate_rank)
-        self.b = Linear(hidden_dim, num_heads)
-        self.A_log = nn.Parameter(torch.empty(num_heads))
-        self.dt_bias = nn.Parameter(torch.empty(keys))
-        self.norm = RMSNorm(value_dim, eps=norm_eps)
-        self.o = Linear(values, hidden_dim)
-        self.out_projection = Projection(self.o)
-        if gate_rank is None:
-            self.in_projection = Projection(self.q, self.k, self.v, self.f, self.g, self.b)
-            self.projections = (self.in_projection, self.out_projection)
-        else:
-            self.in_projection = Projection(self.q, self.k, self.v, self.f_a, self.g_a, self.b)
-            self.decay_projection, self.gate_projection = Projection(self.f_b), Projection(self.g_b)
-            self.projections = (self.in_projection, self.decay_projection, self.gate_projection, self.out_projection)
-
-    def _gate_linears(self, hidden_dim: int, rank: int | None) -> tuple[Linear, ...]:
-        """Make the projections of decay and output gate: low-rank pairs f_a, f_b, g_a, g_b, or whole f, g."""
-        keys, values = self.num_heads * self.key_dim, self.num_heads * self.value_dim
-        if rank is None:
-            self.f, self.g = Linear(hidden_dim, keys), Linear(hidden_dim, values)
-            return self.f, self.g
-        self.f_a, self.f_b = Linear(hidden_dim, rank), Linear(rank, keys)
-        self.g_a, self.g_b = Linear(hidden_dim, rank), Linear(rank, values)
-        return self.f_a, self.f_b, self.g_a, self.g_b
+        self.channels = num_heads * (2 * key_dim + value_dim)
 
     def cache_spec(self) -> CacheSpec:
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.key_dim, value_dim=self.value_dim)
@@ -93,7 +85,7 @@ class KDA(nn.Module):
         log_decay_THK = self._log_decay((wide(f) + self.dt_bias).unflatten(-1, (heads, self.key_dim)))
         beta_TH = primitives.sigmoid(wide(b_TH))
         o_THV = kda(q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=self.key_dim**-0.5)
-        gate_THV = primitives.sigmoid(wide(g)).view_as(o_THV)
+        gate_THV = primitives.sigmoid(wide(g)).view(o_THV.shape)
         return self.out_projection((self.norm(o_THV) * gate_THV).flatten(1).to(x_TD.dtype))[0]
 
     def _log_decay(self, raw_THK: torch.Tensor) -> torch.Tensor:
@@ -102,10 +94,3 @@ class KDA(nn.Module):
         if self.decay_lower_bound is None:
             return -rate_H1 * primitives.softplus(raw_THK)
         return self.decay_lower_bound * primitives.sigmoid(rate_H1 * raw_THK)
-
-    def initialize(self, std: float, generator: torch.Generator) -> None:
-        """Normal(0, std) projections; decays and convolution as their papers start them."""
-        for linear in (self.q, self.k, self.v, *self._gates, self.b, self.o):
-            nn.init.normal_(linear.weight, std=std, generator=generator)
-        start_conv(self.conv_weight, generator)
-        start_decay(self.A_log, self.dt_bias, generator)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from functools import partial
 
-from hyla.layers.linear import Linear, Projection
+import torch
+
+from hyla.layers.layer import Layer
+from hyla.layers.linear import Projection
 from hyla.layers.norms import GroupRMSNorm, RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table
 from hyla.layers.rope_scaling import Scaling
+from hyla.layers.tables.lightning import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
 from hyla.ops.exact.primitives import wide
@@ -17,7 +20,7 @@ from hyla.ops.lightning import cache_tensors, lightning
 from hyla.ops.rotary import rotate
 
 
-class Lightning(nn.Module):
+class Lightning(Layer):
     """o(sigmoid(gate x) * norm(lightning(q x, k x, v x))), S <- exp(-s_h) S + k v^T.
 
     MiniMax: SiLU on q, k and v, no scale. Bailing: RMSNorm on each q and k head, partial RoPE, scale head_dim^-0.5.
@@ -25,8 +28,13 @@ class Lightning(nn.Module):
     section 2.
     """
 
-    fp32_parameters: tuple[str, ...] = ()
     operators = ("lightning",)
+    optional = ("q_norm", "k_norm")
+    q_norm: RMSNorm | None
+    k_norm: RMSNorm | None
+    norm: GroupRMSNorm
+    in_projection: Projection
+    out_projection: Projection
 
     def __init__(
         self,
@@ -46,22 +54,16 @@ class Lightning(nn.Module):
         norm_eps: float,
     ):
         """qk_norm_eps: None for no QK-norm; rotary_dim: rotated channels of a head, 0 for no position code."""
-        super().__init__()
+        has_qk_norm = qk_norm_eps is not None
+        table = parameters(hidden_dim, num_heads=num_heads, head_dim=head_dim, has_qk_norm=has_qk_norm)
+        norms = {"norm": partial(GroupRMSNorm, num_groups=norm_groups, eps=norm_eps)}
+        if qk_norm_eps is not None:
+            norms |= dict.fromkeys(("q_norm", "k_norm"), partial(RMSNorm, eps=qk_norm_eps))
+        super().__init__(table, norms)
         self.num_heads, self.head_dim = num_heads, head_dim
         self.slopes, self.has_silu, self.scale = slopes, has_silu, scale
-        width = num_heads * head_dim
-        self.q, self.k, self.v = (Linear(hidden_dim, width) for _ in range(3))
-        self.gate = Linear(hidden_dim, width)
-        self.q_norm = self.k_norm = None
-        if qk_norm_eps is not None:
-            self.q_norm, self.k_norm = RMSNorm(head_dim, eps=qk_norm_eps), RMSNorm(head_dim, eps=qk_norm_eps)
         self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
         self.rope_interleaved = rope_interleaved
-        self.norm = GroupRMSNorm(width, num_groups=norm_groups, eps=norm_eps)
-        self.o = Linear(width, hidden_dim)
-        self.in_projection = Projection(self.q, self.k, self.v, self.gate)
-        self.out_projection = Projection(self.o)
-        self.projections = (self.in_projection, self.out_projection)
 
     def cache_spec(self) -> CacheSpec:
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.head_dim, value_dim=self.head_dim)
@@ -80,15 +82,11 @@ class Lightning(nn.Module):
         return self.out_projection(o.to(x_TD.dtype))[0]
 
     def _normed_and_rotated(self, q_THK, k_THK, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q_THK, k_THK = self.q_norm(q_THK), self.k_norm(k_THK)
         if self.rotary is None:
             return q_THK, k_THK
         cos_sin = self.rotary(batch, q_THK.dtype)
         both = rotate(torch.cat([q_THK, k_THK], dim=1), cos_sin, interleaved=self.rope_interleaved)
-        return both.chunk(2, dim=1)
-
-    def initialize(self, std: float, generator: torch.Generator) -> None:
-        """Normal(0, std) projections."""
-        for linear in (self.q, self.k, self.v, self.gate, self.o):
-            nn.init.normal_(linear.weight, std=std, generator=generator)
+        q_THK, k_THK = both.chunk(2, dim=1)
+        return q_THK, k_THK

@@ -1,41 +1,52 @@
-"""Linear projections: separate head-major parameters, one matrix product for all that read the same rows."""
+"""Linear projections: separate parameters, one matrix product for all that read the same rows."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from hyla.ops.exact import rows
-from hyla.ops.quant import FP8Tensor, FP8Weight
-from hyla.ops.quant import linear as product
+from hyla.errors import BackendUnavailable
+from hyla.ops.exact.primitives import wide
+from hyla.ops.weights import FP8Tensor, FP8Weights, HeadMatrices, Plain, Weights, pack, pack_stack
 
 
 class Linear(nn.Module):
     """Holds the bias-free `weight` [out_dim, in_dim]; a `Projection` computes with it."""
 
-    quantisable = ("weight",)
-    """Parameters that may be FP8 (`quantised`); the parameter itself then is only a shape, on the meta device."""
-
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
         self.in_dim, self.out_dim = in_dim, out_dim
         self.weight = nn.Parameter(torch.empty(out_dim, in_dim))
-        self.quantised: dict[str, FP8Tensor] = {}
+
+
+Holder = Linear | tuple[nn.Module, str]
+"""Where a parameter is: a `Linear`'s weight, or a module's by name."""
 
 
 class Projection:
-    """Several `Linear`s over the same rows as one product.
+    """One matrix product: parameters over one another, and how their numbers are stored now (`ops.weights`).
 
-    Plain (trainable) weights are concatenated on the fly; `pack` puts them once into the CPU library's own layout and
-    leaves only their shapes behind (on the meta device), so memory is not doubled. Both give the same bits.
+    Parameters are matrices [O, D], the experts' stacks [E, O, D], or one stack of heads (`head_layout`). Plain ones are
+    read where they are, at every call, so they can be trained and replaced. `pack` and FP8 leave only their shapes
+    behind (parameters on the meta device), so memory is not doubled. All kinds of storage give the same bits.
     """
 
-    def __init__(self, *linears: Linear, dtype: torch.dtype | None = None):
-        """dtype: compute in this dtype (rows and weights are cast), None: in the weights' own."""
-        self.linears, self.dtype = linears, dtype
-        self.out_dims = [linear.out_dim for linear in linears]
-        self._packed: torch.Tensor | None = None
+    def __init__(self, *holders: Holder, dtype: torch.dtype | None = None, head_layout: str | None = None):
+        """dtype: compute in this dtype (rows and weights are cast), None: in the weights' own. head_layout: "in_out" or
+        "out_in", the last two dimensions of one parameter that has a matrix a head; its products are in fp32."""
+        self._places = [holder if isinstance(holder, tuple) else (holder, "weight") for holder in holders]
+        self.dtype, self.head_layout = dtype, head_layout
+        self.out_dims = [parameter.shape[-2] for parameter in self.parameters()]
+        """Outputs of each of the parameters over one another."""
+        self.keeps_plain = False
+        """Whether packing leaves the plain weight where it is, because something else reads it (a tied embedding)."""
+        self._packed: Weights | None = None
         self._stored_dtype: torch.dtype | None = None
+        self._fp8: dict[int, FP8Tensor] = {}
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that it computes with, from top to bottom; on the meta device when packed or FP8."""
+        return [getattr(module, name) for module, name in self._places]
 
     @property
     def is_packed(self) -> bool:
@@ -44,55 +55,88 @@ class Projection:
     @property
     def is_quantised(self) -> bool:
         """Whether some of the weights are FP8. They stay so: there is nothing to pack."""
-        return any(linear.quantised for linear in self.linears)
+        return bool(self._fp8)
 
-    def weight(self) -> torch.Tensor | FP8Weight:
-        """[sum of out_dims, in_dim], packed, FP8 or plain, in the dtype of the product."""
+    @property
+    def weights(self) -> Weights:
+        """What it computes with now: packed, partly FP8 or plain."""
         if self._packed is not None:
             return self._packed
-        if self.is_quantised:
-            parts = tuple(linear.quantised.get("weight", linear.weight) for linear in self.linears)
-            return FP8Weight(parts, self.dtype or self.linears[0].weight.dtype)
-        weights = [linear.weight for linear in self.linears]
-        whole = torch.cat(weights) if len(weights) > 1 else weights[0]
-        return whole if self.dtype is None else whole.to(self.dtype)
+        parameters = self.parameters()
+        if self._fp8:
+            parts = tuple(self._fp8.get(place, parameter) for place, parameter in enumerate(parameters))
+            return FP8Weights(parts, self.dtype or parameters[0].dtype)
+        if self.head_layout is not None:
+            return HeadMatrices(parameters[0], self.head_layout == "out_in")
+        return Plain(tuple(parameters), self.dtype)
+
+    def plain(self) -> torch.Tensor:
+        """All parameters as one plain tensor in the dtype of the product, with its gradient.
+
+        Raises BackendUnavailable while they are packed or FP8.
+        """
+        weights = self.weights
+        if not isinstance(weights, Plain):
+            raise BackendUnavailable("packed and FP8 weights are not trained; call model.unpack(), or load with dtype=")
+        return weights.whole()
 
     def fused(self, x_TD: torch.Tensor) -> torch.Tensor:
-        """Rows [T, D] -> [T, sum of out_dims]."""
-        weight = self.weight()
-        return product(x_TD.to(weight.dtype), weight)
+        """Rows [T, D] -> [T, sum of out_dims]; of heads [T, H, in] -> [T, H, out]."""
+        weights = self.weights
+        return weights.product(x_TD.to(weights.dtype))
 
     def __call__(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Rows [T, D] -> one [T, out_dim] per linear (views of one tensor)."""
+        """Rows [T, D] -> one [T, out_dim] per parameter (views of one tensor)."""
         return self.fused(x_TD).split(self.out_dims, dim=-1)
 
-    def pack(self, keep_plain: bool = False) -> None:
-        """Replace the plain weights by one packed tensor (inference only). keep_plain: for a tied embedding."""
-        if self._packed is not None or self.is_quantised:
+    def pack(self) -> None:
+        """Put the plain weights into the library's layout (inference only)."""
+        if self.is_packed or self.is_quantised:
             return
-        self._packed = rows.pack(self.weight())
-        self._stored_dtype = self.linears[0].weight.dtype
-        if keep_plain:
-            return
-        for linear in self.linears:
-            linear.weight = nn.Parameter(linear.weight.detach().to("meta"), requires_grad=False)
+        parameters = [parameter.detach() for parameter in self.parameters()]
+        self._stored_dtype = parameters[0].dtype
+        self._packed = self._pack([part if self.dtype is None else part.to(self.dtype) for part in parameters])
+        if not self.keeps_plain:
+            for place, parameter in enumerate(parameters):
+                self._leave_shape(place, parameter.dtype)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameters that it computes with, in the order of `plain_weights`; on the meta device when packed."""
-        return [linear.weight for linear in self.linears]
+    def _pack(self, parts: list[torch.Tensor]) -> Weights:
+        if self.head_layout is not None:
+            # No layout of a library's, but fp32: bf16 weights are not widened again at every call.
+            return HeadMatrices(wide(parts[0]), self.head_layout == "out_in")
+        return pack(*parts) if parts[0].dim() == 2 else pack_stack(*parts)
 
     def plain_weights(self) -> list[torch.Tensor]:
-        """The plain weight of each linear, in its stored dtype, without unpacking the projection."""
+        """The plain weight of each parameter, in its stored dtype, without unpacking the projection."""
         if self._packed is None:
-            return [linear.weight.detach() for linear in self.linears]
-        whole = rows.unpack(self._packed).to(self._stored_dtype)
-        return list(whole.split(self.out_dims))
+            return [parameter.detach() for parameter in self.parameters()]
+        if isinstance(self._packed, HeadMatrices):
+            return [self._packed.stored.to(self._stored_dtype)]
+        return list(self._packed.dense().to(self._stored_dtype).split(self.out_dims, dim=-2))
 
     def unpack(self) -> None:
-        """Undo `pack`: the linears own plain, trainable weights again."""
+        """Undo `pack`: plain, trainable parameters again."""
         if self._packed is None:
             return
-        for linear, weight in zip(self.linears, self.plain_weights()):
-            if linear.weight.is_meta:
-                linear.weight = nn.Parameter(weight.clone())
+        for (module, name), weight in zip(self._places, self.plain_weights()):
+            if getattr(module, name).is_meta:
+                setattr(module, name, nn.Parameter(weight.clone()))
         self._packed = None
+
+    def fp8(self, place: int) -> FP8Tensor | None:
+        """The FP8 tensor that is kept in the place of a parameter, if that is what it holds."""
+        return self._fp8.get(place)
+
+    def keep_fp8(self, place: int, tensor: FP8Tensor) -> None:
+        """Keep an FP8 tensor in the place of a parameter of an unpacked projection; the parameter becomes a shape."""
+        self._fp8[place] = tensor
+        self._leave_shape(place, tensor.dtype)
+
+    def drop_fp8(self, place: int) -> None:
+        """Forget an FP8 tensor; the parameter must be given its numbers then."""
+        self._fp8.pop(place, None)
+
+    def _leave_shape(self, place: int, dtype: torch.dtype) -> None:
+        module, name = self._places[place]
+        blank = torch.empty(getattr(module, name).shape, dtype=dtype, device="meta")
+        setattr(module, name, nn.Parameter(blank, requires_grad=False))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
-from hyla.layers.delta import cached_conv, delta_cache_spec, start_conv, start_decay
-from hyla.layers.linear import Linear, Projection
+from hyla.layers.delta import cached_conv, delta_cache_spec
+from hyla.layers.layer import Layer
+from hyla.layers.linear import Projection
 from hyla.layers.norms import GroupRMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
+from hyla.layers.tables.mamba2 import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
 from hyla.ops.exact.primitives import wide
 from hyla.ops.ssd import cache_tensors, ssd
 
 
-class Mamba2(nn.Module):
+class Mamba2(Layer):
     """Short convolution (with bias) and SiLU on x, B, C; state space dual with a skip; gated norm; output projection.
 
     h_t = exp(A dt_t) h_{t-1} + dt_t x_t B_t^T,  y_t = h_t C_t + D x_t
@@ -23,8 +27,15 @@ class Mamba2(nn.Module):
     by the heads of a group: head h reads group h // (H / G). In fp32 from the convolution to the norm.
     """
 
-    fp32_parameters = ("A_log", "D", "dt_bias")
     operators = ("short_conv", "ssd")
+    conv_weight: nn.Parameter
+    conv_bias: nn.Parameter
+    A_log: nn.Parameter
+    D: nn.Parameter
+    dt_bias: nn.Parameter
+    norm: GroupRMSNorm
+    in_projection: Projection
+    out_projection: Projection
 
     def __init__(
         self,
@@ -38,25 +49,19 @@ class Mamba2(nn.Module):
         norm_eps: float,
         time_step_limit: tuple[float, float],
     ):
-        super().__init__()
+        table = parameters(
+            hidden_dim,
+            num_heads=num_heads,
+            head_dim=head_dim,
+            num_groups=num_groups,
+            state_dim=state_dim,
+            conv_len=conv_len,
+        )
+        super().__init__(table, norms={"norm": partial(GroupRMSNorm, num_groups=num_groups, eps=norm_eps)})
         self.num_heads, self.head_dim = num_heads, head_dim
         self.num_groups, self.state_dim = num_groups, state_dim
         self.time_step_limit = time_step_limit
-        values, keys = num_heads * head_dim, num_groups * state_dim
-        self.channels = values + 2 * keys
-        self.z, self.x = Linear(hidden_dim, values), Linear(hidden_dim, values)
-        self.b, self.c = Linear(hidden_dim, keys), Linear(hidden_dim, keys)
-        self.dt = Linear(hidden_dim, num_heads)
-        self.conv_weight = nn.Parameter(torch.empty(self.channels, conv_len))
-        self.conv_bias = nn.Parameter(torch.empty(self.channels))
-        self.A_log = nn.Parameter(torch.empty(num_heads))
-        self.D = nn.Parameter(torch.empty(num_heads))
-        self.dt_bias = nn.Parameter(torch.empty(num_heads))
-        self.norm = GroupRMSNorm(values, num_groups=num_groups, eps=norm_eps)
-        self.o = Linear(values, hidden_dim)
-        self.in_projection = Projection(self.z, self.x, self.b, self.c, self.dt)
-        self.out_projection = Projection(self.o)
-        self.projections = (self.in_projection, self.out_projection)
+        self.channels = num_heads * head_dim + 2 * num_groups * state_dim
 
     def cache_spec(self) -> CacheSpec:
         tensors = cache_tensors(
@@ -78,13 +83,3 @@ class Mamba2(nn.Module):
         y_THV = y_THV + x_THV * wide(self.D)[:, None]
         gated_TC = y_THV.flatten(1) * primitives.silu(wide(z_TC))
         return self.out_projection(self.norm(gated_TC).to(x_TD.dtype))[0]
-
-    def initialize(self, std: float, generator: torch.Generator) -> None:
-        """Normal(0, std) projections; decays and convolution as their papers start them; D one."""
-        for linear in (self.z, self.x, self.b, self.c, self.dt, self.o):
-            nn.init.normal_(linear.weight, std=std, generator=generator)
-        start_conv(self.conv_weight, generator)
-        bound = self.conv_weight.shape[1] ** -0.5
-        nn.init.uniform_(self.conv_bias, -bound, bound, generator=generator)
-        nn.init.ones_(self.D)
-        start_decay(self.A_log, self.dt_bias, generator)

@@ -2,71 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from torch import nn
 
 from hyla.grid import CHUNK
+from hyla.layers.layer import Layer
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table
 from hyla.layers.rope_scaling import Scaling
+from hyla.layers.tables.mla import parameters
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
-from hyla.ops.exact.batched import bmm
 from hyla.ops.exact.primitives import wide
 from hyla.ops.rotary import rotate
 
 
-class HeadProjection:
-    """One matrix per head, [H, in, out] or (is_transposed) [H, out, in], over each head's own rows, in fp32.
-
-    `pack` keeps the matrices in fp32 (bf16 weights are not widened again at every call), for inference.
-    """
-
-    def __init__(self, module: nn.Module, name: str, *, is_transposed: bool):
-        self._module, self._name, self.is_transposed = module, name, is_transposed
-        self._packed: torch.Tensor | None = None
-        self._stored_dtype: torch.dtype | None = None
-
-    @property
-    def is_packed(self) -> bool:
-        return self._packed is not None
-
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameter, in a list as every projection's; on the meta device when packed."""
-        return [getattr(self._module, self._name)]
-
-    def __call__(self, x_THI: torch.Tensor) -> torch.Tensor:
-        """fp32 rows [T, H, in] -> [T, H, out]."""
-        weight = wide(self.parameters()[0]) if self._packed is None else self._packed
-        weight = weight.transpose(1, 2) if self.is_transposed else weight
-        return bmm(x_THI.transpose(0, 1), weight).transpose(0, 1)
-
-    def pack(self, keep_plain: bool = False) -> None:
-        """Keep the matrices in fp32 and leave only a shape behind (inference only)."""
-        if self.is_packed:
-            return
-        parameter = self.parameters()[0]
-        self._packed, self._stored_dtype = wide(parameter.detach()), parameter.dtype
-        if not keep_plain:
-            setattr(self._module, self._name, nn.Parameter(parameter.detach().to("meta"), requires_grad=False))
-
-    def plain_weights(self) -> list[torch.Tensor]:
-        """The matrices in their stored dtype, without unpacking."""
-        return [self.parameters()[0].detach() if self._packed is None else self._packed.to(self._stored_dtype)]
-
-    def unpack(self) -> None:
-        """Undo `pack`: a plain, trainable parameter again."""
-        if not self.is_packed:
-            return
-        if self.parameters()[0].is_meta:
-            setattr(self._module, self._name, nn.Parameter(self.plain_weights()[0].clone()))
-        self._packed = None
-
-
-class MLA(nn.Module):
+class MLA(Layer):
     """Keys are [norm(latent) | shared part], values the latent; heads meet them through k_up and v_up.
 
     With c = norm(kv_a x)[:kv_lora] and k_pe = (kv_a x)[kv_lora:]:  q~_h = q_nope_h k_up_h,
@@ -75,8 +30,17 @@ class MLA(nn.Module):
     2405.04434, section 2.1; the head gate: Ling-3.0.
     """
 
-    fp32_parameters: tuple[str, ...] = ()
     operators: tuple[str, ...] = ("attention",)
+    optional = ("q", "q_a", "q_b", "q_a_norm", "gate", "q_projection")
+    registered_first = ("kv_a", "kv_norm", "o", "gate")
+    kv_a: Linear
+    kv_norm: RMSNorm
+    q_a_norm: RMSNorm
+    in_projection: Projection
+    q_projection: Projection | None
+    k_up_projection: Projection
+    v_up_projection: Projection
+    out_projection: Projection
 
     def __init__(
         self,
@@ -99,33 +63,23 @@ class MLA(nn.Module):
         """q_lora_dim: None for a full query projection; rotary_dim: rotated channels of the shared part, 0 for none;
         scale_factor: on the scores, beside (nope_dim + rope_dim)^-0.5; head_gate: multiply each head's output by
         sigmoid(gate x)."""
-        super().__init__()
+        table = parameters(
+            hidden_dim,
+            num_heads=num_heads,
+            q_lora_dim=q_lora_dim,
+            kv_lora_dim=kv_lora_dim,
+            nope_dim=nope_dim,
+            rope_dim=rope_dim,
+            value_dim=value_dim,
+            head_gate=head_gate,
+        )
+        norm = partial(RMSNorm, eps=norm_eps)
+        super().__init__(table, norms={"kv_norm": norm, "q_a_norm": norm})
         self.scale = (nope_dim + rope_dim) ** -0.5 * scale_factor
         self.num_heads, self.kv_lora_dim = num_heads, kv_lora_dim
         self.nope_dim, self.rope_dim = nope_dim, rope_dim
-        query_dim = num_heads * (nope_dim + rope_dim)
-        self.kv_a = Linear(hidden_dim, kv_lora_dim + rope_dim)
-        self.kv_norm = RMSNorm(kv_lora_dim, eps=norm_eps)
-        self.k_up = nn.Parameter(torch.empty(num_heads, nope_dim, kv_lora_dim))
-        self.v_up = nn.Parameter(torch.empty(num_heads, value_dim, kv_lora_dim))
-        self.o = Linear(num_heads * value_dim, hidden_dim)
-        self.gate = Linear(hidden_dim, num_heads) if head_gate else None
-        gates = [self.gate] if head_gate else []
-        self.q = self.q_a = self.q_a_norm = self.q_b = self.q_projection = None
-        if q_lora_dim is None:
-            self.q = Linear(hidden_dim, query_dim)
-            self.in_projection = Projection(self.q, self.kv_a, *gates)
-        else:
-            self.q_a, self.q_b = Linear(hidden_dim, q_lora_dim), Linear(q_lora_dim, query_dim)
-            self.q_a_norm = RMSNorm(q_lora_dim, eps=norm_eps)
-            self.in_projection, self.q_projection = Projection(self.q_a, self.kv_a, *gates), Projection(self.q_b)
-        self.k_up_projection = HeadProjection(self, "k_up", is_transposed=False)
-        self.v_up_projection = HeadProjection(self, "v_up", is_transposed=True)
-        self.out_projection = Projection(self.o)
         self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
         self.rope_interleaved = rope_interleaved
-        used = (self.in_projection, self.q_projection, self.k_up_projection, self.v_up_projection, self.out_projection)
-        self.projections = tuple(projection for projection in used if projection is not None)
 
     def cache_spec(self) -> CacheSpec:
         shape = (1, self.kv_lora_dim + self.rope_dim, CHUNK)
@@ -143,10 +97,10 @@ class MLA(nn.Module):
             cos_sin = self.rotary(batch, q_pe.dtype)
             both = rotate(torch.cat([q_pe, k_pe], dim=1), cos_sin, interleaved=self.rope_interleaved)
             q_pe, k_pe = both.split([self.num_heads, 1], dim=1)
-        q_THK = torch.cat([self.k_up_projection(q_nope), q_pe], dim=-1)
+        q_THK = torch.cat([self.k_up_projection.fused(q_nope), q_pe], dim=-1)
         k_T1K = torch.cat([self.kv_norm(latent), k_pe], dim=-1).to(x_TD.dtype)
         o_THK = self.attend(q_THK, k_T1K, x_TD, q_latent, batch, cache)
-        o_THV = self.v_up_projection(o_THK)
+        o_THV = self.v_up_projection.fused(o_THK)
         if gate:
             o_THV = o_THV * primitives.sigmoid(wide(gate[0]))[..., None]
         return self.out_projection(o_THV.flatten(1).to(x_TD.dtype))[0]
@@ -163,10 +117,3 @@ class MLA(nn.Module):
             scale=self.scale,
             value_dim=self.kv_lora_dim,
         )
-
-    def initialize(self, std: float, generator: torch.Generator) -> None:
-        """Normal(0, std) projections."""
-        linears = (self.q, self.q_a, self.q_b, self.kv_a, self.gate, self.o)
-        linears = [linear for linear in linears if linear is not None]
-        for weight in (*(linear.weight for linear in linears), self.k_up, self.v_up):
-            nn.init.normal_(weight, std=std, generator=generator)

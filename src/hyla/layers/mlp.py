@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from torch import nn
 
-from hyla.layers.linear import Linear, Projection
-from hyla.ops.exact.primitives import relu2, swiglu
+from hyla.layers.layer import Layer
+from hyla.layers.linear import Projection
+from hyla.layers.tables.mlp import parameters
+from hyla.ops.activations import ACTIVATIONS, activate
 
 
-class MLP(nn.Module):
-    """SwiGLU, down(silu(gate x) * up x), gate and up as one product; or relu2, down(relu(up x)^2), without a gate."""
+class MLP(Layer):
+    """down(activation(gate x, up x)), gate and up as one product; or down(activation(up x)) (`ops.activations`)."""
 
-    fp32_parameters: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
+    optional = ("gate",)
+    gate_up_projection: Projection
+    down_projection: Projection
 
-    def __init__(self, hidden_dim: int, *, intermediate_dim: int, activation: Literal["swiglu", "relu2"] = "swiglu"):
-        super().__init__()
-        self.gate = Linear(hidden_dim, intermediate_dim) if activation == "swiglu" else None
-        self.up = Linear(hidden_dim, intermediate_dim)
-        self.down = Linear(intermediate_dim, hidden_dim)
-        self.inputs = (self.up,) if self.gate is None else (self.gate, self.up)
-        self.gate_up_projection = Projection(*self.inputs)
-        self.down_projection = Projection(self.down)
-        self.projections = (self.gate_up_projection, self.down_projection)
+    def __init__(self, hidden_dim: int, *, intermediate_dim: int, activation: str = "swiglu"):
+        """activation: a name of `ops.activations.ACTIVATIONS`."""
+        has_gate = ACTIVATIONS[activation].has_gate
+        super().__init__(parameters(hidden_dim, intermediate_dim=intermediate_dim, has_gate=has_gate))
+        self.activation = activation
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
-        products = self.gate_up_projection(x_TD)
-        act_TF = relu2(*products) if self.gate is None else swiglu(*products)
-        return self.down_projection(act_TF)[0]
-
-    def initialize(self, std: float, generator: torch.Generator) -> None:
-        """Normal(0, std) weights."""
-        for linear in (*self.inputs, self.down):
-            nn.init.normal_(linear.weight, std=std, generator=generator)
+        return self.down_projection(activate(self.activation, *self.gate_up_projection(x_TD)))[0]

@@ -27,15 +27,14 @@ class GroupRMSNorm(RMSNorm):
         super().__init__(dim, eps=eps)
         self.num_groups = num_groups
 
-    def forward(self, x_TW: torch.Tensor) -> torch.Tensor:
-        groups_TGW = primitives.wide(x_TW).unflatten(-1, (self.num_groups, -1))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [T, W]."""
+        groups_TGW = primitives.wide(x).unflatten(-1, (self.num_groups, -1))
         return primitives.rms_norm(groups_TGW, None, eps=self.eps).flatten(-2) * primitives.wide(self.weight)
 
 
 class LayerNorm(nn.Module):
     """LayerNorm with weight and bias over the last dimension of an fp32 or float64 tensor (arXiv 1607.06450)."""
-
-    fp32_parameters = ("weight", "bias")
 
     def __init__(self, dim: int, *, eps: float):
         super().__init__()

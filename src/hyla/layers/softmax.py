@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import nn
 
 from hyla.grid import CHUNK
+from hyla.layers.layer import Layer
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import norm_and_rotate, rotary_table
 from hyla.layers.rope_scaling import Scaling
+from hyla.layers.tables.softmax import parameters
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
 from hyla.ops.exact.primitives import wide
 
 
-class SoftmaxAttention(nn.Module):
+class SoftmaxAttention(Layer):
     """o(sigmoid(gate x) * attention(rope(norm(q x)), rope(norm(k x)), v x)), scale head_dim^-0.5.
 
     Norms, rotation and attention in fp32; keys and values are rounded to the model's dtype once, before they are read
@@ -27,8 +29,16 @@ class SoftmaxAttention(nn.Module):
     MiMo-V2-Flash (window, sinks, scaled values), MiniMax-M2 (QK-norm over the projection).
     """
 
-    fp32_parameters: tuple[str, ...] = ("sinks",)
     operators = ("attention", "rotary")
+    optional = ("gate", "sinks", "q_norm", "k_norm")
+    registered_first = ("q", "gate")
+    k: Linear
+    gate: Linear | None
+    sinks: torch.Tensor | None
+    q_norm: RMSNorm | None
+    k_norm: RMSNorm | None
+    in_projection: Projection
+    out_projection: Projection
 
     def __init__(
         self,
@@ -54,28 +64,26 @@ class SoftmaxAttention(nn.Module):
         of a head, 0 for no position code; window: keys that a row sees, its own included, None for all; has_sinks: a
         logit per head in the denominator; value_dim: None for head_dim; value_scale: of the values, before the cache.
         """
-        super().__init__()
-        value_dim = value_dim or head_dim
-        self.value_dim, self.value_scale, self.window = value_dim, value_scale, window
-        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
-        self.q = Linear(hidden_dim, num_heads * head_dim)
-        self.gate = Linear(hidden_dim, num_heads * value_dim) if has_output_gate else None
-        self.k = Linear(hidden_dim, num_kv_heads * head_dim)
-        self.v = Linear(hidden_dim, num_kv_heads * value_dim)
-        self.o = Linear(num_heads * value_dim, hidden_dim)
-        self.sinks = nn.Parameter(torch.empty(num_heads, dtype=torch.float32)) if has_sinks else None
-        self.q_norm = self.k_norm = None
-        self.is_projection_normed = qk_norm_scope == "projection"
+        table = parameters(
+            hidden_dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            value_dim=value_dim,
+            has_output_gate=has_output_gate,
+            qk_norm_scope=None if qk_norm_eps is None else qk_norm_scope,
+            has_sinks=has_sinks,
+        )
+        norms = {}
         if qk_norm_eps is not None:
-            q_heads, k_heads = (num_heads, num_kv_heads) if self.is_projection_normed else (1, 1)
-            self.q_norm = RMSNorm(q_heads * head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
-            self.k_norm = RMSNorm(k_heads * head_dim, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
+            qk_norm = partial(RMSNorm, eps=qk_norm_eps, zero_centered=qk_norm_zero_centered)
+            norms = {"q_norm": qk_norm, "k_norm": qk_norm}
+        super().__init__(table, norms)
+        self.value_dim, self.value_scale, self.window = value_dim or head_dim, value_scale, window
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.is_projection_normed = qk_norm_scope == "projection"
         self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
         self.rope_interleaved = rope_interleaved
-        self._inputs = [self.q, self.k, self.v] + ([self.gate] if has_output_gate else [])
-        self.in_projection = Projection(*self._inputs)
-        self.out_projection = Projection(self.o)
-        self.projections = (self.in_projection, self.out_projection)
 
     def cache_spec(self) -> CacheSpec:
         dtype, heads, dim = self.k.weight.dtype, self.num_kv_heads, self.head_dim
@@ -106,17 +114,10 @@ class SoftmaxAttention(nn.Module):
     def _normed_and_rotated(self, q, k, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Heads of queries [T, Hq, d] in fp32 and keys [T, G, d] in the dtype they are cached in."""
         dtype, q_norm, k_norm = k.dtype, self.q_norm, self.k_norm
-        if self.is_projection_normed and q_norm is not None:
+        if self.is_projection_normed and q_norm is not None and k_norm is not None:
             q, k = q_norm(wide(q)), k_norm(wide(k))
             q_norm = k_norm = None
         cos_sin = None if self.rotary is None else self.rotary(batch, wide(q[:0]).dtype)
         q_THK, k_TGK = q.unflatten(-1, (self.num_heads, -1)), k.unflatten(-1, (self.num_kv_heads, -1))
         q_THK = norm_and_rotate(q_THK, q_norm, cos_sin, interleaved=self.rope_interleaved)
         return q_THK, norm_and_rotate(k_TGK, k_norm, cos_sin, interleaved=self.rope_interleaved, dtype=dtype)
-
-    def initialize(self, std: float, generator: torch.Generator) -> None:
-        """Normal(0, std) projections and sinks."""
-        for linear in (*self._inputs, self.o):
-            nn.init.normal_(linear.weight, std=std, generator=generator)
-        if self.sinks is not None:
-            nn.init.normal_(self.sinks, std=std, generator=generator)

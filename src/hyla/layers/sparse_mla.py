@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
-from torch import nn
 
 from hyla.grid import CHUNK
+from hyla.layers.layer import Layer
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.mla import MLA
 from hyla.layers.norms import LayerNorm
+from hyla.layers.parameters import within
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.rope import RotaryTable
+from hyla.layers.tables.sparse_mla import indexer_parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact import rows
 from hyla.ops.exact.primitives import wide
@@ -23,7 +26,7 @@ INDEX_NORM_EPS = 1e-6
 """Of the index keys' LayerNorm, in the published code."""
 
 
-class Indexer(nn.Module):
+class Indexer(Layer):
     """Scores sum_h w_h relu(q_h . k I^-0.5) with q = rope(q_b q_latent), k = rope(norm(k x)), w = (weights x) H^-0.5.
 
     The rotation is by halves on the leading channels, whatever the attention's is; the weights are fp32. The published
@@ -31,17 +34,16 @@ class Indexer(nn.Module):
     Source: DeepSeek-V3.2, arXiv 2512.02556, section 2.1.
     """
 
-    fp32_parameters = ("weights",)
+    k: Linear
+    k_norm: LayerNorm
+    weights: torch.Tensor
+    q_projection: Projection
+    k_projection: Projection
 
     def __init__(self, hidden_dim: int, *, q_lora_dim: int, num_heads: int, dim: int, num_selected: int):
-        super().__init__()
+        table = indexer_parameters(hidden_dim, q_lora_dim=q_lora_dim, num_heads=num_heads, dim=dim)
+        super().__init__(table, norms={"k_norm": partial(LayerNorm, eps=INDEX_NORM_EPS)})
         self.num_heads, self.dim, self.num_selected = num_heads, dim, num_selected
-        self.q_b = Linear(q_lora_dim, num_heads * dim)
-        self.k = Linear(hidden_dim, dim)
-        self.k_norm = LayerNorm(dim, eps=INDEX_NORM_EPS)
-        self.weights = nn.Parameter(torch.empty(num_heads, hidden_dim, dtype=torch.float32))
-        self.q_projection, self.k_projection = Projection(self.q_b), Projection(self.k)
-        self.projections = (self.q_projection, self.k_projection)
 
     @torch.no_grad()
     def forward(self, x_TD, q_latent_TR, rotary: RotaryTable | None, batch: Batch, pages) -> Selection:
@@ -62,13 +64,6 @@ class Indexer(nn.Module):
             num_selected=self.num_selected,
         )
 
-    def initialize(self, std: float, generator: torch.Generator) -> None:
-        """Normal(0, std) projections, a norm that changes nothing else."""
-        nn.init.ones_(self.k_norm.weight)
-        nn.init.zeros_(self.k_norm.bias)
-        for weight in (self.q_b.weight, self.k.weight, self.weights):
-            nn.init.normal_(weight, std=std, generator=generator)
-
 
 class SparseMLA(MLA):
     """`MLA` whose tokens attend to at most `num_selected` keys; caches an index key beside the latent."""
@@ -83,6 +78,7 @@ class SparseMLA(MLA):
         self.indexer = Indexer(
             hidden_dim, q_lora_dim=q_lora_dim, num_heads=num_index_heads, dim=index_dim, num_selected=num_selected
         )
+        self.table += within("indexer.", self.indexer.table)
 
     def cache_spec(self) -> CacheSpec:
         spec = super().cache_spec()
@@ -102,7 +98,3 @@ class SparseMLA(MLA):
             scale=self.scale,
             value_dim=self.kv_lora_dim,
         )
-
-    def initialize(self, std: float, generator: torch.Generator) -> None:
-        super().initialize(std, generator)
-        self.indexer.initialize(std, generator)

@@ -16,8 +16,7 @@ from torch import nn
 
 from hyla.errors import RequestError
 from hyla.grid import CHUNK
-from hyla.layers import gated_delta, kda, lightning, linear_attention, mamba2, mla, softmax, sparse_mla
-from hyla.layers.norms import RMSNorm
+from hyla.layers import gated_delta, gla, kda, lightning, linear_attention, mamba2, mla, softmax, sparse_mla
 from hyla.layers.protocol import CacheSpec, LayerCache, Mixer, TensorSpec
 from hyla.ops.batch import Batch
 
@@ -117,9 +116,6 @@ class StandaloneMixer(nn.Module):
             return
         seed = int(torch.randint(2**62, (), device="cpu"))
         self.mixer.initialize(init_std, torch.Generator(device=device).manual_seed(seed))
-        for module in self.modules():
-            if isinstance(module, RMSNorm):
-                nn.init.constant_(module.weight, 0.0 if module.zero_centered else 1.0)
 
     def _apply(self, fn, recurse: bool = True):
         names = self.mixer.fp32_parameters
@@ -204,6 +200,13 @@ class KDA(StandaloneMixer):
 
     mixer_type = kda.KDA
     defaults = MappingProxyType({"conv_len": 4, "gate_rank": None, "norm_eps": 1e-5})
+
+
+class GLA(StandaloneMixer):
+    """`hyla.layers.gla.GLA` alone: num_heads, key_dim, value_dim; key_dim is half of value_dim in the paper."""
+
+    mixer_type = gla.GLA
+    defaults = MappingProxyType({"gate_rank": 16, "decay_divisor": 16.0, "norm_eps": 1e-5})
 
 
 class LinearAttention(StandaloneMixer):

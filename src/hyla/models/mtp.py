@@ -77,14 +77,6 @@ class MTPModule(nn.Module):
         head_TD = self.norm(raw_TD)
         return Hidden(head_TD, {"normed": head_TD, "raw": raw_TD, "read": hidden_TD}[self.config.hands_on])
 
-    def initialize(self, std: float, generator: torch.Generator) -> None:
-        """Normal(0, std) projection, embedding and head; the sublayers' own start values."""
-        for weight in (self.merge, self.embed, self.head):
-            if weight is not None:
-                nn.init.normal_(weight.weight, std=std, generator=generator)
-        for sublayer in self.sublayers:
-            sublayer.module.initialize(std, generator)
-
 
 def earlier(batch: Batch, num_rows: int) -> Batch:
     """The cached batch that ends where `batch` ends and starts `num_rows` earlier in each sequence (not before 0).

@@ -112,6 +112,5 @@ def _idle_parameters(sublayer: Sublayer) -> int:
     config = sublayer.config.module
     if config.kind != "moe":
         return 0
-    stacked = [weight for name, weight in sublayer.module.named_parameters() if name.startswith("experts_")]
-    each = sum(weight.numel() for weight in stacked) // config.num_experts
+    each = sum(row.numel // row.experts for row in sublayer.module.table if row.experts)
     return each * (config.num_experts - config.num_experts_per_token)

@@ -43,6 +43,7 @@ class Model(nn.Module):
         self.head = Head(config.hidden_dim, config.vocab_size)
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
+            self.head.projection.keeps_plain = True
         self.mtp = nn.ModuleList(MTPModule(mtp, config.hidden_dim, config.vocab_size) for mtp in config.mtp)
         """Multi-token prediction modules, none for most models; `predict_next` runs them, the trunk never does."""
         self.stored_dtypes: dict[str, torch.dtype] = {}
@@ -59,6 +60,13 @@ class Model(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.embed.weight.device
+
+    def _apply(self, fn, recurse: bool = True):
+        """`Module.to` and its like; on some devices they make new parameters, and a tied head must stay tied."""
+        super()._apply(fn, recurse)
+        if self.config.tie_embeddings:
+            self.head.weight = self.embed.weight
+        return self
 
     def cache_specs(self) -> tuple[CacheSpec, ...]:
         """What each mixer keeps, in stack order."""
@@ -160,8 +168,7 @@ class Model(nn.Module):
     def pack(self) -> Model:
         """Put weights into the CPU library's layout, once, for inference; results keep their bits. Undo: `unpack`."""
         for projection in self.projections():
-            tied = projection is self.head.projection and self.config.tie_embeddings
-            projection.pack(keep_plain=tied)
+            projection.pack()
         return self
 
     def unpack(self) -> Model:

@@ -27,8 +27,8 @@ class Batch:
 
     lengths: new rows of each sequence, >= 1.
     starts:  tokens of each sequence that its cache already holds; the absolute position of its first new row.
-    slots:   state slot of each sequence (slot 0 is the null slot), or None when nothing is cached: every sequence
-             starts at 0 and nothing is kept (training, scoring).
+    slots:   state slot of each sequence (slot 0 is the null slot), or None when nothing is cached (training, scoring):
+             then nothing is kept, and a sequence that starts past 0 needs states from before it (`ops.gated_delta`).
     pages:   KV pages of each sequence, enough for `starts + lengths` tokens, or None with `slots`.
     window_pages: by window, the same for layers that see no further back, 0 for pages behind it; a window that is not
              named shares `pages`.
@@ -45,8 +45,6 @@ class Batch:
     def __post_init__(self):
         if not self.lengths or min(self.lengths) < 1:
             raise RequestError(f"every sequence of a batch needs at least one new token; lengths are {self.lengths}")
-        if self.slots is None and any(self.starts):
-            raise RequestError(f"a batch without cache slots must start at position 0; starts are {self.starts}")
 
     @classmethod
     def packed(cls, lengths, device="cpu") -> Batch:

@@ -1,34 +1,24 @@
-"""Which parameter is updated how: AdamW for all, or Muon for the matrices inside the stack."""
+"""Which parameter is updated how: AdamW for all, or Muon for the matrices inside the stack.
+
+Which are decayed and which Muon takes, the model's table of parameters says.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 
+from hyla.layers.parameters import by_name
+from hyla.models.parameters import model_parameters
+from hyla.models.trunk import Model
 from hyla.train.config import TrainConfig
 from hyla.train.schedule import rate_factor
-
-NEVER_DECAYED = ("A_log", "dt_bias", "conv_weight", "router_bias", "bias", "embed.weight")
-"""Endings of parameter names that weight decay leaves alone, besides everything with fewer than two dimensions."""
-
-NEVER_ORTHOGONAL = ("router", "conv_weight", "embed.weight", "head.weight")
-"""Matrices whose rows are looked up or scored one by one: AdamW's."""
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Quintic coefficients of Muon (K. Jordan, 2024): five rounds bring singular values near 1."""
 
 NEWTON_SCHULZ_ROUNDS = 5
-
-
-def is_decayed(name: str, parameter: torch.Tensor) -> bool:
-    return parameter.ndim >= 2 and not name.endswith(NEVER_DECAYED)
-
-
-def is_orthogonal(name: str, parameter: torch.Tensor) -> bool:
-    """Whether Muon updates this parameter: a matrix, or a stack of matrices (experts, heads), of a sublayer."""
-    return parameter.ndim in (2, 3) and name.startswith("sublayers.") and not name.endswith(NEVER_ORTHOGONAL)
 
 
 def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
@@ -73,16 +63,17 @@ class Muon(torch.optim.Optimizer):
 class Optimizer:
     """The optimizers of one run, their schedule, and their state as named tensors."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig):
+    def __init__(self, model: Model, config: TrainConfig):
         self.config = config
         self.names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        rows = by_name(model_parameters(model.config))
         use_muon = config.optimizer == "muon"
-        matrices = [p for p, name in self.names.items() if use_muon and is_orthogonal(name, p)]
+        matrices = [p for p, name in self.names.items() if use_muon and rows[name].muon is not None]
         chosen = set(matrices)
-        rest = {p: name for p, name in self.names.items() if p not in chosen}
+        rest = {p: rows[name] for p, name in self.names.items() if p not in chosen}
         groups = [
-            {"params": [p for p, name in rest.items() if is_decayed(name, p)], "weight_decay": config.weight_decay},
-            {"params": [p for p, name in rest.items() if not is_decayed(name, p)], "weight_decay": 0.0},
+            {"params": [p for p, row in rest.items() if row.is_decayed], "weight_decay": config.weight_decay},
+            {"params": [p for p, row in rest.items() if not row.is_decayed], "weight_decay": 0.0},
         ]
         betas = (config.beta1, config.beta2)
         self.parts = [

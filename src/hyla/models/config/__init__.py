@@ -16,6 +16,7 @@ from hyla.models.config.base import (
 from hyla.models.config.channel_mixers import Activation, MLPConfig, MoEConfig, RouterConfig
 from hyla.models.config.mixers import (
     GatedDeltaConfig,
+    GLAConfig,
     KDAConfig,
     LightningConfig,
     LinearAttentionConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "ChannelMixerConfig",
     "Config",
     "Count",
+    "GLAConfig",
     "GatedDeltaConfig",
     "KDAConfig",
     "LightningConfig",

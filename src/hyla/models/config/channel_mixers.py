@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from hyla.models.config.base import ChannelMixerConfig, Config, Count
+from hyla.ops.activations import ACTIVATIONS
 
-Activation = Literal["swiglu", "relu2"]
-"""swiglu: down(silu(gate x) * up x). relu2: down(relu(up x)^2), without gate weights (Nemotron)."""
+if TYPE_CHECKING:
+    Activation = str
+else:
+    Activation = Literal[tuple(ACTIVATIONS)]
 
 
 class MLPConfig(ChannelMixerConfig):
-    """Dense channel mixer: down(silu(gate x) * up x), unless `activation` says otherwise."""
+    """Dense channel mixer: down(silu(gate x) * up x), unless `activation` (`ops.activations`) says otherwise."""
 
     kind: Literal["mlp"] = "mlp"
     intermediate_dim: Count

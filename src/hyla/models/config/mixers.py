@@ -116,6 +116,22 @@ class KDAConfig(MixerConfig):
     """Lowest log decay of a token: it is this times a sigmoid (the "safe gate" of Ling-3.0). None: no bound."""
 
 
+class GLAConfig(MixerConfig):
+    """Gated linear attention: a decay per key channel, without a delta rule."""
+
+    kind: Literal["gla"] = "gla"
+    num_heads: Count
+    key_dim: Count
+    """Channels of a key head; half of value_dim in the paper."""
+    value_dim: Count
+    gate_rank: Count = 16
+    """Rank of the decay's projection."""
+    decay_divisor: float = Field(default=16.0, gt=0)
+    """Divides the log decays, so that a head remembers longer at the start (the paper's temperature)."""
+    norm_eps: float = Field(default=1e-5, gt=0)
+    """Of the output norm, which is gated by a SiLU."""
+
+
 class LinearAttentionConfig(MixerConfig):
     """Linear attention with the features elu + 1 and a normaliser."""
 

@@ -46,6 +46,8 @@ class SublayerConfig(Config):
     norm: NormConfig = NormConfig()
     module: Annotated[AnyModule, Field(discriminator="kind")]
     residual: ScaledResidual | None = None
+    """What joins the module to the stream (`models.residual`); None: x + module(norm(x)). The one place for other
+    joins: norms behind the module, a multiplier, several streams, earlier blocks."""
 
     @property
     def is_mixer(self) -> bool:

@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from hyla.models.config import Config
-from hyla.ops.fp8_blocks import BLOCK, Shard, num_blocks
+from hyla.ops.weights.blocks import BlockLayout, Shard, num_blocks, starts_block
 
 if TYPE_CHECKING:  # the tables themselves, and with them every published size, are read without PyTorch
     import torch
@@ -48,24 +48,16 @@ class Rule:
         """The inverse; may return views."""
         return ours
 
-    def keeps_blocks(self, shapes: Sequence[tuple[int, ...]]) -> bool:
-        """Whether it treats the scales of 128 x 128 blocks as it treats the numbers, so that FP8 weights stay FP8.
+    def published_layout(self, published: tuple[int, ...]) -> BlockLayout:
+        """The blocks of an FP8 tensor of that published shape."""
+        return BlockLayout(published)
 
-        shapes: ours. Otherwise they are dequantised when they are loaded.
+    def layouts(self, shapes: Sequence[tuple[int, ...]]) -> list[BlockLayout] | None:
+        """The blocks of ours, of the given shapes, when the published tensors are FP8 and stay so.
+
+        None: the rule cuts blocks or moves numbers across them; such weights are dequantised when they are loaded.
         """
-        return type(self) is Rule
-
-    def scale_shape(self, published: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the scales of an FP8 tensor of that published shape."""
-        return num_blocks(published)
-
-    def published_shard(self, published: tuple[int, ...]) -> Shard | None:
-        """Where the blocks of a published FP8 matrix begin."""
-        return None
-
-    def shards(self, shapes: Sequence[tuple[int, ...]]) -> list[Shard | None]:
-        """Where the blocks of ours begin, of the given shapes."""
-        return [None] * len(shapes)
+        return [BlockLayout(tuple(shape)) for shape in shapes] if type(self) is Rule else None
 
     def scales_to_ours(self, scales: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
         """Published scales -> those of ours, of the given shapes; for rules that keep blocks."""
@@ -133,8 +125,12 @@ class Fuse(Rule):
             place.copy_(part)
         return [whole.reshape(-1, inner)]
 
-    def keeps_blocks(self, shapes: Sequence[tuple[int, ...]]) -> bool:
-        return all(len(shape) == 2 and shape[0] % (BLOCK * self.groups) == 0 for shape in shapes)
+    def layouts(self, shapes: Sequence[tuple[int, ...]]) -> list[BlockLayout] | None:
+        is_whole = all(
+            len(shape) == 2 and shape[0] % self.groups == 0 and starts_block(shape[0] // self.groups)
+            for shape in shapes
+        )
+        return [BlockLayout(tuple(shape)) for shape in shapes] if is_whole else None
 
 
 @dataclass(frozen=True)
@@ -144,31 +140,32 @@ class FuseShards(Fuse):
     A shard's last block may be smaller, and two of ours may share a block: both then keep its scales.
     """
 
-    def keeps_blocks(self, shapes: Sequence[tuple[int, ...]]) -> bool:
-        return all(len(shape) == 2 for shape in shapes)
+    def published_layout(self, published: tuple[int, ...]) -> BlockLayout:
+        return BlockLayout(published, Shard(published[0] // self.groups))
 
-    def scale_shape(self, published: tuple[int, ...]) -> tuple[int, ...]:
-        rows, inner = published
-        return num_blocks((rows // self.groups, inner))[0] * self.groups, num_blocks(published)[1]
+    def layouts(self, shapes: Sequence[tuple[int, ...]]) -> list[BlockLayout] | None:
+        if any(len(shape) != 2 for shape in shapes):
+            return None
+        shards = [shard for shard, _ in self._within_a_shard(shapes)]
+        return [BlockLayout(tuple(shape), shard) for shape, shard in zip(shapes, shards)]
 
-    def published_shard(self, published: tuple[int, ...]) -> Shard | None:
-        return Shard(published[0] // self.groups)
-
-    def shards(self, shapes: Sequence[tuple[int, ...]]) -> list[Shard | None]:
-        rows = [shape[0] // self.groups for shape in shapes]
-        return [Shard(count, sum(rows[:place]) % BLOCK) for place, count in enumerate(rows)]
-
-    def _blocks(self, shapes: Sequence[tuple[int, ...]]) -> list[slice]:
-        """The rows of scales of each of ours within one shard's."""
-        firsts = [sum(shape[0] for shape in shapes[:place]) // self.groups // BLOCK for place in range(len(shapes))]
-        return [slice(first, first + shard.num_blocks) for first, shard in zip(firsts, self.shards(shapes))]
+    def _within_a_shard(self, shapes: Sequence[tuple[int, ...]]) -> list[tuple[Shard, slice]]:
+        """For each of ours: its rows within one shard, and their rows of scales."""
+        found, first = [], 0
+        whole = BlockLayout((sum(shape[0] for shape in shapes) // self.groups, shapes[0][1]))
+        for shape in shapes:
+            last = first + shape[0] // self.groups
+            layout, scales = whole.rows(first, last)
+            found.append((layout.shard or Shard(last - first), scales))
+            first = last
+        return found
 
     def scales_to_ours(self, scales: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
         whole = scales[0].reshape(self.groups, -1, scales[0].shape[-1])
-        return [whole[:, blocks].reshape(-1, whole.shape[-1]) for blocks in self._blocks(shapes)]
+        return [whole[:, blocks].reshape(-1, whole.shape[-1]) for _, blocks in self._within_a_shard(shapes)]
 
     def scales_to_published(self, scales: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
-        blocks = self._blocks(shapes)
+        blocks = [blocks for _, blocks in self._within_a_shard(shapes)]
         whole = scales[0].new_empty(self.groups, blocks[-1].stop, scales[0].shape[-1])
         for place, part in zip(blocks, scales):
             whole[:, place] = part.reshape(self.groups, -1, part.shape[-1])
@@ -194,8 +191,8 @@ class Stack(Rule):
     def to_published(self, ours: Tensors) -> Tensors:
         return list(ours[0].unbind(0))
 
-    def keeps_blocks(self, shapes: Sequence[tuple[int, ...]]) -> bool:
-        return True
+    def layouts(self, shapes: Sequence[tuple[int, ...]]) -> list[BlockLayout] | None:
+        return [BlockLayout(tuple(shape)) for shape in shapes]
 
 
 @dataclass(frozen=True)

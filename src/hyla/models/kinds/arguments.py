@@ -22,6 +22,7 @@ from hyla.models.config import (
     SoftmaxConfig,
     YarnScalingConfig,
 )
+from hyla.ops.activations import ACTIVATIONS
 
 
 def fields(config: ModuleConfig) -> dict:
@@ -122,7 +123,7 @@ def lightning_sizes(config: LightningConfig) -> dict:
 
 def mlp_sizes(config: MLPConfig) -> dict:
     """Of `layers.tables.mlp`."""
-    return {"intermediate_dim": config.intermediate_dim, "has_gate": config.activation == "swiglu"}
+    return {"intermediate_dim": config.intermediate_dim, "has_gate": ACTIVATIONS[config.activation].has_gate}
 
 
 def moe_sizes(config: MoEConfig) -> dict:
@@ -130,7 +131,7 @@ def moe_sizes(config: MoEConfig) -> dict:
     return {
         "num_experts": config.num_experts,
         "expert_dim": config.expert_dim,
-        "has_gate": config.activation == "swiglu",
+        "has_gate": ACTIVATIONS[config.activation].has_gate,
         "has_bias": config.router.has_bias,
         "shared_dim": config.shared_dim,
         "has_shared_gate": config.shared_gate,

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from hyla.layers.tables import gated_delta, kda, lightning, linear, mamba2
-from hyla.models.config import GatedDeltaConfig, KDAConfig, LightningConfig, LinearAttentionConfig, Mamba2Config
+from hyla.layers.tables import gated_delta, gla, kda, lightning, linear, mamba2
+from hyla.models.config import (
+    GatedDeltaConfig,
+    GLAConfig,
+    KDAConfig,
+    LightningConfig,
+    LinearAttentionConfig,
+    Mamba2Config,
+)
 from hyla.models.kinds.arguments import fields_without, lightning_arguments, lightning_sizes
 from hyla.models.kinds.kind import Calibration, Kind
 from hyla.models.kinds.operators import Recurrence
@@ -27,6 +34,10 @@ def _kda(config: KDAConfig) -> Recurrence:
         conv_channels=config.num_heads * (2 * config.key_dim + config.value_dim),
         conv_taps=config.conv_len,
     )
+
+
+def _gla(config: GLAConfig) -> Recurrence:
+    return Recurrence({"num_heads": config.num_heads, "key_dim": config.key_dim, "value_dim": config.value_dim})
 
 
 def _lightning(config: LightningConfig) -> Recurrence:
@@ -73,6 +84,16 @@ RECURRENCES = (
         calibration=Calibration(
             tuple(KDAConfig(num_heads=heads, key_dim=64, value_dim=64, gate_rank=64) for heads in HEADS)
         ),
+    ),
+    Kind(
+        config=GLAConfig,
+        layer="hyla.layers.gla:GLA",
+        table=gla.parameters,
+        sizes=fields_without("decay_divisor", "norm_eps"),
+        label="GLA",
+        operator="gla",
+        work=_gla,
+        calibration=Calibration(tuple(GLAConfig(num_heads=heads, key_dim=64, value_dim=64) for heads in HEADS)),
     ),
     Kind(
         config=LightningConfig,

@@ -40,6 +40,8 @@ class ChunkPlan:
     """Ranks whose last item closes; a new anchor goes to the cache."""
     last_items: tuple[int, ...]
     """Item of each rank's last chunk."""
+    count_I: torch.Tensor
+    """int64: rows of each item that exist after this call."""
     covers_batch: bool
     """These sequences are the whole batch, in order."""
 
@@ -71,7 +73,7 @@ def _make_chunk_plan(batch: Batch) -> ChunkPlan:
     chunks = {n: range(batch.starts[n] // CHUNK, (batch.ends[n] - 1) // CHUNK + 1) for n in batch.prefill_sequences}
     ranks = sorted(chunks, key=lambda n: -len(chunks[n]))
     step_sizes = []
-    rows, places, flat_rows = [], {}, []
+    rows, counts, places = [], [], {}
     last_items = [0] * len(ranks)
     for step in range(len(chunks[ranks[0]]) if ranks else 0):
         active = [rank for rank, n in enumerate(ranks) if len(chunks[n]) > step]
@@ -87,6 +89,7 @@ def _make_chunk_plan(batch: Batch) -> ChunkPlan:
             row = torch.full((CHUNK,), batch.num_tokens, dtype=torch.int64)
             row[first - chunk_start : last - chunk_start] = torch.arange(flat, flat + last - first)
             rows.append(row)
+            counts.append(last - chunk_start)
     spans = sorted(places.values())
     flat_rows = [torch.arange(flat, flat + count) for flat, _, count in spans]
     row_places = [torch.arange(place, place + count) for _, place, count in spans]
@@ -104,6 +107,7 @@ def _make_chunk_plan(batch: Batch) -> ChunkPlan:
         tail_ranks=tuple(rank for rank, n in enumerate(ranks) if batch.ends[n] % CHUNK),
         closed_ranks=tuple(rank for rank, n in enumerate(ranks) if batch.ends[n] % CHUNK == 0),
         last_items=tuple(last_items),
+        count_I=batch.index(counts),
         covers_batch=len(ranks) == batch.num_sequences,
     )
 

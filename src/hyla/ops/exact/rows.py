@@ -12,6 +12,7 @@ larger than one block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -35,19 +36,6 @@ BLOCK_ELEMENTS = 1 << 24
 """Largest weight of one library call."""
 
 
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """A weight [O, D] in the CPU library's own layout, by blocks of outputs. For inference only."""
-
-    blocks: tuple[torch.Tensor, ...]
-    shape: tuple[int, int]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
-
-
 @dataclass(frozen=True)
 class Buckets:
     """The row counts to use for one weight shape, ascending; `plain` are those that plain weights may use as they
@@ -57,17 +45,19 @@ class Buckets:
     plain: frozenset[int]
 
 
-def _uses_packing(device: torch.device, dtype: torch.dtype) -> bool:
+def has_library_layout(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the library has a layout of its own for weights there, which `reorder` makes."""
     return not backends.is_portable(device) and dtype in (torch.float32, torch.bfloat16)
 
 
-def _reorder(weight_OD: torch.Tensor) -> torch.Tensor:
+def reorder(weight_OD: torch.Tensor) -> torch.Tensor:
+    """A weight of at most BLOCK_ELEMENTS in the library's own layout; undone by `to_dense`, exactly."""
     return torch.ops.mkldnn._reorder_linear_weight(weight_OD.contiguous(), 1)
 
 
 def _linear_once(x_RD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """One library call. On the CPU always oneDNN, the library that packed weights belong to."""
-    if _uses_packing(x_RD.device, x_RD.dtype):
+    if has_library_layout(x_RD.device, x_RD.dtype):
         return torch.ops.mkldnn._linear_pointwise(x_RD, weight, None, "none", [], "")
     return torch.nn.functional.linear(x_RD, weight)
 
@@ -85,23 +75,6 @@ def block_sizes(out_dim: int, in_dim: int) -> tuple[int, ...]:
     return (size,) * (out_dim // size) + ((out_dim % size,) if out_dim % size else ())
 
 
-def pack(weight_OD: torch.Tensor) -> torch.Tensor | Packed:
-    """The weight in the CPU library's own layout; other devices and float64: the weight itself. Undo: `unpack`."""
-    weight_OD = weight_OD.detach()
-    if not _uses_packing(weight_OD.device, weight_OD.dtype):
-        return weight_OD
-    blocks = tuple(_reorder(block) for block in weight_OD.split(block_sizes(*weight_OD.shape)))
-    return Packed(blocks, tuple(weight_OD.shape), weight_OD.dtype)
-
-
-def unpack(weight: torch.Tensor | Packed) -> torch.Tensor:
-    """The plain layout of a packed weight; exact."""
-    if not isinstance(weight, Packed):
-        return weight
-    plain = [block.to_dense() for block in weight.blocks]
-    return torch.cat(plain) if len(plain) > 1 else plain[0]
-
-
 @cache
 def row_buckets(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device, num_threads: int) -> Buckets:
     """The row counts whose rows agree bit for bit, for a weight [out_dim, in_dim] of at most BLOCK_ELEMENTS.
@@ -114,7 +87,7 @@ def row_buckets(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.dev
         generator = torch.Generator().manual_seed(20260101)
         plain = check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
         x_RD = check_data(counts[-1], in_dim, generator, 1.0).to(device=device, dtype=dtype)
-        weight = _reorder(plain) if _uses_packing(device, dtype) else plain
+        weight = reorder(plain) if has_library_layout(device, dtype) else plain
         sets = agreeing_sets(counts, lambda first, count: _linear_once(x_RD[first : first + count], weight))
         if not sets:
             raise BackendUnavailable(f"no matrix product with a weight [{out_dim}, {in_dim}] in {dtype} repeats itself")
@@ -161,7 +134,7 @@ def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return _linear_once(x_TD.contiguous(), weight)
     sizes = [num_rows] if num_rows in buckets.rows else split_rows(num_rows, buckets.rows)
     if not weight.is_mkldnn and not buckets.plain.issuperset(sizes):
-        weight = _reorder(weight)
+        weight = reorder(weight)
     parts, first = [], 0
     for size in sizes:
         rows_RD = x_TD[first : first + size]
@@ -172,15 +145,15 @@ def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _linear_rows(x_TD: torch.Tensor, weight: torch.Tensor | Packed) -> torch.Tensor:
-    if isinstance(weight, Packed):
-        blocks = weight.blocks
-    else:
-        sizes = block_sizes(*weight.shape)
-        blocks = weight.detach().split(sizes) if len(sizes) > 1 else (weight.detach(),)
+def linear_blocks(x_TD: torch.Tensor, blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows times a weight that is given by blocks of its outputs (`block_sizes`), plain or in the library's layout."""
     if len(blocks) == 1:
         return _linear_block(x_TD, blocks[0])
     return torch.cat([_linear_block(x_TD, block) for block in blocks], dim=1)
+
+
+def _linear_rows(x_TD: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
+    return linear_blocks(x_TD, weight_OD.detach().split(block_sizes(*weight_OD.shape)))
 
 
 def gradient_product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
@@ -188,7 +161,7 @@ def gradient_product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
 
     On the CPU this is oneDNN, at twice the rate of the library behind `@` in fp32 (docs/log.md).
     """
-    if not (_uses_packing(a_MK.device, a_MK.dtype) and a_MK.numel() and b_KN.numel()):
+    if not (has_library_layout(a_MK.device, a_MK.dtype) and a_MK.numel() and b_KN.numel()):
         return a_MK @ b_KN
     # The library has a fast routine for dense operands only, transposed or not.
     a_MK, b_KN = (x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous() for x in (a_MK, b_KN))
@@ -209,18 +182,15 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_weight
 
 
-def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor | Packed) -> torch.Tensor:
-    """x W^T for rows x [T, D] and a weight [O, D] of the same dtype, plain or packed; returns [T, O] in that dtype.
+def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
+    """x W^T for rows x [T, D] and a plain weight [O, D] of the same dtype; returns [T, O] in that dtype.
 
-    Exactness: a row's bits do not depend on T, on the other rows, on packing, or on autograd (float64: no promise).
-    Raises BackendUnavailable when a gradient is asked through packed weights (they are for inference).
+    Weights that are stored otherwise: `ops.weights`.
+    Exactness: a row's bits do not depend on T, on the other rows, on the weight's layout, or on autograd (float64: no
+    promise).
     """
     if x_TD.shape[0] == 0:
         return x_TD.new_zeros(0, weight_OD.shape[0])
-    if isinstance(weight_OD, Packed):
-        if torch.is_grad_enabled() and x_TD.requires_grad:
-            raise BackendUnavailable("packed weights have no gradient; call model.unpack() before training")
-        return _linear_rows(x_TD, weight_OD)
     if torch.is_grad_enabled() and (x_TD.requires_grad or weight_OD.requires_grad):
         return _Linear.apply(x_TD, weight_OD)
     return _linear_rows(x_TD, weight_OD)

@@ -9,6 +9,8 @@ import torch
 from hyla.grid import CHUNK
 from hyla.ops.backends import runs_anywhere
 from hyla.ops.chunks import delta_walk
+from hyla.ops.chunks.decay_rule import spread
+from hyla.ops.chunks.decay_sums import append_sum, chunk_sums
 from hyla.ops.chunks.delta_chain import Intra, fold
 from hyla.ops.chunks.delta_row import append_row
 from hyla.ops.chunks.delta_rule import DeltaRule
@@ -25,16 +27,16 @@ def measure(q_IHCK, k_IHCK, log_decay_IHC, beta_IHC, old=None, is_old_OC=None) -
     """
     dtype = q_IHCK.dtype
     heads, key_heads = beta_IHC.shape[1], k_IHCK.shape[1]
-    k_t = k_IHCK.transpose(2, 3)
-    decay = log_decay_IHC.double()
+    k_t = k_IHCK.transpose(2, 3).contiguous()
     if old is None:
-        sums = decay.cumsum(-1)
+        sums = chunk_sums(log_decay_IHC)
     else:
-        sums, k_t = _with_old(decay, k_t, old, is_old_OC)
-    k_t = k_t.contiguous()
+        ranks = old["ranks"]
+        sums = chunk_sums(log_decay_IHC, old["decay_sum"], ranks, is_old_OC)
+        k_t[ranks] = torch.where(is_old_OC.view(-1, 1, 1, CHUNK), old["k_t"], k_t[ranks])
     kq = torch.cat([k_IHCK, q_IHCK], dim=2)
     dots = bmm(kq.flatten(0, 1), k_t.flatten(0, 1)).view(-1, key_heads, 2, CHUNK, CHUNK)
-    dots = _spread(dots, heads)
+    dots = spread(dots, heads)
     place = torch.arange(CHUNK, device=sums.device)
     is_future = place[None, :] > place[:, None]
     between = (sums[..., :, None] - sums[..., None, :]).to(dtype).masked_fill(is_future, float("-inf"))
@@ -45,33 +47,12 @@ def measure(q_IHCK, k_IHCK, log_decay_IHC, beta_IHC, old=None, is_old_OC=None) -
     return Intra(
         a_IHCC=dots[:, :, 0] * decays * beta_IHC[..., None] * is_earlier,
         p_IHCC=dots[:, :, 1] * decays,
-        k_in_IHCK=_spread(k_IHCK, heads) * since_start,
-        q_in_IHCK=_spread(q_IHCK, heads) * since_start,
-        k_out_IHKC=_spread(k_t, heads) * to_end[..., None, :],
+        k_in_IHCK=spread(k_IHCK, heads) * since_start,
+        q_in_IHCK=spread(q_IHCK, heads) * since_start,
+        k_out_IHKC=spread(k_t, heads) * to_end[..., None, :],
         decay_IHK1=torch.exp(sums[..., -1:].to(dtype))[..., None],
         rows={"k_t": k_t.detach(), "decay_sum": sums.detach()},
     )
-
-
-def _spread(x_IH: torch.Tensor, heads: int) -> torch.Tensor:
-    """Repeat key heads so that value head h reads key head h // (Hv / Hk)."""
-    repeats = heads // x_IH.shape[1]
-    return x_IH if repeats == 1 else x_IH.repeat_interleave(repeats, dim=1)
-
-
-def _with_old(decay, k_t, old, is_old_OC):
-    """Continue open chunks: sums go on from the last old row's, old rows keep theirs."""
-    count = is_old_OC.shape[0]
-    ranks = old["ranks"]
-    is_old = is_old_OC[:, None]
-    last_old = is_old & ~torch.nn.functional.pad(is_old[..., 1:], (0, 1))
-    decay = decay.clone()
-    decay[ranks] = torch.where(last_old, old["decay_sum"], decay[ranks])
-    sums = decay.cumsum(-1)
-    sums[ranks] = torch.where(is_old, old["decay_sum"], sums[ranks])
-    k_t = k_t.contiguous()
-    k_t[ranks] = torch.where(is_old_OC.view(count, 1, 1, CHUNK), old["k_t"], k_t[ranks])
-    return sums, k_t
 
 
 def load_rows(cache, slots) -> dict[str, torch.Tensor]:
@@ -90,21 +71,19 @@ def append(plan, q_NHK, k_NHK, v_NHV, log_decay_NH, beta_NH, cache) -> torch.Ten
     slots, slots_N, row_N = plan.slots, plan.slots_N, plan.row_N
     count, heads = beta_NH.shape
     key_heads = k_NHK.shape[1]
-    before = cache["decay_sum"][slots_N, :, (row_N - 1).clamp_min(0)]
-    total = torch.where(row_N[:, None] > 0, before + log_decay_NH.double(), log_decay_NH.double())
+    total = append_sum(plan, cache, log_decay_NH)
     cache["k_t"][slots_N, :, :, row_N] = k_NHK
-    cache["decay_sum"][slots_N, :, row_N] = total
 
     kq = torch.stack([k_NHK, q_NHK], dim=2)
     dots = bmm(kq.flatten(0, 1), cache["k_t"][slots].flatten(0, 1)).view(count, key_heads, 2, CHUNK)
-    dots = _spread(dots, heads)
+    dots = spread(dots, heads)
     sums = cache["decay_sum"][slots]
     place = torch.arange(CHUNK, device=row_N.device)
     between = (total[..., None] - sums).to(q_NHK.dtype).masked_fill(place > row_N[:, None, None], float("-inf"))
     decays = torch.exp(between)
     a = dots[:, :, 0] * decays * beta_NH[..., None] * (place < row_N[:, None, None]).to(decays.dtype)
     since_start = torch.exp(total.to(q_NHK.dtype))[..., None, None]
-    out = append_row(plan, a, dots[:, :, 1] * decays, _spread(kq, heads) * since_start, v_NHV, beta_NH, cache)
+    out = append_row(plan, a, dots[:, :, 1] * decays, spread(kq, heads) * since_start, v_NHV, beta_NH, cache)
     if len(plan.closing):
         _close(cache, slots_N[plan.closing], heads)
     return out
@@ -114,7 +93,7 @@ def _close(cache, slots, heads: int) -> None:
     """Fold full chunks into their anchors."""
     sums, anchor = cache["decay_sum"][slots], cache["anchor"][slots]
     to_end = torch.exp((sums[..., -1:] - sums).to(anchor.dtype))
-    k_out = _spread(cache["k_t"][slots], heads) * to_end[..., None, :]
+    k_out = spread(cache["k_t"][slots], heads) * to_end[..., None, :]
     decay = torch.exp(sums[..., -1:].to(anchor.dtype))[..., None]
     folded = fold(anchor.flatten(0, 1), decay.flatten(0, 1), k_out.flatten(0, 1), cache["u"][slots].flatten(0, 1))
     cache["anchor"][slots] = folded.view_as(anchor)

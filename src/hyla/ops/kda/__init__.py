@@ -7,6 +7,7 @@ import torch
 from hyla.grid import BLOCK, CHUNK
 from hyla.ops.backends import choose
 from hyla.ops.batch import Batch
+from hyla.ops.chunks import channel_decay
 from hyla.ops.chunks.delta_function import delta_rule
 from hyla.ops.kda import pytorch
 
@@ -61,14 +62,11 @@ def kda(
 
 def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int):
     """What one sequence keeps: (name, shape, dtype, role) of each slot tensor."""
-    single, double = torch.float32, torch.float64
+    single = torch.float32
     return (
         ("anchor", (num_heads, key_dim, value_dim), single, "anchor"),
         ("u", (num_heads, CHUNK, value_dim), single, "open"),
         ("x", (num_heads, BLOCK, value_dim), single, "open"),
         ("t", (num_heads, BLOCK, BLOCK), single, "open"),
-        ("k_rows", (num_heads, BLOCK, key_dim), single, "open"),
-        ("decay_rows", (num_heads, BLOCK, key_dim), single, "open"),
-        ("k_scaled", (num_heads, CHUNK // BLOCK, key_dim, BLOCK), single, "open"),
-        ("block_sum", (num_heads, CHUNK // BLOCK, key_dim), double, "open"),
+        *channel_decay.cache_tensors(num_heads=num_heads, key_dim=key_dim),
     )

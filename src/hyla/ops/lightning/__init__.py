@@ -6,12 +6,24 @@ import torch
 
 from hyla.errors import ConfigError
 from hyla.grid import CHUNK
+from hyla.ops.backends import choose
 from hyla.ops.batch import Batch
+from hyla.ops.chunks.constant_decay import ConstantDecay, decay_table
+from hyla.ops.chunks.decay_function import decay_attention
 
 
 def lightning(
-    q_THK, k_THK, v_THV, slopes: tuple[float, ...], *, batch: Batch, cache=None, scale: float
-) -> torch.Tensor:
+    q_THK,
+    k_THK,
+    v_THV,
+    slopes: tuple[float, ...],
+    *,
+    batch: Batch,
+    cache=None,
+    scale: float,
+    state: torch.Tensor | None = None,
+    return_state: bool = False,
+):
     """Read and update a linear-attention memory that decays by exp(-slope) at every token.
 
     S <- exp(-s_h) S + k_t v_t^T;  o_t = scale S^T q_t: the current token is not decayed.
@@ -24,13 +36,16 @@ def lightning(
         batch: rows, sequences and slots.
         cache: the layer's slot tensors (`cache_tensors`), extended in place; None: whole sequences, differentiable.
         scale: factor on the queries.
-    Returns: [T, H, V] in the inputs' dtype.
-    Raises: ConfigError for shapes that do not fit.
-    Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched.
+        state: without a cache, [N, H, K, V] in the inputs' dtype: what each sequence's memory holds before its first
+            row, at a multiple of 64. None: nothing. Differentiable.
+        return_state: give the memories after each sequence's last row back as well, [N, H, K, V], differentiable.
+    Returns: [T, H, V] in the inputs' dtype; with return_state, that and the states.
+    Raises: ConfigError for shapes that do not fit; RequestError for a batch that starts past 0 with neither cache nor
+        state, or that takes a state up inside a chunk.
+    Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched, nor on how a
+        document was cut at multiples of 64 and its state handed on.
     Cost: cost.py.
     """
-    from hyla.ops.lightning import pytorch
-
     tokens, heads = v_THV.shape[:2]
     if q_THK.shape != k_THK.shape or q_THK.shape[:2] != (tokens, heads) or len(slopes) != heads:
         raise ConfigError(
@@ -39,7 +54,17 @@ def lightning(
         )
     if tokens != batch.num_tokens:
         raise ConfigError(f"lightning: {tokens} rows for a batch of {batch.num_tokens} tokens")
-    return pytorch.attend(q_THK * scale, k_THK, v_THV, tuple(slopes), batch=batch, cache=cache)
+    rule = ConstantDecay(decay_table(tuple(slopes), v_THV.dtype, v_THV.device))
+    return decay_attention(
+        "lightning",
+        choose("lightning", v_THV, k_THK),
+        rule,
+        (q_THK * scale, k_THK, v_THV),
+        batch=batch,
+        cache=cache,
+        state_NHKV=state,
+        return_state=return_state,
+    )
 
 
 def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
 from hyla.errors import ConfigError
-from hyla.ops.exact import rows
+from hyla.ops.activations import ACTIVATIONS
 from hyla.ops.exact.sums import row_sum
-from hyla.ops.moe.pytorch import Experts, experts_forward, group_rows, stacked
+from hyla.ops.moe.pytorch import Experts, experts_forward, group_rows
 from hyla.ops.moe.routing import select, top_k
-from hyla.ops.quant import FP8Stack
+from hyla.ops.weights.plain import Plain
+from hyla.ops.weights.protocol import Weights
 
-__all__ = ["experts", "packed_experts", "route", "top_k"]
+__all__ = ["experts", "route", "top_k"]
 
 NORMALIZE_EPS = {"softmax": 0.0, "sigmoid": 1e-20}
 """Added to the sum of the selected scores before dividing by it, as the published models do."""
@@ -69,49 +69,32 @@ def experts(
     x_TD: torch.Tensor,
     weights_Tk: torch.Tensor,
     ids_Tk: torch.Tensor,
-    gate_EID: torch.Tensor | None,
-    up_EID: torch.Tensor,
-    down_EDI: torch.Tensor,
-    activation: Literal["swiglu", "relu2"] = "swiglu",
+    into: Weights,
+    out_of: Weights,
+    activation: str = "swiglu",
 ) -> torch.Tensor:
     """y_t = sum_j w_tj down_e(silu(gate_e x_t) * up_e x_t), e = ids_tj, added in the order j = 0, 1, ..., k - 1.
 
-    With activation "relu2" an expert is down_e(relu(up_e x_t)^2) (Nemotron) and has no gate.
+    With another activation (`ops.activations`) an expert is down_e(activation(..)), and may have no gate.
 
     Args:
-        x_TD: [T, D], the model's dtype; expert weights [E, I, D], [E, I, D], [E, D, I] in the same dtype. gate_EID is
-            None exactly when the activation is "relu2".
+        x_TD: [T, D], in the dtype of the experts' weights.
         weights_Tk: [T, k], fp32 (float64 for float64). ids_Tk: int64 [T, k], different within a row.
+        into: stack of the experts' gate over up [E, 2 I, D] (no gate: up [E, I, D]), of any kind (`ops.weights`).
+        out_of: stack of their down [E, D, I].
 
     Returns: [T, D] in x's dtype; the sum over slots is fp32 and rounded once. Differentiable to x, the weights of the
-        slots and the experts.
-    Raises: ConfigError for a gate that the activation does not have, or lacks.
+        slots and plain experts; to x alone through FP8 ones.
+    Raises: ConfigError for a gate that the activation does not have, or lacks; BackendUnavailable when a gradient is
+        asked through packed experts.
     Cost: cost.py. Exactness: no token is dropped, and a row's bits do not depend on T or on the other rows.
     """
-    if (gate_EID is None) != (activation == "relu2"):
-        raise ConfigError(f"experts: activation {activation} with{'out' if gate_EID is None else ''} gate weights")
-    tensors = (x_TD, weights_Tk, gate_EID, up_EID, down_EDI)
-    groups = group_rows(ids_Tk, up_EID.shape[0])
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
-        return Experts.apply(*tensors, groups)
-    return experts_forward(x_TD, weights_Tk, groups, *stacked(gate_EID, up_EID, down_EDI), activation)[0]
-
-
-def packed_experts(
-    x_TD: torch.Tensor,
-    weights_Tk: torch.Tensor,
-    ids_Tk: torch.Tensor,
-    gate_up_E: Sequence[rows.Packed | torch.Tensor] | FP8Stack,
-    down_E: Sequence[rows.Packed | torch.Tensor] | FP8Stack,
-    activation: Literal["swiglu", "relu2"] = "swiglu",
-) -> torch.Tensor:
-    """`experts` with packed tensors (`ops.exact.rows.pack`) per expert, or an `ops.quant.FP8Stack` of all: gate over up
-    [2 I, D] (relu2: up) and down [D, I].
-
-    Bit for bit the same; no gradient through packed weights (raises BackendUnavailable), to the rows through FP8 ones.
-    """
-    groups = group_rows(ids_Tk, len(gate_up_E))
-    into, out_of = (
-        weights if isinstance(weights, FP8Stack) else weights.__getitem__ for weights in (gate_up_E, down_E)
-    )
+    has_gate = into.shape[1] != out_of.shape[2]
+    if has_gate != ACTIVATIONS[activation].has_gate:
+        raise ConfigError(f"experts: activation {activation} with{'' if has_gate else 'out'} gate weights")
+    groups = group_rows(ids_Tk, into.shape[0])
+    if isinstance(into, Plain) and isinstance(out_of, Plain) and torch.is_grad_enabled():
+        tensors = (x_TD, weights_Tk, *((None,) if not has_gate else ()), *into.parts, *out_of.parts)
+        if any(tensor is not None and tensor.requires_grad for tensor in tensors):
+            return Experts.apply(*tensors, groups, activation)
     return experts_forward(x_TD, weights_Tk, groups, into, out_of, activation)[0]

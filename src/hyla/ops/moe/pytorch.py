@@ -7,25 +7,23 @@ same whatever company it comes in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from hyla.ops.activations import ACTIVATIONS, activate
 from hyla.ops.backends import runs_anywhere
-from hyla.ops.exact.primitives import relu2, swiglu
-from hyla.ops.quant import FP8Stack, grouped, linear
+from hyla.ops.weights.plain import Plain
+from hyla.ops.weights.protocol import Span, Weights
 
 unsupported = runs_anywhere
-
-WeightOf = Callable[[int], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Groups:
     """Rows of one call, A = T k of them, by expert."""
 
-    spans: list[tuple[int, int, int]]
+    spans: list[Span]
     """(expert, first row, last row + 1) of each expert that has rows."""
     order_A: torch.Tensor
     """int64: flat (token, slot) pair of each row."""
@@ -49,31 +47,13 @@ def group_rows(ids_Tk: torch.Tensor, num_experts: int) -> Groups:
     return Groups(spans, order_A, order_A // ids_Tk.shape[1], rows_A)
 
 
-def stacked(gate_EID: torch.Tensor | None, up_EID, down_EDI) -> tuple[WeightOf, WeightOf]:
-    """One expert's weights from the stacked parameters: gate (if there is one) over up, and down."""
-    if gate_EID is None:
-        return up_EID.__getitem__, down_EDI.__getitem__
-    return lambda e: torch.cat([gate_EID[e], up_EID[e]]), lambda e: down_EDI[e]
-
-
-def _products(rows_AD: torch.Tensor, groups: Groups, weight_of: WeightOf | FP8Stack) -> torch.Tensor:
-    """Each expert's product with its rows."""
-    if isinstance(weight_of, FP8Stack):
-        return grouped(rows_AD, groups.spans, weight_of)
-    parts = [linear(rows_AD[first:last], weight_of(expert)) for expert, first, last in groups.spans]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def experts_forward(x_TD, weights_Tk, groups: Groups, gate_up_of, down_of, activation: str):
-    """The result [T, D] and, for the backward pass, the products with gate and up [A, 2 I] (relu2: up, [A, I]).
-
-    gate_up_of, down_of: an expert's weights by its number, or all of them as an `FP8Stack`.
-    """
+def experts_forward(x_TD, weights_Tk, groups: Groups, into: Weights, out_of: Weights, activation: str):
+    """The result [T, D] and, for the backward pass, the products with gate and up [A, 2 I] (no gate: up, [A, I])."""
     if x_TD.shape[0] == 0:
         return x_TD.clone(), x_TD
-    gate_up_AF = _products(x_TD[groups.tokens_A], groups, gate_up_of)
-    act_AI = relu2(gate_up_AF) if activation == "relu2" else swiglu(*gate_up_AF.chunk(2, dim=-1))
-    out_AD = _products(act_AI, groups, down_of)
+    gate_up_AF = into.grouped(x_TD[groups.tokens_A], groups.spans)
+    act_AI = activate(activation, *gate_up_AF.chunk(1 + ACTIVATIONS[activation].has_gate, dim=-1))
+    out_AD = out_of.grouped(act_AI, groups.spans)
     slots_TkD = out_AD[groups.rows_A].view(*weights_Tk.shape, -1)
     y_TD = slots_TkD[:, 0] * weights_Tk[:, :1]
     for j in range(1, weights_Tk.shape[1]):
@@ -85,11 +65,11 @@ class Experts(torch.autograd.Function):
     """`experts_forward` with gradients. Saves the inputs and the products with gate and up; recomputes the rest."""
 
     @staticmethod
-    def forward(ctx, x_TD, weights_Tk, gate_EID, up_EID, down_EDI, groups):
-        activation = "relu2" if gate_EID is None else "swiglu"
-        y_TD, gate_up_AF = experts_forward(x_TD, weights_Tk, groups, *stacked(gate_EID, up_EID, down_EDI), activation)
+    def forward(ctx, x_TD, weights_Tk, gate_EID, up_EID, down_EDI, groups, activation):
+        into = Plain((up_EID,) if gate_EID is None else (gate_EID, up_EID))
+        y_TD, gate_up_AF = experts_forward(x_TD, weights_Tk, groups, into, Plain((down_EDI,)), activation)
         ctx.save_for_backward(x_TD, weights_Tk, gate_EID, up_EID, down_EDI, gate_up_AF)
-        ctx.groups = groups
+        ctx.groups, ctx.activation = groups, activation
         return y_TD
 
     @staticmethod
@@ -97,7 +77,7 @@ class Experts(torch.autograd.Function):
         x_TD, weights_Tk, gate_EID, up_EID, down_EDI, gate_up_AF = ctx.saved_tensors
         stacks = (up_EID, down_EDI) if gate_EID is None else (gate_EID, up_EID, down_EDI)
         grads = [torch.zeros_like(weight) for weight in stacks]
-        backward_expert = _backward_relu2 if gate_EID is None else _backward_expert
+        backward_expert = EXPERT_GRADIENTS[ctx.activation]
         groups: Groups = ctx.groups
         weights_A1 = weights_Tk.flatten()[groups.order_A, None]
         grad_rows_AD, x_AD = grad_TD[groups.tokens_A], x_TD[groups.tokens_A]
@@ -112,10 +92,10 @@ class Experts(torch.autograd.Function):
         grad_x_TkD = grad_x_AD[groups.rows_A].view(*weights_Tk.shape, -1)
         grad_x = grad_x_TkD.to(weights_Tk.dtype).sum(1).to(x_TD.dtype)
         no_gate = (None,) if gate_EID is None else ()
-        return grad_x, grad_weights_A[groups.rows_A].view_as(weights_Tk), *no_gate, *grads, None
+        return grad_x, grad_weights_A[groups.rows_A].view_as(weights_Tk), *no_gate, *grads, None, None
 
 
-def _backward_expert(x_RD, weights_R1, grad_RD, gate_up_RF, weights, grads):
+def _backward_swiglu(x_RD, weights_R1, grad_RD, gate_up_RF, weights, grads):
     """One expert's rows: gradients to x and to the slots' weights; fills the expert's own."""
     gate, up, down = weights
     grad_gate, grad_up, grad_down = grads
@@ -149,3 +129,9 @@ def _backward_relu2(x_RD, weights_R1, grad_RD, up_RI, weights, grads):
     to_up = (grad_act_RI * weights_R1 * 2.0 * positive_RI).to(dtype)
     torch.mm(to_up.t(), x_RD, out=grad_up)
     return to_up @ up, grad_weights_R
+
+
+EXPERT_GRADIENTS = {"swiglu": _backward_swiglu, "relu2": _backward_relu2}
+"""By activation: the gradients of one expert's rows."""
+
+forward = experts_forward

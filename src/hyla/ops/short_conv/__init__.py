@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from hyla.errors import ConfigError, RequestError
+from hyla.errors import ConfigError
 from hyla.ops.backends import choose
 from hyla.ops.batch import Batch
 from hyla.ops.short_conv.gradient import ShortConv
 from hyla.ops.short_conv.plan import RING, conv_plan
+from hyla.ops.short_conv.state import behind_ring, check_state, last_inputs, ring_of
 from hyla.ops.short_conv.tail import keep_tail
 
 __all__ = ["RING", "conv_plan", "short_conv"]
@@ -21,7 +22,9 @@ def short_conv(
     batch: Batch,
     cache: torch.Tensor | None,
     tail: torch.Tensor | None = None,
-) -> torch.Tensor:
+    state: torch.Tensor | None = None,
+    return_state: bool = False,
+):
     """Mix every channel with its last L - 1 inputs; a sequence never sees another one.
 
     y_t = sum_{j=0}^{L-1} w[:, j] x_{t-(L-1)+j}, added in this order; inputs before position 0 are zeros.
@@ -37,9 +40,12 @@ def short_conv(
             new inputs are written: mutated. Rows beyond L - 1 leave room for RING - (L - 1) drafts to be rolled back.
         tail: None, or [slots, L - 1, C] in x's dtype beside the ring: the last inputs before the newest multiple of 64
             that a sequence has passed, for a snapshot there. Mutated when this call passes one.
+        state: without a cache, [N, L - 1, C] in x's dtype: the inputs before each sequence's first row, at any
+            position; None: zeros. Differentiable.
+        return_state: give the last L - 1 inputs of each sequence back as well, for its next rows, differentiable.
 
-    Returns: [T, C] in fp32 (float64 for float64).
-    Raises: ConfigError when shapes do not fit; RequestError when the batch starts past 0 and there is no cache.
+    Returns: [T, C] in fp32 (float64 for float64); with return_state, that and [N, L - 1, C] in x's dtype.
+    Raises: ConfigError when shapes do not fit; RequestError when the batch starts past 0 with neither cache nor state.
     Cost: cost.py. Exactness: bit for bit the same for every way the rows arrive, with and without autograd.
     """
     channels, taps = weight_CL.shape
@@ -47,14 +53,18 @@ def short_conv(
         raise ConfigError(f"short_conv: rows have {x_TC.shape[1]} channels, the weight has {channels}")
     if cache is not None and tuple(cache.shape[1:]) != (RING, channels):
         raise ConfigError(f"short_conv: the cache is {list(cache.shape)}; it must be [slots, {RING}, {channels}]")
-    if cache is None and any(batch.starts):
-        raise RequestError(f"short_conv: a batch that starts at {batch.starts} needs a cache with the inputs before it")
+    check_state(batch, cache, state, return_state, x_TC, taps)
     if tail is not None and tuple(tail.shape[1:]) != (taps - 1, channels):
         raise ConfigError(f"short_conv: the tail is {list(tail.shape)}; it must be [slots, {taps - 1}, {channels}]")
+    final = last_inputs(x_TC, state, batch, taps) if return_state else None
+    if state is not None:
+        batch, cache = behind_ring(batch), ring_of(state)
     plan = conv_plan(batch, taps)
     if tail is not None:
         keep_tail(x_TC.detach(), plan, cache, tail)
     forward = choose("short_conv", x_TC).forward
-    if torch.is_grad_enabled() and (x_TC.requires_grad or weight_CL.requires_grad):
-        return ShortConv.apply(x_TC, weight_CL, forward, plan, cache)
-    return forward(x_TC, weight_CL, plan, cache)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (x_TC, weight_CL, state)):
+        y_TC = ShortConv.apply(x_TC, weight_CL, state, forward, plan, cache)
+    else:
+        y_TC = forward(x_TC, weight_CL, plan, cache)
+    return (y_TC, final) if return_state else y_TC

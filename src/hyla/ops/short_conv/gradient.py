@@ -9,13 +9,14 @@ from hyla.ops.short_conv.pytorch import stretches, taps_first
 
 
 class ShortConv(torch.autograd.Function):
-    """apply(x [T, C], weight [C, L], forward, plan, ring): the backend's `forward` with a gradient to x and the weight.
+    """apply(x [T, C], weight [C, L], state [N, L - 1, C] or None, forward, plan, ring): the backend's `forward` with a
+    gradient to x, the weight and the state.
 
-    The ring's inputs are constants. Saves x only, not L copies.
+    state: what the ring was made from; without it the ring's inputs are constants. Saves x only, not L copies.
     """
 
     @staticmethod
-    def forward(ctx, x_TC, weight_CL, forward, plan, ring):
+    def forward(ctx, x_TC, weight_CL, state_NJC, forward, plan, ring):
         # The inputs before the call are needed for the weight's gradient, and the ring is about to be overwritten.
         history = None if ring is None or plan.taps == 1 else ring[plan.slots_N1, plan.history_NJ]
         ctx.save_for_backward(x_TC, weight_CL, history)
@@ -36,7 +37,10 @@ class ShortConv(torch.autograd.Function):
                 _backward_tap(x_TC, grad_TC, weight_LC, plan, (j, first, last), grad_x, grad_weight_LC)
         if history_NJC is not None:
             _backward_history(history_NJC, grad_TC, plan, grad_weight_LC)
-        return grad_x.to(x_TC.dtype), grad_weight_LC.t().to(weight_CL.dtype), None, None, None
+        grad_state = None
+        if ctx.needs_input_grad[2]:
+            grad_state = _state_gradient(history_NJC, grad_TC, weight_LC, plan)
+        return grad_x.to(x_TC.dtype), grad_weight_LC.t().to(weight_CL.dtype), grad_state, None, None, None
 
 
 def _backward_tap(x_TC, grad_TC, weight_LC, plan, place, grad_x, grad_weight_LC) -> None:
@@ -65,3 +69,14 @@ def _backward_history(history_NJC, grad_TC, plan: ConvPlan, grad_weight_LC) -> N
             # Row i of the sequence meets history input i + j at tap j.
             count = plan.taps - 1 - i
             grad_weight_LC[:count] += wide[n, i : i + count] * grad_TC[offset + i]
+
+
+def _state_gradient(history_NJC, grad_TC, weight_LC, plan: ConvPlan) -> torch.Tensor:
+    """Gradient of the inputs before each sequence's first row."""
+    grad_NJC = torch.zeros_like(history_NJC, dtype=grad_TC.dtype)
+    ends = (*plan.offsets[1:], grad_TC.shape[0])
+    for n, (offset, end) in enumerate(zip(plan.offsets, ends)):
+        for i in range(min(plan.taps - 1, end - offset)):
+            # Row i meets state input i + j at tap j.
+            grad_NJC[n, i:] += weight_LC[: plan.taps - 1 - i] * grad_TC[offset + i]
+    return grad_NJC.to(history_NJC.dtype)

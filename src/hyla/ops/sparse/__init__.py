@@ -9,11 +9,11 @@ from hyla.grid import CHUNK
 from hyla.ops.attention.pages import PagedKV, scratch_pages
 from hyla.ops.attention.plan import AttentionPlan, HeadLayout, attention_plan
 from hyla.ops.attention.pytorch import write_rows
-from hyla.ops.backends import is_portable
+from hyla.ops.backends import choose, is_portable
 from hyla.ops.batch import Batch
 from hyla.ops.exact.batched import bmm_rows
 from hyla.ops.sparse.gradient import SelectedAttention
-from hyla.ops.sparse.pytorch import FlatKeys, PagedKeys, attend_selected
+from hyla.ops.sparse.pytorch import FlatKeys, PagedKeys
 from hyla.ops.sparse.selection import Selection, select_rows
 
 __all__ = ["Selection", "select_keys", "sparse_attention"]
@@ -105,7 +105,7 @@ def sparse_attention(
             write_rows(PagedKV(cache, None), k_TK[:, None], None, _plan(q_THK, batch).write)
             keys = PagedKeys(cache[:, 0], batch)
     with torch.no_grad():
-        return attend_selected(q_THK, keys, selection, scale, value_dim).o_THV
+        return choose("sparse", q_THK, k_TK).forward(q_THK, keys, selection, scale, value_dim).o_THV
 
 
 def _plan(q_THI: torch.Tensor, batch: Batch) -> AttentionPlan:

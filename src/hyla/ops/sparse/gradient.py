@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops.sparse.pytorch import FlatKeys, attend_selected, scores, steps
+from hyla.ops.backends import choose
+from hyla.ops.sparse.pytorch import FlatKeys, scores, steps
 
 
 class SelectedAttention(torch.autograd.Function):
@@ -17,7 +18,7 @@ class SelectedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q_THK, k_TK, selection, batch, scale, value_dim):
-        found = attend_selected(q_THK, FlatKeys(k_TK, batch), selection, scale, value_dim)
+        found = choose("sparse", q_THK, k_TK).forward(q_THK, FlatKeys(k_TK, batch), selection, scale, value_dim)
         ctx.save_for_backward(q_THK, k_TK, found.o_THV, found.max_TH, found.sum_TH)
         ctx.selection, ctx.batch, ctx.scale, ctx.value_dim = selection, batch, scale, value_dim
         return found.o_THV

@@ -71,9 +71,7 @@ class SelectedResult:
     sum_TH: torch.Tensor
 
 
-def attend_selected(
-    q_THK: torch.Tensor, keys: Keys, selection: Selection, scale: float, value_dim: int
-) -> SelectedResult:
+def forward(q_THK: torch.Tensor, keys: Keys, selection: Selection, scale: float, value_dim: int) -> SelectedResult:
     """All rows, some at a time."""
     q_THK = (q_THK if q_THK.dtype == torch.float64 else q_THK.float()) * scale
     tokens, heads = q_THK.shape[:2]

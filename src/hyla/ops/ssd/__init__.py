@@ -6,13 +6,25 @@ import torch
 
 from hyla.errors import ConfigError
 from hyla.grid import CHUNK
+from hyla.ops.backends import choose
 from hyla.ops.batch import Batch
-from hyla.ops.chunks.plan import chunk_plan
+from hyla.ops.chunks.decay_function import decay_attention
+from hyla.ops.ssd.rule import SummedDecay
 
 __all__ = ["cache_tensors", "ssd"]
 
 
-def ssd(q_TGK, k_TGK, v_THV, log_decay_TH, *, batch: Batch, cache=None) -> torch.Tensor:
+def ssd(
+    q_TGK,
+    k_TGK,
+    v_THV,
+    log_decay_TH,
+    *,
+    batch: Batch,
+    cache=None,
+    state: torch.Tensor | None = None,
+    return_state: bool = False,
+):
     """Read and update a decaying memory over a packed batch.
 
     S_t = exp(a_t) S_{t-1} + k_t v_t^T;  o_t = S_t^T q_t
@@ -26,17 +38,27 @@ def ssd(q_TGK, k_TGK, v_THV, log_decay_TH, *, batch: Batch, cache=None) -> torch
         log_decay_TH: [T, H], natural log, <= 0.
         batch: rows, sequences and slots.
         cache: the layer's slot tensors (`cache_tensors`), extended in place; None: whole sequences, differentiable.
-    Returns: [T, H, V] in the inputs' dtype.
-    Raises: ConfigError for shapes that do not fit.
-    Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched.
+        state: without a cache, [N, H, K, V] in the inputs' dtype: what each sequence's memory holds before its first
+            row, at a multiple of 64. None: nothing. Differentiable.
+        return_state: give the memories after each sequence's last row back as well, [N, H, K, V], differentiable.
+    Returns: [T, H, V] in the inputs' dtype; with return_state, that and the states.
+    Raises: ConfigError for shapes that do not fit; RequestError for a batch that starts past 0 with neither cache nor
+        state, or that takes a state up inside a chunk.
+    Exactness: a row's bits depend on its sequence's tokens alone, not on how they were split or batched, nor on how a
+        document was cut at multiples of 64 and its state handed on.
     Cost: cost.py.
     """
-    from hyla.ops.ssd.pytorch import SSD, extend
-
     _check(q_TGK, k_TGK, v_THV, log_decay_TH, batch)
-    if cache is None:
-        return SSD.apply(chunk_plan(batch), q_TGK, k_TGK, v_THV, log_decay_TH)
-    return extend(q_TGK, k_TGK, v_THV, log_decay_TH, batch, cache)
+    return decay_attention(
+        "ssd",
+        choose("ssd", v_THV, k_TGK),
+        SummedDecay(),
+        (q_TGK, k_TGK, v_THV, log_decay_TH),
+        batch=batch,
+        cache=cache,
+        state_NHKV=state,
+        return_state=return_state,
+    )
 
 
 def _check(q, k, v, log_decay, batch: Batch) -> None:
@@ -51,11 +73,14 @@ def _check(q, k, v, log_decay, batch: Batch) -> None:
 
 
 def cache_tensors(*, num_groups: int, num_heads: int, key_dim: int, value_dim: int):
-    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor. u: the values, as elsewhere."""
+    """What one sequence keeps: (name, shape, dtype, role) of each slot tensor.
+
+    The open rows are plain keys and values, and sums up to each: they can go back to any length above the anchor's.
+    """
     single, double = torch.float32, torch.float64
     return (
         ("anchor", (num_heads, key_dim, value_dim), single, "anchor"),
-        ("u", (num_heads, CHUNK, value_dim), single, "open"),
-        ("k_t", (num_groups, key_dim, CHUNK), single, "open"),
-        ("decay_sum", (num_heads, CHUNK), double, "open"),
+        ("v", (num_heads, CHUNK, value_dim), single, "kv"),
+        ("k_t", (num_groups, key_dim, CHUNK), single, "kv"),
+        ("decay_sum", (num_heads, CHUNK), double, "kv"),
     )

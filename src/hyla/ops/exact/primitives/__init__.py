@@ -1,7 +1,7 @@
 """Element-wise and row-wise functions whose result for a row never depends on the other rows.
 
 PyTorch's own `sigmoid`, `silu` and `softplus` change in the last bit with an element's place in a SIMD tail, and a sum
-over a very wide row with the number of rows (bench/invariance.py shows which do); `exp`, `log1p`, `sqrt` and
+over a very wide row with the number of rows (`python -m bench invariance` shows); `exp`, `log1p`, `sqrt` and
 `+ - * /` do not. The layers use only what is here, and tests/ops/test_primitives.py keeps it so.
 
 Each function has its own gradient: it saves its inputs only, and stays finite where the composed formula's would be

@@ -14,11 +14,14 @@ from hyla.ops.exact.sums import row_sum
 
 
 class InsideBlocks(torch.autograd.Function):
-    """apply(q, k [.., 16, K], log_decay [.., 16, K] float64) -> A without beta and P of the block [.., 16, 16] each,
-    sums since the block's start [.., 16, K] (float64), keys decayed to the block's end, transposed [.., K, 16]."""
+    """apply(q, k [.., 16, K], log_decay [.., 16, K] float64, keys_read) -> A and P of the block [.., 16, 16] each, sums
+    since the block's start [.., 16, K] (float64), keys decayed to the block's end, transposed [.., K, 16].
+
+    P: queries with the keys up to their own. A: keys with the earlier keys, None unless keys_read (delta rules).
+    """
 
     @staticmethod
-    def forward(ctx, q, k, log_decay):
+    def forward(ctx, q, k, log_decay, keys_read: bool):
         ctx.save_for_backward(q, k, log_decay)
         dtype = k.dtype
         diagonals_a, diagonals_p = [torch.zeros_like(k[..., 0])], [row_sum(k * q)]
@@ -29,12 +32,14 @@ class InsideBlocks(torch.autograd.Function):
             if distance == BLOCK:
                 break
             weighted = torch.exp(run[..., 1:, :].to(dtype)) * k[..., : BLOCK - distance, :]
-            diagonals_a.append(pad(row_sum(weighted * k[..., distance:, :]), (distance, 0)))
+            if keys_read:
+                diagonals_a.append(pad(row_sum(weighted * k[..., distance:, :]), (distance, 0)))
             diagonals_p.append(pad(row_sum(weighted * q[..., distance:, :]), (distance, 0)))
             to_end.append(weighted[..., -1, :])
             run = run[..., 1:, :] + log_decay[..., : BLOCK - distance, :]
         k_scaled = torch.stack(to_end[::-1], dim=-1).contiguous()
-        return _square(diagonals_a), _square(diagonals_p), torch.stack(since_start, dim=-2), k_scaled
+        a = _square(diagonals_a) if keys_read else None
+        return a, _square(diagonals_p), torch.stack(since_start, dim=-2), k_scaled
 
     @staticmethod
     def backward(ctx, grad_a, grad_p, grad_since, grad_scaled):
@@ -54,12 +59,16 @@ class InsideBlocks(torch.autograd.Function):
                 later, earlier = slice(distance, BLOCK), slice(0, BLOCK - distance)
                 weight = torch.exp((sums[..., distance + 1 :, :] - sums[..., 1 : BLOCK - distance + 1, :]).to(k.dtype))
                 weighted = weight * k[..., earlier, :]
-                pair_a = grad_a.diagonal(-distance, dim1=-2, dim2=-1)[..., None]
                 pair_p = grad_p.diagonal(-distance, dim1=-2, dim2=-1)[..., None]
-                grad_weighted = pair_a * k[..., later, :]
-                grad_weighted += pair_p * q[..., later, :]
+                from_queries = pair_p * q[..., later, :]
+                if grad_a is None:
+                    grad_weighted = from_queries
+                else:
+                    pair_a = grad_a.diagonal(-distance, dim1=-2, dim2=-1)[..., None]
+                    grad_weighted = pair_a * k[..., later, :]
+                    grad_weighted += from_queries
+                    grad_k[..., later, :] += pair_a * weighted
                 grad_weighted[..., -1, :] += grad_end[..., BLOCK - 1 - distance, :]
-                grad_k[..., later, :] += pair_a * weighted
                 grad_q[..., later, :] += pair_p * weighted
                 grad_k[..., earlier, :] += weight.mul_(grad_weighted)
                 run_grad[..., 1:, :] += weighted.mul_(grad_weighted)
@@ -67,7 +76,7 @@ class InsideBlocks(torch.autograd.Function):
                 run_grad[..., 1:, :] += grad_run
                 grad_decay[..., earlier, :] += grad_run
             grad_run = run_grad
-        return grad_q, grad_k, (grad_decay + grad_run).to(log_decay.dtype)
+        return grad_q, grad_k, (grad_decay + grad_run).to(log_decay.dtype), None
 
 
 def _square(diagonals: list[torch.Tensor]) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from hyla.ops.fp8_blocks import num_blocks
+from hyla.ops.weights.blocks import num_blocks
 
 
 def weight_bytes(out_dim: int, in_dim: int, scale_bytes: int = 4) -> int:
@@ -14,11 +14,6 @@ def weight_bytes(out_dim: int, in_dim: int, scale_bytes: int = 4) -> int:
     4129888
     """
     return out_dim * in_dim + scale_bytes * prod(num_blocks((out_dim, in_dim)))
-
-
-def dequantise_flops(out_dim: int, in_dim: int) -> int:
-    """One multiplication per weight and call, however many rows the call has."""
-    return out_dim * in_dim
 
 
 def temporary_bytes(out_dim: int, in_dim: int, bytes_per_element: int, block_elements: int = 1 << 24) -> int:

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 
 from hyla.ops import backends
 from hyla.ops.exact import summation_order
-from hyla.ops.fp8_blocks import BLOCK, Shard, num_blocks
 from hyla.ops.native import kernels
+from hyla.ops.weights.blocks import BLOCK, BlockLayout, Shard, num_blocks, strips
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
 """Largest finite float8_e4m3fn."""
-
-
-@cache
-def strips(num_rows: int, shard: Shard | None = None) -> tuple[tuple[int, int, int], ...]:
-    """(first row, last row + 1, row of scales) of each block down a matrix.
-
-    >>> strips(200), strips(160, Shard(80, offset=64))
-    (((0, 128, 0), (128, 200, 1)), ((0, 64, 0), (64, 80, 1), (80, 144, 2), (144, 160, 3)))
-    """
-    shard, found = shard or Shard(max(num_rows, 1)), []
-    for place, start in enumerate(range(0, num_rows, shard.rows)):
-        for block in range(shard.num_blocks):
-            first, last = (block * BLOCK - shard.offset, (block + 1) * BLOCK - shard.offset)
-            found.append((start + max(first, 0), start + min(last, shard.rows), place * shard.num_blocks + block))
-    return tuple(found)
 
 
 def _strips(num_rows: int):
@@ -121,6 +105,11 @@ class FP8Tensor:
         return tuple(self.codes.shape)
 
     @property
+    def layout(self) -> BlockLayout:
+        """Of its blocks."""
+        return BlockLayout(self.shape, self.shard)
+
+    @property
     def nbytes(self) -> int:
         return self.codes.nbytes + self.scale.nbytes
 
@@ -138,52 +127,15 @@ class FP8Tensor:
         return out_RD
 
     def tiles(self) -> torch.Tensor:
-        """Of the kernels (`ops.summation_order.tiles`)."""
-        return summation_order.tiles(strips(self.codes.shape[-2], self.shard))
+        """The kernels' tiles (`ops.exact.summation_order.tiles`)."""
+        return summation_order.tiles(self.layout.strips)
 
+    def cut_rows(self, first: int, last: int) -> FP8Tensor:
+        """Rows first to last alone, as FP8; views."""
+        layout, scales = self.layout.rows(first, last)
+        return FP8Tensor(self.codes[..., first:last, :], self.scale[..., scales, :], self.dtype, layout.shard)
 
-Part = torch.Tensor | FP8Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class FP8Weight:
-    """The weight of one product [sum of O, D]: matrices over one another, some or all of them FP8."""
-
-    parts: tuple[Part, ...]
-    dtype: torch.dtype
-    """Of the product."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
-
-    def dense(self, first: int, last: int) -> torch.Tensor:
-        """Rows first to last, plain, in the dtype of the product."""
-        found, start = [], 0
-        for part in self.parts:
-            low, high = max(first - start, 0), min(last - start, part.shape[0])
-            if low < high:
-                rows = part.rows(low, high) if isinstance(part, FP8Tensor) else part.detach()[low:high]
-                found.append(rows.to(self.dtype))
-            start += part.shape[0]
-        return torch.cat(found) if len(found) > 1 else found[0]
-
-
-@dataclass(frozen=True, eq=False)
-class FP8Stack:
-    """The weights of the experts [E, sum of O, D]: stacks over one another, some or all of them FP8."""
-
-    parts: tuple[Part, ...]
-    dtype: torch.dtype
-    """Of the product."""
-
-    def __len__(self) -> int:
-        return self.parts[0].shape[0]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of one expert's weight."""
-        return sum(part.shape[1] for part in self.parts), self.parts[0].shape[2]
-
-    def __getitem__(self, expert: int) -> FP8Weight:
-        return FP8Weight(tuple(part[expert] for part in self.parts), self.dtype)
+    def cut_columns(self, first: int, last: int) -> FP8Tensor:
+        """Columns first to last alone, as FP8; views."""
+        layout, scales = self.layout.columns(first, last)
+        return FP8Tensor(self.codes[..., first:last], self.scale[..., scales], self.dtype, layout.shard)

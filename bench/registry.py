@@ -1,0 +1,48 @@
+"""The names that `python -m bench` knows."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BENCHMARKS = (
+    "acceptance",
+    "attention_kernel",
+    "beside_llama",
+    "cost_claims",
+    "cost_prediction",
+    "decode_gate",
+    "engine",
+    "fp8_product",
+    "http_overhead",
+    "invariance",
+    "qwen35_shape",
+    "sampling",
+    "snapshots",
+    "spill",
+)
+SHARED = (
+    "decode_worker",
+    "gguf_folder",
+    "hyla_names",
+    "machine",
+    "outcome",
+    "qwen35_folder",
+    "registry",
+    "revisions",
+    "timing",
+    "turns",
+)
+"""What they are made of."""
+
+
+def first_line(name: str) -> str:
+    """What a benchmark measures, read without importing it."""
+    tree = ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def listing() -> str:
+    width = max(map(len, BENCHMARKS))
+    return "\n".join(f"{name:{width}}  {first_line(name)}" for name in BENCHMARKS)

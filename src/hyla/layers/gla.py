@@ -1,0 +1,64 @@
+"""Gated linear attention (GLA) as a mixer (arXiv 2312.06635, section 4.4)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from hyla.layers.layer import Layer
+from hyla.layers.linear import Projection
+from hyla.layers.norms import RMSNorm
+from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
+from hyla.layers.tables.gla import parameters
+from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
+from hyla.ops.exact.primitives import wide
+from hyla.ops.gla import cache_tensors, gla
+
+
+class GLA(Layer):
+    """o(silu(gate x) * norm(gla(q x, k x, v x, log decay))), with a decay per key channel.
+
+    log decay = logsigmoid(f_b(f_a x) + decay_bias) / decay_divisor: the divisor keeps decays near one at the start. The
+    norm is an RMSNorm of each head. From the projections to the gate everything is fp32.
+    """
+
+    operators = ("gla",)
+    in_projection: Projection
+    decay_projection: Projection
+    out_projection: Projection
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        *,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int,
+        gate_rank: int,
+        decay_divisor: float,
+        norm_eps: float,
+    ):
+        table = parameters(hidden_dim, num_heads=num_heads, key_dim=key_dim, value_dim=value_dim, gate_rank=gate_rank)
+        super().__init__(table, norms={"norm": partial(RMSNorm, eps=norm_eps)})
+        self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim
+        self.decay_divisor = decay_divisor
+
+    def cache_spec(self) -> CacheSpec:
+        tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.key_dim, value_dim=self.value_dim)
+        return CacheSpec(slot_tensors=tuple(TensorSpec(*tensor) for tensor in tensors))
+
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        q, k, v, gate, f = self.in_projection(x_TD)
+        raw_THK = self._by_head(wide(self.decay_projection(f.contiguous())[0]) + self.decay_bias)
+        # log sigmoid(x) = -softplus(-x)
+        log_decay_THK = -primitives.softplus(-raw_THK) / self.decay_divisor
+        q_THK, k_THK, v_THV = (self._by_head(wide(x)) for x in (q, k, v))
+        o_THV = gla(q_THK, k_THK, v_THV, log_decay_THK, batch=batch, cache=cache, scale=self.key_dim**-0.5)
+        o = self.norm(o_THV).flatten(1) * primitives.silu(wide(gate).contiguous())
+        return self.out_projection(o.to(x_TD.dtype))[0]
+
+    def _by_head(self, x: torch.Tensor) -> torch.Tensor:
+        """[T, H W] -> [T, H, W]."""
+        return x.unflatten(-1, (self.num_heads, -1)).contiguous()

@@ -1,0 +1,43 @@
+"""The parameters of gated linear attention (`layers.gla`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from hyla.layers.parameters import Axis, Parameter, Start, Table, heads, hidden, matrix, vector
+
+XAVIER_GAIN = 2**-2.5
+"""Of queries, keys and both halves of the decay, in the code that the paper's authors released."""
+
+
+def _uniform(row: Parameter, bound: float) -> Parameter:
+    return replace(row, start=Start("uniform", -bound, bound))
+
+
+def _xavier(row: Parameter) -> Parameter:
+    """Uniform with the variance gain^2 2 / (in + out)."""
+    return _uniform(row, XAVIER_GAIN * math.sqrt(6.0 / (row.in_dim + row.out_dim)))
+
+
+def _default(row: Parameter) -> Parameter:
+    """As that code leaves a linear layer: uniform within 1 / sqrt(in), PyTorch's start."""
+    return _uniform(row, row.in_dim**-0.5)
+
+
+def parameters(hidden_dim: int, *, num_heads: int, key_dim: int, value_dim: int, gate_rank: int) -> Table:
+    """f_a and f_b are the halves of the decay's projection, which has a bias. Start values: as released (see above)."""
+    stream, head, rank = hidden(hidden_dim), heads(num_heads), (Axis("rank", gate_rank),)
+    keys, values = (head, Axis("key", key_dim)), (head, Axis("value", value_dim))
+    bound = gate_rank**-0.5
+    return (
+        _xavier(matrix("q.weight", keys, stream, product="in")),
+        _xavier(matrix("k.weight", keys, stream, product="in")),
+        _default(matrix("v.weight", values, stream, product="in")),
+        _default(matrix("gate.weight", values, stream, product="in")),
+        _xavier(matrix("f_a.weight", rank, stream, product="in")),
+        _xavier(matrix("f_b.weight", keys, rank, product="decay")),
+        vector("decay_bias", *keys, start=Start("uniform", -bound, bound), is_fp32=True),
+        vector("norm.weight", values[1]),
+        _default(matrix("o.weight", stream, values, product="out")),
+    )

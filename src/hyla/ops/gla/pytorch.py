@@ -1,0 +1,10 @@
+"""Gated linear attention in chunks: the shared walk with a decay per channel. Any device, differentiable."""
+
+from __future__ import annotations
+
+from hyla.ops.backends import runs_anywhere
+from hyla.ops.chunks import decay_walk
+
+unsupported = runs_anywhere
+
+forward = decay_walk.forward

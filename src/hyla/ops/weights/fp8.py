@@ -1,0 +1,148 @@
+"""Weights that stay FP8 in memory, and the product that turns their codes into numbers as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hyla.errors import BackendUnavailable, ConfigError
+from hyla.ops import backends
+from hyla.ops.exact import rows, summation_order
+from hyla.ops.native import kernels
+from hyla.ops.weights.fp8_codes import FP8Tensor
+from hyla.ops.weights.plain import narrowed
+from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Span, Weights, shard_bounds
+
+Part = torch.Tensor | FP8Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FP8Weights(Weights):
+    """Matrices or stacks of them over one another, some or all of them FP8. Rows have a gradient, weights have none.
+
+    W = codes * scale[row // 128, column // 128], rounded once to the weight's dtype, which is the rows' as well.
+    Source: the published format of DeepSeek-V3, arXiv 2412.19437, section 3.3.
+    Cost: cost.py; without the native product a temporary of at most `rows.BLOCK_ELEMENTS` weights in its dtype.
+    """
+
+    parts: tuple[Part, ...]
+    """[O_i, D] each, or [E, O_i, D]."""
+    compute_dtype: torch.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *lead, _, inner = self.parts[0].shape
+        return (*lead, sum(part.shape[-2] for part in self.parts), inner)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.compute_dtype
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def dense(self, first: int = 0, last: int | None = None) -> torch.Tensor:
+        if len(self.shape) == 3:
+            return torch.stack([self.take(expert).dense(first, last) for expert in range(self.shape[0])])
+        found, start, last = [], 0, self.shape[0] if last is None else last
+        for part in self.parts:
+            low, high = max(first - start, 0), min(last - start, part.shape[0])
+            if low < high:
+                plain = part.rows(low, high) if isinstance(part, FP8Tensor) else part.detach()[low:high]
+                found.append(plain.to(self.dtype))
+            start += part.shape[0]
+        return torch.cat(found) if len(found) > 1 else found[0]
+
+    def take(self, expert: int) -> FP8Weights:
+        return FP8Weights(tuple(part[expert] for part in self.parts), self.dtype)
+
+    def shard(self, axis: ShardAxis, rank: int, size: int) -> FP8Weights:
+        return FP8Weights(tuple(_shard(part, axis, rank, size) for part in self.parts), self.dtype)
+
+    def product(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """Raises BackendUnavailable for rows of another dtype."""
+        if x_TD.dtype != self.dtype:
+            raise BackendUnavailable(
+                f"rows in {x_TD.dtype} cannot meet an FP8 weight that stands for {self.dtype}; "
+                "load the model with dtype="
+            )
+        if torch.is_grad_enabled() and x_TD.requires_grad:
+            return _FP8Linear.apply(x_TD, self)
+        return _forward(x_TD, self)
+
+    def grouped(self, x_AD: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
+        order = None
+        if not (torch.is_grad_enabled() and x_AD.requires_grad) and x_AD.dtype == self.dtype:
+            order = _order(x_AD, self)
+        if order is not None:
+            return _native(x_AD, self, torch.tensor(spans), order)
+        return super().grouped(x_AD, spans)
+
+
+def _shard(part: Part, axis: ShardAxis, rank: int, size: int) -> Part:
+    if isinstance(part, torch.Tensor):
+        return narrowed(part, axis, rank, size)
+    if axis == "expert" and len(part.shape) < 3:
+        raise ConfigError(f"a matrix {part.shape} has no experts to divide")
+    first, last = shard_bounds(part.shape[AXIS_PLACES[axis]], rank, size)
+    if axis == "expert":
+        return FP8Tensor(part.codes[first:last], part.scale[first:last], part.dtype, part.shard)
+    return part.cut_rows(first, last) if axis == "out" else part.cut_columns(first, last)
+
+
+def _blocks(weight: FP8Weights) -> Iterator[tuple[int, int]]:
+    """(first output, last output + 1) of each library call, the same as for a plain weight of this shape."""
+    first = 0
+    for size in rows.block_sizes(weight.shape[0], weight.shape[1]):
+        yield first, first + size
+        first += size
+
+
+def _forward(x_TD: torch.Tensor, weight: FP8Weights) -> torch.Tensor:
+    order = _order(x_TD, weight)
+    if order is not None:
+        return _native(x_TD, weight, torch.tensor([[0, 0, x_TD.shape[0]]]), order)
+    parts = [rows.linear(x_TD, weight.dense(first, last)) for first, last in _blocks(weight)]
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+def _order(x_TD: torch.Tensor, weight: FP8Weights) -> int | None:
+    """The order of summation of the native product, or None where it cannot be used."""
+    stored = [part for part in weight.parts if isinstance(part, FP8Tensor)]
+    is_known = all(part.scale.dtype in kernels.SCALE_KINDS and part.dtype == weight.dtype for part in stored)
+    if not (is_known and backends.uses_native(x_TD)):
+        return None
+    *_, out_dim, in_dim = weight.shape
+    return summation_order.chain_order(out_dim, in_dim, x_TD.dtype)
+
+
+def _native(x_TD: torch.Tensor, weight: FP8Weights, spans_S3: torch.Tensor, order: int) -> torch.Tensor:
+    """Codes become numbers on the way into the product; nothing is written but the result."""
+    y_TO, start = x_TD.new_empty(x_TD.shape[0], weight.shape[-2]), 0
+    for part in weight.parts:
+        out_TO = y_TO[:, start : start + part.shape[-2]]
+        start += part.shape[-2]
+        if isinstance(part, FP8Tensor):
+            codes, scale, tiles = part.codes.contiguous(), part.scale.contiguous(), part.tiles()
+        else:
+            codes, scale = part.detach().to(weight.dtype).contiguous(), None
+            tiles = summation_order.tiles(((0, part.shape[-2], 0),))
+        kernels.product(x_TD, codes, scale, tiles, spans_S3, order, out_TO)
+    return y_TO
+
+
+class _FP8Linear(torch.autograd.Function):
+    """Gradient to x only; the weight is dequantised again in the backward pass instead of being kept."""
+
+    @staticmethod
+    def forward(ctx, x_TD, weight: FP8Weights):
+        ctx.weight = weight
+        return _forward(x_TD, weight)
+
+    @staticmethod
+    def backward(ctx, grad_TO):
+        grads = [grad_TO[:, first:last] @ ctx.weight.dense(first, last) for first, last in _blocks(ctx.weight)]
+        return sum(grads[1:], grads[0]), None

@@ -1,0 +1,108 @@
+"""Plain tensors: what is trained, and what every other kind is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hyla.errors import ConfigError
+from hyla.ops.exact import rows
+from hyla.ops.exact.batched import bmm
+from hyla.ops.exact.primitives import wide
+from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Weights, shard_bounds
+
+
+def narrowed(tensor: torch.Tensor, axis: ShardAxis, rank: int, size: int) -> torch.Tensor:
+    """One rank's equal part of a weight [.., O, D]; a view."""
+    if axis == "expert" and tensor.dim() < 3:
+        raise ConfigError(f"a matrix {tuple(tensor.shape)} has no experts to divide")
+    place = AXIS_PLACES[axis]
+    first, last = shard_bounds(tensor.shape[place], rank, size)
+    return tensor.narrow(place, first, last - first)
+
+
+@dataclass(frozen=True, eq=False)
+class Plain(Weights):
+    """Matrices, or stacks of them, over one another. Differentiable."""
+
+    parts: tuple[torch.Tensor, ...]
+    """[O_i, D] each, or [E, O_i, D]."""
+    compute_dtype: torch.dtype | None = None
+    """Of the product; None: the parts' own."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *lead, _, inner = self.parts[0].shape
+        return (*lead, sum(part.shape[-2] for part in self.parts), inner)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.compute_dtype or self.parts[0].dtype
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def whole(self) -> torch.Tensor:
+        """All parts as one tensor in the dtype of the product, with its gradient."""
+        whole = torch.cat(self.parts, dim=-2) if self.parts[1:] else self.parts[0]
+        return whole if self.compute_dtype is None else whole.to(self.compute_dtype)
+
+    def dense(self, first: int = 0, last: int | None = None) -> torch.Tensor:
+        return self.whole().detach()[..., first:last, :]
+
+    def take(self, expert: int) -> Plain:
+        return Plain(tuple(part[expert] for part in self.parts), self.compute_dtype)
+
+    def shard(self, axis: ShardAxis, rank: int, size: int) -> Plain:
+        return Plain(tuple(narrowed(part, axis, rank, size) for part in self.parts), self.compute_dtype)
+
+    def product(self, x_TD: torch.Tensor) -> torch.Tensor:
+        return rows.linear(x_TD, self.whole())
+
+
+@dataclass(frozen=True, eq=False)
+class HeadMatrices(Weights):
+    """One matrix a head, each over that head's own rows, in fp32 (float64 for float64). Differentiable.
+
+    Stored [H, in, out], or [H, out, in] with `is_transposed`. The two layouts are different calls of the library, so
+    the stored one is kept.
+    """
+
+    stored: torch.Tensor
+    is_transposed: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        count, first, second = self.stored.shape
+        return (count, first, second) if self.is_transposed else (count, second, first)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.promote_types(self.stored.dtype, torch.float32)
+
+    @property
+    def nbytes(self) -> int:
+        return self.stored.nbytes
+
+    def _oriented(self) -> torch.Tensor:
+        """[H, out, in], a view."""
+        return self.stored if self.is_transposed else self.stored.transpose(1, 2)
+
+    def dense(self, first: int = 0, last: int | None = None) -> torch.Tensor:
+        return self._oriented().detach()[:, first:last]
+
+    def take(self, expert: int) -> Plain:
+        return Plain((self._oriented()[expert],), self.dtype)
+
+    def shard(self, axis: ShardAxis, rank: int, size: int) -> HeadMatrices:
+        if axis != "expert":
+            raise ConfigError("matrices of heads are divided by heads only")
+        return HeadMatrices(narrowed(self.stored, axis, rank, size), self.is_transposed)
+
+    def product(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """fp32 rows [T, H, in] -> [T, H, out]."""
+        weight_HIO = wide(self.stored)
+        weight_HIO = weight_HIO.transpose(1, 2) if self.is_transposed else weight_HIO
+        return bmm(x_TD.transpose(0, 1), weight_HIO).transpose(0, 1)

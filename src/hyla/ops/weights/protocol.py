@@ -1,0 +1,72 @@
+"""What a product needs of a weight, however its numbers are stored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from hyla.errors import ConfigError
+
+Span = tuple[int, int, int]
+"""(expert, first row, last row + 1): the rows of a call that one expert multiplies."""
+ShardAxis = Literal["expert", "out", "in"]
+
+
+class Weights(ABC):
+    """A matrix [O, D], or a stack of them [E, O, D] (experts); matrices over one another count as one.
+
+    Every kind gives the bits of `ops.exact.rows.linear` with the numbers that it stands for, and a row's bits depend
+    on nothing but the row: kinds may be mixed and exchanged freely.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """[O, D] or [E, O, D]."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of the product: rows must have it."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Memory that it holds, scales included."""
+
+    @abstractmethod
+    def dense(self, first: int = 0, last: int | None = None) -> torch.Tensor:
+        """Outputs first to last (None: to the end) as a plain tensor [..., last - first, D] without gradient."""
+
+    @abstractmethod
+    def take(self, expert: int) -> Weights:
+        """One expert's matrix of a stack."""
+
+    @abstractmethod
+    def shard(self, axis: ShardAxis, rank: int, size: int) -> Weights:
+        """The part of one of `size` equal ranks. Each of the matrices over one another is divided on its own.
+
+        Raises ConfigError where the axis cannot be divided like that.
+        """
+
+    @abstractmethod
+    def product(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """Rows x [T, D] -> x W^T [T, O], in the weight's dtype."""
+
+    def grouped(self, x_AD: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
+        """A stack's products: spans, which cover the rows in order, say whose rows they are; [A, O]."""
+        parts = [self.take(expert).product(x_AD[first:last]) for expert, first, last in spans]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+AXIS_PLACES: dict[ShardAxis, int] = {"expert": 0, "out": -2, "in": -1}
+
+
+def shard_bounds(length: int, rank: int, size: int) -> tuple[int, int]:
+    """First and last + 1 of one rank's equal part. Raises ConfigError where there is a rest."""
+    if length % size:
+        raise ConfigError(f"{length} rows or columns of a weight cannot be divided among {size} ranks")
+    return rank * (length // size), (rank + 1) * (length // size)
