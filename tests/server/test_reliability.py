@@ -213,6 +213,6 @@ def test_a_killed_engine_ends_its_requests_clearly_and_the_server_goes_on(tmp_pa
 
 
 def test_the_server_s_own_process_does_not_load_pytorch():
-    loads = "import sys, hyla.cli.serve, hyla.cli.console, hyla.server, hyla.engine.process"
+    loads = "import sys, hyla.cli.serve, hyla.cli.console, hyla.server.app, hyla.engine.hosting.process"
     code = f"{loads}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=True)

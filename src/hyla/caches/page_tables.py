@@ -41,9 +41,9 @@ class PageTables:
             window: [self.num_missing(sequence, count, window) for sequence, count in parts]
             for window in (None, *self._ledger.windows)
         }
-        short = next((w for w, counts in needed.items() if sum(counts) > self._ledger.pages_of(w).free), "none")
-        if short != "none":
-            self._ledger.pages_of(short).take(sum(needed[short]))  # raises, naming the numbers
+        for window, counts in needed.items():
+            if sum(counts) > self._ledger.pages_of(window).free:
+                self._ledger.pages_of(window).take(sum(counts))  # raises, naming the numbers
         for window, counts in needed.items():
             new_pages = self.take(sum(counts), window)
             for (sequence, _), count in zip(parts, counts):

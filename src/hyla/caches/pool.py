@@ -45,7 +45,7 @@ class Cache:
         num_snapshots: int = 0,
         num_window_pages: dict[int, int] | None = None,
         snapshot_dtype: SnapshotDtype = "float32",
-        device="cpu",
+        device: torch.device | str = "cpu",
     ):
         if num_pages < 1 or num_slots < 1:
             raise ConfigError(f"a cache needs at least one page and one slot; got {num_pages} and {num_slots}")

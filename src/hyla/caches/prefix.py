@@ -174,7 +174,7 @@ class PrefixCache:
         target = units.free + count
         while leaves and units.free < target:
             _, _, node = heapq.heappop(leaves)
-            parent = node.parent
+            parent = node.above
             self._remove(node)
             if self._is_evictable(parent):
                 heapq.heappush(leaves, (self._value(parent), id(parent), parent))
@@ -197,12 +197,14 @@ class PrefixCache:
         return True
 
     def _checkpoint_value(self, node: Node) -> float:
-        saved, above = 1, node.parent
+        saved, above = 1, node.above
         while above.parent is not None and above.checkpoint is None:
             saved, above = saved + 1, above.parent
         return saved * CHUNK / (1 + self._tick - node.last_used)
 
     def _drop_checkpoint(self, node: Node) -> None:
+        if node.checkpoint is None:
+            return
         if self.spill is not None:
             self.spill.offer(node)
         self.cache.drop_checkpoint(node.checkpoint)

@@ -51,7 +51,9 @@ class Spill:
 
     @property
     def prefix(self) -> PrefixCache:
-        return self._prefix()
+        prefix = self._prefix()
+        assert prefix is not None, "the tree owns this"
+        return prefix
 
     @property
     def cache(self) -> Cache:
@@ -88,11 +90,11 @@ class Spill:
         """Tokens between the node and the nearest state above it; none when it is on the disk itself."""
         if self.store.has(digest_of(node)):
             return 0
-        above = node.parent
+        above = node.above
         while above.parent is not None and not self.store.has(digest_of(above)):
             if beside_memory and above.checkpoint is not None:
                 break
-            above = above.parent
+            above = above.above
         return (node.depth - above.depth) * CHUNK
 
     def _put(self, node: Node, *, wait: bool) -> None:
@@ -101,7 +103,7 @@ class Spill:
         own = path[first:]
         if not self.store.has_room(layout_bytes(layout(self.cache, len(own), node.depth)), wait=wait):
             return
-        before = tuple(digest_of(above) for above in (path[0].parent, *path[:first]))
+        before = tuple(digest_of(above) for above in (path[0].above, *path[:first]))
         self.store.put(
             Pending(
                 segment=Segment(before[0], first, tuple(map(digest_of, own)), self.store.tag),
@@ -146,9 +148,10 @@ class Spill:
                 self.store.counts["no_room"] += 1
                 return False
             read = [(segment, self._read(segment, depth, digests, tokens)) for segment in segments]
-            if any(tensors is None for _, tensors in read):
+            whole = [(segment, tensors) for segment, tensors in read if tensors is not None]
+            if len(whole) < len(read):
                 return False
-            self._fill(read, depth, known, tokens, salt)
+            self._fill(whole, depth, known, tokens, salt)
         finally:
             self.cache.ledger.pages.give_back(held)
         self.store.counts["loaded"] += 1

@@ -70,7 +70,9 @@ def tag_of(fingerprint: Fingerprint) -> str:
     return hashlib.sha256(json.dumps(dict(fingerprint), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def encode(segment: Segment, fingerprint: Fingerprint, tokens: list[int], tensors: dict[str, torch.Tensor]) -> bytes:
+def encode(
+    segment: Segment, fingerprint: Fingerprint, tokens: list[int], tensors: dict[str, torch.Tensor]
+) -> bytearray:
     """The bytes of a segment's file. tokens: of its pages."""
     metadata = {
         "format": FORMAT,
@@ -88,7 +90,7 @@ def encode(segment: Segment, fingerprint: Fingerprint, tokens: list[int], tensor
     return blob
 
 
-def write_whole(folder: Path, name: str, blob: bytes) -> None:
+def write_whole(folder: Path, name: str, blob: bytes | bytearray) -> None:
     """Put a file in place: it appears whole or not at all, and replaces an older one. Raises OSError.
 
     The partial file is locked for as long as its writer lives, so that `remove_leftovers` knows whose it is.
@@ -125,7 +127,7 @@ def remove_leftovers(folder: Path) -> int:
     return count
 
 
-def _parse(head: bytes, num_bytes: int) -> dict:
+def _parse(head: bytes | bytearray, num_bytes: int) -> dict:
     """The JSON header of a file whose first bytes are `head`."""
     size = int.from_bytes(head[:8], "little")
     if num_bytes < 8 or size > min(MOST_HEADER_BYTES, num_bytes - 8):

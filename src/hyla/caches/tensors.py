@@ -63,14 +63,26 @@ class PoolTensors:
             return
         tensors = self.pages_of(command.window) if command.verb.endswith("pages") else self.slots_of()
         change = _zero if command.verb.startswith("zero") else _copy
-        index = torch.tensor(command.items, device=self._device).T
+        # One row needs no index on the device and no copy in between.
+        is_one = len(command.items) == 1
+        index = command.items[0] if is_one else torch.tensor(command.items, device=self._device).T
         for tensor in tensors:
             change(tensor, *index)
 
 
-def _zero(tensor: torch.Tensor, rows: torch.Tensor) -> None:
-    tensor.index_fill_(0, rows, 0)
+Rows = torch.Tensor | int
+"""Rows of a tensor, or one."""
 
 
-def _copy(tensor: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor) -> None:
-    tensor.index_copy_(0, targets, tensor.index_select(0, sources))
+def _zero(tensor: torch.Tensor, rows: Rows) -> None:
+    if isinstance(rows, int):
+        tensor[rows].zero_()
+    else:
+        tensor.index_fill_(0, rows, 0)
+
+
+def _copy(tensor: torch.Tensor, sources: Rows, targets: Rows) -> None:
+    if isinstance(sources, int) or isinstance(targets, int):
+        tensor[targets].copy_(tensor[sources])
+    else:
+        tensor.index_copy_(0, targets, tensor.index_select(0, sources))

@@ -51,7 +51,7 @@ def layout_bytes(tensors: Layout) -> int:
 
 def copy_out(cache: Cache, pages: List[int], checkpoint: Checkpoint | None) -> dict[str, torch.Tensor]:
     """Copies in host memory: the pages, and the checkpoint's window pages and snapshot where there is one."""
-    kept = {None: list(pages)}
+    kept: dict[int | None, list[int]] = {None: list(pages)}
     for window, table in checkpoint.window_pages if checkpoint is not None else ():
         kept[window] = [page for page in table if page]
     index = {w: torch.tensor(ids, dtype=torch.int64, device=cache.device) for w, ids in kept.items()}

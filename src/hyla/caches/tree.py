@@ -39,6 +39,12 @@ class Node:
     digest: bytes | None = None
     """Names its prefix on the disk; computed when it is asked for (`digest_of`)."""
 
+    @property
+    def above(self) -> Node:
+        """The parent of a node that is no root."""
+        assert self.parent is not None, "a root has no parent"
+        return self.parent
+
     def path(self) -> list[Node]:
         """Nodes from the root's child to this one."""
         nodes, node = [], self
@@ -126,7 +132,7 @@ class Tree:
 
     def cut(self, leaf: Node) -> None:
         """Forget a leaf, but not that there was one."""
-        parent = leaf.parent
+        parent = leaf.above
         del parent.children[leaf.key]
         if parent.parent is None and not parent.children:
             del self.grown[parent]
@@ -160,8 +166,8 @@ def digest_of(node: Node) -> bytes:
     missing = []
     while node.digest is None:
         missing.append(node)
-        node = node.parent
+        node = node.above
+    digest = node.digest
     for child in reversed(missing):
-        child.digest = page_digest(node.digest, child.key)
-        node = child
-    return node.digest
+        digest = child.digest = page_digest(digest, child.key)
+    return digest

@@ -22,8 +22,8 @@ class FieldType(NamedTuple):
     """What a flag must know of a field: its type without None and without marks, and its range (None: open)."""
 
     kind: Any
-    least: float | None
-    most: float | None
+    least: Any
+    most: Any
 
 
 def takes_fields(**configs: type[Config]) -> Callable[[Verb], Verb]:

@@ -29,11 +29,11 @@ def load(
     """The model of a folder, and its tokenizer if it has one and none is given."""
     from hyla.checkpoints import load_model, load_tokenizer, resolve
 
-    folder = resolve(folder, options.revision)
+    found = resolve(folder, options.revision)
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    model = load_model(folder, dtype=dtype, device=options.device, progress=progress)
-    if tokenizer is None and (folder / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(folder)
+    model = load_model(found, dtype=dtype, device=options.device, progress=progress)
+    if tokenizer is None and (found / "tokenizer.json").exists():
+        tokenizer = load_tokenizer(found)
     return model, tokenizer
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hyla.server.schemas.fields import Bookkeeping, Items, TopLogprobs, no_effect, only
+from hyla.server.schemas.fields import Bookkeeping, Items, NoEffect, OnlyNeutral, TopLogprobs
 from hyla.server.schemas.generation import GenerationFields, ResponseFormat
 from hyla.server.schemas.tools import PlainTool, ToolChoiceField
 
@@ -49,14 +49,23 @@ class ChatRequest(GenerationFields):
     store: Bookkeeping = None
     service_tier: Bookkeeping = None
     safety_identifier: Bookkeeping = None
-    moderation: only(instead="nothing is moderated here; leave it out") = None
-    prompt_cache_key: no_effect("prefixes are found by their tokens") = None
-    prompt_cache_retention: no_effect("prefixes stay while there is room") = None
-    prompt_cache_options: no_effect("prefixes are found by their tokens") = None
-    prediction: no_effect("it is a hint for speed") = None
-    verbosity: no_effect("no model here knows it") = None
-    modalities: only(["text"], instead="this model answers with text") = None
-    audio: only(instead="this model answers with text") = None
-    web_search_options: only(instead="this server has no web search") = None
-    functions: only([], instead="give them as tools") = None
-    function_call: only("none", "auto", instead="give it as tool_choice") = None
+    moderation: Annotated[Any, OnlyNeutral((), "nothing is moderated here; leave it out")] = None
+    prompt_cache_key: Annotated[Any, NoEffect("prefixes are found by their tokens")] = None
+    prompt_cache_retention: Annotated[Any, NoEffect("prefixes stay while there is room")] = None
+    prompt_cache_options: Annotated[Any, NoEffect("prefixes are found by their tokens")] = None
+    prediction: Annotated[Any, NoEffect("it is a hint for speed")] = None
+    verbosity: Annotated[Any, NoEffect("no model here knows it")] = None
+    modalities: Annotated[Any, OnlyNeutral((["text"],), "this model answers with text")] = None
+    audio: Annotated[Any, OnlyNeutral((), "this model answers with text")] = None
+    web_search_options: Annotated[Any, OnlyNeutral((), "this server has no web search")] = None
+    functions: Annotated[Any, OnlyNeutral(([],), "give them as tools")] = None
+    function_call: Annotated[
+        Any,
+        OnlyNeutral(
+            (
+                "none",
+                "auto",
+            ),
+            "give it as tool_choice",
+        ),
+    ] = None

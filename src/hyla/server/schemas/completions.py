@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
-from hyla.server.schemas.fields import Items, TopLogprobs, only
+from hyla.server.schemas.fields import Items, OnlyNeutral, TopLogprobs
 from hyla.server.schemas.generation import GenerationFields, ResponseFormat
 
 DEFAULT_TOKENS = 16
@@ -16,7 +18,7 @@ class CompletionRequest(GenerationFields):
     logprobs: TopLogprobs | None = None
     echo: bool | None = None
     best_of: int | None = None
-    suffix: only("", instead="this model continues texts and does not fill gaps; leave it out") = None
+    suffix: Annotated[Any, OnlyNeutral(("",), "this model continues texts and does not fill gaps; leave it out")] = None
     add_special_tokens: bool | None = None
     """False: text prompts are encoded without the tokenizer's first token."""
     response_format: ResponseFormat | None = None

@@ -46,15 +46,10 @@ class OnlyNeutral:
         return {"enum": [None, *self.values]}
 
 
-def no_effect(reason: str):
-    return Annotated[Any, NoEffect(reason)]
+ModelOnly = Annotated[Any, OnlyNeutral((["direct"],), "this server runs no code that could call it; leave it out")]
+"""Of a tool: who may call it."""
 
-
-def only(*values, instead: str = "leave it out"):
-    return Annotated[Any, OnlyNeutral(values, instead)]
-
-
-Bookkeeping = no_effect("it is bookkeeping of a hosted service")
+Bookkeeping = Annotated[Any, NoEffect("it is bookkeeping of a hosted service")]
 
 MAX_TOP_LOGPROBS = 20
 """OpenAI's limit for chat."""

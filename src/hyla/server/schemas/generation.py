@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from hyla.server.schemas.fields import Body, Bookkeeping, Items, TopLogprobs, no_effect
+from hyla.server.schemas.fields import Body, Bookkeeping, Items, NoEffect, TopLogprobs
 
 
 class StreamOptions(Body):
     include_usage: bool | None = None
     """A last chunk without choices tells the tokens of the whole request."""
-    include_obfuscation: no_effect("chunks carry no padding") = None
-    continuous_usage_stats: no_effect("usage comes with the last chunk") = None
+    include_obfuscation: Annotated[Any, NoEffect("chunks carry no padding")] = None
+    continuous_usage_stats: Annotated[Any, NoEffect("usage comes with the last chunk")] = None
 
 
 class StructuredOutputs(Body):
@@ -55,7 +55,7 @@ class GenerationFields(Body):
     thinking_budget: int | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
-    spaces_between_special_tokens: no_effect("special tokens are written as they are") = None
+    spaces_between_special_tokens: Annotated[Any, NoEffect("special tokens are written as they are")] = None
     prompt_logprobs: TopLogprobs | None = None
     return_token_ids: bool | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hyla.server.schemas.fields import Body, Bookkeeping, Items, no_effect, only
+from hyla.server.schemas.fields import Body, Bookkeeping, Items, ModelOnly, NoEffect, OnlyNeutral
 from hyla.server.schemas.tools import ToolName, own_tool
 
 
@@ -33,11 +33,11 @@ class MessageTool(BaseModel):
     input_schema: dict[str, Any]
     type: Literal["custom"] | None = None
     strict: bool | None = None
-    allowed_callers: only(["direct"], instead="this server runs no code that could call it; leave it out") = None
-    cache_control: no_effect("prefixes are found by their tokens") = None
-    defer_loading: no_effect("the model is shown every tool at once") = None
-    eager_input_streaming: no_effect("arguments are always streamed as they are written") = None
-    input_examples: no_effect("chat templates do not show them") = None
+    allowed_callers: ModelOnly = None
+    cache_control: Annotated[Any, NoEffect("prefixes are found by their tokens")] = None
+    defer_loading: Annotated[Any, NoEffect("the model is shown every tool at once")] = None
+    eager_input_streaming: Annotated[Any, NoEffect("arguments are always streamed as they are written")] = None
+    input_examples: Annotated[Any, NoEffect("chat templates do not show them")] = None
 
 
 class MessageToolChoice(Body):
@@ -53,7 +53,7 @@ class Thinking(BaseModel):
     budget_tokens: Annotated[int, Field(ge=1)] | None = None
     display: Literal["summarized", "omitted", "updates"] | None = None
     """"omitted": thinking is left out of the answer; otherwise it is shown as it is."""
-    block_binding: no_effect("thinking blocks are taken as they come") = None
+    block_binding: Annotated[Any, NoEffect("thinking blocks are taken as they come")] = None
 
 
 class OutputFormat(Body):
@@ -64,7 +64,7 @@ class OutputFormat(Body):
 class OutputConfig(Body):
     format: OutputFormat | None = None
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    task_budget: no_effect("max_tokens bounds the answer") = None
+    task_budget: Annotated[Any, NoEffect("max_tokens bounds the answer")] = None
 
 
 KEEPS_ALL = ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]})
@@ -79,12 +79,12 @@ class CountTokensRequest(Body):
     tool_choice: MessageToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-    cache_control: no_effect("prefixes are found by their tokens") = None
-    context_management: only(*KEEPS_ALL, instead="conversations are never cut; leave it out") = None
-    compaction: only(instead="conversations are not summarised here; leave it out") = None
+    cache_control: Annotated[Any, NoEffect("prefixes are found by their tokens")] = None
+    context_management: Annotated[Any, OnlyNeutral(KEEPS_ALL, "conversations are never cut; leave it out")] = None
+    compaction: Annotated[Any, OnlyNeutral((), "conversations are not summarised here; leave it out")] = None
     billing_policy: Bookkeeping = None
-    mcp_servers: only([], instead="this server calls no tools itself; leave it out") = None
-    speed: only("standard", instead="there is one speed; leave it out") = None
+    mcp_servers: Annotated[Any, OnlyNeutral(([],), "this server calls no tools itself; leave it out")] = None
+    speed: Annotated[Any, OnlyNeutral(("standard",), "there is one speed; leave it out")] = None
     user_profile_id: Bookkeeping = None
     workspace_id: Bookkeeping = None
 
@@ -98,10 +98,19 @@ class MessageRequest(CountTokensRequest):
     stop_sequences: Items[str] | None = None
     metadata: Bookkeeping = None
     service_tier: Bookkeeping = None
-    fallbacks: only([], "default", instead="one model answers a request; leave it out") = None
+    fallbacks: Annotated[
+        Any,
+        OnlyNeutral(
+            (
+                [],
+                "default",
+            ),
+            "one model answers a request; leave it out",
+        ),
+    ] = None
     fallback_credit_token: Bookkeeping = None
-    thread: only(instead="conversations are not kept here; send the messages") = None
-    container: only(instead="this server runs no code; leave it out") = None
+    thread: Annotated[Any, OnlyNeutral((), "conversations are not kept here; send the messages")] = None
+    container: Annotated[Any, OnlyNeutral((), "this server runs no code; leave it out")] = None
     diagnostics: Bookkeeping = None
     inference_geo: Bookkeeping = None
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hyla.server.schemas.chat import Effort
-from hyla.server.schemas.fields import Body, Bookkeeping, Items, TopLogprobs, no_effect, only
+from hyla.server.schemas.fields import Body, Bookkeeping, Items, ModelOnly, NoEffect, OnlyNeutral, TopLogprobs
 from hyla.server.schemas.generation import StreamOptions
 from hyla.server.schemas.tools import ToolName, own_tool
 
@@ -30,9 +30,9 @@ class ResponseTool(Body):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    allowed_callers: only(["direct"], instead="this server runs no code that could call it; leave it out") = None
-    defer_loading: no_effect("the model is shown every tool at once") = None
-    output_schema: no_effect("what a tool gives is shown as it is") = None
+    allowed_callers: ModelOnly = None
+    defer_loading: Annotated[Any, NoEffect("the model is shown every tool at once")] = None
+    output_schema: Annotated[Any, NoEffect("what a tool gives is shown as it is")] = None
 
 
 class NamedFunction(Body):
@@ -56,15 +56,15 @@ class TextFormat(Body):
 
 class TextOptions(Body):
     format: TextFormat | None = None
-    verbosity: no_effect("no model here knows it") = None
+    verbosity: Annotated[Any, NoEffect("no model here knows it")] = None
 
 
 class ReasoningOptions(Body):
     effort: Effort | None = None
-    context: no_effect("the chat template decides which reasoning it shows again") = None
-    mode: only("standard", instead="there is one mode; leave it out") = None
-    summary: no_effect("reasoning is shown as it is") = None
-    generate_summary: no_effect("reasoning is shown as it is") = None
+    context: Annotated[Any, NoEffect("the chat template decides which reasoning it shows again")] = None
+    mode: Annotated[Any, OnlyNeutral(("standard",), "there is one mode; leave it out")] = None
+    summary: Annotated[Any, NoEffect("reasoning is shown as it is")] = None
+    generate_summary: Annotated[Any, NoEffect("reasoning is shown as it is")] = None
 
 
 Includable = Literal[
@@ -91,9 +91,9 @@ class InputTokensRequest(Body):
     tools: Items[Annotated[ResponseTool, own_tool("function")]] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = None
     parallel_tool_calls: bool | None = None
-    truncation: only("disabled", instead="conversations are never cut; shorten yours") = None
-    conversation: only(instead="use previous_response_id") = None
-    personality: no_effect("no model here knows it") = None
+    truncation: Annotated[Any, OnlyNeutral(("disabled",), "conversations are never cut; shorten yours")] = None
+    conversation: Annotated[Any, OnlyNeutral((), "use previous_response_id")] = None
+    personality: Annotated[Any, NoEffect("no model here knows it")] = None
 
     # Extensions.
     chat_template_kwargs: dict[str, Any] | None = None
@@ -113,14 +113,14 @@ class ResponseRequest(InputTokensRequest):
     include: Items[Includable] | None = None
     """"message.output_text.logprobs" is heard; the others ask for parts that no answer here has."""
     metadata: dict[str, Any] | None = None
-    background: only(False, instead="answers are made while the client waits") = None
-    prompt: only(instead="prompts are not kept here; send the messages") = None
-    moderation: only(instead="nothing is moderated here; leave it out") = None
-    context_management: only(instead="conversations are never cut; leave it out") = None
-    max_tool_calls: no_effect("it bounds hosted tools, of which there are none") = None
-    prompt_cache_key: no_effect("prefixes are found by their tokens") = None
-    prompt_cache_options: no_effect("prefixes are found by their tokens") = None
-    prompt_cache_retention: no_effect("prefixes stay while there is room") = None
+    background: Annotated[Any, OnlyNeutral((False,), "answers are made while the client waits")] = None
+    prompt: Annotated[Any, OnlyNeutral((), "prompts are not kept here; send the messages")] = None
+    moderation: Annotated[Any, OnlyNeutral((), "nothing is moderated here; leave it out")] = None
+    context_management: Annotated[Any, OnlyNeutral((), "conversations are never cut; leave it out")] = None
+    max_tool_calls: Annotated[Any, NoEffect("it bounds hosted tools, of which there are none")] = None
+    prompt_cache_key: Annotated[Any, NoEffect("prefixes are found by their tokens")] = None
+    prompt_cache_options: Annotated[Any, NoEffect("prefixes are found by their tokens")] = None
+    prompt_cache_retention: Annotated[Any, NoEffect("prefixes stay while there is room")] = None
     safety_identifier: Bookkeeping = None
     service_tier: Bookkeeping = None
     user: Bookkeeping = None
