@@ -21,6 +21,10 @@ def _cpu_backends() -> tuple[str, ...]:
 CPU_BACKENDS = _cpu_backends()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--backend", help="Compute everything with this backend (ops.backends.CHOICES), and no other.")
+
+
 def pytest_report_header(config):
     return f"CPU backends: {', '.join(CPU_BACKENDS)}"
 

@@ -31,6 +31,8 @@ class GLA(Layer):
     in_projection: Projection
     decay_projection: Projection
     out_projection: Projection
+    norm: RMSNorm
+    decay_bias: torch.Tensor
 
     def __init__(
         self,
