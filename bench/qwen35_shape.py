@@ -27,6 +27,7 @@ from bench.timing import Clock, add_clock_option, chosen_clock, timed
 from bench.turns import take_turn
 
 PROMPT = 512
+FIGURES = ("prefill", "decode_1", "decode_16")
 CHECKED, DECODED = 70, 10
 """Tokens of the comparison of decoded rows with a prefill, past the end of a chunk of 64, and how many are decoded."""
 WARM_UP = 2
@@ -124,11 +125,12 @@ def run_hyla(folder: str, dtype: str, options: argparse.Namespace) -> dict:
     clock, context, steps = chosen_clock(options), options.context, options.steps
     decoder = Decoder(folder, dtype, context, steps)
     digest = decoder.check()
-    seconds = {
-        "prefill": decoder.prefill_seconds(4, clock),
-        "decode_1": decoder.decode_seconds(1, context, steps, clock),
-        "decode_16": decoder.decode_seconds(16, context, steps, clock),
+    ways = {
+        "prefill": lambda: decoder.prefill_seconds(4, clock),
+        "decode_1": lambda: decoder.decode_seconds(1, context, steps, clock),
+        "decode_16": lambda: decoder.decode_seconds(16, context, steps, clock),
     }
+    seconds = {name: way() for name, way in ways.items() if name in options.figures}
     return {"digest": digest, "weight_bytes": decoder.weight_bytes(), "seconds": seconds}
 
 
@@ -175,13 +177,10 @@ def middle(measured: dict) -> dict[str, float]:
 
 
 def rates(found: dict, context: int) -> dict:
-    own = middle(found)
-    return {
-        "decode_1_tokens_s": round(1 / own["decode_1"], 1),
-        "decode_16_tokens_s": round(16 / own["decode_16"], 1),
-        "prefill_512_tokens_s": round(PROMPT / own["prefill"]),
-        "context": context,
-    }
+    """Tokens per second, of what was measured."""
+    tokens = {"decode_1": 1, "decode_16": 16, "prefill": PROMPT}
+    own = {f"{name}_tokens_s": round(tokens[name] / seconds, 1) for name, seconds in middle(found).items()}
+    return {**own, "context": context}
 
 
 def compare(folder: str, dtype: str, options: argparse.Namespace) -> tuple[dict, dict]:
@@ -204,6 +203,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--folder", help="where the model is, or is written; default: a temporary folder")
     parser.add_argument("--alone", action="store_true", help="Hyla only, in this process")
+    parser.add_argument("--figures", nargs="+", default=FIGURES, choices=FIGURES, help="which to take, with --alone")
     parser.add_argument("--context", type=int, default=PROMPT, help="tokens before the decoded ones")
     parser.add_argument("--steps", type=int, default=30, help="decoded tokens that count")
     parser.add_argument("--part", choices=["bandwidth", "hyla", "transformers"], help=argparse.SUPPRESS)

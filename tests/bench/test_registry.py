@@ -133,7 +133,7 @@ def test_the_written_model_is_one_of_its_family(monkeypatch):
 def test_decoding_of_the_shape_is_checked_before_it_is_timed(tmp_path, tiny_shape):
     from bench import qwen35_shape
 
-    options = Namespace(cpu_time=False, context=20, steps=4)
+    options = Namespace(cpu_time=False, context=20, steps=4, figures=qwen35_shape.FIGURES)
     found = qwen35_shape.run_hyla(str(tiny_shape), "float32", options)
     assert set(found["seconds"]) == {"prefill", "decode_1", "decode_16"} and len(found["digest"]) == 16
     assert found["digest"] == qwen35_shape.run_hyla(str(tiny_shape), "float32", options)["digest"]

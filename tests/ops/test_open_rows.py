@@ -6,11 +6,12 @@ from test_states import OPERATORS, Operator
 
 from hyla.caches import Cache
 from hyla.layers.protocol import CacheSpec, TensorSpec
-from hyla.ops import lightning, linear, ssd
+from hyla.ops import gla, lightning, linear, ssd
 from hyla.ops.batch import Batch
 
 SIZES = {"num_heads": 4, "key_dim": 24, "value_dim": 20}
 TENSORS = {
+    "gla": gla.cache_tensors(**SIZES),
     "lightning": lightning.cache_tensors(**SIZES),
     "ssd": ssd.cache_tensors(num_groups=2, **SIZES),
     "linear": linear.cache_tensors(**SIZES),

@@ -10,6 +10,8 @@ from hyla.errors import ConfigError, RequestError
 from hyla.ops.batch import Batch
 from hyla.ops.gated_delta import gated_delta
 from hyla.ops.gated_delta.reference import gated_delta_reference
+from hyla.ops.gla import gla
+from hyla.ops.gla.reference import gla_reference
 from hyla.ops.kda import kda
 from hyla.ops.kda.reference import kda_reference
 from hyla.ops.lightning import lightning
@@ -103,6 +105,12 @@ OPERATORS = (
         ((HEADS, K), (HEADS, K), (HEADS, V)),
         lambda xs, **more: lightning(*xs, SLOPES, scale=0.3, **more),
         lambda xs, lengths, states: lightning_reference(*xs, SLOPES, lengths=lengths, scale=0.3, state_NHKV=states),
+    ),
+    Operator(
+        "gla",
+        ((HEADS, K), (HEADS, K), (HEADS, V), (HEADS, K)),
+        lambda xs, **more: gla(*xs, scale=0.3, **more),
+        _by_state(gla_reference, scale=0.3),
     ),
     Operator(
         "ssd",

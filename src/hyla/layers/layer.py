@@ -88,7 +88,13 @@ def initialize(module: nn.Module, table: Table, std: float, generator: torch.Gen
     for row in table:
         path, _, leaf = row.name.rpartition(".")
         owner = module.get_submodule(path)
-        fill(getattr(owner, leaf), row.start, owner, std, generator)
+        weight = getattr(owner, leaf)
+        # Drawn where the generator is, on the CPU: devices draw other numbers from the same seed.
+        is_here = weight.device == generator.device
+        drawn = weight if is_here else torch.empty_like(weight, device=generator.device)
+        fill(drawn, row.start, owner, std, generator)
+        if not is_here:
+            weight.copy_(drawn)
 
 
 def fill(weight: torch.Tensor, start: Start, owner: nn.Module, std: float, generator: torch.Generator) -> None:

@@ -8,8 +8,10 @@ import torch
 
 from hyla.errors import ConfigError
 from hyla.ops.activations import ACTIVATIONS
+from hyla.ops.backends import choose
 from hyla.ops.exact.sums import row_sum
-from hyla.ops.moe.pytorch import Experts, experts_forward, group_rows
+from hyla.ops.moe.gradient import Experts
+from hyla.ops.moe.groups import group_rows
 from hyla.ops.moe.routing import select, top_k
 from hyla.ops.weights.plain import Plain
 from hyla.ops.weights.protocol import Weights
@@ -92,9 +94,9 @@ def experts(
     has_gate = into.shape[1] != out_of.shape[2]
     if has_gate != ACTIVATIONS[activation].has_gate:
         raise ConfigError(f"experts: activation {activation} with{'' if has_gate else 'out'} gate weights")
-    groups = group_rows(ids_Tk, into.shape[0])
+    groups, forward = group_rows(ids_Tk, into.shape[0]), choose("moe", x_TD).forward
     if isinstance(into, Plain) and isinstance(out_of, Plain) and torch.is_grad_enabled():
         tensors = (x_TD, weights_Tk, *((None,) if not has_gate else ()), *into.parts, *out_of.parts)
         if any(tensor is not None and tensor.requires_grad for tensor in tensors):
-            return Experts.apply(*tensors, groups, activation)
-    return experts_forward(x_TD, weights_Tk, groups, into, out_of, activation)[0]
+            return Experts.apply(*tensors, forward, groups, activation)
+    return forward(x_TD, weights_Tk, groups, into, out_of, activation)[0]

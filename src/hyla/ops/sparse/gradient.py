@@ -41,5 +41,14 @@ class SelectedAttention(torch.autograd.Function):
             grad_k_LSK = grad_s.transpose(1, 2) @ q_LHK
             grad_k_LSK[..., : ctx.value_dim] += p_LHS.transpose(1, 2) @ grad_o_LHV
             places = keys.rows(rows_L, positions_LS.clamp_min(0))
-            grad_k.index_add_(0, places.flatten(), grad_k_LSK.flatten(0, 1))
+            _add_rows(grad_k, places.flatten(), grad_k_LSK.flatten(0, 1))
         return grad_q.to(q_THK.dtype), grad_k.to(k_TK.dtype), None, None, None, None
+
+
+def _add_rows(total_TK: torch.Tensor, places_A: torch.Tensor, rows_AK: torch.Tensor) -> None:
+    """Add each row at its place, in place; rows of one place in a fixed order, so that a run can be repeated."""
+    if total_TK.device.type == "cpu":
+        total_TK.index_add_(0, places_A, rows_AK)
+    else:
+        # A GPU's index_add_ adds by atomics, in any order; this one sorts the places first.
+        total_TK.index_put_((places_A,), rows_AK, accumulate=True)
