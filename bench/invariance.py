@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 
 from bench.outcome import Outcome
-from hyla.ops.exact import batched, primitives, row_checks, rows
 from hyla.ops.backends import is_portable
+from hyla.ops.exact import batched, primitives, row_checks, rows
 from hyla.ops.moe import top_k
 from hyla.ops.weights import pack
 
