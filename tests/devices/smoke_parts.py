@@ -191,9 +191,8 @@ class Served:
             yield Line("server", f"not up in time: {self.server.said()}", False)
             return
         yield Line("health", f"{health['device']}, {health['arithmetic']}", health["device"] == str(smoke.device))
-        body = {
-            "model": "tiny", "prompt": self.PROMPT, "max_tokens": self.TOKENS, "temperature": 0.8, "top_p": 1.0, "seed": 3,
-        }  # fmt: skip
+        sampling = {"max_tokens": self.TOKENS, "temperature": 0.8, "top_p": 1.0, "seed": 3}
+        body = {"model": "tiny", "prompt": self.PROMPT, **sampling}
         answers = [self._ask("/v1/completions", body)["choices"][0]["text"] for _ in range(2)]
         yield Line("answers", "asked twice, equal", answers[0] == answers[1] != "")
         self.generate.process.wait(max(smoke.until - time.monotonic(), 1))
