@@ -14,6 +14,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import oracle
@@ -277,15 +278,21 @@ def _row_sets(smoke: Smoke, out_dim: int, in_dim: int, dtype: torch.dtype) -> st
     """The library's row counts by equal bits: what faster arithmetics can build on."""
     if smoke.is_short:
         return ""
-    generator = torch.Generator().manual_seed(20260106)
-    weight = row_checks.check_data(out_dim, in_dim, generator, -1.0).to(device=smoke.device, dtype=dtype)
-    x = row_checks.check_data(ROW_COUNTS[-1], in_dim, generator, 1.0).to(device=smoke.device, dtype=dtype)
+    weight, x = (data.to(device=smoke.device, dtype=dtype) for data in _row_data(out_dim, in_dim))
 
     def call(first: int, count: int) -> torch.Tensor:
         return portable.library_linear(x[first : first + count], weight)
 
     sets = row_checks.agreeing_sets(ROW_COUNTS, call)
     return "; equal rows at " + " | ".join(" ".join(map(str, counts)) for counts, _ in sets)
+
+
+@lru_cache(maxsize=1)
+def _row_data(out_dim: int, in_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight and the most rows."""
+    generator = torch.Generator().manual_seed(20260106)
+    weight = row_checks.check_data(out_dim, in_dim, generator, -1.0)
+    return weight, row_checks.check_data(ROW_COUNTS[-1], in_dim, generator, 1.0)
 
 
 def _loops_agree(smoke: Smoke) -> Iterator[tuple[str, str, bool]]:
