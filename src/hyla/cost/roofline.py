@@ -19,7 +19,7 @@ from hyla.cost.memory import model_memory
 from hyla.cost.parameters import weight_bytes
 from hyla.cost.work import step_work
 from hyla.errors import ConfigError
-from hyla.models.config import ModelConfig
+from hyla.models.config import ModelConfig, MoEConfig
 
 USABLE_MEMORY = 0.90
 """Part of a device's memory for weights and caches; the rest is for activations and the runtime."""
@@ -124,7 +124,9 @@ class Serving:
         row = self.config.hidden_dim * element_bytes(self.weights)
         sent = 2 * step.num_rows * row * (self.num_devices - 1) / self.num_devices
         reduced = len(self.config.sublayers) * self._one_exchange(sent)
-        visited = [sub.module.num_experts_per_token for sub in self.config.sublayers if sub.module.kind == "moe"]
+        visited = [
+            sub.module.num_experts_per_token for sub in self.config.sublayers if isinstance(sub.module, MoEConfig)
+        ]
         if step.num_sequences < self.num_devices or not visited:
             return reduced
         own_rows = step.num_rows / self.num_devices

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig, SublayerConfig
@@ -49,7 +50,8 @@ class Family:
     """What a `ModelConfig.family` says; the `model_type` that it writes, unless that is given."""
     schema: type[Published]
     """The HANDLED keys of config.json, with types, defaults and the values that Hyla can run."""
-    from_published: Callable[[Published], ModelConfig]
+    from_published: Callable[[Any], ModelConfig]
+    """From what `schema` read."""
     to_published: Callable[[ModelConfig], dict]
     architecture: str
     """The class name that other libraries expect in `architectures`."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from hyla.errors import ConfigError
 from hyla.models.config import (
-    ChannelMixerConfig,
     LinearScalingConfig,
     Llama3ScalingConfig,
-    MixerConfig,
     ModelConfig,
+    ModuleConfig,
     MTPConfig,
     NormConfig,
     RopeConfig,
@@ -214,19 +213,17 @@ def named_layers(
     return layer_list(family, key, values, default, keys.num_hidden_layers)
 
 
-def prenorm(norm: NormConfig, modules: list[MixerConfig | ChannelMixerConfig]) -> dict:
+def prenorm(norm: NormConfig, modules: Sequence[ModuleConfig]) -> dict:
     """Fields of ModelConfig for a stack in which one kind of norm precedes every module and the head."""
     return {"sublayers": tuple(SublayerConfig(norm=norm, module=module) for module in modules), "final_norm": norm}
 
 
-def predictors(
-    count: int, norm: NormConfig, modules: list[MixerConfig | ChannelMixerConfig], **fields
-) -> tuple[MTPConfig, ...]:
+def predictors(count: int, norm: NormConfig, modules: Sequence[ModuleConfig], **fields) -> tuple[MTPConfig, ...]:
     """`count` equal multi-token prediction modules, in which one kind of norm stands everywhere."""
     return (MTPConfig(norm=norm, **prenorm(norm, modules), **fields),) * count
 
 
-def first(config: ModelConfig, kind: str):
+def first(config: ModelConfig, kind: str) -> Any:
     """The first module config of a kind, in the trunk or else in multi-token prediction, or None."""
     sublayers = (*config.sublayers, *(sub for module in config.mtp for sub in module.sublayers))
     return next((sub.module for sub in sublayers if sub.module.kind == kind), None)
