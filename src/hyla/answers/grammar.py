@@ -45,7 +45,7 @@ def json_rule(schema: Any) -> str:
 
 
 def repeated(rule: str, tools: ToolUse, between: str | None = None) -> str:
-    """One or, where allowed, several of a rule."""
+    """A rule for one call or, where several are allowed, for one or more."""
     if not tools.is_parallel:
         return rule
     return f"{rule} ({between} {rule})*" if between else f"{rule}+"

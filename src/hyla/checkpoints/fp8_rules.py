@@ -13,7 +13,7 @@ from hyla.models.trunk import Model
 from hyla.ops.weights import FP8, FP8Tensor, dequantise, quantise, quantise_with
 
 SUFFIX = "_scale_inv"
-"""Of the name of a tensor's scales."""
+"""What the name of a tensor's scales ends with."""
 CODE_DTYPE = "F8_E4M3"
 SCALE_DTYPES = ("F32", "BF16", "F8_E8M0")
 

@@ -102,7 +102,7 @@ def _check(place: object, expected: Mapping[str, tuple[int, ...]], names: Mappin
 
 
 def _allowed_dtypes(name: str, expected: Mapping) -> tuple[str, ...]:
-    """Of a stored tensor: FP8 only beside scales."""
+    """The dtypes that a stored tensor may have: FP8 only beside scales."""
     if name.endswith(SUFFIX):
         return SCALE_DTYPES
     return (CODE_DTYPE,) if name + SUFFIX in expected else (*DTYPES, "F16")

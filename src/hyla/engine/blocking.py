@@ -69,7 +69,7 @@ class BlockingUse:
         return Request(f"local-{next(self._names)}", own, params)
 
     def _route(self, mine: dict[str, Collector]) -> list[TokenEvent]:
-        """One step; events of other requests stay for whoever steps next."""
+        """Take one step; events of other requests stay for whoever steps next."""
         events = self.step()
         own = [event for event in events if event.request_id in mine]
         self._events += [event for event in events if event.request_id not in mine]

@@ -55,7 +55,7 @@ class Runner:
     @torch.inference_mode()
     def step(self, parts: list[Part]) -> list[Outcome]:
         """Compute parts; tokens are chosen where a generation's last known row is, and after each draft that is right.
-        An outcome for each generation that has news."""
+        An outcome for each generation for which something happened."""
         with named_range("draft"):
             self._draft(parts)
         batch = self.cache.batch(

@@ -1,4 +1,4 @@
-"""What is asked, and when: everything is drawn before the first request, from one seed."""
+"""What is requested, and when: everything is drawn before the first request, from one seed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Workload(Config):
 
 @dataclass(frozen=True)
 class Planned:
-    """One request."""
+    """A request of the load test, and when it is sent."""
 
     at_seconds: float
     """After the start; 0 in a closed loop."""

@@ -18,7 +18,7 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ServedModelConfig(Config):
-    """One model of a server."""
+    """A model that a server offers, and how its answers are read."""
 
     name: Name
     """What requests call it."""
@@ -35,11 +35,11 @@ class ServedModelConfig(Config):
 
 
 class ServeConfig(Config):
-    """One server."""
+    """A whole server: its models, where it listens, who may use it."""
 
     models: Annotated[tuple[ServedModelConfig, ...], Field(min_length=1)]
     log_format: LogFormat = "text"
-    """Of the log on standard error; "json": one object a line."""
+    """Form of the log on standard error; "json": one object a line."""
     otlp_endpoint: str | None = None
     """Where OpenTelemetry spans go, as http://HOST:4318/v1/traces; needs the extra `otel`. None: nowhere."""
     host: str = "127.0.0.1"

@@ -81,7 +81,7 @@ def served_model(
 ) -> ServedModel:
     """Set a model up for serving.
 
-    chat_template: text that replaces the checkpoint's. tool_parser, reasoning_parser: names in `parsers.registry`, or
+    chat_template: text that replaces the checkpoint's. tool_parser, reasoning_parser: names in `answers.registry`, or
     "none"; None: found in the chat template. model_type: of config.json, for a template that does not show its format.
     Raises ConfigError for an unknown name.
     """

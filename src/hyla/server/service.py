@@ -40,13 +40,13 @@ class Service:
 
     @property
     def inbox(self) -> Inbox:
-        """Of the event loop that the server runs on."""
+        """What brings engines' events to the event loop that the server runs on."""
         if self._inbox is None:
             self._inbox = Inbox()
         return self._inbox
 
     def model(self, name: str) -> ServedModel:
-        """The named model. Raises 404."""
+        """The named model. Raises HTTPFailure 404 when it is not served."""
         if name not in self.models:
             served = ", ".join(repr(own) for own in self.models)
             message = f"model {name!r} is not served here; this server has {served}"

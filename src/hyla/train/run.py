@@ -1,6 +1,6 @@
-"""A run's folder: asked once, prepared once, then only continued.
+"""A run's folder: requested once, prepared once, then only continued.
 
-run.json            what was asked, what it was resolved to, on which data and machine
+run.json            what was requested, what it was resolved to, on which data and machine
 tokenizer/          trained on the training documents
 tokens.safetensors  training and held-out documents as ids
 heldout.json        names and texts of the held-out documents
@@ -135,7 +135,7 @@ def open_run(folder: Path, request: RunRequest, say: Callable[[str], None], *, d
 
 
 def check_same_request(folder: Path, request: RunRequest) -> None:
-    """Raise ConfigError unless the run in `folder` is the one that is asked for."""
+    """Raise ConfigError unless the run in `folder` is the requested one."""
     record = read_json(folder / RUN_FILE)
     recorded, resolved = RunRequest(**record["request"]), TrainConfig(**record["train"])
     if request in (recorded, recorded.model_copy(update={"minutes": None, "train": resolved})):

@@ -1,7 +1,7 @@
 """An engine in a process of its own, which is started again when it dies: the server outlives it.
 
 It is used as an `EngineThread` is. What was under way when the process died ends with a clear error and is not repeated
-here, as it may be the reason; whoever asked may send it again.
+here, as it may be the reason; the client may send it again.
 """
 
 from __future__ import annotations

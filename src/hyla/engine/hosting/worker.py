@@ -77,7 +77,7 @@ class Worker:
     def __init__(self, pipe: _Pipe, thread: EngineThread):
         self._pipe, self._thread = pipe, thread
         self._events: list[TokenEvent] = []
-        """Of the present step; touched by the engine's thread only."""
+        """The events of the present step; touched by the engine's thread only."""
         thread.after_step = self._tell
 
     def serve(self) -> None:

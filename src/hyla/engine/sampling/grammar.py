@@ -185,7 +185,7 @@ def first_line(message: str, most: int = 300) -> str:
 
 
 def _refusal(form: Format, message: str) -> RequestError:
-    """As data, the place apart: it is one in the grammar's text, which the client may never have seen."""
+    """The refusal of a format. Its place stands apart: the client may never have seen the text that it is in."""
     said = first_line(message)
     place = re.match(r"at \d+\(\d+\): ", said)
     return FieldError(

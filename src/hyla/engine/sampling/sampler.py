@@ -24,7 +24,7 @@ DEEPEST = 64.0
 NARROWEST = 1e-290
 """Logits that differ by less count as equal: the width of a bin would be no number."""
 NUM_LOUD = 256
-"""Of so many tokens the noise is looked at first; the largest score among them rules nearly all others out."""
+"""How many tokens' noise is looked at first; the largest score among them rules nearly all others out."""
 MARGIN = 1e-6
 """Scores nearer than this are compared by scalar functions."""
 
@@ -40,7 +40,7 @@ def greedy(logits_RV: torch.Tensor) -> list[int | None]:
 
 
 def draw(values: np.ndarray, ids: np.ndarray | None, params: SamplingParams, key: NoiseKey) -> int:
-    """One token: of `ids` (ascending) with these float64 logits, or of all ids. The largest logit must be finite."""
+    """Choose a token of `ids` (ascending; None: all) with these float64 logits; the largest must be finite."""
     if params.temperature == 0.0:
         place = int(values.argmax())  # numpy returns the first of several
     else:
@@ -135,7 +135,7 @@ def most_likely(logits_V: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def logprobs_of(logits_RV: torch.Tensor, tokens: Sequence[int], num_top: int) -> list[TokenLogprob]:
-    """For each row the natural log-probability and the rank of its token, and the most likely ids' with theirs."""
+    """The natural log-probability and the rank of each row's token, and the most likely ids with theirs."""
     logprobs_RV = log_softmax_last(logits_RV)
     tokens_R1 = torch.tensor(tokens, device=logits_RV.device)[:, None]
     own = logprobs_RV.gather(1, tokens_R1)[:, 0].tolist()
@@ -151,7 +151,7 @@ def logprobs_of(logits_RV: torch.Tensor, tokens: Sequence[int], num_top: int) ->
 
 
 def _ranks(logits_RV: torch.Tensor, tokens_R1: torch.Tensor) -> list[int]:
-    """Of each row's token among all ids; the logits decide, since two of them can round to one log-probability."""
+    """The rank of each row's token among all ids, by logits, since two of them can round to one log-probability."""
     own_R1 = logits_RV.gather(1, tokens_R1)
     is_lower_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device) < tokens_R1
     is_better_RV = (logits_RV > own_R1) | ((logits_RV == own_R1) & is_lower_RV)

@@ -33,7 +33,7 @@ class Step:
         self.parts: dict[Generation, Part] = {}
         self.num_tokens = self.num_backups = 0
         self.pages: Counter[int | None] = Counter()
-        """Pages to be taken, by window."""
+        """How many pages of each window are to be taken."""
         self._taken: dict[Generation, tuple[Counter, int]] = {}
 
     def add(self, part: Part, pages: Counter, num_backups: int) -> None:
@@ -86,7 +86,7 @@ class Scheduler:
         """Best rank first."""
         self.num_preemptions = 0
         self.failed: list[tuple[Generation, Exception]] = []
-        """Who could not be started, and why; whoever asks for plans ends them."""
+        """Who could not be started, and why; whoever calls `plan` ends them."""
 
     @property
     def has_work(self) -> bool:

@@ -86,7 +86,7 @@ class Family:
     sizes: Mapping[str, Mapping] = field(default_factory=dict)
     """Published checkpoints: name -> config.json."""
     assumed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Of `sizes`, what no source of that model gives: name -> key -> where the value comes from."""
+    """What no source of a model in `sizes` gives: name -> key -> where the value comes from."""
 
     @cached_property
     def handled(self) -> frozenset[str]:

@@ -16,7 +16,8 @@ from hyla.models.kinds.operators import Attention, Indexer, Latent, Recurrence
 from hyla.models.kinds.recurrences import RECURRENCES
 
 KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in (*CHANNEL_MIXERS, *RECURRENCES, *ATTENTION)})
-"""By `kind` of a config, in the order of the calibration: earlier ones explain a part of what later ones take."""
+"""Every registration by the `kind` of its config, in the order of the calibration: earlier ones explain a part of what
+later ones take."""
 
 RECURRENT_OPERATORS = tuple(dict.fromkeys(kind.operator for kind in RECURRENCES))
 """The folders of `hyla.ops` that keep a state."""

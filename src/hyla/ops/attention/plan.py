@@ -114,7 +114,7 @@ class TileGroup:
 
 @dataclass(frozen=True)
 class WritePlan:
-    """Where the new keys and values go."""
+    """Which new keys and values go to which places of which pages."""
 
     block_rows_IC: torch.Tensor
     """int64 [I, 64]: flat rows of each page that is written whole; places past the sequence's end repeat a row."""
@@ -127,6 +127,8 @@ class WritePlan:
 
 @dataclass(frozen=True)
 class AttentionPlan:
+    """How one batch's rows meet the pages of one head layout."""
+
     num_pages: int
     """Pages of the scratch cache of a batch without a cache, null page included."""
     write: WritePlan

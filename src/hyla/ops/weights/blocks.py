@@ -65,7 +65,7 @@ class BlockLayout:
 
     shape: tuple[int, ...]
     shard: Shard | None = None
-    """Of the rows of a matrix; None: there is one, whose blocks begin at the first row."""
+    """The shards of the rows of a matrix; None: it is one, whose blocks begin at the first row."""
 
     @property
     def scale_shape(self) -> tuple[int, ...]:

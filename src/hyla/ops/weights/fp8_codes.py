@@ -22,7 +22,7 @@ def _strips(num_rows: int):
 
 
 def _columns(scale_B: torch.Tensor, width: int) -> torch.Tensor:
-    """One strip's scales, one per column."""
+    """The scales of one strip of blocks, repeated so that each column has its own."""
     return scale_B.to(torch.float32).repeat_interleave(BLOCK)[:width]
 
 
@@ -98,7 +98,7 @@ class FP8Tensor:
     dtype: torch.dtype
     """What the weight stands for: its numbers are codes times scales, rounded to this dtype."""
     shard: Shard | None = None
-    """Of the rows of a matrix; None: one, its blocks begin at the first row."""
+    """The shards of the rows of a matrix; None: it is one, whose blocks begin at the first row."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ class FP8Tensor:
 
     @property
     def layout(self) -> BlockLayout:
-        """Of its blocks."""
+        """Where its blocks lie."""
         return BlockLayout(self.shape, self.shard)
 
     @property

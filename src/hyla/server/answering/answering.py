@@ -45,7 +45,7 @@ async def answer(
 
 
 async def _whole(http: Request, events: Events, first_index: dict[str, int], shape: Shape, headers: dict) -> Response:
-    """Wait for every choice."""
+    """The response once every choice has ended."""
     await _take_all(http, events, lambda event: shape.add(first_index[event.request_id] + event.choice, event))
     if any(choice.finish_reason is None for choice in shape.choices):
         return Response(status_code=499)  # nobody reads it

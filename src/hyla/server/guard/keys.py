@@ -27,7 +27,7 @@ def label_of(key: str) -> str:
 
 
 def read_key_file(file: Path) -> tuple[str, ...]:
-    """One key a line; empty lines and lines that start with # are skipped. Raises ConfigError."""
+    """The keys of a file, one a line; empty lines and lines that start with # are skipped. Raises ConfigError."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeError) as error:

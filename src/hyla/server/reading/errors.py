@@ -24,7 +24,7 @@ ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-"""By HTTP status; other client errors are invalid requests, other server errors api_error."""
+"""Anthropic's error types by HTTP status; other client errors are invalid requests, other server errors api_error."""
 
 
 class HTTPFailure(HylaError):

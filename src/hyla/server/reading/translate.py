@@ -36,13 +36,13 @@ def sampling_params(requested: Any, **own) -> SamplingParams:
     """
     fields = {name: getattr(requested, name) for name in SHARED if name in type(requested).model_fields} | own
     if fields.get("grammar") is None and fields.get("thinking_budget") is None:
-        # Nobody asks where thinking ends; following it would cost the engine something.
+        # Nothing depends on where thinking ends; following it would cost the engine something.
         fields = {name: value for name, value in fields.items() if name not in THINKING_MARKS}
     return SamplingParams(**in_engine(fields))
 
 
 def in_engine(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What is set, in the engine's form."""
+    """The fields that are set, in the engine's form."""
     given = {name: value for name, value in fields.items() if value is not None}
     return {name: FORMS[name](value) if name in FORMS else value for name, value in given.items()}
 
@@ -129,12 +129,12 @@ CLIENT_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
     DetokenizeRequest: {"prompt": ("tokens",), "input": ("tokens",), "messages": ("tokens",)},
     ScoreRequest: {"prompt": ("input", "context"), "messages": ("input",)},
 }
-"""By request body: what it calls a field that an error names by the engine's word. Where there are several, the first
+"""What each request body calls a field that an error names by the engine's word. Where there are several, the first
 one that the client has sent is meant."""
 
 
 TOOL_WORDS = {"form": "parameters of a tool", "place": ""}
-"""Of an error of the grammar that the server has made of the tools; the client never saw it, nor a place in it."""
+"""Words for an error in the grammar that the server made of the tools: the client never saw it, nor a place in it."""
 
 
 def client_name(requested: Body, name: str | None) -> str | None:

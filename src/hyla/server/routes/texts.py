@@ -33,7 +33,7 @@ router = APIRouter()
 
 
 def _texts(given: str | Sequence, limits: Limits) -> list[str | tuple[int, ...]]:
-    """One entry per text. Raises RequestError for none or too many."""
+    """The texts, each a string or token ids. Raises RequestError for none or too many."""
     if isinstance(given, str):
         return [given]
     if not given:

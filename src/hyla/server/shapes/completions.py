@@ -19,7 +19,9 @@ def _entries(logprobs: Iterable[TokenLogprob]) -> list[Entry]:
 
 
 class CompletionShape(OpenAIShape):
-    """echoes: by prompt, its text where the request wants it before each of its answers.
+    """One answer of /v1/completions while it grows.
+
+    echoes: the text of each prompt, where the request wants it before each of its answers.
 
     num_echo_top: how many of the most likely ids each echoed token is told with; None: the text is echoed alone.
     num_kept: choices of each prompt that are told, the most likely ones per token (`best_of`); None: all.
@@ -41,7 +43,7 @@ class CompletionShape(OpenAIShape):
         self._text_lengths = [0] * len(self.choices)
         """Characters of each choice's tokens so far, for `text_offset`."""
         self._held: dict[int, list[tuple[int, TokenEvent]]] = {}
-        """By prompt whose log-probabilities are still to come and to be told first: its other choices' events."""
+        """Events of the other choices of each prompt whose log-probabilities are still to come and to be told first."""
 
     def answer(self):
         whole = super().answer()

@@ -50,7 +50,7 @@ def usage_body(choices: Sequence[Choice], choices_per_prompt: int) -> dict[str, 
 
 
 class OpenAIShape(Shape):
-    """What both kinds of answer share."""
+    """The fields and chunks that /v1/completions and /v1/chat/completions share."""
 
     kind: str
     chunk_kind: str
@@ -78,7 +78,8 @@ class OpenAIShape(Shape):
         num_prompts = len(self.choices) // choices_per_prompt
         self.prompt_ids: list[tuple[int, ...]] = [()] * num_prompts
         self.scored_prompts: list[Sequence[TokenLogprob | None] | None] = [None] * num_prompts
-        """By prompt, what the first event of its first choice brought; None until then, and where it was cut off."""
+        """Log-probabilities of each prompt, from the first event of its first choice; None until then, and where that
+        was cut off."""
 
     def add(self, index, event):
         self.keep_scores(index, event)

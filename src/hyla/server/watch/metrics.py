@@ -104,7 +104,7 @@ class _Watched:
         self._num_prompt, self._on_event, self._clock = num_prompt, on_event, clock
         self._arrived = clock()
         self._last: dict[int, float] = {}
-        """By choice: when its latest token came."""
+        """When the latest token of each choice came."""
 
     def __call__(self, event: TokenEvent) -> None:
         now = self._clock()
