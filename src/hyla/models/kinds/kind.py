@@ -11,7 +11,7 @@ from typing import Any
 from hyla.layers.parameters import Table
 from hyla.models.config import MixerConfig, ModuleConfig
 from hyla.models.kinds.arguments import fields
-from hyla.models.kinds.operators import Attention, Recurrence
+from hyla.models.kinds.work import Attention, Recurrence
 
 
 @dataclass(frozen=True)
