@@ -19,7 +19,7 @@ from hyla.models.config import ModelConfig
 from hyla.models.formats.family import Family, published_shapes
 from hyla.models.formats.names import Rule
 from hyla.models.state import NamedWeights
-from hyla.ops.weights import BLOCK, dequantise
+from hyla.ops.weights import FP8_BLOCK, dequantise
 
 logger = logging.getLogger("hyla.checkpoints")
 
@@ -157,7 +157,7 @@ class Placer:
                 for name, tensor in zip(rule.ours, found):
                     self.weights.assign_fp8(name, tensor)
                 return True
-        logger.info("%s is dequantised: its rows are split inside blocks of %d", rule.published[0], BLOCK)
+        logger.info("%s is dequantised: its rows are split inside blocks of %d", rule.published[0], FP8_BLOCK)
         for name, scale in zip(rule.published, scales):
             self.weights.model.published_scales[name] = scale.clone()
         return False
