@@ -88,7 +88,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Events:
-    """Events of one step."""
+class StepEvents:
+    """The events of one step."""
 
     events: tuple[TokenEvent, ...]
