@@ -32,7 +32,7 @@ from hyla.train.budget import steps_for
 from hyla.train.config import TrainConfig
 from hyla.train.corpus import Corpus, Document, read_corpus
 from hyla.train.evaluation import heldout_sample
-from hyla.train.files import finish_folder, partial_name, start_folder, write_json
+from hyla.train.files import finish_folder, partial_name, replace_json, start_folder
 from hyla.train.loop import Trainer
 from hyla.train.metrics import StepMetrics
 from hyla.train.packing import TokenStore
@@ -178,8 +178,8 @@ def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], d
     tensors = {f"{name}.tokens": store.tokens for name, store in stores.items()}
     tensors |= {f"{name}.ends": store.ends for name, store in stores.items()}
     save_file(tensors, partial / TOKENS_FILE)
-    write_json(partial / HELDOUT_FILE, {"documents": [asdict(document) for document in heldout]})
-    write_json(partial / RUN_FILE, _record(request, train, model_config, corpus, step_seconds, device))
+    replace_json(partial / HELDOUT_FILE, {"documents": [asdict(document) for document in heldout]})
+    replace_json(partial / RUN_FILE, _record(request, train, model_config, corpus, step_seconds, device))
     finish_folder(folder)
 
 
