@@ -38,8 +38,8 @@ def resident(
     kept = rule.scales_to_ours(_as_bytes(scales), shapes)
     found = []
     for part, scale, layout in zip(ours, kept, layouts):
-        own = _unmapped(part, codes, device).view(FP8), _unmapped(scale, scales, device).view(scales[0].dtype)
-        found.append(FP8Tensor(*own, dtype, layout.shard))
+        numbers = _unmapped(part, codes, device).view(FP8), _unmapped(scale, scales, device).view(scales[0].dtype)
+        found.append(FP8Tensor(*numbers, dtype, layout.shard))
     return found
 
 

@@ -122,4 +122,4 @@ def _plan_snapshots(
     if not demand.keeps_prefixes or not each:
         return 0, {}
     count = max(min((budget - state) // each, SNAPSHOTS_PER_SLOT * num_slots), 0)  # one null snapshot comes on top
-    return (count if state else 0), {window: count * own for window, own in windows.items()}
+    return (count if state else 0), {window: count * pages for window, pages in windows.items()}

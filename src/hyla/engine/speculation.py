@@ -110,12 +110,12 @@ def _model_drafter(options: EngineOptions, model: Model, cache: Cache, draft_mod
     if options.pack:
         draft_model.pack()
     slots = 2 * options.max_num_sequences
-    own = Cache(
+    pool = Cache(
         draft_model.cache_specs(), num_pages=cache.ledger.pages.total + slots, num_slots=slots, device=model.device
     )
     return ModelDrafter(
         draft_model,
-        own,
+        pool,
         options.max_draft_tokens,
         vocab_size=model.config.vocab_size,
         acceptance=options.acceptance,

@@ -100,8 +100,8 @@ def make_plan(workload: Workload) -> tuple[list[Planned], list[Planned]]:
     planned = []
     for at, (size, answer) in zip(times, sizes):
         shared = round(size * workload.prefix_share)
-        own = [*contents.choice(prefixes)[:shared], *_content(workload, contents, size - shared)]
-        prompt = " ".join(own) if workload.vocab_size is None else tuple(own)
+        content = [*contents.choice(prefixes)[:shared], *_content(workload, contents, size - shared)]
+        prompt = " ".join(content) if workload.vocab_size is None else tuple(content)
         planned.append(Planned(at, prompt, answer, shared))
     return planned[: workload.num_warmup], planned[workload.num_warmup :]
 

@@ -78,7 +78,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     for model in fields.get("models", []) if isinstance(fields.get("models"), list) else []:
         if isinstance(model, dict):
             for key in ("chat_template", "folder"):
-                own = model.get(key)
-                if isinstance(own, str) and (key == "chat_template" or (file.parent / own).exists()):
-                    model[key] = str(file.parent / own)
+                given = model.get(key)
+                if isinstance(given, str) and (key == "chat_template" or (file.parent / given).exists()):
+                    model[key] = str(file.parent / given)
     return fields

@@ -48,8 +48,8 @@ class MTPDrafter:
         self.model, self.cache, self.acceptance = model, cache, acceptance
         self.num_steps = model.num_mtp_steps
         specs = [model.mtp_cache_specs(step) for step in range(self.num_steps)]
-        has_states = any(spec.slot_tensors for own in specs for spec in own)
-        self._sizes = [len(model.cache_specs()), *(len(own) for own in specs)]
+        has_states = any(spec.slot_tensors for step_specs in specs for spec in step_specs)
+        self._sizes = [len(model.cache_specs()), *(len(step_specs) for step_specs in specs)]
         self._may_chain = self.num_steps == 1 and not has_states
         self.max_drafts = max_drafts if self._may_chain else min(max_drafts, self.num_steps)
         self._states: dict[Generation, _State] = {}

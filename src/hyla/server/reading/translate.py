@@ -51,8 +51,8 @@ def engine_request(
     name: str, prompt: str | tuple[int, ...], params: SamplingParams, requested: Any = None, *, key: str | None = None
 ) -> Request:
     """One prompt of a request body. key: of the client, for fairness between them."""
-    own = type(requested).model_fields if requested is not None else ()
-    wanted = {field: getattr(requested, field) for field in REQUEST_FIELDS if field in own} | {"key": key}
+    known = type(requested).model_fields if requested is not None else ()
+    wanted = {field: getattr(requested, field) for field in REQUEST_FIELDS if field in known} | {"key": key}
     return Request(name, prompt, params, **in_engine(wanted))
 
 
@@ -140,8 +140,8 @@ TOOL_WORDS = {"form": "parameters of a tool", "place": ""}
 def client_name(requested: Body, name: str | None) -> str | None:
     """A field of this request for the engine's word; None when it has none."""
     names = CLIENT_NAMES.get(type(requested), {}).get(name, (name,))
-    known = [own for own in names if own in type(requested).model_fields]
-    sent = (own for own in known if own in requested.model_fields_set and getattr(requested, own) is not None)
+    known = [field for field in names if field in type(requested).model_fields]
+    sent = (field for field in known if field in requested.model_fields_set and getattr(requested, field) is not None)
     return next(sent, known[0] if known else None)
 
 

@@ -71,9 +71,16 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
         shows_reasoning=requested.include_reasoning is not False,
     )
     shape.prompt_ids = [prompt.token_ids]
-    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
+    for_engine = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
     return await answer(
-        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(requested.stream)
+        request,
+        service,
+        served,
+        [for_engine],
+        shape,
+        answer_id=answer_id,
+        client=client,
+        is_streamed=bool(requested.stream),
     )
 
 

@@ -66,9 +66,16 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
         shows_thinking=requested.thinking is None
         or (requested.thinking.type != "disabled" and requested.thinking.display != "omitted"),
     )
-    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
+    for_engine = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
     return await answer(
-        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(requested.stream)
+        request,
+        service,
+        served,
+        [for_engine],
+        shape,
+        answer_id=answer_id,
+        client=client,
+        is_streamed=bool(requested.stream),
     )
 
 

@@ -26,11 +26,11 @@ def scored_body(tokenizer: TextCodec | None, scored: TokenLogprob | None) -> dic
     """A prompt's token by id, as other engines write it; None for a text's first token."""
     if scored is None:
         return None
-    own = {scored.token_id: (scored.logprob, scored.rank)}
+    sampled = {scored.token_id: (scored.logprob, scored.rank)}
     ranked = {token: (logprob, rank) for rank, (token, logprob) in enumerate(scored.top, start=1)}
     return {
         str(token): {"logprob": logprob, "rank": rank, "decoded_token": token_text(tokenizer, token)}
-        for token, (logprob, rank) in (own | ranked).items()
+        for token, (logprob, rank) in (sampled | ranked).items()
     }
 
 
@@ -97,7 +97,8 @@ class OpenAIShape(Shape):
             return {}
         scored = self.scored_prompts[prompt]
         told = scored and [
-            scored_body(self.tokenizer, own and replace(own, top=own.top[: self.num_prompt_top])) for own in scored
+            scored_body(self.tokenizer, entry and replace(entry, top=entry.top[: self.num_prompt_top]))
+            for entry in scored
         ]
         return {"prompt_logprobs": told}
 

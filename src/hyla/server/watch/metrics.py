@@ -85,8 +85,8 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _watch_of(self, name: str):
-        own = (self.prompt_tokens, self.generated_tokens, self.first_token, self.per_token)
-        children = Children(*(metric.labels(name) for metric in own), self.recent[name])
+        labelled = (self.prompt_tokens, self.generated_tokens, self.first_token, self.per_token)
+        children = Children(*(metric.labels(name) for metric in labelled), self.recent[name])
 
         def watch(request: Request, on_event: Callable[[TokenEvent], None]):
             return _Watched(self, name, children, len(request.prompt), on_event, monotonic)
@@ -119,16 +119,16 @@ class _Watched:
         self._own.recent.prompt.add(self._num_prompt)
 
     def _count_tokens(self, event: TokenEvent, now: float) -> None:
-        own, count = self._own, len(event.token_ids)
+        children, count = self._own, len(event.token_ids)
         before = self._last.get(event.choice)
         if before is None:
-            own.first_token.observe(now - self._arrived)
+            children.first_token.observe(now - self._arrived)
             self._count_prompt()
         else:
-            own.per_token.observe((now - before) / count)
+            children.per_token.observe((now - before) / count)
         self._last[event.choice] = now
-        own.generated_tokens.inc(count)
-        own.recent.generated.add(count)
+        children.generated_tokens.inc(count)
+        children.recent.generated.add(count)
 
     def _count_end(self, event: TokenEvent, now: float) -> None:
         metrics, model = self._metrics, self._model

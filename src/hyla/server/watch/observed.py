@@ -142,7 +142,7 @@ class Exchange:
 
     def fields(self) -> dict:
         """What the log says of it."""
-        own = {
+        found = {
             "request_id": self.request_id,
             "client_request_id": self.client_request_id,
             "method": self.method,
@@ -153,7 +153,7 @@ class Exchange:
             "sent_bytes": self.sent_bytes,
             "client": (self._scope.get("client") or ("",))[0],
         }
-        return {name: value for name, value in own.items() if value is not None}
+        return {name: value for name, value in found.items() if value is not None}
 
     def attributes(self) -> dict:
         """What its span says, by OpenTelemetry's names."""
