@@ -12,7 +12,7 @@ from hyla.answers.scanning import CallScanner
 from hyla.answers.tools import ToolUse
 
 LITERALS = {"True": True, "False": False, "None": None}
-"""Python's spelling, which models write where JSON's is asked for."""
+"""Python's spelling, which models write where JSON's should stand."""
 
 
 @dataclass(frozen=True)
