@@ -11,7 +11,6 @@ from fastapi.responses import JSONResponse, Response
 from hyla.engine import SamplingParams
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
-from hyla.server.answering.reader import Choice
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import grammar_of
 from hyla.server.reading.prompts import check_choices, check_stream, encode
@@ -19,6 +18,7 @@ from hyla.server.reading.translate import engine_request, in_client_names, sampl
 from hyla.server.schemas.completions import DEFAULT_TOKENS, CompletionRequest
 from hyla.server.served import ServedModel
 from hyla.server.service import Service, client_of, service_of
+from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.completions import CompletionShape
 
 router = APIRouter()

@@ -13,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
-from hyla.server.answering.reader import Choice
 from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import format_grammar
@@ -25,6 +24,7 @@ from hyla.server.schemas.generation import ResponseFormat
 from hyla.server.schemas.messages import Block, CountTokensRequest, MessageRequest, Turn
 from hyla.server.schemas.tools import FunctionTool
 from hyla.server.service import Service, client_of, service_of
+from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.messages import MessageShape
 
 router = APIRouter()

@@ -9,7 +9,7 @@ from typing import Any
 
 from hyla.engine import TokenEvent, TokenLogprob
 from hyla.engine.requests.text import TextCodec
-from hyla.server.answering.reader import Choice, total_usage
+from hyla.server.shapes.choice import Choice, total_usage
 from hyla.server.shapes.protocol import Shape, data_line
 
 DONE = b"data: [DONE]\n\n"

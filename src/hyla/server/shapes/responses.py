@@ -10,8 +10,8 @@ from typing import Any
 from hyla.answers.protocol import Delta, ReasoningDelta, TextDelta
 from hyla.engine import TokenEvent, TokenLogprob
 from hyla.engine.requests.text import REPLACEMENT, TextCodec
-from hyla.server.answering.reader import Choice, total_usage
 from hyla.server.reading.errors import HTTPFailure
+from hyla.server.shapes.choice import Choice, total_usage
 from hyla.server.shapes.openai import token_text
 from hyla.server.shapes.protocol import Shape, data_line
 
