@@ -32,8 +32,8 @@ class BlockingUse:
         each = params if isinstance(params, list | tuple) else [params or SamplingParams()] * len(prompts)
         if len(each) != len(prompts):
             raise RequestError(f"{len(prompts)} prompts and {len(each)} sampling parameters; give as many", "params")
-        requests = [self.resolve(self._request(prompt, own)) for prompt, own in zip(prompts, each)]
-        collectors = [Collector(own.request) for own in requests]
+        requests = [self.resolve(self._request(prompt, one)) for prompt, one in zip(prompts, each)]
+        collectors = [Collector(one.request) for one in requests]
         by_id = {collector.request.request_id: collector for collector in collectors}
         left = deque(requests)
         try:
@@ -65,11 +65,11 @@ class BlockingUse:
             requests.popleft()
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        own = prompt if isinstance(prompt, str) else tuple(prompt)
-        return Request(f"local-{next(self._names)}", own, params)
+        ids = prompt if isinstance(prompt, str) else tuple(prompt)
+        return Request(f"local-{next(self._names)}", ids, params)
 
     def _route(self, mine: dict[str, Collector]) -> list[TokenEvent]:
-        """One step; events of other requests stay for whoever steps next."""
+        """Take one step; events of other requests stay for whoever steps next."""
         events = self.step()
         own = [event for event in events if event.request_id in mine]
         self._events += [event for event in events if event.request_id not in mine]

@@ -20,9 +20,10 @@ from hyla.ops.devices import facts
 
 
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
-    """By name, as plain data; on CUDA with the card, the driver, the libraries and their settings.
+    """The fingerprint's parts by name, as plain data; on CUDA with the card, the driver, the libraries and their settings.
 
-    Reads every weight once (about a second per gigabyte)."""
+    Reads every weight once (about a second per gigabyte).
+    """
     return {
         "torch": torch.__version__,
         "device": _device_name(model.device),

@@ -62,7 +62,7 @@ class Trainer:
         return self.finished_steps
 
     def update(self, step: int) -> tuple[float, float, float]:
-        """One optimizer step; returns (loss, learning rate, gradient norm).
+        """Take one optimizer step; returns (loss, learning rate, gradient norm).
 
         Raises CapacityError when the device has too little memory for it.
         """

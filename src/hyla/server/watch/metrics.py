@@ -85,8 +85,8 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _watch_of(self, name: str):
-        own = (self.prompt_tokens, self.generated_tokens, self.first_token, self.per_token)
-        children = Children(*(metric.labels(name) for metric in own), self.recent[name])
+        labelled = (self.prompt_tokens, self.generated_tokens, self.first_token, self.per_token)
+        children = Children(*(metric.labels(name) for metric in labelled), self.recent[name])
 
         def watch(request: Request, on_event: Callable[[TokenEvent], None]):
             return _Watched(self, name, children, len(request.prompt), on_event, monotonic)
@@ -104,7 +104,7 @@ class _Watched:
         self._num_prompt, self._on_event, self._clock = num_prompt, on_event, clock
         self._arrived = clock()
         self._last: dict[int, float] = {}
-        """By choice: when its latest token came."""
+        """When the latest token of each choice came."""
 
     def __call__(self, event: TokenEvent) -> None:
         now = self._clock()
@@ -119,16 +119,16 @@ class _Watched:
         self._own.recent.prompt.add(self._num_prompt)
 
     def _count_tokens(self, event: TokenEvent, now: float) -> None:
-        own, count = self._own, len(event.token_ids)
+        children, count = self._own, len(event.token_ids)
         before = self._last.get(event.choice)
         if before is None:
-            own.first_token.observe(now - self._arrived)
+            children.first_token.observe(now - self._arrived)
             self._count_prompt()
         else:
-            own.per_token.observe((now - before) / count)
+            children.per_token.observe((now - before) / count)
         self._last[event.choice] = now
-        own.generated_tokens.inc(count)
-        own.recent.generated.add(count)
+        children.generated_tokens.inc(count)
+        children.recent.generated.add(count)
 
     def _count_end(self, event: TokenEvent, now: float) -> None:
         metrics, model = self._metrics, self._model
