@@ -26,11 +26,11 @@ from hyla.engine.sampling.grammar import GrammarCompiler
 from hyla.engine.scheduling.limits import NOTHING, Load, QueueLimits
 from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.engine.speculation import Speculation
-from hyla.errors import CapacityError, RequestError
+from hyla.errors import RequestError
 from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
 from hyla.ops import backends
-from hyla.ops.devices import says_what_to_lower
+from hyla.ops.devices import DeviceFull, says_what_to_lower
 from hyla.ranges import named_range
 
 logger = logging.getLogger(__name__)
@@ -270,7 +270,7 @@ class Engine(BlockingUse):
             rows = sum(part.num_known + part.num_drafts for part in parts)
             with says_what_to_lower(self.model.device, f"a step of {rows} tokens", SMALLER_STEPS):
                 outcomes = self._runner.step(parts)
-        except CapacityError as error:
+        except DeviceFull as error:
             logger.error("%d sequences end with an error: %s", len(parts), error)
             return [self._end(part.generation, "error", str(error), keep=False) for part in parts]
         except Exception as error:  # an operator failed: its batch's cached rows are not to be trusted

@@ -16,6 +16,10 @@ WORKSPACE_VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE")
 """What the libraries read on their own: the scratch memory decides which of their routines are chosen."""
 
 
+class DeviceFull(CapacityError):
+    """A device has too little memory; the message says for what, and what to lower."""
+
+
 def resolve_device(name: str | torch.device) -> torch.device:
     """The device of a name as PyTorch writes it ("cpu", "cuda", "cuda:1"), with its index where it has one.
 
@@ -122,7 +126,7 @@ def _cublas_version() -> str:
 
 @contextmanager
 def says_what_to_lower(device: torch.device, doing: str, advice: str) -> Iterator[None]:
-    """Turn a device's want of memory into one line: CapacityError "cuda:0 has too little memory for `doing` (...);
+    """Turn a device's want of memory into one line: DeviceFull "cuda:0 has too little memory for `doing` (...);
     `advice`"."""
     try:
         yield
@@ -132,4 +136,4 @@ def says_what_to_lower(device: torch.device, doing: str, advice: str) -> Iterato
         details = [f"asked for {asked[1]}" if asked else str(error).partition("\n")[0]]
         details += [f"{free[1]} are free"] if free else []
         # Without the cause: its traceback would keep the step's tensors alive.
-        raise CapacityError(f"{device} has too little memory for {doing} ({', '.join(details)}); {advice}") from None
+        raise DeviceFull(f"{device} has too little memory for {doing} ({', '.join(details)}); {advice}") from None
