@@ -20,7 +20,7 @@ from hyla.ops.devices import facts
 
 
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
-    """The fingerprint's parts by name, as plain data; on CUDA with the card, the driver, the libraries and their settings.
+    """The fingerprint's parts by name, as plain data; on CUDA with card, driver, libraries and their settings.
 
     Reads every weight once (about a second per gigabyte).
     """
