@@ -1,6 +1,8 @@
 """One family's whole life on a pretend device beside the same life on the CPU, both in the portable arithmetic.
 
-    python tests/devices/life.py FAMILY [FAMILY ...]
+    python tests/devices/life.py PARTS FAMILY [FAMILY ...]
+
+PARTS: "computing" (start values, training, cached rows), "serving" (drafts, spill, new weights).
 
 Prints one JSON object a line: for each part of the life whether every bit was equal, and what crossed to the host. In a
 process of its own, because the device, once registered, stays.
@@ -173,20 +175,22 @@ def new_weights(family: str, folder: Path) -> bool:
     return torch.equal(logits[0], logits[1]) and torch.equal(logits[0], logits[2])
 
 
-def life(family: str) -> dict:
+def life(family: str, half: str) -> dict:
     """Every part's outcome: true, false, or the error; and the traffic."""
     outcome, crossings = {}, {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parts = {
+        computing = {
             "start values": lambda: start_values(family),
             "training": lambda: training(family, folder),
             "cached": lambda: cached(family),
+        }
+        served = {
             **{f"drafts {kind}": (lambda kind=kind: serving(family, kind)) for kind in DRAFTS},
             "spill": lambda: spilling(family, folder),
             "new weights": lambda: new_weights(family, folder),
         }
-        for part, run in parts.items():
+        for part, run in {"computing": computing, "serving": served}[half].items():
             try:
                 found = run()
             except Exception:
@@ -203,5 +207,5 @@ def life(family: str) -> dict:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     backends.use("portable")
-    for name in sys.argv[1:]:
-        print(json.dumps(life(name)), flush=True)
+    for name in sys.argv[2:]:
+        print(json.dumps(life(name, sys.argv[1])), flush=True)
