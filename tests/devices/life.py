@@ -31,7 +31,7 @@ from hyla.train.loop import Trainer
 from hyla.train.packing import TokenStore
 
 CPU, DEVICE = torch.device("cpu"), register()
-TRAIN = TrainConfig(steps=5, seed=3, batch_tokens=96, max_document_tokens=70, checkpoint_every=2, loss_rows=40)
+TRAIN = TrainConfig(steps=3, seed=3, batch_tokens=96, max_document_tokens=70, checkpoint_every=2, loss_rows=40)
 PIECES = (70, 33, 20, *[1] * 8)
 """Of a sequence in the cache: prefill that ends inside chunks, then single rows over the end of one."""
 DRAFTS = ("off", "lookup", "mtp", "draft")
@@ -76,18 +76,17 @@ def training(family: str, folder: Path) -> tuple[bool, Traffic]:
 
     (expected := trainer("cpu", CPU)).run()
     (there := trainer("device", DEVICE)).run()
+    is_equal = weights_equal(expected.model, there.model)
     with counted() as traffic:
         there.update(0)
     first = trainer("moved", CPU)
-    while first.finished_steps < 2:
-        first.update(first.finished_steps)
-        first.finished_steps += 1
+    first.update(0)
+    first.finished_steps = 1
     first.save()
     said = []
     (moved := trainer("moved", DEVICE)).resume(said.append)
     moved.run()
-    (whole := trainer("device again", DEVICE)).run()
-    is_equal = weights_equal(expected.model, moved.model) and weights_equal(expected.model, whole.model)
+    is_equal = is_equal and weights_equal(expected.model, moved.model)
     return is_equal and "device: cpu -> pretend:0" in said[0], traffic
 
 
