@@ -5,6 +5,8 @@
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
 # make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
+# make gpu-smoke: two minutes on a card (or elsewhere: DEVICE=cpu), with the Python that has PyTorch for it.
+# make gpu-wheels: what gpu-smoke needs on a card's machine without a network; take the folder wheels/ along.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,8 +15,14 @@ OUT ?= runs/quickstart
 MINUTES ?= 600
 JOBS ?= 1
 REQUESTS ?= 6000
+DEVICE ?= cuda
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+WHEELS := wheels
+# Tags as pip compares them: exactly.
+LINUX := $(foreach glibc,2_17 2_24 2_27 2_28 2_31 2_34 2_35,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
 
-.PHONY: run test test-variants test-portable test-page lint types docs hooks abuse lm-eval exactness soak clean
+.PHONY: run test test-variants test-portable test-page lint types docs hooks abuse lm-eval exactness soak clean \
+  gpu-smoke gpu-wheels
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -72,6 +80,18 @@ exactness: $(VENV)/installed-test
 
 soak: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/engine $(BIN)/python -m soak.run --requests $(REQUESTS)
+
+gpu-smoke:
+	@if ls $(WHEELS)/*.whl >/dev/null 2>&1 && ! $(GPU_PYTHON) -c 'import pydantic, fastapi, uvicorn, llguidance' 2>/dev/null; \
+	  then $(GPU_PYTHON) -m pip --disable-pip-version-check install --quiet --no-index --no-deps --no-compile --upgrade \
+	    --target build/gpu-site $(WHEELS)/*.whl; fi
+	PYTHONPATH=build/gpu-site PYTHONUNBUFFERED=1 timeout 150 $(GPU_PYTHON) tests/devices/smoke.py --device $(DEVICE)
+
+gpu-wheels: $(VENV)/installed
+	@rm -rf $(WHEELS)
+	$(PIP) download --quiet --no-deps --only-binary :all: --implementation cp --python-version 3.12 $(LINUX) \
+	  --dest $(WHEELS) -r tests/devices/wheels.txt
+	@du -sh $(WHEELS); test $$(du -sm $(WHEELS) | cut -f1) -lt 40
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

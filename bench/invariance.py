@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.outcome import Outcome
+from hyla.ops.backends import is_portable
 from hyla.ops.exact import batched, primitives, row_checks, rows
 from hyla.ops.moe import top_k
 from hyla.ops.weights import pack
@@ -80,8 +81,8 @@ def element_probes() -> list[Probe]:
     return probes + [Probe(name, call, False) for name, call in library.items()]
 
 
-def row_probes() -> list[Probe]:
-    """Functions of whole rows."""
+def row_probes(is_portable: bool) -> list[Probe]:
+    """Functions of whole rows. The portable arithmetic does without the library's sums."""
     fp32, wide = (torch.float32,), WIDTHS + WIDE
     ones = dict.fromkeys(wide)
 
@@ -90,15 +91,17 @@ def row_probes() -> list[Probe]:
         return primitives.rms_norm(x, ones[x.shape[-1]], eps=1e-6)
 
     used = {
-        "sum(-1), mean(-1) up to 4096": (lambda x: x.contiguous().sum(-1) + x.contiguous().mean(-1), (*WIDTHS, 4096)),
         "amax(-1)": (lambda x: x.amax(-1), wide),
-        "cumsum(-1)": (lambda x: x.contiguous().cumsum(-1), WIDTHS),
         "stable sort": (lambda x: x.round().sort(dim=-1, stable=True)[1], WIDTHS),
         "moe.top_k": (lambda x: top_k(x.round(), min(4, x.shape[-1])), WIDTHS),
         "primitives.sum_last": (primitives.sum_last, wide),
         "primitives.l2_norm": (primitives.l2_norm, WIDTHS),
         "primitives.softmax_last": (primitives.softmax_last, wide),
         "primitives.log_softmax_last": (primitives.log_softmax_last, wide),
+    }
+    sums = {
+        "sum(-1), mean(-1) up to 4096": (lambda x: x.contiguous().sum(-1) + x.contiguous().mean(-1), (*WIDTHS, 4096)),
+        "cumsum(-1)": (lambda x: x.contiguous().cumsum(-1), WIDTHS),
     }
     library = {
         "sum(-1), wide": lambda x: x.sum(-1),
@@ -111,6 +114,7 @@ def row_probes() -> list[Probe]:
         "sum(0) of the transpose": lambda x: x.t().contiguous().sum(0),
     }
     probes = [Probe(name, call, True, widths, dtypes=fp32) for name, (call, widths) in used.items()]
+    probes += [Probe(name, call, not is_portable, widths, dtypes=fp32) for name, (call, widths) in sums.items()]
     probes.append(Probe("primitives.rms_norm", rms_norm, True))
     return probes + [Probe(name, call, False, wide) for name, call in library.items()]
 
@@ -184,7 +188,7 @@ def verdicts_of(
         torch.set_num_threads(num_threads)
         for dtype in DTYPES:
             column = f"{'fp32' if dtype == torch.float32 else 'bf16'}, {num_threads}"
-            for probe in element_probes() + row_probes():
+            for probe in element_probes() + row_probes(is_portable(device)):
                 if dtype not in probe.dtypes:
                     continue
                 verdicts = found.setdefault((probe.name, probe.is_used), {}).setdefault(column, [])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hyla.caches import Cache
-from hyla.engine.memory import Demand, available_bytes, plan_memory
+from hyla.engine.memory import Demand, available_bytes, default_budget, plan_memory
 from hyla.errors import CapacityError
 from hyla.layers.protocol import CacheSpec, TensorSpec
 
@@ -15,7 +15,7 @@ SPECS = (
 
 def plan(specs=SPECS, memory=None, available=1 << 30, max_num_sequences=4, **fields):
     demand = Demand(max_num_sequences=max_num_sequences, context_len=640, **fields)
-    return plan_memory(specs, demand, memory=memory, available=available)
+    return plan_memory(specs, demand, budget=default_budget(available) if memory is None else memory)
 
 
 def test_plenty_of_memory_gives_what_can_be_used_and_no_more():
@@ -44,6 +44,14 @@ def test_the_default_budget_is_a_share_of_what_is_free():
     assert plan(available=4 * 20_000).num_slots < 4
     with pytest.raises(CapacityError):
         plan(available=1000)
+
+
+def test_a_device_of_its_own_gives_most_of_what_steps_leave():
+    assert default_budget(100 << 30) == 4 << 30
+    assert default_budget(100 << 30, 10 << 30) == int(0.9 * (90 << 30))
+    assert default_budget(100 << 30, 10 << 30, has_draft_model=True) == int(0.45 * (90 << 30))
+    with pytest.raises(CapacityError, match=r"needs up to 1,000 bytes .* and 900 are free .* lower max_batch_tokens"):
+        default_budget(900, 1000)
 
 
 def test_models_without_pages_or_slots_are_planned_too():

@@ -27,6 +27,9 @@ from hyla.models.initialize import initialize
 from hyla.models.state import cast
 from hyla.models.trunk import Model
 
+place = torch.device("cpu")
+"""Where the models are: `place_on`."""
+
 VOCAB = 61
 MAX_LEN = 512
 ROPE = RopeConfig(rotary_dim=4)
@@ -73,11 +76,19 @@ def config_of(mixer: str) -> ModelConfig:
 def model_of(mixer: str, dtype: str, seed: int = 5) -> Model:
     """Random weights, large enough for opinions; not packed."""
     model = initialize(Model(config_of(mixer)), seed, std=0.3)
-    return cast(model, getattr(torch, dtype)).eval()
+    return cast(model, getattr(torch, dtype)).to(place).eval()
 
 
 @cache
 def draft_model() -> Model:
     """Another model of the same vocabulary: right now and then."""
     config = config_of("gated_delta").model_copy(update={"mtp": ()})
-    return initialize(Model(config), 11, std=0.3).eval()
+    return initialize(Model(config), 11, std=0.3).to(place).eval()
+
+
+def place_on(device: torch.device) -> None:
+    """From here on, models are made there; before any answer is computed."""
+    global place
+    place = device
+    model_of.cache_clear()
+    draft_model.cache_clear()

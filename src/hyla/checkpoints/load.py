@@ -24,15 +24,18 @@ from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import ModelConfig
 from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
+from hyla.ops.devices import resolve_device, says_what_to_lower
 
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)."""
+
+SMALLER_WEIGHTS = "free memory there, choose a smaller dtype or model, or another device"
 
 
 def load_model(
     folder: str | Path,
     dtype: torch.dtype | str | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     *,
     revision: str | None = None,
     progress: Progress | None = None,
@@ -44,10 +47,13 @@ def load_model(
     the embedding (vectors that it stores wider stay so). What a model keeps in fp32 (`models.parameters`) is fp32
     either way.
     FP8 weights stay FP8 and are dequantised block by block as they are used; with a dtype, once, here: the same bits.
+    device: as PyTorch names it.
     progress: called with (bytes placed, bytes of the checkpoint) as tensors come in.
     Memory: the model plus one rule's tensors. Ignored tensors are logged with the reason.
-    Raises CheckpointError for missing, extra, damaged or misshapen tensors, ConfigError for what config.json asks.
+    Raises CheckpointError for missing, extra, damaged or misshapen tensors, ConfigError for what config.json asks
+    and for a device that is not there, CapacityError when the device has too little memory.
     """
+    place = resolve_device(device)
     folder = resolve(folder, revision)
     requested = None if dtype is None else _computable(dtype)
     found = read_config(folder)
@@ -64,13 +70,14 @@ def load_model(
         # float64 is an oracle's dtype: dequantised, since no product promises anything there.
         keep = None if requested or dtype == torch.float64 else dtype
         dtype_of = _dtypes_on_loading(weights, dtype, may_widen=requested is None)
-        placer = Placer(weights, checked, dtype_of, device, keep_fp8=keep)
+        placer = Placer(weights, checked, dtype_of, place, keep_fp8=keep)
         total, done = sum(shards.nbytes(name) for name in names.values()), 0
-        for rule in checked.rules:
-            placer.place(rule)
-            done += sum(map(shards.nbytes, checked.stored(rule)))
-            if progress is not None:
-                progress(done, total)
+        with says_what_to_lower(place, f"the weights of {folder}, {total:,} bytes as stored", SMALLER_WEIGHTS):
+            for rule in checked.rules:
+                placer.place(rule)
+                done += sum(map(shards.nbytes, checked.stored(rule)))
+                if progress is not None:
+                    progress(done, total)
     if keep is not None:
         model.quantization = found.quantization
     return model

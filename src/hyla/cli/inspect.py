@@ -18,6 +18,9 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Say what would compute there; default: a card, or the CPU.")
+    ] = None,
 ) -> None:
     """Show the stack, the parameters and the memory of a model folder or of a published size; or list those sizes."""
     import json
@@ -28,7 +31,7 @@ def inspect(
     if model is None:
         list_presets(as_json)
         return
-    report, rows = _report(model, revision)
+    report, rows = _report(model, revision, device)
     if as_json:
         print(json.dumps(report))
         return
@@ -39,7 +42,7 @@ def inspect(
         console.print(f"{name:<20}{text}", markup=False, soft_wrap=True)
 
 
-def _report(name: str, revision: str | None) -> tuple[dict, list]:
+def _report(name: str, revision: str | None, device: str | None) -> tuple[dict, list]:
     """Everything as plain values, and one (count, label, footprint) for each different sublayer."""
     import torch
 
@@ -49,7 +52,10 @@ def _report(name: str, revision: str | None) -> tuple[dict, list]:
     from hyla.models.formats.presets import assumptions, find_preset, is_preset
     from hyla.models.operators import backends_of
     from hyla.models.state import cast
+    from hyla.ops import backends
+    from hyla.ops.devices import resolve_device
 
+    here = resolve_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     title, folder, dtype = name, {}, torch.bfloat16
     if _is_folder(name) or revision is not None or (not is_preset(name) and NAME.fullmatch(name)):
         found = read_config(resolve(name, revision, with_weights=False))
@@ -63,12 +69,13 @@ def _report(name: str, revision: str | None) -> tuple[dict, list]:
         config, published = family.preset(title), family.sizes[title]
         folder["assumed"] = assumptions(title)
     model = cast(build_on_meta(config), dtype)
-    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report = {
         "model": title,
         "family": config.family,
         "dtype": str(dtype).removeprefix("torch."),
         **_model_facts(model),
+        "device": str(here),
+        "arithmetic": backends.on(here),
         "backends": backends_of(model, here),
         "ignored_keys": {key: family.reasons[key] for key in _flat_keys(published, family) if key in family.reasons},
         **folder,
@@ -217,6 +224,7 @@ def _lines(report: dict):
         yield "MTP", f"{module['sublayers']}{steps}: {module['parameters']:,} parameters on top{absent}"
     if not report["mtp"]:
         yield "MTP", "none (assumed)" if "num_nextn_predict_layers" in assumed else "none"
+    yield "on", f"{report['device']}, in the {report['arithmetic']} arithmetic"
     for line in describe(report["backends"]):
         yield "computed by", line
     for key, value_and_reason in assumed.items():

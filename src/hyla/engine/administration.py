@@ -12,6 +12,7 @@ from typing import Literal
 
 from hyla.engine.engine import Engine
 from hyla.errors import HylaError, RequestError
+from hyla.ops.devices import says_what_to_lower
 from hyla.ops.host_memory import give_back_freed_memory
 
 PauseMode = Literal["finish", "keep", "abort"]
@@ -95,7 +96,8 @@ class Administration:
         """Take the cache's memory again; the engine is paused then."""
         if self.state != "asleep":
             raise HylaError(f"the engine is {self.state}, not asleep; there is nothing to wake")
-        self.engine.cache.allocate()
+        with says_what_to_lower(self.engine.cache.device, "the caches", "free memory there and wake it again"):
+            self.engine.cache.allocate()
         self.state = "paused"
 
     def update_weights(self, source) -> int:
@@ -112,7 +114,8 @@ class Administration:
         with WeightUpdate(engine.model, source, **options) as update:
             self._forget_states()
             self.has_weights = False  # until all are there
-            update.apply()
+            with says_what_to_lower(engine.cache.device, "the new weights", "free memory there and update again"):
+                update.apply()
         self.has_weights = True
         engine.weights_version += 1
         return engine.weights_version

@@ -12,12 +12,15 @@ from hyla.caches import Cache
 from hyla.caches.prefix import PrefixCache
 from hyla.caches.spill import Spill
 from hyla.caches.spill_store import SpillStore
+from hyla.engine.activations import LargestStep, activation_bytes
 from hyla.engine.fingerprint import fingerprint
-from hyla.engine.memory import Demand, MemoryPlan
+from hyla.engine.memory import Demand, MemoryPlan, available_bytes, default_budget
 from hyla.engine.requests.options import EngineOptions
 from hyla.engine.requests.text import TextCodec
+from hyla.engine.runner import SCORED_ROWS
 from hyla.layers.protocol import CacheSpec
 from hyla.models.trunk import Model
+from hyla.ops.devices import free_bytes
 
 
 def load(
@@ -47,6 +50,23 @@ def demand_of(options: EngineOptions, context_len: int, *, speculates: bool) -> 
         snapshot_dtype=options.snapshot_dtype,
         num_spare_slots=1 + options.max_num_sequences // 4 if speculates else 0,
     )
+
+
+def cache_budget(options: EngineOptions, model: Model, context_len: int, speculation: str) -> int:
+    """Bytes for caches: as given, or what the model's device can spare."""
+    if options.memory is not None:
+        return options.memory
+    step_bytes = None
+    if free_bytes(model.device) is not None:
+        drafts = options.max_draft_tokens if speculation != "off" else 0
+        step = LargestStep(
+            num_rows=options.max_batch_tokens,
+            num_sequences=options.max_num_sequences,
+            num_logit_rows=max(SCORED_ROWS, options.max_num_sequences * (1 + drafts)),
+            context_len=context_len,
+        )
+        step_bytes = activation_bytes(model.config, step)
+    return default_budget(available_bytes(model.device), step_bytes, has_draft_model=speculation == "draft")
 
 
 def make_cache(specs: Sequence[CacheSpec], memory: MemoryPlan, options: EngineOptions, device: torch.device) -> Cache:

@@ -11,13 +11,15 @@ import torch
 from hyla.engine.requests.embed import EmbedCommand
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
+from hyla.ops.devices import says_what_to_lower
 
 
 @torch.inference_mode()
 def embed(model: Model, command: EmbedCommand) -> tuple[float, ...]:
     """The vector of a text whose ids are the model's."""
     batch = Batch.packed([len(command.token_ids)], device=model.device)
-    hidden_TD = model(torch.tensor(command.token_ids, device=model.device), batch).double()
+    with says_what_to_lower(model.device, f"a text of {len(command.token_ids)} tokens", "shorten it, or lower memory"):
+        hidden_TD = model(torch.tensor(command.token_ids, device=model.device), batch).double()
     pooled_D = hidden_TD.mean(0) if command.pooling == "mean" else hidden_TD[-1]
     if command.is_normalised:
         pooled_D = pooled_D / pooled_D.norm().clamp_min(1e-300)

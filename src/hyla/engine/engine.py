@@ -13,7 +13,7 @@ from hyla.engine.blocking import BlockingUse
 from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.drafts import Part
 from hyla.engine.generation import Generation
-from hyla.engine.memory import available_bytes, plan_memory
+from hyla.engine.memory import plan_memory
 from hyla.engine.profile import StepProfile
 from hyla.engine.requests.facts import EngineFacts
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent
@@ -26,12 +26,16 @@ from hyla.engine.sampling.grammar import GrammarCompiler
 from hyla.engine.scheduling.limits import NOTHING, Load, QueueLimits
 from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.engine.speculation import Speculation
-from hyla.errors import RequestError
+from hyla.errors import CapacityError, RequestError
 from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
+from hyla.ops import backends
+from hyla.ops.devices import says_what_to_lower
 from hyla.ranges import named_range
 
 logger = logging.getLogger(__name__)
+
+SMALLER_STEPS = "lower max_batch_tokens, max_num_sequences or memory"
 
 
 class Engine(BlockingUse):
@@ -68,8 +72,9 @@ class Engine(BlockingUse):
         speculation = Speculation.kind(self.options, model)
         specs = Speculation.specs(speculation, model)
         demand = assembly.demand_of(self.options, self.context_len, speculates=speculation != "off")
-        available = available_bytes(model.device)
-        self.memory = plan_memory(specs, demand, memory=self.options.memory, available=available)
+        self.memory = plan_memory(
+            specs, demand, budget=assembly.cache_budget(self.options, model, self.context_len, speculation)
+        )
         self.notes = [
             *assembly.context_notes(self.options, self.context_len),
             *self.memory.notes,
@@ -77,7 +82,8 @@ class Engine(BlockingUse):
         ]
         for note in self.notes:
             logger.warning(note)
-        self.cache = assembly.make_cache(specs, self.memory, self.options, model.device)
+        with says_what_to_lower(model.device, "the caches", "give them fewer bytes with memory="):
+            self.cache = assembly.make_cache(specs, self.memory, self.options, model.device)
         self.prefix = PrefixCache(self.cache) if self.options.prefix_cache else None
         self.spill = assembly.open_spill(self.prefix, self.options, model) if self.prefix is not None else None
         self.speculation = Speculation(self.options, speculation, model, self.cache, draft_model)
@@ -138,6 +144,8 @@ class Engine(BlockingUse):
             context_len=self.context_len,
             num_pages=self.memory.num_pages,
             max_num_sequences=self.scheduler.max_num_sequences,
+            device=str(self.model.device),
+            arithmetic=backends.on(self.model.device),
             backends=backends_of(self.model),
             notes=tuple(self.notes),
         )
@@ -259,7 +267,12 @@ class Engine(BlockingUse):
 
     def _run(self, parts: list[Part]) -> list[TokenEvent]:
         try:
-            outcomes = self._runner.step(parts)
+            rows = sum(part.num_known + part.num_drafts for part in parts)
+            with says_what_to_lower(self.model.device, f"a step of {rows} tokens", SMALLER_STEPS):
+                outcomes = self._runner.step(parts)
+        except CapacityError as error:
+            logger.error("%d sequences end with an error: %s", len(parts), error)
+            return [self._end(part.generation, "error", str(error), keep=False) for part in parts]
         except Exception as error:  # an operator failed: its batch's cached rows are not to be trusted
             logger.exception("a step failed; its %d sequences end with an error", len(parts))
             message = f"computing the batch failed: {type(error).__name__}: {error}"

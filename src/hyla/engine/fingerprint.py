@@ -16,13 +16,18 @@ from hyla.grid import BLOCK, CHUNK
 from hyla.models.operators import backends_of
 from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
+from hyla.ops.devices import facts
 
 
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
-    """The fingerprint's parts by name, as plain data. Reads every weight once (about a second per gigabyte)."""
+    """The fingerprint's parts by name, as plain data; on CUDA with card, driver, libraries and their settings.
+
+    Reads every weight once (about a second per gigabyte).
+    """
     return {
         "torch": torch.__version__,
         "device": _device_name(model.device),
+        **facts(model.device),
         "num_threads": torch.get_num_threads(),
         "dtype": str(model.dtype),
         "matmul_precision": torch.get_float32_matmul_precision(),

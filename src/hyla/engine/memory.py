@@ -13,9 +13,17 @@ from hyla.errors import CapacityError
 from hyla.grid import CHUNK, num_pages_for
 from hyla.layers.protocol import CacheSpec
 from hyla.ops.attention.cost import LOOK_BACK, num_window_pages
+from hyla.ops.devices import free_bytes
 
 DEFAULT_SHARE, DEFAULT_MOST_BYTES = 4, 4 << 30
-"""By default an engine takes at most one part in DEFAULT_SHARE of the free memory."""
+"""By default an engine on the CPU takes at most one part in DEFAULT_SHARE of the free memory: others use it as well."""
+
+DEVICE_SHARE = 0.9
+"""On a device of its own, of what is free and no step needs. The rest is for weights in other forms, row checks, and
+blocks that the allocator cannot join."""
+
+DRAFT_SHARE = 0.5
+"""Of that, with a draft model, which brings its weights and caches."""
 
 SNAPSHOTS_PER_SLOT = 32
 """More kept states than this for each sequence that can run are of little use."""
@@ -42,8 +50,9 @@ class MemoryPlan:
 
 def available_bytes(device: torch.device) -> int:
     """Memory that is free on the device now; on the CPU also within the control group's limit."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    own = free_bytes(device)
+    if own is not None:
+        return own
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
     fields = dict(line.split(":", 1) for line in lines)
     free = int(fields.get("MemAvailable", "2097152 kB").split()[0]) * 1024
@@ -51,6 +60,22 @@ def available_bytes(device: torch.device) -> int:
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         free = min(free, max(int(limit.read_text()) - int(used.read_text()), 0))
     return free
+
+
+def default_budget(available: int, step_bytes: int | None = None, *, has_draft_model: bool = False) -> int:
+    """Bytes for caches where nobody gives a number.
+
+    step_bytes: on a device of its own, what a step takes beside them (`engine.activations`); None: on the CPU.
+    Raises CapacityError when a step alone needs more than there is.
+    """
+    if step_bytes is None:
+        return min(available // DEFAULT_SHARE, DEFAULT_MOST_BYTES)
+    if available <= step_bytes:
+        raise CapacityError(
+            f"a step needs up to {step_bytes:,} bytes beside weights and caches and {available:,} are free on the "
+            "device; lower max_batch_tokens, or give the caches' bytes with memory="
+        )
+    return int((available - step_bytes) * DEVICE_SHARE * (DRAFT_SHARE if has_draft_model else 1))
 
 
 @dataclass(frozen=True)
@@ -67,13 +92,12 @@ class Demand:
     """Slots for copies of others while drafts are verified."""
 
 
-def plan_memory(specs: Sequence[CacheSpec], demand: Demand, *, memory: int | None, available: int) -> MemoryPlan:
+def plan_memory(specs: Sequence[CacheSpec], demand: Demand, *, budget: int) -> MemoryPlan:
     """Slots with their window pages first (at most half of the budget), then up to a quarter of what is left for
     snapshots, then pages with the rest; of nothing more than can be used.
 
     Raises CapacityError when not even one sequence of one page fits.
     """
-    budget = memory if memory is not None else min(available // DEFAULT_SHARE, DEFAULT_MOST_BYTES)
     slot, page = slot_bytes(specs), page_bytes(specs)
     window_pages = {window: num_window_pages(window, demand.prefill_chunk) for window in windows_of(specs)}
     sequence = slot + sum(count * page_bytes(specs, window) for window, count in window_pages.items())

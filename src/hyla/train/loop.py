@@ -11,13 +11,15 @@ import torch
 
 from hyla.errors import ConfigError
 from hyla.models.trunk import Model, Targets
-from hyla.ops.devices import synchronize
+from hyla.ops.devices import says_what_to_lower, synchronize
 from hyla.ranges import named_range
 from hyla.train.config import TrainConfig
 from hyla.train.metrics import MetricsFile, StepMetrics
 from hyla.train.optimizer import Optimizer
 from hyla.train.packing import PackedRows, Packer, TokenStore
 from hyla.train.run_state import changed_environment, environment, finished_states, load_state, save_state
+
+SMALLER_STEPS = "lower batch_tokens, loss_rows or the model's sizes"
 
 
 def batch_loss(model: Model, rows: PackedRows, chunk_rows: int) -> torch.Tensor:
@@ -60,7 +62,15 @@ class Trainer:
         return self.finished_steps
 
     def update(self, step: int) -> tuple[float, float, float]:
-        """Take one optimizer step; returns (loss, learning rate, gradient norm)."""
+        """Take one optimizer step; returns (loss, learning rate, gradient norm).
+
+        Raises CapacityError when the device has too little memory for it.
+        """
+        doing = f"a training step of {self.config.batch_tokens} tokens"
+        with says_what_to_lower(self.model.device, doing, SMALLER_STEPS):
+            return self._update(step)
+
+    def _update(self, step: int) -> tuple[float, float, float]:
         with named_range("forward"):
             loss = batch_loss(self.model, self.packer.step(step).to(self.model.device), self.config.loss_rows)
         with named_range("backward"):

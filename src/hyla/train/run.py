@@ -28,6 +28,7 @@ from hyla.models.config import Config, ModelConfig
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
+from hyla.ops.devices import says_what_to_lower
 from hyla.train.budget import steps_for
 from hyla.train.config import TrainConfig
 from hyla.train.corpus import Corpus, Document, read_corpus
@@ -90,7 +91,9 @@ class Run:
 
     def untrained(self, device: torch.device = CPU) -> Model:
         """A new model with the run's start values, which are the same on every device."""
-        return initialize(Model(self.model_config), self.train.seed).to(device)
+        model = initialize(Model(self.model_config), self.train.seed)
+        with says_what_to_lower(device, "the model", "choose smaller sizes in the recipe"):
+            return model.to(device)
 
     def trained(
         self,

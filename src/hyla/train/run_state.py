@@ -13,6 +13,7 @@ from hyla.errors import CheckpointError
 from hyla.json_files import read_json
 from hyla.models.trunk import Model
 from hyla.ops import backends
+from hyla.ops.devices import facts
 from hyla.train.files import finish_folder, replace_json, start_folder
 from hyla.train.optimizer import Optimizer
 
@@ -27,12 +28,16 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "num_threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "backend": backends.on(device),
+        **facts(device),
     }
 
 
 def changed_environment(before: Mapping[str, str | int], now: Mapping[str, str | int]) -> str:
-    """What differs, as "name: old -> new"; empty when nothing that was recorded does."""
-    return ", ".join(f"{name}: {old} -> {now.get(name)}" for name, old in before.items() if old != now.get(name))
+    """What differs, as "name: old -> new"; empty when nothing that was recorded does.
+
+    What only one kind of device has is left out.
+    """
+    return ", ".join(f"{name}: {old} -> {now[name]}" for name, old in before.items() if old != now.get(name, old))
 
 
 def finished_states(folder: Path) -> list[Path]:

@@ -25,6 +25,10 @@ class EngineFacts:
     """KV pages of 64 tokens that the caches have, over all sequences."""
     max_num_sequences: int
     """Most sequences computed at once."""
+    device: str
+    """Where the model is, as PyTorch names devices."""
+    arithmetic: str
+    """Of most operators there: "native", "torch" or "portable" (docs/backends.md)."""
     backends: Mapping[str, Mapping[str, Any]]
     """By operator: {"backend": what computes it, "not": {another backend: why that does not}}."""
     notes: tuple[str, ...] = ()

@@ -23,10 +23,10 @@ class EngineOptions(Config):
     revision: str | None = None
     """Branch, tag or commit of a model that is given by its name on the hub."""
     device: str = "cpu"
-    """Device that a folder is loaded to, as PyTorch names it."""
+    """Device that a folder is loaded to, as PyTorch names it: cpu, cuda, cuda:1 (docs/devices.md)."""
     memory: Annotated[int, Field(ge=1)] | None = None
-    """Bytes for caches. None: a quarter of what is free, at most 4 GiB, and never more than `max_num_sequences` whole
-    contexts need."""
+    """Bytes for caches. None: on the CPU a quarter of what is free, at most 4 GiB; on a device of its own nine tenths
+    of what weights and a step's temporaries leave free; never more than `max_num_sequences` whole contexts need."""
     max_num_sequences: Count = 32
     """Most sequences computed at once; others wait. More raises throughput and the time per token."""
     prefill_chunk: Count = 512

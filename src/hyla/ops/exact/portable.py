@@ -18,6 +18,7 @@ from functools import cache
 
 import torch
 
+from hyla.ops.devices import prepare
 from hyla.ops.exact.row_checks import check_data, check_lock
 
 logger = logging.getLogger("hyla.ops")
@@ -56,6 +57,7 @@ def loop_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @cache
 def linear_is_proven(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a row of `library_linear` has the same bits at every place of its tile; checked once."""
+    prepare(device)
     with check_lock, torch.no_grad():
         generator = torch.Generator().manual_seed(20260104)
         weight = check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
@@ -70,6 +72,7 @@ def linear_is_proven(out_dim: int, in_dim: int, dtype: torch.dtype, device: torc
 @cache
 def bmm_is_proven(inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a row of `library_bmm` has the same bits at every place of its matrix, in every matrix."""
+    prepare(device)
     with check_lock, torch.no_grad():
         generator = torch.Generator().manual_seed(20260105)
         a = check_data(BATCH * BATCH_ROWS, inner, generator, 1.0).view(BATCH, BATCH_ROWS, inner)

@@ -29,6 +29,8 @@ def _health(served: ServedModel) -> dict:
         "state": status["state"],
         "cache": status["ledger"],
         "cache_bytes": status["cache_bytes"],
+        "device": facts.device,
+        "arithmetic": facts.arithmetic,
         "cpu_backend": facts.cpu_backend,
         "backends": facts.backends,
         "notes": list(facts.notes),
