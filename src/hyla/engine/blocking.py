@@ -32,8 +32,8 @@ class BlockingUse:
         each = params if isinstance(params, list | tuple) else [params or SamplingParams()] * len(prompts)
         if len(each) != len(prompts):
             raise RequestError(f"{len(prompts)} prompts and {len(each)} sampling parameters; give as many", "params")
-        requests = [self.resolve(self._request(prompt, own)) for prompt, own in zip(prompts, each)]
-        collectors = [Collector(own.request) for own in requests]
+        requests = [self.resolve(self._request(prompt, one)) for prompt, one in zip(prompts, each)]
+        collectors = [Collector(one.request) for one in requests]
         by_id = {collector.request.request_id: collector for collector in collectors}
         left = deque(requests)
         try:

@@ -123,9 +123,9 @@ class Engine(BlockingUse):
     def eos_ids(self) -> tuple[int, ...]:
         """Token ids that end a text: the model's and the tokenizer's."""
         ids = dict.fromkeys(self.model.config.eos_token_ids)
-        own = self.tokenizer.eos_token_id if hasattr(self.tokenizer, "eos_token_id") else None
+        from_tokenizer = self.tokenizer.eos_token_id if hasattr(self.tokenizer, "eos_token_id") else None
         known = range(self.model.config.vocab_size)
-        return tuple(token for token in {**ids, own: None} if token in known)
+        return tuple(token for token in {**ids, from_tokenizer: None} if token in known)
 
     @property
     def has_events(self) -> bool:

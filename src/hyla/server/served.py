@@ -88,9 +88,9 @@ def served_model(
     if chat_template is not None and tokenizer is not None:
         tokenizer.chat_template = ChatTemplate(chat_template, "--chat-template")
     is_ours = isinstance(tokenizer, Tokenizer)
-    own = tokenizer.chat_template if is_ours else None
+    template = tokenizer.chat_template if is_ours else None
     form = registry.answer_format(
-        own.source if own else "",
+        template.source if template else "",
         tool_parser,
         reasoning_parser,
         model_type=model_type,

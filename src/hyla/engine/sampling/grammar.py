@@ -145,13 +145,13 @@ def _vocabulary_of(tokenizer: TextCodec | None) -> llguidance.LLTokenizer:
             "(hyla.checkpoints.load_tokenizer reads one)",
             "grammar",
         )
-    own = tokenizers.Tokenizer.from_str(backend.to_str())
-    own.no_padding()
-    own.no_truncation()
-    own.add_special_tokens([END_MARK])
-    end = own.token_to_id(END_MARK)
+    copy = tokenizers.Tokenizer.from_str(backend.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    copy.add_special_tokens([END_MARK])
+    end = copy.token_to_id(END_MARK)
     try:
-        vocabulary = llguidance.LLTokenizer(own.to_str(), eos_token=[end])
+        vocabulary = llguidance.LLTokenizer(copy.to_str(), eos_token=[end])
     except ValueError as error:
         raise RequestError(f"structured output does not work with this tokenizer: {error}", "grammar") from error
     if vocabulary.vocab_size != end + 1:

@@ -79,7 +79,7 @@ class CompletionShape(OpenAIShape):
         if self._num_echo_top is None or scored is None:
             return text, []
         _, *rest = scored
-        entries = [replace(own, top=own.top[: self._num_echo_top]) for own in rest]
+        entries = [replace(entry, top=entry.top[: self._num_echo_top]) for entry in rest]
         return text, [(self.prompt_ids[prompt][0], None), *_entries(entries)]
 
     def _of_prompt(self, index: int) -> dict[str, Any]:

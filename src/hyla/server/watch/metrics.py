@@ -85,8 +85,8 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _watch_of(self, name: str):
-        own = (self.prompt_tokens, self.generated_tokens, self.first_token, self.per_token)
-        children = Children(*(metric.labels(name) for metric in own), self.recent[name])
+        labelled = (self.prompt_tokens, self.generated_tokens, self.first_token, self.per_token)
+        children = Children(*(metric.labels(name) for metric in labelled), self.recent[name])
 
         def watch(request: Request, on_event: Callable[[TokenEvent], None]):
             return _Watched(self, name, children, len(request.prompt), on_event, monotonic)
