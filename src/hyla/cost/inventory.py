@@ -1,6 +1,6 @@
 """What a sublayer holds, and how a token uses it: its table of parameters by matrix products and vectors.
 
-Proved equal to the modules on the meta device, for every published size (tests/cost/test_parameters.py).
+Proved equal to the modules on the meta device, for every published size (tests/cost/test_inventory.py).
 """
 
 from __future__ import annotations
