@@ -104,3 +104,9 @@ def test_a_typo_is_one_line_with_suggestions(monkeypatch, capsys):
 )
 def test_repetitions_are_compressed(labels, text):
     assert compress(labels) == text
+
+
+def test_it_says_where_it_would_be_computed_and_how():
+    report = json.loads(run("inspect", "qwen3-0.6b", "--device", "cpu", "--json")[1])
+    assert report["device"] == "cpu" and report["arithmetic"] in ("native", "torch")
+    assert f"cpu, in the {report['arithmetic']} arithmetic" in run("inspect", "qwen3-0.6b", "--device", "cpu")[1]

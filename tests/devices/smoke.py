@@ -1,6 +1,6 @@
 """Does Hyla compute right on this device? At most two minutes; results are printed as they come.
 
-    python tests/devices/smoke.py [--device cuda] [--seconds 115] [--jobs 6] [--short] [--only PART ...]
+    python tests/devices/smoke.py [--device cuda] [--seconds 115] [--jobs 10] [--short] [--only PART ...]
 
 Parts in order of importance; when the time is up, what was left out is named. A part that fails does not stop the
 others. The last line is JSON; the exit status is 1 if anything failed. On the CPU the parts run in the portable
@@ -36,17 +36,6 @@ SHARES = {
     "matrix": 1.0,
 }  # fmt: skip
 """By part: the share of the whole time at which it must be over. What runs early leaves more to the later ones."""
-
-
-class Loops(logging.Handler):
-    """Collects the warnings that a product is computed by the loop."""
-
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
 
 
 def run_part(name: str, part: Callable, smoke) -> dict:
@@ -93,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=115.0, help="after which nothing new is begun")
-    parser.add_argument("--jobs", type=int, default=6, help="processes for the exactness matrix; 0: this one")
+    parser.add_argument("--jobs", type=int, default=10, help="processes for the exactness matrix; 0: this one")
     parser.add_argument("--short", action="store_true", help="few of everything")
     parser.add_argument("--only", nargs="+", choices=SHARES, default=list(SHARES), metavar="PART")
     options = parser.parse_args(arguments)
@@ -112,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     if device.type == "cpu":
         backends.use("portable")
     torch.set_num_threads(1)
-    logging.getLogger("hyla.ops").addHandler(loops := Loops())
+    logging.getLogger("hyla.ops").addHandler(loops := smoke_parts.Loops())
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         smoke = smoke_parts.Smoke(device, options.short, STARTED + options.seconds, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import socket
@@ -13,6 +14,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import oracle
@@ -276,15 +278,21 @@ def _row_sets(smoke: Smoke, out_dim: int, in_dim: int, dtype: torch.dtype) -> st
     """The library's row counts by equal bits: what faster arithmetics can build on."""
     if smoke.is_short:
         return ""
-    generator = torch.Generator().manual_seed(20260106)
-    weight = row_checks.check_data(out_dim, in_dim, generator, -1.0).to(device=smoke.device, dtype=dtype)
-    x = row_checks.check_data(ROW_COUNTS[-1], in_dim, generator, 1.0).to(device=smoke.device, dtype=dtype)
+    weight, x = (data.to(device=smoke.device, dtype=dtype) for data in _row_data(out_dim, in_dim))
 
     def call(first: int, count: int) -> torch.Tensor:
         return portable.library_linear(x[first : first + count], weight)
 
     sets = row_checks.agreeing_sets(ROW_COUNTS, call)
     return "; equal rows at " + " | ".join(" ".join(map(str, counts)) for counts, _ in sets)
+
+
+@lru_cache(maxsize=1)
+def _row_data(out_dim: int, in_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight and the most rows."""
+    generator = torch.Generator().manual_seed(20260106)
+    weight = row_checks.check_data(out_dim, in_dim, generator, -1.0)
+    return weight, row_checks.check_data(ROW_COUNTS[-1], in_dim, generator, 1.0)
 
 
 def _loops_agree(smoke: Smoke) -> Iterator[tuple[str, str, bool]]:
@@ -337,15 +345,21 @@ class Matrix:
             _start_worker(str(smoke.device))
             for cell in self.cells:
                 if smoke.has_time(cell.name):
-                    yield _cell_line(cell, *_run_cell(cell))
+                    yield self._line(cell, *_run_cell(cell))
             return
         waiting = dict(zip(self.cells, self.results))
         while waiting and time.monotonic() < smoke.until:
             done = [cell for cell, result in waiting.items() if result.ready()]
             for cell in done:
-                yield _cell_line(cell, *waiting.pop(cell).get())
+                yield self._line(cell, *waiting.pop(cell).get())
             time.sleep(0.02)
         smoke.skipped += [cell.name for cell in waiting]
+
+    @staticmethod
+    def _line(cell: Cell, problems: list[str], seconds: float, loops: list[str]) -> Line:
+        for line in loops:  # said in another process: said here again
+            logging.getLogger("hyla.ops").warning(line)
+        return Line(cell.name, f"{'; '.join(problems) or 'equal'} ({seconds:.1f} s)", not problems)
 
     def close(self) -> None:
         if self.pool is not None:
@@ -353,10 +367,27 @@ class Matrix:
             self.pool.join()
 
 
+class Loops(logging.Handler):
+    """Collects the warnings that a product is computed by the loop."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() not in self.lines:
+            self.lines.append(record.getMessage())
+
+
+_loops = Loops()
+"""Of a worker."""
+
+
 def _start_worker(device: str) -> None:
     from matrix import mixers
 
     torch.set_num_threads(1)
+    logging.getLogger("hyla.ops").addHandler(_loops)
     place = devices.resolve_device(device)
     if place.type == "cpu":
         backends.use("portable")
@@ -364,7 +395,8 @@ def _start_worker(device: str) -> None:
         mixers.place_on(place)
 
 
-def _run_cell(cell: Cell) -> tuple[list[str], float]:
+def _run_cell(cell: Cell) -> tuple[list[str], float, list[str]]:
+    """(problems, seconds, loops that were said meanwhile)."""
     from matrix.check import run_cell
 
     start = time.perf_counter()
@@ -372,8 +404,5 @@ def _run_cell(cell: Cell) -> tuple[list[str], float]:
         problems = run_cell(cell)
     except Exception as error:  # a cell that cannot be computed is a cell that fails
         problems = [f"{type(error).__name__}: {error}"]
-    return problems, time.perf_counter() - start
-
-
-def _cell_line(cell: Cell, problems: list[str], seconds: float) -> Line:
-    return Line(cell.name, f"{'; '.join(problems) or 'equal'} ({seconds:.1f} s)", not problems)
+    loops, _loops.lines = _loops.lines, []
+    return problems, time.perf_counter() - start, loops

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import oracle
@@ -11,6 +12,8 @@ import pytest
 import smoke
 import smoke_parts
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from hyla.ops import backends
 from hyla.ops.exact import portable
@@ -26,12 +29,17 @@ def run(tmp_path):
     backends.use("auto")
 
 
-def test_a_short_run_passes_on_the_cpu():
-    command = [sys.executable, HERE / "smoke.py", "--device", "cpu", "--short", "--jobs", "0", "--seconds", "300"]
+PARTS_IN_ONE_PROCESS = ("card", "parity", "training", "rows", "primitives")
+
+
+@pytest.mark.parametrize(("device", "parts"), [("cpu", tuple(smoke.SHARES)), ("pretend", PARTS_IN_ONE_PROCESS)])
+def test_a_short_run_passes_on_the_cpu_and_under_the_rules_of_a_card(device, parts):
+    options = ["--device", device, "--short", "--jobs", "0", "--seconds", "300", "--only", *parts]
+    command = [sys.executable, HERE / "smoke.py", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["passed"] and set(report["parts"]) == set(smoke.SHARES)
+    assert report["passed"] and set(report["parts"]) == set(parts)
     assert all(part["ok"] and not part.get("skipped") for part in report["parts"].values())
 
 
@@ -74,3 +82,14 @@ def test_the_kept_logits_are_those_of_float64():
         model = oracle.cast(oracle.tiny_model(family, torch.float32), torch.float64)
         assert torch.equal(oracle.logits(model.eval()).float(), kept[f"{family}.fp32"])
         assert torch.allclose(oracle.gradients(model), kept[f"{family}.gradients"], rtol=1e-9, atol=1e-12)
+
+
+def test_the_wheels_for_a_card_s_machine_lack_nothing():
+    lines = (HERE / "wheels.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0] for line in lines if "==" in line}
+    assert {"pydantic", "fastapi", "uvicorn", "llguidance"} <= pinned
+    there = {"click", "h11", "idna"}  # with typer and httpx
+    for name in pinned:
+        for needed in map(Requirement, metadata.requires(name) or ()):
+            is_needed = needed.marker is None or needed.marker.evaluate({"extra": "", "python_version": "3.12"})
+            assert not is_needed or canonicalize_name(needed.name) in pinned | there, f"{name} needs {needed}"

@@ -91,6 +91,9 @@ def test_nothing_is_compiled_for_a_device_that_does_not_use_it(monkeypatch):
     report = backends.report(["attention", "kda"], torch.device("meta"), torch.bfloat16)
     assert report["kda"]["not"]["native"] == "for the CPU, not for meta"
     assert backends.on(torch.device("meta")) != "native"
+    x = torch.empty(3, 20, device="meta")
+    backends.use("auto")
+    assert backends.choose("kda", x) is backends.choose("kda", x)
 
 
 def test_an_operator_is_resolved_once_and_said_once(caplog, monkeypatch):

@@ -95,7 +95,8 @@ def choose(operator: str, *tensors: torch.Tensor | None) -> ModuleType:
     module = _table.get(key)
     if module is None:
         resolved = resolve(operator, *(Operand(*fields) for fields in key[1:]))
-        _say(resolved.operator, resolved.backend, *resolved.reasons.items())
+        on_cpu = all(device == "cpu" for device, *_ in key[1:])
+        _say(resolved.operator, resolved.backend, on_cpu, *resolved.reasons.items())
         module = _table[key] = resolved.module
     return module
 
@@ -157,9 +158,10 @@ def _module(operator: str, backend: str) -> ModuleType:
 
 
 @cache
-def _say(operator: str, backend: str, *reasons: tuple[str, str]) -> None:
+def _say(operator: str, backend: str, on_cpu: bool, *reasons: tuple[str, str]) -> None:
     """Once for each operator and reason; once as a warning where the CPU cannot use its kernels."""
-    missing = native.why_missing() if any(reason != NO_KERNEL for _, reason in reasons) else None
+    # Asking compiles them, which another device has no use for.
+    missing = native.why_missing() if on_cpu and any(reason != NO_KERNEL for _, reason in reasons) else None
     if missing is not None and missing in dict(reasons).values():
         _warn(missing)
     why = "".join(f" ({name}: {reason})" for name, reason in reasons)

@@ -89,7 +89,7 @@ def facts(device: torch.device) -> dict[str, str | int]:
 def free_bytes(device: torch.device) -> int | None:
     """Bytes that a device of its own memory has for this process; None for the CPU, and where nobody says it."""
     module = getattr(torch, device.type, None)
-    if device.type == "cpu" or not hasattr(module, "mem_get_info"):
+    if device.type == "cpu" or module is None or not hasattr(module, "mem_get_info"):
         return None
     free = module.mem_get_info(device)[0]
     if hasattr(module, "memory_reserved"):  # what PyTorch holds and nothing uses

@@ -77,10 +77,10 @@ def diagonal_blocks(a_IHCC: torch.Tensor) -> torch.Tensor:
     return torch.stack([blocks[:, :, b, :, b] for b in range(CHUNK // BLOCK)], dim=2)
 
 
-def inverse_blocks(a_IHCC: torch.Tensor, old: OldRows | None = None, plan: ChunkPlan | None = None):
+def inverse_blocks(a_IHCC: torch.Tensor, old: tuple[OldRows, ChunkPlan] | None = None):
     """T_b = (I + A_bb)^-1 of the four diagonal blocks, row by row: [I, H, 4, 16, 16].
 
-    With `old`, the open chunks' rows that are in the cache are taken from there; the plan says whose they are.
+    With `old`, the open chunks' rows that are in the cache are taken from there.
     """
     a = diagonal_blocks(a_IHCC)
     t = torch.zeros_like(a)
@@ -93,9 +93,10 @@ def inverse_blocks(a_IHCC: torch.Tensor, old: OldRows | None = None, plan: Chunk
         # A stored row of T is never made again: its A came from keys that are not in this call.
         if old is not None:
             # Of any ranks: between two sequences with open chunks there may be one that begins a chunk.
+            stored, plan = old
             ranks = list(plan.open_ranks)
             is_old = plan.is_old_OC.view(len(ranks), 1, -1, BLOCK)[..., i, None]
-            t[ranks, :, :, i] = torch.where(is_old, old.t_OHBB[:, :, None, i], t[ranks, :, :, i])
+            t[ranks, :, :, i] = torch.where(is_old, stored.t_OHBB[:, :, None, i], t[ranks, :, :, i])
     return t
 
 
@@ -159,8 +160,8 @@ def run_chain(
             item = plan.last_items[rank] - first
             if 0 <= item < last - first:
                 result.tails[rank] = {name: row[item] for name, row in intra.rows.items()}
-        from_old = old if group[0] == 0 else None
-        result.t_IHBB[first:last] = inverse_blocks(intra.a_IHCC, from_old, plan)
+        from_old = (old, plan) if old is not None and group[0] == 0 else None
+        result.t_IHBB[first:last] = inverse_blocks(intra.a_IHCC, from_old)
         ap_off = torch.cat([without_diagonal_blocks(intra.a_IHCC), without_diagonal_blocks(intra.p_IHCC)], dim=-1)
         p_diagonal = diagonal_blocks(intra.p_IHCC)
         kq_in = torch.cat([intra.k_in_IHCK, intra.q_in_IHCK], dim=2)
