@@ -5,7 +5,7 @@ The cache pool, the engine's memory planner, the cost model and `hyla inspect` a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, Protocol
@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import torch
 
 from hyla.grid import CHUNK
+from hyla.layers.parameters import Table
 from hyla.ops.batch import Batch
 
 
@@ -63,6 +64,10 @@ class Mixer(Protocol):
 
     operators: tuple[str, ...]
     """Folders of `hyla.ops` that it computes with, beside the primitives and products of every module."""
+    table: Table
+    """Its parameters."""
+    __call__: Callable[..., torch.Tensor]
+    """`forward`, as PyTorch wraps it."""
 
     def cache_spec(self) -> CacheSpec: ...
 
@@ -75,5 +80,7 @@ class ChannelMixer(Protocol):
     """A sublayer module that treats every row alone: MLP, MoE."""
 
     operators: tuple[str, ...]
+    table: Table
+    __call__: Callable[..., torch.Tensor]
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor: ...

@@ -9,7 +9,7 @@ from them (and kept), so an operator never asks the device for a length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ class Batch:
             raise RequestError(f"every sequence of a batch needs at least one new token; lengths are {self.lengths}")
 
     @classmethod
-    def packed(cls, lengths, device="cpu") -> Batch:
+    def packed(cls, lengths: Iterable[int], device: torch.device | str = "cpu") -> Batch:
         """Whole sequences without a cache: training documents, scored prompts."""
         lengths = tuple(int(n) for n in lengths)
         return cls(lengths=lengths, starts=(0,) * len(lengths), device=torch.device(device))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,7 @@ from hyla.models.config import (
     Llama3ScalingConfig,
     MixerConfig,
     ModelConfig,
+    ModuleConfig,
     MTPConfig,
     NormConfig,
     RopeConfig,
@@ -29,6 +30,7 @@ Several = Annotated[int, Field(ge=1, le=16384)]
 LayerTypes = list[Literal["linear_attention", "full_attention"]]
 
 Made = TypeVar("Made", bound=BaseModel)
+Module = TypeVar("Module", bound=ModuleConfig)
 ROPE_KEYS = ("rope_theta", "partial_rotary_factor")
 SCALINGS = {"linear": LinearScalingConfig, "llama3": Llama3ScalingConfig, "yarn": YarnScalingConfig}
 ORIGINAL_LEN = "original_max_position_embeddings"
@@ -109,7 +111,7 @@ class Published(Strict):
         return spelled
 
     @classmethod
-    def read(cls, family: str, keys: Mapping) -> Published:
+    def read(cls, family: str, keys: Mapping) -> Self:
         """Validate; the error names the first wrong key, its value and what it should be."""
         try:
             return cls.model_validate(dict(keys))
@@ -214,25 +216,25 @@ def named_layers(
     return layer_list(family, key, values, default, keys.num_hidden_layers)
 
 
-def prenorm(norm: NormConfig, modules: list[MixerConfig | ChannelMixerConfig]) -> dict:
+def prenorm(norm: NormConfig, modules: Sequence[MixerConfig | ChannelMixerConfig]) -> dict:
     """Fields of ModelConfig for a stack in which one kind of norm precedes every module and the head."""
     return {"sublayers": tuple(SublayerConfig(norm=norm, module=module) for module in modules), "final_norm": norm}
 
 
 def predictors(
-    count: int, norm: NormConfig, modules: list[MixerConfig | ChannelMixerConfig], **fields
+    count: int, norm: NormConfig, modules: Sequence[MixerConfig | ChannelMixerConfig], **fields
 ) -> tuple[MTPConfig, ...]:
     """`count` equal multi-token prediction modules, in which one kind of norm stands everywhere."""
     return (MTPConfig(norm=norm, **prenorm(norm, modules), **fields),) * count
 
 
-def first(config: ModelConfig, kind: str):
-    """The first module config of a kind, in the trunk or else in multi-token prediction, or None."""
+def first(config: ModelConfig, kind: type[Module]) -> Module | None:
+    """The first module config of exactly this class, in the trunk or else in multi-token prediction, or None."""
     sublayers = (*config.sublayers, *(sub for module in config.mtp for sub in module.sublayers))
-    return next((sub.module for sub in sublayers if sub.module.kind == kind), None)
+    return next((module for module in (sub.module for sub in sublayers) if type(module) is kind), None)
 
 
-def build(kind: type[Made], keys: Published, fields: Mapping[str, str], **others) -> Made:
+def build(kind: type[Made], keys: Strict, fields: Mapping[str, str], **others) -> Made:
     """A config of ours from published keys: `fields` maps their name to our field."""
     return kind(**{ours: getattr(keys, theirs) for theirs, ours in fields.items()}, **others)
 
