@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hyla.cost.inventory import Inventory, Matrix, element_bytes, inventory
 from hyla.cost.memory import mixer_memory
 from hyla.errors import ConfigError
-from hyla.models.config import ModelConfig, SublayerConfig
+from hyla.models.config import ModelConfig, MoEConfig, SoftmaxConfig, SublayerConfig
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def _check_experts(config: ModelConfig, split: Split) -> None:
     experts, shared = split.expert_ranks, split.stage_ranks
     if shared % experts:
         raise ConfigError(f"expert = {experts} must divide tensor x context x data = {shared}, which hold the experts")
-    counts = {sub.module.num_experts for sub in config.sublayers if sub.module.kind == "moe"}
+    modules = [sub.module for sub in config.sublayers]
+    counts = {module.num_experts for module in modules if isinstance(module, MoEConfig)}
     if split.expert is not None and split.expert > 1 and not counts:
         raise ConfigError(f"expert = {experts}: the model has no routed experts")
     for count in counts:
@@ -138,7 +139,7 @@ def _stage_bytes(config: ModelConfig, split: Split, number: int, bounds, held, w
 def _sublayer_weights(sublayer: SublayerConfig, found: Inventory, split: Split, weights: str) -> float:
     whole = sum(_matrix_share(matrix, split.tensor) * matrix.nbytes(weights) for matrix in found.matrices)
     mixer = sublayer.module
-    if mixer.kind == "softmax" and split.tensor > mixer.num_kv_heads:
+    if isinstance(mixer, SoftmaxConfig) and split.tensor > mixer.num_kv_heads:
         columns = mixer.num_kv_heads * (mixer.head_dim + (mixer.value_dim or mixer.head_dim))
         copies = 1 / mixer.num_kv_heads - 1 / split.tensor
         whole += copies * columns / found.matrices[0].out_dim * found.matrices[0].nbytes(weights)

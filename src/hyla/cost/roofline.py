@@ -19,7 +19,7 @@ from hyla.cost.memory import model_memory
 from hyla.cost.parameters import weight_bytes
 from hyla.cost.work import step_work
 from hyla.errors import ConfigError
-from hyla.models.config import ModelConfig
+from hyla.models.config import ModelConfig, MoEConfig
 
 USABLE_MEMORY = 0.90
 """Part of a device's memory for weights and caches; the rest is for activations and the runtime."""
@@ -86,8 +86,11 @@ class Serving:
     def __post_init__(self):
         if self.num_devices < 1:
             raise ConfigError(f"{self.num_devices} devices: give at least one")
-        if self.arithmetic is None:
-            object.__setattr__(self, "arithmetic", self.device.arithmetic)
+
+    @property
+    def chosen_arithmetic(self) -> Arithmetic:
+        """The one that is meant."""
+        return self.arithmetic or self.device.arithmetic
 
     @cached_property
     def weight_bytes(self) -> float:
@@ -105,7 +108,7 @@ class Serving:
     def cache_bytes(self, context_tokens: int) -> int:
         """One sequence: resident here, or as published, as the arithmetic goes."""
         memory = self._memory
-        ours = self.arithmetic == "hyla"
+        ours = self.chosen_arithmetic == "hyla"
         return memory.resident_bytes(context_tokens) if ours else memory.published_bytes(context_tokens)
 
     def largest_batch(self, context_tokens: int) -> int:
@@ -115,7 +118,7 @@ class Serving:
 
     def time(self, step: Step) -> StepTime:
         """One forward call."""
-        works = step_work(self.config, step, weights=self.weights, arithmetic=self.arithmetic)
+        works = step_work(self.config, step, weights=self.weights, arithmetic=self.chosen_arithmetic)
         return step_time(works, self.device, self.weights, self.num_devices, self._link_seconds(step))
 
     def _link_seconds(self, step: Step) -> float:
@@ -124,7 +127,8 @@ class Serving:
         row = self.config.hidden_dim * element_bytes(self.weights)
         sent = 2 * step.num_rows * row * (self.num_devices - 1) / self.num_devices
         reduced = len(self.config.sublayers) * self._one_exchange(sent)
-        visited = [sub.module.num_experts_per_token for sub in self.config.sublayers if sub.module.kind == "moe"]
+        modules = [sub.module for sub in self.config.sublayers]
+        visited = [module.num_experts_per_token for module in modules if isinstance(module, MoEConfig)]
         if step.num_sequences < self.num_devices or not visited:
             return reduced
         own_rows = step.num_rows / self.num_devices

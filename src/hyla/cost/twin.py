@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hyla.errors import ConfigError
-from hyla.models.config import MLAConfig, ModelConfig, ModuleConfig, SoftmaxConfig
+from hyla.models.config import MLAConfig, ModelConfig, ModuleConfig, SoftmaxConfig, SparseMLAConfig
 from hyla.models.kinds import Attention, kind_of
 
 
@@ -35,9 +35,9 @@ def full_attention_twin(config: ModelConfig) -> ModelConfig:
 def _dense(config: ModelConfig) -> MLAConfig | SoftmaxConfig | None:
     """Full attention from a sparse or windowed mixer, for a model that has no other."""
     for mixer in config.mixers:
-        if mixer.kind == "sparse_mla":
+        if isinstance(mixer, SparseMLAConfig):
             kept = {name: getattr(mixer, name) for name in MLAConfig.model_fields if name != "kind"}
             return MLAConfig(**kept)
-        if mixer.kind == "softmax":
+        if isinstance(mixer, SoftmaxConfig):
             return mixer.model_copy(update={"window": None, "sinks": False})
     return None

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from hyla.cost.call import ARITHMETICS, Arithmetic, Setting, Step, Work, decode, prefill
 from hyla.cost.formulas import moe
-from hyla.cost.inventory import Inventory, inventory
+from hyla.cost.inventory import Experts, Inventory, inventory
 from hyla.cost.operator_work import operator_work
 from hyla.cost.parameters import distinct
 from hyla.errors import ConfigError
@@ -43,8 +43,8 @@ def _projection_work(found: Inventory, kind: str, at: Setting) -> Iterator[Work]
             )
 
 
-def _experts_work(found: Inventory, kind: str, at: Setting) -> Work:
-    experts, rows = found.experts, at.step.num_rows
+def _experts_work(experts: Experts, kind: str, at: Setting) -> Work:
+    rows = at.step.num_rows
     touched = moe.expected_experts_read(rows, experts.count, experts.visited)
     flops = moe.expert_flops_per_token(
         experts.row_dim, experts.visited, experts.expert_dim, num_matrices=experts.num_matrices
@@ -66,7 +66,7 @@ def sublayer_work(sublayer: SublayerConfig, hidden_dim: int, at: Setting) -> Ite
     found, kind = inventory(sublayer, hidden_dim), sublayer.module.kind
     yield from _projection_work(found, kind, at)
     if found.experts:
-        yield _experts_work(found, kind, at)
+        yield _experts_work(found.experts, kind, at)
     yield from operator_work(sublayer.module, at)
     # The norm reads the stream and writes its rows; the sum reads both and writes the stream.
     moved = 5 * at.step.num_rows * hidden_dim * at.size
