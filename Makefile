@@ -1,4 +1,6 @@
 # make run: from nothing to a served model.  make test: the whole CPU suite.  make lint: ruff.
+# make test-variants: operators and matrix without a compiler, and with two threads.  make test-portable: the same code in
+# the arithmetic of other devices.
 # make types: pyright.  make docs: the pages of docs/ as a site.  make hooks: git hooks that lint before a commit.
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
 # make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
@@ -12,13 +14,27 @@ MINUTES ?= 600
 JOBS ?= 1
 REQUESTS ?= 6000
 
-.PHONY: run test test-page lint types docs hooks abuse lm-eval exactness soak clean
+.PHONY: run test test-variants test-portable test-page lint types docs hooks abuse lm-eval exactness soak clean
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
+
+# What depends on the machine, on another machine: no C compiler to be found, and two threads.
+VARIED := tests/ops tests/matrix/test_matrix.py
+test-variants: $(VENV)/installed-test
+	PATH=/nowhere $(abspath $(BIN))/python -m pytest $(VARIED)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(VARIED)
+
+# The arithmetic of devices without kernels of ours, on the CPU.
+PORTABLE := tests/matrix/test_matrix.py tests/test_exactness.py tests/test_tiny.py tests/parity tests/layers \
+  tests/ops/test_attention.py tests/ops/test_delta.py tests/ops/test_gla.py tests/ops/test_lightning.py \
+  tests/ops/test_linear.py tests/ops/test_moe.py tests/ops/test_sparse.py tests/ops/test_ssd.py \
+  tests/ops/test_window_attention.py tests/ops/test_short_conv.py
+test-portable: $(VENV)/installed-test
+	$(BIN)/python -m pytest --backend portable $(PORTABLE)
 
 test-page: $(VENV)/installed-test
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \

@@ -21,26 +21,40 @@ def _cpu_backends() -> tuple[str, ...]:
 CPU_BACKENDS = _cpu_backends()
 
 
-def pytest_report_header(config):
-    return f"CPU backends: {', '.join(CPU_BACKENDS)}"
-
-
-@pytest.fixture(scope="module", params=CPU_BACKENDS)
-def each_backend(request):
-    """The module's tests, once for each way to compute on the CPU."""
-    backends.use(request.param)
-    yield request.param
-    backends.use("auto")
-
-
-@pytest.fixture
-def torch_operators(each_backend):
-    """This test is about PyTorch's operators, whatever the module uses."""
-    backends.use("torch")
-    yield
-    backends.use(each_backend)
+def pytest_addoption(parser):
+    parser.addoption("--backend", help="Compute all of it with one backend (a name of ops.backends.CHOICES).")
 
 
 def pytest_configure(config):
     keep_freed_memory()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    backends.use(config.getoption("--backend") or "auto")
+
+
+def pytest_report_header(config):
+    chosen = config.getoption("--backend") or f"of the CPU: {', '.join(CPU_BACKENDS)}"
+    return f"backends {chosen}; {torch.get_num_threads()} threads"
+
+
+def pytest_generate_tests(metafunc):
+    if "each_backend" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--backend")
+        metafunc.parametrize("each_backend", (chosen,) if chosen else CPU_BACKENDS, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def each_backend(request):
+    """The module's tests, once for each way to compute on the CPU."""
+    backends.use(request.param)
+    yield request.param
+    backends.use(request.config.getoption("--backend") or "auto")
+
+
+@pytest.fixture
+def torch_operators(each_backend):
+    """This test is about PyTorch's operators, whatever the module uses."""
+    if each_backend not in ("native", "torch"):
+        pytest.skip(f"everything is computed with {each_backend}")
+    backends.use("torch")
+    yield
+    backends.use(each_backend)

@@ -110,11 +110,15 @@ def cached(family: str) -> tuple[bool, Traffic]:
     return torch.equal(*found), traffic
 
 
-def answers(engine: Engine, prompt: list[int]) -> list:
-    params = SamplingParams(max_tokens=10, temperature=0.8, seed=3, logprobs=2, ignore_eos=True)
-    done = engine.generate([prompt, prompt[:50]], params) + engine.generate([[*prompt, 1, 2]], params)
+def answers(engine: Engine, prompt: list[int]) -> tuple[list, int]:
+    """Tokens and log-probabilities, and how many drafts were verified."""
+    # Four ids alone, so that earlier text holds guesses.
+    fields = {"max_tokens": 8, "temperature": 0.8, "seed": 3, "ignore_eos": True, "allowed_token_ids": (3, 4, 5, 6)}
+    params = SamplingParams(logprobs=2, **fields)
+    done = engine.generate([prompt, prompt[:40]], params) + engine.generate([[*prompt, 5, 6]], params)
     engine.cache.ledger.check()
-    return [(one.token_ids, one.logprobs) for one in done]
+    assert done[2].usage.cached_tokens > 0
+    return [(one.token_ids, one.logprobs) for one in done], sum(one.usage.drafted_tokens for one in done)
 
 
 def serving(family: str, drafts: str) -> tuple[bool, Traffic] | None:
@@ -124,16 +128,17 @@ def serving(family: str, drafts: str) -> tuple[bool, Traffic] | None:
         model = model_on(family, device)
         if drafts == "mtp" and not model.config.mtp:
             return None
-        prompt = tokens(model, 30) * 3
+        prompt = [3 + token % 4 for token in tokens(model, 70)]
         draft = {"draft_model": model_on(family, device, seed=6)} if drafts == "draft" else {}
         engine = Engine(model, memory=64 << 20, speculation=drafts, fixed_drafts=True, **draft)
         with counted() as traffic:
-            found.append(answers(engine, prompt))
+            given, drafted = answers(engine, prompt)
+        found.append(given)
         steps = engine.num_steps
     traffic.copies, traffic.copied_bytes, traffic.waits = (
         round(value / steps, 1) for value in (traffic.copies, traffic.copied_bytes, traffic.waits)
     )
-    return found[0] == found[1], traffic
+    return found[0] == found[1] and (drafted > 0) == (drafts != "off"), traffic
 
 
 def spilling(family: str, folder: Path) -> bool:
@@ -145,7 +150,7 @@ def spilling(family: str, folder: Path) -> bool:
             options = {"memory": 64 << 20, "spill_folder": place, "spill_min_tokens": 64, "max_num_sequences": 3}
             engine = Engine(model, **options)
             params = SamplingParams(max_tokens=6, temperature=0.8, seed=3, ignore_eos=True)
-            (done,) = engine.generate([tokens(model, 200)], params)
+            (done,) = engine.generate([tokens(model, 130)], params)
             found.append((done.token_ids, done.usage.cached_tokens > 0))
             engine.spill_now()
     return found[:2] == found[2:] and found[1][1]

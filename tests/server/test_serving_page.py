@@ -29,7 +29,7 @@ def test_every_extension_named_is_a_field():
 def test_the_configuration_file_is_one():
     (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.S)
     config = ServeConfig(**tomllib.loads(text))
-    assert config.limits.max_requests_per_key == 64 and config.models[0].engine["max_num_sequences"] == 64
+    assert config.limits.max_requests_per_key == 64 and config.models[0].engine.max_num_sequences == 64
 
 
 def test_the_commands_are_the_verb_s(monkeypatch, tmp_path):

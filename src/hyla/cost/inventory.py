@@ -126,7 +126,7 @@ def inventory(sublayer: SublayerConfig, hidden_dim: int) -> Inventory:
     loose = [row for row in table if row.product is None]
     return Inventory(
         matrices=_matrices({name: rows for name, rows in found.items() if name not in routed}),
-        experts=_experts(sublayer.module, routed) if routed else None,
+        experts=_experts(sublayer.module, routed) if isinstance(sublayer.module, MoEConfig) else None,
         vectors=sum(row.numel for row in loose if not row.is_fp32),
         fp32_vectors=sum(row.numel for row in loose if row.is_fp32),
     )

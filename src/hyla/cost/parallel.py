@@ -100,8 +100,7 @@ def _check_experts(config: ModelConfig, split: Split) -> None:
     experts, shared = split.expert_ranks, split.stage_ranks
     if shared % experts:
         raise ConfigError(f"expert = {experts} must divide tensor x context x data = {shared}, which hold the experts")
-    modules = [sub.module for sub in config.sublayers]
-    counts = {module.num_experts for module in modules if isinstance(module, MoEConfig)}
+    counts = {sub.module.num_experts for sub in config.sublayers if isinstance(sub.module, MoEConfig)}
     if split.expert is not None and split.expert > 1 and not counts:
         raise ConfigError(f"expert = {experts}: the model has no routed experts")
     for count in counts:

@@ -127,8 +127,9 @@ class Serving:
         row = self.config.hidden_dim * element_bytes(self.weights)
         sent = 2 * step.num_rows * row * (self.num_devices - 1) / self.num_devices
         reduced = len(self.config.sublayers) * self._one_exchange(sent)
-        modules = [sub.module for sub in self.config.sublayers]
-        visited = [module.num_experts_per_token for module in modules if isinstance(module, MoEConfig)]
+        visited = [
+            sub.module.num_experts_per_token for sub in self.config.sublayers if isinstance(sub.module, MoEConfig)
+        ]
         if step.num_sequences < self.num_devices or not visited:
             return reduced
         own_rows = step.num_rows / self.num_devices

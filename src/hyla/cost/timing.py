@@ -12,7 +12,7 @@ from hyla.cost.call import Step
 from hyla.cost.device import Device
 from hyla.cost.roofline import work_seconds
 from hyla.cost.work import step_work
-from hyla.models.config import ChannelMixerConfig, GatedDeltaConfig, MixerConfig, MLPConfig, ModelConfig, SublayerConfig
+from hyla.models.config import GatedDeltaConfig, MLPConfig, ModelConfig, ModuleConfig, SublayerConfig
 
 Clock = Callable[[], float]
 
@@ -33,7 +33,7 @@ CASE_SECONDS, FEWEST = 1.0, 3
 class Case:
     """One kind of sublayer at one size, in one call."""
 
-    module: MixerConfig | ChannelMixerConfig
+    module: ModuleConfig
     start: int
     length: int
 

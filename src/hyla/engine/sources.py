@@ -73,8 +73,13 @@ def _file(name: str, package: Path) -> Path | None:
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """Names that may be modules: a name that is imported from a package may be one."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    """Names that may be modules: a name that is imported from a package may be one, and so may the homes of a package's
+    lazy names (`hyla.lazy`)."""
+    text = file.read_text(encoding="utf-8")
+    is_lazy = "from hyla.lazy import exports" in text
+    for node in ast.walk(ast.parse(text)):
+        if is_lazy and isinstance(node, ast.Constant) and str(node.value).startswith("hyla."):
+            yield str(node.value).partition(":")[0]
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from torch import nn
 
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
@@ -25,9 +26,13 @@ class GLA(Layer):
     """
 
     operators = ("gla",)
+    decay_bias: nn.Parameter
+    norm: RMSNorm
     in_projection: Projection
     decay_projection: Projection
     out_projection: Projection
+    norm: RMSNorm
+    decay_bias: torch.Tensor
 
     def __init__(
         self,

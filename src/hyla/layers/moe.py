@@ -77,7 +77,7 @@ class MoE(Layer):
         )
         shared = {"shared": MLP(hidden_dim, intermediate_dim=shared_dim, activation=activation)} if shared_dim else {}
         super().__init__(table, parts=shared)
-        self.activation: Literal["swiglu", "relu2"] = activation
+        self.activation = activation
         self.routing: dict[str, Any] = dict(
             num_experts_per_token=num_experts_per_token,
             score=score,

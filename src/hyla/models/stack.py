@@ -15,6 +15,7 @@ from hyla.models.build import build_module
 from hyla.models.config import MIXER_KINDS, NormConfig, SublayerConfig
 from hyla.models.residual import build_residual
 from hyla.ops.batch import Batch
+from hyla.ranges import named_range
 
 
 @dataclass(frozen=True)
@@ -94,5 +95,6 @@ def run(
     remaining = iter(caches) if caches is not None else None
     for index, sublayer in enumerate(sublayers):
         cache = next(remaining) if remaining is not None and sublayer.is_mixer else None
-        stream_TD = sublayer(stream_TD, batch, cache, index, observer)
+        with named_range("sublayer", index, sublayer.config.module.kind):
+            stream_TD = sublayer(stream_TD, batch, cache, index, observer)
     return stream_TD

@@ -65,7 +65,9 @@ class Optimizer:
 
     def __init__(self, model: Model, config: TrainConfig):
         self.config = config
-        self.names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.names: dict[torch.Tensor, str] = {
+            parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
         rows = by_name(model_parameters(model.config))
         use_muon = config.optimizer == "muon"
         matrices = [p for p, name in self.names.items() if use_muon and rows[name].muon is not None]
@@ -76,7 +78,7 @@ class Optimizer:
             {"params": [p for p, row in rest.items() if not row.is_decayed], "weight_decay": 0.0},
         ]
         betas = (config.beta1, config.beta2)
-        self.parts = [
+        self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=betas, fused=True)
         ]
         if matrices:

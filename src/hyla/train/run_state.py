@@ -48,7 +48,8 @@ def save_state(folder: Path, model: Model, optimizer: Optimizer, *, step: int, s
     partial = start_folder(path)
     weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     save_file(weights, partial / WEIGHTS)
-    save_file({key: tensor.cpu().contiguous() for key, tensor in optimizer.state_tensors().items()}, partial / OPTIMIZER)
+    memory = {key: tensor.cpu().contiguous() for key, tensor in optimizer.state_tensors().items()}
+    save_file(memory, partial / OPTIMIZER)
     write_json(partial / STATE, {"step": step, "seconds": seconds, "environment": environment(model.device)})
     finish_folder(path)
     for old in finished_states(folder)[:-kept]:

@@ -17,11 +17,10 @@ from pydantic import AliasChoices, BeforeValidator, Field
 
 from hyla.errors import ConfigError
 from hyla.models.config import (
-    ChannelMixerConfig,
     Mamba2Config,
-    MixerConfig,
     MLPConfig,
     ModelConfig,
+    ModuleConfig,
     MoEConfig,
     NormConfig,
     RouterConfig,
@@ -132,7 +131,7 @@ class Keys(hf.Published):
     mtp_layers_block_type: list[str] | None = Field(default=None, min_length=1, max_length=64)
 
 
-def _module(keys: Keys, letter: str) -> MixerConfig | ChannelMixerConfig:
+def _module(keys: Keys, letter: str) -> ModuleConfig:
     """The module config of a layer."""
     if letter == "M":
         limit = tuple(keys.time_step_limit or NO_LIMIT)

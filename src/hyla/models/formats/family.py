@@ -66,6 +66,7 @@ class Family(Generic[Keys]):
     schema: Schema[Keys]
     """The HANDLED keys of config.json, with types, defaults and the values that Hyla can run."""
     from_published: Callable[[Keys], ModelConfig]
+    """From what `schema` read."""
     to_published: Callable[[ModelConfig], dict]
     architecture: str
     """The class name that other libraries expect in `architectures`."""

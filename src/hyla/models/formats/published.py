@@ -10,10 +10,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from hyla.errors import ConfigError
 from hyla.models.config import (
-    ChannelMixerConfig,
     LinearScalingConfig,
     Llama3ScalingConfig,
-    MixerConfig,
     ModelConfig,
     ModuleConfig,
     MTPConfig,
@@ -216,14 +214,12 @@ def named_layers(
     return layer_list(family, key, values, default, keys.num_hidden_layers)
 
 
-def prenorm(norm: NormConfig, modules: Sequence[MixerConfig | ChannelMixerConfig]) -> dict:
+def prenorm(norm: NormConfig, modules: Sequence[ModuleConfig]) -> dict:
     """Fields of ModelConfig for a stack in which one kind of norm precedes every module and the head."""
     return {"sublayers": tuple(SublayerConfig(norm=norm, module=module) for module in modules), "final_norm": norm}
 
 
-def predictors(
-    count: int, norm: NormConfig, modules: Sequence[MixerConfig | ChannelMixerConfig], **fields
-) -> tuple[MTPConfig, ...]:
+def predictors(count: int, norm: NormConfig, modules: Sequence[ModuleConfig], **fields) -> tuple[MTPConfig, ...]:
     """`count` equal multi-token prediction modules, in which one kind of norm stands everywhere."""
     return (MTPConfig(norm=norm, **prenorm(norm, modules), **fields),) * count
 

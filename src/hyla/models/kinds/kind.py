@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from hyla.layers.parameters import Table
-from hyla.models.config import ChannelMixerConfig, MixerConfig, ModuleConfig
+from hyla.models.config import MixerConfig, ModuleConfig
 from hyla.models.kinds.arguments import fields
 from hyla.models.kinds.operators import Attention, Recurrence
 
@@ -18,7 +18,7 @@ from hyla.models.kinds.operators import Attention, Recurrence
 class Calibration:
     """At which sizes `hyla cost --calibrate` times a kind on this machine."""
 
-    sizes: tuple[MixerConfig | ChannelMixerConfig, ...]
+    sizes: tuple[ModuleConfig, ...]
     """From small to large: a prompt is read by the last one, a token is decoded by each."""
     prompts: tuple[int, ...] = (128, 1024)
     """Lengths of the prompts in tokens."""

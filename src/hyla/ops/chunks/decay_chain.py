@@ -65,6 +65,8 @@ def run_chain(
     )
     closes = set(plan.closed_ranks) | (set() if count_I is None else set(plan.tail_ranks))
     for group, part in stretches(plan, heads, key_dim, value_dim):
+        # Anchors are needed by the reads, and only element-wise work runs over chunks: products are made for
+        # a stretch at once.
         rows = rows_of(part)
         fold = rule.fold(rows, None if count_I is None else count_I[part])
         anchors = _anchors(plan, group, part.start, fold, result.final_RHKV, closes)
@@ -81,6 +83,7 @@ def outputs(read: Read, anchors_IHKV: torch.Tensor, v_IHCV: torch.Tensor) -> tor
     """Outputs [I, H, R, V]: what rows read from the anchor, plus what they read inside their chunk, in this order."""
     shape = (*read.q_IHRK.shape[:3], -1)
     from_anchor = bmm(read.q_IHRK.flatten(0, 1), anchors_IHKV.flatten(0, 1)).view(shape)
+    # Where the rule left the decay out of q: V numbers a row to multiply instead of K.
     if read.since_IHR1 is not None:
         from_anchor = from_anchor * read.since_IHR1
     return from_anchor + bmm(read.p_IHRC.flatten(0, 1), v_IHCV.flatten(0, 1)).view(shape)

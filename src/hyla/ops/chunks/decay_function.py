@@ -68,12 +68,15 @@ class _DecayAttention(torch.autograd.Function):
         items = [to_items(x, plan) for x in inputs]
         grad_o = to_items(grad_o_THV, plan)
         grads = [torch.empty_like(x) for x in items]
+        # No final state was given out: nothing flows back from behind the last chunk.
         if grad_final_NHKV is None:
             grad_state = anchors.new_zeros(len(plan.sequences), *anchors.shape[1:])
         else:
             grad_state = by_rank(grad_final_NHKV, plan)
         for group, part in reversed(stretches(plan, *anchors.shape[1:])):
             with torch.enable_grad():
+                # What the rule computes is made again with a graph of its own, a stretch at a time;
+                # the forward pass kept anchors only.
                 leaves = [x[part].detach().requires_grad_() for x in items]
                 q, *others = leaves
                 rows = rule.rows(*others)
@@ -103,6 +106,8 @@ def _part_backward(plan: ChunkPlan, group: range, first: int, computed, grad_o, 
         here = slice(starts[step] - first, starts[step] - first + size)
         grad_next[here] = grad_state[:size]
         grad_state[:size] = decay[here] * grad_next[here] + q_grad_o[here]
+    # Values have two gradients, as read inside the chunk and as folded; autograd adds them when both are the same
+    # tensor.
     return (
         (read.p_IHRC, grad_o @ v_leaf.detach().transpose(-1, -2)),
         (read.q_IHRK, grad_read @ anchors.transpose(-1, -2)),

@@ -85,10 +85,12 @@ def inverse_blocks(a_IHCC: torch.Tensor, old: OldRows | None = None, is_old_OC: 
     a = diagonal_blocks(a_IHCC)
     t = torch.zeros_like(a)
     flat_a, flat_t = a.view(-1, BLOCK, BLOCK), t.view(-1, BLOCK, BLOCK)
+    # Row by row, and not by a library's triangular solve: an appended row must be able to do the same for itself.
     for i in range(BLOCK):
         if i:
             flat_t[:, i] = -bmm(flat_a[:, i : i + 1], flat_t)[:, 0]
         flat_t[:, i, i] += 1.0
+        # A stored row of T is never made again: its A came from keys that are not in this call.
         if old is not None:
             count = is_old_OC.shape[0]
             is_old = is_old_OC.view(count, 1, -1, BLOCK)[..., i, None]
@@ -99,6 +101,7 @@ def inverse_blocks(a_IHCC: torch.Tensor, old: OldRows | None = None, is_old_OC: 
 def without_diagonal_blocks(a_IHCC: torch.Tensor) -> torch.Tensor:
     """A with its diagonal 16x16 blocks set to zero."""
     block = torch.arange(CHUNK, device=a_IHCC.device) // BLOCK
+    # A product with exact zeros, so that the earlier blocks' part has one shape wherever a row stands.
     return a_IHCC * (block[:, None] > block[None, :])
 
 
@@ -106,6 +109,7 @@ def step_groups(plan: ChunkPlan, elements_per_item: int) -> list[range]:
     """Consecutive steps whose items together stay within GROUP_ELEMENTS (at least one step each)."""
     groups, first, total = [], 0, 0
     for step, size in enumerate(plan.step_sizes):
+        # One step is never cut: its sequences go on together.
         if step > first and (total + size) * elements_per_item > GROUP_ELEMENTS:
             groups.append(range(first, step))
             first, total = step, 0
@@ -147,6 +151,8 @@ def run_chain(
     for group in step_groups(plan, heads * CHUNK * max(2 * key_dim, CHUNK)):
         first = starts[group[0]]
         last = starts[group[-1]] + plan.step_sizes[group[-1]]
+        # What is inside chunks does not depend on anchors: it is measured for the whole stretch before the
+        # walk over it.
         intra = measure(slice(first, last))
         for rank in plan.tail_ranks:
             item = plan.last_items[rank] - first
@@ -174,6 +180,7 @@ def _step(result, here, anchor, parts, old_here) -> None:
     """Solve one chunk of every active sequence: fills x, u and o."""
     kq_in, ap_off, p_diagonal, v, beta = parts
     size, heads = anchor.shape[:2]
+    # Keys and queries read the anchor in one product: it is the largest thing that a row reads.
     read = bmm(kq_in.flatten(0, 1), anchor.flatten(0, 1)).view(size, heads, 2 * CHUNK, -1)
     rhs = beta[..., None] * (v - read[:, :, :CHUNK])
     u = torch.zeros_like(v)
@@ -186,12 +193,15 @@ def _step(result, here, anchor, parts, old_here) -> None:
     for b in range(CHUNK // BLOCK):
         block = slice(b * BLOCK, (b + 1) * BLOCK)
         x, o = rhs[:, :, block], read[:, :, CHUNK + b * BLOCK : CHUNK + (b + 1) * BLOCK]
+        # The product runs over all 64 places, those of later blocks being zeros in A and P: one shape,
+        # whatever the block.
         if b:
             rows = torch.cat(ap_off[:, :, block].split(CHUNK, dim=-1), dim=2)
             earlier = bmm(rows.flatten(0, 1), flat_u).view(size, heads, 2 * BLOCK, -1)
             x, o = x - earlier[:, :, :BLOCK], o + earlier[:, :, BLOCK:]
         if old_here is not None:
             is_old = plan.is_old_OC[:, None, block, None]
+            # Old rows keep the x and u that they got when they came: only the new ones are solved.
             x = x.contiguous()
             x[ranks] = torch.where(is_old, old.x_OHBV, x[ranks])
         solved = bmm(t[:, :, b].flatten(0, 1), x.flatten(0, 1)).view(size, heads, BLOCK, -1)
@@ -218,6 +228,8 @@ def _fold(result, plan, step, intra, local, closes) -> None:
         return
     start = plan.step_starts()[step]
     u = result.u_IHCV[start : start + size]
+    # All of a step's chunks close but for sequences that end inside theirs: then the fold is in place, without a
+    # gather.
     pick = slice(0, size) if len(ranks) == size else torch.tensor(ranks, device=u.device)
     anchor = result.final_RHKV[:size][pick]
     folded = fold(

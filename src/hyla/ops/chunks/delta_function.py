@@ -109,6 +109,7 @@ def _part_backward(intra, plan, group, first, grad_o, v, beta, u, anchors, grad_
     a, p, k_in, q_in = (x.detach() for x in (intra.a_IHCC, intra.p_IHCC, intra.k_in_IHCK, intra.q_in_IHCK))
     k_out, decay = intra.k_out_IHKC.detach(), intra.decay_IHK1.detach()
     eye = torch.eye(CHUNK, dtype=a.dtype, device=a.device)
+    # In the backward pass rows may depend on each other: the library's solve is free to choose its order.
     inverse = torch.linalg.solve_triangular(a + eye, eye.expand_as(a), upper=False, unitriangular=True)
     from_output = p.transpose(-1, -2) @ grad_o
     q_grad_o = q_in.transpose(-1, -2) @ grad_o
@@ -118,12 +119,14 @@ def _part_backward(intra, plan, group, first, grad_o, v, beta, u, anchors, grad_
     for step in reversed(group):
         size = plan.step_sizes[step]
         here = slice(starts[step] - first, starts[step] - first + size)
+        # A sequence with fewer chunks joins here, with the gradient of its final state or zero.
         grad_next[here] = grad_state[:size]
         grad_u = from_output[here] + k_out[here].transpose(-1, -2) @ grad_next[here]
         grad_rhs[here] = inverse[here].transpose(-1, -2) @ grad_u
         grad_state[:size] = (
             decay[here] * grad_next[here] + q_grad_o[here] - beta_k_in[here].transpose(-1, -2) @ grad_rhs[here]
         )
+    # From here on nothing runs over chunks in order: one product for the whole stretch.
     over_anchor = grad_rhs @ anchors.transpose(-1, -2)
     grad_decay = anchors * grad_next
     grad_decay = grad_decay.sum((2, 3), keepdim=True) if decay.shape[2] == 1 else grad_decay.sum(3, keepdim=True)

@@ -31,10 +31,12 @@ def forward(
     if state_NHKV is not None:
         states["first"] = state_NHKV.contiguous()
     if return_state:
+        # The kernel folds chunks that stay open as well when there is a place for final states.
         final = states["final"] = v_THV.new_empty(batch.num_sequences, heads, key_dim, value_dim)
     if not keep:
         return DeltaOutputs(kernels.delta(inputs, batch.spans_4N, states), final_NHKV=final)
     plan = chunk_plan(batch)
     items = plan.rows_IC.shape[0]
+    # For the backward pass, in the order of the plan's items, as the torch backend keeps them.
     kept = (v_THV.new_empty(items, heads, CHUNK, value_dim), v_THV.new_empty(items, heads, key_dim, value_dim))
     return DeltaOutputs(kernels.delta(inputs, batch.spans_4N, states, plan.item_lists, kept), *kept, final)

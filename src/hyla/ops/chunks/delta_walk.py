@@ -69,6 +69,7 @@ def _extend(rule: DeltaRule, batch: Batch, cache, plan: ChunkPlan, *inputs) -> t
         rows = {**rule.load_rows(cache, open_slots), "ranks": ranks}
 
     def measure(part: slice):
+        # Only the first chunk that a sequence touches has old rows, and all of those are in the first stretch.
         first = rows if part.start == 0 else None
         return rule.measure(q[part], k[part], log_decay[part], beta[part], first, plan.is_old_OC)
 
@@ -77,6 +78,7 @@ def _extend(rule: DeltaRule, batch: Batch, cache, plan: ChunkPlan, *inputs) -> t
     for rank in plan.tail_ranks:
         slot, item = slots[rank], plan.last_items[rank]
         count = batch.ends[plan.sequences[rank]] % CHUNK
+        # Of x and T only the block that the last row is in: a later row needs no others.
         block = (count - 1) // BLOCK
         cache["u"][slot] = result.u_IHCV[item]
         cache["x"][slot] = result.x_IHCV[item, :, block * BLOCK : (block + 1) * BLOCK]

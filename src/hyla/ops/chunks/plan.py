@@ -71,6 +71,7 @@ def chunk_plan(batch: Batch) -> ChunkPlan:
 
 def _make_chunk_plan(batch: Batch) -> ChunkPlan:
     chunks = {n: range(batch.starts[n] // CHUNK, (batch.ends[n] - 1) // CHUNK + 1) for n in batch.prefill_sequences}
+    # Most chunks first: the sequences that are active in a step are then a range, and states are sliced, not gathered.
     ranks = sorted(chunks, key=lambda n: -len(chunks[n]))
     step_sizes = []
     rows, counts, places = [], [], {}
@@ -81,6 +82,7 @@ def _make_chunk_plan(batch: Batch) -> ChunkPlan:
         for rank in active:
             n = ranks[rank]
             chunk_start = chunks[n][step] * CHUNK
+            # The first chunk may be open already, and the last one may stay open: rows stand at their absolute places.
             first = max(batch.starts[n], chunk_start)
             last = min(batch.ends[n], chunk_start + CHUNK)
             flat = batch.offsets[n] + first - batch.starts[n]
@@ -90,6 +92,7 @@ def _make_chunk_plan(batch: Batch) -> ChunkPlan:
             row[first - chunk_start : last - chunk_start] = torch.arange(flat, flat + last - first)
             rows.append(row)
             counts.append(last - chunk_start)
+    # Flat order, so that outputs go back to the batch by one index.
     spans = sorted(places.values())
     flat_rows = [torch.arange(flat, flat + count) for flat, _, count in spans]
     row_places = [torch.arange(place, place + count) for _, place, count in spans]
@@ -141,6 +144,7 @@ def _make_row_plan(batch: Batch) -> RowPlan:
     sequences = batch.decode_sequences
     slots = [batch.slots[n] for n in sequences] if sequences else []
     rows = [batch.starts[n] % CHUNK for n in sequences]
+    # A slice makes a view of the states: a decoded token then reads them where they lie.
     consecutive = bool(slots) and slots == list(range(slots[0], slots[0] + len(slots)))
     slots_N = batch.index(slots)
     return RowPlan(

@@ -47,6 +47,7 @@ def by_rank(x_N: torch.Tensor, plan: ChunkPlan) -> torch.Tensor:
 
 def by_sequence(x_R: torch.Tensor, plan: ChunkPlan) -> torch.Tensor:
     """Undo `by_rank`."""
+    # Without a cache every sequence has a rank, so all places are filled.
     x_N = torch.empty_like(x_R)
     x_N[list(plan.sequences)] = x_R
     return x_N

@@ -34,11 +34,14 @@ def measure(q_IHCK, k_IHCK, log_decay_IHC, beta_IHC, old=None, is_old_OC=None) -
         ranks = old["ranks"]
         sums = chunk_sums(log_decay_IHC, old["decay_sum"], ranks, is_old_OC)
         k_t[ranks] = torch.where(is_old_OC.view(-1, 1, 1, CHUNK), old["k_t"], k_t[ranks])
+    # Keys and queries meet the keys in one product, per key head; value heads of a group share it.
     kq = torch.cat([k_IHCK, q_IHCK], dim=2)
     dots = bmm(kq.flatten(0, 1), k_t.flatten(0, 1)).view(-1, key_heads, 2, CHUNK, CHUNK)
     dots = spread(dots, heads)
     place = torch.arange(CHUNK, device=sums.device)
     is_future = place[None, :] > place[:, None]
+    # The difference is taken in float64 and rounded once; masked by minus infinity, so that no positive exponent
+    # is formed.
     between = (sums[..., :, None] - sums[..., None, :]).to(dtype).masked_fill(is_future, float("-inf"))
     decays = torch.exp(between)
     is_earlier = (place[None, :] < place[:, None]).to(dtype)
