@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from hyla.errors import RequestError
+from hyla.errors import ConfigError, RequestError
 
 T = TypeVar("T")
 
@@ -59,6 +59,20 @@ class Batch:
     @property
     def is_cached(self) -> bool:
         return self.slots is not None
+
+    @property
+    def cached_slots(self) -> tuple[int, ...]:
+        """`slots` of a batch that goes with a cache."""
+        if self.slots is None:
+            raise ConfigError("a cache was given, but the batch has no slots; make it with cache.batch(...)")
+        return self.slots
+
+    @property
+    def cached_pages(self) -> tuple[tuple[int, ...], ...]:
+        """`pages` of a batch that goes with a cache."""
+        if self.pages is None:
+            raise ConfigError("a cache was given, but the batch has no pages; make it with cache.batch(...)")
+        return self.pages
 
     @property
     def ends(self) -> tuple[int, ...]:

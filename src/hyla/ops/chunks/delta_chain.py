@@ -91,7 +91,7 @@ def inverse_blocks(a_IHCC: torch.Tensor, old: OldRows | None = None, is_old_OC: 
             flat_t[:, i] = -bmm(flat_a[:, i : i + 1], flat_t)[:, 0]
         flat_t[:, i, i] += 1.0
         # A stored row of T is never made again: its A came from keys that are not in this call.
-        if old is not None:
+        if old is not None and is_old_OC is not None:
             count = is_old_OC.shape[0]
             is_old = is_old_OC.view(count, 1, -1, BLOCK)[..., i, None]
             t[:count, :, :, i] = torch.where(is_old, old.t_OHBB[:, :, None, i], t[:count, :, :, i])
@@ -167,7 +167,7 @@ def run_chain(
             size, start = plan.step_sizes[step], starts[step]
             here, local = slice(start, start + size), slice(start - first, start - first + size)
             anchor = result.final_RHKV[:size]
-            if keep_anchors:
+            if result.anchors_IHKV is not None:
                 result.anchors_IHKV[here] = anchor
             old_here = (old, plan) if old is not None and step == 0 else None
             parts = (kq_in[local], ap_off[local], p_diagonal[local], v_IHCV[here], beta_IHC[here])
