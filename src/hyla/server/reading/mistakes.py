@@ -48,7 +48,7 @@ def request_error(error: ValidationError, body: Mapping[str, Any]) -> RequestErr
         said = "every request needs it" if len(first.path) == 1 else "add it"
         return RequestError(f"{where} is missing; {said}", name)
     if kind == "value_error":
-        return RequestError(f"{where} {first.details['ctx']['error']}", name)
+        return RequestError(f"{where} {first.details.get('ctx', {})['error']}", name)
     return RequestError(f"{where} = {short(first.details.get('input'))}: {_said(meant)}", name)
 
 
@@ -58,7 +58,7 @@ def written(path: Sequence[str | int]) -> str:
     return "".join(parts).removeprefix(".")
 
 
-def _mistake(details: ErrorDetails, body: Mapping[str, Any]) -> Mistake:
+def _mistake(details: ErrorDetails, body: Any) -> Mistake:
     value: Any = body
     path: list[str | int] = []
     branch: tuple[str | int, ...] = ()

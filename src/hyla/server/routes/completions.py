@@ -92,15 +92,15 @@ def _params(requested: CompletionRequest, grammar: dict | None, marks: dict) -> 
                 f"best_of = {requested.best_of} must be at least n = {num}, and is not for streams", "best_of"
             )
         num, logprobs = requested.best_of, logprobs or 0
-    own = {"n": num} if requested.best_of is not None else {}
+    own: dict[str, int | None] = {"n": num} if requested.best_of is not None else {}
     own["prompt_logprobs"] = max(scores, default=None)
     return sampling_params(requested, max_tokens=most, logprobs=logprobs, grammar=grammar, **own, **marks)
 
 
 def _echoes(served: ServedModel, prompts: Sequence, ids: Sequence[tuple[int, ...]]) -> list[str]:
     """Each prompt as text."""
-    has_text = served.tokenizer is not None
+    tokenizer = served.tokenizer
     return [
-        prompt if isinstance(prompt, str) else served.tokenizer.decode(own) if has_text else ""
+        prompt if isinstance(prompt, str) else tokenizer.decode(own) if tokenizer is not None else ""
         for prompt, own in zip(prompts, ids)
     ]
