@@ -2,7 +2,7 @@
 
     python -m bench invariance [--device cuda] [--quick]
 
-Every function that `ops/exact/rows.py` and `ops/exact/primitives.py` are made of or export ("used"), and the library
+Every function that `ops/exact/rows.py` and `ops/exact/primitives/` are made of or export ("used"), and the library
 functions that they stand in for ("library"), over row counts, widths, offsets, strides, one and two threads, fp32 and
 bf16. The exit status is 1 if a used function is not row-invariant on this machine. Library functions that are ("ok")
 may only happen to be so here.

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first asked for, so that who needs no PyTorch does not load it."""
+"""Names of a package that are imported at their first use, so that who needs no PyTorch does not load it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hyla.engine import EmbedCommand, SamplingParams, TokenEvent, TokenLogprob
-from hyla.server.answering.reader import Choice
+from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.completions import CompletionShape
 
 

@@ -8,7 +8,7 @@ from hyla.answers.protocol import ToolDelta
 from hyla.answers.scanning import CallScanner
 
 NameOf = Callable[[str], tuple[str, str | None]]
-"""From the text before the arguments to the name and the format's own id."""
+"""A function from the text before the arguments to the call's name and the id that the format gives it, if any."""
 
 
 class FramedCalls(CallScanner):

@@ -45,7 +45,7 @@ def json_rule(schema: Any) -> str:
 
 
 def repeated(rule: str, tools: ToolUse, between: str | None = None) -> str:
-    """One or, where allowed, several of a rule."""
+    """A rule for one call or, where several are allowed, for one or more."""
     if not tools.is_parallel:
         return rule
     return f"{rule} ({between} {rule})*" if between else f"{rule}+"
@@ -103,9 +103,9 @@ def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: Callable[[
         properties = properties if isinstance(properties, dict) else {}
         required = required if isinstance(required, list) else []
         parts = []
-        for place, (name, own) in enumerate(properties.items()):
+        for place, (name, parameter) in enumerate(properties.items()):
             rule = f"p_{n}_{place}"
-            text = bool(is_string(own))
+            text = bool(is_string(parameter))
             tag = tags.parameter_open + (tag_of(name, text) if tag_of else name) + tags.parameter_name_end
             made[rule] = f"{mark(tag + line)} v_{n}_{place}"
             # A string ends where its closing tag begins, so the tag is part of the lazy terminal.
@@ -114,7 +114,7 @@ def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: Callable[[
                 made[f"v_{n}_{place}[lazy]"] = text_until(end)
             else:
                 made[f"v_{n}_{place}"] = f"json_{n}_{place} {mark(end)}"
-                made[f"json_{n}_{place}"] = json_rule(own)
+                made[f"json_{n}_{place}"] = json_rule(parameter)
             parts.append(rule if name in required else f"{rule}?")
         opening = mark(tags.call_open + tool.name + tags.call_name_end + "\n")
         made[f"call_{n}"] = f"{opening} {' '.join(parts)} {mark(tags.call_close + chr(10))}"

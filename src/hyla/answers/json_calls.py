@@ -22,7 +22,7 @@ class JsonCall:
         self.is_over = False
         self.name: str | None = None
         self._expects = "object"
-        """One of object, key, colon, value, comma."""
+        """What must come next: "object", "key", "colon", "value" or "comma"."""
         self._value: list[str] = []
         self._key = ""
         self._depth, self._in_string, self._is_escaped = 0, False, False

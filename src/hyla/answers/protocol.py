@@ -30,31 +30,31 @@ class ToolDelta:
     """The start of a call (it has a name) or more of its arguments."""
 
     index: int
-    """Of the call in the answer, from 0."""
+    """Number of the call in the answer, from 0."""
     name: str | None = None
     arguments: str = ""
     """A piece of the arguments' JSON text. It is the model's: it may not be valid JSON."""
     call_id: str | None = None
-    """With the name, when the model's format has ids."""
+    """The call's id, given with its name when the model's format has ids."""
 
 
 Delta = TextDelta | ReasoningDelta | ToolDelta
 
 
 class Parser(Protocol):
-    """Reads one answer."""
+    """Reads one answer as its text arrives."""
 
     def push(self, text: str) -> Sequence[Delta]:
-        """The next text; what became certain."""
+        """Take the next text; returns what became certain."""
         ...
 
     def finish(self) -> Sequence[Delta]:
-        """The text has ended; what was held back."""
+        """The text has ended; returns what was held back."""
         ...
 
 
 class PlainParser:
-    """Text is text."""
+    """For models without reasoning and tool calls: all text is the answer's."""
 
     def push(self, text: str) -> Sequence[Delta]:
         return [TextDelta(text)] if text else []

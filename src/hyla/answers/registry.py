@@ -27,7 +27,7 @@ TOOL_FORMATS: tuple[ToolFormat, ...] = (
     nemotron.FORMAT,
     hermes.FORMAT,
 )
-"""In the order in which a template is asked."""
+"""Every format of tool calls; the first one that a chat template shows is the model's."""
 
 NONE = "none"
 
@@ -66,7 +66,7 @@ class AnswerFormat:
         return dict(zip(("thinking_start_ids", "thinking_end_ids"), self.thinking_ids))
 
     def names(self) -> dict[str, str | None]:
-        """For people."""
+        """The formats by their names, for people."""
         return {
             "tools": self.tools.name if self.tools else None,
             "reasoning": self.reasoning.name if self.reasoning else None,

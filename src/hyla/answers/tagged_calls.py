@@ -12,7 +12,7 @@ from hyla.answers.scanning import CallScanner
 from hyla.answers.tools import ToolUse
 
 LITERALS = {"True": True, "False": False, "None": None}
-"""Python's spelling, which models write where JSON's is asked for."""
+"""Python's spelling, which models write where JSON's should stand."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Tags:
     call_starts_section: bool = False
     """Models write calls without the section's opening, too."""
     split_name: Callable[[str], tuple[str, bool | None]] = lambda name: (name, None)
-    """From what stands in a parameter's tag to its name, and whether the tag says that it is a string."""
+    """A function from what stands in a parameter's tag to its name and whether the tag says that it is a string."""
 
 
 def is_string(schema: Any) -> bool | None:
@@ -72,7 +72,7 @@ class TaggedCalls(CallScanner):
         self._has_parameters = False
         self._schema: Any = None
         self._value = ""
-        """Of a parameter that is no string: all of it. Of a string: what is held back."""
+        """The parameter's value so far: all of it, or, of a string (which is streamed), what is held back."""
         self._streams = False
         self._is_first_piece = True
 

@@ -39,7 +39,7 @@ class ToolUse:
         return tuple(tool.name for tool in self.tools)
 
     def for_template(self) -> list[dict] | None:
-        """As chat templates read them; None when the model should not know of any."""
+        """The tools in the form that chat templates read; None when the model should not know of any."""
         return [_described(tool) for tool in self.tools] or None
 
     def parameters_of(self, name: str) -> dict[str, Any]:

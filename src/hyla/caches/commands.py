@@ -29,7 +29,7 @@ class Command:
     verb: Verb
     items: tuple[tuple[int, ...], ...]
     window: int | None = None
-    """Of pages: which layers' (None: those that see everything)."""
+    """The window of the layers whose pages are meant (None: those that see everything)."""
 
     @property
     def reads(self) -> frozenset[Unit]:

@@ -85,7 +85,7 @@ class PageTables:
         self._ledger.pages_of(window).give_back([old])
 
     def keep_windows(self, sequence: Sequence, length: int) -> WindowPages:
-        """For the prefix cache: keep the pages that a row after `length` tokens, a multiple of 64, can see."""
+        """Keep, for the prefix cache, the pages that a row after `length` tokens, a multiple of 64, can see."""
         kept = []
         for window, units in self._ledger.windows.items():
             first = first_window_page(length, window)

@@ -100,17 +100,17 @@ class Spill:
     def _put(self, node: Node, *, wait: bool) -> None:
         path = node.path()
         first = max((above.depth for above in path[:-1] if self.store.has(digest_of(above))), default=0)
-        own = path[first:]
-        if not self.store.has_room(layout_bytes(layout(self.cache, len(own), node.depth)), wait=wait):
+        new_nodes = path[first:]
+        if not self.store.has_room(layout_bytes(layout(self.cache, len(new_nodes), node.depth)), wait=wait):
             return
         before = tuple(digest_of(above) for above in (path[0].above, *path[:first]))
         self.store.put(
             Pending(
-                segment=Segment(before[0], first, tuple(map(digest_of, own)), self.store.tag),
+                segment=Segment(before[0], first, tuple(map(digest_of, new_nodes)), self.store.tag),
                 before=before,
                 fingerprint=self.store.fingerprint,
-                tokens=[token for node in own for token in node.key],
-                tensors=copy_out(self.cache, [node.page for node in own], node.checkpoint),
+                tokens=[token for node in new_nodes for token in node.key],
+                tensors=copy_out(self.cache, [node.page for node in new_nodes], node.checkpoint),
             )
         )
 

@@ -29,7 +29,10 @@ def slot_bytes(specs: List[CacheSpec]) -> int:
 def snapshot_bytes(specs: List[CacheSpec], dtype: SnapshotDtype = "float32") -> int:
     """Bytes of one snapshot over all layers, its window pages not counted."""
     return sum(
-        tensor.nbytes for spec in specs for own in _snapshot_tensors(spec, dtype).values() for tensor in own.values()
+        tensor.nbytes
+        for spec in specs
+        for parts in _snapshot_tensors(spec, dtype).values()
+        for tensor in parts.values()
     )
 
 

@@ -66,8 +66,8 @@ def copy_pages_in(
 ) -> None:
     """Fill pages of a window from stored ones, starting at the stored page `first`."""
     index = torch.tensor(pages, dtype=torch.int64, device=cache.device)
-    for name, own, tensor in _page_tensors(cache):
-        if own == window:
+    for name, layer_window, tensor in _page_tensors(cache):
+        if layer_window == window:
             tensor[index] = tensors[name][first : first + len(pages)].to(cache.device)
 
 

@@ -16,11 +16,11 @@ from hyla.models.config import ModelConfig
 from hyla.models.formats.family import Family
 from hyla.models.formats.published import Strict
 from hyla.models.formats.registry import family_of_published
-from hyla.ops.weights.blocks import BLOCK
+from hyla.ops.weights.blocks import FP8_BLOCK
 
 logger = logging.getLogger("hyla.checkpoints")
 
-Side = Annotated[int, Field(ge=BLOCK, le=BLOCK)]
+Side = Annotated[int, Field(ge=FP8_BLOCK, le=FP8_BLOCK)]
 
 
 class FP8Keys(Strict):

@@ -13,7 +13,7 @@ from hyla.models.trunk import Model
 from hyla.ops.weights import FP8, FP8Tensor, dequantise, quantise, quantise_with
 
 SUFFIX = "_scale_inv"
-"""Of the name of a tensor's scales."""
+"""What the name of a tensor's scales ends with."""
 CODE_DTYPE = "F8_E4M3"
 SCALE_DTYPES = ("F32", "BF16", "F8_E8M0")
 
@@ -38,8 +38,8 @@ def resident(
     kept = rule.scales_to_ours(_as_bytes(scales), shapes)
     found = []
     for part, scale, layout in zip(ours, kept, layouts):
-        own = _unmapped(part, codes, device).view(FP8), _unmapped(scale, scales, device).view(scales[0].dtype)
-        found.append(FP8Tensor(*own, dtype, layout.shard))
+        numbers = _unmapped(part, codes, device).view(FP8), _unmapped(scale, scales, device).view(scales[0].dtype)
+        found.append(FP8Tensor(*numbers, dtype, layout.shard))
     return found
 
 

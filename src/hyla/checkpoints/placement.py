@@ -19,7 +19,7 @@ from hyla.models.config import ModelConfig
 from hyla.models.formats.family import Family, published_shapes
 from hyla.models.formats.names import Rule
 from hyla.models.state import NamedWeights
-from hyla.ops.weights import BLOCK, dequantise
+from hyla.ops.weights import FP8_BLOCK, dequantise
 
 logger = logging.getLogger("hyla.checkpoints")
 
@@ -102,7 +102,7 @@ def _check(place: object, expected: Mapping[str, tuple[int, ...]], names: Mappin
 
 
 def _allowed_dtypes(name: str, expected: Mapping) -> tuple[str, ...]:
-    """Of a stored tensor: FP8 only beside scales."""
+    """The dtypes that a stored tensor may have: FP8 only beside scales."""
     if name.endswith(SUFFIX):
         return SCALE_DTYPES
     return (CODE_DTYPE,) if name + SUFFIX in expected else (*DTYPES, "F16")
@@ -157,7 +157,7 @@ class Placer:
                 for name, tensor in zip(rule.ours, found):
                     self.weights.assign_fp8(name, tensor)
                 return True
-        logger.info("%s is dequantised: its rows are split inside blocks of %d", rule.published[0], BLOCK)
+        logger.info("%s is dequantised: its rows are split inside blocks of %d", rule.published[0], FP8_BLOCK)
         for name, scale in zip(rule.published, scales):
             self.weights.model.published_scales[name] = scale.clone()
         return False

@@ -80,8 +80,8 @@ def _check_place(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; choose a folder")
-    own = {file for pattern in OWN_PATTERNS for file in folder.glob(pattern)} | {folder / name for name in OWN_FILES}
-    other = sorted(file.name for file in folder.iterdir() if file not in own)
+    ours = {file for pattern in OWN_PATTERNS for file in folder.glob(pattern)} | {folder / name for name in OWN_FILES}
+    other = sorted(file.name for file in folder.iterdir() if file not in ours)
     if other:
         raise CheckpointError(f"{folder} holds files that are not a model's: {other[:3]}; choose an empty folder")
 

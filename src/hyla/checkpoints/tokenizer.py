@@ -43,7 +43,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest token id, added tokens included."""
+        """Size of the vocabulary: one more than the largest token id, added tokens included."""
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def token_id(self, text: str) -> int | None:

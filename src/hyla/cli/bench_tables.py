@@ -106,7 +106,7 @@ def _show(summary: dict) -> None:
     for name, count in summary["errors"].items():
         rates.add_row(f"[red]{name}[/red]", f"[red]{count:,}[/red]")
     console.print(rates)
-    times = Table("milliseconds", *(f"p{own}" for own in PERCENTILES), "mean", box=None, header_style="bold")
+    times = Table("milliseconds", *(f"p{percent}" for percent in PERCENTILES), "mean", box=None, header_style="bold")
     for label, key in (
         ("time to first token", "first_token_seconds"),
         ("time per token", "per_token_seconds"),

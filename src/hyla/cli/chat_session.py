@@ -78,7 +78,7 @@ class ThinkingSplitter:
 def printable(text: str) -> str:
     """Without control characters and overrides of the writing direction: a model must not move the cursor, write to the
     clipboard or show one text and mean another."""
-    return "".join(own for own in text if own in "\n\t" or not (category(own) == "Cc" or own in DIRECTIONS))
+    return "".join(char for char in text if char in "\n\t" or not (category(char) == "Cc" or char in DIRECTIONS))
 
 
 class Session:
@@ -203,7 +203,7 @@ class Session:
         if not name:
             console.print(json.dumps(self.settings), markup=False)
             return
-        changed = {own: kept for own, kept in self.settings.items() if own != name}
+        changed = {other: kept for other, kept in self.settings.items() if other != name}
         if name not in SETTINGS:
             raise RequestError(f"{name!r} is no setting of a conversation; there are {', '.join(SETTINGS)}", name)
         if value:
@@ -228,7 +228,9 @@ class Session:
     def load(self, argument: str) -> None:
         try:
             body = json.loads(Path(argument).expanduser().read_text(encoding="utf-8"))
-            messages = [{"role": str(own["role"]), "content": str(own["content"])} for own in body["messages"]]
+            messages = [
+                {"role": str(message["role"]), "content": str(message["content"])} for message in body["messages"]
+            ]
             system, settings = body.get("system"), dict(body.get("settings") or {})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(f"{argument} is no conversation that /save wrote: {error!r}", "file") from error

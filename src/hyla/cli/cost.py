@@ -112,8 +112,8 @@ def _question(contexts, split: dict, **fields):
     from hyla.cost.figures import DEFAULT_CONTEXTS, Question
     from hyla.cost.parallel import Split
 
-    asked = {name: ranks for name, ranks in split.items() if ranks is not None}
-    return Question(contexts=contexts or DEFAULT_CONTEXTS, split=Split(**asked) if asked else None, **fields)
+    given = {name: ranks for name, ranks in split.items() if ranks is not None}
+    return Question(contexts=contexts or DEFAULT_CONTEXTS, split=Split(**given) if given else None, **fields)
 
 
 def _targets(names: list[str], vs_full: bool) -> list:

@@ -34,7 +34,11 @@ def takes_fields(**configs: type[Config]) -> Callable[[Verb], Verb]:
 
     def decorate(verb: Verb) -> Verb:
         signature = inspect.signature(verb, eval_str=True)
-        fixed = [own for own in signature.parameters.values() if own.kind is not inspect.Parameter.VAR_KEYWORD]
+        fixed = [
+            parameter
+            for parameter in signature.parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
         made = [
             _flag(name, field, config, f"Options: {title}")
             for title, config in configs.items()
@@ -42,7 +46,7 @@ def takes_fields(**configs: type[Config]) -> Callable[[Verb], Verb]:
         ]
         parameters = [*fixed, *made]
         verb.__signature__ = signature.replace(parameters=parameters)
-        verb.__annotations__ = {own.name: own.annotation for own in parameters}
+        verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return verb
 
     return decorate

@@ -152,7 +152,7 @@ def _different_sublayers(model) -> list:
 
 
 def _stack_table(rows: list):
-    """One row per different sublayer."""
+    """A table with a row for each different sublayer."""
     from rich.table import Table
 
     from hyla.cli.console import describe_bytes

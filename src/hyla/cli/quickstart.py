@@ -53,7 +53,7 @@ def make_run(out: Path, request, device: str) -> None:
     from hyla.cli.quickstart_tables import show_completion, show_curves, show_scores
     from hyla.cli.training import train_with_bar
     from hyla.train import report
-    from hyla.train.files import write_json
+    from hyla.train.files import replace_json
     from hyla.train.twin import plot_curves
 
     run, model = train_with_bar(out, request, device)
@@ -69,7 +69,7 @@ def make_run(out: Path, request, device: str) -> None:
     plot = out / "contexts.png"
     plot_curves(curves, plot)
     show_curves(curves, plot)
-    write_json(report.report_path(out), {"bits_per_byte": scores, "completion": completion, "curves": curves})
+    replace_json(report.report_path(out), {"bits_per_byte": scores, "completion": completion, "curves": curves})
 
 
 def show_finished(out: Path, request) -> None:

@@ -121,8 +121,8 @@ def run(config) -> None:
     logs.configure(config.log_format)
     traces = Traces(config.otlp_endpoint) if config.otlp_endpoint is not None else None
     keys = KeyRing(config.api_keys, config.key_file, config.admin_keys)
-    models = [_load(own, config) for own in config.models]
-    names = ", ".join(own.name for own in models)
+    models = [_load(model, config) for model in config.models]
+    names = ", ".join(model.name for model in models)
     try:
         serve_app(
             create_app(models, limits=config.limits, keys=keys, cors_origins=config.cors_origins, traces=traces),

@@ -127,12 +127,12 @@ def _stage_bytes(config: ModelConfig, split: Split, number: int, bounds, held, w
     context_tokens, num_sequences = held
     hidden, size = config.hidden_dim, element_bytes(weights)
     sublayers = config.sublayers[slice(*bounds)]
-    own = sum(_sublayer_weights(sub, inventory(sub, hidden), split, weights) for sub in sublayers)
+    stored = sum(_sublayer_weights(sub, inventory(sub, hidden), split, weights) for sub in sublayers)
     table = config.vocab_size * hidden * size / split.tensor
-    own += table if number == 0 else 0
-    own += table if number == split.pipeline - 1 and not (config.tie_embeddings and split.pipeline == 1) else 0
+    stored += table if number == 0 else 0
+    stored += table if number == split.pipeline - 1 and not (config.tie_embeddings and split.pipeline == 1) else 0
     caches = [_sublayer_cache(sub, split, context_tokens, size) for sub in sublayers]
-    return RankBytes(number, own, sum(kv for kv, _ in caches), sum(state for _, state in caches), num_sequences)
+    return RankBytes(number, stored, sum(kv for kv, _ in caches), sum(state for _, state in caches), num_sequences)
 
 
 def _sublayer_weights(sublayer: SublayerConfig, found: Inventory, split: Split, weights: str) -> float:

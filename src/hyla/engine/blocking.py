@@ -49,8 +49,8 @@ class BlockingUse:
             each = list(params)
         if len(each) != len(listed):
             raise RequestError(f"{len(listed)} prompts and {len(each)} sampling parameters; give as many", "params")
-        requests = [self.resolve(self._request(prompt, own)) for prompt, own in zip(listed, each)]
-        collectors = [Collector(own.request) for own in requests]
+        requests = [self.resolve(self._request(prompt, one)) for prompt, one in zip(listed, each)]
+        collectors = [Collector(one.request) for one in requests]
         by_id = {collector.request.request_id: collector for collector in collectors}
         left = deque(requests)
         try:
@@ -82,11 +82,11 @@ class BlockingUse:
             requests.popleft()
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        own = prompt if isinstance(prompt, str) else tuple(prompt)
-        return Request(f"local-{next(self._names)}", own, params)
+        ids = prompt if isinstance(prompt, str) else tuple(prompt)
+        return Request(f"local-{next(self._names)}", ids, params)
 
     def _route(self, mine: dict[str, Collector]) -> list[TokenEvent]:
-        """One step; events of other requests stay for whoever steps next."""
+        """Take one step; events of other requests stay for whoever steps next."""
         events = self.step()
         own = [event for event in events if event.request_id in mine]
         self._events += [event for event in events if event.request_id not in mine]

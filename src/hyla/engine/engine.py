@@ -104,7 +104,7 @@ class Engine(BlockingUse):
         """Counts the weights that this engine has had; `Administration.update_weights` changes it."""
         self.num_steps = 0
         self._computed = RecentRate(clock)
-        """Tokens."""
+        """How many tokens were computed lately."""
         grammars = GrammarCompiler(self.tokenizer)
         self._resolver = Resolver(self.facts(), self.tokenizer, grammars)
         self._generations: dict[str, list[Generation]] = {}
@@ -117,9 +117,9 @@ class Engine(BlockingUse):
     def eos_ids(self) -> tuple[int, ...]:
         """Token ids that end a text: the model's and the tokenizer's."""
         ids = dict.fromkeys(self.model.config.eos_token_ids)
-        own = self.tokenizer.eos_token_id if isinstance(self.tokenizer, EndsText) else None
+        from_tokenizer = self.tokenizer.eos_token_id if isinstance(self.tokenizer, EndsText) else None
         known = range(self.model.config.vocab_size)
-        return tuple(token for token in {**ids, own: None} if token in known)
+        return tuple(token for token in {**ids, from_tokenizer: None} if token in known)
 
     @property
     def has_events(self) -> bool:
@@ -131,7 +131,7 @@ class Engine(BlockingUse):
         return self.has_events or self.scheduler.has_work
 
     def facts(self) -> EngineFacts:
-        """For whoever talks to this engine from elsewhere."""
+        """What stays the same while this engine lives, for whoever talks to it from elsewhere."""
         return EngineFacts(
             vocab_size=self.model.config.vocab_size,
             hidden_dim=self.model.config.hidden_dim,
@@ -280,7 +280,7 @@ class Engine(BlockingUse):
 
     @property
     def request_ids(self) -> tuple[str, ...]:
-        """Of unfinished requests, oldest first."""
+        """Ids of unfinished requests, oldest first."""
         return tuple(self._generations)
 
     def forget_cached(self) -> None:

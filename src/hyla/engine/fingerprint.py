@@ -19,7 +19,7 @@ from hyla.models.trunk import Model
 
 
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
-    """By name, as plain data. Reads every weight once (about a second per gigabyte)."""
+    """The fingerprint's parts by name, as plain data. Reads every weight once (about a second per gigabyte)."""
     return {
         "torch": torch.__version__,
         "device": _device_name(model.device),

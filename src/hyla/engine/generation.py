@@ -61,7 +61,8 @@ class Generation:
         self.num_unscored = min(max(self.params.prompt_logprobs_start, 1), self.num_prompt_tokens)
         """Tokens of the prompt, from the first one on, that get no log-probabilities."""
         self.prompt_logprobs: list[TokenLogprob | None] = [None] * self.num_unscored
-        """Of the prompt's first tokens, as far as their rows were computed; filled only where `scores_prompt`."""
+        """Log-probabilities of the prompt's first tokens, as far as their rows were computed; filled only where
+        `scores_prompt`."""
         self._has_given_prompt_logprobs = False
         self._detokenizer = (
             Detokenizer(tokenizer, skip_special_tokens=self.params.skip_special_tokens)

@@ -30,7 +30,7 @@ class MemoryPlan:
     num_snapshots: int
     """States that the prefix cache can keep."""
     num_window_pages: dict[int, int]
-    """By window: pages of the layers that see no further back."""
+    """Pages of the layers that see no further back, by window."""
     notes: tuple[str, ...]
     """What was lowered, and why."""
 
@@ -64,7 +64,7 @@ class Demand:
     keeps_prefixes: bool = False
     snapshot_dtype: SnapshotDtype = "float32"
     num_spare_slots: int = 0
-    """For copies of slots while drafts are verified."""
+    """Slots for copies of others while drafts are verified."""
 
 
 def plan_memory(specs: Sequence[CacheSpec], demand: Demand, *, memory: int | None, available: int) -> MemoryPlan:
@@ -122,4 +122,4 @@ def _plan_snapshots(
     if not demand.keeps_prefixes or not each:
         return 0, {}
     count = max(min((budget - state) // each, SNAPSHOTS_PER_SLOT * num_slots), 0)  # one null snapshot comes on top
-    return (count if state else 0), {window: count * own for window, own in windows.items()}
+    return (count if state else 0), {window: count * pages for window, pages in windows.items()}

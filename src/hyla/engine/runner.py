@@ -55,7 +55,7 @@ class Runner:
     @torch.inference_mode()
     def step(self, parts: list[Part]) -> list[Outcome]:
         """Compute parts; tokens are chosen where a generation's last known row is, and after each draft that is right.
-        An outcome for each generation that has news."""
+        An outcome for each generation for which something happened."""
         with named_range("draft"):
             self._draft(parts)
         batch = self.cache.batch(
@@ -126,16 +126,16 @@ class Runner:
 
     def _choose(self, ready: list[tuple[Part, Outcome, range]], hidden_TD: torch.Tensor, batch: Batch) -> None:
         """Fill the outcomes with the tokens that the logits of each part's rows give."""
-        rows = [row for _, _, own in ready for row in own]
+        rows = [row for _, _, span in ready for row in span]
         if not rows:
             return
         picked_RD = hidden_TD if len(rows) == hidden_TD.shape[0] else hidden_TD[batch.index(rows)]
         logits_RV = self.model.head_logits(picked_RD)
         best = greedy(logits_RV) if any(part.generation.chooser.is_plain for part, _, _ in ready) else None
         first = 0
-        for part, outcome, own in ready:
-            self._verify(part, outcome, logits_RV[first : first + len(own)], best and best[first : first + len(own)])
-            first += len(own)
+        for part, outcome, span in ready:
+            self._verify(part, outcome, logits_RV[first : first + len(span)], best and best[first : first + len(span)])
+            first += len(span)
 
     @staticmethod
     def _verify(part: Part, outcome: Outcome, logits_RV: torch.Tensor, best: list[int | None] | None) -> None:

@@ -67,7 +67,7 @@ def _computes(name: str) -> bool:
 
 
 def _file(name: str, package: Path) -> Path | None:
-    """Of a module; None when there is none of this name."""
+    """The file of a module; None when there is none of this name."""
     place = package.joinpath(*name.split(".")[1:])
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.exists()), None)
 

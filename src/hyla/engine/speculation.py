@@ -38,7 +38,7 @@ class Speculation:
 
     @staticmethod
     def kind(options: EngineOptions, model: Model) -> Kind:
-        """What is asked for, or "off" where the model has no module for it."""
+        """The kind that the options request, or "off" where the model has no module for it."""
         return "off" if options.speculation == "mtp" and not model.mtp else options.speculation
 
     @staticmethod
@@ -49,7 +49,7 @@ class Speculation:
 
     @staticmethod
     def notes(options: EngineOptions, kind: Kind) -> list[str]:
-        """What was asked for and is not done."""
+        """What was requested and is not done."""
         if kind == options.speculation:
             return []
         return ["speculation lowered from mtp to off: the model has no multi-token prediction module"]
@@ -111,12 +111,12 @@ def _model_drafter(options: EngineOptions, model: Model, cache: Cache, draft_mod
     if options.pack:
         draft_model.pack()
     slots = 2 * options.max_num_sequences
-    own = Cache(
+    pool = Cache(
         draft_model.cache_specs(), num_pages=cache.ledger.pages.total + slots, num_slots=slots, device=model.device
     )
     return ModelDrafter(
         draft_model,
-        own,
+        pool,
         options.max_draft_tokens,
         vocab_size=model.config.vocab_size,
         acceptance=options.acceptance,

@@ -21,7 +21,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    # Imported when asked for: `hyla.layers.protocol` must not load every mixer.
+    # Imported at its first use: `hyla.layers.protocol` must not load every mixer.
     if name not in __all__:
         raise AttributeError(f"module 'hyla.layers' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module("hyla.layers.standalone"), name)

@@ -48,8 +48,8 @@ class Layer(nn.Module):
                 row = rows[f"{name}.weight"]
                 setattr(self, name, Linear(row.in_dim, row.out_dim))
         self.projections: tuple[Projection, ...] = ()
-        own = [row for row in table if row.name.partition(".")[0] not in parts]
-        for product, members in products(own).items():
+        rows_here = [row for row in table if row.name.partition(".")[0] not in parts]
+        for product, members in products(rows_here).items():
             if not members[0].is_fp32:
                 projection = projection_of(self, members)
                 setattr(self, f"{product}_projection", projection)

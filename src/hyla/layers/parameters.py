@@ -75,9 +75,9 @@ class Start:
 
 NORMAL, ZEROS, ONES, UNIT_SCALE = Start("normal"), Start("zeros"), Start("ones"), Start("unit_scale")
 DECAY_RATE = Start("log_of_uniform", 1.0, 16.0)
-"""Of A_log (arXiv 2312.00752, section 3.6)."""
+"""Start values of A_log (arXiv 2312.00752, section 3.6)."""
 TIME_STEP = Start("inverse_softplus", 1e-3, 0.1)
-"""Of dt_bias (arXiv 2312.00752, section 3.6)."""
+"""Start values of dt_bias (arXiv 2312.00752, section 3.6)."""
 
 
 def convolution_start(taps: int) -> Start:
@@ -106,7 +106,7 @@ class Parameter:
     """The matrix product that it takes part in. Parameters of one product meet the same rows and stand over one
     another; None: it is no matrix of a product (a norm, a decay, a convolution)."""
     in_place: int = -1
-    """Of a product: the dimension that meets the rows; the other one of the last two is the product's output."""
+    """The dimension that meets the rows of a product; the other one of the last two is the product's output."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from hyla.ops.rotary import rotate
 from hyla.ops.sparse import Selection, select_keys, sparse_attention
 
 INDEX_NORM_EPS = 1e-6
-"""Of the index keys' LayerNorm, in the published code."""
+"""Epsilon of the index keys' LayerNorm, in the published code."""
 
 
 class Indexer(Layer):
@@ -86,7 +86,7 @@ class SparseMLA(MLA):
         return replace(spec, page_tensors=(*spec.page_tensors, index_pages))
 
     def attend(self, q_THK, k_T1K, x_TD, q_latent_TR, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
-        """As `MLA.attend`, over the selected latents."""
+        """Attention like `MLA.attend`, over the selected latents alone."""
         index_pages, key_pages = (None, None) if cache is None else (cache["index_k"], cache["k"])
         selection = self.indexer(x_TD, q_latent_TR, self.rotary, batch, index_pages)
         return sparse_attention(

@@ -33,19 +33,19 @@ class Sample:
 
     @property
     def first_seconds(self) -> float:
-        """To the first piece."""
+        """Seconds from sending to the first piece."""
         return self.pieces[0] - self.sent
 
     @property
     def per_token_seconds(self) -> float | None:
-        """Between tokens, on average; None for an answer of one token."""
+        """Seconds between tokens, on average; None for an answer of one token."""
         if self.completion_tokens < 2:
             return None
         return (self.pieces[-1] - self.pieces[0]) / (self.completion_tokens - 1)
 
     @property
     def gaps(self) -> list[float]:
-        """Between pieces."""
+        """Seconds between one piece and the next."""
         return [later - earlier for earlier, later in zip(self.pieces, self.pieces[1:])]
 
 

@@ -1,4 +1,4 @@
-"""What is asked, and when: everything is drawn before the first request, from one seed."""
+"""What is requested, and when: everything is drawn before the first request, from one seed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Workload(Config):
 
 @dataclass(frozen=True)
 class Planned:
-    """One request."""
+    """A request of the load test, and when it is sent."""
 
     at_seconds: float
     """After the start; 0 in a closed loop."""
@@ -100,8 +100,8 @@ def make_plan(workload: Workload) -> tuple[list[Planned], list[Planned]]:
     planned = []
     for at, (size, answer) in zip(times, sizes):
         shared = round(size * workload.prefix_share)
-        own = [*contents.choice(prefixes)[:shared], *_content(workload, contents, size - shared)]
-        prompt = " ".join(own) if workload.vocab_size is None else tuple(own)
+        content = [*contents.choice(prefixes)[:shared], *_content(workload, contents, size - shared)]
+        prompt = " ".join(content) if workload.vocab_size is None else tuple(content)
         planned.append(Planned(at, prompt, answer, shared))
     return planned[: workload.num_warmup], planned[workload.num_warmup :]
 

@@ -16,9 +16,12 @@ PERCENTILES = (50, 90, 99)
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:
     """p50, p90, p99 and the mean; None without values."""
     if not values:
-        return {**{f"p{own}": None for own in PERCENTILES}, "mean": None}
+        return {**{f"p{percent}": None for percent in PERCENTILES}, "mean": None}
     found = np.percentile(values, PERCENTILES)
-    return {**{f"p{own}": float(value) for own, value in zip(PERCENTILES, found)}, "mean": float(np.mean(values))}
+    return {
+        **{f"p{percent}": float(value) for percent, value in zip(PERCENTILES, found)},
+        "mean": float(np.mean(values)),
+    }
 
 
 def summarize(samples: Sequence[Sample]) -> dict:

@@ -1,0 +1,1 @@
+"""Whole models: configs, the one trunk, published formats."""

@@ -37,9 +37,9 @@ class Hidden(NamedTuple):
     """What the trunk or a step leaves for each row, [T, D] both, in the model's dtype; often one tensor twice."""
 
     head_TD: torch.Tensor
-    """For `Model.head_logits`."""
+    """What `Model.head_logits` reads."""
     next_TD: torch.Tensor
-    """For the next step of multi-token prediction."""
+    """What the next step of multi-token prediction reads."""
 
 
 class MTPModule(nn.Module):

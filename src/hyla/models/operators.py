@@ -12,7 +12,7 @@ EVERYWHERE = ("exact.primitives",)
 
 
 def operators_of(model: Model) -> tuple[str, ...]:
-    """Of the trunk and the multi-token prediction modules, without running them."""
+    """The operators of the trunk and the multi-token prediction modules, without running them."""
     sublayers = [*model.sublayers, *(sublayer for module in model.mtp for sublayer in module.sublayers)]
     return tuple(sorted({*EVERYWHERE, *(name for sublayer in sublayers for name in sublayer.module.operators)}))
 

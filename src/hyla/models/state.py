@@ -25,7 +25,7 @@ class NamedWeights:
             self.shapes[name] = tuple(tensor.shape)
             names_by_id[id(tensor)] = name
         self.projections: dict[str, list[tuple[Projection, int]]] = {}
-        """By name, the products that compute with a weight, and its place in each."""
+        """The products that compute with each weight, and its place in them, by name."""
         for projection in model.projections():
             for place, parameter in enumerate(projection.parameters()):
                 self.projections.setdefault(names_by_id[id(parameter)], []).append((projection, place))

@@ -25,9 +25,9 @@ class Footprint:
     active: int = 0
     """Parameters that work on one token: of routed experts, those that it visits."""
     kv_bytes_per_token: int = 0
-    """Of the layers that see the whole context."""
+    """Cache bytes per token of the layers that see the whole context."""
     window_bytes: int = 0
-    """Per sequence, of the layers that see a window: its keys and values, as published."""
+    """Bytes per sequence of the layers that see a window: its keys and values, as published."""
     resident_kv_bytes_per_token: int = 0
     """Here, of all these layers: a page belongs to the whole stack, so windows keep theirs as well."""
     published_state_bytes: int = 0
@@ -48,7 +48,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def footprint(sublayer: Sublayer) -> Footprint:
-    """One sublayer's, its norm included."""
+    """The footprint of one sublayer, its norm included."""
     total, config = count_parameters(sublayer), sublayer.config.module
     if not sublayer.is_mixer:
         return Footprint(total, total - _idle_parameters(sublayer))
@@ -81,7 +81,7 @@ class Summary:
     stack: Footprint
     """The sublayers of the trunk."""
     total: int
-    """All parameters without multi-token prediction; a tied head counts once."""
+    """Parameters of all of it without multi-token prediction; a tied head counts once."""
     active: int
     embedding: int
     """Parameters of the embedding, to subtract for the counts without it; of a tied one, none."""

@@ -50,11 +50,11 @@ class Model(nn.Module):
         )
         """Multi-token prediction modules, none for most models; `predict_next` runs them, the trunk never does."""
         self.stored_dtypes: dict[str, torch.dtype] = {}
-        """Of weights read from a file: their dtype there, in which they are saved again where that loses nothing."""
+        """By weight: its dtype in the file that it came from, in which it is saved again where that loses nothing."""
         self.quantization: dict | None = None
         """`quantization_config` of a model whose weights stay FP8, as it was published."""
         self.published_scales: dict[str, torch.Tensor] = {}
-        """By published name: the scales of FP8 tensors that were dequantised because ours split them inside a block."""
+        """Scales of FP8 tensors that were dequantised because ours split them inside a block, by published name."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -53,7 +53,7 @@ class Resolved:
     operator: str
     backend: str
     reasons: dict[str, str]
-    """By backend."""
+    """Why another backend does not compute, by backend."""
 
     @property
     def module(self) -> ModuleType:

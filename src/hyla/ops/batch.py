@@ -122,7 +122,7 @@ class Batch:
 
     @cached_property
     def prefill_sequences(self) -> tuple[int, ...]:
-        """All other sequences."""
+        """All sequences but `decode_sequences`: they take the chunk path of the operators."""
         decode = set(self.decode_sequences)
         return tuple(n for n in range(self.num_sequences) if n not in decode)
 

@@ -21,7 +21,7 @@ ACTIONS: Mapping[str, str] = {
     "weights": "update_weights",
     "status": "status",
 }
-"""By route, the method of `EngineHandle`; the body's fields are its keyword arguments."""
+"""The method of `EngineHandle` for each route; the body's fields are its keyword arguments."""
 
 
 async def administer(worker: EngineHandle, action: str, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,6 @@ def create_app(
 
 def single_app(engine, *, model_name: str, api_key: str | None = None, **limits) -> FastAPI:
     """The application of one `Engine`, on a thread of this process. limits: fields of `Limits`."""
-    own = Limits(**limits)
+    bounds = Limits(**limits)
     keys = KeyRing([api_key] if api_key is not None else [])
-    return create_app([serve_model(engine, model_name, limits=own)], limits=own, keys=keys)
+    return create_app([serve_model(engine, model_name, limits=bounds)], limits=bounds, keys=keys)

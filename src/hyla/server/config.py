@@ -18,7 +18,7 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ServedModelConfig(Config):
-    """One model of a server."""
+    """A model that a server offers, and how its answers are read."""
 
     name: Name
     """What requests call it."""
@@ -35,11 +35,11 @@ class ServedModelConfig(Config):
 
 
 class ServeConfig(Config):
-    """One server."""
+    """A whole server: its models, where it listens, who may use it."""
 
     models: Annotated[tuple[ServedModelConfig, ...], Field(min_length=1)]
     log_format: LogFormat = "text"
-    """Of the log on standard error; "json": one object a line."""
+    """Form of the log on standard error; "json": one object a line."""
     otlp_endpoint: str | None = None
     """Where OpenTelemetry spans go, as http://HOST:4318/v1/traces; needs the extra `otel`. None: nowhere."""
     host: str = "127.0.0.1"
@@ -78,7 +78,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     for model in fields.get("models", []) if isinstance(fields.get("models"), list) else []:
         if isinstance(model, dict):
             for key in ("chat_template", "folder"):
-                own = model.get(key)
-                if isinstance(own, str) and (key == "chat_template" or (file.parent / own).exists()):
-                    model[key] = str(file.parent / own)
+                given = model.get(key)
+                if isinstance(given, str) and (key == "chat_template" or (file.parent / given).exists()):
+                    model[key] = str(file.parent / given)
     return fields

@@ -81,16 +81,16 @@ def served_model(
 ) -> ServedModel:
     """Set a model up for serving.
 
-    chat_template: text that replaces the checkpoint's. tool_parser, reasoning_parser: names in `parsers.registry`, or
+    chat_template: text that replaces the checkpoint's. tool_parser, reasoning_parser: names in `answers.registry`, or
     "none"; None: found in the chat template. model_type: of config.json, for a template that does not show its format.
     Raises ConfigError for an unknown name.
     """
     if chat_template is not None and tokenizer is not None:
         tokenizer.chat_template = ChatTemplate(chat_template, "--chat-template")
     ours = tokenizer if isinstance(tokenizer, Tokenizer) else None
-    own = ours.chat_template if ours is not None else None
+    template = ours.chat_template if ours is not None else None
     form = registry.answer_format(
-        own.source if own else "",
+        template.source if template else "",
         tool_parser,
         reasoning_parser,
         model_type=model_type,

@@ -40,15 +40,15 @@ class Service:
 
     @property
     def inbox(self) -> Inbox:
-        """Of the event loop that the server runs on."""
+        """What brings engines' events to the event loop that the server runs on."""
         if self._inbox is None:
             self._inbox = Inbox()
         return self._inbox
 
     def model(self, name: str) -> ServedModel:
-        """The named model. Raises 404."""
+        """The named model. Raises HTTPFailure 404 when it is not served."""
         if name not in self.models:
-            served = ", ".join(repr(own) for own in self.models)
+            served = ", ".join(repr(known) for known in self.models)
             message = f"model {name!r} is not served here; this server has {served}"
             raise HTTPFailure(404, message, param="model", code="model_not_found")
         return self.models[name]
@@ -56,7 +56,7 @@ class Service:
     def model_or_only(self, name: str | None) -> ServedModel:
         """The named model; without a name the only one. Raises 404, and RequestError when there are several."""
         if name is None and len(self.models) > 1:
-            served = ", ".join(repr(own) for own in self.models)
+            served = ", ".join(repr(known) for known in self.models)
             raise RequestError(f"model is missing and this server has {served}; name one", "model")
         return next(iter(self.models.values())) if name is None else self.model(name)
 

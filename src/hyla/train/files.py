@@ -13,8 +13,8 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def write_json(path: Path, value) -> None:
-    """Write value as JSON; a reader sees the old file or the new one, never a part."""
+def replace_json(path: Path, value) -> None:
+    """Write a value as JSON over an older file; a reader sees the old one or the new one, never a part."""
     partial = partial_name(path)
     with partial.open("w", encoding="utf-8") as file:
         file.write(json.dumps(value, indent=2) + "\n")

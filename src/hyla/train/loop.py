@@ -60,7 +60,7 @@ class Trainer:
         return self.finished_steps
 
     def update(self, step: int) -> tuple[float, float, float]:
-        """One optimizer step; returns (loss, learning rate, gradient norm)."""
+        """Take one optimizer step; returns (loss, learning rate, gradient norm)."""
         with named_range("forward"):
             loss = batch_loss(self.model, self.packer.step(step).to(self.model.device), self.config.loss_rows)
         with named_range("backward"):

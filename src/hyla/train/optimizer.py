@@ -88,7 +88,7 @@ class Optimizer:
         self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def step(self, step: int) -> float:
-        """One update with the gradients that are there, at the rate of `step`; returns AdamW's rate. Clears them."""
+        """Update the weights with their gradients, at the rate of `step`, and clear these; returns AdamW's rate."""
         factor = rate_factor(step, self.config)
         for part, peaks in zip(self.parts, self.peaks):
             for group, peak in zip(part.param_groups, peaks):

@@ -35,7 +35,7 @@ class BitsPerByte:
 
 
 def bits_per_byte(run: Run, trained: Model) -> BitsPerByte:
-    """All five over the same held-out bytes. Both models read windows of the training length."""
+    """All five figures over the same held-out bytes. Both models read windows of the training length."""
     window = run.train.max_document_tokens
     size = num_bytes(run.heldout)
     alone, whole = gzip_bits(run.heldout)

@@ -1,6 +1,6 @@
-"""A run's folder: asked once, prepared once, then only continued.
+"""A run's folder: requested once, prepared once, then only continued.
 
-run.json            what was asked, what it was resolved to, on which data and machine
+run.json            what was requested, what it was resolved to, on which data and machine
 tokenizer/          trained on the training documents
 tokens.safetensors  training and held-out documents as ids
 heldout.json        names and texts of the held-out documents
@@ -32,7 +32,7 @@ from hyla.train.budget import steps_for
 from hyla.train.config import TrainConfig
 from hyla.train.corpus import Corpus, Document, read_corpus
 from hyla.train.evaluation import heldout_sample
-from hyla.train.files import finish_folder, partial_name, start_folder, write_json
+from hyla.train.files import finish_folder, partial_name, replace_json, start_folder
 from hyla.train.loop import Trainer
 from hyla.train.metrics import StepMetrics
 from hyla.train.packing import TokenStore
@@ -135,7 +135,7 @@ def open_run(folder: Path, request: RunRequest, say: Callable[[str], None], *, d
 
 
 def check_same_request(folder: Path, request: RunRequest) -> None:
-    """Raise ConfigError unless the run in `folder` is the one that is asked for."""
+    """Raise ConfigError unless the run in `folder` is the requested one."""
     record = read_json(folder / RUN_FILE)
     recorded, resolved = RunRequest(**record["request"]), TrainConfig(**record["train"])
     if request in (recorded, recorded.model_copy(update={"minutes": None, "train": resolved})):
@@ -178,8 +178,8 @@ def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], d
     tensors = {f"{name}.tokens": store.tokens for name, store in stores.items()}
     tensors |= {f"{name}.ends": store.ends for name, store in stores.items()}
     save_file(tensors, partial / TOKENS_FILE)
-    write_json(partial / HELDOUT_FILE, {"documents": [asdict(document) for document in heldout]})
-    write_json(partial / RUN_FILE, _record(request, train, model_config, corpus, step_seconds, device))
+    replace_json(partial / HELDOUT_FILE, {"documents": [asdict(document) for document in heldout]})
+    replace_json(partial / RUN_FILE, _record(request, train, model_config, corpus, step_seconds, device))
     finish_folder(folder)
 
 

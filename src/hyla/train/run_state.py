@@ -13,7 +13,7 @@ from hyla.errors import CheckpointError
 from hyla.json_files import read_json
 from hyla.models.trunk import Model
 from hyla.ops import backends
-from hyla.train.files import finish_folder, start_folder, write_json
+from hyla.train.files import finish_folder, replace_json, start_folder
 from hyla.train.optimizer import Optimizer
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
@@ -50,7 +50,7 @@ def save_state(folder: Path, model: Model, optimizer: Optimizer, *, step: int, s
     save_file(weights, partial / WEIGHTS)
     memory = {key: tensor.cpu().contiguous() for key, tensor in optimizer.state_tensors().items()}
     save_file(memory, partial / OPTIMIZER)
-    write_json(partial / STATE, {"step": step, "seconds": seconds, "environment": environment(model.device)})
+    replace_json(partial / STATE, {"step": step, "seconds": seconds, "environment": environment(model.device)})
     finish_folder(path)
     for old in finished_states(folder)[:-kept]:
         shutil.rmtree(old)

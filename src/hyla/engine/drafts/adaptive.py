@@ -33,7 +33,7 @@ class DraftLength:
         self.max_drafts = max_drafts
         self._records: dict[Generation, _Record] = {}
         self._seconds: dict[int, float] = {}
-        """By bucket of row counts: what decoding steps of that size cost lately."""
+        """What decoding steps cost lately, by bucket of row counts."""
         self.num_drafted = self.num_accepted = 0
         self.accepted_lengths = [0] * (max_drafts + 1)
         """Verifications by how many of their drafts were right."""

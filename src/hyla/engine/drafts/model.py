@@ -59,10 +59,10 @@ class ModelDrafter:
     def _go_on(self, forks: dict[Part, Sequence]) -> None:
         """Guess further tokens on the forks, for all parts at once."""
         while more := [part for part in forks if part.drafts and len(part.drafts) < part.num_drafts]:
-            own = [forks[part] for part in more]
+            sequences = [forks[part] for part in more]
             known = [len(part.drafts) for part in more]
-            self._extend(more, own, [[part.drafts[-1].token] for part in more])
-            for sequence in own:
+            self._extend(more, sequences, [[part.drafts[-1].token] for part in more])
+            for sequence in sequences:
                 self.cache.commit(sequence, 1)
             if known == [len(part.drafts) for part in more]:
                 break
@@ -85,8 +85,8 @@ class ModelDrafter:
 
     def _extend(self, parts: list[Part], sequences: list[Sequence], tokens: list[list[int]]) -> None:
         """Compute tokens and append a guess to each part's drafts."""
-        batch = self.cache.batch([(sequence, len(own)) for sequence, own in zip(sequences, tokens)])
-        flat = [token for own in tokens for token in own]
+        batch = self.cache.batch([(sequence, len(ids)) for sequence, ids in zip(sequences, tokens)])
+        flat = [token for ids in tokens for token in ids]
         hidden_TD = self.model(batch.index(flat), batch, self.cache.layers)
         logits_NV = self.model.head_logits(hidden_TD[batch.last_rows_N])
         for n, part in enumerate(parts):

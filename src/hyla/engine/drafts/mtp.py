@@ -34,7 +34,7 @@ class _State:
     """What the modules read of the trunk's last rows, as many as are computed again; of this length at most."""
     drafts: list[Draft] = field(default_factory=list)
     next_1D: torch.Tensor | None = None
-    """Of the newest row, for a further call of a single trained step."""
+    """What the step's module left for the newest row, for a further call of a single trained step."""
 
 
 class MTPDrafter:
@@ -49,8 +49,8 @@ class MTPDrafter:
         self.acceptance: Acceptance = acceptance
         self.num_steps = model.num_mtp_steps
         specs = [model.mtp_cache_specs(step) for step in range(self.num_steps)]
-        has_states = any(spec.slot_tensors for own in specs for spec in own)
-        self._sizes = [len(model.cache_specs()), *(len(own) for own in specs)]
+        has_states = any(spec.slot_tensors for step_specs in specs for spec in step_specs)
+        self._sizes = [len(model.cache_specs()), *(len(step_specs) for step_specs in specs)]
         self._may_chain = self.num_steps == 1 and not has_states
         self.max_drafts = max_drafts if self._may_chain else min(max_drafts, self.num_steps)
         self._states: dict[Generation, _State] = {}
@@ -112,7 +112,7 @@ class MTPDrafter:
             self._run_steps(new)
 
     def _run_steps(self, new: list[tuple[Generation, int, torch.Tensor]]) -> None:
-        """All trained steps over (generation, first row, what they read of the trunk's rows)."""
+        """Run all trained steps. new: (generation, first row, what the modules read of the trunk's rows)."""
         lengths = [read_RD.shape[0] for _, _, read_RD in new]
         batch = self.cache.view([g.place for g, _, _ in new], [start for _, start, _ in new], lengths)
         next_TD = torch.cat([read_RD for _, _, read_RD in new])

@@ -48,7 +48,7 @@ class Child:
         self._writer.start()
         self.ready_at = monotonic()
         self.start_seconds = self.ready_at - begun
-        """From the start of the process until the engine was ready."""
+        """Seconds from the start of the process until the engine was ready."""
 
     @property
     def pid(self) -> int:

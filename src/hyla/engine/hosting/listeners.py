@@ -20,7 +20,7 @@ class Listeners:
 
     def __init__(self):
         self._by_id: dict[str, tuple[OnEvent, int]] = {}
-        """With the number of choices that are not finished."""
+        """Each request's callback, with the number of its choices that are not finished."""
         self._lock = Lock()
 
     def __len__(self) -> int:

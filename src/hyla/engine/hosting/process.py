@@ -1,7 +1,7 @@
 """An engine in a process of its own, which is started again when it dies: the server outlives it.
 
 It is used as an `EngineThread` is. What was under way when the process died ends with a clear error and is not repeated
-here, as it may be the reason; whoever asked may send it again.
+here, as it may be the reason; the client may send it again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from hyla.engine.clock import monotonic
 from hyla.engine.hosting.child import Child, Progress
 from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
-from hyla.engine.hosting.wire import Answer, Call, Cancel, Events, Launch, Stop
+from hyla.engine.hosting.wire import Answer, Call, Cancel, Launch, StepEvents, Stop
 from hyla.engine.requests.embed import EmbedCommand
 from hyla.engine.requests.messages import Request, TokenEvent
 from hyla.engine.requests.overload import Overloaded
@@ -192,7 +192,7 @@ class EngineProcess:
     def _read(self, child: Child) -> None:
         """Carry what comes until the process is gone."""
         while (message := child.receive()) is not None:
-            if isinstance(message, Events):
+            if isinstance(message, StepEvents):
                 for event in message.events:
                     self._deliver(event)
             elif isinstance(message, Answer):

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _LATER = object()
-"""The result of an order whose Future is done later."""
+"""The result of a command whose Future is done later."""
 
 
 class EngineThread:
@@ -34,7 +34,7 @@ class EngineThread:
     max_requests: most unfinished requests, waiting ones included; more are refused with `Overloaded`, as is what does
     not fit the engine's own limits (`max_queued_requests`, `max_queued_tokens`).
 
-    Pausing, sleeping and new weights (`Administration` has the rules) are asked for from any thread and done between
+    Pausing, sleeping and new weights (`Administration` has the rules) are requested from any thread and done between
     two steps; each returns a Future of the `status` afterwards, or of the error.
     """
 
@@ -48,13 +48,13 @@ class EngineThread:
         self._administration = Administration(engine)
         self._changed = threading.Condition()
         self._added: list[tuple[Resolved, float]] = []
-        """With the time of arrival."""
+        """Requests that the engine does not have yet, each with its time of arrival."""
         self._ahead = NOTHING
-        """Of what is added and not yet handed to the engine."""
+        """The load of what is added and not yet handed to the engine."""
         self._cancelled: list[str] = []
         self._commands: list[tuple[Callable[[], object], Future]] = []
         self._drains: list[Future] = []
-        """Of pauses that wait for running requests."""
+        """Futures of pauses that wait for running requests."""
         self._listeners = Listeners()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
@@ -223,7 +223,7 @@ class EngineThread:
         return self.engine.take_events()
 
     def _take_commands(self) -> bool:
-        """Wait for work, then do what was asked for between two steps. False: stop."""
+        """Wait for work, then do what was requested between two steps. False: stop."""
         with self._changed:
             while not self._has_work():
                 self._changed.wait(self._seconds_to_deadline())
@@ -251,7 +251,7 @@ class EngineThread:
         return self.engine.has_events or self._seconds_to_deadline() == 0
 
     def _seconds_to_deadline(self) -> float | None:
-        """While the engine computes nothing: how long until somebody's time is up."""
+        """How long until somebody's time is up, while the engine computes nothing."""
         deadline = self.engine.next_deadline()
         return None if deadline is None else max(deadline - self.engine.clock(), 0.0)
 
@@ -277,7 +277,7 @@ class EngineThread:
             self._listeners.end(name, reason, error)
 
     def _refuse_commands(self) -> None:
-        """Nothing that was asked for is left without an answer."""
+        """Every command that is left ends with an error, so that nobody waits for it."""
         with self._changed:
             commands, self._commands = self._commands, []
         for future in [future for _, future in commands] + self._drains:
@@ -289,7 +289,7 @@ def _carry_out(function: Callable[[], object], future: Future) -> None:
         return
     try:
         result = function()
-    except Exception as error:  # whoever asked gets it
+    except Exception as error:  # whoever sent the command gets it
         future.set_exception(error)
         return
     if result is not _LATER:

@@ -19,11 +19,11 @@ class Launch:
     """How to make an engine, in whatever process."""
 
     folder: str
-    """Of the model, or its name on the hub."""
+    """The model's folder, or its name on the hub."""
     options: dict[str, Any] = field(default_factory=dict)
     """Fields of `EngineOptions`."""
     max_requests: int = 512
-    """As of `EngineThread`."""
+    """Most unfinished requests (`EngineThread`)."""
     prepare: Callable[[], object] | None = None
     """Called first in the engine's process (for its logs); a function of a module."""
 
@@ -57,7 +57,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Loading:
-    """Bytes of weights, before the engine is ready."""
+    """How many bytes of the weights are loaded, before the engine is ready."""
 
     done: int
     total: int
@@ -80,7 +80,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Answer:
-    """Of a `Call`: what it gave, or raised."""
+    """What a `Call` returned, or raised."""
 
     number: int
     value: Any = None
@@ -88,7 +88,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Events:
-    """Events of one step."""
+class StepEvents:
+    """The events of one step."""
 
     events: tuple[TokenEvent, ...]

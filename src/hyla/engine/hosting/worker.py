@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from threading import Lock
 
 from hyla.engine.hosting.thread import EngineThread
-from hyla.engine.hosting.wire import Answer, Call, Cancel, Events, Launch, Loading, Ready, Rejected, Stop
+from hyla.engine.hosting.wire import Answer, Call, Cancel, Launch, Loading, Ready, Rejected, StepEvents, Stop
 from hyla.engine.requests.messages import TokenEvent
 from hyla.errors import HylaError
 
@@ -77,7 +77,7 @@ class Worker:
     def __init__(self, pipe: _Pipe, thread: EngineThread):
         self._pipe, self._thread = pipe, thread
         self._events: list[TokenEvent] = []
-        """Of the present step; touched by the engine's thread only."""
+        """The events of the present step; touched by the engine's thread only."""
         thread.after_step = self._tell
 
     def serve(self) -> None:
@@ -109,7 +109,7 @@ class Worker:
     def _tell(self) -> None:
         events, self._events[:] = tuple(self._events), []
         if events:
-            self._pipe.send(Events(events))
+            self._pipe.send(StepEvents(events))
 
 
 def _answer(number: int, done: Future) -> Answer:

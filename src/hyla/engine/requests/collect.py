@@ -1,4 +1,4 @@
-"""From events back to whole answers."""
+"""Events of a request, gathered into whole answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Collector:
             self._prompt_logprobs = event.prompt_logprobs
 
     def completions(self) -> list[Completion]:
-        """One per choice; every choice must have finished."""
+        """The completion of each choice; every choice must have finished."""
         return [self._completion(events) for events in self._events]
 
     def _completion(self, events: list[TokenEvent]) -> Completion:

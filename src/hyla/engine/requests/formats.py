@@ -56,7 +56,7 @@ class Regex(_Format):
 
 
 class Choice(_Format):
-    """One of some texts."""
+    """An answer that is one of some texts."""
 
     type: Literal["choice"] = "choice"
     options: Annotated[

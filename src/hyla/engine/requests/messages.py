@@ -95,6 +95,8 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Usage:
+    """How many tokens a choice took, and how many of them were cached or guessed."""
+
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
@@ -122,15 +124,15 @@ class TokenEvent:
     """Text that is certain now: it ends with a whole character and cannot be the start of a stop string. None when the
     engine has no tokenizer."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One per token id, when asked for."""
+    """One per token id, when requested."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-    """In the first event of choice 0, when asked for: one per token of the prompt, None for the first."""
+    """In the first event of choice 0, when requested: one per token of the prompt, None for the first."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None
     """What went wrong, with finish_reason "error"."""
     retry_after_seconds: int | None = None
-    """With an error that is not the request's: when the same request may succeed."""
+    """With an error that is not the request's: after how many seconds the same request may succeed."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,10 @@ class Completion:
     token_ids: tuple[int, ...]
     """Every generated id, the one that ended it (end of text, stop id) included."""
     text: str | None
-    """Without stop strings and special tokens; None without a tokenizer."""
+    """The answer without stop strings and special tokens; None without a tokenizer."""
     logprobs: tuple[TokenLogprob, ...] | None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None
-    """One per token of the prompt, None for the first; None when not asked for, or when it ended before that."""
+    """One per token of the prompt, None for the first; None when not requested, or when it ended before that."""
     finish_reason: FinishReason
     usage: Usage
     seed: int

@@ -1,4 +1,4 @@
-"""How an engine is set up."""
+"""The options of an engine: what `Engine(...)`, `[models.engine]` and the flags of `hyla serve` set."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class EngineOptions(Config):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Of the weights of a folder that is loaded; None: as stored."""
+    """Dtype of the weights of a folder that is loaded; None: as stored."""
     revision: str | None = None
     """Branch, tag or commit of a model that is given by its name on the hub."""
     device: str = "cpu"
-    """Where a folder is loaded to, as PyTorch names devices."""
+    """Device that a folder is loaded to, as PyTorch names it."""
     memory: Annotated[int, Field(ge=1)] | None = None
     """Bytes for caches. None: a quarter of what is free, at most 4 GiB, and never more than `max_num_sequences` whole
     contexts need."""

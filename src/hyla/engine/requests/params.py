@@ -75,7 +75,7 @@ class SamplingParams(BaseModel):
     grammar: Format | None = None
     """What the answer must look like. Needs a tokenizer. It holds from the end of thinking on, where there is any."""
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
-    """Most tokens of thinking; then its end marker is forced, whatever else is asked. None: no limit."""
+    """Most tokens of thinking; then its end marker is forced, whatever else is set. None: no limit."""
     thinking_start_ids: Marker = ()
     """The tokens that open thinking. Empty: it is open from the answer's first token, if there is an end marker."""
     thinking_end_ids: Marker = ()

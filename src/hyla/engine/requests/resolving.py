@@ -23,7 +23,7 @@ class Resolved:
     """A request that the engine can do."""
 
     request: Request
-    """With token ids, max_tokens and seed in place."""
+    """The request with token ids, max_tokens and seed in place."""
     grammars: tuple[Grammar, ...] = ()
     """At their start, one compiled for each choice: copies of one share its limits (`grammar.LIMITS`), so that a choice
     could end in an error because of its siblings. None without a grammar."""

@@ -28,7 +28,7 @@ class Distribution:
 
     @classmethod
     def of(cls, scaled: np.ndarray, ids: np.ndarray | None) -> Distribution:
-        """From logits after temperature and filters, the largest of them 0."""
+        """The distribution of logits after temperature and filters, the largest of them 0."""
         weights = np.exp(scaled)
         return cls(weights / weights.sum(), ids)
 

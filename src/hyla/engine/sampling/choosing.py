@@ -2,7 +2,7 @@
 
 What happens to a row of the model's logits, in this order:
 
-1. a token that is forced (the end of thinking when its budget is spent) is the answer, and nothing else is asked;
+1. a token that is forced (the end of thinking when its budget is spent) is the answer, and nothing else counts;
 2. penalties: repetition, then frequency and presence, in float64 like all that follows;
 3. `logit_bias` is added;
 4. bans: what is not in `allowed_token_ids`; what the grammar does not allow, from the end of thinking on; before that,
@@ -233,7 +233,8 @@ class Chooser:
         return self.num_allowed([token_id]) == 1
 
     def logprob(self, logits_V: torch.Tensor, token_id: int) -> TokenLogprob | None:
-        """Of a token under the model's own distribution, with as many others as asked for; None when not asked for."""
+        """The log-probability of a token under the model's own distribution, with as many others as the parameters
+        want; None when they want none."""
         if self.params.logprobs is None:
             return None
         return logprobs_of(logits_V[None], [token_id], self.params.logprobs)[0]

@@ -157,15 +157,15 @@ def _vocabulary_of(tokenizer: TextCodec | None) -> llguidance.LLTokenizer:
             "(hyla.checkpoints.load_tokenizer reads one)",
             "grammar",
         )
-    own = tokenizers.Tokenizer.from_str(backend.to_str())
-    own.no_padding()
-    own.no_truncation()
-    own.add_special_tokens([END_MARK])
-    end = own.token_to_id(END_MARK)
+    copy = tokenizers.Tokenizer.from_str(backend.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    copy.add_special_tokens([END_MARK])
+    end = copy.token_to_id(END_MARK)
     if end is None:
         raise RequestError("structured output does not work with this tokenizer: it takes no end mark", "grammar")
     try:
-        vocabulary = llguidance.LLTokenizer(own.to_str(), eos_token=[end])
+        vocabulary = llguidance.LLTokenizer(copy.to_str(), eos_token=[end])
     except ValueError as error:
         raise RequestError(f"structured output does not work with this tokenizer: {error}", "grammar") from error
     if vocabulary.vocab_size != end + 1:
@@ -199,7 +199,7 @@ def first_line(message: str, most: int = 300) -> str:
 
 
 def _refusal(form: Format, message: str) -> RequestError:
-    """As data, the place apart: it is one in the grammar's text, which the client may never have seen."""
+    """The refusal of a format. Its place stands apart: the client may never have seen the text that it is in."""
     said = first_line(message)
     place = re.match(r"at \d+\(\d+\): ", said)
     return FieldError(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 BITS = 52
-"""Of a word that become a number; with one more, the half that is added could round the largest up to 1."""
+"""Bits of a word that become a number; with one more, the half that is added could round the largest up to 1."""
 SHIFT, SCALE = np.uint64(64 - BITS), 2.0**-BITS
 WORDS_PER_BLOCK = 4
 CHOOSING, DRAFTING, ACCEPTING, REPLACING = range(4)
@@ -31,7 +31,7 @@ class NoiseKey(NamedTuple):
     position: int
     purpose: int = CHOOSING
     depth: int = 0
-    """Of a draft: how many come before it. One that is drafted again, after fewer, is a new sample."""
+    """How many drafts come before a draft. One that is drafted again, after fewer, is a new sample."""
 
 
 def _philox(key: NoiseKey, block: int) -> np.random.Philox:

@@ -23,8 +23,8 @@ DEEPEST = 64.0
 """Where the last bin begins: what is less likely than e^-64 relative to the best weighs nothing in float64."""
 NARROWEST = 1e-290
 """Logits that differ by less count as equal: the width of a bin would be no number."""
-NUM_LOUD = 256
-"""Of so many tokens the noise is looked at first; the largest score among them rules nearly all others out."""
+NUM_LEADING = 256
+"""How many tokens' noise is looked at first; the largest score among them rules nearly all others out."""
 MARGIN = 1e-6
 """Scores nearer than this are compared by scalar functions."""
 
@@ -40,7 +40,7 @@ def greedy(logits_RV: torch.Tensor) -> list[int | None]:
 
 
 def draw(values: np.ndarray, ids: np.ndarray | None, params: SamplingParams, key: NoiseKey) -> int:
-    """One token: of `ids` (ascending) with these float64 logits, or of all ids. The largest logit must be finite."""
+    """Choose a token of `ids` (ascending; None: all) with these float64 logits; the largest must be finite."""
     if params.temperature == 0.0:
         place = int(values.argmax())  # numpy returns the first of several
     else:
@@ -113,15 +113,15 @@ def gumbel_argmax(scaled: np.ndarray, ids: np.ndarray | None, key: NoiseKey) -> 
 def _possible(scaled: np.ndarray, words: np.ndarray) -> np.ndarray:
     """Places that can have the largest score, found without most logarithms."""
     count = len(scaled)
-    if count <= 2 * NUM_LOUD:
+    if count <= 2 * NUM_LEADING:
         return np.arange(count)
-    limit = round((1 - NUM_LOUD / count) * 2.0**64)
-    is_loud = words >= np.uint64(limit)
-    loud = np.append(np.flatnonzero(is_loud), scaled.argmax())
-    sure = (scaled[loud] + gumbel(words[loud])).max()
+    limit = round((1 - NUM_LEADING / count) * 2.0**64)
+    is_possible = words >= np.uint64(limit)
+    leading = np.append(np.flatnonzero(is_possible), scaled.argmax())
+    sure = (scaled[leading] + gumbel(words[leading])).max()
     # Every other token's noise is below that of the limit.
-    is_loud |= scaled >= sure - gumbel_of(limit) - MARGIN
-    return np.flatnonzero(is_loud)
+    is_possible |= scaled >= sure - gumbel_of(limit) - MARGIN
+    return np.flatnonzero(is_possible)
 
 
 def most_likely(logits_V: torch.Tensor, count: int) -> torch.Tensor:
@@ -135,15 +135,15 @@ def most_likely(logits_V: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def logprobs_of(logits_RV: torch.Tensor, tokens: Sequence[int], num_top: int) -> list[TokenLogprob]:
-    """For each row the natural log-probability and the rank of its token, and the most likely ids' with theirs."""
+    """The natural log-probability and the rank of each row's token, and the most likely ids with theirs."""
     logprobs_RV = log_softmax_last(logits_RV)
     tokens_R1 = torch.tensor(tokens, device=logits_RV.device)[:, None]
-    own = logprobs_RV.gather(1, tokens_R1)[:, 0].tolist()
+    of_tokens = logprobs_RV.gather(1, tokens_R1)[:, 0].tolist()
     ranks = _ranks(logits_RV, tokens_R1)
     if not num_top:
-        return [TokenLogprob(token, logprob, rank=rank) for token, logprob, rank in zip(tokens, own, ranks)]
+        return [TokenLogprob(token, logprob, rank=rank) for token, logprob, rank in zip(tokens, of_tokens, ranks)]
     entries = []
-    for row, (token, logprob, rank) in enumerate(zip(tokens, own, ranks)):
+    for row, (token, logprob, rank) in enumerate(zip(tokens, of_tokens, ranks)):
         top = most_likely(logits_RV[row], num_top)
         pairs = tuple(zip(top.tolist(), logprobs_RV[row, top].tolist()))
         entries.append(TokenLogprob(token, logprob, pairs, rank))
@@ -151,7 +151,7 @@ def logprobs_of(logits_RV: torch.Tensor, tokens: Sequence[int], num_top: int) ->
 
 
 def _ranks(logits_RV: torch.Tensor, tokens_R1: torch.Tensor) -> list[int]:
-    """Of each row's token among all ids; the logits decide, since two of them can round to one log-probability."""
+    """The rank of each row's token among all ids, by logits, since two of them can round to one log-probability."""
     own_R1 = logits_RV.gather(1, tokens_R1)
     is_lower_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device) < tokens_R1
     is_better_RV = (logits_RV > own_R1) | ((logits_RV == own_R1) & is_lower_RV)

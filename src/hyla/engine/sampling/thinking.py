@@ -62,7 +62,7 @@ class Thinking:
 
 
 def _last_place(tokens: Sequence[int], marker: Sequence[int]) -> int:
-    """Where a marker stands last, -1 when nowhere."""
+    """The place where a marker stands last, -1 when nowhere."""
     size, marker = len(marker), tuple(marker)
     places = range(len(tokens) - size, -1, -1) if size else ()
     return next((n for n in places if tokens[n] == marker[0] and tuple(tokens[n : n + size]) == marker), -1)

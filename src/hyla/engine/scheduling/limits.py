@@ -23,7 +23,7 @@ class Load:
 
     @classmethod
     def of(cls, request: Request) -> Load:
-        """Of a resolved request: every choice computes its prompt."""
+        """The load of a resolved request: every choice computes its prompt."""
         return cls(1, len(request.prompt) * request.params.n, request.params.n)
 
     def __add__(self, other: Load) -> Load:

@@ -64,9 +64,9 @@ class PrefixReuse:
         """Where states are worth keeping: the end of the prompt, where it leaves what others share, every so often,
         and where the client asks for it."""
         end = len(generation.tokens) // CHUNK * CHUNK
-        asked = [place // CHUNK * CHUNK for place in generation.request.snapshot_at]
+        requested = [place // CHUNK * CHUNK for place in generation.request.snapshot_at]
         every = range(self._snapshot_every, end, self._snapshot_every)
-        return {mark for mark in (end, hit.num_known_tokens, *every, *asked) if hit.length < mark <= end}
+        return {mark for mark in (end, hit.num_known_tokens, *every, *requested) if hit.length < mark <= end}
 
     # Leaving
 

@@ -22,38 +22,9 @@ from hyla.caches.prefix import PrefixCache
 from hyla.engine.drafts.protocol import Part
 from hyla.engine.generation import Generation
 from hyla.engine.scheduling.reuse import PrefixReuse
+from hyla.engine.scheduling.step import Step
 from hyla.engine.scheduling.waiting import WaitingQueue, may_displace, rank, victim
 from hyla.grid import CHUNK, num_pages_for
-
-
-class Step:
-    """What one step will compute, while it is put together."""
-
-    def __init__(self):
-        self.parts: dict[Generation, Part] = {}
-        self.num_tokens = self.num_backups = 0
-        self.pages: Counter[int | None] = Counter()
-        """Pages to be taken, by window."""
-        self._taken: dict[Generation, tuple[Counter, int]] = {}
-
-    def add(self, part: Part, pages: Counter, num_backups: int) -> None:
-        self.parts[part.generation], self._taken[part.generation] = part, (pages, num_backups)
-        self.num_tokens += part.num_known + part.num_drafts
-        self.pages += pages
-        self.num_backups += num_backups
-
-    def drop(self, generation: Generation) -> None:
-        """Take a part out again, if it is there."""
-        part = self.parts.pop(generation, None)
-        if part is not None:
-            pages, num_backups = self._taken.pop(generation)
-            self.num_tokens -= part.num_known + part.num_drafts
-            self.pages -= pages
-            self.num_backups -= num_backups
-
-    def num_tokens_of(self, generation: Generation) -> int:
-        part = self.parts.get(generation)
-        return part.num_known + part.num_drafts if part is not None else 0
 
 
 class Scheduler:
@@ -86,7 +57,7 @@ class Scheduler:
         """Best rank first."""
         self.num_preemptions = 0
         self.failed: list[tuple[Generation, Exception]] = []
-        """Who could not be started, and why; whoever asks for plans ends them."""
+        """Who could not be started, and why; whoever calls `plan` ends them."""
 
     @property
     def has_work(self) -> bool:

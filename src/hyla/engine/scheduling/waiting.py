@@ -53,7 +53,7 @@ class _Level:
         self.returned: list[Generation] = []
         """Preempted ones, oldest first."""
         self.keys: dict[str, OrderedDict[Generation, None]] = {}
-        """By key with something waiting, in order of arrival."""
+        """The waiting generations of each key that has some, in order of arrival."""
         self.served: dict[str, int] = {}
         """The virtual token counters."""
         self._last_key: str | None = None
@@ -115,11 +115,11 @@ class WaitingQueue:
     def __init__(self):
         self._levels: dict[int, _Level] = {}
         self._level_of: dict[Generation, _Level] = {}
-        """Of every waiting generation."""
+        """The level that each waiting generation is in."""
         self._timed: dict[Generation, None] = {}
         """Those with a deadline."""
         self._choices = Counter()
-        """By request id: how many of its choices wait."""
+        """How many choices of each request wait, by request id."""
         self.num_tokens = 0
         """Tokens to compute before each of the waiting ones can go on: prompts, and the answers of preempted ones."""
         self.num_started = self.num_started_tokens = 0
@@ -134,7 +134,7 @@ class WaitingQueue:
         return generation in self._level_of
 
     def __iter__(self) -> Iterator[Generation]:
-        """In the order in which they would start now."""
+        """All of them, in the order in which they would start now."""
         for priority in sorted(self._levels):
             yield from self._levels[priority].ordered()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hyla.layers.parameters import Axis, Parameter, Start, Table, heads, hidden, matrix, vector
 
 XAVIER_GAIN = 2**-2.5
-"""Of queries, keys and both halves of the decay, in the code that the paper's authors released."""
+"""Gain of the start values of queries, keys and both halves of the decay, in the code of the paper's authors."""
 
 
 def _uniform(row: Parameter, bound: float) -> Parameter:
@@ -21,7 +21,7 @@ def _xavier(row: Parameter) -> Parameter:
 
 
 def _default(row: Parameter) -> Parameter:
-    """As that code leaves a linear layer: uniform within 1 / sqrt(in), PyTorch's start."""
+    """The row as that code leaves a linear layer: uniform within 1 / sqrt(in), PyTorch's start."""
     return _uniform(row, row.in_dim**-0.5)
 
 

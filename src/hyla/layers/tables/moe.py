@@ -7,7 +7,7 @@ from hyla.layers.tables import mlp
 
 
 def _experts(name: str, count: int, out: Dim, into: Dim, product: str) -> Parameter:
-    """One matrix an expert, stacked."""
+    """A row for the matrices of all experts, stacked."""
     dims = ((Axis("expert", count, "expert"),), out, into)
     return Parameter(name, dims, is_decayed=True, muon="expert", is_quantisable=True, product=product)
 

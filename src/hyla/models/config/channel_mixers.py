@@ -48,7 +48,7 @@ class MoEConfig(ChannelMixerConfig):
     """Weigh the shared expert by sigmoid of a projection (Qwen3-Next)."""
     router: RouterConfig = RouterConfig()
     activation: Activation = "swiglu"
-    """Of the routed and of the shared expert."""
+    """Activation of the routed and of the shared experts."""
     latent_dim: Annotated[int, Field(ge=0)] = 0
     """Width of the rows that the routed experts see, a projection of x; 0: x itself (Nemotron-3-Super: 1024)."""
 

@@ -54,10 +54,10 @@ class MLAConfig(MixerConfig):
     """Channels of a query head that meet the shared key part (rotated only when `rope` is set)."""
     value_dim: Count
     norm_eps: float = Field(default=1e-6, gt=0)
-    """Of the norms of the latent (and of the query's latent)."""
+    """Epsilon of the norms of the latent (and of the query's latent)."""
     rope: RopeConfig | None = None
     scale_factor: Annotated[float, Field(gt=0)] = 1.0
-    """On the softmax scale (nope_dim + rope_dim)^-0.5, e.g. YaRN's squared magnitude (DeepSeek)."""
+    """Factor on the softmax scale (nope_dim + rope_dim)^-0.5, e.g. YaRN's squared magnitude (DeepSeek)."""
     head_gate: bool = False
     """Multiply each head's output by sigmoid of one number, from a projection of x (Ling-3.0)."""
 
@@ -91,7 +91,7 @@ class GatedDeltaConfig(MixerConfig):
     value_dim: Count
     conv_len: Annotated[int, Field(ge=1, le=8)] = 4
     norm_eps: float = Field(default=1e-6, gt=0)
-    """Of the output norm, which is gated by silu(z)."""
+    """Epsilon of the output norm, which is gated by silu(z)."""
 
     @model_validator(mode="after")
     def _groups(self):
@@ -111,7 +111,7 @@ class KDAConfig(MixerConfig):
     gate_rank: Count | None = None
     """Rank of the decay's and of the output gate's low-rank projections; None: one full projection each (Ling-3.0)."""
     norm_eps: float = Field(default=1e-5, gt=0)
-    """Of the output norm, which is gated by a sigmoid."""
+    """Epsilon of the output norm, which is gated by a sigmoid."""
     decay_lower_bound: Annotated[float, Field(lt=0)] | None = None
     """Lowest log decay of a token: it is this times a sigmoid (the "safe gate" of Ling-3.0). None: no bound."""
 
@@ -129,7 +129,7 @@ class GLAConfig(MixerConfig):
     decay_divisor: float = Field(default=16.0, gt=0)
     """Divides the log decays, so that a head remembers longer at the start (the paper's temperature)."""
     norm_eps: float = Field(default=1e-5, gt=0)
-    """Of the output norm, which is gated by a SiLU."""
+    """Epsilon of the output norm, which is gated by a SiLU."""
 
 
 class LinearAttentionConfig(MixerConfig):
@@ -155,7 +155,7 @@ class LightningConfig(MixerConfig):
     layer: Annotated[int, Field(ge=0)]
     """Place among all layers of the published model, from 0: deeper layers decay less."""
     num_layers: Count
-    """All layers of the published model, whatever their mixer."""
+    """Layers of the published model, whatever their mixer."""
     silu: bool = False
     """SiLU on queries, keys and values (MiniMax)."""
     qk_norm: NormConfig | None = None
@@ -166,7 +166,7 @@ class LightningConfig(MixerConfig):
     norm_groups: Count = 1
     """Equal parts of the output, over all heads, that are normed apart."""
     norm_eps: float = Field(default=1e-6, gt=0)
-    """Of the output norm, which is gated by a sigmoid."""
+    """Epsilon of the output norm, which is gated by a sigmoid."""
 
     @model_validator(mode="after")
     def _fits(self):
@@ -193,7 +193,7 @@ class Mamba2Config(MixerConfig):
     """Size of the state per channel (N in the paper)."""
     conv_len: Annotated[int, Field(ge=1, le=8)] = 4
     norm_eps: float = Field(default=1e-5, gt=0)
-    """Of the output norm, whose input is gated by silu(z)."""
+    """Epsilon of the output norm, whose input is gated by silu(z)."""
     time_step_limit: tuple[Annotated[float, Field(ge=0)], float] = (0.0, float("inf"))
     """Smallest and largest dt. Published models do not limit it."""
 

@@ -61,10 +61,10 @@ class MTPConfig(Config):
     reads: Literal["normed", "raw"] = "normed"
     """The trunk's hidden state after its final norm or before it (MiMo-V2)."""
     hands_on: Literal["normed", "raw", "read"] = "normed"
-    """To the next step: its output after its final norm or before it, or what it read itself (MiMo-V2)."""
+    """What the next step reads: the output after its final norm, before it, or what this one read (MiMo-V2)."""
 
     norm: NormConfig = NormConfig()
-    """Of the next token's embedding and of the hidden state, each with its own weight."""
+    """Norm of the next token's embedding and of the hidden state, each with its own weight."""
     sublayers: tuple[SublayerConfig, ...]
     final_norm: NormConfig = NormConfig()
     num_steps: Count = 1

@@ -1,0 +1,1 @@
+"""One file for each published format, found by its name (`models.formats.registry`)."""

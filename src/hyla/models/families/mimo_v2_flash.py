@@ -102,9 +102,9 @@ class Keys(hf.Published):
         """The mixer of each layer type."""
         rope = self.rope_parameters
         swa_rope = rope.sliding_attention or rope.model_copy(update={"rope_theta": self.swa_rope_theta})
-        own = {ours: getattr(self, name) for name, ours in SWA.items() if getattr(self, name) is not None}
+        given = {ours: getattr(self, name) for name, ours in SWA.items() if getattr(self, name) is not None}
         full = {ours: getattr(self, name) for name, ours in FULL.items()}
-        swa = {**full, "num_kv_heads": 2 * self.num_key_value_heads, **own, "window": self.window(family)}
+        swa = {**full, "num_kv_heads": 2 * self.num_key_value_heads, **given, "window": self.window(family)}
         full["rope"] = (rope.full_attention or rope).of_head(self.head_dim, FRACTION)
         swa["rope"] = swa_rope.of_head(swa["head_dim"], FRACTION)
         return {"full_attention": SoftmaxConfig(**full), "sliding_attention": SoftmaxConfig(**swa)}

@@ -60,7 +60,7 @@ MTP_STEPS = 2  # not in config.json
 Bound = Annotated[float, BeforeValidator(lambda value: float("inf") if value == {"__float__": "Infinity"} else value)]
 
 LETTERS = {"mamba2": "M", "moe": "E", "softmax": "*", "mlp": "-"}
-"""By kind of our sublayers."""
+"""The letter of each kind of our sublayers."""
 LETTER_OF_NAME = {
     "linear_attention": "M",
     "mamba": "M",
@@ -69,7 +69,7 @@ LETTER_OF_NAME = {
     "moe": "E",
     "mlp": "-",
 }
-"""By published name."""
+"""The letter of each published name of a layer's kind."""
 
 
 def read_letters(family: str, keys: hf.Published, key: str, list_key: str) -> str:

@@ -101,7 +101,7 @@ class Family(Generic[Keys]):
     sizes: Mapping[str, Mapping] = field(default_factory=dict)
     """Published checkpoints: name -> config.json."""
     assumed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Of `sizes`, what no source of that model gives: name -> key -> where the value comes from."""
+    """What no source of a model in `sizes` gives: name -> key -> where the value comes from."""
 
     @cached_property
     def handled(self) -> frozenset[str]:
@@ -222,10 +222,10 @@ def _stack_rules(
     """The bound rules of a list of sublayers, whose names of ours start with `ours`."""
     rules = []
     for index, sublayer in enumerate(sublayers):
-        layer, own = layer_prefix(index // len(norms)), f"{ours}sublayers.{index}."
-        rules.append(Rule((norms[index % len(norms)],), ("norm.weight",)).with_prefixes(layer, own))
+        layer, place = layer_prefix(index // len(norms)), f"{ours}sublayers.{index}."
+        rules.append(Rule((norms[index % len(norms)],), ("norm.weight",)).with_prefixes(layer, place))
         for rule in names.get(sublayer.module.kind, ()):
-            rules.append(rule.bind(sublayer.module).with_prefixes(layer, own + "module."))
+            rules.append(rule.bind(sublayer.module).with_prefixes(layer, place + "module."))
     return rules
 
 

@@ -7,7 +7,7 @@ from hyla.models.formats.published import Count, Strict
 
 # Published key: field of our config.
 GROUPED_QUERY = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads", "head_dim": "head_dim"}
-"""Of `SoftmaxConfig`."""
+"""Keys of softmax attention, and the fields of `SoftmaxConfig` that they fill."""
 
 MLA = {
     "num_attention_heads": "num_heads",
@@ -17,13 +17,13 @@ MLA = {
     "qk_rope_head_dim": "rope_dim",
     "v_head_dim": "value_dim",
 }
-"""Of `MLAConfig`."""
+"""Keys of MLA, and the fields of `MLAConfig` that they fill."""
 
 LATENT_EPS = 1e-6
-"""Of the norms of MLA's latents, whatever `rms_norm_eps` is: the published codes leave it at its default."""
+"""Epsilon of the norms of MLA's latents, whatever `rms_norm_eps` is: the published codes leave it at its default."""
 
 MLP = {"intermediate_size": "intermediate_dim"}
-"""Of `MLPConfig`."""
+"""Keys of an MLP, and the fields of `MLPConfig` that they fill."""
 
 
 class MLAKeys(Strict):

@@ -12,11 +12,12 @@ from hyla.models.config import ModuleConfig
 from hyla.models.kinds.attention import ATTENTION
 from hyla.models.kinds.channel_mixers import CHANNEL_MIXERS
 from hyla.models.kinds.kind import Calibration, Kind
-from hyla.models.kinds.operators import Attention, Indexer, Latent, Recurrence
 from hyla.models.kinds.recurrences import RECURRENCES
+from hyla.models.kinds.work import Attention, Indexer, Latent, Recurrence
 
 KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in (*CHANNEL_MIXERS, *RECURRENCES, *ATTENTION)})
-"""By `kind` of a config, in the order of the calibration: earlier ones explain a part of what later ones take."""
+"""Every registration by the `kind` of its config, in the order of the calibration: earlier ones explain a part of what
+later ones take."""
 
 RECURRENT_OPERATORS = tuple(dict.fromkeys(kind.operator for kind in RECURRENCES))
 """The folders of `hyla.ops` that keep a state."""

@@ -26,12 +26,12 @@ from hyla.ops.activations import ACTIVATIONS
 
 
 def fields(config: ModuleConfig) -> dict:
-    """Of a layer whose keyword arguments are exactly its config's fields."""
+    """Arguments of a layer that takes exactly its config's fields."""
     return config.model_dump(exclude={"kind"})
 
 
 def fields_without(*others: str) -> Callable[[ModuleConfig], dict]:
-    """Of a table whose keyword arguments are the config's fields, but for `others`, which shape no parameter."""
+    """Sizes for a table that takes the config's fields, but for `others`, which shape no parameter."""
     left_out = {"kind", *others}
     return lambda config: config.model_dump(exclude=left_out)
 
@@ -66,7 +66,7 @@ def scaling_of(config: LinearScalingConfig | Llama3ScalingConfig | YarnScalingCo
 
 
 def softmax_arguments(config: SoftmaxConfig) -> dict:
-    """Of `layers.softmax.SoftmaxAttention`."""
+    """Arguments of `layers.softmax.SoftmaxAttention`."""
     return {
         "num_heads": config.num_heads,
         "num_kv_heads": config.num_kv_heads,
@@ -84,7 +84,7 @@ def softmax_arguments(config: SoftmaxConfig) -> dict:
 
 
 def softmax_sizes(config: SoftmaxConfig) -> dict:
-    """Of `layers.tables.softmax`."""
+    """Sizes for `layers.tables.softmax`."""
     return {
         "num_heads": config.num_heads,
         "num_kv_heads": config.num_kv_heads,
@@ -97,12 +97,12 @@ def softmax_sizes(config: SoftmaxConfig) -> dict:
 
 
 def mla_arguments(config: MLAConfig) -> dict:
-    """Of `layers.mla.MLA` and `layers.sparse_mla.SparseMLA`."""
+    """Arguments of `layers.mla.MLA` and `layers.sparse_mla.SparseMLA`."""
     return {**config.model_dump(exclude={"kind", "rope"}), **_rope(config.rope)}
 
 
 def lightning_arguments(config: LightningConfig) -> dict:
-    """Of `layers.lightning.Lightning`."""
+    """Arguments of `layers.lightning.Lightning`."""
     return {
         "num_heads": config.num_heads,
         "head_dim": config.head_dim,
@@ -117,17 +117,17 @@ def lightning_arguments(config: LightningConfig) -> dict:
 
 
 def lightning_sizes(config: LightningConfig) -> dict:
-    """Of `layers.tables.lightning`."""
+    """Sizes for `layers.tables.lightning`."""
     return {"num_heads": config.num_heads, "head_dim": config.head_dim, "has_qk_norm": config.qk_norm is not None}
 
 
 def mlp_sizes(config: MLPConfig) -> dict:
-    """Of `layers.tables.mlp`."""
+    """Sizes for `layers.tables.mlp`."""
     return {"intermediate_dim": config.intermediate_dim, "has_gate": ACTIVATIONS[config.activation].has_gate}
 
 
 def moe_sizes(config: MoEConfig) -> dict:
-    """Of `layers.tables.moe`."""
+    """Sizes for `layers.tables.moe`."""
     return {
         "num_experts": config.num_experts,
         "expert_dim": config.expert_dim,
@@ -140,7 +140,7 @@ def moe_sizes(config: MoEConfig) -> dict:
 
 
 def moe_arguments(config: MoEConfig) -> dict:
-    """Of `layers.moe.MoE`."""
+    """Arguments of `layers.moe.MoE`."""
     router = config.router
     return {
         "num_experts": config.num_experts,

@@ -6,7 +6,7 @@ from hyla.layers.tables import mla, softmax, sparse_mla
 from hyla.models.config import MLAConfig, SoftmaxConfig, SparseMLAConfig
 from hyla.models.kinds.arguments import fields_without, mla_arguments, softmax_arguments, softmax_sizes
 from hyla.models.kinds.kind import Calibration, Kind
-from hyla.models.kinds.operators import Attention, Indexer, Latent
+from hyla.models.kinds.work import Attention, Indexer, Latent
 
 
 def _softmax(config: SoftmaxConfig) -> Attention:

@@ -11,7 +11,7 @@ from typing import Any
 from hyla.layers.parameters import Table
 from hyla.models.config import MixerConfig, ModuleConfig
 from hyla.models.kinds.arguments import fields
-from hyla.models.kinds.operators import Attention, Recurrence
+from hyla.models.kinds.work import Attention, Recurrence
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Calibration:
     """At which sizes `hyla cost --calibrate` times a kind on this machine."""
 
     sizes: tuple[ModuleConfig, ...]
-    """From small to large: a prompt is read by the last one, a token is decoded by each."""
+    """Configs from small to large: a prompt is read by the last one, a token is decoded by each."""
     prompts: tuple[int, ...] = (128, 1024)
     """Lengths of the prompts in tokens."""
 

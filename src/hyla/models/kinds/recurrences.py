@@ -13,7 +13,7 @@ from hyla.models.config import (
 )
 from hyla.models.kinds.arguments import fields_without, lightning_arguments, lightning_sizes
 from hyla.models.kinds.kind import Calibration, Kind
-from hyla.models.kinds.operators import Recurrence
+from hyla.models.kinds.work import Recurrence
 
 HEADS = (4, 16)
 """Heads at which a recurrence is timed, with 64 channels each."""

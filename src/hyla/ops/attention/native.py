@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hyla.errors import ConfigError
 from hyla.ops import native
+from hyla.ops.attention.page_table import page_table
 from hyla.ops.attention.pages import PagedKV, scratch_pages
-from hyla.ops.attention.plan import page_table
 from hyla.ops.batch import Batch
 from hyla.ops.native import kernels
 

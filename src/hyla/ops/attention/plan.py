@@ -10,12 +10,12 @@ bit of a result, only its speed. Everything here is made from host integers, onc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
+from itertools import pairwise
 
 import torch
 
-from hyla.errors import ConfigError
 from hyla.grid import CHUNK
+from hyla.ops.attention.page_table import page_lists
 from hyla.ops.batch import Batch
 
 STEP_BYTES = 1 << 22
@@ -114,7 +114,7 @@ class TileGroup:
 
 @dataclass(frozen=True)
 class WritePlan:
-    """Where the new keys and values go."""
+    """Which new keys and values go to which places of which pages."""
 
     block_rows_IC: torch.Tensor
     """int64 [I, 64]: flat rows of each page that is written whole; places past the sequence's end repeat a row."""
@@ -127,6 +127,8 @@ class WritePlan:
 
 @dataclass(frozen=True)
 class AttentionPlan:
+    """How one batch's rows meet the pages of one head layout."""
+
     num_pages: int
     """Pages of the scratch cache of a batch without a cache, null page included."""
     write: WritePlan
@@ -139,53 +141,13 @@ def attention_plan(batch: Batch, layout: HeadLayout) -> AttentionPlan:
 
 
 def _make_plan(batch: Batch, layout: HeadLayout) -> AttentionPlan:
-    pages = _page_lists(batch, layout.window)
+    pages = page_lists(batch, layout.window)
     spans = [span for n in range(batch.num_sequences) for span in _page_spans(batch, n, pages[n])]
     return AttentionPlan(
         num_pages=1 + sum(len(ids) for ids in pages),
         write=_write_plan(batch, spans),
         groups=tuple(_make_group(batch, layout, *found) for found in _group_tiles(spans, layout)),
     )
-
-
-@dataclass(frozen=True)
-class PageTable:
-    """The pages of a batch on the host, for native kernels; int64."""
-
-    first_N: torch.Tensor
-    """Where each sequence's pages begin in the list of all."""
-    pages: torch.Tensor
-    highest: int
-    """The largest page number."""
-
-
-def page_table(batch: Batch, window: int | None) -> PageTable:
-    """The page table of the layers with this window; kept on the batch."""
-    named = window if window in batch.window_pages else None
-    return batch.memo(("page table", named), lambda: _make_page_table(batch, named))
-
-
-def _make_page_table(batch: Batch, window: int | None) -> PageTable:
-    lists = _page_lists(batch, window)
-    first_N = torch.tensor([0, *accumulate(len(ids) for ids in lists)][:-1])
-    pages = torch.tensor(list(chain.from_iterable(lists)))
-    return PageTable(first_N, pages, int(pages.max()))
-
-
-def _page_lists(batch: Batch, window: int | None) -> list[tuple[int, ...]]:
-    """The pages of each sequence, exactly as many as it needs after this call."""
-    counts = [-(-end // CHUNK) for end in batch.ends]
-    tables = batch.pages_of(window)
-    if tables is None:
-        firsts = [1 + sum(counts[:n]) for n in range(len(counts))]
-        return [tuple(range(first, first + count)) for first, count in zip(firsts, counts)]
-    for n, count in enumerate(counts):
-        if len(tables[n]) < count:
-            raise ConfigError(
-                f"attention: sequence {n} needs {count} pages for {batch.ends[n]} tokens and has "
-                f"{len(tables[n])}; reserve pages before the call"
-            )
-    return [tuple(pages[:count]) for pages, count in zip(tables, counts)]
 
 
 def _page_spans(batch: Batch, n: int, pages: tuple[int, ...]) -> list[Tile]:

@@ -1,4 +1,4 @@
-"""The chain under autograd: the backend's own forward, and one backward that recomputes all but the anchors.
+"""The operators without a solve under autograd: the backend's own forward, and one backward from the anchors alone.
 
 Gradients (G' = dL/dG; everything per chunk, chunks in reverse; o'_s = since o'):
     P' = o' v^T;  q' = o'_s S0^T;  since' = sum(o' (q S0));  k' = S1' v^T;  decay' = sum(S0 * S1')

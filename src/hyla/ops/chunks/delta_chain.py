@@ -53,7 +53,7 @@ class OldRows:
     u_OHCV: torch.Tensor
     x_OHBV: torch.Tensor
     t_OHBB: torch.Tensor
-    """Of the block that holds the last old row."""
+    """T of the block that holds the last old row."""
 
 
 @dataclass

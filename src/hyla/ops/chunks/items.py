@@ -1,4 +1,4 @@
-"""Between flat rows and chunk items."""
+"""From rows of a packed batch to chunks, and back."""
 
 from __future__ import annotations
 

@@ -4,8 +4,9 @@ On a device without kernels of ours nothing is known about the library: the orde
 many rows, products or outputs a call has. So here it only ever sees one shape for a weight: rows go in tiles of
 `LINEAR_ROWS`, batched products in groups of `BATCH` matrices of `BATCH_ROWS` rows, filled with zeros. What is left is
 that a row's place within the tile could matter. That is checked once per shape and device, on data that show every
-rounding (`Proof`); where it does matter, the product is a loop over the inner dimension of element-wise multiply-adds,
-which are exact by IEEE 754, and a warning says so. Sums are fixed trees of element-wise additions, running sums loops.
+rounding (`linear_is_proven`, `bmm_is_proven`); where it does matter, the product is a loop over the inner dimension of
+element-wise multiply-adds, which are exact by IEEE 754, and a warning says so. Sums are fixed trees of element-wise
+additions, running sums loops.
 
 Slow but right. Two devices do not agree with each other: their libraries sum in different orders.
 """

@@ -37,11 +37,11 @@ class ChannelDecay:
             (p,), (q_in,) = channel_decay.across_blocks((q,), (diagonal,), since_block, k_scaled, block_sum)
             return Read(p, q_in)
         k_scaled, block_sum = channel_decay.to_block_ends(k, log_decay)
-        own = row_I // BLOCK
-        item = torch.arange(len(own), device=own.device)
-        decays, since_block = channel_decay.row_decays(log_decay[item, :, own], row_I % BLOCK, k.dtype)
+        block = row_I // BLOCK
+        item = torch.arange(len(block), device=block.device)
+        decays, since_block = channel_decay.row_decays(log_decay[item, :, block], row_I % BLOCK, k.dtype)
         (p,), q_in = channel_decay.row_products(
-            (q_IHRK[:, :, 0],), decays * k[item, :, own], since_block, k_scaled, block_sum, own
+            (q_IHRK[:, :, 0],), decays * k[item, :, block], since_block, k_scaled, block_sum, block
         )
         return Read(p[:, :, None], q_in)
 

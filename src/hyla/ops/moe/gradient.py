@@ -46,7 +46,7 @@ class Experts(torch.autograd.Function):
 
 
 def _backward_swiglu(x_RD, weights_R1, grad_RD, gate_up_RF, weights, grads):
-    """One expert's rows: gradients to x and to the slots' weights; fills the expert's own."""
+    """Backward pass of one expert's rows: gradients to x and to the slots' weights; fills those of the expert."""
     gate, up, down = weights
     grad_gate, grad_up, grad_down = grads
     dtype = x_RD.dtype
@@ -82,4 +82,4 @@ def _backward_relu2(x_RD, weights_R1, grad_RD, up_RI, weights, grads):
 
 
 EXPERT_GRADIENTS = {"swiglu": _backward_swiglu, "relu2": _backward_relu2}
-"""By activation: the gradients of one expert's rows."""
+"""The backward pass of one expert's rows, by activation."""

@@ -74,7 +74,7 @@ def sigmoid_gate(o: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> tor
 
 
 class HeadsCall(Structure):
-    """`Heads` of elementwise.c."""
+    """The struct `Heads` of elementwise.c."""
 
     _fields_ = (
         *((name, c_int64) for name in ("tokens", "heads", "width", "row", "head")),
@@ -135,7 +135,7 @@ def conv(
 
 
 class DeltaCall(Structure):
-    """`Call` of delta.c."""
+    """The struct `Call` of delta.c."""
 
     _fields_ = (
         ("sequences", c_int64),
@@ -174,7 +174,7 @@ SCALE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e8m0fnu: 2}
 
 
 class ProductCall(Structure):
-    """`Call` of product.c."""
+    """The struct `Call` of product.c."""
 
     _fields_ = (
         ("spans", c_int64),
@@ -239,7 +239,7 @@ SPARE_BYTES = 1 << 25
 
 
 class AttentionCall(Structure):
-    """`Call` of attention.c."""
+    """The struct `Call` of attention.c."""
 
     _fields_ = (
         ("sequences", c_int64),

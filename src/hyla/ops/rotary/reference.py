@@ -6,7 +6,7 @@ import torch
 
 
 def norm_and_rotate_reference(x_THK, weight_K, cos_sin_TR, *, eps, zero_centered=False, interleaved=False):
-    """As `hyla.ops.rotary.norm_and_rotate`, in the inputs' dtype (give float64)."""
+    """What `hyla.ops.rotary.norm_and_rotate` does, pair by pair, in the inputs' dtype (give float64)."""
     if eps is not None:
         weight_K = weight_K + 1.0 if zero_centered else weight_K
         x_THK = x_THK / (x_THK.square().mean(-1, keepdim=True) + eps).sqrt() * weight_K

@@ -26,7 +26,7 @@ def attention_flops(start: int, length: int, num_heads: int, key_dim: int, value
 
 
 def cache_bytes_per_token(index_dim: int, key_dim: int, bytes_per_element: int) -> int:
-    """One index key and one key, whose first channels are the value."""
+    """Cache bytes of a token: one index key and one key, whose first channels are the value."""
     return (index_dim + key_dim) * bytes_per_element
 
 

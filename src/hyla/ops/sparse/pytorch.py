@@ -73,7 +73,7 @@ class SelectedResult:
 
 
 def forward(q_THK: torch.Tensor, keys: Keys, selection: Selection, scale: float, value_dim: int) -> SelectedResult:
-    """All rows, some at a time."""
+    """Attention of all rows over their selected keys, some rows at a time."""
     q_THK = (q_THK if q_THK.dtype == torch.float64 else q_THK.float()) * scale
     tokens, heads = q_THK.shape[:2]
     o_THV = q_THK.new_empty(tokens, heads, value_dim)

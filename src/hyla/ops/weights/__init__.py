@@ -7,7 +7,7 @@ PyTorch.
 from hyla.lazy import exports
 
 _HOMES = {
-    "BLOCK": "hyla.ops.weights.blocks",
+    "FP8_BLOCK": "hyla.ops.weights.blocks",
     "BlockLayout": "hyla.ops.weights.blocks",
     "FP8": "hyla.ops.weights.fp8_codes",
     "FP8Tensor": "hyla.ops.weights.fp8_codes",

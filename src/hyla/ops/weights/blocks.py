@@ -11,7 +11,7 @@ from functools import cache
 
 from hyla.errors import ConfigError
 
-BLOCK = 128
+FP8_BLOCK = 128
 """Side of a block."""
 
 
@@ -21,12 +21,12 @@ def num_blocks(shape: Sequence[int]) -> tuple[int, ...]:
     >>> num_blocks((576, 7168)), num_blocks((3, 20, 200))
     ((5, 56), (3, 1, 2))
     """
-    return (*shape[:-2], -(-shape[-2] // BLOCK), -(-shape[-1] // BLOCK))
+    return (*shape[:-2], -(-shape[-2] // FP8_BLOCK), -(-shape[-1] // FP8_BLOCK))
 
 
 def starts_block(row: int) -> bool:
     """Whether a block begins at this row of a matrix whose first block begins at row 0."""
-    return row % BLOCK == 0
+    return row % FP8_BLOCK == 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Shard:
     @property
     def num_blocks(self) -> int:
         """Blocks that the rows of one shard touch."""
-        return -(-(self.offset + self.rows) // BLOCK)
+        return -(-(self.offset + self.rows) // FP8_BLOCK)
 
 
 @cache
@@ -54,7 +54,7 @@ def strips(num_rows: int, shard: Shard | None = None) -> tuple[tuple[int, int, i
     shard, found = shard or Shard(max(num_rows, 1)), []
     for place, start in enumerate(range(0, num_rows, shard.rows)):
         for block in range(shard.num_blocks):
-            first, last = (block * BLOCK - shard.offset, (block + 1) * BLOCK - shard.offset)
+            first, last = (block * FP8_BLOCK - shard.offset, (block + 1) * FP8_BLOCK - shard.offset)
             found.append((start + max(first, 0), start + min(last, shard.rows), place * shard.num_blocks + block))
     return tuple(found)
 
@@ -65,7 +65,7 @@ class BlockLayout:
 
     shape: tuple[int, ...]
     shard: Shard | None = None
-    """Of the rows of a matrix; None: there is one, whose blocks begin at the first row."""
+    """The shards of the rows of a matrix; None: it is one, whose blocks begin at the first row."""
 
     @property
     def scale_shape(self) -> tuple[int, ...]:
@@ -91,8 +91,8 @@ class BlockLayout:
         """
         shape = (*self.shape[:-2], last - first, self.shape[-1])
         if self.shard is None:
-            part = Shard(last - first, first % BLOCK)
-            start = first // BLOCK
+            part = Shard(last - first, first % FP8_BLOCK)
+            start = first // FP8_BLOCK
             plain = BlockLayout(shape, part if part.offset else None)
             return plain, slice(start, start + part.num_blocks)
         high = self.shard.rows
@@ -107,5 +107,5 @@ class BlockLayout:
         Raises ConfigError where they begin inside a block.
         """
         if not starts_block(first) or not (starts_block(last) or last == self.shape[-1]):
-            raise ConfigError(f"columns {first} to {last} cut FP8 blocks of {BLOCK}; dequantise the weight first")
-        return replace(self, shape=(*self.shape[:-1], last - first)), slice(first // BLOCK, -(-last // BLOCK))
+            raise ConfigError(f"columns {first} to {last} cut FP8 blocks of {FP8_BLOCK}; dequantise the weight first")
+        return replace(self, shape=(*self.shape[:-1], last - first)), slice(first // FP8_BLOCK, -(-last // FP8_BLOCK))

@@ -1,4 +1,4 @@
-"""What FP8 weights cost."""
+"""Bytes of FP8 weights, and of what their product needs for a while."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hyla.ops.weights.blocks import num_blocks
 
 
 def weight_bytes(out_dim: int, in_dim: int, scale_bytes: int = 4) -> int:
-    """One byte per weight and one scale per block.
+    """Bytes of an FP8 matrix: one byte per weight and one scale per block.
 
     >>> weight_bytes(576, 7168)
     4129888
@@ -17,5 +17,5 @@ def weight_bytes(out_dim: int, in_dim: int, scale_bytes: int = 4) -> int:
 
 
 def temporary_bytes(out_dim: int, in_dim: int, bytes_per_element: int, block_elements: int = 1 << 24) -> int:
-    """Of one block of outputs in the product's dtype (`ops.exact.rows.block_sizes`); the native product needs none."""
+    """Bytes of one dequantised block of outputs (`ops.exact.rows.block_sizes`); the native product needs none."""
     return min(out_dim * in_dim, block_elements + 64 * in_dim) * bytes_per_element

@@ -9,7 +9,7 @@ import torch
 from hyla.ops import backends
 from hyla.ops.exact import summation_order
 from hyla.ops.native import kernels
-from hyla.ops.weights.blocks import BLOCK, BlockLayout, Shard, num_blocks, strips
+from hyla.ops.weights.blocks import FP8_BLOCK, BlockLayout, Shard, num_blocks, strips
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
@@ -22,8 +22,8 @@ def _strips(num_rows: int):
 
 
 def _columns(scale_B: torch.Tensor, width: int) -> torch.Tensor:
-    """One strip's scales, one per column."""
-    return scale_B.to(torch.float32).repeat_interleave(BLOCK)[:width]
+    """The scales of one strip of blocks, repeated so that each column has its own."""
+    return scale_B.to(torch.float32).repeat_interleave(FP8_BLOCK)[:width]
 
 
 def dequantise(
@@ -69,7 +69,7 @@ def quantise(weight: torch.Tensor, *, power_of_two: bool = False) -> tuple[torch
     for matrix_OD, scale_AB in zip(matrices, scale):
         for strip, scale_B in zip(_strips(matrix_OD.shape[0]), scale_AB):
             most_D = matrix_OD[strip].abs().amax(0).to(torch.float32)
-            most_B = torch.stack([part.amax() for part in most_D.split(BLOCK)]) / FP8_MAX
+            most_B = torch.stack([part.amax() for part in most_D.split(FP8_BLOCK)]) / FP8_MAX
             most_B = torch.exp2(torch.ceil(torch.log2(most_B))) if power_of_two else most_B
             scale_B.copy_(torch.where(most_B > 0, most_B, scale_B))
     scale = scale.reshape(num_blocks(weight.shape))
@@ -98,7 +98,7 @@ class FP8Tensor:
     dtype: torch.dtype
     """What the weight stands for: its numbers are codes times scales, rounded to this dtype."""
     shard: Shard | None = None
-    """Of the rows of a matrix; None: one, its blocks begin at the first row."""
+    """The shards of the rows of a matrix; None: it is one, whose blocks begin at the first row."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ class FP8Tensor:
 
     @property
     def layout(self) -> BlockLayout:
-        """Of its blocks."""
+        """Where its blocks lie."""
         return BlockLayout(self.shape, self.shard)
 
     @property

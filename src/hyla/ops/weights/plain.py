@@ -29,7 +29,7 @@ class Plain(Weights):
     parts: tuple[torch.Tensor, ...]
     """[O_i, D] each, or [E, O_i, D]."""
     compute_dtype: torch.dtype | None = None
-    """Of the product; None: the parts' own."""
+    """The dtype of the product; None: the parts' own."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ class Weights(ABC):
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """Of the product: rows must have it."""
+        """The dtype of the product: rows must have it."""
 
     @property
     @abstractmethod

@@ -1,0 +1,1 @@
+"""From an engine's events to a response, whole or streamed."""

@@ -37,7 +37,7 @@ async def answer(
         stack.enter_context(service.turn(client))
         events, requests = await Events.open(served.worker, service.inbox, requests)
         stack.enter_context(service.track(answer_id, events, client))
-        first_index = {own.request_id: n * own.params.n for n, own in enumerate(requests)}
+        first_index = {request.request_id: n * request.params.n for n, request in enumerate(requests)}
         if is_streamed:
             chunks = _chunks(events, first_index, shape)
             return StreamedEvents(chunks, events, held=stack.pop_all(), headers=headers)
@@ -45,7 +45,7 @@ async def answer(
 
 
 async def _whole(http: Request, events: Events, first_index: dict[str, int], shape: Shape, headers: dict) -> Response:
-    """Wait for every choice."""
+    """The response once every choice has ended."""
     await _take_all(http, events, lambda event: shape.add(first_index[event.request_id] + event.choice, event))
     if any(choice.finish_reason is None for choice in shape.choices):
         return Response(status_code=499)  # nobody reads it
@@ -57,11 +57,11 @@ async def gather(
 ) -> list[Completion] | None:
     """Every choice of some requests, in order; None when the client has gone. Raises what refuses them."""
     events, requests = await Events.open(worker, inbox, requests)
-    collectors = {own.request_id: Collector(own) for own in requests}
+    collectors = {request.request_id: Collector(request) for request in requests}
     await _take_all(http, events, lambda event: collectors[event.request_id].add(event))
-    if not all(own.is_finished for own in collectors.values()):
+    if not all(collector.is_finished for collector in collectors.values()):
         return None
-    return [completion for own in collectors.values() for completion in own.completions()]
+    return [completion for collector in collectors.values() for completion in collector.completions()]
 
 
 async def _take_all(http: Request, events: Events, take: Callable[[TokenEvent], object]) -> None:

@@ -24,7 +24,7 @@ class Inbox:
         self._lock = Lock()
 
     def put(self, queue: asyncio.Queue, event: TokenEvent) -> None:
-        """From any thread."""
+        """Leave an event for a queue; any thread may call this."""
         with self._lock:
             self._new.append((queue, event))
             is_first = len(self._new) == 1

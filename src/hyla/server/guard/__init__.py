@@ -1,0 +1,1 @@
+"""Bounds of a server: keys, limits, slow and oversized connections."""

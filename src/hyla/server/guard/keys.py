@@ -27,7 +27,7 @@ def label_of(key: str) -> str:
 
 
 def read_key_file(file: Path) -> tuple[str, ...]:
-    """One key a line; empty lines and lines that start with # are skipped. Raises ConfigError."""
+    """The keys of a file, one a line; empty lines and lines that start with # are skipped. Raises ConfigError."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeError) as error:
@@ -90,14 +90,14 @@ class KeyRing:
     def label(self, key: str) -> str | None:
         """Whose key this is, None for nobody's. Takes the same time whichever key it is."""
         requested, found = digest(key), None
-        for own, label in self._digests.items():
-            if hmac.compare_digest(own, requested):
+        for known, label in self._digests.items():
+            if hmac.compare_digest(known, requested):
                 found = label
         return "admin" if self.is_admin(key) else found
 
     def is_admin(self, key: str) -> bool:
         requested = digest(key)
-        return any([hmac.compare_digest(own, requested) for own in self._admin_digests])
+        return any([hmac.compare_digest(known, requested) for known in self._admin_digests])
 
     def check(self, request: Request) -> str:
         """The client's label; "" when no keys are needed. Raises 401."""

@@ -44,7 +44,7 @@ class Limits(Config):
     max_stored_responses: Annotated[int, Field(ge=0)] = 1024
     """Answers of /v1/responses that are kept in memory for `previous_response_id`; the oldest go first."""
     max_stored_bytes: Annotated[int, Field(ge=0)] = 64 << 20
-    """All kept answers together, as JSON."""
+    """Bytes of all kept answers together, as JSON."""
     body_seconds: Seconds = 30.0
     """A request's body must have arrived within this time; else 408."""
     header_seconds: Seconds = 15.0

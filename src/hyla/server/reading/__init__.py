@@ -1,0 +1,1 @@
+"""From the bytes of an HTTP request to the engine's request, and every refusal on the way."""

@@ -49,9 +49,11 @@ def _check_shape(body: dict, most: int, most_names: int) -> None:
     """Whatever reads the body later may do so by recursion, and may have something to say to each name."""
     level: list[Any] = [body]
     for _ in range(most):
-        if any(len(own) > most_names for own in level if isinstance(own, dict)):
+        if any(len(item) > most_names for item in level if isinstance(item, dict)):
             raise RequestError(f"the body has an object of more than {most_names} names; send a smaller one")
-        containers = [own.values() if isinstance(own, dict) else own for own in level if isinstance(own, dict | list)]
+        containers = [
+            item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)
+        ]
         level = [value for container in containers for value in container]
         if not level:
             return

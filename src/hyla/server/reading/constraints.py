@@ -16,8 +16,11 @@ from hyla.server.schemas.generation import ResponseFormat
 def grammar_of(requested: ChatRequest | CompletionRequest, limits: Limits) -> dict | None:
     """The one constraint of a request, None without. Raises RequestError for two, and for what is too large."""
     found: dict[str, Any] = {}
-    if requested.response_format is not None and (own := format_grammar(requested.response_format, limits)) is not None:
-        found["response_format"] = own
+    if (
+        requested.response_format is not None
+        and (grammar := format_grammar(requested.response_format, limits)) is not None
+    ):
+        found["response_format"] = grammar
     for name, kind in (("guided_json", "json_schema"), ("guided_regex", "regex"), ("guided_choice", "choice")):
         if (value := getattr(requested, name)) is not None:
             found[name] = _grammar(kind, value, name, limits)
@@ -89,5 +92,5 @@ def check_schema(schema: dict, name: str, limits: Limits) -> dict:
             if isinstance(reference, str) and not reference.startswith("#"):
                 raise RequestError(f"{name} refers to {reference!r}; only references inside the schema work", name)
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        waiting += [(own, depth + 1) for own in inner]
+        waiting += [(child, depth + 1) for child in inner]
     return schema

@@ -9,7 +9,7 @@ from hyla.errors import RequestError
 from hyla.server.reading.mistakes import short
 
 TEXT_FIELDS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-"""By the type of a part, where its text is."""
+"""The field that holds the text of a part, by the part's type."""
 
 IMAGES = ("image", "image_url", "input_image", "computer_screenshot")
 OTHER_MEDIA = {

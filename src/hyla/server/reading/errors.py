@@ -24,7 +24,7 @@ ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-"""By HTTP status; other client errors are invalid requests, other server errors api_error."""
+"""Anthropic's error types by HTTP status; other client errors are invalid requests, other server errors api_error."""
 
 
 class HTTPFailure(HylaError):
@@ -97,7 +97,9 @@ def _no_route(request: Request, error: HTTPException) -> str:
         return f"{path} takes {error.headers.get('Allow', 'another method')} and not {method}"
     if error.status_code == 404 and error.detail == "Not Found":
         known = request.app.openapi()["paths"]
-        meant = next((own for own in (f"/v1{path}", path.removeprefix("/v1")) if own != path and own in known), None)
+        meant = next(
+            (other for other in (f"/v1{path}", path.removeprefix("/v1")) if other != path and other in known), None
+        )
         hint = f"did you mean {meant}?" if meant else "GET /openapi.json lists what there is"
         return f"{method} {path} is no route of this server; {hint}"
     return f"{method} {path}: {error.detail}"

@@ -37,7 +37,7 @@ class Mistake:
 def request_error(error: ValidationError, body: Mapping[str, Any]) -> RequestError:
     """The error for a body that does not fit its schema."""
     mistakes = [_mistake(details, body) for details in error.errors(include_url=False)]
-    meant = _meant([own for own in mistakes if own.path[:1] == mistakes[0].path[:1]])
+    meant = _meant([mistake for mistake in mistakes if mistake.path[:1] == mistakes[0].path[:1]])
     first = meant[0]
     name = str(first.path[0])[:80] if first.path else None
     where = written(first.path) or "the body"
@@ -54,7 +54,7 @@ def request_error(error: ValidationError, body: Mapping[str, Any]) -> RequestErr
 
 def written(path: Sequence[str | int]) -> str:
     """A place as people write it: messages[2].content."""
-    parts = (f"[{own}]" if isinstance(own, int) else f".{own:.80}" for own in path)
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part:.80}" for part in path)
     return "".join(parts).removeprefix(".")
 
 
@@ -83,24 +83,28 @@ def _has(value: Any, part: int | str) -> bool:
 
 def _meant(mistakes: Sequence[Mistake]) -> list[Mistake]:
     """The mistakes to tell, all at one place: of a union those of the alternatives that fit best."""
-    if not any(own.branch for own in mistakes):
+    if not any(mistake.branch for mistake in mistakes):
         return list(mistakes[:1])
-    wrong = {own.branch for own in mistakes if own.is_wrong_type}
-    fitting = [own for own in mistakes if own.branch not in wrong]
+    wrong = {mistake.branch for mistake in mistakes if mistake.is_wrong_type}
+    fitting = [mistake for mistake in mistakes if mistake.branch not in wrong]
     # What was sent is inside of an alternative that fits, or names one that there is not, or is something else.
     known = (
-        [own for own in fitting if len(own.path) > 1]
-        or [own for own in mistakes if own.is_wrong_type]
+        [mistake for mistake in fitting if len(mistake.path) > 1]
+        or [mistake for mistake in mistakes if mistake.is_wrong_type]
         or list(mistakes)
     )
-    deepest = max(len(own.path) for own in known)
-    farthest = max((own.path for own in known if len(own.path) == deepest), key=lambda path: list(map(str, path)))
-    return [own for own in known if own.path == farthest]
+    deepest = max(len(mistake.path) for mistake in known)
+    farthest = max(
+        (mistake.path for mistake in known if len(mistake.path) == deepest), key=lambda path: list(map(str, path))
+    )
+    return [mistake for mistake in known if mistake.path == farthest]
 
 
 def _said(mistakes: Sequence[Mistake]) -> str:
     """What pydantic wants, of each alternative once."""
-    told = (OUGHT + "an object" if own.details["type"] in OBJECTS else own.details["msg"] for own in mistakes)
+    told = (
+        OUGHT + "an object" if mistake.details["type"] in OBJECTS else mistake.details["msg"] for mistake in mistakes
+    )
     texts = list(dict.fromkeys(told))
     if not all(text.startswith(OUGHT) for text in texts):
         return texts[0]

@@ -32,7 +32,7 @@ def tool_use(tools: Sequence[FunctionTool], mode: Mode | None, parallel: bool | 
 
 
 def openai_tool_use(requested, limits: Limits) -> ToolUse:
-    """Of a chat request."""
+    """The tools of a chat request, and which of them must be called."""
     tools = [tool.function for tool in requested.tools or ()]
     choice = requested.tool_choice
     if isinstance(choice, NamedTool):

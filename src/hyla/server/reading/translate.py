@@ -36,13 +36,13 @@ def sampling_params(requested: Any, **own) -> SamplingParams:
     """
     fields = {name: getattr(requested, name) for name in SHARED if name in type(requested).model_fields} | own
     if fields.get("grammar") is None and fields.get("thinking_budget") is None:
-        # Nobody asks where thinking ends; following it would cost the engine something.
+        # Nothing depends on where thinking ends; following it would cost the engine something.
         fields = {name: value for name, value in fields.items() if name not in THINKING_MARKS}
     return SamplingParams(**in_engine(fields))
 
 
 def in_engine(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What is set, in the engine's form."""
+    """The fields that are set, in the engine's form."""
     given = {name: value for name, value in fields.items() if value is not None}
     return {name: FORMS[name](value) if name in FORMS else value for name, value in given.items()}
 
@@ -51,8 +51,8 @@ def engine_request(
     name: str, prompt: str | tuple[int, ...], params: SamplingParams, requested: Any = None, *, key: str | None = None
 ) -> Request:
     """One prompt of a request body. key: of the client, for fairness between them."""
-    own = type(requested).model_fields if requested is not None else ()
-    wanted = {field: getattr(requested, field) for field in REQUEST_FIELDS if field in own} | {"key": key}
+    known = type(requested).model_fields if requested is not None else ()
+    wanted = {field: getattr(requested, field) for field in REQUEST_FIELDS if field in known} | {"key": key}
     return Request(name, prompt, params, **in_engine(wanted))
 
 
@@ -129,12 +129,12 @@ CLIENT_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
     DetokenizeRequest: {"prompt": ("tokens",), "input": ("tokens",), "messages": ("tokens",)},
     ScoreRequest: {"prompt": ("input", "context"), "messages": ("input",)},
 }
-"""By request body: what it calls a field that an error names by the engine's word. Where there are several, the first
+"""What each request body calls a field that an error names by the engine's word. Where there are several, the first
 one that the client has sent is meant."""
 
 
 TOOL_WORDS = {"form": "parameters of a tool", "place": ""}
-"""Of an error of the grammar that the server has made of the tools; the client never saw it, nor a place in it."""
+"""Words for an error in the grammar that the server made of the tools: the client never saw it, nor a place in it."""
 
 
 def client_name(requested: Body, name: str | None) -> str | None:
@@ -142,8 +142,8 @@ def client_name(requested: Body, name: str | None) -> str | None:
     if name is None:
         return None
     names = CLIENT_NAMES.get(type(requested), {}).get(name, (name,))
-    known = [own for own in names if own in type(requested).model_fields]
-    sent = (own for own in known if own in requested.model_fields_set and getattr(requested, own) is not None)
+    known = [field for field in names if field in type(requested).model_fields]
+    sent = (field for field in known if field in requested.model_fields_set and getattr(requested, field) is not None)
     return next(sent, known[0] if known else None)
 
 

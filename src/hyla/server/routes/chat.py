@@ -10,7 +10,6 @@ from starlette.concurrency import run_in_threadpool
 
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
-from hyla.server.answering.reader import Choice
 from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import grammar_of
@@ -21,6 +20,7 @@ from hyla.server.reading.translate import engine_request, in_client_names, sampl
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.chat import ChatShape
+from hyla.server.shapes.choice import Choice
 
 router = APIRouter()
 
@@ -71,9 +71,16 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
         shows_reasoning=requested.include_reasoning is not False,
     )
     shape.prompt_ids = [prompt.token_ids]
-    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
+    for_engine = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
     return await answer(
-        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(requested.stream)
+        request,
+        service,
+        served,
+        [for_engine],
+        shape,
+        answer_id=answer_id,
+        client=client,
+        is_streamed=bool(requested.stream),
     )
 
 

@@ -11,7 +11,6 @@ from fastapi.responses import JSONResponse, Response
 from hyla.engine import SamplingParams
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
-from hyla.server.answering.reader import Choice
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import grammar_of
 from hyla.server.reading.prompts import check_choices, check_stream, encode
@@ -19,6 +18,7 @@ from hyla.server.reading.translate import engine_request, in_client_names, sampl
 from hyla.server.schemas.completions import DEFAULT_TOKENS, CompletionRequest
 from hyla.server.served import ServedModel
 from hyla.server.service import Service, client_of, service_of
+from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.completions import CompletionShape
 
 router = APIRouter()
@@ -59,7 +59,8 @@ async def _answer(request: Request, service: Service, requested: CompletionReque
     if requested.max_tokens == 0 and params.prompt_logprobs is None:
         return JSONResponse(shape.without_answers(), headers={"X-Request-Id": answer_id})
     requests = [
-        engine_request(f"{answer_id}-{n}", own, params, requested, key=client or None) for n, own in enumerate(ids)
+        engine_request(f"{answer_id}-{n}", prompt_ids, params, requested, key=client or None)
+        for n, prompt_ids in enumerate(ids)
     ]
     return await answer(
         request,
@@ -77,7 +78,9 @@ def _params(requested: CompletionRequest, grammar: dict | None, marks: dict) -> 
     """Sampling parameters; best_of choices are computed and the best n of them kept. marks: of thinking."""
     most = DEFAULT_TOKENS if requested.max_tokens is None else requested.max_tokens
     scores = [
-        own for own in (requested.prompt_logprobs, requested.logprobs if requested.echo else None) if own is not None
+        count
+        for count in (requested.prompt_logprobs, requested.logprobs if requested.echo else None)
+        if count is not None
     ]
     if most == 0 and not scores:
         if not requested.echo or requested.stream:
@@ -92,15 +95,15 @@ def _params(requested: CompletionRequest, grammar: dict | None, marks: dict) -> 
                 f"best_of = {requested.best_of} must be at least n = {num}, and is not for streams", "best_of"
             )
         num, logprobs = requested.best_of, logprobs or 0
-    own: dict[str, int | None] = {"n": num} if requested.best_of is not None else {}
-    own["prompt_logprobs"] = max(scores, default=None)
-    return sampling_params(requested, max_tokens=most, logprobs=logprobs, grammar=grammar, **own, **marks)
+    more: dict[str, int | None] = {"n": num} if requested.best_of is not None else {}
+    more["prompt_logprobs"] = max(scores, default=None)
+    return sampling_params(requested, max_tokens=most, logprobs=logprobs, grammar=grammar, **more, **marks)
 
 
 def _echoes(served: ServedModel, prompts: Sequence, ids: Sequence[tuple[int, ...]]) -> list[str]:
     """Each prompt as text."""
     tokenizer = served.tokenizer
     return [
-        prompt if isinstance(prompt, str) else tokenizer.decode(own) if tokenizer is not None else ""
-        for prompt, own in zip(prompts, ids)
+        prompt if isinstance(prompt, str) else tokenizer.decode(prompt_ids) if tokenizer is not None else ""
+        for prompt, prompt_ids in zip(prompts, ids)
     ]

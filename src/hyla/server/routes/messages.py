@@ -13,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
-from hyla.server.answering.reader import Choice
 from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import format_grammar
@@ -25,6 +24,7 @@ from hyla.server.schemas.generation import JsonSchemaFormat, ResponseFormat
 from hyla.server.schemas.messages import Block, CountTokensRequest, MessageRequest, Turn
 from hyla.server.schemas.tools import FunctionTool
 from hyla.server.service import Service, client_of, service_of
+from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.messages import MessageShape
 
 router = APIRouter()
@@ -66,9 +66,16 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
         shows_thinking=requested.thinking is None
         or (requested.thinking.type != "disabled" and requested.thinking.display != "omitted"),
     )
-    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
+    for_engine = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
     return await answer(
-        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(requested.stream)
+        request,
+        service,
+        served,
+        [for_engine],
+        shape,
+        answer_id=answer_id,
+        client=client,
+        is_streamed=bool(requested.stream),
     )
 
 

@@ -12,7 +12,6 @@ from starlette.concurrency import run_in_threadpool
 from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
-from hyla.server.answering.reader import Choice
 from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import format_grammar
@@ -33,6 +32,7 @@ from hyla.server.schemas.responses import (
 )
 from hyla.server.schemas.tools import FunctionTool
 from hyla.server.service import Service, client_of, service_of
+from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.responses import ResponseShape
 
 router = APIRouter()
@@ -94,9 +94,16 @@ async def _answer(request: Request, service: Service, requested: ResponseRequest
         wants_logprobs=wants_logprobs,
         on_done=keep,
     )
-    own = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
+    for_engine = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
     return await answer(
-        request, service, served, [own], shape, answer_id=answer_id, client=client, is_streamed=bool(requested.stream)
+        request,
+        service,
+        served,
+        [for_engine],
+        shape,
+        answer_id=answer_id,
+        client=client,
+        is_streamed=bool(requested.stream),
     )
 
 
@@ -165,8 +172,8 @@ def _add_item(messages: list[dict[str, Any]], item: InputItem, where: str) -> No
         _add_message(messages, item, where)
     elif kind == "function_call":
         call = {"name": _text(fields, "name", where, kind), "arguments": _text(fields, "arguments", where, kind)}
-        own = {"id": _text(fields, "call_id", where, kind), "type": "function", "function": call}
-        _assistant(messages).setdefault("tool_calls", []).append(own)
+        called = {"id": _text(fields, "call_id", where, kind), "type": "function", "function": call}
+        _assistant(messages).setdefault("tool_calls", []).append(called)
     elif kind == "function_call_output":
         output = fields.get("output")
         if not isinstance(output, str | list):

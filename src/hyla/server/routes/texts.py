@@ -33,7 +33,7 @@ router = APIRouter()
 
 
 def _texts(given: str | Sequence, limits: Limits) -> list[str | tuple[int, ...]]:
-    """One entry per text. Raises RequestError for none or too many."""
+    """The texts, each a string or token ids. Raises RequestError for none or too many."""
     if isinstance(given, str):
         return [given]
     if not given:
@@ -42,7 +42,7 @@ def _texts(given: str | Sequence, limits: Limits) -> list[str | tuple[int, ...]]
         return [tuple(given)]
     if len(given) > limits.max_prompts:
         raise RequestError(f"input holds {len(given)} texts; at most {limits.max_prompts} go at once", "input")
-    return [own if isinstance(own, str) else tuple(own) for own in given]
+    return [text if isinstance(text, str) else tuple(text) for text in given]
 
 
 @router.post("/v1/embeddings")
@@ -66,7 +66,7 @@ async def _embeddings(service: Service, requested: EmbeddingRequest, client: str
             served, texts, add_special_tokens=requested.add_special_tokens is not False, name="the input"
         )
         is_normalised = requested.normalize is not False
-        commands = [EmbedCommand(own, requested.pooling or "mean", is_normalised) for own in ids]
+        commands = [EmbedCommand(text_ids, requested.pooling or "mean", is_normalised) for text_ids in ids]
         # One at a time, so that a request with many texts does not keep others waiting.
         vectors = [await asyncio.wrap_future(served.worker.embed(command)) for command in commands]
     if requested.dimensions is not None and requested.dimensions < width:
@@ -159,16 +159,16 @@ async def _score(http: Request, service: Service, requested: ScoreRequest, clien
     )
     name = f"score-{uuid.uuid4().hex}"
     requests = [
-        EngineRequest(f"{name}-{n}", (*context, *own), params, key=client, snapshot_at=(len(context),))
-        for n, own in enumerate(ids)
+        EngineRequest(f"{name}-{n}", (*context, *text_ids), params, key=client, snapshot_at=(len(context),))
+        for n, text_ids in enumerate(ids)
     ]
     with service.turn(client):
         completions = await gather(http, served.worker, service.inbox, requests)
     if completions is None:
         return Response(status_code=499)  # nobody reads it
     entries = [
-        _score_entry(n, own, done.prompt_logprobs[len(context) :], requested, served)
-        for n, (own, done) in enumerate(zip(ids, completions))
+        _score_entry(n, text_ids, done.prompt_logprobs[len(context) :], requested, served)
+        for n, (text_ids, done) in enumerate(zip(ids, completions))
     ]
     num = len(context) * len(ids) + sum(map(len, ids))
     usage = {"prompt_tokens": num, "total_tokens": num}

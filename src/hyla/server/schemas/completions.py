@@ -24,7 +24,7 @@ class CompletionRequest(GenerationFields):
     response_format: ResponseFormat | None = None
 
     def prompts(self, limits: Limits) -> list[str | tuple[int, ...]]:
-        """One entry per prompt. Raises RequestError for none or too many."""
+        """The prompts, each a text or token ids. Raises RequestError for none or too many."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):

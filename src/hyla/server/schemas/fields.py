@@ -47,7 +47,7 @@ class OnlyNeutral:
 
 
 ModelOnly = Annotated[Any, OnlyNeutral((["direct"],), "this server runs no code that could call it; leave it out")]
-"""Of a tool: who may call it."""
+"""Who may call a tool: the model, and nobody else."""
 
 Bookkeeping = Annotated[Any, NoEffect("it is bookkeeping of a hosted service")]
 

@@ -27,7 +27,7 @@ class StructuredOutputs(Body):
 
 
 class GenerationFields(Body):
-    """None means the default."""
+    """Fields of a request to generate text; None means the default."""
 
     model: str
     stream: bool | None = None

@@ -13,7 +13,8 @@ ToolName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z
 
 
 def own_tool(kind: str):
-    """Of tools that the client runs, whose type is `kind` or left out: others are refused before their fields are."""
+    """A check that lets through tools that the client runs, of type `kind` or without one. Others are refused before
+    their fields are read."""
 
     def check(tool: Any) -> Any:
         given = tool.get("type") if isinstance(tool, dict) else None

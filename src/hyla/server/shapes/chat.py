@@ -75,8 +75,8 @@ class ChatShape(OpenAIShape):
         if not self.wants_logprobs:
             return None
         content = [
-            {**self._entry(own.token_id, own.logprob), "top_logprobs": [self._entry(*other) for other in own.top]}
-            for own in logprobs
+            {**self._entry(entry.token_id, entry.logprob), "top_logprobs": [self._entry(*other) for other in entry.top]}
+            for entry in logprobs
         ]
         return {"content": content, "refusal": None}
 

@@ -16,11 +16,13 @@ Entry = tuple[int, TokenLogprob | None]
 
 
 def _entries(logprobs: Iterable[TokenLogprob]) -> list[Entry]:
-    return [(own.token_id, own) for own in logprobs]
+    return [(entry.token_id, entry) for entry in logprobs]
 
 
 class CompletionShape(OpenAIShape):
-    """echoes: by prompt, its text where the request wants it before each of its answers.
+    """One answer of /v1/completions while it grows.
+
+    echoes: the text of each prompt, where the request wants it before each of its answers.
 
     num_echo_top: how many of the most likely ids each echoed token is told with; None: the text is echoed alone.
     num_kept: choices of each prompt that are told, the most likely ones per token (`best_of`); None: all.
@@ -42,7 +44,7 @@ class CompletionShape(OpenAIShape):
         self._text_lengths = [0] * len(self.choices)
         """Characters of each choice's tokens so far, for `text_offset`."""
         self._held: dict[int, list[tuple[int, TokenEvent]]] = {}
-        """By prompt whose log-probabilities are still to come and to be told first: its other choices' events."""
+        """Events of the other choices of each prompt whose log-probabilities are still to come and to be told first."""
 
     def answer(self):
         whole = super().answer()
@@ -57,8 +59,8 @@ class CompletionShape(OpenAIShape):
         """The choices of one prompt with the highest log-probability per token, in their order."""
 
         def mean(index: int) -> float:
-            own = [entry.logprob for entry in self.choices[index].logprobs]
-            return sum(own) / max(len(own), 1)
+            values = [entry.logprob for entry in self.choices[index].logprobs]
+            return sum(values) / max(len(values), 1)
 
         ranked = sorted(range(start, start + self.choices_per_prompt), key=lambda index: (-mean(index), index))
         return sorted(ranked[: self._num_kept])
@@ -78,7 +80,7 @@ class CompletionShape(OpenAIShape):
         if self._num_echo_top is None or scored is None:
             return text, []
         _, *rest = scored
-        entries = [replace(own, top=own.top[: self._num_echo_top]) for own in rest if own is not None]
+        entries = [replace(entry, top=entry.top[: self._num_echo_top]) for entry in rest if entry is not None]
         return text, [(self.prompt_ids[prompt][0], None), *_entries(entries)]
 
     def _of_prompt(self, index: int) -> dict[str, Any]:
@@ -113,8 +115,13 @@ class CompletionShape(OpenAIShape):
             text, logprobs = self._prefix(index)
             fields = self._of_prompt(index)
             if text or logprobs or fields:
-                own = {"index": index, "text": text, "logprobs": self._logprobs(index, logprobs), "finish_reason": None}
-                yield self._chunk([{**own, **fields}])
+                body = {
+                    "index": index,
+                    "text": text,
+                    "logprobs": self._logprobs(index, logprobs),
+                    "finish_reason": None,
+                }
+                yield self._chunk([{**body, **fields}])
 
     def updates(self, index, event):
         prompt = index // self.choices_per_prompt

@@ -8,8 +8,8 @@ from typing import Any
 
 from hyla.answers.protocol import Delta, ReasoningDelta, TextDelta
 from hyla.engine.requests.text import TextCodec
-from hyla.server.answering.reader import Choice
 from hyla.server.reading.errors import HTTPFailure, anthropic_error_body
+from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.protocol import Shape, data_line
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hyla.engine import TokenEvent, TokenLogprob
 from hyla.engine.requests.text import TextCodec
-from hyla.server.answering.reader import Choice, total_usage
+from hyla.server.shapes.choice import Choice, total_usage
 from hyla.server.shapes.protocol import Shape, data_line
 
 DONE = b"data: [DONE]\n\n"
@@ -26,11 +26,11 @@ def scored_body(tokenizer: TextCodec | None, scored: TokenLogprob | None) -> dic
     """A prompt's token by id, as other engines write it; None for a text's first token."""
     if scored is None:
         return None
-    own = {scored.token_id: (scored.logprob, scored.rank)}
+    sampled = {scored.token_id: (scored.logprob, scored.rank)}
     ranked = {token: (logprob, rank) for rank, (token, logprob) in enumerate(scored.top, start=1)}
     return {
         str(token): {"logprob": logprob, "rank": rank, "decoded_token": token_text(tokenizer, token)}
-        for token, (logprob, rank) in (own | ranked).items()
+        for token, (logprob, rank) in (sampled | ranked).items()
     }
 
 
@@ -50,7 +50,7 @@ def usage_body(choices: Sequence[Choice], choices_per_prompt: int) -> dict[str, 
 
 
 class OpenAIShape(Shape):
-    """What both kinds of answer share."""
+    """The fields and chunks that /v1/completions and /v1/chat/completions share."""
 
     kind: str
     chunk_kind: str
@@ -78,7 +78,8 @@ class OpenAIShape(Shape):
         num_prompts = len(self.choices) // choices_per_prompt
         self.prompt_ids: list[tuple[int, ...]] = [()] * num_prompts
         self.scored_prompts: list[Sequence[TokenLogprob | None] | None] = [None] * num_prompts
-        """By prompt, what the first event of its first choice brought; None until then, and where it was cut off."""
+        """Log-probabilities of each prompt, from the first event of its first choice; None until then, and where that
+        was cut off."""
 
     def add(self, index, event):
         self.keep_scores(index, event)
@@ -96,7 +97,8 @@ class OpenAIShape(Shape):
             return {}
         scored = self.scored_prompts[prompt]
         told = scored and [
-            scored_body(self.tokenizer, own and replace(own, top=own.top[: self.num_prompt_top])) for own in scored
+            scored_body(self.tokenizer, entry and replace(entry, top=entry.top[: self.num_prompt_top]))
+            for entry in scored
         ]
         return {"prompt_logprobs": told}
 

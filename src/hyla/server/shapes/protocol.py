@@ -8,8 +8,8 @@ from typing import Any
 
 from hyla.answers.protocol import Delta
 from hyla.engine import TokenEvent
-from hyla.server.answering.reader import Choice
 from hyla.server.reading.errors import HTTPFailure, error_body
+from hyla.server.shapes.choice import Choice
 
 
 class Shape:

@@ -10,13 +10,13 @@ from typing import Any
 from hyla.answers.protocol import Delta, ReasoningDelta, TextDelta
 from hyla.engine import TokenEvent, TokenLogprob
 from hyla.engine.requests.text import REPLACEMENT, TextCodec
-from hyla.server.answering.reader import Choice, total_usage
 from hyla.server.reading.errors import HTTPFailure
+from hyla.server.shapes.choice import Choice, total_usage
 from hyla.server.shapes.openai import token_text
 from hyla.server.shapes.protocol import Shape, data_line
 
 KINDS = {"reasoning": "rs", "message": "msg", "function_call": "fc"}
-"""Of items, with the start of their ids."""
+"""Kinds of items, with the start of their ids."""
 
 
 class ResponseShape(Shape):
@@ -39,9 +39,9 @@ class ResponseShape(Shape):
         self.head = {"id": answer_id, "object": "response", "created_at": int(time.time()), "model": model, **echo}
         self.items: list[dict[str, Any]] = []
         self._logprobs: list[dict] = []
-        """Of the open message's text."""
+        """Log-probabilities of the tokens of the open message's text."""
         self._untold: list[dict] = []
-        """Of tokens whose text is still to come: a character's first bytes, or what may be a marker."""
+        """Those of tokens whose text is still to come: a character's first bytes, or what may be a marker."""
         self._number = 0
         self._events: list[bytes] = []
 

@@ -109,7 +109,7 @@ class _Watched:
         self._num_prompt, self._on_event, self._clock = num_prompt, on_event, clock
         self._arrived = clock()
         self._last: dict[int, float] = {}
-        """By choice: when its latest token came."""
+        """When the latest token of each choice came."""
 
     def __call__(self, event: TokenEvent) -> None:
         now = self._clock()
@@ -124,16 +124,16 @@ class _Watched:
         self._own.recent.prompt.add(self._num_prompt)
 
     def _count_tokens(self, event: TokenEvent, now: float) -> None:
-        own, count = self._own, len(event.token_ids)
+        children, count = self._own, len(event.token_ids)
         before = self._last.get(event.choice)
         if before is None:
-            own.first_token.observe(now - self._arrived)
+            children.first_token.observe(now - self._arrived)
             self._count_prompt()
         else:
-            own.per_token.observe((now - before) / count)
+            children.per_token.observe((now - before) / count)
         self._last[event.choice] = now
-        own.generated_tokens.inc(count)
-        own.recent.generated.add(count)
+        children.generated_tokens.inc(count)
+        children.recent.generated.add(count)
 
     def _count_end(self, event: TokenEvent, now: float) -> None:
         metrics, model = self._metrics, self._model

@@ -25,7 +25,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """What is taken over from a client's X-Request-Id; anything else is left out."""
 
 QUIET = frozenset({"/health", "/ready", "/metrics", "/engine/status"})
-"""Routes that are asked all the time: logged only when they fail."""
+"""Routes that are requested all the time: logged only when they fail."""
 
 
 def install(
@@ -141,8 +141,8 @@ class Exchange:
         await self._send(message)
 
     def fields(self) -> dict:
-        """For the log."""
-        own = {
+        """What the log says of it."""
+        found = {
             "request_id": self.request_id,
             "client_request_id": self.client_request_id,
             "method": self.method,
@@ -153,10 +153,10 @@ class Exchange:
             "sent_bytes": self.sent_bytes,
             "client": (self._scope.get("client") or ("",))[0],
         }
-        return {name: value for name, value in own.items() if value is not None}
+        return {name: value for name, value in found.items() if value is not None}
 
     def attributes(self) -> dict:
-        """For the span, by OpenTelemetry's names."""
+        """What its span says, by OpenTelemetry's names."""
         return {
             "http.request.method": self.method,
             "http.route": self.route,

@@ -22,9 +22,9 @@ class Recurrence:
     shared: Mapping[str, int] = field(default_factory=lambda: NOTHING)
     """What only the chunk formulas take beside them: heads that share keys (num_key_heads, num_groups)."""
     conv_channels: int = 0
-    """Of the short convolution before it; 0: there is none."""
+    """Channels of the short convolution before it; 0: there is none."""
     conv_taps: int = 0
-    """Of that convolution, the current row's included."""
+    """Taps of that convolution, the current row's included."""
 
     @property
     def num_heads(self) -> int:

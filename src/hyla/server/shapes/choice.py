@@ -31,7 +31,7 @@ class ToolCall:
 
 @dataclass
 class Choice:
-    """One choice. It is read the same way whether the answer is streamed or not."""
+    """One choice of an answer. It is read the same way whether the answer is streamed or not."""
 
     parser: Parser = field(default_factory=PlainParser)
     most_calls: int | None = None
@@ -46,7 +46,7 @@ class Choice:
     usage: Usage | None = None
 
     def add(self, event: TokenEvent) -> list[Delta]:
-        """The event's news; what became certain by it."""
+        """Take an event in; returns the pieces of text, reasoning and calls that became certain by it."""
         deltas = list(self.parser.push(event.text or ""))
         if event.finish_reason is not None:
             deltas += self.parser.finish()
