@@ -57,7 +57,7 @@ def _parts(tensor: torch.Tensor) -> Iterator[memoryview]:
     """The bytes of a tensor, a piece at a time."""
     flat = tensor.detach().contiguous().view(-1)
     for piece in flat.split(1 << 24):
-        yield memoryview(piece.cpu().view(torch.uint8).numpy())
+        yield piece.cpu().view(torch.uint8).numpy().data
 
 
 def _device_name(device: torch.device) -> str:
