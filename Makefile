@@ -21,7 +21,7 @@ WHEELS := wheels
 # Tags as pip compares them: exactly.
 LINUX := $(foreach glibc,2_17 2_24 2_27 2_28 2_31 2_34 2_35,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
 
-.PHONY: run test test-variants test-portable test-page lint types docs hooks abuse lm-eval exactness soak clean \
+.PHONY: run test test-variants test-portable test-devices test-page lint types docs hooks abuse lm-eval exactness soak clean \
   gpu-smoke gpu-wheels
 
 run: $(VENV)/installed
@@ -43,6 +43,10 @@ PORTABLE := tests/matrix/test_matrix.py tests/test_exactness.py tests/test_tiny.
   tests/ops/test_window_attention.py tests/ops/test_short_conv.py
 test-portable: $(VENV)/installed-test
 	$(BIN)/python -m pytest --backend portable $(PORTABLE)
+
+# Every family's whole life on a pretend device (about 15 minutes).
+test-devices: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/devices
 
 test-page: $(VENV)/installed-test
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \

@@ -99,8 +99,9 @@ def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: Callable[[
     made = {"start": f"{opening} {repeated('call', tools)} {closing}", "call": calls}
     for n, tool in enumerate(tools.tools):
         schema = schema_of(tool)
-        properties = schema.get("properties") if isinstance(schema.get("properties"), dict) else {}
-        required = schema.get("required") if isinstance(schema.get("required"), list) else []
+        properties, required = schema.get("properties"), schema.get("required")
+        properties = properties if isinstance(properties, dict) else {}
+        required = required if isinstance(required, list) else []
         parts = []
         for place, (name, parameter) in enumerate(properties.items()):
             rule = f"p_{n}_{place}"

@@ -146,7 +146,7 @@ class JsonCalls(CallScanner):
     def __init__(self, opening: str, closing: str):
         self.openings, self.closing = (opening,), closing
         super().__init__()
-        self._call: JsonCall | None = None
+        self._call = JsonCall(0)
         self._num_before = 0
 
     def _opened(self, marker):

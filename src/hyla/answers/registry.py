@@ -98,26 +98,28 @@ class AnswerFormat:
                 "--tool-parser, or leave tools out",
                 "tools",
             )
-        if tools.mode == "required":
-            constraint = self._required(tools, constraint)
+        if tools.mode == "required" and self.tools is not None:
+            constraint = self._required(self.tools, tools, constraint)
         params: dict[str, Any] = {"grammar": constraint, "thinking_budget": None}
         thinks = may_think or is_open
         if thinks and (budget is not None or self.thinking_ids is not None):
             params |= self.marks() | {"thinking_budget": budget}
-        if uses_tools and any(token in marker for token in self.special for marker in self.tools.markers):
+        markers = self.tools.markers if uses_tools and self.tools is not None else ()
+        if any(token in marker for token in self.special for marker in markers):
             params["skip_special_tokens"] = False
         return Reading(partial(self._parser, tools if uses_tools else None, is_open), params)
 
-    def _required(self, tools: ToolUse, constraint: dict | None) -> dict:
+    def _required(self, form: ToolFormat, tools: ToolUse, constraint: dict | None) -> dict:
         if constraint is not None:
             raise RequestError("tool_choice asks for a call and another field for a text; give one", "tool_choice")
-        return text_grammar(self.tools.grammar(tools, grammar.marker_of(self.special)))
+        return text_grammar(form.grammar(tools, grammar.marker_of(self.special)))
 
     def _parser(self, tools: ToolUse | None, is_open: bool) -> Parser:
-        inner = PlainParser() if tools is None else self.tools.make(tools)
+        form = None if tools is None else self.tools
+        inner = PlainParser() if form is None or tools is None else form.make(tools)
         if self.reasoning is None:
             return inner
-        ends = self.tools.ends_reasoning if tools is not None else ()
+        ends = form.ends_reasoning if form is not None else ()
         return ThinkingParser(self.reasoning, inner, is_open=is_open, also_ends_at=ends)
 
 

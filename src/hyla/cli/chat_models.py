@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -33,8 +33,9 @@ class ChatModel(Protocol):
 
     name: str
 
-    def stream(self, messages: list[Message], settings: dict[str, Any]) -> Iterator[Piece]:
-        """Pieces of the answer. Closing the iterator stops it. Raises HylaError."""
+    def stream(self, messages: list[Message], settings: dict[str, Any]) -> Generator[Piece, None, None]:
+        """Pieces of the answer. Closing the generator stops it. Raises HylaError."""
+        ...
 
 
 @contextmanager
@@ -82,7 +83,7 @@ class LocalModel:
         self.thread, self.name = thread, name
         self._numbers = count()
 
-    def stream(self, messages: list[Message], settings: dict[str, Any]) -> Iterator[Piece]:
+    def stream(self, messages: list[Message], settings: dict[str, Any]) -> Generator[Piece, None, None]:
         from hyla.engine import Request, SamplingParams
 
         prompt = tuple(self.thread.engine.tokenizer.encode_chat(messages))
@@ -137,7 +138,7 @@ class RemoteModel:
             self._check(response)
             return response.json()
 
-    def stream(self, messages: list[Message], settings: dict[str, Any]) -> Iterator[Piece]:
+    def stream(self, messages: list[Message], settings: dict[str, Any]) -> Generator[Piece, None, None]:
         body = {"model": self.name, "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
         with (
             self._failures(),

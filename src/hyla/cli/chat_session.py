@@ -281,7 +281,7 @@ class Stopwatch:
 
     def line(self) -> str:
         counts = self._counts
-        tokens = counts.completion_tokens if counts else self._pieces
+        tokens = self._pieces if counts is None or counts.completion_tokens is None else counts.completion_tokens
         parts = [f"{counts.prompt_tokens} prompt tokens, {counts.cached_tokens} cached"] if counts else []
         parts.append(f"{tokens} tokens")
         if tokens > 1 and self._last > self._first:

@@ -32,10 +32,10 @@ class TrainingBar:
     def __call__(self, metrics: StepMetrics) -> None:
         self._loss = self._smooth(self._loss, metrics.loss)
         self._speed = self._smooth(self._speed, metrics.tokens_per_second)
-        shown = {"loss": f"loss {self._loss:.3f}", "speed": f"{self._speed:,.0f} tokens/s"}
-        self.progress.update(self.task, completed=metrics.step, **shown)
+        loss, speed = f"loss {self._loss:.3f}", f"{self._speed:,.0f} tokens/s"
+        self.progress.update(self.task, completed=metrics.step, loss=loss, speed=speed)
         if not console.is_terminal and metrics.step % max(1, self.steps // 10) == 0:
-            console.print(f"step {metrics.step} of {self.steps}: {shown['loss']}, {shown['speed']}")
+            console.print(f"step {metrics.step} of {self.steps}: {loss}, {speed}")
 
     @staticmethod
     def _smooth(old: float | None, new: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -135,7 +136,7 @@ def _folder_facts(folder: Path, found) -> dict:
     ignored = Counter(reason for name in names if (reason := family.reason_to_ignore(name, config, names)))
     embedding = next(rule.published[0] for rule in family.trunk if rule.ours == ("embed.weight",))
     return {
-        "dtype": DTYPES.get(names.get(embedding), torch.bfloat16),
+        "dtype": DTYPES.get(names.get(embedding, ""), torch.bfloat16),
         "stored_dtypes": dict(sorted(Counter(names.values()).items())),
         "ignored_tensors": dict(ignored),
         "is_fp8": found.quantization is not None,
@@ -143,7 +144,7 @@ def _folder_facts(folder: Path, found) -> dict:
     }
 
 
-def _flat_keys(published: dict, family) -> list[str]:
+def _flat_keys(published: Mapping, family) -> list[str]:
     """The keys of config.json and of the nested text config."""
     nested = published.get(family.text_key) if family.text_key else None
     return sorted({*published, *(nested or {})} - {family.text_key})

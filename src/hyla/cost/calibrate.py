@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from hyla.cost.calibration import NEVER, Point, fit, machine_of
 from hyla.cost.call import Setting, Work
@@ -88,22 +89,24 @@ def calibrate(say: Callable[[str], None] = lambda line: None, clock: Clock = tim
     # Per-head and router products: few rows a matrix, in fp32.
     rates["projection/fp32/prefill"] = Rate(peaks["fp32"], NEVER, 0.0, adds_up=True)
     source = f"measured with {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
-    fields = dict(bytes_per_second=speed, memory_bytes=_memory_bytes(), source=source, peak_flops=peaks)
+    machine_with = partial(
+        machine_of, bytes_per_second=speed, memory_bytes=_memory_bytes(), source=source, peak_flops=peaks
+    )
     for name, fitted in _cases().items():
         say(name)
-        machine = machine_of(rates=rates, **fields)
+        machine = machine_with(rates=rates)
         rates[name] = fit([_point(case, fitted.operator, machine, clock) for case in fitted.cases], fitted.parts)
-        prefill_rate = rates.get(name.replace("/decode", "/prefill"))
         if fitted.parts == ("calls", "nbytes"):
             # A single sequence's row says nothing about products of many rows; prompts do.
+            prefill_rate = rates[name.replace("/decode", "/prefill")]
             rates[name] = replace(rates[name], flops_per_second=prefill_rate.flops_per_second)
     say("head and step")
     rates["head"] = fit([head_point(columns, clock) for columns in (8192, 32768)], ("calls", "nbytes"))
     rates["head"] = replace(rates["head"], flops_per_second=peaks["fp32"])
-    machine = machine_of(rates=rates, **fields)
+    machine = machine_with(rates=rates)
     for length, phase in ((1, "decode"), (128, "prefill")):
         rates[f"embedding/{phase}"] = Rate(NEVER, NEVER, max(step_overhead(machine, length, clock), 0.0), adds_up=True)
-    return machine_of(rates=rates, measurements=matmul_table(clock), **fields)
+    return machine_with(rates=rates, measurements=matmul_table(clock))
 
 
 def _point(case: Case, operator: str, machine: Device, clock: Clock) -> Point:

@@ -62,7 +62,9 @@ def crossovers(first: Target, second: Target, question: Question) -> dict[str, i
 
     def total(target: Target, make, figure: str):
         def of(context: int) -> float:
-            works = step_work(target.config, make(context), weights=question.weights, arithmetic=question.arithmetic)
+            works = step_work(
+                target.config, make(context), weights=question.weights, arithmetic=question.chosen_arithmetic
+            )
             return sum(getattr(work, figure) for work in works)
 
         return of

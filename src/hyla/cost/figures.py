@@ -65,11 +65,14 @@ class Question:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} = {value} must be at least 1")
 
+    @property
+    def chosen_arithmetic(self) -> Arithmetic:
+        """The one that is meant."""
+        return self.arithmetic or (self.device.arithmetic if self.device else "usual")
+
     def resolved(self) -> Question:
         """With the arithmetic that is meant."""
-        if self.arithmetic is not None:
-            return self
-        return replace(self, arithmetic=self.device.arithmetic if self.device else "usual")
+        return replace(self, arithmetic=self.chosen_arithmetic)
 
 
 def target_report(target: Target, question: Question) -> dict:
@@ -130,7 +133,7 @@ def context_figures(target: Target, question: Question, context: int) -> dict:
 
 
 def _work_figures(name: str, config, step: Step, question: Question) -> dict:
-    works = step_work(config, step, weights=question.weights, arithmetic=question.arithmetic)
+    works = step_work(config, step, weights=question.weights, arithmetic=question.chosen_arithmetic)
     kinds = by_kind(works)
     return {
         f"{name}_flops": sum(work.flops for work in works),
@@ -142,7 +145,9 @@ def _work_figures(name: str, config, step: Step, question: Question) -> dict:
 
 
 def serving(target: Target, question: Question) -> Serving:
-    """The model on the question's devices."""
+    """The model on the question's devices. Raises ConfigError where it names none."""
+    if question.device is None:
+        raise ConfigError("times need a device; give one with --device")
     return Serving(
         target.config,
         question.device,
@@ -205,7 +210,7 @@ def _optional(target: Target, question: Question, warnings: list[str]) -> dict:
             "total_bytes": rank.total_bytes,
         }
     if question.train_length is not None:
-        found["training"] = _training(target, question)
+        found["training"] = _training(target, question, question.train_length)
     return found
 
 
@@ -217,8 +222,8 @@ def _task(on: Serving, question: Question) -> dict:
     return task if price is None else task | {"price": on.price_per_task(prompt, output, price)}
 
 
-def _training(target: Target, question: Question) -> dict:
-    config, length = target.config, question.train_length
+def _training(target: Target, question: Question, length: int) -> dict:
+    config = target.config
     memory = training_memory(config, length)
     tokens = question.train_tokens
     found = {

@@ -1,6 +1,6 @@
 """What a sublayer holds, and how a token uses it: its table of parameters by matrix products and vectors.
 
-Proved equal to the modules on the meta device, for every published size (tests/cost/test_parameters.py).
+Proved equal to the modules on the meta device, for every published size (tests/cost/test_inventory.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hyla.cost.formulas import moe as moe_cost
 from hyla.cost.formulas import weights as weights_cost
 from hyla.layers.parameters import Table, products
 from hyla.layers.tables import ends
-from hyla.models.config import MoEConfig, SublayerConfig
+from hyla.models.config import ModuleConfig, MoEConfig, SublayerConfig
 from hyla.models.parameters import module_parameters
 
 BYTES_PER_ELEMENT = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "int4": 0.5}
@@ -157,7 +157,9 @@ def _matrix(rows: Table) -> Matrix:
     )
 
 
-def _experts(config: MoEConfig, routed: Mapping[str, Table]) -> Experts:
+def _experts(config: ModuleConfig, routed: Mapping[str, Table]) -> Experts:
+    if not isinstance(config, MoEConfig):
+        raise TypeError(f"{config.kind} has routed experts, but its config is no MoEConfig")
     rows = [row for each in routed.values() for row in each]
     return Experts(
         count=config.num_experts,

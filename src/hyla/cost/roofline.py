@@ -86,8 +86,11 @@ class Serving:
     def __post_init__(self):
         if self.num_devices < 1:
             raise ConfigError(f"{self.num_devices} devices: give at least one")
-        if self.arithmetic is None:
-            object.__setattr__(self, "arithmetic", self.device.arithmetic)
+
+    @property
+    def chosen_arithmetic(self) -> Arithmetic:
+        """The one that is meant."""
+        return self.arithmetic or self.device.arithmetic
 
     @cached_property
     def weight_bytes(self) -> float:
@@ -105,7 +108,7 @@ class Serving:
     def cache_bytes(self, context_tokens: int) -> int:
         """One sequence: resident here, or as published, as the arithmetic goes."""
         memory = self._memory
-        ours = self.arithmetic == "hyla"
+        ours = self.chosen_arithmetic == "hyla"
         return memory.resident_bytes(context_tokens) if ours else memory.published_bytes(context_tokens)
 
     def largest_batch(self, context_tokens: int) -> int:
@@ -115,7 +118,7 @@ class Serving:
 
     def time(self, step: Step) -> StepTime:
         """One forward call."""
-        works = step_work(self.config, step, weights=self.weights, arithmetic=self.arithmetic)
+        works = step_work(self.config, step, weights=self.weights, arithmetic=self.chosen_arithmetic)
         return step_time(works, self.device, self.weights, self.num_devices, self._link_seconds(step))
 
     def _link_seconds(self, step: Step) -> float:

@@ -17,8 +17,22 @@ from hyla.errors import RequestError
 class BlockingUse:
     """`generate` and `stream` for a class with `resolve`, `add`, `cancel` and `step`, and events left in `_events`."""
 
+    _events: list[TokenEvent]
+
     def __init__(self):
         self._names = count()
+
+    def resolve(self, request: Request) -> Resolved:
+        raise NotImplementedError
+
+    def add(self, request: Request | Resolved) -> Request:
+        raise NotImplementedError
+
+    def cancel(self, request_id: str) -> bool:
+        raise NotImplementedError
+
+    def step(self) -> list[TokenEvent]:
+        raise NotImplementedError
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
@@ -28,11 +42,14 @@ class BlockingUse:
         params: for all prompts, or one for each. All prompts are checked before any is computed.
         Raises RequestError and CapacityError.
         """
-        prompts = [prompts] if _is_one(prompts) else list(prompts)
-        each = params if isinstance(params, list | tuple) else [params or SamplingParams()] * len(prompts)
-        if len(each) != len(prompts):
-            raise RequestError(f"{len(prompts)} prompts and {len(each)} sampling parameters; give as many", "params")
-        requests = [self.resolve(self._request(prompt, one)) for prompt, one in zip(prompts, each)]
+        listed = _listed(prompts)
+        if params is None or isinstance(params, SamplingParams):
+            each = [params or SamplingParams()] * len(listed)
+        else:
+            each = list(params)
+        if len(each) != len(listed):
+            raise RequestError(f"{len(listed)} prompts and {len(each)} sampling parameters; give as many", "params")
+        requests = [self.resolve(self._request(prompt, one)) for prompt, one in zip(listed, each)]
         collectors = [Collector(one.request) for one in requests]
         by_id = {collector.request.request_id: collector for collector in collectors}
         left = deque(requests)
@@ -83,6 +100,7 @@ class BlockingUse:
         self._events = [event for event in self._events if event.request_id not in mine]
 
 
-def _is_one(prompts) -> bool:
-    """Whether this is one prompt, not a list of them."""
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+def _listed(prompts) -> list[Prompt]:
+    """One prompt as a list of it."""
+    is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+    return [prompts] if is_one else list(prompts)

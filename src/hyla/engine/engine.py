@@ -19,7 +19,7 @@ from hyla.engine.requests.facts import EngineFacts
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent
 from hyla.engine.requests.options import EngineOptions
 from hyla.engine.requests.resolving import Resolved, Resolver
-from hyla.engine.requests.text import TextCodec
+from hyla.engine.requests.text import EndsText, TextCodec
 from hyla.engine.runner import Runner
 from hyla.engine.sampling.choosing import NOT_NUMBERS
 from hyla.engine.sampling.grammar import GrammarCompiler
@@ -123,7 +123,7 @@ class Engine(BlockingUse):
     def eos_ids(self) -> tuple[int, ...]:
         """Token ids that end a text: the model's and the tokenizer's."""
         ids = dict.fromkeys(self.model.config.eos_token_ids)
-        from_tokenizer = self.tokenizer.eos_token_id if hasattr(self.tokenizer, "eos_token_id") else None
+        from_tokenizer = self.tokenizer.eos_token_id if isinstance(self.tokenizer, EndsText) else None
         known = range(self.model.config.vocab_size)
         return tuple(token for token in {**ids, from_tokenizer: None} if token in known)
 
@@ -165,11 +165,10 @@ class Engine(BlockingUse):
         arrived: when, on the engine's clock; None: now. is_admitted: the queue's limits were checked before.
         Raises RequestError (also for an id that is in use), CapacityError, and Overloaded when too much waits.
         """
-        resolved = request if isinstance(request, Resolved) else None
-        request = request if resolved is None else resolved.request
-        if request.request_id in self._generations:
-            raise RequestError(f"request id {request.request_id!r} is in use; choose another", "request_id")
-        resolved = resolved or self.resolve(request)
+        request_id = (request.request if isinstance(request, Resolved) else request).request_id
+        if request_id in self._generations:
+            raise RequestError(f"request id {request_id!r} is in use; choose another", "request_id")
+        resolved = request if isinstance(request, Resolved) else self.resolve(request)
         request, grammars = resolved.request, resolved.grammars
         if not is_admitted:
             self.check_room(Load.of(request))

@@ -20,7 +20,7 @@ from hyla.ops.devices import facts
 
 
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
-    """By name, as plain data; on CUDA with the card, the driver, the libraries and their settings.
+    """The fingerprint's parts by name, as plain data; on CUDA with card, driver, libraries and their settings.
 
     Reads every weight once (about a second per gigabyte).
     """
@@ -57,7 +57,7 @@ def _parts(tensor: torch.Tensor) -> Iterator[memoryview]:
     """The bytes of a tensor, a piece at a time."""
     flat = tensor.detach().contiguous().view(-1)
     for piece in flat.split(1 << 24):
-        yield memoryview(piece.cpu().view(torch.uint8).numpy())
+        yield piece.cpu().view(torch.uint8).numpy().data
 
 
 def _device_name(device: torch.device) -> str:

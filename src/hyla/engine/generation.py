@@ -41,9 +41,9 @@ class Generation:
         self.num_displaced = 0
         """How often it gave way to a higher priority."""
         self.params = request.params
-        self.tokens = list(request.prompt)
+        self.tokens: list[int] = list(request.prompt_ids)
         self.num_prompt_tokens = len(self.tokens)
-        self.most_tokens = self.num_prompt_tokens + self.params.max_tokens
+        self.most_tokens = self.num_prompt_tokens + self.params.chosen_max_tokens
         self.stop_ids = frozenset(self.params.stop_token_ids) | (set() if self.params.ignore_eos else set(eos_ids))
         self.sequence: Sequence | None = None
         """Its place in the cache while it runs; None while it waits."""
@@ -70,6 +70,13 @@ class Generation:
             else None
         )
         self._stops = StopStrings(self.params.stop, keeps_stop=self.params.include_stop_str_in_output)
+
+    @property
+    def place(self) -> Sequence:
+        """`sequence` of a generation that runs."""
+        if self.sequence is None:
+            raise RuntimeError("a generation that waits has no place in the cache")
+        return self.sequence
 
     @property
     def num_output_tokens(self) -> int:

@@ -59,7 +59,7 @@ class Runner:
         with named_range("draft"):
             self._draft(parts)
         batch = self.cache.batch(
-            [(part.generation.sequence, part.num_known + len(part.drafts)) for part in parts],
+            [(part.generation.place, part.num_known + len(part.drafts)) for part in parts],
             certain=[part.num_known for part in parts],
         )
         tokens = []
@@ -72,7 +72,7 @@ class Runner:
             outcomes = self._outcomes(parts, hidden_TD, batch)
         with named_range("commit"):
             for part, outcome in zip(parts, outcomes):
-                self.cache.commit(part.generation.sequence, part.num_known + outcome.num_accepted)
+                self.cache.commit(part.generation.place, part.num_known + outcome.num_accepted)
                 if outcome.problem is None:
                     self._on_commit(part.generation)
         if self.drafter is not None:
@@ -98,9 +98,9 @@ class Runner:
     def _draft(self, parts: list[Part]) -> None:
         """Let the drafter fill the parts; drafts that cannot be chosen are cut off."""
         drafting = [part for part in parts if part.num_drafts]
-        if not drafting:
+        if not drafting or self.drafter is None:
             return
-        self.cache.reserve([(part.generation.sequence, part.num_known + part.num_drafts) for part in drafting])
+        self.cache.reserve([(part.generation.place, part.num_known + part.num_drafts) for part in drafting])
         self.drafter.propose(drafting)
         for part in drafting:
             part.cut_off()
@@ -110,8 +110,10 @@ class Runner:
 
         Those that are there already (it was preempted) are not computed again. False: the logits are not numbers.
         """
-        generation, count = part.generation, part.num_known
-        first = generation.sequence.length
+        generation, count, num_top = part.generation, part.num_known, part.generation.params.prompt_logprobs
+        if num_top is None:  # nobody asked
+            return True
+        first = generation.place.length
         entries, num_prompt = generation.prompt_logprobs, generation.num_prompt_tokens
         while len(entries) < min(first + count + 1, num_prompt):
             begin = len(entries) - 1 - first
@@ -119,9 +121,7 @@ class Runner:
             logits_RV = self.model.head_logits(hidden_TD[begin:end])
             if not bool(logits_RV.amax(-1).isfinite().all()):
                 return False
-            entries += logprobs_of(
-                logits_RV, generation.tokens[first + begin + 1 : first + end + 1], generation.params.prompt_logprobs
-            )
+            entries += logprobs_of(logits_RV, generation.tokens[first + begin + 1 : first + end + 1], num_top)
         return True
 
     def _choose(self, ready: list[tuple[Part, Outcome, range]], hidden_TD: torch.Tensor, batch: Batch) -> None:
@@ -145,12 +145,16 @@ class Runner:
             chooser = generation.chooser
             is_plain = chooser.is_plain
             draft = part.draft_of(row)
-            token = best[row] if is_plain else chooser.choose(logits_V, len(generation.tokens), draft)
+            token = (
+                best[row] if is_plain and best is not None else chooser.choose(logits_V, len(generation.tokens), draft)
+            )
             if token is None:
                 outcome.problem = NOT_NUMBERS if is_plain else chooser.problem
                 break
             outcome.events.append(generation.accept(token, chooser.logprob(logits_V, token)))
-            if outcome.events[-1].finish_reason is not None or row == len(part.drafts) or token != draft.token:
+            if outcome.events[-1].finish_reason is not None or row == len(part.drafts):
+                break
+            if draft is None or token != draft.token:
                 break
             outcome.num_accepted += 1
         generation.num_drafted += len(part.drafts)

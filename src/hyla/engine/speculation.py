@@ -56,7 +56,7 @@ class Speculation:
 
     def num_drafts(self, generation: Generation, num_decoding: int) -> int:
         """Drafts to plan for a generation in a step with `num_decoding` like it."""
-        available = self.drafter.available(generation)
+        available = self.drafter.available(generation) if self.drafter is not None else 0
         if self._is_fixed or not available:
             return available
         return self.lengths.best(generation, available, num_decoding)
@@ -105,7 +105,8 @@ def _model_drafter(options: EngineOptions, model: Model, cache: Cache, draft_mod
         from hyla.checkpoints import load_model, resolve
 
         dtype = getattr(torch, options.dtype) if options.dtype else None
-        draft_model = load_model(resolve(options.draft_model, None), dtype=dtype, device=model.device)
+        loaded: Model = load_model(resolve(options.draft_model, None), dtype=dtype, device=model.device)
+        draft_model = loaded
     draft_model.eval()
     if options.pack:
         draft_model.pack()

@@ -7,6 +7,7 @@ import torch
 from hyla.layers.protocol import CacheSpec, TensorSpec
 from hyla.ops.exact import primitives
 from hyla.ops.short_conv import RING, short_conv
+from hyla.ops.slots import SlotTensors
 
 
 def convolved_heads(qkv_TC, conv_weight_CL, *, batch, cache, key_heads: int, key_dim: int, value_heads: int):
@@ -26,7 +27,7 @@ def cached_conv(x_TC, conv_weight_CL, *, batch, cache) -> torch.Tensor:
     return short_conv(x_TC, conv_weight_CL, batch=batch, cache=cache["conv"], tail=cache["conv_tail"])
 
 
-def delta_cache_spec(tensors, conv_weight_CL: torch.Tensor) -> CacheSpec:
+def delta_cache_spec(tensors: SlotTensors, conv_weight_CL: torch.Tensor) -> CacheSpec:
     """The operator's slot tensors, the convolution's ring and its tail."""
     slots = [TensorSpec(name, shape, kind, role) for name, shape, kind, role in tensors]
     (channels, taps), dtype = conv_weight_CL.shape, conv_weight_CL.dtype

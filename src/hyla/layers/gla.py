@@ -31,8 +31,6 @@ class GLA(Layer):
     in_projection: Projection
     decay_projection: Projection
     out_projection: Projection
-    norm: RMSNorm
-    decay_bias: torch.Tensor
 
     def __init__(
         self,

@@ -13,6 +13,8 @@ from hyla.ops.weights import FP8Tensor, FP8Weights, HeadMatrices, Plain, Weights
 class Linear(nn.Module):
     """Holds the bias-free `weight` [out_dim, in_dim]; a `Projection` computes with it."""
 
+    weight: torch.Tensor
+
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
         self.in_dim, self.out_dim = in_dim, out_dim

@@ -5,15 +5,17 @@ The cache pool, the engine's memory planner, the cost model and `hyla inspect` a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
 from hyla.grid import CHUNK
+from hyla.layers.parameters import Table
 from hyla.ops.batch import Batch
+from hyla.ops.slots import Role
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    role: Literal["kv", "anchor", "open", "conv", "tail"]
+    role: Role
 
     @property
     def nbytes(self) -> int:
@@ -61,8 +63,24 @@ LayerCache = Mapping[str, torch.Tensor]
 class Mixer(Protocol):
     """A sublayer module that moves information along the sequence."""
 
-    operators: tuple[str, ...]
-    """Folders of `hyla.ops` that it computes with, beside the primitives and products of every module."""
+    table: Table
+    """Its parameters."""
+    __call__: Callable[..., torch.Tensor]
+    """`forward`, as PyTorch wraps it."""
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Folders of `hyla.ops` that it computes with, beside the primitives and products of every module."""
+        ...
+
+    @property
+    def fp32_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that stay fp32 whatever the model's dtype."""
+        ...
+
+    def initialize(self, std: float, generator: torch.Generator) -> None:
+        """Draw the start value of every parameter. std: of those that start as Normal(0, std)."""
+        ...
 
     def cache_spec(self) -> CacheSpec: ...
 
@@ -74,6 +92,10 @@ class Mixer(Protocol):
 class ChannelMixer(Protocol):
     """A sublayer module that treats every row alone: MLP, MoE."""
 
-    operators: tuple[str, ...]
+    table: Table
+    __call__: Callable[..., torch.Tensor]
+
+    @property
+    def operators(self) -> tuple[str, ...]: ...
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor: ...

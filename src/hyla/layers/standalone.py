@@ -17,7 +17,7 @@ from torch import nn
 from hyla.errors import RequestError
 from hyla.grid import CHUNK
 from hyla.layers import gated_delta, gla, kda, lightning, linear_attention, mamba2, mla, softmax, sparse_mla
-from hyla.layers.protocol import CacheSpec, LayerCache, Mixer, TensorSpec
+from hyla.layers.protocol import CacheSpec, Mixer, TensorSpec
 from hyla.ops.batch import Batch
 
 INIT_STD = 0.02
@@ -35,7 +35,7 @@ class MixerCache:
         """Tokens held of each sequence."""
         self._pages: list[list[int]] = [[] for _ in self.lengths]
         self._num_pages = 1  # page 0 and slot 0 are null rows
-        self.tensors: LayerCache = {
+        self.tensors: dict[str, torch.Tensor] = {
             **self._zeros(spec.slot_tensors, num_sequences + 1),
             **self._zeros(spec.page_tensors, num_sequences + 1),
         }
@@ -98,7 +98,7 @@ class StandaloneMixer(nn.Module):
     stays fp32 through `.to(torch.bfloat16)`.
     """
 
-    mixer_type: Callable[..., nn.Module]
+    mixer_type: Callable[..., Mixer]
     defaults: Mapping = MappingProxyType({})
     """Keywords that need not be given."""
 

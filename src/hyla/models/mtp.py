@@ -26,6 +26,7 @@ from torch import nn
 
 from hyla.layers.head import Head
 from hyla.layers.linear import Linear, Projection
+from hyla.layers.module_list import ModuleList
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.models.config import MTPConfig
 from hyla.models.stack import Sublayer, build_norm, cache_specs_of, run
@@ -50,7 +51,7 @@ class MTPModule(nn.Module):
         self.embed_norm = build_norm(config.norm, hidden_dim)
         self.hidden_norm = build_norm(config.norm, hidden_dim)
         self.merge = Linear(2 * hidden_dim, hidden_dim)
-        self.sublayers = nn.ModuleList(Sublayer(sub, hidden_dim) for sub in config.sublayers)
+        self.sublayers: ModuleList[Sublayer] = ModuleList(Sublayer(sub, hidden_dim) for sub in config.sublayers)
         self.norm = build_norm(config.final_norm, hidden_dim)
         self.embed = self.head = None
         self.merge_projection = Projection(self.merge)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -56,6 +57,11 @@ class Sublayer(nn.Module):
         self.module = build_module(config.module, hidden_dim)
         self.residual = build_residual(config.residual)
 
+    @property
+    def mixer(self) -> Mixer:
+        """The module of a sublayer that `is_mixer`."""
+        return cast(Mixer, self.module)  # a kind whose config is a MixerConfig builds a mixer
+
     def forward(
         self,
         stream_TD: torch.Tensor,
@@ -75,7 +81,7 @@ class Sublayer(nn.Module):
 
 def cache_specs_of(sublayers: Iterable[Sublayer]) -> tuple[CacheSpec, ...]:
     """What each mixer keeps, in stack order."""
-    return tuple(sub.module.cache_spec() for sub in sublayers if sub.is_mixer)
+    return tuple(sub.mixer.cache_spec() for sub in sublayers if sub.is_mixer)
 
 
 def run(

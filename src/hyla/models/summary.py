@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from torch import nn
 
 from hyla.layers.protocol import CacheSpec, TensorSpec
+from hyla.models.config import MoEConfig
+from hyla.models.mtp import MTPModule
 from hyla.models.pattern import compress, label
 from hyla.models.stack import Sublayer
 from hyla.models.trunk import Model
@@ -50,7 +52,7 @@ def footprint(sublayer: Sublayer) -> Footprint:
     total, config = count_parameters(sublayer), sublayer.config.module
     if not sublayer.is_mixer:
         return Footprint(total, total - _idle_parameters(sublayer))
-    spec, details = sublayer.module.cache_spec(), config.model_dump()
+    spec, details = sublayer.mixer.cache_spec(), config.model_dump()
     window = details.get("window")
     anchors = sum(tensor.nbytes for tensor in _of_role(spec, "anchor"))
     # A ring holds [rows, channels].
@@ -97,7 +99,7 @@ def summarize(model: Model) -> Summary:
     return Summary(stack, total, active, embedding, model.head.weight.numel(), mtp)
 
 
-def _mtp_footprint(module) -> Footprint:
+def _mtp_footprint(module: MTPModule) -> Footprint:
     inner = footprint_of(module.sublayers)
     outside = count_parameters(module) - inner.parameters
     return inner + Footprint(parameters=outside, active=outside)
@@ -110,7 +112,7 @@ def _of_role(spec: CacheSpec, role: str) -> list[TensorSpec]:
 def _idle_parameters(sublayer: Sublayer) -> int:
     """Weights of routed experts that one token does not visit."""
     config = sublayer.config.module
-    if config.kind != "moe":
+    if not isinstance(config, MoEConfig):
         return 0
     each = sum(row.numel // row.experts for row in sublayer.module.table if row.experts)
     return each * (config.num_experts - config.num_experts_per_token)

@@ -11,6 +11,7 @@ from torch import nn
 from hyla.errors import ConfigError
 from hyla.layers.head import Head
 from hyla.layers.linear import Projection
+from hyla.layers.module_list import ModuleList
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.models.config import ModelConfig
 from hyla.models.ids import check_ids
@@ -38,13 +39,15 @@ class Model(nn.Module):
         # Left blank like every other weight: nn.Embedding's own random start costs seconds, on the meta device as well.
         blank_VD = torch.empty(config.vocab_size, config.hidden_dim)
         self.embed = nn.Embedding.from_pretrained(blank_VD, freeze=False)
-        self.sublayers = nn.ModuleList(Sublayer(sub, config.hidden_dim) for sub in config.sublayers)
+        self.sublayers: ModuleList[Sublayer] = ModuleList(Sublayer(sub, config.hidden_dim) for sub in config.sublayers)
         self.norm = build_norm(config.final_norm, config.hidden_dim)
         self.head = Head(config.hidden_dim, config.vocab_size)
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
             self.head.projection.keeps_plain = True
-        self.mtp = nn.ModuleList(MTPModule(mtp, config.hidden_dim, config.vocab_size) for mtp in config.mtp)
+        self.mtp: ModuleList[MTPModule] = ModuleList(
+            MTPModule(mtp, config.hidden_dim, config.vocab_size) for mtp in config.mtp
+        )
         """Multi-token prediction modules, none for most models; `predict_next` runs them, the trunk never does."""
         self.stored_dtypes: dict[str, torch.dtype] = {}
         """By weight: its dtype in the file that it came from, in which it is saved again where that loses nothing."""

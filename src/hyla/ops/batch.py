@@ -9,14 +9,14 @@ from them (and kept), so an operator never asks the device for a length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 
-from hyla.errors import RequestError
+from hyla.errors import ConfigError, RequestError
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Batch:
             raise RequestError(f"every sequence of a batch needs at least one new token; lengths are {self.lengths}")
 
     @classmethod
-    def packed(cls, lengths, device="cpu") -> Batch:
+    def packed(cls, lengths: Iterable[int], device: torch.device | str = "cpu") -> Batch:
         """Whole sequences without a cache: training documents, scored prompts."""
         lengths = tuple(int(n) for n in lengths)
         return cls(lengths=lengths, starts=(0,) * len(lengths), device=torch.device(device))
@@ -59,6 +59,20 @@ class Batch:
     @property
     def is_cached(self) -> bool:
         return self.slots is not None
+
+    @property
+    def cached_slots(self) -> tuple[int, ...]:
+        """`slots` of a batch that goes with a cache."""
+        if self.slots is None:
+            raise ConfigError("a cache was given, but the batch has no slots; make it with cache.batch(...)")
+        return self.slots
+
+    @property
+    def cached_pages(self) -> tuple[tuple[int, ...], ...]:
+        """`pages` of a batch that goes with a cache."""
+        if self.pages is None:
+            raise ConfigError("a cache was given, but the batch has no pages; make it with cache.batch(...)")
+        return self.pages
 
     @property
     def ends(self) -> tuple[int, ...]:

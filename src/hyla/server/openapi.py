@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.schemas.completions import CompletionRequest
@@ -44,7 +45,7 @@ def install(app: FastAPI) -> None:
 
 
 def _with_bodies(document: dict) -> dict:
-    wanted = [(schema, "validation") for schema in BODIES.values()]
+    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(schema, "validation") for schema in BODIES.values()]
     names, found = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
     document.setdefault("components", {}).setdefault("schemas", {}).update(found.get("$defs", {}))
     for path, schema in BODIES.items():

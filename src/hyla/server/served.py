@@ -87,14 +87,14 @@ def served_model(
     """
     if chat_template is not None and tokenizer is not None:
         tokenizer.chat_template = ChatTemplate(chat_template, "--chat-template")
-    is_ours = isinstance(tokenizer, Tokenizer)
-    template = tokenizer.chat_template if is_ours else None
+    ours = tokenizer if isinstance(tokenizer, Tokenizer) else None
+    template = ours.chat_template if ours is not None else None
     form = registry.answer_format(
         template.source if template else "",
         tool_parser,
         reasoning_parser,
         model_type=model_type,
-        special=tokenizer.special_texts if is_ours else (),
-        encode=partial(tokenizer.encode, add_special_tokens=False) if is_ours else None,
+        special=ours.special_texts if ours is not None else (),
+        encode=partial(ours.encode, add_special_tokens=False) if ours is not None else None,
     )
     return ServedModel(name, worker, tokenizer, form)

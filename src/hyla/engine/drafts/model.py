@@ -29,7 +29,8 @@ class ModelDrafter:
                 f"the draft model's vocabulary has {model.config.vocab_size} tokens and the model's {vocab_size}; "
                 f"choose a draft model that was trained with the same tokenizer"
             )
-        self.model, self.cache, self.max_drafts, self.acceptance = model, cache, max_drafts, acceptance
+        self.model, self.cache, self.max_drafts = model, cache, max_drafts
+        self.acceptance: Acceptance = acceptance
         self._sequences: dict[Generation, Sequence] = {}
 
     def available(self, generation: Generation) -> int:

@@ -45,7 +45,8 @@ class MTPDrafter:
     """
 
     def __init__(self, model: Model, cache: Cache, max_drafts: int, *, acceptance: Acceptance = "exact"):
-        self.model, self.cache, self.acceptance = model, cache, acceptance
+        self.model, self.cache = model, cache
+        self.acceptance: Acceptance = acceptance
         self.num_steps = model.num_mtp_steps
         specs = [model.mtp_cache_specs(step) for step in range(self.num_steps)]
         has_states = any(spec.slot_tensors for step_specs in specs for spec in step_specs)
@@ -76,7 +77,7 @@ class MTPDrafter:
 
     def _one_more(self, going: list[tuple[Part, torch.Tensor]]) -> list[tuple[Part, torch.Tensor]]:
         """A further draft for each part by the single step at the next position; those without one are done."""
-        sequences = [part.generation.sequence for part, _ in going]
+        sequences = [part.generation.place for part, _ in going]
         starts = [sequence.length + len(part.drafts) - 1 for sequence, (part, _) in zip(sequences, going)]
         batch = self.cache.view(sequences, starts, [1] * len(going))
         tokens_T = batch.index([part.drafts[-1].token for part, _ in going])
@@ -95,12 +96,13 @@ class MTPDrafter:
         new: list[tuple[Generation, int, torch.Tensor]] = []
         for part, start, offset in zip(parts, batch.starts, batch.offsets):
             generation = part.generation
-            count = generation.sequence.length - start
+            length = generation.place.length
+            count = length - start
             state = self._states.get(generation)
             if state is not None and count <= 0:
                 # The verification was withdrawn: these drafts have decided about tokens, and follow older ones.
                 state.drafts.clear()
-            if count <= 0 or len(generation.tokens) <= generation.sequence.length:
+            if count <= 0 or len(generation.tokens) <= length:
                 continue
             read_RD = next_TD[offset : offset + count]
             if state is not None and state.length == start and self.num_steps > 1:
@@ -112,12 +114,12 @@ class MTPDrafter:
     def _run_steps(self, new: list[tuple[Generation, int, torch.Tensor]]) -> None:
         """Run all trained steps. new: (generation, first row, what the modules read of the trunk's rows)."""
         lengths = [read_RD.shape[0] for _, _, read_RD in new]
-        batch = self.cache.view([g.sequence for g, _, _ in new], [start for _, start, _ in new], lengths)
+        batch = self.cache.view([g.place for g, _, _ in new], [start for _, start, _ in new], lengths)
         next_TD = torch.cat([read_RD for _, _, read_RD in new])
         states = []
         for generation, _, read_RD in new:
             kept = read_RD[max(read_RD.shape[0] - self.num_steps + 1, 0) :] if self.num_steps > 1 else read_RD[:0]
-            states.append(_State(generation.sequence.length, kept.clone()))
+            states.append(_State(generation.place.length, kept.clone()))
         decoding = [n for n, (generation, _, _) in enumerate(new) if generation.num_pending == 1]
         last_R = batch.last_rows_N[decoding]
         for step in range(self.num_steps):

@@ -52,7 +52,10 @@ class Child:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        pid = self._process.pid
+        if pid is None:
+            raise HylaError("the engine's process was not started")
+        return pid
 
     def _wait(self, progress: Progress | None, give_up: Event | None) -> Ready:
         while True:
@@ -102,6 +105,8 @@ class Child:
     def _end(self) -> str:
         self._process.join()
         code = self._process.exitcode
+        if code is None:
+            return "has not ended"
         if code >= 0:
             return f"ended with exit code {code}"
         more = ", as it is when memory runs out" if -code == signal.SIGKILL else ""

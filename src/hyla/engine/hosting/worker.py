@@ -63,7 +63,7 @@ class _Pipe:
         except OSError:
             logger.debug("the server is gone")  # `receive` ends, too
 
-    def receive(self) -> object:
+    def receive(self) -> Call | Cancel | Stop:
         """The next message; `Stop` when the other side is gone."""
         try:
             return self._connection.recv()

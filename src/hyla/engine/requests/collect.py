@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyla.engine.requests.messages import Completion, Request, TokenEvent, TokenLogprob
+from hyla.engine.requests.messages import Completion, Request, TokenEvent, TokenLogprob, Usage
 
 
 class Collector:
@@ -30,17 +30,20 @@ class Collector:
 
     def _completion(self, events: list[TokenEvent]) -> Completion:
         last = events[-1]
+        if last.finish_reason is None:
+            raise ValueError(f"choice {last.choice} of request {last.request_id!r} has not finished")
+        token_ids = tuple(token for event in events for token in event.token_ids)
         texts = [event.text for event in events if event.text is not None]
         logprobs = tuple(logprob for event in events for logprob in event.logprobs)
         return Completion(
             request_id=last.request_id,
             choice=last.choice,
-            token_ids=tuple(token for event in events for token in event.token_ids),
+            token_ids=token_ids,
             text="".join(texts) if texts else None,
             logprobs=logprobs if self.request.params.logprobs is not None else None,
             prompt_logprobs=self._prompt_logprobs,
             finish_reason=last.finish_reason,
-            usage=last.usage,
-            seed=self.request.params.seed,
+            usage=last.usage or Usage(len(self.request.prompt_ids), len(token_ids)),
+            seed=self.request.params.chosen_seed,
             error=last.error,
         )

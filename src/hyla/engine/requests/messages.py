@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hyla.engine.requests.params import SamplingParams
-from hyla.errors import FieldError
+from hyla.errors import FieldError, RequestError
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 
@@ -39,6 +39,13 @@ class Request:
     """Requests with different salts never share cached states."""
     snapshot_at: tuple[int, ...] = ()
     """Prompt positions, in tokens, whose state is worth keeping; each is rounded down to a multiple of 64."""
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """The prompt of a resolved request."""
+        if isinstance(self.prompt, str):
+            raise RequestError("the prompt of this request is a text still; resolve the request first", "prompt")
+        return self.prompt
 
     def __post_init__(self):
         if type(self.priority) is not int or abs(self.priority) > MOST_PRIORITY:

@@ -95,6 +95,22 @@ class SamplingParams(BaseModel):
             template = f"{{{name}}} = {{value}}: {{reason}}"
             raise FieldError(template, name, value=given, reason=first["msg"]) from error
 
+    @property
+    def chosen_seed(self) -> int:
+        """Of resolved parameters."""
+        if self.seed is None:
+            raise RequestError("these sampling parameters have no seed yet; resolve the request first", "seed")
+        return self.seed
+
+    @property
+    def chosen_max_tokens(self) -> int:
+        """Of resolved parameters."""
+        if self.max_tokens is None:
+            raise RequestError(
+                "these sampling parameters have no max_tokens yet; resolve the request first", "max_tokens"
+            )
+        return self.max_tokens
+
     @model_validator(mode="after")
     def _is_possible(self):
         """Values that are right alone and wrong together."""

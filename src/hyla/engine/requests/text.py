@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 REPLACEMENT = "\ufffd"
 
@@ -14,6 +14,22 @@ class TextCodec(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
+
+
+@runtime_checkable
+class EndsText(Protocol):
+    """A tokenizer that knows the token at the end of a text."""
+
+    @property
+    def eos_token_id(self) -> int | None: ...
+
+
+@runtime_checkable
+class HasBackend(Protocol):
+    """A tokenizer over one of the tokenizers library."""
+
+    @property
+    def backend(self) -> object: ...
 
 
 class Detokenizer:

@@ -56,12 +56,15 @@ class Draft(NamedTuple):
 
 def settle(target: Distribution, draft: Draft, key: NoiseKey) -> int:
     """The draft's token, or the one that comes in its place. The draft has a source. key: of the token's position."""
+    source = draft.source
+    if source is None:
+        raise ValueError("a draft that was not sampled is settled by comparing tokens")
     drafted = np.array([draft.token])
     chance = uniform(first_words(key._replace(purpose=ACCEPTING), 1))
-    if chance * draft.source.at(drafted) < target.at(drafted):
+    if chance * source.at(drafted) < target.at(drafted):
         return draft.token
     ids = target.support
-    rest = np.maximum(target.probs - draft.source.at(ids), 0.0)
+    rest = np.maximum(target.probs - source.at(ids), 0.0)
     places = np.flatnonzero(rest)
     if len(places) == 0:  # the two are the same but for their last bits
         rest, places = target.probs, np.flatnonzero(target.probs)

@@ -112,7 +112,7 @@ class Chooser:
         kept = self._kept(logits_V, self._grammar_after())
         if kept is None:
             return None
-        key = NoiseKey(self.params.seed, self.choice, position)
+        key = NoiseKey(self.params.chosen_seed, self.choice, position)
         if draft is None or draft.source is None:
             return draw(*kept, self.params, key)
         return settle(Distribution.of(*filtered(*kept, self.params)), draft, key)
@@ -134,7 +134,7 @@ class Chooser:
         if kept is None:
             return None
         depth = len(before)
-        key = NoiseKey(self.params.seed, self.choice, self._num_prompt + self.num_tokens + depth)
+        key = NoiseKey(self.params.chosen_seed, self.choice, self._num_prompt + self.num_tokens + depth)
         if acceptance == "exact" or self.params.temperature == 0.0:
             return Draft(draw(*kept, self.params, key))
         scaled, ids = filtered(*kept, self.params)

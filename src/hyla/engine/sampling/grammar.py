@@ -17,18 +17,19 @@ import numpy as np
 import tokenizers
 
 from hyla.engine.requests.formats import Format
-from hyla.engine.requests.text import TextCodec
+from hyla.engine.requests.text import HasBackend, TextCodec
 from hyla.errors import FieldError, RequestError
 
 if TYPE_CHECKING:
     # Imported where it is used: most engines never need it.
     import llguidance
+    from llguidance._lib import JsonCompileOptions
 
 END_MARK = "<|hyla:end of grammar|>"
 """llguidance wants a token that ends a text. It gets one that no model has, and is asked whether a text may end."""
 LIMITS = {"initial_lexer_fuel": 200_000, "step_lexer_fuel": 50_000, "max_lexer_states": 50_000}
 """Work that llguidance may do for a grammar: tens of milliseconds to compile it, a few for a step."""
-JSON_OPTIONS = {"lenient": False, "coerce_one_of": False}
+JSON_OPTIONS: JsonCompileOptions = {"lenient": False, "coerce_one_of": False}
 """Over what a schema says under "x-guidance": no keyword is ignored."""
 
 
@@ -108,7 +109,7 @@ class GrammarCompiler:
         import llguidance
 
         vocabulary = self._read_vocabulary()
-        limits = llguidance.LLParserLimits(**LIMITS, verbose_errors=False)
+        limits = _limits()
         try:
             source = source_of(form)
             make = partial(llguidance.LLMatcher, vocabulary, source, log_level=0, limits=limits)
@@ -135,10 +136,21 @@ class GrammarCompiler:
             return self._vocabulary
 
 
+def _limits() -> llguidance.LLParserLimits:
+    import llguidance
+
+    return llguidance.LLParserLimits(
+        initial_lexer_fuel=LIMITS["initial_lexer_fuel"],
+        step_lexer_fuel=LIMITS["step_lexer_fuel"],
+        max_lexer_states=LIMITS["max_lexer_states"],
+        verbose_errors=False,
+    )
+
+
 def _vocabulary_of(tokenizer: TextCodec | None) -> llguidance.LLTokenizer:
     import llguidance
 
-    backend = tokenizer.backend if hasattr(tokenizer, "backend") else None
+    backend = tokenizer.backend if isinstance(tokenizer, HasBackend) else None
     if not isinstance(backend, tokenizers.Tokenizer):
         raise RequestError(
             "structured output needs the engine to have a tokenizer of the tokenizers library "
@@ -150,6 +162,8 @@ def _vocabulary_of(tokenizer: TextCodec | None) -> llguidance.LLTokenizer:
     copy.no_truncation()
     copy.add_special_tokens([END_MARK])
     end = copy.token_to_id(END_MARK)
+    if end is None:
+        raise RequestError("structured output does not work with this tokenizer: it takes no end mark", "grammar")
     try:
         vocabulary = llguidance.LLTokenizer(copy.to_str(), eos_token=[end])
     except ValueError as error:

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from hyla.caches import Cache
+from hyla.caches import Sequence as CachedSequence
 from hyla.caches.prefix import PrefixCache
-from hyla.caches.tree import Hit
+from hyla.caches.tree import Branch, Hit
 from hyla.engine.generation import Generation
 from hyla.grid import CHUNK
 
@@ -38,7 +39,7 @@ class PrefixReuse:
             if generation.num_output_tokens or generation.request.cache_salt != newcomer.request.cache_salt:
                 continue
             shared = num_shared(generation.tokens, newcomer.skippable_tokens)
-            passed = generation.sequence.length
+            passed = generation.place.length
             if shared > hit.length and shared > passed - CHUNK and generation.num_pending:
                 if shared > passed:
                     generation.marks.add(shared)
@@ -48,7 +49,7 @@ class PrefixReuse:
 
     def start(self, generation: Generation, hit: Hit | None) -> None:
         """Give a generation its place in the cache, after what is cached of its tokens."""
-        if hit is None:
+        if hit is None or self._prefix is None:
             generation.sequence, generation.miss_reason = self._cache.open(), "off"
             generation.num_cached_tokens = 0
             return
@@ -71,25 +72,26 @@ class PrefixReuse:
 
     def keep(self, generation: Generation) -> None:
         """Put what a generation has newly committed into the prefix cache, and its state where it is marked."""
-        if self._prefix is None:
+        if self._prefix is None or generation.branch is None:
             return
-        sequence = generation.sequence
+        sequence = generation.place
         self._prefix.extend(generation.branch, sequence, generation.tokens)
         boundary = sequence.length // CHUNK * CHUNK
         if boundary in generation.marks:
-            self._checkpoint(generation)
+            self._checkpoint(self._prefix, generation.branch, sequence)
         if generation.marks:
             generation.marks = {mark for mark in generation.marks if mark > boundary}
 
     def keep_last(self, generation: Generation) -> None:
         """Keep the state that a generation leaves with, for those who go on from there."""
-        if self._prefix is not None and generation.branch is not None and not generation.sequence.pending:
-            self._checkpoint(generation)
+        if self._prefix is not None and generation.branch is not None and not generation.place.pending:
+            self._checkpoint(self._prefix, generation.branch, generation.place)
 
-    def _checkpoint(self, generation: Generation) -> None:
+    @staticmethod
+    def _checkpoint(prefix: PrefixCache, branch: Branch, sequence: CachedSequence) -> None:
         """Keep the state where it stands, if it can be kept."""
         try:
-            self._prefix.checkpoint(generation.branch, generation.sequence)
+            prefix.checkpoint(branch, sequence)
         except Exception:  # who comes later computes it again
             logger.exception("a state could not be kept")
 

@@ -86,15 +86,15 @@ class Scheduler:
         """Give the place in the cache back."""
         if keep:
             self.reuse.keep_last(generation)
-        self.cache.close(generation.sequence)
+        self.cache.close(generation.place)
         generation.sequence = generation.branch = None
         generation.marks.clear()
         self._on_leave(generation)
 
     def expired(self, now: float) -> list[Generation]:
         """Waiting and running generations whose deadline has come."""
-        late = [generation for generation in self.running if generation.deadline is not None]
-        return self.waiting.expired(now) + [generation for generation in late if generation.deadline <= now]
+        late = [one for one in self.running if one.deadline is not None and one.deadline <= now]
+        return self.waiting.expired(now) + late
 
     def preempt_all(self) -> None:
         """Everything that runs gives its cached state back and waits, to be computed again from its tokens."""
@@ -114,8 +114,7 @@ class Scheduler:
             if generation.sequence is not None and generation not in decoding:
                 self._schedule(Part(generation, self._piece(generation, step)), step)
         started = []
-        while self._make_room(step):
-            generation = self.waiting.peek()
+        while (generation := self._next_with_room(step)) is not None:
             hit = self.reuse.look_up(generation)
             if self.reuse.is_being_computed(generation, hit, self.running):
                 break
@@ -131,10 +130,10 @@ class Scheduler:
         self._end_unprepared(started, step)
         self._take_room(step)
         for generation, part in step.parts.items():
-            self.waiting.charge(generation, generation.sequence.length, part.num_known)
+            self.waiting.charge(generation, generation.place.length, part.num_known)
         # Decodes of neighbouring slots read the state in place.
         return sorted(
-            step.parts.values(), key=lambda part: (part.num_known + part.num_drafts > 1, part.generation.sequence.slot)
+            step.parts.values(), key=lambda part: (part.num_known + part.num_drafts > 1, part.generation.place.slot)
         )
 
     def _take_room(self, step: Step) -> None:
@@ -149,7 +148,7 @@ class Scheduler:
         for generation in started:
             if generation.sequence is None:
                 continue  # preempted since
-            error = self.cache.failure_of(generation.sequence)
+            error = self.cache.failure_of(generation.place)
             if error is not None:
                 step.drop(generation)
                 self.running.remove(generation)
@@ -179,7 +178,7 @@ class Scheduler:
         if drafts <= 0:
             return 0
         has_slot = self.cache.ledger.slots.free > step.num_backups
-        if not has_slot and self.cache.needs_backup(generation.sequence, known, drafts):
+        if not has_slot and self.cache.needs_backup(generation.place, known, drafts):
             return 0
         pages = self._pages_for(generation, known + drafts)
         return drafts if all(self._available(w, step) >= count for w, count in pages.items()) else 0
@@ -189,7 +188,7 @@ class Scheduler:
         passes a mark by 64 tokens."""
         left = max(self.max_batch_tokens - step.num_tokens, 0)
         count = min(generation.num_pending, self.prefill_chunk, left)
-        start = generation.sequence.length
+        start = generation.place.length
         end = start + count
         aligned = end // CHUNK * CHUNK - start
         count = aligned if count < generation.num_pending and aligned > 0 else count
@@ -209,7 +208,7 @@ class Scheduler:
             self._preempt(last)
             if last is generation:
                 return
-        backups = int(self.cache.needs_backup(generation.sequence, part.num_known, part.num_drafts))
+        backups = int(self.cache.needs_backup(generation.place, part.num_known, part.num_drafts))
         step.add(part, pages, backups)
 
     def _available(self, window: int | None, step: Step) -> int:
@@ -219,12 +218,8 @@ class Scheduler:
 
     def _pages_for(self, generation: Generation, count: int) -> Counter[int | None]:
         """New pages, by window, that the generation needs for `count` more tokens."""
-        return Counter(
-            {
-                window: self.cache.num_missing_pages(generation.sequence, count, window)
-                for window in generation.sequence.tables
-            }
-        )
+        place = generation.place
+        return Counter({window: self.cache.num_missing_pages(place, count, window) for window in place.tables})
 
     def _preempt(self, generation: Generation) -> None:
         self.running.remove(generation)
@@ -234,22 +229,22 @@ class Scheduler:
 
     # Starting
 
-    def _make_room(self, step: Step) -> bool:
-        """Whether the next waiting generation may start; displaces lower priorities where that is enough."""
+    def _next_with_room(self, step: Step) -> Generation | None:
+        """The next waiting generation, if it may start; displaces lower priorities where that is enough."""
         newcomer = self.waiting.peek()
         if newcomer is None:
-            return False
+            return None
         staying, displaced = list(self.running), []
         while not self._fits(newcomer, staying, displaced, step):
             if not staying or not may_displace(newcomer, victim(staying)):
-                return False
+                return None
             displaced.append(victim(staying))
             staying.remove(displaced[-1])
         for generation in displaced:
             step.drop(generation)
             generation.num_displaced += 1
             self._preempt(generation)
-        return True
+        return self.waiting.peek()
 
     def _fits(
         self, newcomer: Generation, running: Sequence[Generation], displaced: Sequence[Generation], step: Step
@@ -268,5 +263,5 @@ class Scheduler:
         promised = sum(self._pages_for(g, g.num_pending + 1)[None] for g in running) + len(running)
         needed = num_pages_for(len(newcomer.tokens) + 1)
         units = self.cache.ledger.pages
-        free = units.free + units.cached + sum(len(generation.sequence.pages) for generation in displaced)
+        free = units.free + units.cached + sum(len(generation.place.pages) for generation in displaced)
         return free - promised >= needed

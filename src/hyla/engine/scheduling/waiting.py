@@ -200,4 +200,4 @@ class WaitingQueue:
 
     def expired(self, now: float) -> list[Generation]:
         """Those whose deadline has come; they stay until they are removed."""
-        return [generation for generation in self._timed if generation.deadline <= now]
+        return [one for one in self._timed if one.deadline is not None and one.deadline <= now]

@@ -28,7 +28,7 @@ CHANNEL_MIXERS = tuple(_classes(ChannelMixerConfig))
 MIXER_KINDS = frozenset(each.model_fields["kind"].default for each in MIXERS)
 
 if TYPE_CHECKING:
-    AnyModule = MixerConfig | ChannelMixerConfig
+    AnyModule = ModuleConfig
 else:
     AnyModule = Union[(*MIXERS, *CHANNEL_MIXERS)]
 

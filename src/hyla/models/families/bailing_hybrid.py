@@ -12,7 +12,7 @@ the whole model (tests/parity/test_parity_bailing.py). No library has this famil
 from __future__ import annotations
 
 from hyla.errors import ConfigError
-from hyla.models.config import MLAConfig, ModelConfig, RopeConfig
+from hyla.models.config import LightningConfig, MLAConfig, ModelConfig, RopeConfig
 from hyla.models.families import bailing_moe_linear as linear
 from hyla.models.formats import bailing
 from hyla.models.formats import published as hf
@@ -51,9 +51,10 @@ def from_published(keys: Keys) -> ModelConfig:
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
-    mla, lightning = hf.first(config, "mla"), hf.first(config, "lightning")
+    mla, lightning = hf.first(config, MLAConfig), hf.first(config, LightningConfig)
     keys = bailing.bailing_keys(config) | linear.lightning_keys(config) | hf.publish(mla, MLA)
-    keys["num_key_value_heads"] = (mla or lightning).num_heads
+    heads = mla or lightning
+    keys |= {"num_key_value_heads": heads.num_heads} if heads else {}
     if mla and mla.rope:
         keys["rope_interleave"] = mla.rope.interleaved
         if lightning is None:

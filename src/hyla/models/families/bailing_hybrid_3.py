@@ -117,7 +117,8 @@ def from_published(keys: Keys) -> ModelConfig:
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json, in the hub's spelling."""
-    kda, mla, moe, mlp = (hf.first(config, kind) for kind in ("kda", "mla", "moe", "mlp"))
+    kda, mla = hf.first(config, KDAConfig), hf.first(config, MLAConfig)
+    moe, mlp = hf.first(config, MoEConfig), hf.first(config, MLPConfig)
     keys = hf.common_keys(config) | hf.publish(kda, KDA) | hf.publish(mla, MLA) | hf.publish(mlp, modules.MLP)
     keys["model_max_length"] = keys.pop("max_position_embeddings")
     keys |= {"num_key_value_heads": keys.get("num_attention_heads"), "num_nextn_predict_layers": len(config.mtp)}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hyla.models.config import LightningConfig, ModelConfig
+from hyla.models.config import LightningConfig, MixerConfig, ModelConfig, SoftmaxConfig
 from hyla.models.families import bailing_moe_v2 as base
 from hyla.models.formats import bailing
 from hyla.models.formats import published as hf
@@ -48,7 +48,7 @@ class LinearKeys(bailing.BailingKeys):
             norm_eps=norm.eps,
         )
 
-    def mixers(self, full) -> list:
+    def mixers(self, full: MixerConfig) -> list[MixerConfig]:
         """The mixer of each layer: `full` closes every group, and stands in an unfilled last one."""
         group, count = self.layer_group_size, self.num_hidden_layers
         tail = count // group * group
@@ -62,7 +62,7 @@ class Keys(LinearKeys, base.Keys):
 
 def lightning_keys(config: ModelConfig) -> dict:
     """The inverse of `LinearKeys.mixers` and `LinearKeys.lightning`."""
-    lightning = hf.first(config, "lightning")
+    lightning = hf.first(config, LightningConfig)
     kinds = [mixer.kind for mixer in config.mixers]
     is_full = [kind != "lightning" for kind in kinds]
     group = is_full.index(True) + 1 if True in is_full else len(kinds) + 1
@@ -81,7 +81,7 @@ def from_published(keys: Keys) -> ModelConfig:
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
-    attention = hf.first(config, "softmax")
+    attention = hf.first(config, SoftmaxConfig)
     return bailing.bailing_keys(config) | lightning_keys(config) | (base.attention_keys(attention) if attention else {})
 
 

@@ -45,7 +45,7 @@ def from_published(keys: Keys) -> ModelConfig:
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
-    attention = hf.first(config, "softmax")
+    attention = hf.first(config, SoftmaxConfig)
     return bailing.bailing_keys(config) | (attention_keys(attention) if attention else {})
 
 
@@ -55,7 +55,7 @@ NAMES = {"softmax": SOFTMAX, **bailing.CHANNEL_MIXERS}
 # fmt: off
 LING = {"rope_theta": 600000.0, "max_position_embeddings": 32768, "eos_token_id": 156895}
 SIZES = {"Ling-mini-2.0": bailing.MINI | LING, "Ling-flash-2.0": bailing.FLASH | LING}
-ASSUMED = dict.fromkeys(("rope_theta", "partial_rotary_factor", "rms_norm_eps", "eos_token_id"), "as in Ling-flash-2.0")
+_OF_FLASH = ("rope_theta", "partial_rotary_factor", "rms_norm_eps", "eos_token_id")
 # fmt: on
 
 FAMILY = Family(
@@ -72,5 +72,5 @@ FAMILY = Family(
     shared_types=("bailing_moe",),
     tiny_config={**bailing.TINY_COMMON, "num_hidden_layers": 2},
     sizes=SIZES,
-    assumed={"Ling-mini-2.0": ASSUMED},
+    assumed={"Ling-mini-2.0": dict.fromkeys(_OF_FLASH, "as in Ling-flash-2.0")},
 )

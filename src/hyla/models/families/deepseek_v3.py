@@ -97,8 +97,8 @@ class Keys(MLAKeys, hf.Published):
         default = ["dense" if layer < dense else "sparse" for layer in range(count)]
         kinds = hf.layer_list(family, "mlp_layer_types", self.mlp_layer_types, default, count)
         layers = [module for kind in kinds for module in (mixer, channel_mixers[kind])]
-        norm, own = NormConfig(eps=self.rms_norm_eps), {"has_own_embedding": True, "has_own_head": True}
-        own["hands_on"] = self.mtp_hands_on
+        norm = NormConfig(eps=self.rms_norm_eps)
+        own = {"has_own_embedding": True, "has_own_head": True, "hands_on": self.mtp_hands_on}
         mtp = hf.predictors(self.num_nextn_predict_layers, norm, [mixer, channel_mixers["sparse"]], **own)
         return ModelConfig(family=family, **self.common(), **hf.prenorm(norm, layers), mtp=mtp)
 
@@ -111,7 +111,7 @@ def from_published(keys: Keys) -> ModelConfig:
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
     mixer = config.mixers[0] if config.mixers else None
-    moe, mlp = hf.first(config, "moe"), hf.first(config, "mlp")
+    moe, mlp = hf.first(config, MoEConfig), hf.first(config, MLPConfig)
     keys = hf.common_keys(config)
     keys["first_k_dense_replace"] = [sub.module.kind for sub in config.sublayers].count("mlp")
     keys["num_nextn_predict_layers"] = len(config.mtp)

@@ -41,7 +41,7 @@ def from_published(keys: Keys) -> ModelConfig:
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
-    return deepseek_v3.to_published(config) | hf.publish(hf.first(config, "sparse_mla"), INDEXER)
+    return deepseek_v3.to_published(config) | hf.publish(hf.first(config, SparseMLAConfig), INDEXER)
 
 
 FAMILY = Family(

@@ -53,7 +53,7 @@ def _says_the_same(given, read) -> bool:
     return given == read and isinstance(given, bool) == isinstance(read, bool)
 
 
-class OwnFormat(Family):
+class OwnFormat(Family[ModelConfig]):
     """A family whose tensors have our names, whatever modules the model has."""
 
     def rules(self, config: ModelConfig, ours: Iterable[str]) -> list[Rule]:

@@ -120,7 +120,8 @@ def from_published(keys: Keys) -> ModelConfig:
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json, in the hub's spelling."""
-    kda, mla, moe, mlp = (hf.first(config, kind) for kind in ("kda", "mla", "moe", "mlp"))
+    kda, mla = hf.first(config, KDAConfig), hf.first(config, MLAConfig)
+    moe, mlp = hf.first(config, MoEConfig), hf.first(config, MLPConfig)
     keys = hf.common_keys(config)
     keys["model_max_length"] = keys.pop("max_position_embeddings")
     keys["first_k_dense_replace"] = [sub.module.kind for sub in config.sublayers].count("mlp")

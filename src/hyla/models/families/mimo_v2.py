@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from hyla.errors import ConfigError
-from hyla.models.config import ModelConfig
+from hyla.models.config import ModelConfig, SoftmaxConfig
 from hyla.models.families import mimo_v2_flash as flash
 from hyla.models.formats.family import Family
 from hyla.models.formats.mtp_names import MIMO_V2
@@ -33,11 +33,11 @@ def to_published(config: ModelConfig) -> dict:
 
 
 @dataclass(frozen=True)
-class ShardedFamily(Family):
+class ShardedFamily(Family[Keys]):
     """A family whose qkv matrices are cut into as many shards as the full layers have key heads."""
 
     def rules(self, config: ModelConfig, ours: Iterable[str]) -> list[Rule]:
-        counts = [mixer.num_kv_heads for mixer in config.mixers if mixer.kind == "softmax"]
+        counts = [mixer.num_kv_heads for mixer in config.mixers if isinstance(mixer, SoftmaxConfig)]
         shards = min(counts, default=1)
         if any(count % shards for count in counts):
             raise ConfigError(f"{self.name}: key heads {sorted(set(counts))} cannot be cut into {shards} shards")

@@ -135,15 +135,19 @@ def mimo_config(keys: Keys, family: str) -> ModelConfig:
 def mimo_keys(config: ModelConfig) -> dict:
     """ModelConfig -> config.json, in the spellings of the hub and of transformers."""
     blocks = [sub.module for module in config.mtp for sub in module.sublayers]
-    softmax = {mixer.window is None: mixer for mixer in (*blocks, *config.mixers) if mixer.kind == "softmax"}
+    mixers = [mixer for mixer in (*blocks, *config.mixers) if isinstance(mixer, SoftmaxConfig)]
+    softmax = {mixer.window is None: mixer for mixer in mixers}
     full, swa = softmax.get(True), softmax.get(False)
     if full is None and swa is not None:  # transformers doubles this number for window layers
         full = swa.model_copy(update={"num_kv_heads": max(1, swa.num_kv_heads // 2)})
-    mlp, moe = hf.first(config, "mlp"), hf.first(config, "moe")
+    mlp, moe = hf.first(config, MLPConfig), hf.first(config, MoEConfig)
     is_window = [int(getattr(mixer, "window", None) is not None) for mixer in config.mixers]
     is_moe = [int(sub.module.kind == "moe") for sub in config.sublayers[1::2]]
-    pairs = [(kind, mixer) for kind, mixer in zip(LAYER_TYPES, (full, swa or full)) if mixer and mixer.rope]
-    ropes = {kind: hf.rope_keys(mixer.rope, mixer.head_dim)["rope_parameters"] for kind, mixer in pairs}
+    ropes = {
+        kind: hf.rope_keys(mixer.rope, mixer.head_dim)["rope_parameters"]
+        for kind, mixer in zip(LAYER_TYPES, (full, swa or full))
+        if mixer and mixer.rope
+    }
     return {
         **hf.common_keys(config),
         "layernorm_epsilon": config.final_norm.eps,

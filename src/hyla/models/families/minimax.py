@@ -127,10 +127,12 @@ def from_published(keys: Keys) -> ModelConfig:
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json, in the "-hf" spelling."""
-    full, lightning, moe = (hf.first(config, kind) for kind in ("softmax", "lightning", "moe"))
+    full, lightning = hf.first(config, SoftmaxConfig), hf.first(config, LightningConfig)
+    moe = hf.first(config, MoEConfig)
     layer_types = ["linear_attention" if mixer.kind == "lightning" else "full_attention" for mixer in config.mixers]
     keys = {**hf.common_keys(config), "layer_types": layer_types, **hf.publish(moe, MOE)}
-    keys |= {"num_attention_heads": (full or lightning).num_heads, "head_dim": (full or lightning).head_dim}
+    if heads := full or lightning:
+        keys |= {"num_attention_heads": heads.num_heads, "head_dim": heads.head_dim}
     if full:
         keys |= hf.publish(full, ATTENTION)
         keys |= {"rotary_dim": full.rope.rotary_dim, **hf.rope_keys(full.rope, full.head_dim)} if full.rope else {}

@@ -82,12 +82,14 @@ def from_published(keys: Keys) -> ModelConfig:
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
-    attention, moe = hf.first(config, "softmax"), hf.first(config, "moe")
+    attention, moe = hf.first(config, SoftmaxConfig), hf.first(config, MoEConfig)
+    rope = {}
+    if attention and attention.rope:
+        rope = {**hf.rope_keys(attention.rope, attention.head_dim), "rotary_dim": attention.rope.rotary_dim}
     return {
         **hf.common_keys(config),
         **hf.publish(attention, GROUPED_QUERY),
-        **hf.rope_keys(attention.rope, attention.head_dim),
-        "rotary_dim": attention.rope.rotary_dim,
+        **rope,
         "attn_type_list": [1] * len(config.mixers),
         "use_qk_norm": True,
         "qk_norm_type": "per_layer",

@@ -20,6 +20,7 @@ from hyla.models.config import (
     Mamba2Config,
     MLPConfig,
     ModelConfig,
+    ModuleConfig,
     MoEConfig,
     NormConfig,
     RouterConfig,
@@ -130,7 +131,7 @@ class Keys(hf.Published):
     mtp_layers_block_type: list[str] | None = Field(default=None, min_length=1, max_length=64)
 
 
-def _module(keys: Keys, letter: str):
+def _module(keys: Keys, letter: str) -> ModuleConfig:
     """The module config of a layer."""
     if letter == "M":
         limit = tuple(keys.time_step_limit or NO_LIMIT)
@@ -166,7 +167,8 @@ def to_published(config: ModelConfig) -> dict:
     keys["num_nextn_predict_layers"] = len(config.mtp)
     if config.mtp:
         keys["mtp_hybrid_override_pattern"] = spell(config.mtp[0].sublayers)
-    mamba, attention, mlp, moe = (hf.first(config, kind) for kind in ("mamba2", "softmax", "mlp", "moe"))
+    mamba, attention = hf.first(config, Mamba2Config), hf.first(config, SoftmaxConfig)
+    mlp, moe = hf.first(config, MLPConfig), hf.first(config, MoEConfig)
     keys |= hf.publish(mamba, MAMBA) | hf.publish(attention, ATTENTION) | hf.publish(mlp, MLP) | hf.publish(moe, MOE)
     if mamba and mamba.time_step_limit != NO_LIMIT:
         keys["time_step_limit"] = list(mamba.time_step_limit)

@@ -45,12 +45,12 @@ def from_published(keys: Keys) -> ModelConfig:
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
-    attention = hf.first(config, "softmax")
+    attention = hf.first(config, SoftmaxConfig)
     return {
         **hf.common_keys(config),
         **hf.publish(attention, GROUPED_QUERY),
-        **hf.rope_keys(attention.rope, attention.head_dim),
-        **hf.publish(hf.first(config, "mlp"), MLP),
+        **(hf.rope_keys(attention.rope, attention.head_dim) if attention and attention.rope else {}),
+        **hf.publish(hf.first(config, MLPConfig), MLP),
     }
 
 

@@ -54,7 +54,7 @@ def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
     return {
         **hybrid_keys(config),
-        **hf.publish(hf.first(config, "moe"), MOE),
+        **hf.publish(hf.first(config, MoEConfig), MOE),
         "mtp_num_hidden_layers": len(config.mtp),
     }
 

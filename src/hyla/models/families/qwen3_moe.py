@@ -60,14 +60,14 @@ def from_published(keys: Keys) -> ModelConfig:
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
-    attention, moe = hf.first(config, "softmax"), hf.first(config, "moe")
+    attention, moe = hf.first(config, SoftmaxConfig), hf.first(config, MoEConfig)
     kinds = [sub.module.kind for sub in config.sublayers[1::2]]
     return {
         **hf.common_keys(config),
         **hf.publish(attention, GROUPED_QUERY),
-        **hf.rope_keys(attention.rope, attention.head_dim),
+        **(hf.rope_keys(attention.rope, attention.head_dim) if attention and attention.rope else {}),
         "mlp_only_layers": [layer for layer, kind in enumerate(kinds) if kind == "mlp"],
-        **hf.publish(hf.first(config, "mlp"), MLP),
+        **hf.publish(hf.first(config, MLPConfig), MLP),
         **hf.publish(moe, MOE),
         **hf.publish(moe and moe.router, ROUTER),
     }

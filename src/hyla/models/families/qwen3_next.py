@@ -80,14 +80,14 @@ class HybridKeys(hf.Published):
 
 def hybrid_keys(config: ModelConfig) -> dict:
     """The inverse of `HybridKeys`."""
-    attention = hf.first(config, "softmax")
+    attention = hf.first(config, SoftmaxConfig)
     return {
         **hf.common_keys(config),
         "layer_types": [LAYER_KINDS.get(mixer.kind, mixer.kind) for mixer in config.mixers],
         **hf.publish(attention, GROUPED_QUERY),
         **(hf.rope_keys(attention.rope, attention.head_dim) if attention and attention.rope else {}),
-        **hf.publish(hf.first(config, "gated_delta"), DELTA),
-        **hf.publish(hf.first(config, "mlp"), MLP),
+        **hf.publish(hf.first(config, GatedDeltaConfig), DELTA),
+        **hf.publish(hf.first(config, MLPConfig), MLP),
     }
 
 
@@ -122,7 +122,7 @@ def from_published(keys: Keys) -> ModelConfig:
 
 def to_published(config: ModelConfig) -> dict:
     """ModelConfig -> config.json."""
-    moe = hf.first(config, "moe")
+    moe = hf.first(config, MoEConfig)
     kinds = [sub.module.kind for sub in config.sublayers[1::2]]
     return {
         **hybrid_keys(config),

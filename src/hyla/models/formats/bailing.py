@@ -83,7 +83,7 @@ class BailingKeys(hf.Published):
 
 def bailing_keys(config: ModelConfig) -> dict:
     """The inverse of `BailingKeys.model`."""
-    moe, mlp = hf.first(config, "moe"), hf.first(config, "mlp")
+    moe, mlp = hf.first(config, MoEConfig), hf.first(config, MLPConfig)
     keys = {
         **hf.common_keys(config),
         "first_k_dense_replace": [sub.module.kind for sub in config.sublayers].count("mlp"),

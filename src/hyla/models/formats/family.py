@@ -11,13 +11,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig, SublayerConfig
 from hyla.models.formats.mtp_names import MTPNames
 from hyla.models.formats.names import TRUNK, Rule
-from hyla.models.formats.published import Published, normalize_rope
+from hyla.models.formats.published import normalize_rope
+
+Keys = TypeVar("Keys")
+Read = TypeVar("Read", covariant=True)
 
 COMMON_IGNORED = MappingProxyType(
     {
@@ -42,15 +45,27 @@ COMMON_IGNORED = MappingProxyType(
 """Keys of every family that say nothing about the model, each with its reason."""
 
 
+class Schema(Protocol[Read]):
+    """What reads config.json: a subclass of `Published`, or whatever else knows its keys."""
+
+    def keys(self) -> set[str]:
+        """Every accepted spelling."""
+        ...
+
+    def read(self, family: str, keys: Mapping) -> Read:
+        """Validate; a ConfigError names the first wrong key, its value and what it should be."""
+        ...
+
+
 @dataclass(frozen=True)
-class Family:
+class Family(Generic[Keys]):
     """One published format. Its file is `families/<name>.py`."""
 
     name: str
     """What a `ModelConfig.family` says; the `model_type` that it writes, unless that is given."""
-    schema: type[Published]
+    schema: Schema[Keys]
     """The HANDLED keys of config.json, with types, defaults and the values that Hyla can run."""
-    from_published: Callable[[Any], ModelConfig]
+    from_published: Callable[[Keys], ModelConfig]
     """From what `schema` read."""
     to_published: Callable[[ModelConfig], dict]
     architecture: str
@@ -180,19 +195,20 @@ class Family:
 
     def _mtp_rules(self, config: ModelConfig) -> list[Rule]:
         """The bound rules of the multi-token prediction modules."""
-        if self.mtp is None:
+        spelled = self.mtp
+        if spelled is None:
             return []
-        norms, rules = self.mtp.layer_norms or self.layer_norms, []
+        norms, rules = spelled.layer_norms or self.layer_norms, []
         for module, mtp in enumerate(config.mtp):
             after = len(config.sublayers) // len(self.layer_norms) + module
             places = {"module": module, "after": after, "last": (len(mtp.sublayers) - 1) // len(norms)}
             ours = f"mtp.{module}."
-            rules += self.mtp.own_rules(places, ours)
+            rules += spelled.own_rules(places, ours)
 
             def prefix(layer: int, places: Mapping = MappingProxyType(places)) -> str:
-                return self.mtp.layer_prefix.format(layer=layer, **places)
+                return spelled.layer_prefix.format(layer=layer, **places)
 
-            rules += _stack_rules(mtp.sublayers, norms, prefix, {**self.names, **self.mtp.names}, ours)
+            rules += _stack_rules(mtp.sublayers, norms, prefix, {**self.names, **spelled.names}, ours)
         return rules
 
 

@@ -109,17 +109,24 @@ class Fuse(Rule):
     def bind(self, module: Config) -> Rule:
         return replace(self, groups=getattr(module, self.groups)) if isinstance(self.groups, str) else self
 
+    @property
+    def num_groups(self) -> int:
+        """Of a bound rule."""
+        if isinstance(self.groups, str):
+            raise TypeError(f"{self.published} must be bound to a module first: it has {self.groups} groups")
+        return self.groups
+
     def to_ours(self, published: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
         inner = shapes[0][-1]
-        rows = [prod(shape) // inner // self.groups for shape in shapes]
-        parts = published[0].reshape(self.groups, sum(rows), inner).split(rows, dim=1)
+        rows = [prod(shape) // inner // self.num_groups for shape in shapes]
+        parts = published[0].reshape(self.num_groups, sum(rows), inner).split(rows, dim=1)
         return [part.reshape(shape) for part, shape in zip(parts, shapes)]
 
     def to_published(self, ours: Tensors) -> Tensors:
         inner = ours[0].shape[-1]
-        parts = [tensor.reshape(self.groups, -1, inner) for tensor in ours]
+        parts = [tensor.reshape(self.num_groups, -1, inner) for tensor in ours]
         rows = [part.shape[1] for part in parts]
-        whole = ours[0].new_empty(self.groups, sum(rows), inner)
+        whole = ours[0].new_empty(self.num_groups, sum(rows), inner)
         # Not torch.cat: on the meta device, where shapes come from, its first call imports a symbolic algebra system.
         for place, part in zip(whole.split(rows, dim=1), parts):
             place.copy_(part)
@@ -127,7 +134,7 @@ class Fuse(Rule):
 
     def layouts(self, shapes: Sequence[tuple[int, ...]]) -> list[BlockLayout] | None:
         is_whole = all(
-            len(shape) == 2 and shape[0] % self.groups == 0 and starts_block(shape[0] // self.groups)
+            len(shape) == 2 and shape[0] % self.num_groups == 0 and starts_block(shape[0] // self.num_groups)
             for shape in shapes
         )
         return [BlockLayout(tuple(shape)) for shape in shapes] if is_whole else None
@@ -141,7 +148,7 @@ class FuseShards(Fuse):
     """
 
     def published_layout(self, published: tuple[int, ...]) -> BlockLayout:
-        return BlockLayout(published, Shard(published[0] // self.groups))
+        return BlockLayout(published, Shard(published[0] // self.num_groups))
 
     def layouts(self, shapes: Sequence[tuple[int, ...]]) -> list[BlockLayout] | None:
         if any(len(shape) != 2 for shape in shapes):
@@ -152,23 +159,23 @@ class FuseShards(Fuse):
     def _within_a_shard(self, shapes: Sequence[tuple[int, ...]]) -> list[tuple[Shard, slice]]:
         """For each of ours: its rows within one shard, and their rows of scales."""
         found, first = [], 0
-        whole = BlockLayout((sum(shape[0] for shape in shapes) // self.groups, shapes[0][1]))
+        whole = BlockLayout((sum(shape[0] for shape in shapes) // self.num_groups, shapes[0][1]))
         for shape in shapes:
-            last = first + shape[0] // self.groups
+            last = first + shape[0] // self.num_groups
             layout, scales = whole.rows(first, last)
             found.append((layout.shard or Shard(last - first), scales))
             first = last
         return found
 
     def scales_to_ours(self, scales: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
-        whole = scales[0].reshape(self.groups, -1, scales[0].shape[-1])
+        whole = scales[0].reshape(self.num_groups, -1, scales[0].shape[-1])
         return [whole[:, blocks].reshape(-1, whole.shape[-1]) for _, blocks in self._within_a_shard(shapes)]
 
     def scales_to_published(self, scales: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
         blocks = [blocks for _, blocks in self._within_a_shard(shapes)]
-        whole = scales[0].new_empty(self.groups, blocks[-1].stop, scales[0].shape[-1])
+        whole = scales[0].new_empty(self.num_groups, blocks[-1].stop, scales[0].shape[-1])
         for place, part in zip(blocks, scales):
-            whole[:, place] = part.reshape(self.groups, -1, part.shape[-1])
+            whole[:, place] = part.reshape(self.num_groups, -1, part.shape[-1])
         return [whole.reshape(-1, whole.shape[-1])]
 
 

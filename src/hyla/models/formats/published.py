@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,6 +28,7 @@ Several = Annotated[int, Field(ge=1, le=16384)]
 LayerTypes = list[Literal["linear_attention", "full_attention"]]
 
 Made = TypeVar("Made", bound=BaseModel)
+Module = TypeVar("Module", bound=ModuleConfig)
 ROPE_KEYS = ("rope_theta", "partial_rotary_factor")
 SCALINGS = {"linear": LinearScalingConfig, "llama3": Llama3ScalingConfig, "yarn": YarnScalingConfig}
 ORIGINAL_LEN = "original_max_position_embeddings"
@@ -108,7 +109,7 @@ class Published(Strict):
         return spelled
 
     @classmethod
-    def read(cls, family: str, keys: Mapping) -> Published:
+    def read(cls, family: str, keys: Mapping) -> Self:
         """Validate; the error names the first wrong key, its value and what it should be."""
         try:
             return cls.model_validate(dict(keys))
@@ -223,13 +224,13 @@ def predictors(count: int, norm: NormConfig, modules: Sequence[ModuleConfig], **
     return (MTPConfig(norm=norm, **prenorm(norm, modules), **fields),) * count
 
 
-def first(config: ModelConfig, kind: str) -> Any:
-    """The first module config of a kind, in the trunk or else in multi-token prediction, or None."""
+def first(config: ModelConfig, kind: type[Module]) -> Module | None:
+    """The first module config of exactly this class, in the trunk or else in multi-token prediction, or None."""
     sublayers = (*config.sublayers, *(sub for module in config.mtp for sub in module.sublayers))
-    return next((sub.module for sub in sublayers if sub.module.kind == kind), None)
+    return next((module for module in (sub.module for sub in sublayers) if type(module) is kind), None)
 
 
-def build(kind: type[Made], keys: Published, fields: Mapping[str, str], **others) -> Made:
+def build(kind: type[Made], keys: Strict, fields: Mapping[str, str], **others) -> Made:
     """A config of ours from published keys: `fields` maps their name to our field."""
     return kind(**{ours: getattr(keys, theirs) for theirs, ours in fields.items()}, **others)
 

@@ -66,12 +66,13 @@ def attention(
         return compute(*inputs)[0]
 
 
-def _check(q_THK, k_TGK, v_TGV, batch: Batch, cache: PagedKV | None, value_dim: int | None) -> int:
+def _check(q_THK, k_TGK, v_TGV: torch.Tensor | None, batch: Batch, cache: PagedKV | None, value_dim: int | None) -> int:
     """V."""
     tokens, heads, key_dim = k_TGK.shape
-    if v_TGV is None and value_dim is None:
+    if v_TGV is not None:
+        value_dim = v_TGV.shape[2]
+    elif value_dim is None:
         raise ConfigError("attention: give values, or value_dim when they are the first channels of the keys")
-    value_dim = value_dim if v_TGV is None else v_TGV.shape[2]
     shapes = f"q {list(q_THK.shape)}, k {list(k_TGK.shape)}, v {None if v_TGV is None else list(v_TGV.shape)}"
     fits = q_THK.shape[0] == tokens and q_THK.shape[2] == key_dim and q_THK.shape[1] % heads == 0
     if v_TGV is None:
@@ -103,6 +104,7 @@ def _check_cache(k_TGK, v_TGV, batch: Batch, cache: PagedKV, value_dim: int) -> 
     _, heads, key_dim = k_TGK.shape
     if batch.pages is None:
         raise ConfigError("attention: a cache was given, but the batch has no pages; make it with cache.batch(...)")
+    wanted: dict[str, tuple[torch.Tensor | None, tuple[int, int, int]]]
     wanted = {"k_pages": (cache.k_pages, (heads, key_dim, CHUNK))}
     if v_TGV is not None:
         wanted["v_pages"] = (cache.v_pages, (heads, CHUNK, value_dim))

@@ -39,10 +39,10 @@ def _make_page_table(batch: Batch, window: int | None) -> PageTable:
 def page_lists(batch: Batch, window: int | None) -> list[tuple[int, ...]]:
     """The pages of each sequence, exactly as many as it needs after this call."""
     counts = [-(-end // CHUNK) for end in batch.ends]
-    if batch.pages is None:
+    tables = batch.pages_of(window)
+    if tables is None:
         firsts = [1 + sum(counts[:n]) for n in range(len(counts))]
         return [tuple(range(first, first + count)) for first, count in zip(firsts, counts)]
-    tables = batch.pages_of(window)
     for n, count in enumerate(counts):
         if len(tables[n]) < count:
             raise ConfigError(

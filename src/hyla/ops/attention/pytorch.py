@@ -79,11 +79,11 @@ def write_rows(cache: PagedKV, k_TGK: torch.Tensor, v_TGV: torch.Tensor | None, 
     if plan.single_rows_W.numel():
         rows, pages, places = plan.single_rows_W, plan.single_pages_W, plan.single_places_W
         cache.k_pages[pages, :, :, places] = k_TGK[rows]
-        if v_TGV is not None:
+        if v_TGV is not None and cache.v_pages is not None:
             cache.v_pages[pages, :, places] = v_TGV[rows]
     if plan.block_pages_I.numel():
         cache.k_pages[plan.block_pages_I] = k_TGK[plan.block_rows_IC].permute(0, 2, 3, 1)
-        if v_TGV is not None:
+        if v_TGV is not None and cache.v_pages is not None:
             cache.v_pages[plan.block_pages_I] = v_TGV[plan.block_rows_IC].transpose(1, 2)
 
 

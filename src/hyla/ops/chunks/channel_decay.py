@@ -21,6 +21,7 @@ from hyla.grid import BLOCK, CHUNK
 from hyla.ops.chunks.plan import RowPlan
 from hyla.ops.exact.batched import bmm
 from hyla.ops.exact.sums import row_sum, running_sum
+from hyla.ops.slots import SlotTensors
 
 BLOCKS = CHUNK // BLOCK
 
@@ -28,7 +29,7 @@ CACHE_NAMES = ("k_rows", "decay_rows", "k_scaled", "block_sum")
 """Slot tensors: [H, 16, K] twice, [H, 4, K, 16] in fp32; [H, 4, K] in float64."""
 
 
-def cache_tensors(*, num_heads: int, key_dim: int):
+def cache_tensors(*, num_heads: int, key_dim: int) -> SlotTensors:
     """(name, shape, dtype, role) of each of `CACHE_NAMES`."""
     single, double = torch.float32, torch.float64
     return (

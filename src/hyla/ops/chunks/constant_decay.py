@@ -35,11 +35,11 @@ class ConstantDecay:
     table_HD: torch.Tensor
     names = ("k_t", "v")
 
-    def rows(self, k_IHCK, v_IHCV, *, old: OldRows | None = None) -> Rows:
+    def rows(self, k_IHCK, v_IHCV, /, *decays: torch.Tensor, old: OldRows | None = None) -> Rows:
         rows = {"k_t": k_IHCK.transpose(2, 3).contiguous(), "v": v_IHCV}
         return rows if old is None else old.fill(rows)
 
-    def read(self, q_IHRK, rows: Rows, row_I: torch.Tensor | None = None) -> Read:
+    def read(self, q_IHRK, /, rows: Rows, row_I: torch.Tensor | None = None) -> Read:
         dots, table = key_dots(q_IHRK, rows), self.table_HD
         if row_I is None:
             place = torch.arange(CHUNK, device=table.device)
@@ -58,7 +58,7 @@ class ConstantDecay:
         k = rows["k_t"] * table[:, _distances(count_I - 1)].transpose(0, 1)[:, :, None]
         return Fold(k, rows["v"], table[:, count_I].t()[..., None, None])
 
-    def append(self, plan: RowPlan, cache, k_NHK, v_NHV) -> None:
+    def append(self, plan: RowPlan, cache, k_NHK, v_NHV, /, *decays: torch.Tensor) -> None:
         store_row(plan, cache, k_NHK, v_NHV)
 
 

@@ -32,7 +32,7 @@ def decay_attention(
     cache,
     state_NHKV: torch.Tensor | None,
     return_state: bool,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Outputs [T, H, V] of a linear attention, with `return_state` and the final states [N, H, K, V].
 
     inputs: q [T, G, K] (scaled), k, v [T, H, V] and the rule's decays [T, H, ...], whose shapes the caller checked.

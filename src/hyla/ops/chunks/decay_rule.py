@@ -59,16 +59,18 @@ class OldRows:
 class DecayRule(Protocol):
     """What lightning, linear attention and the state space dual differ in. All but `append` is differentiable."""
 
-    names: tuple[str, ...]
-    """Cache tensors of the open rows."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Cache tensors of the open rows."""
+        ...
 
     def rows(
-        self, k_IGCK: torch.Tensor, v_IHCV: torch.Tensor, *decays: torch.Tensor, old: OldRows | None = None
+        self, k_IGCK: torch.Tensor, v_IHCV: torch.Tensor, /, *decays: torch.Tensor, old: OldRows | None = None
     ) -> Rows:
         """The rows of whole chunks; `old`: those of the first items that the cache has."""
         ...
 
-    def read(self, q_IGRK: torch.Tensor, rows: Rows, row_I: torch.Tensor | None = None) -> Read:
+    def read(self, q_IGRK: torch.Tensor, /, rows: Rows, row_I: torch.Tensor | None = None) -> Read:
         """row_I: the place of the one row of each chunk that reads (R = 1); None: all 64 do."""
         ...
 
@@ -76,7 +78,7 @@ class DecayRule(Protocol):
         """count_I: rows of each chunk that exist, the others are zeros and do not decay; None: all 64."""
         ...
 
-    def append(self, plan: RowPlan, cache, k_NGK: torch.Tensor, v_NHV: torch.Tensor, *decays: torch.Tensor) -> None:
+    def append(self, plan: RowPlan, cache, k_NGK: torch.Tensor, v_NHV: torch.Tensor, /, *decays: torch.Tensor) -> None:
         """Store one new row of each sequence."""
         ...
 

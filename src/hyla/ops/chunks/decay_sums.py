@@ -11,10 +11,15 @@ from hyla.ops.chunks.plan import RowPlan
 from hyla.ops.exact.sums import running_sum
 
 
-def chunk_sums(log_decay_IHC: torch.Tensor, old_OHC=None, ranks=None, is_old_OC=None) -> torch.Tensor:
+def chunk_sums(
+    log_decay_IHC: torch.Tensor,
+    old_OHC: torch.Tensor | None = None,
+    ranks: list[int] | None = None,
+    is_old_OC: torch.Tensor | None = None,
+) -> torch.Tensor:
     """float64 [I, H, 64]. old: the sums that the open chunks of some ranks have already, at the places in is_old."""
     decay = log_decay_IHC.double()
-    if old_OHC is None:
+    if old_OHC is None or is_old_OC is None:
         return running_sum(decay, 2)
     is_old = is_old_OC[:, None]
     last_old = is_old & ~torch.nn.functional.pad(is_old[..., 1:], (0, 1))

@@ -63,7 +63,8 @@ def forward(
 def _extend(rule: DecayRule, batch: Batch, cache, plan: ChunkPlan, *inputs) -> torch.Tensor:
     """Rows of the prefill sequences, continuing their open chunks; leaves anchors and open rows in the cache."""
     q, k, v, *decays = (to_items(x, plan) for x in inputs)
-    slots = [batch.slots[n] for n in plan.sequences]
+    held = batch.cached_slots
+    slots = [held[n] for n in plan.sequences]
     slots_R, old = batch.index(slots), None
     if plan.open_ranks:
         ranks = list(plan.open_ranks)

@@ -169,7 +169,7 @@ def run_chain(
             size, start = plan.step_sizes[step], starts[step]
             here, local = slice(start, start + size), slice(start - first, start - first + size)
             anchor = result.final_RHKV[:size]
-            if keep_anchors:
+            if result.anchors_IHKV is not None:
                 result.anchors_IHKV[here] = anchor
             old_here = (old, plan) if old is not None and step == 0 else None
             parts = (kq_in[local], ap_off[local], p_diagonal[local], v_IHCV[here], beta_IHC[here])

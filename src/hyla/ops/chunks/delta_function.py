@@ -35,7 +35,7 @@ def delta_rule(
     scale: float,
     state_NHKV: torch.Tensor | None,
     return_state: bool,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Outputs [T, Hv, V] of a delta rule, with `return_state` and the final states [N, Hv, K, V].
 
     inputs: q, k, v, log_decay, beta. measure: the rule's, for the backward pass.

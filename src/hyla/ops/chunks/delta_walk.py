@@ -59,7 +59,8 @@ def _append(rule: DeltaRule, cache, plan, *inputs) -> torch.Tensor:
 def _extend(rule: DeltaRule, batch: Batch, cache, plan: ChunkPlan, *inputs) -> torch.Tensor:
     """Rows of the prefill sequences, continuing their open chunks; leaves anchors and open rows in the cache."""
     q, k, v, log_decay, beta = (to_items(x, plan) for x in inputs)
-    slots = [batch.slots[n] for n in plan.sequences]
+    held = batch.cached_slots
+    slots = [held[n] for n in plan.sequences]
     slots_R = batch.index(slots)
     old = rows = None
     if plan.open_ranks:

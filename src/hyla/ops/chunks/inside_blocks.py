@@ -50,7 +50,7 @@ class InsideBlocks(torch.autograd.Function):
         grad_q, grad_k = diagonal * k, diagonal * q
         grad_k[..., -1, :] += grad_end[..., -1, :]
         grad_decay = torch.zeros_like(k)
-        grad_run = None
+        grad_run = k.new_zeros(*k.shape[:-2], 0, k.shape[-1])
         for distance in range(BLOCK, 0, -1):
             # Rows distance - 1 .. 15; the first of them reaches back to the block's start and pairs with no row.
             run_grad = k.new_zeros(*k.shape[:-2], BLOCK - distance + 1, k.shape[-1])

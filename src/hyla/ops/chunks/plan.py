@@ -142,7 +142,8 @@ def row_plan(batch: Batch) -> RowPlan:
 
 def _make_row_plan(batch: Batch) -> RowPlan:
     sequences = batch.decode_sequences
-    slots = [batch.slots[n] for n in sequences] if sequences else []
+    held = batch.slots or ()  # without a cache there are no such sequences
+    slots = [held[n] for n in sequences]
     rows = [batch.starts[n] % CHUNK for n in sequences]
     # A slice makes a view of the states: a decoded token then reads them where they lie.
     consecutive = bool(slots) and slots == list(range(slots[0], slots[0] + len(slots)))

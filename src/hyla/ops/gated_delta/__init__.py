@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 
 from hyla.grid import BLOCK, CHUNK
@@ -9,6 +11,39 @@ from hyla.ops.backends import choose
 from hyla.ops.batch import Batch
 from hyla.ops.chunks.delta_function import delta_rule
 from hyla.ops.gated_delta import pytorch
+from hyla.ops.slots import SlotTensors
+
+
+@overload
+def gated_delta(
+    q_THK,
+    k_THK,
+    v_THV,
+    log_decay_TH,
+    beta_TH,
+    *,
+    batch: Batch,
+    cache=None,
+    scale: float,
+    state: torch.Tensor | None = None,
+    return_state: Literal[False] = False,
+) -> torch.Tensor: ...
+
+
+@overload
+def gated_delta(
+    q_THK,
+    k_THK,
+    v_THV,
+    log_decay_TH,
+    beta_TH,
+    *,
+    batch: Batch,
+    cache=None,
+    scale: float,
+    state: torch.Tensor | None = None,
+    return_state: Literal[True],
+) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def gated_delta(
@@ -23,7 +58,7 @@ def gated_delta(
     scale: float,
     state: torch.Tensor | None = None,
     return_state: bool = False,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Read and update a gated delta-rule memory over a packed batch.
 
     S <- exp(a_t) S;  S <- S + k_t (beta_t (v_t - S^T k_t))^T;  o_t = scale S^T q_t
@@ -59,7 +94,7 @@ def gated_delta(
     )
 
 
-def cache_tensors(*, num_key_heads: int, num_value_heads: int, key_dim: int, value_dim: int):
+def cache_tensors(*, num_key_heads: int, num_value_heads: int, key_dim: int, value_dim: int) -> SlotTensors:
     """What one sequence keeps: (name, shape, dtype, role) of each slot tensor."""
     single, double = torch.float32, torch.float64
     return (

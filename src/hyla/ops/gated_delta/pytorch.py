@@ -19,7 +19,7 @@ from hyla.ops.exact.batched import bmm
 unsupported = runs_anywhere
 
 
-def measure(q_IHCK, k_IHCK, log_decay_IHC, beta_IHC, old=None, is_old_OC=None) -> Intra:
+def measure(q_IHCK, k_IHCK, log_decay_IHC, beta_IHC, old=None, is_old_OC: torch.Tensor | None = None) -> Intra:
     """Decays and dots of I chunks. q, k: [I, Hk, 64, K]; log_decay, beta: [I, Hv, 64].
 
     Decay is summed in float64 from the chunk's start, so that a difference of two sums costs no accuracy.
@@ -28,7 +28,7 @@ def measure(q_IHCK, k_IHCK, log_decay_IHC, beta_IHC, old=None, is_old_OC=None) -
     dtype = q_IHCK.dtype
     heads, key_heads = beta_IHC.shape[1], k_IHCK.shape[1]
     k_t = k_IHCK.transpose(2, 3).contiguous()
-    if old is None:
+    if old is None or is_old_OC is None:
         sums = chunk_sums(log_decay_IHC)
     else:
         ranks = old["ranks"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 
 from hyla.errors import ConfigError
@@ -10,6 +12,37 @@ from hyla.ops.backends import choose
 from hyla.ops.batch import Batch
 from hyla.ops.chunks.decay_function import decay_attention
 from hyla.ops.gla.rule import ChannelDecay
+from hyla.ops.slots import SlotTensors
+
+
+@overload
+def gla(
+    q_THK,
+    k_THK,
+    v_THV,
+    log_decay_THK,
+    *,
+    batch: Batch,
+    cache=None,
+    scale: float,
+    state: torch.Tensor | None = None,
+    return_state: Literal[False] = False,
+) -> torch.Tensor: ...
+
+
+@overload
+def gla(
+    q_THK,
+    k_THK,
+    v_THV,
+    log_decay_THK,
+    *,
+    batch: Batch,
+    cache=None,
+    scale: float,
+    state: torch.Tensor | None = None,
+    return_state: Literal[True],
+) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def gla(
@@ -23,7 +56,7 @@ def gla(
     scale: float,
     state: torch.Tensor | None = None,
     return_state: bool = False,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Read and update a linear-attention memory whose key channels decay each by its own rate.
 
     S <- diag(exp(a_t)) S + k_t v_t^T;  o_t = scale S^T q_t: the current token is not decayed.
@@ -66,7 +99,7 @@ def gla(
     )
 
 
-def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int):
+def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int) -> SlotTensors:
     """What one sequence keeps: (name, shape, dtype, role) of each slot tensor.
 
     The open rows are plain keys, values and log decays: they can go back to any length above the anchor's.

@@ -22,11 +22,12 @@ class ChannelDecay:
 
     names = ("k", "v", "log_decay")
 
-    def rows(self, k_IHCK, v_IHCV, log_decay_IHCK, *, old: OldRows | None = None) -> Rows:
+    def rows(self, k_IHCK, v_IHCV, /, *decays: torch.Tensor, old: OldRows | None = None) -> Rows:
+        (log_decay_IHCK,) = decays
         rows = {"k": k_IHCK, "v": v_IHCV, "log_decay": log_decay_IHCK}
         return rows if old is None else old.fill(rows)
 
-    def read(self, q_IHRK, rows: Rows, row_I: torch.Tensor | None = None) -> Read:
+    def read(self, q_IHRK, /, rows: Rows, row_I: torch.Tensor | None = None) -> Read:
         k, log_decay = (rows[name].unflatten(2, (BLOCKS, BLOCK)) for name in ("k", "log_decay"))
         log_decay = log_decay.double()
         if row_I is None:
@@ -52,6 +53,6 @@ class ChannelDecay:
         k_out = (k * torch.exp(after.to(k.dtype))).transpose(2, 3).contiguous()
         return Fold(k_out, rows["v"], torch.exp(sums[:, :, -1].to(k.dtype))[..., None])
 
-    def append(self, plan: RowPlan, cache, k_NHK, v_NHV, log_decay_NHK) -> None:
-        for name, row in zip(self.names, (k_NHK, v_NHV, log_decay_NHK)):
+    def append(self, plan: RowPlan, cache, k_NHK, v_NHV, /, *decays: torch.Tensor) -> None:
+        for name, row in zip(self.names, (k_NHK, v_NHV, *decays)):
             cache[name][plan.slots_N, :, plan.row_N] = row

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 
 from hyla.grid import BLOCK, CHUNK
@@ -10,6 +12,39 @@ from hyla.ops.batch import Batch
 from hyla.ops.chunks import channel_decay
 from hyla.ops.chunks.delta_function import delta_rule
 from hyla.ops.kda import pytorch
+from hyla.ops.slots import SlotTensors
+
+
+@overload
+def kda(
+    q_THK,
+    k_THK,
+    v_THV,
+    log_decay_THK,
+    beta_TH,
+    *,
+    batch: Batch,
+    cache=None,
+    scale: float,
+    state: torch.Tensor | None = None,
+    return_state: Literal[False] = False,
+) -> torch.Tensor: ...
+
+
+@overload
+def kda(
+    q_THK,
+    k_THK,
+    v_THV,
+    log_decay_THK,
+    beta_TH,
+    *,
+    batch: Batch,
+    cache=None,
+    scale: float,
+    state: torch.Tensor | None = None,
+    return_state: Literal[True],
+) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def kda(
@@ -24,7 +59,7 @@ def kda(
     scale: float,
     state: torch.Tensor | None = None,
     return_state: bool = False,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Read and update a KDA memory over a packed batch.
 
     S <- diag(exp(a_t)) S;  S <- S + k_t (beta_t (v_t - S^T k_t))^T;  o_t = scale S^T q_t
@@ -60,7 +95,7 @@ def kda(
     )
 
 
-def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int):
+def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int) -> SlotTensors:
     """What one sequence keeps: (name, shape, dtype, role) of each slot tensor."""
     single = torch.float32
     return (

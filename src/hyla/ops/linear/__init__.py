@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch.nn.functional import pad
 
@@ -12,6 +14,7 @@ from hyla.ops.batch import Batch
 from hyla.ops.chunks.constant_decay import ConstantDecay, decay_table
 from hyla.ops.chunks.decay_function import decay_attention
 from hyla.ops.linear.cost import row_width
+from hyla.ops.slots import SlotTensors
 
 
 def elu_plus_one(x: torch.Tensor) -> torch.Tensor:
@@ -21,6 +24,34 @@ def elu_plus_one(x: torch.Tensor) -> torch.Tensor:
     everywhere. Source: arXiv 2006.16236, eq. 7.
     """
     return torch.where(x > 0.0, x + 1.0, torch.exp(x.clamp_max(0.0)))
+
+
+@overload
+def linear_attention(
+    q_THK,
+    k_THK,
+    v_THV,
+    *,
+    batch: Batch,
+    cache=None,
+    eps: float,
+    state: torch.Tensor | None = None,
+    return_state: Literal[False] = False,
+) -> torch.Tensor: ...
+
+
+@overload
+def linear_attention(
+    q_THK,
+    k_THK,
+    v_THV,
+    *,
+    batch: Batch,
+    cache=None,
+    eps: float,
+    state: torch.Tensor | None = None,
+    return_state: Literal[True],
+) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def linear_attention(
@@ -33,7 +64,7 @@ def linear_attention(
     eps: float,
     state: torch.Tensor | None = None,
     return_state: bool = False,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Read and update a linear-attention memory over a packed batch.
 
     S_t = S_{t-1} + k_t v_t^T;  z_t = z_{t-1} + k_t;  o_t = S_t^T q_t / (z_t . q_t + eps)
@@ -68,9 +99,9 @@ def linear_attention(
         state_NHKV=state,
         return_state=return_state,
     )
-    sums_THW, *final = found if return_state else (found,)
+    sums_THW, final_NHKW = found if isinstance(found, tuple) else (found, None)
     o_THV = sums_THW[..., :value_dim] / (sums_THW[..., value_dim : value_dim + 1] + eps)
-    return (o_THV, *final) if return_state else o_THV
+    return o_THV if final_NHKW is None else (o_THV, final_NHKW)
 
 
 def _check(q, k, v, batch: Batch) -> None:
@@ -82,7 +113,7 @@ def _check(q, k, v, batch: Batch) -> None:
         raise ConfigError(f"linear attention: {q.shape[0]} rows for a batch of {batch.num_tokens} tokens")
 
 
-def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int):
+def cache_tensors(*, num_heads: int, key_dim: int, value_dim: int) -> SlotTensors:
     """What one sequence keeps: (name, shape, dtype, role) of each slot tensor. Column `value_dim` counts the keys.
 
     The open rows are plain keys and values: they can go back to any length above the anchor's.

@@ -253,13 +253,18 @@ class AttentionCall(Structure):
     )
 
 
+def _with_dense_heads(x_THK: torch.Tensor) -> torch.Tensor:
+    return x_THK if x_THK.stride(2) == 1 else x_THK.contiguous()
+
+
 def attention(q, k, v, page_table, spans_4N, k_pages, v_pages, *, scale, value_dim, window, sinks, with_statistics):
     """Write new keys and values to their pages, then attend: (o [T, Hq, V], max, sum [T, Hq] or None), fp32.
 
     q [T, Hq, K]; k, v [T, G, .] like the pages [P, G, K, 64] and [P, G, 64, V] (v, v_pages None: the values are
     channels of the keys); page_table: int64 (place of each sequence's first page in the list, pages); sinks: fp32 [Hq].
     """
-    q, k, v = (x if x is None or x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
+    q, k = _with_dense_heads(q), _with_dense_heads(k)
+    v = None if v is None else _with_dense_heads(v)
     sinks = None if sinks is None else sinks.contiguous()
     tokens, query_heads, key_dim = q.shape
     o = torch.empty(tokens, query_heads, value_dim, dtype=torch.float32)

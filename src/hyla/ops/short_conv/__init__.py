@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 
 from hyla.errors import ConfigError
@@ -15,6 +17,32 @@ from hyla.ops.short_conv.tail import keep_tail
 __all__ = ["RING", "conv_plan", "short_conv"]
 
 
+@overload
+def short_conv(
+    x_TC: torch.Tensor,
+    weight_CL: torch.Tensor,
+    *,
+    batch: Batch,
+    cache: torch.Tensor | None,
+    tail: torch.Tensor | None = None,
+    state: torch.Tensor | None = None,
+    return_state: Literal[False] = False,
+) -> torch.Tensor: ...
+
+
+@overload
+def short_conv(
+    x_TC: torch.Tensor,
+    weight_CL: torch.Tensor,
+    *,
+    batch: Batch,
+    cache: torch.Tensor | None,
+    tail: torch.Tensor | None = None,
+    state: torch.Tensor | None = None,
+    return_state: Literal[True],
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
 def short_conv(
     x_TC: torch.Tensor,
     weight_CL: torch.Tensor,
@@ -24,7 +52,7 @@ def short_conv(
     tail: torch.Tensor | None = None,
     state: torch.Tensor | None = None,
     return_state: bool = False,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Mix every channel with its last L - 1 inputs; a sequence never sees another one.
 
     y_t = sum_{j=0}^{L-1} w[:, j] x_{t-(L-1)+j}, added in this order; inputs before position 0 are zeros.
@@ -60,11 +88,11 @@ def short_conv(
     if state is not None:
         batch, cache = behind_ring(batch), ring_of(state)
     plan = conv_plan(batch, taps)
-    if tail is not None:
+    if tail is not None and cache is not None:
         keep_tail(x_TC.detach(), plan, cache, tail)
     forward = choose("short_conv", x_TC).forward
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (x_TC, weight_CL, state)):
         y_TC = ShortConv.apply(x_TC, weight_CL, state, forward, plan, cache)
     else:
         y_TC = forward(x_TC, weight_CL, plan, cache)
-    return (y_TC, final) if return_state else y_TC
+    return y_TC if final is None else (y_TC, final)

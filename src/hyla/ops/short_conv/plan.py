@@ -71,7 +71,7 @@ def _make_plan(batch: Batch, taps: int) -> ConvPlan:
     is_decode = max(batch.lengths) == 1
     plan = dict.fromkeys(("slots_N1", "kept_slots_W", "kept_ring_W", "kept_rows_W"))
     plan |= {"tail_from_ring": None, "tail_from_rows": None}
-    if batch.is_cached:
+    if batch.slots is not None:
         kept = [
             (slot, (start + i) % RING, offset + i)
             for slot, start, (offset, length) in zip(batch.slots, batch.starts, spans)
@@ -102,7 +102,7 @@ def _make_plan(batch: Batch, taps: int) -> ConvPlan:
 def _tail_sources(batch: Batch, taps: int) -> tuple[tuple[torch.Tensor, ...] | None, ...]:
     """Where the L - 1 inputs before each sequence's newest multiple of 64 stand, for sequences that pass one now."""
     from_ring, from_rows = [], []
-    for slot, start, end, offset in zip(batch.slots, batch.starts, batch.ends, batch.offsets):
+    for slot, start, end, offset in zip(batch.cached_slots, batch.starts, batch.ends, batch.offsets):
         boundary = end // CHUNK * CHUNK
         for j in range(taps - 1) if boundary > start else ():
             position = boundary - (taps - 1) + j

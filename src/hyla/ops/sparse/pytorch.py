@@ -53,8 +53,9 @@ class PagedKeys:
 
     def __init__(self, pages_PKC: torch.Tensor, batch: Batch):
         self.pages_PKC, self.key_dim = pages_PKC, pages_PKC.shape[1]
-        longest = max(len(pages) for pages in batch.pages)
-        self._table_NX = batch.index([list(pages) + [0] * (longest - len(pages)) for pages in batch.pages])
+        tables = batch.cached_pages
+        longest = max(len(pages) for pages in tables)
+        self._table_NX = batch.index([list(pages) + [0] * (longest - len(pages)) for pages in tables])
         self._sequence_T = batch.index([n for n, length in enumerate(batch.lengths) for _ in range(length)])
 
     def gather(self, rows_L: torch.Tensor, positions_LS: torch.Tensor) -> torch.Tensor:

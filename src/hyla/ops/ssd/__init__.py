@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 
 from hyla.errors import ConfigError
@@ -9,9 +11,38 @@ from hyla.grid import CHUNK
 from hyla.ops.backends import choose
 from hyla.ops.batch import Batch
 from hyla.ops.chunks.decay_function import decay_attention
+from hyla.ops.slots import SlotTensors
 from hyla.ops.ssd.rule import SummedDecay
 
 __all__ = ["cache_tensors", "ssd"]
+
+
+@overload
+def ssd(
+    q_TGK,
+    k_TGK,
+    v_THV,
+    log_decay_TH,
+    *,
+    batch: Batch,
+    cache=None,
+    state: torch.Tensor | None = None,
+    return_state: Literal[False] = False,
+) -> torch.Tensor: ...
+
+
+@overload
+def ssd(
+    q_TGK,
+    k_TGK,
+    v_THV,
+    log_decay_TH,
+    *,
+    batch: Batch,
+    cache=None,
+    state: torch.Tensor | None = None,
+    return_state: Literal[True],
+) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def ssd(
@@ -24,7 +55,7 @@ def ssd(
     cache=None,
     state: torch.Tensor | None = None,
     return_state: bool = False,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Read and update a decaying memory over a packed batch.
 
     S_t = exp(a_t) S_{t-1} + k_t v_t^T;  o_t = S_t^T q_t
@@ -72,7 +103,7 @@ def _check(q, k, v, log_decay, batch: Batch) -> None:
         raise ConfigError(f"ssd: {tokens} rows for a batch of {batch.num_tokens} tokens")
 
 
-def cache_tensors(*, num_groups: int, num_heads: int, key_dim: int, value_dim: int):
+def cache_tensors(*, num_groups: int, num_heads: int, key_dim: int, value_dim: int) -> SlotTensors:
     """What one sequence keeps: (name, shape, dtype, role) of each slot tensor.
 
     The open rows are plain keys and values, and sums up to each: they can go back to any length above the anchor's.

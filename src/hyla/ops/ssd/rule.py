@@ -24,14 +24,15 @@ class SummedDecay:
 
     names = ("k_t", "v", "decay_sum")
 
-    def rows(self, k_IGCK, v_IHCV, log_decay_IHC, *, old: OldRows | None = None) -> Rows:
+    def rows(self, k_IGCK, v_IHCV, /, *decays: torch.Tensor, old: OldRows | None = None) -> Rows:
+        (log_decay_IHC,) = decays
         rows = {"k_t": k_IGCK.transpose(2, 3).contiguous(), "v": v_IHCV}
         if old is None:
             return rows | {"decay_sum": chunk_sums(log_decay_IHC)}
         sums = chunk_sums(log_decay_IHC, old.rows["decay_sum"], old.ranks, old.is_old_OC)
         return old.fill(rows | {"decay_sum": sums})
 
-    def read(self, q_IGRK, rows: Rows, row_I: torch.Tensor | None = None) -> Read:
+    def read(self, q_IGRK, /, rows: Rows, row_I: torch.Tensor | None = None) -> Read:
         sums_IHC, heads = rows["decay_sum"], rows["v"].shape[1]
         place = torch.arange(CHUNK, device=sums_IHC.device)
         if row_I is None:
@@ -51,6 +52,7 @@ class SummedDecay:
         v_out = v * torch.exp((last - sums).to(v.dtype))[..., None]
         return Fold(spread(rows["k_t"], v.shape[1]), v_out, torch.exp(last.to(v.dtype))[..., None])
 
-    def append(self, plan: RowPlan, cache, k_NGK, v_NHV, log_decay_NH) -> None:
+    def append(self, plan: RowPlan, cache, k_NGK, v_NHV, /, *decays: torch.Tensor) -> None:
+        (log_decay_NH,) = decays
         store_row(plan, cache, k_NGK, v_NHV)
         append_sum(plan, cache, log_decay_NH)

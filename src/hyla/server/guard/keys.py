@@ -78,7 +78,7 @@ class KeyRing:
     def refresh(self) -> None:
         """Read the file again if it has changed. One that cannot be read leaves the keys as they are, and is logged."""
         stamp = self._file_stamp()
-        if stamp == self._stamp:
+        if stamp == self._stamp or self.file is None:
             return
         self._stamp = stamp
         try:

@@ -77,5 +77,5 @@ def respond(request: Request, name: str, headers: dict[str, str]) -> Response:
 @cache
 def read(name: str) -> tuple[bytes, str]:
     """(content, entity tag) of a file."""
-    body = files(__package__).joinpath(name).read_bytes()
+    body = files(__name__).joinpath(name).read_bytes()
     return body, f'"{sha256(body).hexdigest()[:32]}"'

@@ -8,10 +8,12 @@ from typing import Any
 from hyla.answers import constraints
 from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
-from hyla.server.schemas.generation import GenerationFields, ResponseFormat
+from hyla.server.schemas.chat import ChatRequest
+from hyla.server.schemas.completions import CompletionRequest
+from hyla.server.schemas.generation import ResponseFormat
 
 
-def grammar_of(requested: GenerationFields, limits: Limits) -> dict | None:
+def grammar_of(requested: ChatRequest | CompletionRequest, limits: Limits) -> dict | None:
     """The one constraint of a request, None without. Raises RequestError for two, and for what is too large."""
     found: dict[str, Any] = {}
     if (

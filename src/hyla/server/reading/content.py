@@ -50,9 +50,9 @@ def part_text(part: Any, where: str, param: str) -> str:
 def _document_text(part: Mapping, where: str, param: str) -> str:
     """Anthropic's documents: those that are given as text, after their titles."""
     source = part.get("source")
-    kind = source.get("type") if isinstance(source, Mapping) else None
-    if kind not in ("text", "content"):
+    if not isinstance(source, Mapping) or source.get("type") not in ("text", "content"):
         raise not_text("document", where, param)
+    kind = source["type"]
     field = "data" if kind == "text" else "content"
     given = source.get(field)
     if kind == "text" and not isinstance(given, str):

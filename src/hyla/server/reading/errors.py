@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hyla.engine import Overloaded
+from hyla.engine.requests.overload import Overloaded
 from hyla.errors import CapacityError, HylaError, RequestError
 
 logger = logging.getLogger(__name__)

@@ -48,7 +48,7 @@ def request_error(error: ValidationError, body: Mapping[str, Any]) -> RequestErr
         said = "every request needs it" if len(first.path) == 1 else "add it"
         return RequestError(f"{where} is missing; {said}", name)
     if kind == "value_error":
-        return RequestError(f"{where} {first.details['ctx']['error']}", name)
+        return RequestError(f"{where} {first.details.get('ctx', {})['error']}", name)
     return RequestError(f"{where} = {short(first.details.get('input'))}: {_said(meant)}", name)
 
 
@@ -58,14 +58,13 @@ def written(path: Sequence[str | int]) -> str:
     return "".join(parts).removeprefix(".")
 
 
-def _mistake(details: ErrorDetails, body: Mapping[str, Any]) -> Mistake:
+def _mistake(details: ErrorDetails, body: Any) -> Mistake:
     value: Any = body
     path: list[str | int] = []
     branch: tuple[str | int, ...] = ()
     for n, part in enumerate(details["loc"]):
         is_last = n == len(details["loc"]) - 1
-        is_place = isinstance(value, list) and isinstance(part, int) and part < len(value)
-        if is_place or (isinstance(value, Mapping) and part in value):
+        if _has(value, part):
             value = value[part]
         elif not (is_last and details["type"] == "missing"):
             # pydantic names the alternative that it tried.
@@ -73,6 +72,13 @@ def _mistake(details: ErrorDetails, body: Mapping[str, Any]) -> Mistake:
             continue
         path.append(part)
     return Mistake(details, tuple(path), branch)
+
+
+def _has(value: Any, part: int | str) -> bool:
+    """Whether a part of a body has this name or place."""
+    if isinstance(value, list):
+        return isinstance(part, int) and part < len(value)
+    return isinstance(value, Mapping) and part in value
 
 
 def _meant(mistakes: Sequence[Mistake]) -> list[Mistake]:

@@ -139,6 +139,8 @@ TOOL_WORDS = {"form": "parameters of a tool", "place": ""}
 
 def client_name(requested: Body, name: str | None) -> str | None:
     """A field of this request for the engine's word; None when it has none."""
+    if name is None:
+        return None
     names = CLIENT_NAMES.get(type(requested), {}).get(name, (name,))
     known = [field for field in names if field in type(requested).model_fields]
     sent = (field for field in known if field in requested.model_fields_set and getattr(requested, field) is not None)

@@ -95,15 +95,15 @@ def _params(requested: CompletionRequest, grammar: dict | None, marks: dict) -> 
                 f"best_of = {requested.best_of} must be at least n = {num}, and is not for streams", "best_of"
             )
         num, logprobs = requested.best_of, logprobs or 0
-    more = {"n": num} if requested.best_of is not None else {}
+    more: dict[str, int | None] = {"n": num} if requested.best_of is not None else {}
     more["prompt_logprobs"] = max(scores, default=None)
     return sampling_params(requested, max_tokens=most, logprobs=logprobs, grammar=grammar, **more, **marks)
 
 
 def _echoes(served: ServedModel, prompts: Sequence, ids: Sequence[tuple[int, ...]]) -> list[str]:
     """Each prompt as text."""
-    has_text = served.tokenizer is not None
+    tokenizer = served.tokenizer
     return [
-        prompt if isinstance(prompt, str) else served.tokenizer.decode(prompt_ids) if has_text else ""
+        prompt if isinstance(prompt, str) else tokenizer.decode(prompt_ids) if tokenizer is not None else ""
         for prompt, prompt_ids in zip(prompts, ids)
     ]

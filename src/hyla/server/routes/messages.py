@@ -20,7 +20,7 @@ from hyla.server.reading.content import part_text, text_of
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.tools import tool_use
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
-from hyla.server.schemas.generation import ResponseFormat
+from hyla.server.schemas.generation import JsonSchemaFormat, ResponseFormat
 from hyla.server.schemas.messages import Block, CountTokensRequest, MessageRequest, Turn
 from hyla.server.schemas.tools import FunctionTool
 from hyla.server.service import Service, client_of, service_of
@@ -45,12 +45,12 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = _grammar(requested, service.limits)
     # A model without known thinking may be asked to think: clients send it to every model.
-    is_bounded = served.format.thinking_ids is not None and requested.thinking is not None
+    thinking = requested.thinking if served.format.thinking_ids is not None else None
     reading = served.format.reading(
         prompt.text,
         conversation.tools,
         constraint,
-        budget=requested.thinking.budget_tokens if is_bounded else None,
+        budget=thinking.budget_tokens if thinking is not None else None,
         may_think=conversation.may_think,
     )
     stops = tuple(requested.stop_sequences or ())
@@ -184,12 +184,11 @@ def _tools(requested: CountTokensRequest, limits: Limits) -> ToolUse:
         if choice.name is None:
             raise RequestError("tool_choice of type 'tool' needs the tool's name", "tool_choice")
         return tool_use(tools, "required", is_parallel, limits).narrowed([choice.name], "required")
-    mode = {"auto": "auto", "any": "required", "none": "none"}[choice.type]
-    return tool_use(tools, mode, is_parallel, limits)
+    return tool_use(tools, "required" if choice.type == "any" else choice.type, is_parallel, limits)
 
 
 def _grammar(requested: MessageRequest, limits: Limits) -> dict | None:
     if requested.output_config is None or requested.output_config.format is None:
         return None
-    schema = {"schema": requested.output_config.format.schema_}
+    schema = JsonSchemaFormat.model_validate({"schema": requested.output_config.format.schema_})
     return format_grammar(ResponseFormat(type="json_schema", json_schema=schema), limits, "output_config")

@@ -22,7 +22,7 @@ from hyla.server.reading.mistakes import short
 from hyla.server.reading.tools import tool_use
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.routes.chat import effort_names
-from hyla.server.schemas.generation import ResponseFormat
+from hyla.server.schemas.generation import JsonSchemaFormat, ResponseFormat
 from hyla.server.schemas.responses import (
     InputItem,
     InputTokensRequest,
@@ -182,7 +182,8 @@ def _add_item(messages: list[dict[str, Any]], item: InputItem, where: str) -> No
         messages.append({"role": "tool", "tool_call_id": _text(fields, "call_id", where, kind), "content": text})
     elif kind == "reasoning":
         parts = item.content if isinstance(item.content, list) else []
-        texts = [part.get("text") for part in parts if isinstance(part.get("text"), str)]
+        given = (part.get("text") for part in parts)
+        texts = [text for text in given if isinstance(text, str)]
         if texts:
             messages.append({"role": "assistant", "content": "", "reasoning_content": "\n".join(texts)})
     elif kind == "item_reference":
@@ -241,8 +242,8 @@ def _grammar(text: TextOptions | None, limits: Limits) -> dict | None:
     if text is None or text.format is None:
         return None
     form = text.format
-    schema = {"schema": form.schema_}
-    wanted = ResponseFormat(type=form.type, json_schema=schema if form.type == "json_schema" else None)
+    schema = JsonSchemaFormat.model_validate({"schema": form.schema_}) if form.type == "json_schema" else None
+    wanted = ResponseFormat(type=form.type, json_schema=schema)
     return format_grammar(wanted, limits, "text")
 
 

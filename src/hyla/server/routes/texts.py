@@ -144,7 +144,7 @@ async def _detokenize(service: Service, requested: DetokenizeRequest, client: st
 
 
 @router.post("/score")
-async def score(request: Request, client: str = Depends(client_of)) -> JSONResponse:
+async def score(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
     requested = parse(ScoreRequest, await read_json(request, service.limits))
     with in_client_names(requested):

@@ -28,11 +28,12 @@ class CompletionRequest(GenerationFields):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [tuple(self.prompt)]
+            return [tuple(token for token in self.prompt if isinstance(token, int))]
         if not self.prompt:
             raise RequestError("prompt is an empty list; give a text or token ids", "prompt")
         if len(self.prompt) > limits.max_prompts:
             raise RequestError(
                 f"prompt holds {len(self.prompt)} prompts; at most {limits.max_prompts} go at once", "prompt"
             )
-        return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in self.prompt]
+        texts_or_ids = (prompt for prompt in self.prompt if not isinstance(prompt, int))
+        return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in texts_or_ids]

@@ -61,7 +61,12 @@ class Choice:
         return deltas
 
     @property
-    def reason(self) -> str:
+    def counts(self) -> Usage:
+        """Tokens of a finished choice; those that came, where an engine ended without counting."""
+        return self.usage or Usage(0, len(self.token_ids))
+
+    @property
+    def reason(self) -> str | None:
         """finish_reason as OpenAI's clients read it."""
         return "tool_calls" if self.has_called else self.finish_reason
 
@@ -78,7 +83,7 @@ class Choice:
             return None
         if delta.name is None or delta.call_id is not None:
             return delta
-        return ToolDelta(delta.index, delta.name, delta.arguments, f"call_{uuid.uuid4().hex[:24]}")
+        return ToolDelta(delta.index, delta.name, delta.arguments, _new_call_id())
 
     def _append(self, delta: Delta) -> None:
         if isinstance(delta, TextDelta):
@@ -86,19 +91,23 @@ class Choice:
         elif isinstance(delta, ReasoningDelta):
             self.reasoning += delta.text
         elif delta.name is not None:
-            self.calls.append(ToolCall(delta.call_id, delta.name, delta.arguments))
+            self.calls.append(ToolCall(delta.call_id or _new_call_id(), delta.name, delta.arguments))
         else:
             self.calls[delta.index].arguments += delta.arguments
 
 
+def _new_call_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
 def total_usage(choices: Sequence[Choice], choices_per_prompt: int) -> dict[str, int]:
     """Tokens of a whole request; choices prompt-major, and a prompt counts once."""
-    prompts = [choice.usage for choice in choices[::choices_per_prompt]]
+    prompts = [choice.counts for choice in choices[::choices_per_prompt]]
     return {
         "prompt": sum(usage.prompt_tokens for usage in prompts),
         "cached": sum(usage.cached_tokens for usage in prompts),
-        "completion": sum(choice.usage.completion_tokens for choice in choices),
+        "completion": sum(choice.counts.completion_tokens for choice in choices),
         "reasoning": sum(choice.num_reasoning_tokens for choice in choices),
-        "accepted": sum(choice.usage.accepted_tokens for choice in choices),
-        "rejected": sum(choice.usage.drafted_tokens - choice.usage.accepted_tokens for choice in choices),
+        "accepted": sum(choice.counts.accepted_tokens for choice in choices),
+        "rejected": sum(choice.counts.drafted_tokens - choice.counts.accepted_tokens for choice in choices),
     }

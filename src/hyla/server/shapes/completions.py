@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hyla.answers.protocol import ToolDelta
 from hyla.engine import TokenEvent, TokenLogprob, Usage
 from hyla.engine.requests.text import REPLACEMENT
 from hyla.server.shapes.openai import OpenAIShape
@@ -79,7 +80,7 @@ class CompletionShape(OpenAIShape):
         if self._num_echo_top is None or scored is None:
             return text, []
         _, *rest = scored
-        entries = [replace(entry, top=entry.top[: self._num_echo_top]) for entry in rest]
+        entries = [replace(entry, top=entry.top[: self._num_echo_top]) for entry in rest if entry is not None]
         return text, [(self.prompt_ids[prompt][0], None), *_entries(entries)]
 
     def _of_prompt(self, index: int) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class CompletionShape(OpenAIShape):
         yield from self._updates(index, event)
 
     def _updates(self, index: int, event: TokenEvent) -> Iterable[bytes]:
-        text = "".join(delta.text for delta in self.add(index, event))
+        text = "".join(delta.text for delta in self.add(index, event) if not isinstance(delta, ToolDelta))
         if not (text or event.logprobs or event.finish_reason or self.wants_ids):
             return
         logprobs = self._logprobs(index, _entries(event.logprobs)) if event.logprobs else None

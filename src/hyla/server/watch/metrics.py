@@ -85,8 +85,13 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _watch_of(self, name: str):
-        labelled = (self.prompt_tokens, self.generated_tokens, self.first_token, self.per_token)
-        children = Children(*(metric.labels(name) for metric in labelled), self.recent[name])
+        children = Children(
+            self.prompt_tokens.labels(name),
+            self.generated_tokens.labels(name),
+            self.first_token.labels(name),
+            self.per_token.labels(name),
+            self.recent[name],
+        )
 
         def watch(request: Request, on_event: Callable[[TokenEvent], None]):
             return _Watched(self, name, children, len(request.prompt), on_event, monotonic)

@@ -24,7 +24,10 @@ class Traces:
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
             if exporter is None:
-                from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+                # Of the extra `otel`, which need not be there.
+                from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # pyright: ignore[reportMissingImports]
+                    OTLPSpanExporter,
+                )
 
                 exporter = OTLPSpanExporter(endpoint=endpoint)
         except ImportError as error:
