@@ -22,7 +22,20 @@ from matrix.cells import DIMENSIONS, Cell, in_order, num_cells, pairwise
 
 import hyla
 
-PARTS = ("errors.py", "grid.py", "lazy.py", "ranges.py", "ops", "layers", "models", "caches", "checkpoints", "engine")
+PARTS = (
+    "errors.py",
+    "grid.py",
+    "json_files.py",
+    "lazy.py",
+    "ranges.py",
+    "ops",
+    "layers",
+    "models",
+    "caches",
+    "checkpoints",
+    "cost",
+    "engine",
+)
 """The parts of the package that a cell can import."""
 COMPUTES = ("cells.py", "check.py", "mixers.py")
 """The files beside this one that decide what a cell is and what it gives."""
