@@ -356,6 +356,8 @@ class Matrix:
                 yield self._line(cell, *waiting.pop(cell).get())
             time.sleep(0.02)
         smoke.skipped += [cell.name for cell in waiting]
+        if len(waiting) == len(self.cells):  # a process that cannot start says it nowhere else
+            yield Line("processes", f"none of {self.jobs} finished a cell", False)
 
     @staticmethod
     def _line(cell: Cell, problems: list[str], seconds: float, loops: list[str]) -> Line:
