@@ -188,6 +188,8 @@ class Served:
 
     def check(self, smoke: Smoke) -> Lines:
         """An answer over HTTP is the one that `generate` prints; /health says where it came from."""
+        if not smoke.has_time("a served answer"):
+            return
         health = self._wait(smoke)
         if health is None:
             yield Line("server", f"not up in time: {self.server.said()}", False)
@@ -354,6 +356,8 @@ class Matrix:
                 yield self._line(cell, *waiting.pop(cell).get())
             time.sleep(0.02)
         smoke.skipped += [cell.name for cell in waiting]
+        if len(waiting) == len(self.cells):  # a process that cannot start says it nowhere else
+            yield Line("processes", f"none of {self.jobs} finished a cell", False)
 
     @staticmethod
     def _line(cell: Cell, problems: list[str], seconds: float, loops: list[str]) -> Line:
