@@ -68,6 +68,7 @@ def test_bf16_results_are_the_fp32_ones_rounded_as_torch_rounds():
 def forget_the_library():
     native.library.cache_clear()
     native.why_missing.cache_clear()
+    backends._warn.cache_clear()  # said once a process, and this may not be the first time
 
 
 def test_without_a_compiler_torch_computes_and_it_is_said(monkeypatch, caplog):
