@@ -8,6 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BENCHMARKS = (
     "acceptance",
+    "arithmetics",
     "attention_kernel",
     "beside_llama",
     "cost_claims",
