@@ -85,9 +85,11 @@ def schemas():
         st.builds(
             lambda a, b: {"type": "string", "minLength": min(a, b), "maxLength": max(a, b)}, *[st.integers(0, 6)] * 2
         ),
-        st.lists(st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=4)), min_size=1, max_size=4).map(
-            lambda values: {"enum": values}
-        ),
+        st.lists(
+            st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.text(max_size=4)),
+            min_size=1,
+            max_size=4,
+        ).map(lambda values: {"enum": values}),
         st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"type": "string", "pattern": "^[a-c]{2,4}$"}]),
         st.sampled_from([{"type": "string", "format": "date"}, {"type": "number", "minimum": 0, "maximum": 1}]),
     )
@@ -117,6 +119,12 @@ def test_random_schemas_are_met(schema, seed):
     text, has_ended = write(chooser_of(JsonSchema(json_schema=schema)), seed)
     if has_ended:  # whitespace may go on for ever
         jsonschema.validate(json.loads(text), schema)
+
+
+@pytest.mark.parametrize("values", [{"enum": ["a", 2**53 + 1]}, {"const": -(2**53) - 1}])
+def test_integers_that_would_be_changed_are_refused_by_name(values):
+    with pytest.raises(ValueError, match="has more than 53 bits and would be changed; give it as a string"):
+        JsonSchema(json_schema={"type": "object", "properties": {"x": values}})
 
 
 @pytest.mark.parametrize("pattern", ["[a-f0-9]{4}-[0-9]+", "(yes|no)!?", "é+x", "[^a-z]{3,5}", "^ab?$"])

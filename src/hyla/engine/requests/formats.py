@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -14,6 +15,8 @@ MAX_SCHEMA_DEPTH = 64
 MAX_PATTERN_CHARS = 1 << 13
 MAX_GRAMMAR_CHARS = 1 << 16
 MAX_CHOICES = 1024
+EXACT_INTEGER = 1 << 53
+"""Largest magnitude of an integer that a double keeps, and every smaller one too."""
 
 
 class _Format(BaseModel):
@@ -38,7 +41,22 @@ class JsonSchema(_Format):
             raise ValueError(f"the schema is not JSON: {error}") from error
         if size > MAX_SCHEMA_CHARS:
             raise ValueError(f"the schema's text has {size} characters; at most {MAX_SCHEMA_CHARS} are taken")
+        wide = next(
+            (value for value in _listed_values(schema) if type(value) is int and abs(value) > EXACT_INTEGER), None
+        )
+        if wide is not None:
+            # The grammar's numbers are doubles: it would write another one, which is not valid.
+            raise ValueError(f"{wide} in enum or const has more than 53 bits and would be changed; give it as a string")
         return schema
+
+
+def _listed_values(schema: Any) -> Iterator[Any]:
+    """The values of every enum and const of a schema, at any depth; not what objects among them hold."""
+    if isinstance(schema, dict):
+        yield from schema["enum"] if isinstance(schema.get("enum"), list) else ()
+        yield schema.get("const")
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _listed_values(part)
 
 
 class JsonObject(_Format):
