@@ -1,5 +1,6 @@
 """Set-up of the whole suite."""
 
+import logging
 import os
 
 # Tiny tensors: a second thread costs more than it gives, here and in the processes that tests start. What depends on
@@ -58,3 +59,14 @@ def torch_operators(each_backend):
     backends.use("torch")
     yield
     backends.use(each_backend)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before():
+    """A verb that serves sends the logs to the standard error of its test, which is closed afterwards."""
+    loggers = [logging.getLogger(name) for name in ("hyla", "uvicorn")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)

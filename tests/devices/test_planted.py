@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from matrix.cells import pairwise
-from matrix.check import run_cell
+from matrix.check import forget, run_cell
 
 from hyla.ops import backends
 from hyla.ops.exact import portable
@@ -22,7 +22,7 @@ def uneven(rows: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def planted():
+def planted(request):
     """A process in the portable arithmetic over such a library; the inner sizes of the loops that it ran."""
     loops, loop = [], portable.loop_product
 
@@ -35,14 +35,16 @@ def planted():
     patch.setattr(portable, "library_linear", lambda x, weight: uneven(torch.nn.functional.linear(x, weight)))
     patch.setattr(portable, "library_bmm", lambda a, b: uneven(torch.bmm(a, b)))
     patch.setattr(portable, "loop_product", counted)
+    forget()
     for proof in proofs:
         proof.cache_clear()
     backends.use("portable")
     yield loops
-    backends.use("auto")
+    backends.use(request.config.getoption("--backend") or "auto")
     patch.undo()
     for proof in proofs:
         proof.cache_clear()
+    forget()
 
 
 def check(cell, loops):

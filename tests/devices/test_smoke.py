@@ -22,11 +22,11 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, request):
     backends.use("portable")
     start = time.monotonic()
     yield smoke_parts.Smoke(torch.device("cpu"), True, start + 600, tmp_path, start + 600)
-    backends.use("auto")
+    backends.use(request.config.getoption("--backend") or "auto")
 
 
 PARTS_IN_ONE_PROCESS = ("card", "parity", "training", "rows", "primitives")
@@ -80,7 +80,8 @@ def test_the_kept_logits_are_those_of_float64():
     assert {name.partition(".")[0] for name in kept} == set(oracle.FAMILIES)
     for family in ("qwen3", "kimi_linear"):
         model = oracle.cast(oracle.tiny_model(family, torch.float32), torch.float64)
-        assert torch.equal(oracle.logits(model.eval()).float(), kept[f"{family}.fp32"])
+        # Two machines round float64 sums, and so now and then the last bit of fp32, differently.
+        assert torch.allclose(oracle.logits(model.eval()).float(), kept[f"{family}.fp32"], rtol=2**-23, atol=1e-9)
         assert torch.allclose(oracle.gradients(model), kept[f"{family}.gradients"], rtol=1e-9, atol=1e-12)
 
 

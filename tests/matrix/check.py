@@ -55,6 +55,12 @@ def logits_of_whole_text(mixer: str, dtype: str, sampling: str) -> torch.Tensor:
     return rows[PROMPT_LEN - 1 :]
 
 
+def forget() -> None:
+    """Plain answers are computed anew; before and after another arithmetic."""
+    plain_answer.cache_clear()
+    logits_of_whole_text.cache_clear()
+
+
 def neighbours(cell: Cell) -> list[Request]:
     """Random requests beside the subject, a third of them with the beginning of its prompt."""
     draw = random.Random(cell.name)
