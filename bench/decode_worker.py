@@ -1,6 +1,6 @@
 """One engine in a process of its own: it is fed tokens over its standard input and answers with times, in JSON lines.
 
-    python -m bench.decode_worker {hyla FOLDER | llama FILE} [--dtype ...] [--kv ...] [--length ...] [--threads ...]
+    python -m bench.decode_worker {hyla MODEL | llama FILE | transformers FOLDER} [--dtype ...] [--kv ...] ...
 
 A request is {"pieces": [[token, ...], ...], "logits": file or null}; every piece is one forward pass that continues the
 sequence, and is timed from its tokens to the greedy choice after its last one. The answer is {"seconds": [...],
@@ -80,7 +80,30 @@ class Llama:
         return int(logits.argmax()), logits
 
 
-def answer(engine: Hyla | Llama, request: dict) -> dict:
+class Transformers:
+    """Its own cache and attention, in a dtype."""
+
+    def __init__(self, args: argparse.Namespace):
+        import torch
+        from transformers import AutoModelForCausalLM, DynamicCache
+
+        torch.set_num_threads(args.threads)
+        self.torch, self.cache = torch, DynamicCache()
+        self.model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).eval()
+
+    def forward(self, tokens: list[int]) -> tuple[int, np.ndarray]:
+        with self.torch.inference_mode():
+            found = self.model(
+                self.torch.tensor([tokens]), past_key_values=self.cache, use_cache=True, logits_to_keep=1
+            )
+            logits = found.logits[0, -1].float()
+            return int(logits.argmax()), logits.numpy()
+
+
+ENGINES = {"hyla": Hyla, "llama": Llama, "transformers": Transformers}
+
+
+def answer(engine: Hyla | Llama | Transformers, request: dict) -> dict:
     found, rows = {"seconds": [], "processor_seconds": [], "tokens": []}, []
     for piece in request["pieces"]:
         start, worked = time.perf_counter(), time.process_time()
@@ -97,9 +120,9 @@ def answer(engine: Hyla | Llama, request: dict) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engine", choices=["hyla", "llama"])
+    parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("model")
-    parser.add_argument("--dtype", default="bfloat16", help="Hyla's")
+    parser.add_argument("--dtype", default="bfloat16", help="Hyla's and transformers'")
     parser.add_argument("--kv", default="f16", choices=GGML_TYPES, help="llama.cpp's keys and values")
     parser.add_argument("--flash", default="auto", choices=["auto", "off", "on"], help="llama.cpp's flash attention")
     parser.add_argument("--length", type=int, default=1024)
@@ -107,7 +130,7 @@ def main() -> None:
     args = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to stderr
-    engine = (Hyla if args.engine == "hyla" else Llama)(args)
+    engine = ENGINES[args.engine](args)
     for line in sys.stdin:
         print(json.dumps(answer(engine, json.loads(line))), file=answers, flush=True)
 

@@ -19,6 +19,7 @@ BENCHMARKS = (
     "http_overhead",
     "invariance",
     "qwen35_shape",
+    "real_model",
     "sampling",
     "snapshots",
     "spill",
