@@ -75,14 +75,18 @@ def test_a_wrong_product_is_seen(run, monkeypatch):
     assert not any(line.is_good for line in lines if "bf16" not in line.name)
 
 
-def test_the_kept_logits_are_those_of_float64():
+def test_the_kept_numbers_are_those_of_float64():
     kept = oracle.load()
     assert {name.partition(".")[0] for name in kept} == set(oracle.FAMILIES)
     for family in ("qwen3", "kimi_linear"):
         model = oracle.cast(oracle.tiny_model(family, torch.float32), torch.float64)
-        # Two machines round float64 sums, and so now and then the last bit of fp32, differently.
-        assert torch.allclose(oracle.logits(model.eval()).float(), kept[f"{family}.fp32"], rtol=2**-23, atol=1e-9)
-        assert torch.allclose(oracle.gradients(model), kept[f"{family}.gradients"], rtol=1e-9, atol=1e-12)
+        # Decays are fp32 in any model, and two processors' exponentials differ in the last bit: a hundredth of what a
+        # device is allowed. Without decays only float64's own rounding is left, and one bit of the kept fp32.
+        share, bits = (1e-2, 1e-5) if family == "kimi_linear" else (1e-3, 1e-9)
+        expected = kept[f"{family}.fp32"].double()
+        worst = (oracle.logits(model.eval()) - expected).abs().max() / expected.abs().max()
+        assert float(worst) <= share * oracle.FP32_TOLERANCE
+        assert torch.allclose(oracle.gradients(model), kept[f"{family}.gradients"], rtol=bits, atol=bits / 1e3)
 
 
 def test_the_wheels_for_a_card_s_machine_lack_nothing():
