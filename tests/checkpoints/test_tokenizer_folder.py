@@ -63,6 +63,19 @@ def test_a_saved_tokenizer_reads_the_same_and_in_transformers(folder):
     assert ours.render_chat(HELLO) == rendered == "<s><user>hi<assistant>"
 
 
+def test_what_training_left_in_the_file_changes_no_prompt(folder):
+    text = "return hello(world) # 漢" * 20
+    expected = load_tokenizer(folder).encode(text)
+    file = folder / "tokenizer.json"
+    backend = tokenizers.Tokenizer.from_file(str(file))
+    backend.enable_truncation(16)
+    backend.enable_padding(length=500)
+    backend.model.dropout = 0.5
+    backend.save(str(file))
+    assert json.loads(file.read_text())["truncation"]["max_length"] == 16
+    assert load_tokenizer(folder).encode(text) == expected
+
+
 def test_unknown_settings_are_kept(folder, tmp_path_factory):
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": 77}))

@@ -31,8 +31,11 @@ FRACTION["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e5, "parti
 del FRACTION["rotary_dim"]
 ALL_EXPERTS = {**FIRST, "hidden_size": 52, "num_key_value_heads": 3, "rotary_dim": 20, "num_experts_per_tok": 7}
 
+YARN = {**FIRST, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
+YARN["rope_parameters"] |= {"factor": 4.0, "original_max_position_embeddings": 32}
 
-@pytest.mark.parametrize("number, keys", list(enumerate([FIRST, FRACTION, ALL_EXPERTS])))
+
+@pytest.mark.parametrize("number, keys", list(enumerate([FIRST, FRACTION, ALL_EXPERTS, YARN])))
 def test_minimax_m2_gives_the_logits_of_transformers_and_its_tensors_back(tmp_path, number, keys):
     from transformers import MiniMaxM2Config
 

@@ -127,6 +127,15 @@ def _template_source(folder: Path, settings: dict) -> str | None:
     return stored
 
 
+def _forget_training(backend: tokenizers.Tokenizer) -> None:
+    """Settings that training left in tokenizer.json and that would change prompts: here a text is whole and alone, and
+    its ids are always the same."""
+    backend.no_truncation()
+    backend.no_padding()
+    if getattr(backend.model, "dropout", None) is not None:
+        backend.model.dropout = None
+
+
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Read a published tokenizer. Nothing in the folder is executed; the template runs in a sandbox.
 
@@ -140,6 +149,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(f"{file} is not a valid tokenizer: {error}; fetch or save it again") from error
+    _forget_training(backend)
     config_file = folder / "tokenizer_config.json"
     settings = read_json(config_file) if config_file.exists() else {}
     source = _template_source(folder, settings)

@@ -12,7 +12,7 @@ the whole model (tests/parity/test_parity_bailing.py). No library has this famil
 from __future__ import annotations
 
 from hyla.errors import ConfigError
-from hyla.models.config import LightningConfig, MLAConfig, ModelConfig, RopeConfig
+from hyla.models.config import LightningConfig, MLAConfig, ModelConfig
 from hyla.models.families import bailing_moe_linear as linear
 from hyla.models.formats import bailing
 from hyla.models.formats import published as hf
@@ -37,15 +37,15 @@ def from_published(keys: Keys) -> ModelConfig:
             f"bailing_hybrid: short_conv_kernel_size = {keys.short_conv_kernel_size} says that this is Ling 3.0, whose "
             "linear layers are KDA; this format is Ling 2.5"
         )
-    rotary_dim = keys.rope_parameters.of_head(keys.head_dim).rotary_dim
-    if rotary_dim != keys.qk_rope_head_dim:
+    rope = keys.rope_parameters.of_head(keys.head_dim)
+    if rope.rotary_dim != keys.qk_rope_head_dim:
         raise ConfigError(
             f"bailing_hybrid: qk_rope_head_dim = {keys.qk_rope_head_dim} must be head_dim * partial_rotary_factor, "
-            f"which is {rotary_dim}"
+            f"which is {rope.rotary_dim}"
         )
-    theta = keys.rope_parameters.rope_theta
-    rope = RopeConfig(rotary_dim=keys.qk_rope_head_dim, theta=theta, interleaved=keys.rope_interleave)
-    mla = hf.build(MLAConfig, keys, MLA, norm_eps=LATENT_EPS, rope=rope)
+    rope = rope.model_copy(update={"interleaved": keys.rope_interleave})
+    scale = keys.rope_parameters.softmax_factor()
+    mla = hf.build(MLAConfig, keys, MLA, norm_eps=LATENT_EPS, rope=rope, scale_factor=scale)
     return keys.model("bailing_hybrid", keys.mixers(mla), mla)
 
 

@@ -100,7 +100,15 @@ def from_published(keys: Keys) -> ModelConfig:
     router = hf.build(RouterConfig, keys, ROUTER, score="sigmoid", has_bias=True)
     layers_of = {
         "linear_attention": hf.build(KDAConfig, keys, KDA, value_dim=keys.head_dim, decay_lower_bound=bound),
-        "full_attention": hf.build(MLAConfig, keys, MLA, norm_eps=modules.LATENT_EPS, rope=rope, head_gate=True),
+        "full_attention": hf.build(
+            MLAConfig,
+            keys,
+            MLA,
+            norm_eps=modules.LATENT_EPS,
+            rope=rope,
+            head_gate=True,
+            scale_factor=keys.rope_parameters.softmax_factor(),
+        ),
         "dense": hf.build(MLPConfig, keys, modules.MLP),
         "sparse": hf.build(MoEConfig, keys, MOE, shared_dim=shared_dim, router=router),
     }

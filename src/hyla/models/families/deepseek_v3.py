@@ -17,7 +17,6 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 
 from hyla.errors import ConfigError
-from hyla.layers.rope_scaling import yarn_magnitude
 from hyla.models.config import MLAConfig, MLPConfig, ModelConfig, MoEConfig, NormConfig, RopeConfig, RouterConfig
 from hyla.models.formats import published as hf
 from hyla.models.formats.family import Family
@@ -80,9 +79,7 @@ class Keys(MLAKeys, hf.Published):
             )
         rope = self.rope_parameters.of_head(self.qk_rope_head_dim)
         rope = RopeConfig(**{**rope.model_dump(), "interleaved": self.rope_interleave})
-        factor = 1.0
-        if rope.scaling is not None and rope.scaling.kind == "yarn" and rope.scaling.mscale_all_dim:
-            factor = yarn_magnitude(rope.scaling.factor, rope.scaling.mscale_all_dim) ** 2
+        factor = self.rope_parameters.softmax_factor()
         return {"norm_eps": LATENT_EPS, "rope": rope, "scale_factor": factor}
 
     def model(self, family: str, mixer: MLAConfig) -> ModelConfig:

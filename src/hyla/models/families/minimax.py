@@ -21,7 +21,6 @@ from hyla.models.config import (
     ModelConfig,
     MoEConfig,
     NormConfig,
-    RopeConfig,
     RouterConfig,
     ScaledResidual,
     SoftmaxConfig,
@@ -85,19 +84,6 @@ class Keys(hf.Published):
     def residual(self, kind: str) -> ScaledResidual:
         return ScaledResidual(alpha=getattr(self, f"{kind}_alpha"), beta=getattr(self, f"{kind}_beta"))
 
-    def rope(self, head_dim: int) -> RopeConfig:
-        """The rotation of attention heads; `rotary_dim` and the factor must agree where both are given."""
-        rope = self.rope_parameters.of_head(head_dim)
-        if self.rotary_dim is None:
-            return rope
-        if self.rope_parameters.partial_rotary_factor and rope.rotary_dim != self.rotary_dim:
-            raise ConfigError(
-                f"minimax: rotary_dim = {self.rotary_dim} beside partial_rotary_factor for {rope.rotary_dim} channels"
-            )
-        if self.rotary_dim > head_dim:
-            raise ConfigError(f"minimax: rotary_dim = {self.rotary_dim} must not exceed head_dim = {head_dim}")
-        return RopeConfig(rotary_dim=self.rotary_dim, theta=rope.theta)
-
     def kinds(self) -> list[str]:
         """ "linear" or "full" for each layer."""
         spelled = self.layer_types
@@ -113,7 +99,8 @@ def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
     head_dim = keys.head_dim or keys.hidden_size // keys.num_attention_heads
     norm, count = NormConfig(eps=keys.rms_norm_eps), keys.num_hidden_layers
-    full = hf.build(SoftmaxConfig, keys, ATTENTION, head_dim=head_dim, rope=keys.rope(head_dim))
+    rope = keys.rope_parameters.of_head(head_dim, rotary_dim=keys.rotary_dim)
+    full = hf.build(SoftmaxConfig, keys, ATTENTION, head_dim=head_dim, rope=rope)
     moe = hf.build(MoEConfig, keys, MOE, router=RouterConfig(score="softmax"))
     heads = {"num_heads": keys.num_attention_heads, "head_dim": head_dim, "slopes": "minimax", "norm_eps": INNER_EPS}
     sublayers = []

@@ -13,8 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hyla.errors import ConfigError
-from hyla.models.config import ModelConfig, MoEConfig, NormConfig, RopeConfig, RouterConfig, SoftmaxConfig
+from hyla.models.config import ModelConfig, MoEConfig, NormConfig, RouterConfig, SoftmaxConfig
 from hyla.models.formats import published as hf
 from hyla.models.formats.family import Family
 from hyla.models.formats.modules import GROUPED_QUERY, QK_NORMED_ATTENTION
@@ -53,17 +52,6 @@ class Keys(hf.Published):
     use_mtp: bool = False
     num_mtp_modules: int = Field(default=0, ge=0)
 
-    def rope(self) -> RopeConfig:
-        """The rotation, from rotary_dim or from a fraction of the head."""
-        rope, dim = self.rope_parameters.of_head(self.head_dim), self.rotary_dim
-        if dim is None:
-            return rope
-        if self.rope_parameters.partial_rotary_factor is not None and rope.rotary_dim != dim:
-            raise ConfigError(f"minimax_m2: rotary_dim is {dim} beside a fraction of {rope.rotary_dim}; keep one")
-        if dim > self.head_dim:
-            raise ConfigError(f"minimax_m2: rotary_dim = {dim} must not exceed head_dim = {self.head_dim}")
-        return RopeConfig(rotary_dim=dim, theta=rope.theta)
-
 
 def from_published(keys: Keys) -> ModelConfig:
     """config.json -> ModelConfig."""
@@ -75,7 +63,8 @@ def from_published(keys: Keys) -> ModelConfig:
         )
     count, norm = keys.num_hidden_layers, NormConfig(eps=keys.rms_norm_eps)
     hf.layer_list("minimax_m2", "attn_type_list", keys.attn_type_list, [1] * count, count)
-    attention = hf.build(SoftmaxConfig, keys, GROUPED_QUERY, qk_norm=norm, qk_norm_scope="projection", rope=keys.rope())
+    rope = keys.rope_parameters.of_head(keys.head_dim, rotary_dim=keys.rotary_dim)
+    attention = hf.build(SoftmaxConfig, keys, GROUPED_QUERY, qk_norm=norm, qk_norm_scope="projection", rope=rope)
     moe = hf.build(MoEConfig, keys, MOE, router=RouterConfig(score="sigmoid", has_bias=True))
     return ModelConfig(family="minimax_m2", **keys.common(), **hf.prenorm(norm, [attention, moe] * count))
 

@@ -141,7 +141,13 @@ class Family(Generic[Keys]):
                     f"{self.name}: unknown key {key} = {value!r} in config.json; remove it if it changes nothing, "
                     "otherwise this version of Hyla cannot run the model"
                 )
-        return self.from_published(self.schema.read(self.name, kept))
+        keys = self.schema.read(self.name, kept)
+        try:
+            return self.from_published(keys)
+        except ConfigError as error:
+            if self.name in str(error):
+                raise
+            raise ConfigError(f"{self.name}: {error}") from error
 
     def config_to_hf(self, config: ModelConfig) -> dict:
         """ModelConfig -> config.json. Raises ConfigError when this format cannot describe the model."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from hyla.errors import ConfigError
+from hyla.layers.rope_scaling import yarn_magnitude
 from hyla.models.config import (
     LinearScalingConfig,
     Llama3ScalingConfig,
@@ -62,10 +63,28 @@ class RopeParameters(Strict):
     mscale: float | None = None
     mscale_all_dim: float | None = None
 
-    def of_head(self, head_dim: int, default_factor: float = 1.0) -> RopeConfig:
-        """The rotation of a head's leading channels."""
+    def of_head(self, head_dim: int, default_factor: float = 1.0, *, rotary_dim: int | None = None) -> RopeConfig:
+        """The rotation of a head's leading channels. rotary_dim: their number where the format counts them.
+
+        Raises ConfigError where a number and a factor disagree, or more are rotated than there are.
+        """
         factor = self.partial_rotary_factor or default_factor
-        return RopeConfig(rotary_dim=int(head_dim * factor), theta=self.rope_theta, scaling=self.scaling())
+        dim = int(head_dim * factor) if rotary_dim is None else rotary_dim
+        if self.partial_rotary_factor is not None and int(head_dim * factor) != dim:
+            raise ConfigError(
+                f"rotary_dim = {dim} in config.json beside partial_rotary_factor = {factor}, which are "
+                f"{int(head_dim * factor)} channels; keep one"
+            )
+        if dim > head_dim:
+            raise ConfigError(f"rotary_dim = {dim} in config.json must not exceed head_dim = {head_dim}")
+        return RopeConfig(rotary_dim=dim, theta=self.rope_theta, scaling=self.scaling())
+
+    def softmax_factor(self) -> float:
+        """DeepSeek's part of YaRN's magnitude, which stands on MLA's softmax scale."""
+        scaling = self.scaling()
+        if scaling is None or scaling.kind != "yarn" or not scaling.mscale_all_dim:
+            return 1.0
+        return yarn_magnitude(scaling.factor, scaling.mscale_all_dim) ** 2
 
     def scaling(self) -> ScalingConfig | None:
         """The scaling that `rope_type` names. Raises ConfigError for a key that it does not have."""
