@@ -178,13 +178,25 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "three years"
 
 
+@pytest.mark.parametrize(("umask", "file_mode", "folder_mode"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_a_saved_model_is_readable_by_whom_the_umask_lets(tmp_path, umask, file_mode, folder_mode):
+    before = os.umask(umask)
+    try:
+        save_model(initialize(Model(family_of("qwen3").tiny), 0), tmp_path / "m")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "m").iterdir()}
+    assert "model.safetensors" in modes and set(modes.values()) == {file_mode}
+    assert (tmp_path / "m").stat().st_mode & 0o777 == folder_mode
+
+
 def test_a_failed_save_leaves_the_old_model_and_no_scraps(tmp_path, monkeypatch):
     save_model(make("qwen3", seed=1), tmp_path / "m")
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hyla.checkpoints.save.save_file", full)
+    monkeypatch.setattr("hyla.checkpoints.tensor_files.save_file", full)
     with pytest.raises(CheckpointError, match="No space left"):
         save_model(make("qwen3", seed=2), tmp_path / "m")
     assert [file.name for file in tmp_path.iterdir()] == ["m"]

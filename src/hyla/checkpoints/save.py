@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from hyla.checkpoints.fp8_rules import saved_rule
 from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE
+from hyla.checkpoints.tensor_files import write_tensors
 from hyla.checkpoints.tokenizer import Tokenizer
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import write_json
@@ -66,7 +66,8 @@ def save_model(
         _write_shards(_published_tensors(model), scratch, max_shard_bytes)
         if tokenizer is not None:
             tokenizer.save(scratch)
-        scratch.chmod(0o755)  # mkdtemp makes it private
+        readers = (scratch / "config.json").stat().st_mode & 0o444
+        scratch.chmod(0o700 | readers | readers >> 2)  # mkdtemp makes it private; its files are as the umask says
         _put_in_place(scratch, folder)
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error}; free some space or choose another place") from error
@@ -137,7 +138,7 @@ def _write_shards(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path, max
     pending_bytes = total = 0
 
     def flush():
-        save_file(pending, folder / f"shard-{len(shards) + 1}.safetensors", metadata={"format": "pt"})
+        write_tensors(pending, folder / f"shard-{len(shards) + 1}.safetensors")
         shards.append(list(pending))
         pending.clear()
 

@@ -159,7 +159,7 @@ def _flat(nested: dict, prefix: str = "") -> dict:
 
 def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], device: torch.device) -> None:
     """Read the data, train the tokenizer, resolve the number of steps, and write all of it."""
-    from safetensors.torch import save_file
+    from hyla.checkpoints.tensor_files import write_tensors
 
     # What cannot be saved in the end is refused now, not after the training.
     model_config = request.recipe.model_config_of(request.recipe.vocab_size, END_OF_TEXT_ID)
@@ -180,7 +180,7 @@ def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], d
     stores = {"train": train_store, "heldout": heldout_store}
     tensors = {f"{name}.tokens": store.tokens for name, store in stores.items()}
     tensors |= {f"{name}.ends": store.ends for name, store in stores.items()}
-    save_file(tensors, partial / TOKENS_FILE)
+    write_tensors(tensors, partial / TOKENS_FILE)
     replace_json(partial / HELDOUT_FILE, {"documents": [asdict(document) for document in heldout]})
     replace_json(partial / RUN_FILE, _record(request, train, model_config, corpus, step_seconds, device))
     finish_folder(folder)

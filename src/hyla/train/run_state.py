@@ -47,14 +47,14 @@ def finished_states(folder: Path) -> list[Path]:
 
 def save_state(folder: Path, model: Model, optimizer: Optimizer, *, step: int, seconds: float, kept: int) -> Path:
     """Write `folder/step-<step>` (appears whole, by rename) and remove all but the newest `kept` ones."""
-    from safetensors.torch import save_file
+    from hyla.checkpoints.tensor_files import write_tensors
 
     path = folder / f"step-{step:08d}"
     partial = start_folder(path)
     weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
-    save_file(weights, partial / WEIGHTS)
+    write_tensors(weights, partial / WEIGHTS)
     memory = {key: tensor.cpu().contiguous() for key, tensor in optimizer.state_tensors().items()}
-    save_file(memory, partial / OPTIMIZER)
+    write_tensors(memory, partial / OPTIMIZER)
     replace_json(partial / STATE, {"step": step, "seconds": seconds, "environment": environment(model.device)})
     finish_folder(path)
     for old in finished_states(folder)[:-kept]:

@@ -1,0 +1,21 @@
+"""Tensors into a safetensors file that others can read, and that outlives a power cut."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+
+def write_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Write a new file with the permissions that the umask gives (the library's own writer makes files private), and
+    wait until the disk has it. Raises OSError."""
+    file.open("wb").close()
+    mode = file.stat().st_mode
+    save_file(dict(tensors), file, metadata={"format": "pt"})
+    file.chmod(mode)
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
