@@ -34,7 +34,7 @@ async def chat_completions(request: Request, client: str = Depends(client_of)) -
 
 
 async def _answer(request: Request, service: Service, requested: ChatRequest, client: str) -> Response:
-    served = service.model(requested.model)
+    served = service.model_or_only(requested.model)
     served.require_tokenizer("chat")
     check_stream(requested)
     conversation = _conversation(requested, service.limits)

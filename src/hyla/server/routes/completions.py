@@ -33,7 +33,7 @@ async def completions(request: Request, client: str = Depends(client_of)) -> Res
 
 
 async def _answer(request: Request, service: Service, requested: CompletionRequest, client: str) -> Response:
-    served = service.model(requested.model)
+    served = service.model_or_only(requested.model)
     check_stream(requested)
     prompts = requested.prompts(service.limits)
     marks = served.format.marks() if requested.thinking_budget is not None else {}

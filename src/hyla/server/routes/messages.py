@@ -39,7 +39,7 @@ async def messages(request: Request, client: str = Depends(client_of)) -> Respon
 
 
 async def _answer(request: Request, service: Service, requested: MessageRequest, client: str) -> Response:
-    served = service.model(requested.model)
+    served = service.model_or_only(requested.model)
     tokenizer = served.require_tokenizer("messages")
     conversation = _conversation(requested, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
@@ -83,7 +83,7 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
 async def count_tokens(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
     requested = parse(CountTokensRequest, await read_json(request, service.limits))
-    served = service.model(requested.model)
+    served = service.model_or_only(requested.model)
     with in_client_names(requested):
         prompt = await run_in_threadpool(served.prompt, _conversation(requested, service.limits))
     return JSONResponse({"input_tokens": len(prompt.token_ids)})

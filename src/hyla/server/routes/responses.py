@@ -53,14 +53,14 @@ async def count_input_tokens(request: Request, client: str = Depends(client_of))
     service = service_of(request)
     requested = parse(InputTokensRequest, await read_json(request, service.limits))
     with in_client_names(requested):
-        served = service.model(requested.model)
+        served = service.model_or_only(requested.model)
         _, conversation = _conversation(requested, service, client)
         prompt = await run_in_threadpool(served.prompt, conversation)
     return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
 
 
 async def _answer(request: Request, service: Service, requested: ResponseRequest, client: str) -> Response:
-    served = service.model(requested.model)
+    served = service.model_or_only(requested.model)
     served.require_tokenizer("responses")
     messages, conversation = _conversation(requested, service, client)
     prompt = await run_in_threadpool(served.prompt, conversation)

@@ -54,7 +54,7 @@ async def embeddings(request: Request, client: str = Depends(client_of)) -> JSON
 
 
 async def _embeddings(service: Service, requested: EmbeddingRequest, client: str) -> JSONResponse:
-    served = service.model(requested.model)
+    served = service.model_or_only(requested.model)
     width = served.worker.facts.hidden_dim
     if requested.dimensions is not None and requested.dimensions > width:
         raise RequestError(

@@ -29,7 +29,7 @@ class StructuredOutputs(Body):
 class GenerationFields(Body):
     """Fields of a request to generate text; None means the default."""
 
-    model: str
+    model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = None

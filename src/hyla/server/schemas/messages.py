@@ -72,7 +72,7 @@ KEEPS_ALL = ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep
 
 
 class CountTokensRequest(Body):
-    model: str
+    model: str | None = None
     messages: Annotated[Items[Turn], Field(min_length=1)]
     system: str | Items[Block] | None = None
     tools: Items[Annotated[MessageTool, own_tool("custom")]] | None = None

@@ -82,7 +82,7 @@ Includable = Literal[
 class InputTokensRequest(Body):
     """POST /v1/responses/input_tokens: what a conversation would have as its prompt."""
 
-    model: str
+    model: str | None = None
     input: str | Items[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = None

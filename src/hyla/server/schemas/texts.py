@@ -14,7 +14,7 @@ from hyla.server.schemas.tools import PlainTool
 class EmbeddingRequest(Body):
     """POST /v1/embeddings."""
 
-    model: str
+    model: str | None = None
     input: str | Items[str] | Items[int] | Items[Items[int]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
