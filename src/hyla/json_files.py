@@ -9,12 +9,14 @@ from hyla.errors import CheckpointError
 
 
 def read_json(file: Path) -> dict:
-    """The object in a JSON file. Raises CheckpointError for a file that is missing, no JSON, or no object."""
+    """The object in a JSON file. Raises CheckpointError for a file that is missing, unreadable, no JSON or no object."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{file.parent} has no {file.name}; give a folder in the Hugging Face format") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}; fetch or save it again") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or an integer of more digits than Python reads
         raise CheckpointError(f"{file} is not valid JSON: {error}; fetch or save it again") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} holds a JSON {type(value).__name__}; it must be an object")

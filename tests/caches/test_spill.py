@@ -129,6 +129,35 @@ def test_digests_tell_prefixes_salts_and_splits_apart():
     assert prefix_digests([*tokens[:128], -1, *tokens[129:]], "", 3)[3] != one[3]
 
 
+def test_whatever_byte_of_a_header_changes_the_file_is_refused_and_the_next_pool_starts(tmp_path):
+    tokens = list(range(130))
+    spilled(tmp_path, tokens)
+    file, *_ = tmp_path.glob(f"*{SUFFIX}")
+    whole = file.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    for place in range(8 + size):
+        value = b".9[}\x00"[place % 5]
+        if whole[place] == value:
+            continue
+        file.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+        cache, prefix = make(tmp_path)
+        sequence, _, cached = compute(cache, prefix, tokens)
+        assert cached == 0
+        check_reads(cache, sequence, tokens)
+
+
+@pytest.mark.parametrize("first", ["1", "2", "9"])
+def test_a_header_that_tells_other_pages_than_it_has_is_refused(tmp_path, first):
+    tokens = list(range(130))
+    spilled(tmp_path, tokens)
+    (file,) = tmp_path.glob(f"*{SUFFIX}")
+    file.write_bytes(file.read_bytes().replace(b'"first":"0"', f'"first":"{first}"'.encode()))
+    cache, prefix = make(tmp_path)
+    sequence, _, cached = compute(cache, prefix, tokens)
+    assert cached == 0 and prefix.spill.store.refused["unreadable"] == 1
+    check_reads(cache, sequence, tokens)
+
+
 def test_two_pools_that_write_and_remove_at_once_leave_only_whole_files(tmp_path):
     pools = [make(tmp_path, most_bytes=25_000) for _ in range(2)]
     for n in range(12):

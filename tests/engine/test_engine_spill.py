@@ -93,7 +93,9 @@ def test_what_is_evicted_comes_back_from_the_disk(tmp_path):
     roomy = Engine(model, memory=MEMORY, max_num_sequences=1)
     engine = make(model, tmp_path, memory=roomy.cache.nbytes // 8, max_num_sequences=1)
     prompts = [tokens(200, seed) for seed in range(5)] * 2
-    found = [read_once(engine, prompt, max_tokens=2) for prompt in prompts]
+    found = [read_once(engine, prompt, max_tokens=2) for prompt in prompts[:5]]
+    engine.spill.store.flush()  # the writer's thread may be behind on a busy machine
+    found += [read_once(engine, prompt, max_tokens=2) for prompt in prompts[5:]]
     assert [answer(one) for one in found] == [answer(read_once(roomy, prompt, max_tokens=2)) for prompt in prompts]
     engine.spill.store.flush()
     status = engine.status()["spill"]

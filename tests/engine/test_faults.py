@@ -204,6 +204,33 @@ def test_a_sequence_that_cannot_be_started_ends_alone(expected, monkeypatch):
     check_life(engine, expected("kda"))
 
 
+@pytest.mark.parametrize("place", ["choose", "guess", "num_allowed", "advance"])
+@pytest.mark.parametrize("speculation", ["draft", "mtp"])
+def test_what_fails_while_choosing_for_one_ends_that_one_alone(place, speculation, expected, monkeypatch):
+    mixer = "kda"
+    right = expected(mixer)
+    engine = make(mixer, speculation=speculation)
+    collectors = [Collector(engine.add(Request(f"r{n}", prompt, PARAMS))) for n, prompt in enumerate(PROMPTS)]
+    unlucky = engine._generations["r1"][0].chooser
+    plain = getattr(type(unlucky), place)
+
+    def failing(*args, **kwargs):
+        if unlucky.num_tokens >= 3:
+            raise ValueError("no such token")
+        return plain(unlucky, *args, **kwargs)
+
+    monkeypatch.setattr(unlucky, place, failing, raising=True)
+    while engine.has_work:
+        for event in engine.step():
+            collectors[int(event.request_id[1:])].add(event)
+    found = [collector.completions()[0] for collector in collectors]
+    failed = found.pop(1)
+    assert failed.finish_reason == "error" and failed.error == "choosing a token failed: ValueError: no such token"
+    assert [answer(one) for one in found] == [*right[:1], *right[2:]]
+    assert failed.token_ids == right[1][0][: len(failed.token_ids)] and len(failed.token_ids) >= 3
+    check_life(engine, right)
+
+
 def test_a_state_that_cannot_be_kept_is_computed_again(expected, monkeypatch):
     engine = make(max_num_sequences=1)
     with monkeypatch.context() as patch:

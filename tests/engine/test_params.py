@@ -26,6 +26,7 @@ from hyla.errors import ConfigError, RequestError
         ("logprobs", -1),
         ("best_off", 2),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-320),
         ("repetition_penalty", float("nan")),
         ("presence_penalty", 2.5),
         ("frequency_penalty", -3),

@@ -138,7 +138,8 @@ class Spill:
         if segment is None:
             return False  # another prefix's loading has just refused it
         if segments is None:
-            self.store.refuse(segment, "missing_parent", "what it builds on is not in the folder")
+            if self.store.find(digests[depth]) is segment:
+                self.store.refuse(segment, "missing_parent", "what it builds on is not in the folder")
             return False
         # What is on the path already must not be evicted for the rest of it.
         held = [node.page for node in path]

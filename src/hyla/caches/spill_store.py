@@ -132,7 +132,8 @@ class SpillStore:
         return self._index.get(digest)
 
     def path(self, digests: List[bytes], depth: int, known: int = 0) -> list[Segment] | None:
-        """The segments with the pages from `known` to `depth` of a prefix, deepest first; None: one is missing.
+        """The segments with the pages from `known` to `depth` of a prefix, deepest first; None: one is missing,
+        or was refused just now.
 
         digests: of the prefix after 0, 1, ... pages.
         """
@@ -140,6 +141,10 @@ class SpillStore:
         while depth > known:
             segment = self.find(digests[depth])
             if segment is None:
+                return None
+            place = depth - segment.first - 1
+            if not 0 <= place < len(segment.digests) or segment.digests[place] != digests[depth]:
+                self.refuse(segment, "unreadable", "its header tells other pages than its digests")
                 return None
             found.append(segment)
             depth = segment.first

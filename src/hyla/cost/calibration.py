@@ -50,7 +50,9 @@ def load_calibration(file: Path | None = None) -> Device:
         return machine_of(rates=rates, **found)
     except FileNotFoundError:
         raise ConfigError("this machine is not calibrated; run `hyla cost --calibrate` once") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # damaged JSON can be anything, and so can what it breaks
         raise ConfigError(f"{file} is damaged ({error}); run `hyla cost --calibrate` again") from None
 
 

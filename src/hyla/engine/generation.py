@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Row
+from contextlib import contextmanager
+
+import torch
 
 from hyla.caches import Sequence
 from hyla.caches.tree import Branch, MissReason
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent, TokenLogprob, Usage
+from hyla.engine.requests.options import Acceptance
 from hyla.engine.requests.text import Detokenizer, StopStrings, TextCodec
+from hyla.engine.sampling.acceptance import Draft
 from hyla.engine.sampling.choosing import Chooser
 from hyla.engine.sampling.grammar import Grammar
+
+logger = logging.getLogger("hyla.engine")
 
 
 class Generation:
@@ -63,6 +72,8 @@ class Generation:
         self.prompt_logprobs: list[TokenLogprob | None] = [None] * self.num_unscored
         """Log-probabilities of the prompt's first tokens, as far as their rows were computed; filled only where
         `scores_prompt`."""
+        self.fault: str | None = None
+        """What failed `alone`, if anything has."""
         self._has_given_prompt_logprobs = False
         self._detokenizer = (
             Detokenizer(tokenizer, skip_special_tokens=self.params.skip_special_tokens)
@@ -128,9 +139,26 @@ class Generation:
             finish_reason=reason,
         )
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Around what the host does for this choice only: a failure is its `fault`, and its neighbours go on."""
+        try:
+            yield
+        except Exception as error:
+            logger.exception("choosing a token failed; choice %d of %s ends", self.choice, self.request.request_id)
+            self.fault = f"choosing a token failed: {type(error).__name__}: {error}"
+
+    def guess(self, logits_V: torch.Tensor, before: Row[Draft], acceptance: Acceptance) -> Draft | None:
+        """A draft of the token after the drafts `before` (`Chooser.guess`); None too where that fails."""
+        with self.alone():
+            return self.chooser.guess(logits_V, before, acceptance)
+        return None
+
     def end(self, reason: FinishReason, error: str | None = None) -> TokenEvent:
         """Finish without another token: cancelled, failed, or a prompt that was only to be scored."""
-        text = self._finish_text() if self._detokenizer is not None else None
+        text = None
+        with self.alone():
+            text = self._finish_text() if self._detokenizer is not None else None
         return self._event(text=text, finish_reason=reason, error=error)
 
     def _event(self, *, finish_reason: FinishReason | None, **fields) -> TokenEvent:

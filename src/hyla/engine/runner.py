@@ -134,7 +134,11 @@ class Runner:
         best = greedy(logits_RV) if any(part.generation.chooser.is_plain for part, _, _ in ready) else None
         first = 0
         for part, outcome, span in ready:
-            self._verify(part, outcome, logits_RV[first : first + len(span)], best and best[first : first + len(span)])
+            with part.generation.alone():
+                self._verify(
+                    part, outcome, logits_RV[first : first + len(span)], best and best[first : first + len(span)]
+                )
+            outcome.problem = part.generation.fault or outcome.problem
             first += len(span)
 
     @staticmethod

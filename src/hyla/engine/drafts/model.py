@@ -90,7 +90,7 @@ class ModelDrafter:
         hidden_TD = self.model(batch.index(flat), batch, self.cache.layers)
         logits_NV = self.model.head_logits(hidden_TD[batch.last_rows_N])
         for n, part in enumerate(parts):
-            draft = part.generation.chooser.guess(logits_NV[n], part.drafts, self.acceptance)
+            draft = part.generation.guess(logits_NV[n], part.drafts, self.acceptance)
             if draft is not None:
                 part.drafts.append(draft)
 

@@ -86,7 +86,7 @@ class MTPDrafter:
         logits_TV = self.model.head_logits(hidden.head_TD, step=0)
         left = []
         for n, (part, _) in enumerate(going):
-            draft = part.generation.chooser.guess(logits_TV[n], part.drafts, self.acceptance)
+            draft = part.generation.guess(logits_TV[n], part.drafts, self.acceptance)
             if draft is not None:
                 part.drafts.append(draft)
                 left.append((part, hidden.next_TD[n : n + 1]))
@@ -144,7 +144,7 @@ class MTPDrafter:
         logits_RV = self.model.head_logits(head_RD, step=step)
         for (generation, state), logits_V in zip(decoding, logits_RV):
             if len(state.drafts) == step:
-                draft = generation.chooser.guess(logits_V, state.drafts, self.acceptance)
+                draft = generation.guess(logits_V, state.drafts, self.acceptance)
                 state.drafts += [draft] if draft is not None else []
 
     def forget(self, generation: Generation) -> None:

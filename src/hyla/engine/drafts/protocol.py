@@ -35,7 +35,9 @@ class Part:
 
     def cut_off(self) -> None:
         """Give up the drafts that cannot be chosen."""
-        count = self.generation.chooser.num_allowed([draft.token for draft in self.drafts])
+        count = 0
+        with self.generation.alone():
+            count = self.generation.chooser.num_allowed([draft.token for draft in self.drafts])
         self.drafts, rest = self.drafts[:count], self.drafts[count:]
         self.cut = rest[0] if rest else None
 

@@ -38,7 +38,7 @@ class SamplingParams(BaseModel):
     """Sampling noise is a function of (seed, choice, position) alone. None: one is drawn and reported."""
     n: Annotated[int, Field(ge=1, le=128)] = 1
     """Choices to compute for the prompt."""
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """Above 1: tokens of the prompt and the answer become less likely (positive logits are divided by it, others are
     multiplied). 1: off."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
