@@ -9,7 +9,7 @@ from hyla.errors import CheckpointError
 
 
 def read_json(file: Path) -> dict:
-    """The object in a JSON file. Raises CheckpointError for a file that is missing, unreadable, no JSON or no object."""
+    """The object in a JSON file. Raises CheckpointError for one that is missing, unreadable, no JSON or no object."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
