@@ -31,6 +31,43 @@ def test_an_unknown_key_with_a_value_is_refused_by_name(family):
         family.config_from_hf({**family.tiny_config, "logit_softcap": 30.0})
 
 
+WRITTEN_IN_FULL = {
+    "add_cross_attention": False, "chunk_size_feed_forward": 0, "id2label": {"0": "LABEL_0"}, "is_decoder": False,
+    "is_encoder_decoder": False, "max_length": 20, "max_window_layers": 28, "model_name": "base", "num_beams": 1,
+    "pruned_heads": {}, "tie_encoder_decoder": False, "torchscript": False, "top_k": 50, "unsloth_fixed": True,
+    "unsloth_version": "2026.1.1", "use_sliding_window": False,
+}  # fmt: skip
+
+
+def test_a_config_written_in_full_by_other_tools_is_the_same_model_and_one_line_says_what_was_left_out(family, caplog):
+    with caplog.at_level("INFO", "hyla.models"):
+        assert family.config_from_hf({**WRITTEN_IN_FULL, **family.tiny_config}) == family.tiny
+    (line,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert "is_encoder_decoder" in line and "unsloth_version" in line
+
+
+@pytest.mark.parametrize(("key", "value"), [("is_encoder_decoder", True), ("pruned_heads", {"0": [1]})])
+def test_what_another_library_would_honour_is_refused(family, key, value):
+    with pytest.raises(ConfigError, match=f"unknown key {key}"):
+        family.config_from_hf({**family.tiny_config, key: value})
+
+
+def test_two_spellings_of_one_key_must_agree():
+    family = family_of("kimi_linear")
+    both = {**family.tiny_config, "max_position_embeddings": 512}
+    assert family.config_from_hf(both) == family.tiny
+    with pytest.raises(ConfigError, match="model_max_length and max_position_embeddings differ"):
+        family.config_from_hf({**both, "max_position_embeddings": 511})
+
+
+def test_nemotron_s_letters_decide_over_a_stale_list(caplog):
+    family = family_of("nemotron_h")
+    assert family.config_from_hf({**family.tiny_config, "layers_block_type": ["mamba"]}) == family.tiny
+    assert "hybrid_override_pattern = 'ME*-ME' decides" in caplog.text
+    keys = {key: value for key, value in family.tiny_config.items() if key != "head_dim"}
+    assert family.config_from_hf({**keys, "attention_head_dim": family.tiny_config["head_dim"]}) == family.tiny
+
+
 def test_an_unknown_null_key_asks_for_nothing(family):
     assert family.config_from_hf({**family.tiny_config, "logit_softcap": None}) == family.tiny
 
@@ -198,8 +235,6 @@ class TestSpellings:
         for mamba, attention in (("mamba", "attention"), ("linear_attention", "full_attention")):
             names = [mamba, "moe", attention, "mlp", mamba, "moe"]
             assert family.config_from_hf({**keys, "layers_block_type": names}) == family.tiny
-        with pytest.raises(ConfigError, match=r"'ME\*-ME' but layers_block_type says 'M'"):
-            family.config_from_hf({**family.tiny_config, "layers_block_type": ["mamba"]})
 
     @pytest.mark.parametrize("pattern", ["", "MX", "M,E"])
     def test_nemotron_knows_its_letters(self, pattern):

@@ -72,6 +72,7 @@ class Keys(MLAKeys, hf.Published):
     first_k_dense_replace: int = Field(default=1, ge=0)
     mlp_layer_types: list[Literal["dense", "sparse"]] | None = None
     moe_layer_freq: Literal[1] = 1
+    topk_method: Literal["noaux_tc"] = "noaux_tc"
     num_experts: hf.Several = 256
     num_experts_per_token: hf.Count = 8
     num_shared_experts: hf.Count = 1

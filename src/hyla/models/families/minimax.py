@@ -35,6 +35,7 @@ EXPERTS = (("w1", "gate"), ("w3", "up"), ("w2", "down"))
 BLOCKS = {"linear": "linear_attn", "full": "full_attn", "mlp": "mlp"}
 """Residual of a kind of sublayer: the prefix of its factors in the "-hf" spelling."""
 IGNORED = {
+    "mlp_intermediate_size": "the width of a dense MLP; every layer has experts",
     "block_size": "a block of another implementation's lightning attention; it changes no result",
     "router_jitter_noise": "noise of training",
     "shared_moe_mode": "there is no shared expert",

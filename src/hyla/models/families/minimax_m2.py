@@ -22,6 +22,7 @@ from hyla.models.formats.names import rename, stack
 logger = logging.getLogger("hyla.models")
 
 IGNORED = {
+    "mlp_intermediate_size": "the width of a dense MLP; every layer has experts",
     "mtp_transformer_layers": "multi-token prediction, whose tensors were not published",
     "router_jitter_noise": "noise is a matter of training",
 }

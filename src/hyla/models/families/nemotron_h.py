@@ -10,6 +10,7 @@ Super's MTP module, again one sublayer to a layer, was trained to be applied twi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -31,6 +32,8 @@ from hyla.models.formats import published as hf
 from hyla.models.formats.family import Family
 from hyla.models.formats.mtp_names import NEMOTRON_3
 from hyla.models.formats.names import fuse, rename, reshape, stack, weights
+
+logger = logging.getLogger("hyla.models")
 
 _START = "shapes the random start of weights only"
 _OTHER = "an option of another library's runtime"
@@ -75,12 +78,13 @@ LETTER_OF_NAME = {
 def read_letters(family: str, keys: hf.Published, key: str, list_key: str) -> str:
     """The letters of a stack, given under one key or as names under another.
 
-    Raises ConfigError when the spellings disagree, there is none, or a letter is unknown.
+    Where they disagree the letters decide, as in the published code, and a warning says so. Raises ConfigError when
+    there is none, or a letter is unknown.
     """
     listed = "".join(LETTER_OF_NAME.get(kind, f"<{kind}>") for kind in getattr(keys, list_key) or ())
     pattern = getattr(keys, key) or listed
     if listed not in ("", pattern):
-        raise ConfigError(f"{family}: {key} = {pattern!r} but {list_key} says {listed!r}")
+        logger.warning("%s: %s = %r decides; %s says %r and is left out", family, key, pattern, list_key, listed)
     if not pattern or set(pattern) - set(LETTERS.values()):
         raise ConfigError(f"{family}: {key} = {pattern!r} must be letters of M, E, * and -")
     return pattern
@@ -101,7 +105,7 @@ class Keys(hf.Published):
     layers_block_type: list[str] | None = Field(default=None, max_length=16384, validation_alias=TYPES)
     num_attention_heads: hf.Count = 32
     num_key_value_heads: hf.Count = 8
-    head_dim: hf.Count = 128
+    head_dim: hf.Count = Field(default=128, validation_alias=AliasChoices("head_dim", "attention_head_dim"))
     intermediate_size: hf.Count = 21504
     mlp_hidden_act: Literal["relu2"] = "relu2"
     mlp_bias: Literal[False] = False

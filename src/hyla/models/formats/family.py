@@ -6,6 +6,7 @@ that is left out to its reason, and any other key that asks for something is a `
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig, SublayerConfig
+from hyla.models.formats.ignored import COMMON_IGNORED, writers_reason
 from hyla.models.formats.mtp_names import MTPNames
 from hyla.models.formats.names import TRUNK, Rule
 from hyla.models.formats.published import normalize_rope
@@ -22,27 +24,7 @@ from hyla.models.formats.published import normalize_rope
 Keys = TypeVar("Keys")
 Read = TypeVar("Read", covariant=True)
 
-COMMON_IGNORED = MappingProxyType(
-    {
-        "_name_or_path": "where the config was loaded from",
-        "architectures": "names a class of another library",
-        "attention_dropout": "dropout is a matter of training; Hyla has none",
-        "auto_map": "code in a checkpoint is never run",
-        "dtype": "the tensors say their own dtype",
-        "torch_dtype": "the tensors say their own dtype",
-        "model_type": "chose this family",
-        "output_attentions": "an output option of another library",
-        "output_hidden_states": "an output option of another library",
-        "output_router_logits": "an output option of another library",
-        "pretraining_tp": "a parallel layout of the original training",
-        "quantization_config": "how the tensors are stored; the checkpoint reader checks it",
-        "return_dict": "an output option of another library",
-        "router_aux_loss_coef": "the weight of a training loss",
-        "transformers_version": "who wrote the file",
-        "use_cache": "Hyla's callers decide whether to cache",
-    }
-)
-"""Keys of every family that say nothing about the model, each with its reason."""
+logger = logging.getLogger("hyla.models")
 
 
 class Schema(Protocol[Read]):
@@ -130,17 +112,21 @@ class Family(Generic[Keys]):
         if nested is not None and not isinstance(nested, Mapping):
             raise ConfigError(f"{self.name}: {self.text_key} = {nested!r} must be an object; fetch config.json again")
         outer = {key: value for key, value in published.items() if key != self.text_key}
-        kept = {}
+        kept, left_out = {}, []
         for key, value in normalize_rope(self.name, {**outer, **(nested or {})}).items():
             if value is None or key in self.reasons:  # null asks for the default
                 continue
             if key in self.handled:
                 kept[key] = value
+            elif writers_reason(key, value) is not None:
+                left_out.append(key)
             else:
                 raise ConfigError(
                     f"{self.name}: unknown key {key} = {value!r} in config.json; remove it if it changes nothing, "
                     "otherwise this version of Hyla cannot run the model"
                 )
+        if left_out:
+            logger.info("config.json: left out, since they say nothing about the model: %s", ", ".join(left_out))
         keys = self.schema.read(self.name, kept)
         try:
             return self.from_published(keys)

@@ -131,12 +131,24 @@ class Published(Strict):
     def read(cls, family: str, keys: Mapping) -> Self:
         """Validate; the error names the first wrong key, its value and what it should be."""
         try:
-            return cls.model_validate(dict(keys))
+            return cls.model_validate(cls._once(family, keys))
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
             value = "is missing" if first["type"] == "missing" else f"= {first['input']!r}"
             raise ConfigError(f"{family}: {key} {value} in config.json: {first['msg']}") from error
+
+    @classmethod
+    def _once(cls, family: str, keys: Mapping) -> dict:
+        """Each value under one spelling. Raises ConfigError when two of a key's spellings disagree."""
+        keys = dict(keys)
+        for field in cls.model_fields.values():
+            alias = field.validation_alias
+            spelled = [str(name) for name in alias.choices if name in keys] if isinstance(alias, AliasChoices) else []
+            for other in spelled[1:]:
+                if keys.pop(other) != keys[spelled[0]]:
+                    raise ConfigError(f"{family}: {spelled[0]} and {other} differ in config.json; keep one")
+        return keys
 
     def common(self) -> dict:
         """The fields of ModelConfig that every family fills in the same way."""
