@@ -5,7 +5,8 @@ Every config is frozen and forbids unknown keys.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,6 +27,14 @@ class Config(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or type(self).__name__
             raise ConfigError(f"{type(self).__name__}: {where} = {first.get('input')!r}: {first['msg']}") from error
+
+
+def without_defaults(config: Config, written: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """A written config without the named fields that have their defaults: fields that came later change nothing in
+    what is written of models that do not use them (saved folders, runs, fingerprints of caches)."""
+    fields = type(config).model_fields
+    unused = {name for name in names if getattr(config, name) == fields[name].default}
+    return {name: value for name, value in written.items() if name not in unused}
 
 
 class ModuleConfig(Config):
@@ -98,7 +107,17 @@ class YarnScalingConfig(Config):
     """The same for its denominator; DeepSeek moves this part into the softmax scale (`MLAConfig.scale_factor`)."""
 
 
-ScalingConfig = Annotated[LinearScalingConfig | Llama3ScalingConfig | YarnScalingConfig, Field(discriminator="kind")]
+class FactorsScalingConfig(Config):
+    """Each frequency divided by a number of its own, as some files give a scaling's result instead of its formula."""
+
+    kind: Literal["factors"] = "factors"
+    factors: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+    """Divisors of theta^(-2i / rotary_dim), i < rotary_dim / 2."""
+
+
+ScalingConfig = Annotated[
+    LinearScalingConfig | Llama3ScalingConfig | YarnScalingConfig | FactorsScalingConfig, Field(discriminator="kind")
+]
 
 
 class RopeConfig(Config):
@@ -116,4 +135,6 @@ class RopeConfig(Config):
             raise ValueError("rotary_dim must be even")
         if isinstance(self.scaling, YarnScalingConfig) and self.theta <= 1:
             raise ValueError(f"theta {self.theta} must be above 1 for yarn, which divides by its logarithm")
+        if isinstance(self.scaling, FactorsScalingConfig) and 2 * len(self.scaling.factors) != self.rotary_dim:
+            raise ValueError(f"{len(self.scaling.factors)} factors for {self.rotary_dim} rotated channels; give half")
         return self

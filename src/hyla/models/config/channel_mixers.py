@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_serializer, model_validator
 
-from hyla.models.config.base import ChannelMixerConfig, Config, Count
+from hyla.models.config.base import ChannelMixerConfig, Config, Count, without_defaults
 from hyla.ops.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -21,6 +21,12 @@ class MLPConfig(ChannelMixerConfig):
     kind: Literal["mlp"] = "mlp"
     intermediate_dim: Count
     activation: Activation = "swiglu"
+    bias: StrictBool = False
+    """A bias on each projection (Llama's `mlp_bias`)."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write):
+        return without_defaults(self, write(self), "bias")
 
 
 class RouterConfig(Config):
