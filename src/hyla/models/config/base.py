@@ -5,10 +5,17 @@ Every config is frozen and forbids unknown keys.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from hyla.errors import ConfigError
 
@@ -29,18 +36,19 @@ class Config(BaseModel):
             raise ConfigError(f"{type(self).__name__}: {where} = {first.get('input')!r}: {first['msg']}") from error
 
 
-def without_defaults(config: Config, written: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """A written config without the named fields that have their defaults: fields that came later change nothing in
-    what is written of models that do not use them (saved folders, runs, fingerprints of caches)."""
-    fields = type(config).model_fields
-    unused = {name for name in names if getattr(config, name) == fields[name].default}
-    return {name: value for name, value in written.items() if name not in unused}
-
-
 class ModuleConfig(Config):
     """What stands in a sublayer. `kind` says which module it is; `hyla.models.kinds` has one entry for each."""
 
     kind: str
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after models with this module were saved. While they have their defaults they are not written,
+    so that nothing changes for models that do not use them: folders, runs, fingerprints of caches."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unused = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in write(self).items() if name not in unused}
 
 
 class MixerConfig(ModuleConfig):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictBool, model_serializer, model_validator
+from pydantic import Field, StrictBool, model_validator
 
-from hyla.models.config.base import ChannelMixerConfig, Config, Count, without_defaults
+from hyla.models.config.base import ChannelMixerConfig, Config, Count
 from hyla.ops.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ class MLPConfig(ChannelMixerConfig):
     activation: Activation = "swiglu"
     bias: StrictBool = False
     """A bias on each projection (Llama's `mlp_bias`)."""
-
-    @model_serializer(mode="wrap")
-    def _written(self, write):
-        return without_defaults(self, write(self), "bias")
+    later: ClassVar[frozenset[str]] = frozenset({"bias"})
 
 
 class RouterConfig(Config):

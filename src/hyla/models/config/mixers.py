@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictBool, model_serializer, model_validator
+from pydantic import Field, StrictBool, model_validator
 
-from hyla.models.config.base import Count, MixerConfig, NormConfig, RopeConfig, without_defaults
+from hyla.models.config.base import Count, MixerConfig, NormConfig, RopeConfig
 
 
 class SoftmaxConfig(MixerConfig):
@@ -36,10 +36,7 @@ class SoftmaxConfig(MixerConfig):
     """A bias on the projections of queries, keys and values (Qwen2)."""
     out_bias: StrictBool = False
     """A bias on the output projection (Llama's `attention_bias` has both)."""
-
-    @model_serializer(mode="wrap")
-    def _written(self, write):
-        return without_defaults(self, write(self), "qkv_bias", "out_bias")
+    later: ClassVar[frozenset[str]] = frozenset({"qkv_bias", "out_bias"})
 
     @model_validator(mode="after")
     def _groups(self):

@@ -33,7 +33,7 @@ def tiles(strips: tuple[tuple[int, int, int], ...]) -> torch.Tensor:
     return torch.tensor(found, dtype=torch.int64).view(-1, 3)
 
 
-def chain_order(out_dim: int, in_dim: int, dtype: torch.dtype, *, has_bias: bool = False) -> int | None:
+def chain_order(out_dim: int, in_dim: int, dtype: torch.dtype, has_bias: bool = False) -> int | None:
     """The order of summation for weights [out_dim, in_dim], or None where the kernel cannot repeat the library's.
 
     has_bias: for products to which a bias is added.

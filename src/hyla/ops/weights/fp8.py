@@ -118,7 +118,7 @@ def _order(x_TD: torch.Tensor, weight: FP8Weights, *, has_bias: bool = False) ->
     if not (is_known and backends.uses_native(x_TD)):
         return None
     *_, out_dim, in_dim = weight.shape
-    return summation_order.chain_order(out_dim, in_dim, x_TD.dtype, has_bias=has_bias)
+    return summation_order.chain_order(out_dim, in_dim, x_TD.dtype, has_bias)
 
 
 def _native(
