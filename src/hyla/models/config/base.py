@@ -42,7 +42,13 @@ class ModuleConfig(Config):
     kind: str
     later: ClassVar[frozenset[str]] = frozenset()
     """Fields that came after models with this module were saved. While they have their defaults they are not written,
-    so that nothing changes for models that do not use them: folders, runs, fingerprints of caches."""
+    so that nothing changes for models that do not use them: folders, runs, fingerprints of caches. A class that has
+    some is a `LaterFields` too."""
+
+
+class LaterFields(ModuleConfig):
+    """Leaves out `later` fields at their defaults. Not every module's base: pydantic writes an infinity as null in
+    what passes through a function."""
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

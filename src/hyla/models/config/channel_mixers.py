@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
-from hyla.models.config.base import ChannelMixerConfig, Config, Count
+from hyla.models.config.base import ChannelMixerConfig, Config, Count, LaterFields
 from hyla.ops.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ else:
     Activation = Literal[tuple(ACTIVATIONS)]
 
 
-class MLPConfig(ChannelMixerConfig):
+class MLPConfig(ChannelMixerConfig, LaterFields):
     """Dense channel mixer: down(silu(gate x) * up x), unless `activation` (`ops.activations`) says otherwise."""
 
     kind: Literal["mlp"] = "mlp"

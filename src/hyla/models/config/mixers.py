@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
-from hyla.models.config.base import Count, MixerConfig, NormConfig, RopeConfig
+from hyla.models.config.base import Count, LaterFields, MixerConfig, NormConfig, RopeConfig
 
 
-class SoftmaxConfig(MixerConfig):
+class SoftmaxConfig(MixerConfig, LaterFields):
     """Grouped-query softmax attention."""
 
     kind: Literal["softmax"] = "softmax"
