@@ -189,6 +189,8 @@ class TestSpellings:
             assert family.config_from_hf(json.loads(json.dumps(family.config_to_hf(config)))) == config
         with pytest.raises(ConfigError, match=r"asks for a window that use_sliding_window = False"):
             family.config_from_hf({**keys, "layer_types": kinds})
+        with pytest.raises(ConfigError, match=r"use_sliding_window = True and sliding_window = None do not give"):
+            family.config_from_hf({**keys, "use_sliding_window": True, "sliding_window": None})
         with pytest.raises(ConfigError, match="layer_types has 2 entries"):
             family.config_from_hf({**keys, "layer_types": kinds[:2]})
 

@@ -23,7 +23,7 @@ class Keys(DenseKeys):
     """HANDLED keys of config.json."""
 
     use_sliding_window: bool = False
-    sliding_window: hf.Count | None = 4096
+    sliding_window: hf.Count | None = None
     max_window_layers: int = Field(default=28, ge=0)
     layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
 
