@@ -183,8 +183,11 @@ class TestGradients:
 
     def test_packed_weights_refuse_them(self):
         x, weight, bias = exact_operands()
+        packed = pack(weight)
+        if isinstance(packed, Plain):
+            pytest.skip("nothing is packed in the portable arithmetic")
         with pytest.raises(BackendUnavailable, match="unpack"):
-            pack(weight).product(x.requires_grad_(), bias)
+            packed.product(x.requires_grad_(), bias)
 
 
 def test_heads_and_experts_take_no_bias():
