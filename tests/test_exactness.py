@@ -132,9 +132,9 @@ def test_a_one_ulp_error_in_one_product_is_seen(whole, monkeypatch):
     home, name = (portable, "library_linear") if is_portable else (rows, "_linear_once")
     plain = getattr(home, name)
 
-    def nudged(x_RD, weight):
+    def nudged(x_RD, weight, bias_O=None):
         # A single row: by itself, or alone in a tile of zeros.
-        out, is_single = plain(x_RD, weight), x_RD.shape[0] in (1, 2) or not x_RD[2:].any()
+        out, is_single = plain(x_RD, weight, bias_O), x_RD.shape[0] in (1, 2) or not x_RD[2:].any()
         return one_ulp_up(out, out.dtype) if is_single else out
 
     monkeypatch.setattr(home, name, nudged)

@@ -30,9 +30,10 @@ def planted(request):
         loops.append(a.shape[-1])
         return loop(a, b)
 
-    proofs = (portable.linear_is_proven, portable.bmm_is_proven)
+    proofs = (portable.linear_is_proven, portable.joins_bias, portable.bmm_is_proven)
     patch = pytest.MonkeyPatch()
-    patch.setattr(portable, "library_linear", lambda x, weight: uneven(torch.nn.functional.linear(x, weight)))
+    linear = torch.nn.functional.linear
+    patch.setattr(portable, "library_linear", lambda x, weight, bias=None: uneven(linear(x, weight, bias)))
     patch.setattr(portable, "library_bmm", lambda a, b: uneven(torch.bmm(a, b)))
     patch.setattr(portable, "loop_product", counted)
     forget()

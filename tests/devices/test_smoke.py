@@ -70,7 +70,7 @@ def test_what_there_is_no_time_for_is_named(run):
 def test_a_wrong_product_is_seen(run, monkeypatch):
     """Each product is a thousandth too large."""
     plain = portable.library_linear
-    monkeypatch.setattr("hyla.ops.exact.portable.library_linear", lambda x, w: plain(x, w) * (1 + 1e-3))
+    monkeypatch.setattr("hyla.ops.exact.portable.library_linear", lambda x, w, b=None: plain(x, w, b) * (1 + 1e-3))
     lines = [*smoke_parts.parity(run), *smoke_parts.training(run)]
     assert not any(line.is_good for line in lines if "bf16" not in line.name)
 

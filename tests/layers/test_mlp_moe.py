@@ -10,9 +10,12 @@ from hyla.ops.moe.reference import experts_reference, route_reference
 D, F, WIDTH, E, K, LATENT = 20, 36, 12, 6, 3, 16
 
 
+MLPS = {"mlp": {}, "relu2": {"activation": "relu2"}, "biased": {"bias": True}}
+
+
 def build(kind, dtype=torch.float32):
-    if kind in ("mlp", "relu2"):
-        module = MLP(D, intermediate_dim=F, **({"activation": "relu2"} if kind == "relu2" else {}))
+    if kind in MLPS:
+        module = MLP(D, intermediate_dim=F, **MLPS[kind])
     else:
         deepseek = kind in WITH_BIAS
         latent = {"activation": "relu2", "latent_dim": LATENT} if kind == "latent" else {}
@@ -46,11 +49,12 @@ def make_rows(num_rows=50, dtype=torch.float32):
 
 
 def dense(x, mlp):
-    up, down = (linear.weight.double() for linear in (mlp.up, mlp.down))
+    def linear(y, layer):
+        return torch.nn.functional.linear(y, layer.weight.double(), None if layer.bias is None else layer.bias.double())
+
     if mlp.gate is None:
-        return torch.relu(x @ up.t()).square() @ down.t()
-    gate = mlp.gate.weight.double()
-    return (torch.nn.functional.silu(x @ gate.t()) * (x @ up.t())) @ down.t()
+        return linear(torch.relu(linear(x, mlp.up)).square(), mlp.down)
+    return linear(torch.nn.functional.silu(linear(x, mlp.gate)) * linear(x, mlp.up), mlp.down)
 
 
 def expected_output(module, x_TD):
@@ -70,7 +74,7 @@ def expected_output(module, x_TD):
     return routed + gate * dense(x, module.shared)
 
 
-KINDS = ["mlp", "qwen", "deepseek", "relu2", "latent"]
+KINDS = ["mlp", "qwen", "deepseek", "relu2", "biased", "latent"]
 WITH_BIAS = ("deepseek", "latent")
 
 
@@ -140,6 +144,7 @@ def test_parameters_are_named_as_documented(kind):
         "qwen": moe | {"shared_gate.weight"},
         "deepseek": moe | {"router_bias"},
         "relu2": mlp - {"gate.weight"},
+        "biased": mlp | {"gate.bias", "up.bias", "down.bias"},
         "latent": (moe | latent) - {"experts_gate", "shared.gate.weight"},
     }
     module = build(kind)

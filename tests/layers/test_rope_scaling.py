@@ -51,6 +51,29 @@ def test_frequencies_and_attention_factor_are_those_of_transformers(name, head_d
         assert not torch.allclose(got, plain_frequencies(int(head_dim * factor), theta))
 
 
+def test_factors_divide_each_frequency():
+    factors = [1.0, 1.5, 4.0, 8.25, 8.25, 32.0]
+    mine = scaling({"rope_type": "hyla_factors", "factors": factors})
+    assert mine.attention_factor == 1.0
+    expected = [500.0 ** (-2 * i / 12) / factor for i, factor in enumerate(factors)]
+    assert mine.frequencies(12, 500.0).tolist() == pytest.approx(expected, rel=1e-15)
+    assert rotary_table(12, 500.0, mine) is rotary_table(12, 500.0, scaling_of(mine_again(factors)))
+
+
+def mine_again(factors):
+    return RopeParameters(rope_type="hyla_factors", factors=list(factors)).scaling()
+
+
+@pytest.mark.parametrize("theta", [10000.0, 5e5])
+def test_the_factors_of_a_scaling_stand_for_it(theta):
+    """What a file gives instead of llama3's numbers: fp32 quotients of the frequencies."""
+    llama3 = scaling(CASES["llama3"])
+    factors = (plain_frequencies(64, theta) / llama3.frequencies(64, theta)).float().tolist()
+    assert factors[0] == 1.0 and factors[-1] == pytest.approx(8.0)
+    mine = scaling({"rope_type": "hyla_factors", "factors": factors})
+    torch.testing.assert_close(mine.frequencies(64, theta), llama3.frequencies(64, theta), rtol=1e-7, atol=0)
+
+
 def test_a_table_holds_scaled_angles_and_its_pages_do_not_depend_on_its_reach():
     mine = scaling({**YARN, "mscale": 0.7, "mscale_all_dim": 0.4})
     near, far = RotaryTable(12, 1000.0, mine), RotaryTable(12, 1000.0, mine)

@@ -18,12 +18,17 @@ TOLERANCE = 1e-5
 
 SOFTMAX = dict(num_heads=6, num_kv_heads=2, head_dim=20, rope_theta=1000.0)
 PLAIN = dict(has_output_gate=False, qk_norm_eps=None, qk_norm_zero_centered=False, rotary_dim=0)
+BIASED = dict(**PLAIN, qkv_bias=True, out_bias=True)
+# The gate's projection joins those with biases and has none itself.
+GATED_BIASED = dict(has_output_gate=True, qk_norm_eps=None, qk_norm_zero_centered=False, rotary_dim=12, qkv_bias=True)
 FULL = dict(has_output_gate=True, qk_norm_eps=1e-6, qk_norm_zero_centered=True, rotary_dim=12)
 LATENT = dict(num_heads=5, kv_lora_dim=24, nope_dim=12, rope_dim=8, value_dim=14, norm_eps=1e-5, rope_theta=1000.0)
 
 KINDS = {
     "plain": lambda: SoftmaxAttention(D, **SOFTMAX, **PLAIN),
     "full": lambda: SoftmaxAttention(D, **SOFTMAX, **FULL),
+    "biased": lambda: SoftmaxAttention(D, **SOFTMAX, **BIASED),
+    "gated biased": lambda: SoftmaxAttention(D, **SOFTMAX, **GATED_BIASED),
     "mla": lambda: MLA(D, **LATENT, q_lora_dim=None, rotary_dim=0),
     "mla rope": lambda: MLA(D, **LATENT, q_lora_dim=16, rotary_dim=6),
 }
@@ -90,9 +95,16 @@ def attend(q_LHK, k_LHK, v_LHV):
     return torch.einsum("hij,jhv->ihv", scores.softmax(-1), v_LHV)
 
 
-def plain_softmax(layer, x_LD, *, has_output_gate, qk_norm_eps, qk_norm_zero_centered, rotary_dim):
+def plain_softmax(layer, x_LD, *, has_output_gate, qk_norm_eps, qk_norm_zero_centered, rotary_dim, **biases):
     weights = {name: weight.detach().double() for name, weight in layer.named_parameters()}
-    q, k, v = ((x_LD @ weights[f"{name}.weight"].T).unflatten(-1, (-1, 20)) for name in "qkv")
+    assert {name for name in weights if "bias" in name} == {
+        f"{name}.bias" for name in "qkv" * biases.get("qkv_bias", False) + "o" * biases.get("out_bias", False)
+    }
+
+    def linear(name, x):
+        return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0.0)
+
+    q, k, v = (linear(name, x_LD).unflatten(-1, (-1, 20)) for name in "qkv")
     if qk_norm_eps is not None:
         q = norm(q, weights["q_norm.weight"], qk_norm_eps, qk_norm_zero_centered)
         k = norm(k, weights["k_norm.weight"], qk_norm_eps, qk_norm_zero_centered)
@@ -100,7 +112,7 @@ def plain_softmax(layer, x_LD, *, has_output_gate, qk_norm_eps, qk_norm_zero_cen
     o = attend(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1)).flatten(1)
     if has_output_gate:
         o = o * torch.sigmoid(x_LD @ weights["gate.weight"].T)
-    return o @ weights["o.weight"].T
+    return linear("o", o)
 
 
 def expanded_mla(layer, x_LD, rotary_dim):
@@ -121,8 +133,9 @@ def expanded_mla(layer, x_LD, rotary_dim):
 
 
 def expected(kind, layer, x_LD):
-    if kind in ("plain", "full"):
-        return plain_softmax(layer, x_LD, **(PLAIN if kind == "plain" else FULL))
+    if not kind.startswith("mla"):
+        options = {"plain": PLAIN, "full": FULL, "biased": BIASED, "gated biased": GATED_BIASED}
+        return plain_softmax(layer, x_LD, **options[kind])
     return expanded_mla(layer, x_LD, 0 if kind == "mla" else 6)
 
 

@@ -6,7 +6,9 @@ CHUNK, BLOCK, RING = 64, 16, 16
 
 
 def mlp_weights(hidden, config):
-    return (2 + (config.activation == "swiglu")) * hidden * config.intermediate_dim
+    matrices = 2 + (config.activation == "swiglu")
+    biases = (matrices - 1) * config.intermediate_dim + hidden
+    return matrices * hidden * config.intermediate_dim + config.bias * biases
 
 
 def moe_weights(hidden, config):
@@ -25,7 +27,8 @@ def softmax_weights(hidden, config):
     count = hidden * ((heads + groups) * keys + (groups + heads) * values + heads * values * config.output_gate)
     if config.qk_norm:
         count += keys * (2 if config.qk_norm_scope == "head" else heads + groups)
-    return count + heads * config.sinks
+    biases = config.qkv_bias * ((heads + groups) * keys + groups * values) + config.out_bias * hidden
+    return count + heads * config.sinks + biases
 
 
 def mla_weights(hidden, config):

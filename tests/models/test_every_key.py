@@ -57,8 +57,12 @@ def others(value: object, info: FieldInfo) -> list[object]:
 
 
 FLAT_KIMI = {"linear_attn_config": None, "layer_types": ["linear_attention"] * 3 + ["full_attention"]}
+WINDOWED = {"sliding_window": 20, "max_window_layers": 1}
 BESIDE = {
     ("qwen3_next", "intermediate_size"): {"mlp_only_layers": [0]},
+    ("qwen2", "use_sliding_window"): WINDOWED,
+    ("qwen2", "max_window_layers"): WINDOWED | {"use_sliding_window": True},
+    ("qwen2", "sliding_window"): WINDOWED | {"use_sliding_window": True},
     **{("kimi_linear", f"linear_{key}"): FLAT_KIMI for key in ("num_heads", "head_dim", "conv_kernel_dim")},
 }
 """What must stand beside a key for it to mean something."""
@@ -121,5 +125,5 @@ def test_every_scaling_of_positions_reaches_every_rotation_and_the_logits(name):
 
 def test_every_key_of_the_position_code_is_tried_or_inert():
     tried = {*YARN, *ROPE_KEYS, *INERT}
-    of_other_scalings = {"low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "truncate"}
+    of_other_scalings = {"low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "truncate", "factors"}
     assert set(RopeParameters.model_fields) == tried | of_other_scalings | {"attention_factor"}

@@ -74,8 +74,9 @@ def test_an_unknown_null_key_asks_for_nothing(family):
 
 @pytest.mark.parametrize("value", [True, 1])
 def test_a_value_that_cannot_be_run_is_refused(family, value):
-    with pytest.raises(ConfigError, match=f"attention_bias = {value}"):
-        family.config_from_hf({**family.tiny_config, "attention_bias": value})
+    key = "rope_interleaved" if family.name == "llama" else "attention_bias"
+    with pytest.raises(ConfigError, match=f"{key} = {value}"):
+        family.config_from_hf({**family.tiny_config, key: value})
 
 
 def test_a_missing_key_is_named(family):
@@ -163,7 +164,7 @@ class TestSpellings:
         {"type": "yarn", "factor": 4, "original_max_position_embeddings": 32768, "truncate": False},
         {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "attention_factor": 1.1},
     ])  # fmt: skip
-    @pytest.mark.parametrize("name", ["qwen3", "qwen3_next", "deepseek_v3"])
+    @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "qwen3_next", "deepseek_v3"])
     def test_a_scaled_position_code_survives_the_way_out_and_back(self, name, keys):
         family = family_of(name)
         plain = {key: value for key, value in family.tiny_config.items() if key != "rope_parameters"}
@@ -172,6 +173,63 @@ class TestSpellings:
         assert rope.scaling.kind == keys.get("rope_type", keys.get("type"))
         assert rope.scaling.factor == 4.0 or rope.scaling.kind == "llama3"
         assert family.config_from_hf(family.config_to_hf(config)) == config
+
+    @pytest.mark.parametrize("name", ["llama", "qwen2"])
+    def test_divisors_of_the_frequencies_survive_the_way_out_and_back(self, name):
+        family, divisors = family_of(name), [1.0, 0.1 + 0.2, 3, 4.5, 5.5, 6.5, 7.5, 8.0, 8.0, 31.7]
+        keys = {**family.tiny_config, "rope_theta": 5e5}
+        config = family.config_from_hf({**keys, "rope_scaling": {"rope_type": "hyla_factors", "factors": divisors}})
+        assert config.mixers[0].rope.scaling.factors == tuple(divisors)
+        published = json.loads(json.dumps(family.config_to_hf(config)))
+        assert published["rope_parameters"]["rope_type"] == "hyla_factors"
+        assert family.config_from_hf(published) == config
+        for wrong, message in (
+            (divisors[1:], "9 factors for 20"),
+            ([0.0, *divisors[1:]], "factors"),
+            (None, "factors"),
+        ):
+            scaling = {"rope_type": "hyla_factors", "factors": wrong}
+            with pytest.raises(ConfigError, match=message):
+                family.config_from_hf({**keys, "rope_parameters": scaling})
+        with pytest.raises(ConfigError, match=r"'factors': .* mean nothing with rope_type 'default'"):
+            family.config_from_hf({**keys, "rope_parameters": {"factors": divisors}})
+
+    def test_llama_s_biases_are_two_switches_and_heads_may_be_left_out(self):
+        family = family_of("llama")
+        plain = {key: value for key, value in family.tiny_config.items() if "bias" not in key and "head" not in key}
+        for attention, mlp in ((False, True), (True, False), (False, False)):
+            keys = {**plain, "num_attention_heads": 6, "attention_bias": attention, "mlp_bias": mlp}
+            config = family.config_from_hf(keys)
+            mixer, channel = (sub.module for sub in config.sublayers[:2])
+            assert (mixer.qkv_bias, mixer.out_bias, channel.bias) == (attention, attention, mlp)
+            assert (mixer.num_kv_heads, mixer.head_dim) == (6, 8)
+            published = family.config_to_hf(config)
+            assert (published["attention_bias"], published["mlp_bias"]) == (attention, mlp)
+        with pytest.raises(ConfigError, match=r"hidden_size = 48 .* num_attention_heads = 5; give head_dim"):
+            family.config_from_hf({**plain, "num_attention_heads": 5})
+        one_sided = mixer.model_copy(update={"qkv_bias": True})
+        first = config.sublayers[0].model_copy(update={"module": one_sided})
+        odd = config.model_copy(update={"sublayers": (first, *config.sublayers[1:])})
+        with pytest.raises(ConfigError, match="cannot describe this model"):
+            family.config_to_hf(odd)
+
+    def test_the_windows_of_qwen2_are_those_of_its_layers(self):
+        family = family_of("qwen2")
+        keys = {**family.tiny_config, "num_hidden_layers": 3, "sliding_window": 33, "max_window_layers": 1}
+        assert [mixer.window for mixer in family.config_from_hf(keys).mixers] == [None, None, None]
+        windowed = family.config_from_hf({**keys, "use_sliding_window": True})
+        assert [mixer.window for mixer in windowed.mixers] == [None, 33, 33]
+        kinds = ["sliding_attention", "full_attention", "full_attention"]
+        listed = family.config_from_hf({**keys, "use_sliding_window": True, "layer_types": kinds})
+        assert [mixer.window for mixer in listed.mixers] == [33, None, None]
+        for config in (windowed, listed):
+            assert family.config_from_hf(json.loads(json.dumps(family.config_to_hf(config)))) == config
+        with pytest.raises(ConfigError, match=r"asks for a window that use_sliding_window = False"):
+            family.config_from_hf({**keys, "layer_types": kinds})
+        with pytest.raises(ConfigError, match=r"use_sliding_window = True and sliding_window = None do not give"):
+            family.config_from_hf({**keys, "use_sliding_window": True, "sliding_window": None})
+        with pytest.raises(ConfigError, match="layer_types has 2 entries"):
+            family.config_from_hf({**keys, "layer_types": kinds[:2]})
 
     def test_deepseek_keeps_yarn_s_magnitude_in_the_softmax_scale(self):
         mixer = family_of("deepseek_v32").preset("DeepSeek-V3.2").mixers[0]

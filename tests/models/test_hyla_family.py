@@ -88,7 +88,22 @@ def test_every_field_has_its_place_in_config_json():
     published = FAMILY.config_to_hf(FAMILY.tiny)
     assert set(ModelConfig.model_fields) - {"family"} <= set(published)
     for written, sublayer in zip(published["sublayers"], FAMILY.tiny.sublayers):
-        assert set(type(sublayer.module).model_fields) == set(written["module"])
+        kind = type(sublayer.module)
+        assert set(kind.model_fields) - kind.later == set(written["module"])
+
+
+def test_a_field_that_came_later_is_written_where_it_is_used_and_may_be_given_where_not():
+    softmax = {"kind": "softmax", "num_heads": 6, "num_kv_heads": 2, "head_dim": 12}
+    keys = {**FAMILY.tiny_config, "sublayers": [{"module": softmax | {"qkv_bias": True, "out_bias": False}}]}
+    config = FAMILY.config_from_hf(keys)
+    module = config.sublayers[0].module
+    assert (module.qkv_bias, module.out_bias) == (True, False)
+    written = FAMILY.config_to_hf(config)["sublayers"][0]["module"]
+    assert written["qkv_bias"] is True and "out_bias" not in written
+    for value in (1, "false", None):
+        keys["sublayers"] = [{"module": softmax | {"out_bias": value}}]
+        with pytest.raises(ConfigError, match="out_bias"):
+            FAMILY.config_from_hf(keys)
 
 
 def with_module(**fields):

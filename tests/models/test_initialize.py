@@ -7,7 +7,7 @@ from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 
-FAMILIES = ("qwen3", "qwen3_5", "qwen3_next", "kimi_linear", "deepseek_v3", "deepseek_v32")
+FAMILIES = ("llama", "qwen3", "qwen3_5", "qwen3_next", "kimi_linear", "deepseek_v3", "deepseek_v32")
 
 
 def blank(family):

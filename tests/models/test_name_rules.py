@@ -79,7 +79,10 @@ def test_a_rename_changes_nothing():
 
 
 def test_every_weight_of_every_size_has_exactly_one_published_name():
-    hybrids, baselines = ("qwen3_5", "qwen3_next", "kimi_linear"), ("qwen3", "qwen3_moe", "minimax_m2")
+    hybrids, baselines = (
+        ("qwen3_5", "qwen3_next", "kimi_linear"),
+        ("llama", "qwen2", "qwen3", "qwen3_moe", "minimax_m2"),
+    )
     for model_type in (*hybrids, *baselines, "mimo_v2_flash", "mimo_v2"):
         family = family_of(model_type)
         with torch.device("meta"):

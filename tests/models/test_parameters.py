@@ -105,7 +105,8 @@ DELTA = {"key_dim": 4, "value_dim": 4, "conv_len": 4}
 SPARSE = {"num_index_heads": 2, "index_dim": 4}
 EVERY_OPTION = {
     "softmax": [
-        dict(num_heads=2, num_kv_heads=1, head_dim=4, has_output_gate=True, qk_norm_scope="head", has_sinks=True)
+        dict(num_heads=2, num_kv_heads=1, head_dim=4, has_output_gate=True, qk_norm_scope="head", has_sinks=True),
+        dict(num_heads=2, num_kv_heads=1, head_dim=4, qkv_bias=True, out_bias=True),
     ],
     "mla": [{**MLA, "q_lora_dim": rank} for rank in (None, 8)],
     "sparse_mla": [{**MLA, **SPARSE, "q_lora_dim": 8}],
@@ -114,7 +115,7 @@ EVERY_OPTION = {
     "lightning": [dict(num_heads=2, head_dim=4, has_qk_norm=True)],
     "mamba2": [dict(num_heads=2, head_dim=4, num_groups=1, state_dim=4, conv_len=4)],
     "linear": [dict(num_heads=2, key_dim=4, value_dim=4)],
-    "mlp": [dict(intermediate_dim=8, has_gate=True)],
+    "mlp": [dict(intermediate_dim=8, has_gate=True, has_bias=True)],
     "moe": [
         dict(
             num_experts=2, expert_dim=4, has_gate=True, has_bias=True, shared_dim=4, has_shared_gate=True, latent_dim=4

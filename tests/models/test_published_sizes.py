@@ -45,7 +45,22 @@ PUBLISHED = {
 NAME_ONLY = "no more than the number in its name"
 SAME_SHAPES = "the shapes of MiniMax-M2"
 CARD = "the card's rounded numbers agree: "
+HUB = "the hub's rounded number agrees: "
 ARITHMETIC_ONLY = {
+    "SmolLM2-135M": (0.134515, 0.134515, HUB + "135M"),
+    "SmolLM2-360M": (0.361821, 0.361821, HUB + "362M"),
+    "SmolLM2-1.7B": (1.711376, 1.711376, HUB + "1.71B"),
+    "Llama-3.2-1B": (1.235814, 1.235814, HUB + "1.24B"),
+    "Llama-3.2-3B": (3.212750, 3.212750, HUB + "3.21B"),
+    "Llama-3.1-8B": (8.030261, 8.030261, HUB + "8.03B"),
+    "Llama-3.1-70B": (70.553706, 70.553706, HUB + "70.6B"),
+    "Qwen2.5-0.5B": (0.494033, 0.494033, CARD + "0.49B"),
+    "Qwen2.5-1.5B": (1.543714, 1.543714, CARD + "1.54B"),
+    "Qwen2.5-3B": (3.085939, 3.085939, CARD + "3.09B"),
+    "Qwen2.5-7B": (7.615617, 7.615617, CARD + "7.61B"),
+    "Qwen2.5-14B": (14.770034, 14.770034, CARD + "14.7B"),
+    "Qwen2.5-32B": (32.763876, 32.763876, HUB + "32.8B"),
+    "Qwen2.5-72B": (72.706204, 72.706204, CARD + "72.7B"),
     "MiniMax-M2.5": (228.69, 11.03, SAME_SHAPES),
     "MiniMax-M2.7": (228.69, 11.03, SAME_SHAPES),
     "DeepSeek-V3": (671.03, 37.55, CARD + "671B, 37B"),

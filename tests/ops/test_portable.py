@@ -14,11 +14,11 @@ def draw(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def uneven_linear(x_RD, weight_OD):
+def uneven_linear(x_RD, weight_OD, bias_O=None):
     """A library whose order of summation follows from a row's place."""
     plain = x_RD @ weight_OD.t()
     plain[1::2] = (x_RD[1::2].flip(1) @ weight_OD.flip(1).t()) * (1 + 2**-20)
-    return plain
+    return plain if bias_O is None else plain + bias_O
 
 
 def uneven_bmm(a_BMK, b_BKN):
@@ -30,10 +30,11 @@ def uneven_bmm(a_BMK, b_BKN):
 @pytest.fixture
 def fresh():
     """Nothing is proven before, and nothing of this test's library is believed after it."""
-    for proof in (portable.linear_is_proven, portable.bmm_is_proven):
+    proofs = (portable.linear_is_proven, portable.joins_bias, portable.bmm_is_proven)
+    for proof in proofs:
         proof.cache_clear()
     yield
-    for proof in (portable.linear_is_proven, portable.bmm_is_proven):
+    for proof in proofs:
         proof.cache_clear()
 
 

@@ -163,7 +163,7 @@ def test_bmm_equals_the_product_in_float64_and_has_its_gradient():
 def test_a_library_that_depends_on_the_row_count_is_found_out(monkeypatch):
     """A product that sums in another order for few rows: those counts are not used for it."""
 
-    def moody(x_RD, weight):
+    def moody(x_RD, weight, bias_O=None):
         if x_RD.shape[0] < 32:
             return x_RD.flip(-1) @ weight.flip(-1).t()
         return x_RD @ weight.t()
@@ -177,7 +177,7 @@ def test_a_library_that_depends_on_the_row_count_is_found_out(monkeypatch):
 
 def test_a_product_that_never_repeats_itself_is_refused(monkeypatch):
     monkeypatch.setattr(rows, "reorder", lambda weight: weight)
-    monkeypatch.setattr(rows, "_linear_once", lambda x_RD, weight: torch.rand(x_RD.shape[0], weight.shape[0]))
+    monkeypatch.setattr(rows, "_linear_once", lambda x_RD, weight, bias_O: torch.rand(x_RD.shape[0], weight.shape[0]))
     with pytest.raises(BackendUnavailable, match="repeats itself"):
         rows.row_buckets.__wrapped__(36, 20, torch.float32, torch.device("cpu"), 1)
 

@@ -90,9 +90,9 @@ class Inventory:
     matrices: tuple[Matrix, ...] = ()
     experts: Experts | None = None
     vectors: int = 0
-    """Elements of norms and convolutions, in the model's dtype."""
+    """Elements of norms, convolutions and biases of projections, in the model's dtype."""
     fp32_vectors: int = 0
-    """Elements of decays, biases and sinks."""
+    """Elements of decays, biases of routers and sinks."""
 
     @property
     def parameters(self) -> int:

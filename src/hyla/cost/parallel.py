@@ -1,7 +1,7 @@
 """Bytes of one rank when a model is split: tensor x expert x pipeline x context x data parallel.
 
 - tensor: heads, intermediate channels and the vocabulary are divided; key heads fewer than ranks are copied; latents of
-  MLA (and their projections), low-rank gates' first halves, routers and norms are copied.
+  MLA (and their projections), low-rank gates' first halves, routers, norms and biases are copied.
 - expert: whole routed experts are divided among `expert` ranks, taken from the tensor x context x data ranks.
 - pipeline: consecutive sublayers, stages of nearly equal weight; embedding on the first, head on the last.
 - context: keys and values are divided by position; recurrent states are copied (each rank has the running one).

@@ -16,8 +16,9 @@ from hyla.layers.parameters import Parameter, Start, Table, by_name, products
 class Layer(nn.Module):
     """Base of the mixers and channel mixers.
 
-    A row "q.weight" becomes a `Linear` called q, a row "A_log" a parameter, and the rows of the product "in" a
-    `Projection` called in_projection. What stays fp32 in every product (a router) has none.
+    A row "q.weight" becomes a `Linear` called q, with a bias where there is a row "q.bias"; a row "A_log" becomes a
+    parameter, and the rows of the product "in" a `Projection` called in_projection. What stays fp32 in every product (a
+    router) has none.
     """
 
     optional: ClassVar[tuple[str, ...]] = ()
@@ -46,7 +47,7 @@ class Layer(nn.Module):
                 setattr(self, name, blank(rows[name]))
             else:
                 row = rows[f"{name}.weight"]
-                setattr(self, name, Linear(row.in_dim, row.out_dim))
+                setattr(self, name, Linear(row.in_dim, row.out_dim, has_bias=f"{name}.bias" in rows))
         self.projections: tuple[Projection, ...] = ()
         rows_here = [row for row in table if row.name.partition(".")[0] not in parts]
         for product, members in products(rows_here).items():

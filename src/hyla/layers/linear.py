@@ -11,14 +11,16 @@ from hyla.ops.weights import FP8Tensor, FP8Weights, HeadMatrices, Plain, Weights
 
 
 class Linear(nn.Module):
-    """Holds the bias-free `weight` [out_dim, in_dim]; a `Projection` computes with it."""
+    """Holds the `weight` [out_dim, in_dim] and, where it has one, the `bias` [out_dim]; a `Projection` computes."""
 
     weight: torch.Tensor
+    bias: torch.Tensor | None
 
-    def __init__(self, in_dim: int, out_dim: int):
+    def __init__(self, in_dim: int, out_dim: int, *, has_bias: bool = False):
         super().__init__()
         self.in_dim, self.out_dim = in_dim, out_dim
         self.weight = nn.Parameter(torch.empty(out_dim, in_dim))
+        self.bias = nn.Parameter(torch.empty(out_dim)) if has_bias else None
 
 
 Holder = Linear | tuple[nn.Module, str]
@@ -31,6 +33,9 @@ class Projection:
     Parameters are matrices [O, D], the experts' stacks [E, O, D], or one stack of heads (`head_layout`). Plain ones are
     read where they are, at every call, so they can be trained and replaced. `pack` and FP8 leave only their shapes
     behind (parameters on the meta device), so memory is not doubled. All kinds of storage give the same bits.
+
+    Biases of its `Linear`s stay plain parameters beside any storage; they are added in fp32, and the sum with the
+    product is rounded once.
     """
 
     def __init__(self, *holders: Holder, dtype: torch.dtype | None = None, head_layout: str | None = None):
@@ -82,10 +87,19 @@ class Projection:
             raise BackendUnavailable("packed and FP8 weights are not trained; call model.unpack(), or load with dtype=")
         return weights.whole()
 
+    def bias(self) -> torch.Tensor | None:
+        """The biases [sum of out_dims], zeros for parameters without one; None where none has one."""
+        held = [module.bias if isinstance(module, Linear) else None for module, _ in self._places]
+        some = next((bias for bias in held if bias is not None), None)
+        if some is None:
+            return None
+        parts = [some.new_zeros(size) if bias is None else bias for bias, size in zip(held, self.out_dims)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
     def fused(self, x_TD: torch.Tensor) -> torch.Tensor:
         """Rows [T, D] -> [T, sum of out_dims]; of heads [T, H, in] -> [T, H, out]."""
         weights = self.weights
-        return weights.product(x_TD.to(weights.dtype))
+        return weights.product(x_TD.to(weights.dtype), self.bias())
 
     def __call__(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Rows [T, D] -> one [T, out_dim] per parameter (views of one tensor)."""

@@ -18,10 +18,11 @@ class MLP(Layer):
     gate_up_projection: Projection
     down_projection: Projection
 
-    def __init__(self, hidden_dim: int, *, intermediate_dim: int, activation: str = "swiglu"):
-        """activation: a name of `ops.activations.ACTIVATIONS`."""
+    def __init__(self, hidden_dim: int, *, intermediate_dim: int, activation: str = "swiglu", bias: bool = False):
+        """activation: a name of `ops.activations.ACTIVATIONS`. bias: every projection adds one."""
         has_gate = ACTIVATIONS[activation].has_gate
-        super().__init__(parameters(hidden_dim, intermediate_dim=intermediate_dim, has_gate=has_gate))
+        table = parameters(hidden_dim, intermediate_dim=intermediate_dim, has_gate=has_gate, has_bias=bias)
+        super().__init__(table)
         self.activation = activation
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:

@@ -168,6 +168,12 @@ def vector(name: str, *axes: Axis, start: Start = UNIT_SCALE, is_fp32: bool = Fa
     return Parameter(name, (axes,), start=start, is_fp32=is_fp32)
 
 
+def bias(name: str, *axes: Axis) -> Parameter:
+    """What is added to a product's outputs, beside the matrix "<name>.weight". It starts as the matrices do: from zero
+    it would not show in a new model whether it is added."""
+    return vector(f"{name}.bias", *axes, start=NORMAL)
+
+
 def convolution(name: str, taps: int, *segments: Segment) -> Parameter:
     """The weight [channels, taps] of a short convolution over several inputs side by side."""
     channels = (Axis("channels", sum(segment.size for segment in segments)),)

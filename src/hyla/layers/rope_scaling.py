@@ -42,6 +42,18 @@ class LinearScaling:
 
 
 @dataclass(frozen=True)
+class FactorsScaling:
+    """Each frequency divided by a number of its own (GGUF's `rope_freqs`)."""
+
+    factors: tuple[float, ...]
+    attention_factor: float = 1.0
+
+    def frequencies(self, rotary_dim: int, theta: float) -> torch.Tensor:
+        plain = plain_frequencies(rotary_dim, theta)
+        return plain / plain.new_tensor(self.factors)
+
+
+@dataclass(frozen=True)
 class Llama3Scaling:
     """Long waves divided by a factor, short ones kept, a straight blend between (Llama 3.1, model card's code)."""
 

@@ -59,10 +59,13 @@ class SoftmaxAttention(Layer):
         has_sinks: bool = False,
         value_dim: int | None = None,
         value_scale: float = 1.0,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
     ):
         """qk_norm_eps: None for no QK-norm; qk_norm_scope: what is normed as one vector; rotary_dim: rotated channels
         of a head, 0 for no position code; window: keys that a row sees, its own included, None for all; has_sinks: a
         logit per head in the denominator; value_dim: None for head_dim; value_scale: of the values, before the cache.
+        qkv_bias, out_bias: which projections add one.
         """
         table = parameters(
             hidden_dim,
@@ -73,6 +76,8 @@ class SoftmaxAttention(Layer):
             has_output_gate=has_output_gate,
             qk_norm_scope=None if qk_norm_eps is None else qk_norm_scope,
             has_sinks=has_sinks,
+            qkv_bias=qkv_bias,
+            out_bias=out_bias,
         )
         norms = {}
         if qk_norm_eps is not None:

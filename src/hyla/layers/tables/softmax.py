@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hyla.layers.parameters import NORMAL, Axis, Table, heads, hidden, matrix, vector
+from hyla.layers.parameters import NORMAL, Axis, Table, bias, heads, hidden, matrix, vector
 
 
 def parameters(
@@ -17,8 +17,11 @@ def parameters(
     has_output_gate: bool = False,
     qk_norm_scope: Literal["head", "projection"] | None = None,
     has_sinks: bool = False,
+    qkv_bias: bool = False,
+    out_bias: bool = False,
 ) -> Table:
-    """value_dim: None for head_dim. qk_norm_scope: what QK-norm takes as one vector; None: there is no QK-norm."""
+    """value_dim: None for head_dim. qk_norm_scope: what QK-norm takes as one vector; None: there is no QK-norm.
+    qkv_bias, out_bias: of the projections of queries, keys and values, and of the output's."""
     stream, query, group = hidden(hidden_dim), heads(num_heads), heads(num_kv_heads)
     key, value = Axis("key", head_dim), Axis("value", value_dim or head_dim)
     rows = [
@@ -35,4 +38,8 @@ def parameters(
         rows += [vector("q_norm.weight", query, key), vector("k_norm.weight", group, key)]
     if has_sinks:
         rows.append(vector("sinks", query, start=NORMAL, is_fp32=True))
+    if qkv_bias:
+        rows += [bias("q", query, key), bias("k", group, key), bias("v", group, value)]
+    if out_bias:
+        rows.append(bias("o", *stream))
     return tuple(rows)

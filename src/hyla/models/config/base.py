@@ -5,9 +5,17 @@ Every config is frozen and forbids unknown keys.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from hyla.errors import ConfigError
 
@@ -32,6 +40,21 @@ class ModuleConfig(Config):
     """What stands in a sublayer. `kind` says which module it is; `hyla.models.kinds` has one entry for each."""
 
     kind: str
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after models with this module were saved. While they have their defaults they are not written,
+    so that nothing changes for models that do not use them: folders, runs, fingerprints of caches. A class that has
+    some is a `LaterFields` too."""
+
+
+class LaterFields(ModuleConfig):
+    """Leaves out `later` fields at their defaults. Not every module's base: pydantic writes an infinity as null in
+    what passes through a function."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unused = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in write(self).items() if name not in unused}
 
 
 class MixerConfig(ModuleConfig):
@@ -98,7 +121,17 @@ class YarnScalingConfig(Config):
     """The same for its denominator; DeepSeek moves this part into the softmax scale (`MLAConfig.scale_factor`)."""
 
 
-ScalingConfig = Annotated[LinearScalingConfig | Llama3ScalingConfig | YarnScalingConfig, Field(discriminator="kind")]
+class FactorsScalingConfig(Config):
+    """Each frequency divided by a number of its own, as some files give a scaling's result instead of its formula."""
+
+    kind: Literal["factors"] = "factors"
+    factors: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+    """Divisors of theta^(-2i / rotary_dim), i < rotary_dim / 2."""
+
+
+ScalingConfig = Annotated[
+    LinearScalingConfig | Llama3ScalingConfig | YarnScalingConfig | FactorsScalingConfig, Field(discriminator="kind")
+]
 
 
 class RopeConfig(Config):
@@ -116,4 +149,6 @@ class RopeConfig(Config):
             raise ValueError("rotary_dim must be even")
         if isinstance(self.scaling, YarnScalingConfig) and self.theta <= 1:
             raise ValueError(f"theta {self.theta} must be above 1 for yarn, which divides by its logarithm")
+        if isinstance(self.scaling, FactorsScalingConfig) and 2 * len(self.scaling.factors) != self.rotary_dim:
+            raise ValueError(f"{len(self.scaling.factors)} factors for {self.rotary_dim} rotated channels; give half")
         return self

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
-from hyla.models.config.base import ChannelMixerConfig, Config, Count
+from hyla.models.config.base import ChannelMixerConfig, Config, Count, LaterFields
 from hyla.ops.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -15,12 +15,15 @@ else:
     Activation = Literal[tuple(ACTIVATIONS)]
 
 
-class MLPConfig(ChannelMixerConfig):
+class MLPConfig(ChannelMixerConfig, LaterFields):
     """Dense channel mixer: down(silu(gate x) * up x), unless `activation` (`ops.activations`) says otherwise."""
 
     kind: Literal["mlp"] = "mlp"
     intermediate_dim: Count
     activation: Activation = "swiglu"
+    bias: StrictBool = False
+    """A bias on each projection (Llama's `mlp_bias`)."""
+    later: ClassVar[frozenset[str]] = frozenset({"bias"})
 
 
 class RouterConfig(Config):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
-from hyla.models.config.base import Count, MixerConfig, NormConfig, RopeConfig
+from hyla.models.config.base import Count, LaterFields, MixerConfig, NormConfig, RopeConfig
 
 
-class SoftmaxConfig(MixerConfig):
+class SoftmaxConfig(MixerConfig, LaterFields):
     """Grouped-query softmax attention."""
 
     kind: Literal["softmax"] = "softmax"
@@ -32,6 +32,11 @@ class SoftmaxConfig(MixerConfig):
     """Channels of a value head; None: head_dim."""
     value_scale: float = 1.0
     """Factor on the values before they are cached (MiMo-V2: 0.707)."""
+    qkv_bias: StrictBool = False
+    """A bias on the projections of queries, keys and values (Qwen2)."""
+    out_bias: StrictBool = False
+    """A bias on the output projection (Llama's `attention_bias` has both)."""
+    later: ClassVar[frozenset[str]] = frozenset({"qkv_bias", "out_bias"})
 
     @model_validator(mode="after")
     def _groups(self):

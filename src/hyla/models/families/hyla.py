@@ -35,7 +35,7 @@ class Keys:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"{family}: {where} = {first['input']!r} in config.json: {first['msg']}") from error
-        read = config.model_dump(mode="json")
+        read = config.model_dump(mode="json")  # without fields that came later and have their defaults
         for key, value in keys.items():
             if not _says_the_same(value, read[key]):
                 raise ConfigError(
@@ -47,7 +47,7 @@ class Keys:
 def _says_the_same(given, read) -> bool:
     """Whether a JSON value was read without a conversion ("12" is not a number, 1 is not a flag)."""
     if isinstance(given, dict) and isinstance(read, dict):
-        return all(key in read and _says_the_same(value, read[key]) for key, value in given.items())
+        return all(_says_the_same(value, read[key]) for key, value in given.items() if key in read)
     if isinstance(given, list) and isinstance(read, list):
         return len(given) == len(read) and all(map(_says_the_same, given, read))
     return given == read and isinstance(given, bool) == isinstance(read, bool)

@@ -263,6 +263,11 @@ def weights(published: str, *pairs: str, ours: str = "") -> tuple[Rule, ...]:
     return tuple(rename(f"{published}{theirs}.weight", f"{ours}{own}.weight") for theirs, own in split)
 
 
+def biases(published: str, *pairs: str) -> tuple[Rule, ...]:
+    """Renames of biases, as `weights`; a rule whose tensors a model lacks is left out."""
+    return tuple(rename(f"{published}{theirs}.bias", f"{own}.bias") for theirs, own in map(str.split, pairs))
+
+
 SWIGLU = ("gate_proj gate", "up_proj up", "down_proj down")
 """The usual names of a SwiGLU block."""
 

@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from hyla.errors import ConfigError
 from hyla.layers.rope_scaling import yarn_magnitude
 from hyla.models.config import (
+    FactorsScalingConfig,
     LinearScalingConfig,
     Llama3ScalingConfig,
     ModelConfig,
@@ -31,7 +32,13 @@ LayerTypes = list[Literal["linear_attention", "full_attention"]]
 Made = TypeVar("Made", bound=BaseModel)
 Module = TypeVar("Module", bound=ModuleConfig)
 ROPE_KEYS = ("rope_theta", "partial_rotary_factor")
-SCALINGS = {"linear": LinearScalingConfig, "llama3": Llama3ScalingConfig, "yarn": YarnScalingConfig}
+SCALINGS = {
+    "linear": LinearScalingConfig,
+    "llama3": Llama3ScalingConfig,
+    "yarn": YarnScalingConfig,
+    "hyla_factors": FactorsScalingConfig,
+}
+"""By `rope_type`. "hyla_factors" is ours: a divisor of each frequency, where a file gives no formula."""
 ORIGINAL_LEN = "original_max_position_embeddings"
 
 
@@ -45,7 +52,7 @@ class Strict(BaseModel):
 class RopeParameters(Strict):
     """The position code, as one object (the spelling of transformers 5)."""
 
-    rope_type: Literal["default", "linear", "llama3", "yarn"] = "default"
+    rope_type: Literal["default", "linear", "llama3", "yarn", "hyla_factors"] = "default"
     rope_theta: Annotated[float, Field(gt=0)] = 10000.0
     partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] | None = None
     mrope_section: list[int] | None = None
@@ -62,6 +69,7 @@ class RopeParameters(Strict):
     attention_factor: float | None = None
     mscale: float | None = None
     mscale_all_dim: float | None = None
+    factors: list[float] | None = None
 
     def of_head(self, head_dim: int, default_factor: float = 1.0, *, rotary_dim: int | None = None) -> RopeConfig:
         """The rotation of a head's leading channels. rotary_dim: their number where the format counts them.
@@ -212,8 +220,9 @@ def rope_keys(rope: RopeConfig, head_dim: int) -> dict:
     parts = {"rope_theta": rope.theta} | ({} if factor == 1.0 else {"partial_rotary_factor": factor})
     if rope.scaling is None:
         return {**parts, "rope_parameters": {"rope_type": "default", **parts}}
-    scaling = rope.scaling.model_dump(exclude_none=True)
-    kind = scaling.pop("kind")
+    scaling = rope.scaling.model_dump(mode="json", exclude_none=True)
+    del scaling["kind"]
+    kind = next(name for name, made in SCALINGS.items() if type(rope.scaling) is made)
     if "original_max_len" in scaling:
         scaling[ORIGINAL_LEN] = scaling.pop("original_max_len")
     nested = {"rope_type": kind, **scaling, **parts}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hyla.layers.rope_scaling import LinearScaling, Llama3Scaling, Scaling, YarnScaling, yarn_magnitude
+from hyla.layers.rope_scaling import FactorsScaling, LinearScaling, Llama3Scaling, Scaling, YarnScaling, yarn_magnitude
 from hyla.layers.slopes import slopes
 from hyla.models.config import (
+    FactorsScalingConfig,
     LightningConfig,
     LinearScalingConfig,
     Llama3ScalingConfig,
@@ -45,8 +46,12 @@ def _rope(config: RopeConfig | None) -> dict:
     return rope if config.scaling is None else {**rope, "rope_scaling": scaling_of(config.scaling)}
 
 
-def scaling_of(config: LinearScalingConfig | Llama3ScalingConfig | YarnScalingConfig) -> Scaling:
+def scaling_of(
+    config: LinearScalingConfig | Llama3ScalingConfig | YarnScalingConfig | FactorsScalingConfig,
+) -> Scaling:
     """The scaling that a config describes."""
+    if config.kind == "factors":
+        return FactorsScaling(config.factors)
     if config.kind == "linear":
         return LinearScaling(config.factor)
     if config.kind == "llama3":
@@ -79,6 +84,8 @@ def softmax_arguments(config: SoftmaxConfig) -> dict:
         "has_sinks": config.sinks,
         "value_dim": config.value_dim,
         "value_scale": config.value_scale,
+        "qkv_bias": config.qkv_bias,
+        "out_bias": config.out_bias,
         **_rope(config.rope),
     }
 
@@ -93,6 +100,8 @@ def softmax_sizes(config: SoftmaxConfig) -> dict:
         "has_output_gate": config.output_gate,
         "qk_norm_scope": config.qk_norm_scope if config.qk_norm else None,
         "has_sinks": config.sinks,
+        "qkv_bias": config.qkv_bias,
+        "out_bias": config.out_bias,
     }
 
 
@@ -123,7 +132,11 @@ def lightning_sizes(config: LightningConfig) -> dict:
 
 def mlp_sizes(config: MLPConfig) -> dict:
     """Sizes for `layers.tables.mlp`."""
-    return {"intermediate_dim": config.intermediate_dim, "has_gate": ACTIVATIONS[config.activation].has_gate}
+    return {
+        "intermediate_dim": config.intermediate_dim,
+        "has_gate": ACTIVATIONS[config.activation].has_gate,
+        "has_bias": config.bias,
+    }
 
 
 def moe_sizes(config: MoEConfig) -> dict:

@@ -19,7 +19,7 @@ from functools import cache
 import torch
 
 from hyla.ops.devices import prepare
-from hyla.ops.exact.row_checks import check_data, check_lock
+from hyla.ops.exact.row_checks import adds_bias_once, check_bias, check_data, check_lock
 
 logger = logging.getLogger("hyla.ops")
 
@@ -34,9 +34,9 @@ SHIFTS = (1, 3, 8)
 of eight, stands at every kind of place that a tile of a matrix unit has."""
 
 
-def library_linear(x_RD: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
-    """One call of the library, [LINEAR_ROWS, D] x [O, D] -> [LINEAR_ROWS, O]."""
-    return torch.nn.functional.linear(x_RD, weight_OD)
+def library_linear(x_RD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    """One call of the library, [LINEAR_ROWS, D] x [O, D] (+ [O]) -> [LINEAR_ROWS, O]."""
+    return torch.nn.functional.linear(x_RD, weight_OD, bias_O)
 
 
 def library_bmm(a_BMK: torch.Tensor, b_BKN: torch.Tensor) -> torch.Tensor:
@@ -70,6 +70,23 @@ def linear_is_proven(out_dim: int, in_dim: int, dtype: torch.dtype, device: torc
 
 
 @cache
+def joins_bias(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `library_linear` adds a bias to the sum before it is rounded, at every place of a tile alike."""
+    prepare(device)
+    with check_lock, torch.no_grad():
+        generator = torch.Generator().manual_seed(20260106)
+        weight = check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
+        x = check_data(LINEAR_ROWS, in_dim, generator, 1.0).to(device=device, dtype=dtype)
+        bias = check_bias(library_linear(x, weight), generator)
+        expected = library_linear(x, weight, bias)
+        is_same = all(
+            torch.equal(library_linear(x.roll(shift, 0), weight, bias), expected.roll(shift, 0))
+            for shift in (0, *SHIFTS)
+        )
+        return is_same and adds_bias_once(library_linear, LINEAR_ROWS, out_dim, in_dim, dtype, device)
+
+
+@cache
 def bmm_is_proven(inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a row of `library_bmm` has the same bits at every place of its matrix, in every matrix."""
     prepare(device)
@@ -97,14 +114,20 @@ def _refuse(shapes: str, dtype: torch.dtype, device: torch.device) -> bool:
     return False
 
 
-def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
-    """x W^T for rows [T, D] and a plain weight [O, D] of the same dtype -> [T, O]; no autograd (`ops.exact.rows`)."""
+def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    """x W^T + bias for rows [T, D], a plain weight [O, D] and a bias [O] of one dtype -> [T, O], the sum rounded once.
+
+    No autograd (`ops.exact.rows`). Where the library would round twice, the product is made in fp32.
+    """
     tokens, (out_dim, in_dim) = x_TD.shape[0], weight_OD.shape
-    if not linear_is_proven(out_dim, in_dim, x_TD.dtype, x_TD.device):
+    if bias_O is not None and not joins_bias(out_dim, in_dim, x_TD.dtype, x_TD.device):
+        wide = torch.promote_types(x_TD.dtype, torch.float32)
+        return (linear(x_TD.to(wide), weight_OD.to(wide)) + bias_O.to(wide)).to(x_TD.dtype)
+    if bias_O is None and not linear_is_proven(out_dim, in_dim, x_TD.dtype, x_TD.device):
         return loop_product(x_TD, weight_OD.t())
     weight_OD = weight_OD.contiguous()
     x_TD = torch.nn.functional.pad(x_TD, (0, 0, 0, -tokens % LINEAR_ROWS)).contiguous()
-    tiles = [library_linear(tile, weight_OD) for tile in x_TD.split(LINEAR_ROWS)]
+    tiles = [library_linear(tile, weight_OD, bias_O) for tile in x_TD.split(LINEAR_ROWS)]
     return (torch.cat(tiles) if len(tiles) > 1 else tiles[0])[:tokens]
 
 

@@ -23,6 +23,25 @@ def check_data(rows: int, inner: int, generator: torch.Generator, sign: float) -
     return torch.cat([half, half * sign, odd], dim=1)[:, shuffle]
 
 
+def check_bias(y_RO: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A bias [O] for products y of check data: as small as they are, so that it hides none of their bits."""
+    noise_O = torch.randn(y_RO.shape[1], generator=generator).to(y_RO.device)
+    return (noise_O * y_RO.abs().amax(0)).to(y_RO.dtype)
+
+
+def adds_bias_once(linear_once, rows: int, out_dim: int, in_dim: int, dtype: torch.dtype, device) -> bool:
+    """Whether linear_once(x [rows, D], weight [O, D], bias [O]) rounds the sum of product and bias, and not both.
+
+    In bf16: 17/16 * 17/16 lies halfway between two numbers; what is above it goes up only in the sum.
+    """
+    x, weight = torch.zeros(rows, in_dim), torch.zeros(out_dim, in_dim)
+    x[:, 0] = weight[:, 0] = 17 / 16
+    bias = torch.full((out_dim,), 2.0**-12)
+    x, weight, bias = (tensor.to(device=device, dtype=dtype) for tensor in (x, weight, bias))
+    expected = torch.tensor((17 / 16) ** 2 + 2.0**-12, dtype=torch.float64).to(device=device, dtype=dtype)
+    return bool((linear_once(x, weight, bias) == expected).all())
+
+
 def agreeing_sets(counts: tuple[int, ...], call) -> list[tuple[tuple[int, ...], torch.Tensor]]:
     """Split row counts into sets that give the same bits; with each set, the result of its largest count.
 

@@ -21,7 +21,7 @@ import torch
 from hyla.errors import BackendUnavailable
 from hyla.ops import backends
 from hyla.ops.exact import portable
-from hyla.ops.exact.row_checks import agreeing_sets, agrees, check_data, check_lock
+from hyla.ops.exact.row_checks import adds_bias_once, agreeing_sets, agrees, check_bias, check_data, check_lock
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Row counts that `linear` may use."""
@@ -55,11 +55,11 @@ def reorder(weight_OD: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight_OD.contiguous(), 1)
 
 
-def _linear_once(x_RD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _linear_once(x_RD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
     """One library call. On the CPU always oneDNN, the library that packed weights belong to."""
     if has_library_layout(x_RD.device, x_RD.dtype):
-        return torch.ops.mkldnn._linear_pointwise(x_RD, weight, None, "none", [], "")
-    return torch.nn.functional.linear(x_RD, weight)
+        return torch.ops.mkldnn._linear_pointwise(x_RD, weight, bias_O, "none", [], "")
+    return torch.nn.functional.linear(x_RD, weight, bias_O)
 
 
 def block_sizes(out_dim: int, in_dim: int) -> tuple[int, ...]:
@@ -76,11 +76,14 @@ def block_sizes(out_dim: int, in_dim: int) -> tuple[int, ...]:
 
 
 @cache
-def row_buckets(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device, num_threads: int) -> Buckets:
+def row_buckets(
+    out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device, num_threads: int, has_bias: bool = False
+) -> Buckets:
     """The row counts whose rows agree bit for bit, for a weight [out_dim, in_dim] of at most BLOCK_ELEMENTS.
 
     Where the library has two kernels for this shape (few rows, many rows), the counts fall into sets; the one with the
-    smallest count is taken among those that reach ENOUGH_ROWS, else the one that reaches furthest.
+    smallest count is taken among those that reach ENOUGH_ROWS, else the one that reaches furthest. has_bias: for calls
+    to which a bias is given, which may be other kernels.
     """
     with check_lock, torch.no_grad():
         counts = ROW_BUCKETS + ((SMALL_ROWS,) if out_dim * in_dim <= SMALL_ELEMENTS else ())
@@ -88,15 +91,24 @@ def row_buckets(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.dev
         plain = check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
         x_RD = check_data(counts[-1], in_dim, generator, 1.0).to(device=device, dtype=dtype)
         weight = reorder(plain) if has_library_layout(device, dtype) else plain
-        sets = agreeing_sets(counts, lambda first, count: _linear_once(x_RD[first : first + count], weight))
+        bias_O = check_bias(_linear_once(x_RD, weight), generator) if has_bias else None
+        sets = agreeing_sets(counts, lambda first, count: _linear_once(x_RD[first : first + count], weight, bias_O))
         if not sets:
             raise BackendUnavailable(f"no matrix product with a weight [{out_dim}, {in_dim}] in {dtype} repeats itself")
         rows, expected = min(sets, key=lambda found: _preference(found[0]))
 
         def call_plain(first: int, count: int) -> torch.Tensor:
-            return _linear_once(x_RD[first : first + count], plain)
+            return _linear_once(x_RD[first : first + count], plain, bias_O)
 
         return Buckets(rows, frozenset(count for count in rows if agrees(call_plain, count, expected)))
+
+
+@cache
+def joins_bias(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device, num_threads: int) -> bool:
+    """Whether the library adds a bias to the sum before it is rounded. The counts agree, so one shows it for all."""
+    count = row_buckets(out_dim, in_dim, dtype, device, num_threads, True).rows[0]
+    with check_lock, torch.no_grad():
+        return adds_bias_once(_linear_once, count, out_dim, in_dim, dtype, device)
 
 
 def _preference(rows: tuple[int, ...]) -> tuple[int, int]:
@@ -120,18 +132,21 @@ def split_rows(num_rows: int, buckets: tuple[int, ...]) -> list[int]:
     return sizes
 
 
-def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Rows times one block, in calls of bucket sizes."""
+def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+    """Rows times one block, in calls of bucket sizes. bias_O: only in a dtype that the sum is not made in."""
     if x_TD.dtype == torch.float64:
         # An oracle's dtype: no promise, no check.
         return torch.nn.functional.linear(x_TD, weight)
     if backends.is_portable(x_TD.device):
-        return portable.linear(x_TD, weight.to_dense() if weight.is_mkldnn else weight)
+        return portable.linear(x_TD, weight.to_dense() if weight.is_mkldnn else weight, bias_O)
     out_dim, in_dim = weight.shape
     num_rows = x_TD.shape[0]
-    buckets = row_buckets(out_dim, in_dim, x_TD.dtype, x_TD.device, torch.get_num_threads())
+    call = (out_dim, in_dim, x_TD.dtype, x_TD.device, torch.get_num_threads())
+    if bias_O is not None and not joins_bias(*call):
+        return _linear_in_fp32(x_TD, weight, bias_O)
+    buckets = row_buckets(*call, bias_O is not None)
     if num_rows in buckets.rows and (weight.is_mkldnn or num_rows in buckets.plain):
-        return _linear_once(x_TD.contiguous(), weight)
+        return _linear_once(x_TD.contiguous(), weight, bias_O)
     sizes = [num_rows] if num_rows in buckets.rows else split_rows(num_rows, buckets.rows)
     if not weight.is_mkldnn and not buckets.plain.issuperset(sizes):
         weight = reorder(weight)
@@ -140,20 +155,32 @@ def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         rows_RD = x_TD[first : first + size]
         if rows_RD.shape[0] < size:
             rows_RD = torch.cat([rows_RD, rows_RD.new_zeros(size - rows_RD.shape[0], in_dim)])
-        parts.append(_linear_once(rows_RD.contiguous(), weight)[: num_rows - first])
+        parts.append(_linear_once(rows_RD.contiguous(), weight, bias_O)[: num_rows - first])
         first += size
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def linear_blocks(x_TD: torch.Tensor, blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+def _linear_in_fp32(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor) -> torch.Tensor:
+    """Rows times one block in fp32, where the library would round before it adds the bias."""
+    weight = weight.to_dense() if weight.is_mkldnn else weight
+    y_TO = _linear_block(x_TD.to(torch.float32), weight.to(torch.float32), None)
+    return (y_TO + bias_O.to(torch.float32)).to(x_TD.dtype)
+
+
+def linear_blocks(
+    x_TD: torch.Tensor, blocks: Sequence[torch.Tensor], bias_O: torch.Tensor | None = None
+) -> torch.Tensor:
     """Rows times a weight that is given by blocks of its outputs (`block_sizes`), plain or in the library's layout."""
-    if len(blocks) == 1:
-        return _linear_block(x_TD, blocks[0])
-    return torch.cat([_linear_block(x_TD, block) for block in blocks], dim=1)
+    if bias_O is not None and x_TD.dtype in (torch.float32, torch.float64):
+        return linear_blocks(x_TD, blocks) + bias_O  # no rounding stands between the two
+    biases = [None] * len(blocks) if bias_O is None else bias_O.split([block.shape[0] for block in blocks])
+    parts = [_linear_block(x_TD, block, bias) for block, bias in zip(blocks, biases)]
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
-def _linear_rows(x_TD: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
-    return linear_blocks(x_TD, weight_OD.detach().split(block_sizes(*weight_OD.shape)))
+def _linear_rows(x_TD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+    bias_O = None if bias_O is None else bias_O.detach()
+    return linear_blocks(x_TD, weight_OD.detach().split(block_sizes(*weight_OD.shape)), bias_O)
 
 
 def gradient_product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
@@ -168,29 +195,36 @@ def gradient_product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.t(), None, "none", [], "")
 
 
+def bias_gradient(grad_TO: torch.Tensor) -> torch.Tensor:
+    """The gradient [O] of a bias: the sum over rows in fp32 (float64), rounded once to their dtype."""
+    return grad_TO.sum(0, dtype=torch.promote_types(grad_TO.dtype, torch.float32)).to(grad_TO.dtype)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_TD, weight):
+    def forward(ctx, x_TD, weight, bias):
         ctx.save_for_backward(x_TD, weight)
-        return _linear_rows(x_TD, weight)
+        return _linear_rows(x_TD, weight, bias)
 
     @staticmethod
     def backward(ctx, grad_TO):
         x_TD, weight = ctx.saved_tensors
         grad_x = gradient_product(grad_TO, weight) if ctx.needs_input_grad[0] else None
         grad_weight = gradient_product(grad_TO.t(), x_TD) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight
+        return grad_x, grad_weight, bias_gradient(grad_TO) if ctx.needs_input_grad[2] else None
 
 
-def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
-    """x W^T for rows x [T, D] and a plain weight [O, D] of the same dtype; returns [T, O] in that dtype.
+def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    """x W^T + bias for rows x [T, D], a plain weight [O, D] and a bias [O], all of one dtype; [T, O] in that dtype.
 
+    The bias is added in fp32, and the sum is rounded once: a bf16 product is not rounded before.
     Weights that are stored otherwise: `ops.weights`.
     Exactness: a row's bits do not depend on T, on the other rows, on the weight's layout, or on autograd (float64: no
     promise).
     """
     if x_TD.shape[0] == 0:
         return x_TD.new_zeros(0, weight_OD.shape[0])
-    if torch.is_grad_enabled() and (x_TD.requires_grad or weight_OD.requires_grad):
-        return _Linear.apply(x_TD, weight_OD)
-    return _linear_rows(x_TD, weight_OD)
+    operands = (x_TD, weight_OD) if bias_O is None else (x_TD, weight_OD, bias_O)
+    if torch.is_grad_enabled() and any(operand.requires_grad for operand in operands):
+        return _Linear.apply(x_TD, weight_OD, bias_O)
+    return _linear_rows(x_TD, weight_OD, bias_O)

@@ -186,6 +186,7 @@ class ProductCall(Structure):
         ("x_stride", c_int64),
         ("y", c_void_p),
         *((name, c_int64) for name in ("y_stride", "is_bf16", "order")),
+        ("bias", c_void_p),
     )
 
 
@@ -215,11 +216,13 @@ def product(
     spans_S3: torch.Tensor,
     order: int,
     out_TO: torch.Tensor,
+    bias_O: torch.Tensor | None = None,
 ) -> bool:
     """Each span's rows times its matrix, into out (a view with dense rows); False where the processor cannot.
 
     weights: [..., O, D], plain in x's dtype or FP8 codes with scales; spans: (matrix, first row, last row + 1), int64;
-    tiles: (first output, count <= 64, row of scales), int64; order: products of a chain of the sum.
+    tiles: (first output, count <= 64, row of scales), int64; order: products of a chain of the sum. bias: joins the
+    finished sum in fp32.
     """
     x_TD = _as_rows(x_TD)
     if x_TD.dtype == torch.bfloat16 and x_TD.shape[1] % 2:
@@ -228,6 +231,9 @@ def product(
     call.spans, call.span, call.order = spans_S3.shape[0], spans_S3.data_ptr(), order
     call.x, call.x_stride, call.is_bf16 = x_TD.data_ptr(), x_TD.stride(0), _is_bf16(x_TD)
     call.y, call.y_stride = out_TO.data_ptr(), out_TO.stride(0)
+    if bias_O is not None:
+        bias_O = bias_O.to(torch.float32).contiguous()
+        call.bias = bias_O.data_ptr()
     return not library().hyla_product(byref(call))
 
 

@@ -36,6 +36,7 @@ typedef struct {
     int64_t y_stride;
     int64_t is_bf16;         /* x and y */
     int64_t order;
+    const float *bias;       /* [outputs], added to the finished sum before it is rounded; none: nothing is added */
 } Call;
 
 static inline float scale_at(const Call *c, int64_t matrix, int64_t row, int64_t column) {
@@ -247,9 +248,12 @@ static void tile_product(const Call *c, int64_t matrix, const int64_t *tile, int
             for (int64_t i = 0; i < rows * TILE; i += LANES) store(totals + i, load(totals + i) + load(sums + i));
     }
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t o = 0; o < tile[1]; o += LANES)
-            store_row(c->y, (first + r) * c->y_stride + tile[0] + o, tile[1] - o < LANES ? (int)(tile[1] - o) : LANES,
-                      (int)c->is_bf16, load(totals + r * TILE + o));
+        for (int64_t o = 0; o < tile[1]; o += LANES) {
+            int left = tile[1] - o < LANES ? (int)(tile[1] - o) : LANES;
+            vec y = load(totals + r * TILE + o);
+            if (c->bias) y += load_row(c->bias, tile[0] + o, left, 0);
+            store_row(c->y, (first + r) * c->y_stride + tile[0] + o, left, (int)c->is_bf16, y);
+        }
 }
 
 /* Each span's rows of x times its matrix. bfloat16 rows have an even number of columns, at least `inner`. */

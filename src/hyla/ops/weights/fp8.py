@@ -62,16 +62,16 @@ class FP8Weights(Weights):
     def shard(self, axis: ShardAxis, rank: int, size: int) -> FP8Weights:
         return FP8Weights(tuple(_shard(part, axis, rank, size) for part in self.parts), self.dtype)
 
-    def product(self, x_TD: torch.Tensor) -> torch.Tensor:
+    def product(self, x_TD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
         """Raises BackendUnavailable for rows of another dtype."""
         if x_TD.dtype != self.dtype:
             raise BackendUnavailable(
                 f"rows in {x_TD.dtype} cannot meet an FP8 weight that stands for {self.dtype}; "
                 "load the model with dtype="
             )
-        if torch.is_grad_enabled() and x_TD.requires_grad:
-            return _FP8Linear.apply(x_TD, self)
-        return _forward(x_TD, self)
+        if torch.is_grad_enabled() and (x_TD.requires_grad or (bias_O is not None and bias_O.requires_grad)):
+            return _FP8Linear.apply(x_TD, bias_O, self)
+        return _forward(x_TD, bias_O, self)
 
     def grouped(self, x_AD: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
         order = None
@@ -101,48 +101,56 @@ def _blocks(weight: FP8Weights) -> Iterator[tuple[int, int]]:
         first += size
 
 
-def _forward(x_TD: torch.Tensor, weight: FP8Weights) -> torch.Tensor:
-    order = _order(x_TD, weight)
+def _forward(x_TD: torch.Tensor, bias_O: torch.Tensor | None, weight: FP8Weights) -> torch.Tensor:
+    order = _order(x_TD, weight, has_bias=bias_O is not None)
     if order is not None:
-        return _native(x_TD, weight, torch.tensor([[0, 0, x_TD.shape[0]]]), order)
-    parts = [rows.linear(x_TD, weight.dense(first, last)) for first, last in _blocks(weight)]
+        return _native(x_TD, weight, torch.tensor([[0, 0, x_TD.shape[0]]]), order, bias_O)
+    places = [slice(*block) for block in _blocks(weight)]
+    biases = [None if bias_O is None else bias_O[place] for place in places]
+    parts = [rows.linear(x_TD, weight.dense(place.start, place.stop), b) for place, b in zip(places, biases)]
     return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
-def _order(x_TD: torch.Tensor, weight: FP8Weights) -> int | None:
+def _order(x_TD: torch.Tensor, weight: FP8Weights, *, has_bias: bool = False) -> int | None:
     """The order of summation of the native product, or None where it cannot be used."""
     stored = [part for part in weight.parts if isinstance(part, FP8Tensor)]
     is_known = all(part.scale.dtype in kernels.SCALE_KINDS and part.dtype == weight.dtype for part in stored)
     if not (is_known and backends.uses_native(x_TD)):
         return None
     *_, out_dim, in_dim = weight.shape
-    return summation_order.chain_order(out_dim, in_dim, x_TD.dtype)
+    return summation_order.chain_order(out_dim, in_dim, x_TD.dtype, has_bias)
 
 
-def _native(x_TD: torch.Tensor, weight: FP8Weights, spans_S3: torch.Tensor, order: int) -> torch.Tensor:
+def _native(
+    x_TD: torch.Tensor, weight: FP8Weights, spans_S3: torch.Tensor, order: int, bias_O: torch.Tensor | None = None
+) -> torch.Tensor:
     """Codes become numbers on the way into the product; nothing is written but the result."""
     y_TO, start = x_TD.new_empty(x_TD.shape[0], weight.shape[-2]), 0
     for part in weight.parts:
-        out_TO = y_TO[:, start : start + part.shape[-2]]
-        start += part.shape[-2]
+        place = slice(start, start + part.shape[-2])
+        out_TO, bias = y_TO[:, place], None if bias_O is None else bias_O.detach()[place]
+        start = place.stop
         if isinstance(part, FP8Tensor):
             codes, scale, tiles = part.codes.contiguous(), part.scale.contiguous(), part.tiles()
         else:
             codes, scale = part.detach().to(weight.dtype).contiguous(), None
             tiles = summation_order.tiles(((0, part.shape[-2], 0),))
-        kernels.product(x_TD, codes, scale, tiles, spans_S3, order, out_TO)
+        kernels.product(x_TD, codes, scale, tiles, spans_S3, order, out_TO, bias)
     return y_TO
 
 
 class _FP8Linear(torch.autograd.Function):
-    """Gradient to x only; the weight is dequantised again in the backward pass instead of being kept."""
+    """Gradient to x and the bias; the weight is dequantised again in the backward pass instead of being kept."""
 
     @staticmethod
-    def forward(ctx, x_TD, weight: FP8Weights):
+    def forward(ctx, x_TD, bias_O, weight: FP8Weights):
         ctx.weight = weight
-        return _forward(x_TD, weight)
+        return _forward(x_TD, bias_O, weight)
 
     @staticmethod
     def backward(ctx, grad_TO):
+        grad_bias = rows.bias_gradient(grad_TO) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[0]:
+            return None, grad_bias, None
         grads = [grad_TO[:, first:last] @ ctx.weight.dense(first, last) for first, last in _blocks(ctx.weight)]
-        return sum(grads[1:], grads[0]), None
+        return sum(grads[1:], grads[0]), grad_bias, None

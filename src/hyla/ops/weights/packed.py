@@ -44,13 +44,13 @@ class Packed(Weights):
     def shard(self, axis: ShardAxis, rank: int, size: int) -> Weights:
         return pack(*(narrowed(part, axis, rank, size) for part in self.dense().split(self.part_rows)))
 
-    def product(self, x_TD: torch.Tensor) -> torch.Tensor:
+    def product(self, x_TD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
         """Raises BackendUnavailable when a gradient is asked: it would not reach the weights."""
         if x_TD.shape[0] == 0:
             return x_TD.new_zeros(0, sum(self.part_rows))
         if torch.is_grad_enabled() and x_TD.requires_grad:
             raise BackendUnavailable("packed weights have no gradient; call model.unpack() before training")
-        return rows.linear_blocks(x_TD, self.blocks)
+        return rows.linear_blocks(x_TD, self.blocks, None if bias_O is None else bias_O.detach())
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class PackedStack(Weights):
             return PackedStack(tuple(expert.shard(axis, rank, size) for expert in self.experts))
         return PackedStack(self.experts[slice(*shard_bounds(len(self.experts), rank, size))])
 
-    def product(self, x_TD: torch.Tensor) -> torch.Tensor:
+    def product(self, x_TD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
         raise ConfigError("a stack of experts multiplies grouped rows")
 
 

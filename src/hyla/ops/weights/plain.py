@@ -10,7 +10,7 @@ from hyla.errors import ConfigError
 from hyla.ops.exact import rows
 from hyla.ops.exact.batched import bmm
 from hyla.ops.exact.primitives import wide
-from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Weights, shard_bounds
+from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Weights, refuse_bias, shard_bounds
 
 
 def narrowed(tensor: torch.Tensor, axis: ShardAxis, rank: int, size: int) -> torch.Tensor:
@@ -58,8 +58,8 @@ class Plain(Weights):
     def shard(self, axis: ShardAxis, rank: int, size: int) -> Plain:
         return Plain(tuple(narrowed(part, axis, rank, size) for part in self.parts), self.compute_dtype)
 
-    def product(self, x_TD: torch.Tensor) -> torch.Tensor:
-        return rows.linear(x_TD, self.whole())
+    def product(self, x_TD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+        return rows.linear(x_TD, self.whole(), bias_O)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +101,9 @@ class HeadMatrices(Weights):
             raise ConfigError("matrices of heads are divided by heads only")
         return HeadMatrices(narrowed(self.stored, axis, rank, size), self.is_transposed)
 
-    def product(self, x_TD: torch.Tensor) -> torch.Tensor:
+    def product(self, x_TD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
         """fp32 rows [T, H, in] -> [T, H, out]."""
+        refuse_bias(bias_O)
         weight_HIO = wide(self.stored)
         weight_HIO = weight_HIO.transpose(1, 2) if self.is_transposed else weight_HIO
         return bmm(x_TD.transpose(0, 1), weight_HIO).transpose(0, 1)

@@ -53,13 +53,22 @@ class Weights(ABC):
         """
 
     @abstractmethod
-    def product(self, x_TD: torch.Tensor) -> torch.Tensor:
-        """Rows x [T, D] -> x W^T [T, O], in the weight's dtype."""
+    def product(self, x_TD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+        """Rows x [T, D] -> x W^T + bias [T, O], in the weight's dtype; the bias joins in fp32, before the one rounding.
+
+        Raises ConfigError where a bias is given to heads or experts, which have rows of their own.
+        """
 
     def grouped(self, x_AD: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
         """A stack's products: spans, which cover the rows in order, say whose rows they are; [A, O]."""
         parts = [self.take(expert).product(x_AD[first:last]) for expert, first, last in spans]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def refuse_bias(bias_O: torch.Tensor | None) -> None:
+    """Raise ConfigError for a bias of matrices that do not meet the same rows."""
+    if bias_O is not None:
+        raise ConfigError(f"a bias {tuple(bias_O.shape)} cannot join the products of heads or experts; add it to them")
 
 
 AXIS_PLACES: dict[ShardAxis, int] = {"expert": 0, "out": -2, "in": -1}
