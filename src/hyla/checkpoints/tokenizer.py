@@ -136,12 +136,11 @@ def _forget_training(backend: tokenizers.Tokenizer) -> None:
         backend.model.dropout = None
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
+def folder_tokenizer(folder: Path) -> Tokenizer:
     """Read a published tokenizer. Nothing in the folder is executed; the template runs in a sandbox.
 
     Raises CheckpointError when tokenizer.json is missing or broken, or the other files do not fit it.
     """
-    folder = Path(folder)
     file = folder / "tokenizer.json"
     if not file.exists():
         raise CheckpointError(f"{folder} has no tokenizer.json; Hyla reads only tokenizers saved in that format")

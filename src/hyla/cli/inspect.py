@@ -127,11 +127,11 @@ def _folder_facts(folder: Path, found) -> dict:
     """What only the tensors of a folder say; no tensor is read."""
     import torch
 
-    from hyla.checkpoints.files import ShardReader
+    from hyla.checkpoints import open_checkpoint
     from hyla.checkpoints.placement import DTYPES
 
     family, config = found.family, found.config
-    with ShardReader(folder) as shards:
+    with open_checkpoint(folder).tensors() as shards:
         names = {family.canonical(name): shards.dtype(name) for name in shards}
     ignored = Counter(reason for name in names if (reason := family.reason_to_ignore(name, config, names)))
     embedding = next(rule.published[0] for rule in family.trunk if rule.ours == ("embed.weight",))

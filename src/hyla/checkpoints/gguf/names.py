@@ -1,0 +1,136 @@
+"""From stored tensors to published ones: rules as data, and their account. Needs no PyTorch.
+
+A table maps the name of a stored tensor within its block to a rule; a rule says which published tensor it becomes (or
+which ones: a stack of experts is one for each) and what the writer did to the numbers, undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from hyla.checkpoints.gguf.file import TensorInfo
+from hyla.errors import CheckpointError
+
+Shape = tuple[int, ...]
+Undo = Callable[..., np.ndarray]
+Tensors = Mapping[str, TensorInfo]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some of a stored tensor's rows, or all of them."""
+
+    info: TensorInfo
+    first: int
+    last: int
+    shape: Shape
+
+    @property
+    def nbytes(self) -> int:
+        return (self.last - self.first) * self.info.row_bytes
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published tensor: from which stored numbers, and how. undo: None where only the shape may differ."""
+
+    shape: Shape
+    slices: tuple[Slice, ...]
+    undo: Undo | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One stored tensor (and `others`) -> one published. A published name without a part in {} is complete.
+
+    shape: of the published tensor, as in reshape, from the stored dimensions; None: the stored one.
+    """
+
+    published: str
+    undo: Undo | None = None
+    others: tuple[str, ...] = ()
+    """Further stored tensors of the same block, which `undo` is given after the first."""
+    shape: Callable[..., Shape] | None = None
+    """(stored shapes, one after another) -> the published one."""
+
+    def make(self, prefix: str, infos: list[TensorInfo]) -> Iterator[tuple[str, Published]]:
+        """(published name, what makes it), one or several."""
+        shape = self.shape(*(info.shape for info in infos)) if self.shape else infos[0].shape
+        yield prefix + self.published, Published(shape, tuple(map(_whole, infos)), self.undo)
+
+
+@dataclass(frozen=True)
+class Experts(Rule):
+    """A stored stack [E, ...] -> E published tensors; `{}` in their name is the number."""
+
+    def make(self, prefix: str, infos: list[TensorInfo]) -> Iterator[tuple[str, Published]]:
+        info = infos[0]
+        count, shape = info.shape[0], info.shape[1:]
+        rows = prod(shape[:-1])
+        for expert in range(count):
+            part = Slice(info, expert * rows, (expert + 1) * rows, shape)
+            yield prefix + self.published.format(expert), Published(shape, (part,), self.undo)
+
+
+def _whole(info: TensorInfo) -> Slice:
+    return Slice(info, 0, prod(info.shape[:-1]), info.shape)
+
+
+def renames(*pairs: str, suffix: str = ".weight") -> dict[str, Rule]:
+    """The same tensors under other names: each pair is "stored published", both followed by the suffix."""
+    split = [pair.split() for pair in pairs]
+    return {stored + suffix: Rule(published + suffix) for stored, published in split}
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rules of one stored block `blk.N.`; published names start with `prefix`."""
+
+    prefix: str
+    rules: Mapping[str, Rule]
+
+
+@dataclass(frozen=True)
+class Names:
+    """The rules of a whole file."""
+
+    trunk: Mapping[str, Rule]
+    blocks: tuple[Block, ...]
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    """Stored tensors (full names) that the model does not need, and why."""
+
+    def publish(self, path: Path, tensors: Tensors) -> dict[str, Published]:
+        """Every published tensor. Raises CheckpointError for a stored one that no rule reads."""
+        made: dict[str, Published] = {}
+        used = set(self.ignored)
+        places = [("", Block("", self.trunk))]
+        places += [(f"blk.{number}.", block) for number, block in enumerate(self.blocks)]
+        for stored_prefix, block in places:
+            for stored, rule in block.rules.items():
+                wanted = [stored_prefix + name for name in (stored, *rule.others)]
+                if not all(name in tensors for name in wanted):
+                    continue
+                used.update(wanted)
+                made.update(rule.make(block.prefix, [tensors[name] for name in wanted]))
+        _check_all_used(path, tensors, used)
+        return made
+
+
+def _check_all_used(path: Path, tensors: Tensors, used: Iterable[str]) -> None:
+    left = sorted(tensors.keys() - set(used))
+    if left:
+        more = ", ..." if len(left) > 4 else ""
+        raise CheckpointError(
+            f"{path}: {len(left)} tensors have no place in this architecture: {', '.join(left[:4])}{more}; "
+            "this file holds more than the model that Hyla knows"
+        )
+
+
+def squeezed(shape: Shape) -> Shape:
+    """Without dimensions of size one: quantising drops those at the end."""
+    return tuple(size for size in shape if size != 1)
