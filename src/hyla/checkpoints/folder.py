@@ -78,7 +78,9 @@ class Folder:
 
 def _check_is_folder(path: Path) -> None:
     if not path.is_dir():
-        raise CheckpointError(f"{path} is not a folder; give one that holds config.json and safetensors, or a GGUF file")
+        raise CheckpointError(
+            f"{path} is not a folder; give one that holds config.json and safetensors, or a GGUF file"
+        )
     files = sorted(file.name for file in path.glob("*.gguf"))
     if files and not (path / "config.json").exists():
         raise CheckpointError(f"{path} holds GGUF files: {files[:3]}; give the path of one of them")

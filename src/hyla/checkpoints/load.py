@@ -41,10 +41,11 @@ def load_model(
 ) -> Model:
     """Load a model in the Hugging Face format or from a GGUF file. Nothing is unpickled and no code is run.
 
-    folder: a folder, a GGUF file (of several parts, the first), or a name "org/name" on the Hugging Face hub; revision: of a name, its branch, tag or commit.
+    folder: a folder, a GGUF file (of several parts, the first), or a name "org/name" on the Hugging Face hub.
+    revision: of a name, its branch, tag or commit.
     dtype: of weights and activations, e.g. torch.bfloat16 or "bfloat16"; None: the one in which the checkpoint stores
-    the embedding (vectors that it stores wider stay so); of a GGUF file bfloat16, unless all of it is F32. What a model keeps in fp32 (`models.parameters`) is fp32
-    either way.
+    the embedding (vectors that it stores wider stay so); of a GGUF file bfloat16, unless all of it is F32. What a
+    model keeps in fp32 (`models.parameters`) is fp32 either way.
     FP8 weights stay FP8 and are dequantised block by block as they are used; with a dtype, once, here: the same bits.
     device: as PyTorch names it.
     progress: called with (bytes placed, bytes of the checkpoint) as tensors come in.

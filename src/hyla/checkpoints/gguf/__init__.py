@@ -5,7 +5,8 @@ from hyla.lazy import exports
 _HOMES = {
     "GGUFCheckpoint": "hyla.checkpoints.gguf.checkpoint",
     "GGUFReader": "hyla.checkpoints.gguf.reader",
-    "open_file": "hyla.checkpoints.gguf.file",
+    "is_gguf": "hyla.checkpoints.gguf.checkpoint",
+    "open_file": "hyla.checkpoints.gguf.parts",
 }
 
 __all__ = list(_HOMES)

@@ -261,7 +261,9 @@ def _tensor_record(cursor: _Cursor, number: int) -> tuple[str, tuple[int, ...], 
     kind = cursor.u32(f"the type of {name}")
     if kind not in TYPES:
         known = REFUSED.get(kind, "unknown")
-        raise cursor.wrong(f"tensor {name} is stored as type {kind} ({known})", "quantise the model again, e.g. to Q8_0")
+        raise cursor.wrong(
+            f"tensor {name} is stored as type {kind} ({known})", "quantise the model again, e.g. to Q8_0"
+        )
     stored = TYPES[kind]
     if dims[0] % stored.block:
         raise cursor.wrong(f"tensor {name} is {stored.name} with rows of {dims[0]}, no multiple of {stored.block}")
@@ -278,7 +280,9 @@ def _placed(cursor: _Cursor, records: list, alignment: int) -> dict[str, TensorI
         if name in tensors:
             raise cursor.wrong(f"tensor {name} is there twice")
         if offset != expected:
-            raise cursor.wrong(f"tensor {name} starts at {offset:,} of the data; the tensor before it ends at {expected:,}")
+            raise cursor.wrong(
+                f"tensor {name} starts at {offset:,} of the data; the tensor before it ends at {expected:,}"
+            )
         if info.offset + info.nbytes > len(cursor.buffer):
             end, size = info.offset + info.nbytes, len(cursor.buffer)
             raise cursor.wrong(f"tensor {name} ends at {end:,} and the file at {size:,}: it is truncated")

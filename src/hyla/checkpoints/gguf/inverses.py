@@ -33,14 +33,18 @@ def minus_one(norm: np.ndarray) -> np.ndarray:
 def log_of_negative(decay: np.ndarray) -> np.ndarray:
     """A = -exp(A_log). Raises CheckpointError where A is not negative: then the file holds something else."""
     if not (decay < 0).all():
-        raise CheckpointError(f"ssm_a holds {float(decay.max()):g}, and -exp(A_log) is negative; convert the model again")
+        raise CheckpointError(
+            f"ssm_a holds {float(decay.max()):g}, and -exp(A_log) is negative; convert the model again"
+        )
     return np.log(-decay)
 
 
 def log_of_positive(decay: np.ndarray) -> np.ndarray:
     """A = exp(A_log). Raises CheckpointError where A is not positive."""
     if not (decay > 0).all():
-        raise CheckpointError(f"ssm_a holds {float(decay.min()):g}, and exp(A_log) is positive; convert the model again")
+        raise CheckpointError(
+            f"ssm_a holds {float(decay.min()):g}, and exp(A_log) is positive; convert the model again"
+        )
     return np.log(decay)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,9 @@ class Metadata:
         if found is None:
             return CheckpointError(f"{self.path}: key {self.prefix}{key} is missing; convert the model again")
         said = f"= {found!r}" if isinstance(found, int | float) else f"is a {type(found).__name__}"
-        return CheckpointError(f"{self.path}: {self.prefix}{key} {said} and should be {should}; convert the model again")
+        return CheckpointError(
+            f"{self.path}: {self.prefix}{key} {said} and should be {should}; convert the model again"
+        )
 
     def integer(self, key: str, default: int | None = None) -> int:
         """A whole number of any width, at least 0."""
@@ -66,7 +69,7 @@ class Metadata:
         found = self._get(key)
         if found is None and default is not None:
             return default
-        if type(found) not in (int, float) or not np.isfinite(found):
+        if isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found):
             raise self._wrong(key, "a number")
         return float(found)
 

@@ -29,7 +29,9 @@ def piece_tokenizer(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
             byte_fallback=has_bytes,
         )
     except Exception as error:  # the tokenizers library raises bare Exception
-        raise CheckpointError(f"{vocabulary.keys.path}: its pieces make no tokenizer: {error}; fetch it again") from error
+        raise CheckpointError(
+            f"{vocabulary.keys.path}: its pieces make no tokenizer: {error}; fetch it again"
+        ) from error
     backend = tokenizers.Tokenizer(model)
     prefixes = vocabulary.keys.flag("add_space_prefix", True)
     replace = normalizers.Replace(" ", SPACE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -46,7 +46,7 @@ def decode_rows(info: TensorInfo, first: int, last: int) -> np.ndarray:
     return rows
 
 
-@lru_cache(maxsize=None)
+@cache
 def _dequantiser(kind: str) -> Callable[[np.ndarray], np.ndarray]:
     """The library's function for one type."""
     from gguf import GGMLQuantizationType, quants

@@ -59,6 +59,10 @@ class GGUFReader:
         """Of the numbers that `tensor` gives, in safetensors' spelling."""
         return DTYPE_NAMES[self._given(self._published[name])]
 
+    def stored_as(self, name: str) -> str:
+        """In ggml's spelling; of several, the first's."""
+        return self._published[name].slices[0].info.stored.name
+
     def nbytes(self, name: str) -> int:
         """Bytes of what is stored."""
         return sum(part.nbytes for part in self._published[name].slices)
@@ -95,4 +99,3 @@ def _converted(part: Slice, dtype: torch.dtype) -> torch.Tensor:
 
 def _is_view(info: TensorInfo, dtype: torch.dtype) -> bool:
     return info.stored.name == "F32" and dtype == torch.float32
-

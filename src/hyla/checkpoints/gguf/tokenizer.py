@@ -51,8 +51,8 @@ def _built(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
         backend, by_default = piece_tokenizer(vocabulary), True
     else:
         raise CheckpointError(
-            f"{vocabulary.keys.path}: tokenizer.ggml.model = {vocabulary.model!r} is not gpt2 or llama, which are those "
-            "that Hyla reads"
+            f"{vocabulary.keys.path}: tokenizer.ggml.model = {vocabulary.model!r} is not gpt2 or llama, which are "
+            "those that Hyla reads"
         )
     adds_bos = vocabulary.keys.flag("add_bos_token", by_default) and vocabulary.special_id("bos") is not None
     _add_special(backend, vocabulary)
@@ -98,7 +98,9 @@ def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
         text = raw.decode("utf-8", "replace")
         cut = text.find(" ", 1)
         if cut < 0:
-            raise CheckpointError(f"{vocabulary.keys.path}: merge {number} = {text!r} has no two halves; fetch it again")
+            raise CheckpointError(
+                f"{vocabulary.keys.path}: merge {number} = {text!r} has no two halves; fetch it again"
+            )
         found.append((text[:cut], text[cut + 1 :]))
     return found
 
@@ -128,7 +130,7 @@ def _surround(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, *, adds_bos
 
 
 def _with_bos(template: str | None, bos: str | None) -> str | None:
-    """A template that starts with the first token, where texts do; writers leave it to the program or to the template."""
+    """A template that starts with the first token, where texts do: some writers leave it to the program."""
     if template is None or bos is None or "bos_token" in template or bos in template:
         return template
     return "{{ bos_token }}" + template

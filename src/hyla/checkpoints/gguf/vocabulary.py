@@ -14,10 +14,23 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Types of tokens."""
 
 ENDS = frozenset(
-    (
-        "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> </s> <|eom_id|> <|end_of_text|> "
-        "<｜end▁of▁sentence｜> [e~[ [EOT] [EOS] <EOT>"
-    ).split()
+    [
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "</s>",
+        "<|eom_id|>",
+        "<|end_of_text|>",
+        "<｜end▁of▁sentence｜>",
+        "[e~[",
+        "[EOT]",
+        "[EOS]",
+        "<EOT>",
+    ]
 )
 """Texts that end an answer wherever they are control or user-defined tokens: a file names one end only."""
 
@@ -71,7 +84,9 @@ class Vocabulary:
         """By id, of a `llama` vocabulary."""
         found = self.keys.array("scores")
         if found is None:
-            raise CheckpointError(f"{self.keys.path}: a llama vocabulary without tokenizer.ggml.scores; convert it again")
+            raise CheckpointError(
+                f"{self.keys.path}: a llama vocabulary without tokenizer.ggml.scores; convert it again"
+            )
         self._check_length("scores", found)
         return found
 
@@ -89,7 +104,7 @@ class Vocabulary:
             found = OF_LLAMA.get(role)
         if found is not None and found >= len(self.texts):
             raise CheckpointError(
-                f"{self.keys.path}: tokenizer.ggml.{role}_token_id = {found:,} and there are {len(self.texts):,} tokens; "
+                f"{self.keys.path}: tokenizer.ggml.{role}_token_id = {found:,} of {len(self.texts):,} tokens; "
                 "convert the model again"
             )
         return found

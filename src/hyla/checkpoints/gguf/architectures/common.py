@@ -15,7 +15,9 @@ TRUNK = {
 }
 """Outside of the blocks."""
 NORMS = renames("attn_norm input_layernorm", "ffn_norm post_attention_layernorm")
-ATTENTION = renames(*(f"attn_{ours} self_attn.{theirs}_proj" for ours, theirs in zip(("q", "k", "v", "output"), "qkvo")))
+ATTENTION = renames(
+    *(f"attn_{ours} self_attn.{theirs}_proj" for ours, theirs in zip(("q", "k", "v", "output"), "qkvo"))
+)
 QK_NORMS = renames("attn_q_norm self_attn.q_norm", "attn_k_norm self_attn.k_norm")
 MLP = renames(*(f"ffn_{name} mlp.{name}_proj" for name in ("gate", "up", "down")))
 
@@ -125,14 +127,18 @@ def _scaling(source: Source) -> dict | None:
     trained = keys.flag("rope.scaling.finetuned", True)
     if "rope_freqs.weight" in source.tensors:
         if kind != "none" and factor != 1.0:
-            raise CheckpointError(f"{source.path} has rope_freqs.weight and rope.scaling.type = {kind!r}; Hyla reads one")
+            raise CheckpointError(
+                f"{source.path} has rope_freqs.weight and rope.scaling.type = {kind!r}; Hyla reads one"
+            )
         return {"rope_type": "hyla_factors", "factors": _shortest(vector(source, "rope_freqs.weight"))}
     if kind == "none" or (kind == "linear" and factor == 1.0):
         return None
     if kind == "linear":
         return {"rope_type": "linear", "factor": factor}
     if kind != "yarn" or not trained:
-        raise CheckpointError(f"{source.path}: rope.scaling.type = {kind!r} is not linear or yarn; Hyla does not read it")
+        raise CheckpointError(
+            f"{source.path}: rope.scaling.type = {kind!r} is not linear or yarn; Hyla does not read it"
+        )
     return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original, **_yarn(source)}
 
 
