@@ -17,7 +17,7 @@ def inspect(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model folder in the Hugging Face format, a GGUF file, a preset, or org/name; none: a list."
+            help="Model folder, GGUF file, preset, or org/name; none: a list of presets."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,

@@ -25,6 +25,13 @@ def untile_after(values: np.ndarray, first: int, num_key_heads: int, ratio: int,
     return np.concatenate([values[:first], untile(values[first:], 0, num_key_heads, ratio, head_dim)])
 
 
+def interleave_heads(stacked: np.ndarray, last: np.ndarray, num_heads: int, sizes: tuple[int, ...]) -> np.ndarray:
+    """Rows of several projections, one after another (sizes: rows of a head in each), and those of one more -> by heads."""
+    cuts = np.cumsum([num_heads * size for size in sizes])[:-1]
+    parts = [part.reshape(num_heads, -1, part.shape[-1]) for part in (*np.split(stacked, cuts), last)]
+    return np.concatenate(parts, axis=1).reshape(-1, stacked.shape[-1])
+
+
 def minus_one(norm: np.ndarray) -> np.ndarray:
     """A norm's weight that was stored with one added."""
     return norm - np.float32(1)

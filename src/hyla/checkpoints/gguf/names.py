@@ -7,7 +7,7 @@ which ones: a stack of experts is one for each) and what the writer did to the n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
@@ -57,6 +57,10 @@ class Rule:
     """Further stored tensors of the same block, which `undo` is given after the first."""
     shape: Callable[..., Shape] | None = None
     """(stored shapes, one after another) -> the published one."""
+
+    def below(self, prefix: str) -> Rule:
+        """With a longer published name."""
+        return replace(self, published=prefix + self.published)
 
     def make(self, prefix: str, infos: list[TensorInfo]) -> Iterator[tuple[str, Published]]:
         """(published name, what makes it), one or several."""

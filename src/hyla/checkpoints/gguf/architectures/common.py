@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nextafter, prod
+
 import numpy as np
 
 from hyla.checkpoints.gguf.architectures.architecture import Source
@@ -84,8 +86,8 @@ def _agree(source: Source, key: str, said: int, found: int) -> None:
         )
 
 
-def grouped_query(source: Source) -> dict:
-    """Heads of softmax attention, equal in all layers."""
+def grouped_query(source: Source, num_kv_heads: int | None = None) -> dict:
+    """Heads of softmax attention, equal in all layers. num_kv_heads: None: head_count_kv, a single number."""
     keys = source.keys
     heads = keys.integer("attention.head_count")
     head_dim = keys.maybe_integer("attention.key_length") or keys.integer("embedding_length") // max(heads, 1)
@@ -97,7 +99,7 @@ def grouped_query(source: Source) -> dict:
         )
     return {
         "num_attention_heads": heads,
-        "num_key_value_heads": keys.integer("attention.head_count_kv", heads),
+        "num_key_value_heads": num_kv_heads or keys.integer("attention.head_count_kv", heads),
         "head_dim": head_dim,
     }
 
@@ -161,3 +163,84 @@ def _yarn(source: Source) -> dict:
 def _shortest(values: np.ndarray) -> list[float]:
     """The shortest decimals that are the same float32 numbers."""
     return [float(str(value)) for value in values.astype(np.float32)]
+
+
+def conv(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A depthwise convolution, stored with or without dimensions of size one, as PyTorch has it: [channels, 1, length]."""
+    return prod(shape[:-1]), 1, shape[-1]
+
+
+def flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A vector that was stored with dimensions of size one."""
+    return (prod(shape),)
+
+
+def rotary_fraction(rotary_dim: int, head_dim: int) -> float:
+    """partial_rotary_factor: the number whose product with the head's size has rotary_dim as its whole part."""
+    found = rotary_dim / head_dim
+    return found if int(head_dim * found) == rotary_dim else nextafter(found, 2.0)
+
+
+def partial_rotation(source: Source, head_dim: int) -> dict:
+    """partial_rotary_factor, from how many channels are rotated."""
+    rotated = source.keys.integer("rope.dimension_count", head_dim)
+    if not 0 < rotated <= head_dim:
+        raise CheckpointError(f"{source.path}: rope.dimension_count = {rotated} is not in 1 to {head_dim}")
+    return {"partial_rotary_factor": rotary_fraction(rotated, head_dim)}
+
+
+def dense_layers(source: Source, num_blocks: int) -> list[int]:
+    """The blocks with an MLP: by their tensors."""
+    return [number for number in range(num_blocks) if source.in_block(number, "ffn_up.weight")]
+
+
+def leading_dense(source: Source, num_blocks: int) -> int:
+    """How many blocks have an MLP, which must be the first ones."""
+    dense = dense_layers(source, num_blocks)
+    if dense != list(range(len(dense))):
+        raise CheckpointError(f"{source.path}: blocks {dense[:8]} have an MLP, and they are not the first ones")
+    return len(dense)
+
+
+def expert_sizes(source: Source) -> tuple[int, int, int]:
+    """(experts, their width, the width of what all tokens share or 0), from the first block that has them."""
+    suffix = ".ffn_up_exps.weight"
+    name = next((name for name in source.tensors if name.endswith(suffix)), None)
+    if name is None or len(shape_of(source, name)) != 3:
+        raise CheckpointError(f"{source.path}: there is no stack of experts (blk.N{suffix}); convert the model again")
+    count, width, _ = shape_of(source, name)
+    shared = source.tensors.get(name.replace("_exps", "_shexp"))
+    said = source.keys.integer("expert_count", count)
+    if said != count:
+        raise CheckpointError(f"{source.path}: expert_count = {said:,} and {name} holds {count:,}; convert it again")
+    return count, width, shared.shape[0] if shared else 0
+
+
+GATES = {1: "softmax", 2: "sigmoid"}
+
+
+def scores(source: Source) -> str:
+    """How a router scores its experts: as the file says, else by whether it has a bias."""
+    has_bias = any(name.endswith(".exp_probs_b.bias") for name in source.tensors)
+    number = source.keys.integer("expert_gating_func", 2 if has_bias else 1)
+    if number not in GATES:
+        raise CheckpointError(f"{source.path}: expert_gating_func = {number} is not softmax (1) or sigmoid (2)")
+    return GATES[number]
+
+
+def must_be(source: Source, found: object, expected: object, key: str) -> None:
+    """Refuse a value that an architecture cannot have."""
+    if found != expected:
+        raise CheckpointError(
+            f"{source.path}: {key} = {found!r} and this architecture has {expected!r} only; Hyla does not read it"
+        )
+
+
+EXPERT_SIZES = (
+    "feed_forward_length",
+    "expert_feed_forward_length",
+    "expert_shared_feed_forward_length",
+    "expert_shared_count",
+    "leading_dense_block_count",
+)
+"""Keys whose values are those of the tensors' shapes, or a default that nothing uses."""
