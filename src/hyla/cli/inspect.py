@@ -16,9 +16,7 @@ LENGTH_KEYS = {"max_position_embeddings", "model_max_length", "max_len"}
 def inspect(
     model: Annotated[
         str | None,
-        typer.Argument(
-            help="Model folder, GGUF file, preset, or org/name; none: a list of presets."
-        ),
+        typer.Argument(help="Model folder, GGUF file, preset, or org/name; none: a list of presets."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,

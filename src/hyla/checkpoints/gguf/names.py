@@ -81,6 +81,27 @@ class Experts(Rule):
             yield prefix + self.published.format(expert), Published(shape, (part,), self.undo)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """One stored matrix -> several published ones: `sizes` of its rows each."""
+
+    published: tuple[str, ...]
+    sizes: tuple[int, ...]
+    others: tuple[str, ...] = ()
+
+    def make(self, prefix: str, infos: list[TensorInfo]) -> Iterator[tuple[str, Published]]:
+        """(published name, what makes it), one after another."""
+        info, first = infos[0], 0
+        if sum(self.sizes) != info.shape[0]:
+            raise CheckpointError(
+                f"{info.file}: tensor {info.name} has {info.shape[0]:,} rows, not {sum(self.sizes):,}"
+            )
+        for name, size in zip(self.published, self.sizes):
+            shape = (size, *info.shape[1:])
+            yield prefix + name, Published(shape, (Slice(info, first, first + size, shape),))
+            first += size
+
+
 def _whole(info: TensorInfo) -> Slice:
     return Slice(info, 0, prod(info.shape[:-1]), info.shape)
 
@@ -96,7 +117,7 @@ class Block:
     """The rules of one stored block `blk.N.`; published names start with `prefix`."""
 
     prefix: str
-    rules: Mapping[str, Rule]
+    rules: Mapping[str, Rule | Rows]
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,14 @@ def num_layers(source: Source) -> int:
     return total - predicting
 
 
-def trunk_keys(source: Source) -> dict:
-    """The keys that every family has."""
+def num_predicting(source: Source, num_blocks: int) -> int:
+    """Modules of multi-token prediction that are there: a file may promise one that it does not hold."""
+    promised = source.keys.integer("nextn_predict_layers", 0)
+    return sum(source.in_block(num_blocks + number, "nextn.eh_proj.weight") for number in range(promised))
+
+
+def trunk_keys(source: Source, eps: float | None = None) -> dict:
+    """The keys that every family has. eps: of the norms; None: as most files say it."""
     keys = source.keys
     vocabulary, hidden = shape_of(source, "token_embd.weight")[-2:]
     _agree(source, "vocab_size", keys.integer("vocab_size", vocabulary), vocabulary)
@@ -73,7 +79,7 @@ def trunk_keys(source: Source) -> dict:
         "hidden_size": hidden,
         "num_hidden_layers": num_layers(source),
         "max_position_embeddings": keys.integer("context_length"),
-        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon") if eps is None else eps,
         "tie_word_embeddings": source.is_tied,
     }
 

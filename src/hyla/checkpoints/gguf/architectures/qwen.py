@@ -89,12 +89,6 @@ def _delta_sizes(source: Source) -> dict:
     }
 
 
-def _num_predicting(source: Source, num_layers: int) -> int:
-    """Modules of multi-token prediction that are there: a file may promise one that it does not hold."""
-    promised = source.keys.integer("nextn_predict_layers", 0)
-    return sum(source.in_block(num_layers + number, "nextn.eh_proj.weight") for number in range(promised))
-
-
 def _hybrid_config(source: Source, model_type: str) -> dict:
     keys = {"model_type": model_type, **common.trunk_keys(source), **_grouped_query(source), **_delta_sizes(source)}
     keys |= {**common.rope(source), **common.partial_rotation(source, keys["head_dim"])}
@@ -115,20 +109,20 @@ def next_config(source: Source) -> dict:
     keys["mlp_only_layers"] = dense = common.dense_layers(source, keys["num_hidden_layers"])
     if dense:
         keys["intermediate_size"] = common.shape_of(source, f"blk.{dense[0]}.ffn_up.weight")[0]
-    return {**keys, "num_nextn_predict_layers": _num_predicting(source, keys["num_hidden_layers"])}
+    return {**keys, "num_nextn_predict_layers": common.num_predicting(source, keys["num_hidden_layers"])}
 
 
 def dense_config(source: Source) -> dict:
     """config.json of a `qwen35`."""
     keys = _hybrid_config(source, "qwen3_5_text")
     keys["intermediate_size"] = common.shape_of(source, "blk.0.ffn_up.weight")[0]
-    return {**keys, "mtp_num_hidden_layers": _num_predicting(source, keys["num_hidden_layers"])}
+    return {**keys, "mtp_num_hidden_layers": common.num_predicting(source, keys["num_hidden_layers"])}
 
 
 def sparse_config(source: Source) -> dict:
     """config.json of a `qwen35moe`."""
     keys = {**_hybrid_config(source, "qwen3_5_moe_text"), **_moe(source)}
-    return {**keys, "mtp_num_hidden_layers": _num_predicting(source, keys["num_hidden_layers"])}
+    return {**keys, "mtp_num_hidden_layers": common.num_predicting(source, keys["num_hidden_layers"])}
 
 
 def _delta(keys: dict, *, tiled: bool) -> dict[str, Rule]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hyla.checkpoints.gguf.architectures import dense, qwen
+from hyla.checkpoints.gguf.architectures import dense, latent, minimax, nemotron, qwen, windowed
 from hyla.checkpoints.gguf.architectures.architecture import Architecture, Source
 from hyla.checkpoints.gguf.metadata import Metadata
 from hyla.checkpoints.gguf.names import Published
 from hyla.checkpoints.gguf.parts import GGUFModel
 from hyla.errors import CheckpointError
 
-ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for module in (dense, qwen) for entry in module.ARCHITECTURES}
+MODULES = (dense, qwen, latent, minimax, nemotron, windowed)
+ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for module in MODULES for entry in module.ARCHITECTURES}
 
 NEVER_WRITTEN = "Ling-2.5 (bailing_hybrid), Ring-linear-2.0 and Hyla's own format have no GGUF form: give their folders"
 IGNORED = {
