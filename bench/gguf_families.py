@@ -2,8 +2,8 @@
 
     python -m bench.gguf_families CONVERTER [--only NAME]
 
-A tiny random float32 model is saved as a folder, converted, and read again: every published tensor must come back, none
-more, and the config must be the same. CONVERTER: a checkout of llama.cpp (convert_hf_to_gguf.py stands in it). Ends with
+A tiny random float32 model is saved as a folder, converted, and read again: every weight must come back, none more, and
+config and logits must be the same. CONVERTER: a checkout of llama.cpp (convert_hf_to_gguf.py stands in it). Ends with
 one JSON line; docs/gguf.md has the table.
 """
 

@@ -26,7 +26,7 @@ def untile_after(values: np.ndarray, first: int, num_key_heads: int, ratio: int,
 
 
 def interleave_heads(stacked: np.ndarray, last: np.ndarray, num_heads: int, sizes: tuple[int, ...]) -> np.ndarray:
-    """Rows of several projections, one after another (sizes: rows of a head in each), and those of one more -> by heads."""
+    """Rows of several projections, one after another, and of one more -> by heads. sizes: a head's rows in each."""
     cuts = np.cumsum([num_heads * size for size in sizes])[:-1]
     parts = [part.reshape(num_heads, -1, part.shape[-1]) for part in (*np.split(stacked, cuts), last)]
     return np.concatenate(parts, axis=1).reshape(-1, stacked.shape[-1])

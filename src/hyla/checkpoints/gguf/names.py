@@ -46,17 +46,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Rule:
-    """One stored tensor (and `others`) -> one published. A published name without a part in {} is complete.
-
-    shape: of the published tensor, as in reshape, from the stored dimensions; None: the stored one.
-    """
+    """One stored tensor (and `others`) -> one published."""
 
     published: str
     undo: Undo | None = None
     others: tuple[str, ...] = ()
     """Further stored tensors of the same block, which `undo` is given after the first."""
     shape: Callable[..., Shape] | None = None
-    """(stored shapes, one after another) -> the published one."""
+    """(stored shapes, one after another) -> the published one; None: the first's."""
 
     def below(self, prefix: str) -> Rule:
         """With a longer published name."""
@@ -154,8 +151,3 @@ def _check_all_used(path: Path, tensors: Tensors, used: Iterable[str]) -> None:
             f"{path}: {len(left)} tensors have no place in this architecture: {', '.join(left[:4])}{more}; "
             "this file holds more than the model that Hyla knows"
         )
-
-
-def squeezed(shape: Shape) -> Shape:
-    """Without dimensions of size one: quantising drops those at the end."""
-    return tuple(size for size in shape if size != 1)

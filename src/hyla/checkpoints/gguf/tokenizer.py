@@ -9,7 +9,7 @@ from hyla.checkpoints.gguf.metadata import Metadata
 from hyla.checkpoints.gguf.pieces import piece_tokenizer
 from hyla.checkpoints.gguf.pretokenizers import PRETOKENIZERS, PreTokenizer
 from hyla.checkpoints.gguf.vocabulary import CONTROL, USER_DEFINED, Vocabulary
-from hyla.checkpoints.tokenizer import Tokenizer
+from hyla.checkpoints.tokenizer import Tokenizer, parse_backend
 from hyla.errors import CheckpointError
 
 ROLES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
@@ -24,22 +24,13 @@ def read_tokenizer(metadata: Metadata) -> Tokenizer:
     special = {role: found for role, name in ROLES.items() if (found := vocabulary.special_id(name)) is not None}
     whole = metadata.maybe_text("tokenizer.huggingface.json")
     if whole is not None:
-        backend, adds_bos = _published(metadata, whole), False
+        backend, adds_bos = parse_backend(whole.encode(), f"tokenizer.huggingface.json in {metadata.path}"), False
     else:
         backend, adds_bos = _built(vocabulary)
     texts = {role: vocabulary.texts[number] for role, number in special.items()}
     template = metadata.maybe_text("tokenizer.chat_template")
     bos = texts.get("bos_token") if adds_bos else None
     return Tokenizer(backend, special=texts, chat_template=_with_bos(template, bos))
-
-
-def _published(metadata: Metadata, text: str) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise CheckpointError(
-            f"{metadata.path}: tokenizer.huggingface.json is not a valid tokenizer: {error}; convert the model again"
-        ) from error
 
 
 def _built(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:

@@ -172,7 +172,7 @@ def _shortest(values: np.ndarray) -> list[float]:
 
 
 def conv(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A depthwise convolution, stored with or without dimensions of size one, as PyTorch has it: [channels, 1, length]."""
+    """[channels, 1, length] of a depthwise convolution, stored with or without dimensions of size one."""
     return prod(shape[:-1]), 1, shape[-1]
 
 
@@ -242,7 +242,7 @@ def must_be(source: Source, found: object, expected: object, key: str) -> None:
         )
 
 
-EXPERT_SIZES = (
+EXPERT_SIZES: tuple[str, ...] = (
     "feed_forward_length",
     "expert_feed_forward_length",
     "expert_shared_feed_forward_length",

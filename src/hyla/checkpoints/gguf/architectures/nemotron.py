@@ -21,10 +21,7 @@ IGNORED = {
     "rope.freq_base": "the model has no position code",
     "moe_latent_size": "the tensors' shapes say it",
 }
-OF_EXPERTS = tuple(
-    f"expert_{name}"
-    for name in ("count", "used_count", "group_count", "group_used_count", "weights_norm", "weights_scale")
-)
+_OF_EXPERTS = ("count", "used_count", "group_count", "group_used_count", "weights_norm", "weights_scale")
 LETTERS = {"ssm_in.weight": "M", "attn_q.weight": "*", "ffn_up_exps.weight": "E", "ffn_up.weight": "-"}
 """The letter of a block, by a tensor that only its kind has."""
 
@@ -52,7 +49,7 @@ def config(source: Source) -> dict:
         keys["intermediate_size"] = common.shape_of(source, f"blk.{letters.index('-')}.ffn_up.weight")[0]
     if "E" in letters:
         return keys | _moe_keys(source)
-    source.keys.pass_over(*OF_EXPERTS)  # writers mark dense models as if they had some
+    source.keys.pass_over(*(f"expert_{name}" for name in _OF_EXPERTS))  # writers mark dense models as if they had some
     return keys
 
 
