@@ -1,4 +1,4 @@
-"""Stored rows -> numbers. Quantised ones through the `gguf` library, a row range at a time. Needs no PyTorch."""
+"""Stored rows -> numbers. Quantised ones through the `gguf` library (the commonest ones: blocks.py), by row range. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 
+from hyla.checkpoints.gguf import blocks
 from hyla.checkpoints.gguf.file import TensorInfo
 from hyla.errors import CheckpointError
 
@@ -34,10 +35,14 @@ def decode_rows(info: TensorInfo, first: int, last: int) -> np.ndarray:
             found = found.astype(np.float32) if kind == "F16" else found
         elif kind == "BF16":
             found = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        elif kind in blocks.DECODERS:
+            found = blocks.decode(kind, raw.reshape(-1, info.stored.block_bytes))
         else:
             found = _dequantiser(kind)(raw.reshape(count, info.row_bytes))
     rows = found.reshape(count, info.shape[-1])
-    if not np.isfinite(rows).all():
+    with np.errstate(all="ignore"):
+        is_suspect = not np.isfinite(rows.sum(dtype=np.float32))  # much cheaper than a look at every number
+    if is_suspect and not np.isfinite(rows).all():
         row = first + int(np.argmin(np.isfinite(rows).all(axis=1)))
         raise CheckpointError(
             f"{info.file}: tensor {info.name} ({kind}) holds numbers that are not finite, in row {row:,}; "
