@@ -12,7 +12,18 @@ import numpy as np
 F32, F16, Q4_0, Q4_1, Q8_0, BF16 = 0, 1, 2, 3, 8, 30
 U8, I8, U16, I16, U32, I32, FLOAT, BOOL, TEXT, ARRAY, U64, I64, DOUBLE = range(13)
 """Types of metadata values."""
-FORMS = {U8: "<B", I8: "<b", U16: "<H", I16: "<h", U32: "<I", I32: "<i", FLOAT: "<f", U64: "<Q", I64: "<q", DOUBLE: "<d"}
+FORMS = {
+    U8: "<B",
+    I8: "<b",
+    U16: "<H",
+    I16: "<h",
+    U32: "<I",
+    I32: "<i",
+    FLOAT: "<f",
+    U64: "<Q",
+    I64: "<q",
+    DOUBLE: "<d",
+}
 
 
 @dataclass(frozen=True)

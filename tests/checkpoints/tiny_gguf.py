@@ -1,9 +1,9 @@
-"""A tiny llama as a GGUF file: random weights, and a byte-level vocabulary with a few merges, as a converter writes it."""
+"""A tiny llama as a GGUF file: random weights and a byte-level vocabulary with a few merges, as converters write it."""
 
 from __future__ import annotations
 
 import numpy as np
-from gguf_writing import BF16, F32, I32, GGUF, Stored, Typed
+from gguf_writing import BF16, F32, GGUF, I32, Stored, Typed
 from tokenizers import pre_tokenizers
 
 from hyla.models.formats.registry import family_of

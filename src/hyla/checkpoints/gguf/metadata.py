@@ -60,6 +60,12 @@ class Metadata:
             raise self._wrong(key, "a whole number")
         return found
 
+    def count(self, key: str, default: int | None = None) -> int:
+        """A whole number of any width, at least 1."""
+        if (found := self.integer(key, default)) < 1:
+            raise self._wrong(key, "at least 1")
+        return found
+
     def maybe_integer(self, key: str) -> int | None:
         """As `integer`; None where it is absent."""
         return self.integer(key) if key in self else None

@@ -138,9 +138,18 @@ class Names:
                 if not all(name in tensors for name in wanted):
                     continue
                 used.update(wanted)
-                made.update(rule.make(block.prefix, [tensors[name] for name in wanted]))
+                made.update(_made(path, rule, block.prefix, [tensors[name] for name in wanted]))
         _check_all_used(path, tensors, used)
         return made
+
+
+def _made(path: Path, rule: Rule | Rows, prefix: str, infos: list[TensorInfo]) -> list[tuple[str, Published]]:
+    """What a rule makes of tensors whose number of dimensions nobody has checked."""
+    try:
+        return list(rule.make(prefix, infos))
+    except (IndexError, ValueError) as error:
+        said = ", ".join(f"{info.name} {info.shape}" for info in infos)
+        raise CheckpointError(f"{path}: tensors of an impossible shape: {said}; convert the model again") from error
 
 
 def _check_all_used(path: Path, tensors: Tensors, used: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ def _words(upper: str, lower: str, ending: str) -> str:
 
 _CASED = _words(f"[{_UPPER}]", f"[{_LOWER}]", f"{_CONTRACTION}?")
 _CASED_WITHOUT_HAN = _words(rf"[{_UPPER}&&[^\p{{Han}}]]", rf"[{_LOWER}&&[^\p{{Han}}]]", f"{_CONTRACTION}?")
+_QWEN2 = rf"{_CONTRACTION}|{_LETTERS}|\p{{N}}{_REST}"
 _DEEPSEEK = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -40,14 +41,15 @@ class PreTokenizer(NamedTuple):
     adds_bos: bool = False
     """Whether a text starts with the first token where the file does not say."""
     composes: bool = False
-    """Whether text is composed first (NFC): the models do, and nothing in the file says so."""
+    """Whether Qwen's models compose text first (NFC): nothing in the file says so."""
 
 
 _ROWS = {
     "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral lfm2": PreTokenizer(
         (rf"{_CONTRACTION}|{_LETTERS}|\p{{N}}{{1,3}}{_REST}",), ignores_merges=True, adds_bos=True
     ),
-    "qwen2 deepseek-r1-qwen": PreTokenizer((rf"{_CONTRACTION}|{_LETTERS}|\p{{N}}{_REST}",), composes=True),
+    "qwen2": PreTokenizer((_QWEN2,), composes=True),
+    "deepseek-r1-qwen": PreTokenizer((_QWEN2,)),
     "qwen35": PreTokenizer(
         (
             rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"

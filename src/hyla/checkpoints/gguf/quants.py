@@ -1,4 +1,4 @@
-"""Stored rows -> numbers. Quantised ones through the `gguf` library (the commonest ones: blocks.py), by row range. Needs no PyTorch."""
+"""Stored rows -> numbers: the commonest types in blocks.py, the others by the `gguf` library. Needs no PyTorch."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from hyla.checkpoints.gguf.file import TensorInfo
 from hyla.checkpoints.gguf.names import Published, Slice
 from hyla.checkpoints.gguf.parts import GGUFModel
 from hyla.checkpoints.gguf.quants import decode_rows
+from hyla.errors import CheckpointError
 
 logger = logging.getLogger("hyla.checkpoints")
 
@@ -79,7 +80,13 @@ class GGUFReader:
         if made.undo is None:
             return _converted(made.slices[0], dtype).reshape(made.shape)
         decoded = [decode_rows(part.info, part.first, part.last).reshape(part.shape) for part in made.slices]
-        found = np.ascontiguousarray(made.undo(*decoded)).reshape(made.shape)
+        try:
+            found = np.ascontiguousarray(made.undo(*decoded)).reshape(made.shape)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{made.slices[0].info.file}: {name} cannot be made of stored shapes "
+                f"{[part.shape for part in made.slices]}: {error}; convert the model again"
+            ) from error
         return torch.from_numpy(found).to(dtype)
 
 

@@ -26,18 +26,21 @@ def read_tokenizer(metadata: Metadata) -> Tokenizer:
     if whole is not None:
         backend, adds_bos = parse_backend(whole.encode(), f"tokenizer.huggingface.json in {metadata.path}"), False
     else:
-        backend, adds_bos = _built(vocabulary)
+        is_qwen = metadata.text("general.architecture", "").startswith("qwen")
+        backend, adds_bos = _built(vocabulary, may_compose=is_qwen)
     texts = {role: vocabulary.texts[number] for role, number in special.items()}
     template = metadata.maybe_text("tokenizer.chat_template")
     bos = texts.get("bos_token") if adds_bos else None
     return Tokenizer(backend, special=texts, chat_template=_with_bos(template, bos))
 
 
-def _built(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
+def _built(vocabulary: Vocabulary, *, may_compose: bool) -> tuple[tokenizers.Tokenizer, bool]:
     """(the tokenizer, whether it puts the first token before a text)."""
     if vocabulary.model == "gpt2":
         pre = pretokenizer_of(vocabulary)
         backend, by_default = _byte_level(vocabulary, pre), pre.adds_bos
+        if may_compose and pre.composes:
+            backend.normalizer = normalizers.NFC()
     elif vocabulary.model == "llama":
         backend, by_default = piece_tokenizer(vocabulary), True
     else:
@@ -72,8 +75,6 @@ def _byte_level(vocabulary: Vocabulary, pre: PreTokenizer) -> tokenizers.Tokeniz
             f"{vocabulary.keys.path}: tokenizer.ggml.merges do not fit its tokens: {error}; convert the model again"
         ) from error
     backend = tokenizers.Tokenizer(model)
-    if pre.composes:
-        backend.normalizer = normalizers.NFC()
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.splits]
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]

@@ -71,7 +71,7 @@ def num_predicting(source: Source, num_blocks: int) -> int:
 def trunk_keys(source: Source, eps: float | None = None) -> dict:
     """The keys that every family has. eps: of the norms; None: as most files say it."""
     keys = source.keys
-    vocabulary, hidden = shape_of(source, "token_embd.weight")[-2:]
+    vocabulary, hidden = _matrix(source, "token_embd.weight")
     _agree(source, "vocab_size", keys.integer("vocab_size", vocabulary), vocabulary)
     _agree(source, "embedding_length", keys.integer("embedding_length"), hidden)
     return {
@@ -82,6 +82,13 @@ def trunk_keys(source: Source, eps: float | None = None) -> dict:
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon") if eps is None else eps,
         "tie_word_embeddings": source.is_tied,
     }
+
+
+def _matrix(source: Source, name: str) -> tuple[int, int]:
+    shape = shape_of(source, name)
+    if len(shape) != 2:
+        raise CheckpointError(f"{source.path}: tensor {name} has the shape {shape} and should be a matrix")
+    return shape[0], shape[1]
 
 
 def _agree(source: Source, key: str, said: int, found: int) -> None:
@@ -95,8 +102,8 @@ def _agree(source: Source, key: str, said: int, found: int) -> None:
 def grouped_query(source: Source, num_kv_heads: int | None = None) -> dict:
     """Heads of softmax attention, equal in all layers. num_kv_heads: None: head_count_kv, a single number."""
     keys = source.keys
-    heads = keys.integer("attention.head_count")
-    head_dim = keys.maybe_integer("attention.key_length") or keys.integer("embedding_length") // max(heads, 1)
+    heads = keys.count("attention.head_count")
+    head_dim = keys.count("attention.key_length", keys.count("embedding_length") // heads)
     value_dim = keys.integer("attention.value_length", head_dim)
     if value_dim != head_dim:
         raise CheckpointError(

@@ -44,7 +44,7 @@ def config(source: Source) -> dict:
     if "M" in letters:
         keys |= _mamba_keys(source)
     if "*" in letters or predicting:
-        keys |= _attention_keys(source)
+        keys |= _attention_keys(source, (letters + "*").index("*"))
     if "-" in letters:
         keys["intermediate_size"] = common.shape_of(source, f"blk.{letters.index('-')}.ffn_up.weight")[0]
     if "E" in letters:
@@ -66,23 +66,21 @@ def _trunk_keys(source: Source) -> dict:
 
 def _mamba_keys(source: Source) -> dict:
     keys = source.keys
-    heads = keys.integer("ssm.time_step_rank")
+    heads = keys.count("ssm.time_step_rank")
     return {
         "mamba_num_heads": heads,
-        "mamba_head_dim": keys.integer("ssm.inner_size") // max(heads, 1),
+        "mamba_head_dim": keys.integer("ssm.inner_size") // heads,
         "n_groups": keys.integer("ssm.group_count"),
         "ssm_state_size": keys.integer("ssm.state_size"),
         "conv_kernel": keys.integer("ssm.conv_kernel"),
     }
 
 
-def _attention_keys(source: Source) -> dict:
-    head_dim = source.keys.integer("attention.key_length")
+def _attention_keys(source: Source, number: int) -> dict:
+    """Heads, from the rows of one block's projections."""
+    head_dim = source.keys.count("attention.key_length")
     common.must_be(source, source.keys.integer("attention.value_length", head_dim), head_dim, "attention.value_length")
-    rows = {
-        name: next(info.shape[0] for key, info in source.tensors.items() if key.endswith(f".attn_{name}.weight"))
-        for name in "qk"
-    }
+    rows = {name: common.shape_of(source, f"blk.{number}.attn_{name}.weight")[0] for name in "qk"}
     common.must_be(source, source.keys.integer("attention.head_count"), rows["q"] // head_dim, "attention.head_count")
     return {
         "num_attention_heads": rows["q"] // head_dim,

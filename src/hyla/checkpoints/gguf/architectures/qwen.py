@@ -79,12 +79,12 @@ def moe_names(source: Source, keys: dict) -> Names:
 def _delta_sizes(source: Source) -> dict:
     """Sizes of the gated delta rule."""
     keys = source.keys
-    value_heads = keys.integer("ssm.time_step_rank")
+    value_heads = keys.count("ssm.time_step_rank")
     return {
-        "linear_num_key_heads": keys.integer("ssm.group_count"),
+        "linear_num_key_heads": keys.count("ssm.group_count"),
         "linear_num_value_heads": value_heads,
         "linear_key_head_dim": keys.integer("ssm.state_size"),
-        "linear_value_head_dim": keys.integer("ssm.inner_size") // max(value_heads, 1),
+        "linear_value_head_dim": keys.integer("ssm.inner_size") // value_heads,
         "linear_conv_kernel_dim": keys.integer("ssm.conv_kernel"),
     }
 
@@ -151,7 +151,7 @@ def _both(first, second):
 def _heads(keys: dict) -> tuple[int, int, int]:
     """(key heads, value heads for each, a value head's size)."""
     num = keys["linear_num_key_heads"]
-    return num, keys["linear_num_value_heads"] // max(num, 1), keys["linear_value_head_dim"]
+    return num, keys["linear_num_value_heads"] // num, keys["linear_value_head_dim"]
 
 
 def _value_rows(keys: dict):

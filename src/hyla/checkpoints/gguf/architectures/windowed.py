@@ -18,7 +18,7 @@ def mimo_config(source: Source) -> dict:
     layers = range(found["num_hidden_layers"])
     pattern = keys.per_layer("attention.sliding_window_pattern", total)
     heads = keys.per_layer("attention.head_count_kv", total)
-    found |= {**_mimo_heads(source, pattern, heads), **_mimo_rotation(source, keys.integer("attention.key_length"))}
+    found |= {**_mimo_heads(source, pattern, heads), **_mimo_rotation(source, keys.count("attention.key_length"))}
     count, width, _ = common.expert_sizes(source)
     return {
         **found,
@@ -52,10 +52,10 @@ def _mimo_heads(source: Source, pattern: list[int], kv_heads: list[int]) -> dict
     full, window = (next(iter(kinds[kind] or kinds[1 - kind])) for kind in (0, 1))
     has_sinks = [source.in_block(number, "attn_sinks.weight") for number in range(len(pattern))]
     return {
-        "num_attention_heads": source.keys.integer("attention.head_count"),
+        "num_attention_heads": source.keys.count("attention.head_count"),
         "num_key_value_heads": full,
         "swa_num_key_value_heads": window,
-        "head_dim": source.keys.integer("attention.key_length"),
+        "head_dim": source.keys.count("attention.key_length"),
         "v_head_dim": source.keys.integer("attention.value_length"),
         "add_full_attention_sink_bias": any(has and not kind for has, kind in zip(has_sinks, pattern)),
         "add_swa_attention_sink_bias": any(has and kind for has, kind in zip(has_sinks, pattern)),
