@@ -17,10 +17,12 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import hyla
 from hyla.checkpoints import open_checkpoint
+from hyla.checkpoints.gguf import open_file
 from hyla.errors import HylaError
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
@@ -174,6 +176,23 @@ def compare(case: Case, model: Model, file: Path) -> dict:
     }
 
 
+def write_header(case: Case, file: Path, target: Path) -> None:
+    """Keys and tensors of a file without their numbers, and of which model it is."""
+    found = open_file(file)
+    keys = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in found.metadata.items()}
+    keys = {key: value.decode() if isinstance(value, bytes) else value for key, value in keys.items()}
+    said = {
+        "family": case.family,
+        "changes": case.changes,
+        "lost": case.lost,
+        "keys": {key: value for key, value in keys.items() if not key.startswith(("general.", "tokenizer."))},
+        "tensors": {name: info.shape for name, info in found.tensors.items()},
+    }
+    said["keys"]["general.architecture"] = keys["general.architecture"]
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in said.items()]
+    target.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
 def is_good(found: dict) -> bool:
     """Whether the folder came back."""
     lists = ("missing", "wrong", "other_config")
@@ -186,6 +205,9 @@ def main() -> None:
     parser.add_argument("converter", type=Path)
     parser.add_argument("--only")
     parser.add_argument("--keep", type=Path, help="Keep folders and files there.")
+    parser.add_argument(
+        "--headers", type=Path, help="Write what each file says of itself there, as JSON, for the tests."
+    )
     arguments = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -198,6 +220,8 @@ def main() -> None:
             file = places[case.name][1]
             try:
                 found = compare(case, models[case.name], file)
+                if arguments.headers is not None:
+                    write_header(case, file, arguments.headers / f"{case.name}.json")
             except HylaError as error:
                 found = {"case": case.name, "error": str(error), "worst": float("inf")}
                 print(said[-3000:] if not file.exists() else "", file=sys.stderr)
