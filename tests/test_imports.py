@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "hyla"
 ORDER = (
-    {"errors", "grid", "lazy", "ranges"},
+    {"errors", "grid", "lazy", "ranges", "user_cache"},
     {"json_files"},
     {"ops"},
     {"layers"},

@@ -28,6 +28,7 @@ PARTS = (
     "json_files.py",
     "lazy.py",
     "ranges.py",
+    "user_cache.py",
     "ops",
     "layers",
     "models",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from hyla.cost.device import Device, Rate
 from hyla.errors import ConfigError
+from hyla.user_cache import cache_folder
 
 NEVER = 1e30
 """A rate that takes no time."""
@@ -18,8 +18,7 @@ NEVER = 1e30
 
 def calibration_file() -> Path:
     """Where the measured machine is kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "hyla" / "calibration.json"
+    return cache_folder() / "calibration.json"
 
 
 def save_calibration(device: Device, file: Path | None = None) -> None:

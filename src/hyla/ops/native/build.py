@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from hyla.errors import BackendUnavailable
+from hyla.user_cache import cache_folder
 
 COMPILERS = ("gcc", "cc", "clang")
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
@@ -23,7 +24,7 @@ def load() -> ctypes.CDLL:
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise BackendUnavailable("no C compiler (gcc or clang) was found; on Debian: sudo apt install gcc libc6-dev")
-    file = _cache_folder() / f"kernels-{_key(compiler)}.so"
+    file = cache_folder() / f"kernels-{_key(compiler)}.so"
     try:
         if not file.exists():
             _compile(compiler, file)
@@ -36,11 +37,6 @@ def sources() -> list[Path]:
     """The C files and what they include."""
     folder = Path(__file__).parent
     return sorted([*folder.glob("*.c"), *folder.glob("*.h")])
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "hyla"
 
 
 def _key(compiler: str) -> str:
