@@ -67,6 +67,16 @@ def loading_bar() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+@contextmanager
+def scoring_bar(total: int) -> Iterator[Callable[[float], None]]:
+    """A callback that takes bytes as they are scored: a bar on standard error when that is a terminal, else nothing."""
+    errors = Console(stderr=True, highlight=False)
+    columns = (TextColumn("[bold]scoring"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
+        task = progress.add_task("scoring", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
 def describe_bytes(count: float) -> str:
     """A byte count for people.
 
