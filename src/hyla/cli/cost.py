@@ -12,7 +12,7 @@ UNITS = {"k": 1 << 10, "m": 1 << 20}
 
 def cost(
     targets: Annotated[
-        list[str] | None, typer.Argument(help="Presets, model folders, or recipes (.toml), one or more.")
+        list[str] | None, typer.Argument(help="Presets, model folders, .gguf files, known names, recipes (.toml).")
     ] = None,
     vs_full: Annotated[bool, typer.Option("--vs-full", help="Compare with the full-attention twin.")] = False,
     context: Annotated[str | None, typer.Option(help="Context lengths, e.g. 4k,128k,1m.")] = None,
@@ -133,14 +133,14 @@ def _targets(names: list[str], vs_full: bool) -> list:
 
 
 def _target(name: str):
-    """A recipe where the name ends in .toml, a GGUF file, else a folder or preset."""
-    from hyla.checkpoints import open_checkpoint
+    """A recipe where the name ends in .toml, a GGUF file by path or known name, else a folder or preset."""
+    from hyla.checkpoints import open_checkpoint, resolve
     from hyla.checkpoints.gguf import is_gguf
+    from hyla.checkpoints.names import find_known
     from hyla.cost.target import Target, find_target
 
-    if is_gguf(Path(name)):
-        checkpoint = open_checkpoint(name)
-        return Target(checkpoint.name, checkpoint.config().config)
+    if is_gguf(Path(name)) or (find_known(name) is not None and not Path(name).exists()):
+        return Target(open_checkpoint(name).name, open_checkpoint(resolve(name)).config().config)
     if not name.endswith(".toml"):
         return find_target(name)
     from hyla.cli.config_file import read_toml

@@ -1,4 +1,4 @@
-"""`hyla inspect FOLDER|FILE.gguf|PRESET`: what a model holds and keeps, without reading or allocating its weights."""
+"""`hyla inspect MODEL|PRESET`: what a model holds and keeps, without reading or allocating its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LENGTH_KEYS = {"max_position_embeddings", "model_max_length", "max_len"}
 def inspect(
     model: Annotated[
         str | None,
-        typer.Argument(help="Model folder, GGUF file, preset, or org/name; none: a list of presets."),
+        typer.Argument(help="Folder, .gguf file, known name (hyla pull), org/name, preset; none: a list."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
@@ -24,7 +24,7 @@ def inspect(
         str | None, typer.Option(help="Say what would compute there; default: a card, or the CPU.")
     ] = None,
 ) -> None:
-    """Show the stack, the parameters and the memory of a model folder or of a published size; or list those sizes."""
+    """Show the stack, the parameters and the memory of a model or of a published size; or list those sizes."""
     import json
 
     from hyla.cli.console import console
@@ -49,8 +49,9 @@ def _report(name: str, revision: str | None, device: str | None) -> tuple[dict, 
     import torch
 
     from hyla.checkpoints import read_config, resolve
-    from hyla.checkpoints.hub import NAME
+    from hyla.checkpoints.hub import is_on_hub
     from hyla.checkpoints.load import build_on_meta
+    from hyla.checkpoints.names import find_known
     from hyla.models.formats.presets import assumptions, find_preset, is_preset
     from hyla.models.operators import backends_of
     from hyla.models.state import cast
@@ -59,12 +60,14 @@ def _report(name: str, revision: str | None, device: str | None) -> tuple[dict, 
 
     here = resolve_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     title, folder, dtype = name, {}, torch.bfloat16
-    if _is_folder(name) or revision is not None or (not is_preset(name) and NAME.fullmatch(name)):
-        found = read_config(resolve(name, revision, with_weights=False))
+    is_here = _is_path(name) or find_known(name) is not None
+    if is_here or revision is not None or (not is_preset(name) and is_on_hub(name)):
+        place = resolve(name, revision, with_weights=False)
+        found = read_config(place)
         family, config, published = found.family, found.config, found.published
         folder = {"weights": "not fetched"}  # of a name on the hub only the small files are
-        if _is_folder(name):
-            folder = _folder_facts(Path(name), found)
+        if is_here:
+            folder = _folder_facts(place, found)
             dtype = folder.pop("dtype")
     else:
         title, family = find_preset(name)
@@ -120,8 +123,8 @@ def _model_facts(model) -> dict:
     }
 
 
-def _is_folder(name: str) -> bool:
-    return Path(name).exists() or Path(name).is_absolute() or name.startswith(".")
+def _is_path(name: str) -> bool:
+    return Path(name).exists() or Path(name).is_absolute() or name.startswith(".") or name.endswith(".gguf")
 
 
 def _folder_facts(folder: Path, found) -> dict:
