@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations, product
 
@@ -19,6 +19,10 @@ DIMENSIONS: dict[str, tuple] = {
     "dtype": ("float32", "bfloat16"),
     "sampling": ("greedy", "sampled"),
 }
+
+
+ONE_MODEL = {**DIMENSIONS, "speculation": ("off", "lookup", "draft"), "mixer": ("as it is",)}
+"""The dimensions for one given model without a prediction module."""
 
 
 @dataclass(frozen=True)
@@ -64,30 +68,29 @@ def pairs_of(cell: Cell) -> set[tuple]:
     return {(one, values[one], other, values[other]) for one, other in combinations(NAMES, 2)}
 
 
-def pairwise(seed: int = 0, tries: int = 40) -> list[Cell]:
+def pairwise(seed: int = 0, tries: int = 40, dimensions: Mapping[str, tuple] = DIMENSIONS) -> list[Cell]:
     """Few cells that have every pair of values of two dimensions: greedy, the best of some random ones each time."""
     draw = random.Random(seed)
     missing = {
         (one, value, other, another)
         for one, other in combinations(NAMES, 2)
-        for value in DIMENSIONS[one]
-        for another in DIMENSIONS[other]
+        for value in dimensions[one]
+        for another in dimensions[other]
         if (one, value, other, another) != ("prefix", "off", "history", "restarted")
     }
     cells = []
     while missing:
         # One missing pair is put into each candidate, so that every round covers something.
         pairs = sorted(missing, key=repr)
-        best = max(
-            (_with_pair(draw.choice(pairs), draw) for _ in range(tries)), key=lambda cell: len(pairs_of(cell) & missing)
-        )
+        found = [_with_pair(draw.choice(pairs), draw, dimensions) for _ in range(tries)]
+        best = max(found, key=lambda cell: len(pairs_of(cell) & missing))
         cells.append(best)
         missing -= pairs_of(best)
     return cells
 
 
-def _with_pair(pair: tuple, draw: random.Random) -> Cell:
-    values = {name: draw.choice(choices) for name, choices in DIMENSIONS.items()}
+def _with_pair(pair: tuple, draw: random.Random, dimensions: Mapping[str, tuple]) -> Cell:
+    values = {name: draw.choice(choices) for name, choices in dimensions.items()}
     one, value, other, another = pair
     cell = Cell(**values | {one: value, other: another})
     if is_possible(cell):

@@ -38,7 +38,7 @@ PARTS = (
     "engine",
 )
 """The parts of the package that a cell can import."""
-COMPUTES = ("cells.py", "check.py", "mixers.py")
+COMPUTES = ("cells.py", "check.py", "mixers.py", "subject.py")
 """The files beside this one that decide what a cell is and what it gives."""
 
 

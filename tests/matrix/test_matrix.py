@@ -7,16 +7,15 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-import torch
 from matrix.cells import DIMENSIONS, Cell, all_cells, in_order, num_cells, pairs_of, pairwise
 from matrix.check import run_cell
+from matrix.faults import nudge
 from matrix.mixers import MIXERS
 from matrix.run import PARTS, read, report, run
 
 from hyla.caches import Cache
 from hyla.caches.storage import SnapshotStore
 from hyla.engine import Engine
-from hyla.layers.protocol import CacheSpec
 
 PAIRWISE = pairwise()
 PLAIN = Cell("off", "off", 64, 1, "untouched", "softmax", "float32", "greedy")
@@ -82,17 +81,6 @@ def test_results_are_gone_on_with_and_those_of_other_sources_do_not_count(tmp_pa
 
 
 # Injected faults: each must be seen.
-
-
-def nudge(engine: Engine, role: str) -> None:
-    """Every number of the first layer's tensors of a role one ulp of the model's dtype up."""
-    spec: CacheSpec = engine.cache.specs[0]
-    dtype = engine.model.dtype
-    for tensor in (*spec.page_tensors, *spec.slot_tensors):
-        if tensor.role == role:
-            stored = engine.cache.layers[0][tensor.name]
-            above = torch.nextafter(stored.to(dtype), torch.full((), float("inf"), dtype=dtype))
-            stored.copy_(above)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
