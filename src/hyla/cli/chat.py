@@ -1,4 +1,4 @@
-"""`hyla chat FOLDER|URL`: a conversation in the terminal, with a model in this process or behind a server."""
+"""`hyla chat MODEL|URL`: a conversation in the terminal, with a model in this process or behind a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ API_KEY_VARIABLE = "HYLA_API_KEY"
 
 def chat(
     model: Annotated[
-        str, typer.Argument(metavar="FOLDER|ORG/NAME|URL", help="A model, or a server with OpenAI's API.")
+        str, typer.Argument(metavar="MODEL|URL", help="A folder, .gguf file, known name, org/name, or a server's URL.")
     ],
     name: Annotated[str | None, typer.Option("--model", help="Of a server: which model; default: its first.")] = None,
     api_key: Annotated[str | None, typer.Option(help=f"Of a server; default: ${API_KEY_VARIABLE}.")] = None,

@@ -1,4 +1,4 @@
-"""`hyla generate FOLDER PROMPT`: one completion, streamed to the terminal."""
+"""`hyla generate MODEL PROMPT`: one completion, streamed to the terminal."""
 
 from __future__ import annotations
 

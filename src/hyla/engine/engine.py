@@ -41,8 +41,9 @@ SMALLER_STEPS = "lower max_batch_tokens, max_num_sequences or memory"
 class Engine(BlockingUse):
     """Continuous batching over one model.
 
-    model: a `Model`, a folder that holds one, or its name "org/name" on the Hugging Face hub. A model object gets
-    `eval()` and, unless `pack=False`, `pack()`: it is changed in place and gives no gradients until `model.unpack()`.
+    model: a `Model`, a folder or GGUF file that holds one, a known name (`checkpoints.names`), or "org/name" on the
+    Hugging Face hub. A model object gets `eval()` and, unless `pack=False`, `pack()`: it is changed in place and gives
+    no gradients until `model.unpack()`.
     tokenizer: anything with `encode` and `decode`; a folder brings its own. Without one, prompts are token ids and
     completions have no text.
     draft_model: a small model object, with speculation="draft"; None: `options.draft_model` is loaded.

@@ -23,7 +23,7 @@ class ServedModelConfig(Config):
     name: Name
     """What requests call it."""
     folder: Annotated[str, Field(min_length=1)]
-    """A model folder in the Hugging Face format, or org/name on its hub."""
+    """A model folder, a GGUF file, a known name (`hyla pull`), or org/name on the Hugging Face hub."""
     chat_template: Path | None = None
     """A Jinja file that replaces the checkpoint's chat template."""
     tool_parser: str | None = None
