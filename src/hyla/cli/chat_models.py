@@ -72,7 +72,7 @@ def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
     thread = EngineThread(engine)
     thread.start()
     try:
-        yield LocalModel(thread, checkpoint.name)
+        yield LocalModel(thread, open_checkpoint(folder).name)
     finally:
         thread.stop()
 

@@ -29,7 +29,7 @@ class LogForm(StrEnum):
 def serve(
     folders: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME=]FOLDER ...", help="Model folders in the Hugging Face format, or org/name."),
+        typer.Argument(metavar="[NAME=]MODEL ...", help="Folders, .gguf files, known names (hyla pull), or org/name."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same settings; flags come first.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all. Default: 127.0.0.1.")] = None,
@@ -85,7 +85,7 @@ def _models(of_file: Any, folders: list[str], name: str | None, own: dict, engin
         raise ConfigError("there is nothing to serve; name a model folder, or models in --config")
     if name is not None:
         if len(models) > 1:
-            raise ConfigError(f"--model-name {name!r} names one model and there are {len(models)}; write NAME=FOLDER")
+            raise ConfigError(f"--model-name {name!r} names one model and there are {len(models)}; write NAME=MODEL")
         models[0]["name"] = name
     return [{**model, **own, "engine": _merged(model.get("engine", {}), engine)} for model in models]
 
