@@ -1,4 +1,4 @@
-"""Runs llama.cpp's own converter on folders without a tokenizer.
+"""Runs llama.cpp's own converter on folders without a tokenizer, in a process that needs no Hyla.
 
     PYTHON bench/gguf_converter.py CONVERTER FOLDER FILE [FOLDER FILE ...]
 
@@ -36,4 +36,5 @@ def main() -> None:
             print(f"{folder.name}: {traceback.format_exc()}", file=sys.stderr)
 
 
-main()
+if __name__ == "__main__":
+    main()

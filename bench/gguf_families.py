@@ -1,10 +1,9 @@
 """Every family of Hyla that GGUF knows, through llama.cpp's own converter and back.
 
-    python -m bench.gguf_families CONVERTER [--only NAME]
+    python -m bench gguf_families CONVERTER
 
 A tiny random float32 model is saved as a folder, converted, and read again: every weight must come back, none more, and
-config and logits must be the same. CONVERTER: a checkout of llama.cpp (convert_hf_to_gguf.py stands in it). Ends with
-one JSON line; docs/gguf.md has the table.
+config and logits must be the same (docs/gguf.md has the table). A file that Hyla refuses ends it with the reason.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ import numpy as np
 import torch
 
 import hyla
+from bench.outcome import Outcome
 from hyla.checkpoints import open_checkpoint
 from hyla.checkpoints.gguf import open_file
-from hyla.errors import HylaError
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
@@ -199,38 +198,38 @@ def is_good(found: dict) -> bool:
     return found["worst"] <= WORST and found["logits"] <= LOGITS and not any(found[key] for key in lists)
 
 
-def main() -> None:
-    """All cases, or one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("converter", type=Path)
-    parser.add_argument("--only")
-    parser.add_argument("--keep", type=Path, help="Keep folders and files there.")
+def table(results: list[dict]) -> str:
+    """Markdown."""
+    lines = ["| file | tensors | largest difference of a weight | of logits, of the largest |", "|---|---|---|---|"]
+    for found in results:
+        cells = [found["case"], found["tensors"], f"{found['worst']:.1g}", f"{found['logits']:.1g}"]
+        lines.append("| " + " | ".join("0" if cell == "0" else str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("converter", type=Path, help="a folder of llama.cpp, with convert_hf_to_gguf.py")
+    parser.add_argument("--only", help="one of the cases")
+    parser.add_argument("--keep", type=Path, help="keep folders and files there")
     parser.add_argument(
-        "--headers", type=Path, help="Write what each file says of itself there, as JSON, for the tests."
+        "--headers", type=Path, help="write what each file says of itself there, as JSON, for the tests"
     )
-    arguments = parser.parse_args()
-    results = []
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    cases = [case for case in CASES if options.only in (None, case.name)]
     with tempfile.TemporaryDirectory() as scratch:
-        root = arguments.keep or Path(scratch)
-        cases = [case for case in CASES if arguments.only in (None, case.name)]
+        root = options.keep or Path(scratch)
         places = {case.name: (root / case.name, root / f"{case.name}.gguf") for case in cases}
         models = {case.name: build(case, places[case.name][0]) for case in cases}
-        said = convert(arguments.converter, [place for pair in places.values() for place in pair])
+        said = convert(options.converter, [place for pair in places.values() for place in pair])
+        results = []
         for case in cases:
             file = places[case.name][1]
-            try:
-                found = compare(case, models[case.name], file)
-                if arguments.headers is not None:
-                    write_header(case, file, arguments.headers / f"{case.name}.json")
-            except HylaError as error:
-                found = {"case": case.name, "error": str(error), "worst": float("inf")}
-                print(said[-3000:] if not file.exists() else "", file=sys.stderr)
-            results.append(found)
-            print(json.dumps(found), flush=True)
-    good = all(map(is_good, results))
-    print(json.dumps({"cases": len(results), "good": good, "worst": max(found["worst"] for found in results)}))
-    sys.exit(not good)
-
-
-if __name__ == "__main__":
-    main()
+            if not file.exists():
+                raise SystemExit(f"the converter wrote no {file.name}:\n{said[-3000:]}")
+            results.append(compare(case, models[case.name], file))
+            if options.headers is not None:
+                write_header(case, file, options.headers / f"{case.name}.json")
+    print(table(results))
+    return Outcome(results, passed=all(map(is_good, results)))

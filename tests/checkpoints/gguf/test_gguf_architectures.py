@@ -192,6 +192,34 @@ def test_older_files_with_a_whole_latent_projection_are_read(written):
     assert np.array_equal(found, draw(5 * 22, 28) + 1)
 
 
+def test_scales_beside_tensors_multiply_them_expert_by_expert(written):
+    factors = np.array([2.0, 3.0, 5.0, 7.0, 11.0], np.float32)
+    scales = [
+        Stored.plain("blk.1.ffn_up_exps.scale", factors),
+        Stored.plain("blk.1.ffn_up_exps.input_scale", factors),
+        Stored.plain("blk.0.attn_output.scale", np.array([0.5], np.float32)),
+    ]
+    names = [f"model.layers.1.mlp.experts.{number}.up_proj.weight" for number in range(5)]
+    with open_checkpoint(written("qwen3moe")).tensors() as tensors:
+        plain = {name: tensors.tensor(name).clone() for name in (*names, "model.layers.0.self_attn.o_proj.weight")}
+    with open_checkpoint(written("qwen3moe", add=scales)).tensors() as tensors:
+        for name, factor in zip(plain, [*factors, 0.5]):
+            assert torch.equal(tensors.tensor(name), plain[name] * factor)
+    with (
+        open_checkpoint(
+            written("qwen3moe", add=[Stored.plain("blk.1.ffn_up_exps.scale", factors[:3])])
+        ).tensors() as tensors,
+        pytest.raises(CheckpointError, match="has 3 factors"),
+    ):
+        tensors.tensor(names[0])
+
+
+def test_two_stored_tensors_for_one_published_are_refused(written):
+    both = [Stored.plain("blk.0.ssm_dt", np.ones(6))]
+    with pytest.raises(CheckpointError, match=r"make model\.layers\.0\.linear_attn\.dt_bias"):
+        hyla.load(written("qwen35", add=both))
+
+
 def test_one_projection_of_q_k_and_v_is_cut_into_the_three(written):
     header = HEADERS["mimo2"]
     parts = [f"blk.1.attn_{name}.weight" for name in "qkv"]

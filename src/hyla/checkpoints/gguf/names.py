@@ -29,6 +29,8 @@ class Slice:
     first: int
     last: int
     shape: Shape
+    scale: TensorInfo | None = None
+    """What multiplies the numbers as well: one factor, or one for each entry of the first dimension (an expert)."""
 
     @property
     def nbytes(self) -> int:
@@ -138,9 +140,26 @@ class Names:
                 if not all(name in tensors for name in wanted):
                     continue
                 used.update(wanted)
-                made.update(_made(path, rule, block.prefix, [tensors[name] for name in wanted]))
-        _check_all_used(path, tensors, used)
+                for name, found in _made(path, rule, block.prefix, [tensors[name] for name in wanted]):
+                    if name in made:
+                        raise CheckpointError(f"{path}: {wanted[0]} and another tensor make {name}; convert it again")
+                    made[name] = _scaled(found, tensors)
+        _check_all_used(path, tensors, used | _beside(used, tensors))
         return made
+
+
+def _scaled(made: Published, tensors: Tensors) -> Published:
+    """With the scales that some writers (of NVFP4) put beside a tensor: X.scale beside X.weight."""
+    scales = [tensors.get(part.info.name.removesuffix(".weight") + ".scale") for part in made.slices]
+    if not any(scales):
+        return made
+    return replace(made, slices=tuple(replace(part, scale=scale) for part, scale in zip(made.slices, scales)))
+
+
+def _beside(used: Iterable[str], tensors: Tensors) -> set[str]:
+    """Scales of tensors that are used. Those of activations (.input_scale) are not needed: these are not quantised."""
+    stems = [name.removesuffix(".weight") for name in used if name.endswith(".weight")]
+    return {stem + kind for stem in stems for kind in (".scale", ".input_scale")} & tensors.keys()
 
 
 def _made(path: Path, rule: Rule | Rows, prefix: str, infos: list[TensorInfo]) -> list[tuple[str, Published]]:

@@ -13,7 +13,7 @@ from hyla.checkpoints.files import DTYPE_NAMES
 from hyla.checkpoints.gguf.file import TensorInfo
 from hyla.checkpoints.gguf.names import Published, Slice
 from hyla.checkpoints.gguf.parts import GGUFModel
-from hyla.checkpoints.gguf.quants import decode_rows
+from hyla.checkpoints.gguf.quants import decode_rows, num_rows
 from hyla.errors import CheckpointError
 
 logger = logging.getLogger("hyla.checkpoints")
@@ -79,7 +79,7 @@ class GGUFReader:
         dtype = self._given(made)
         if made.undo is None:
             return _converted(made.slices[0], dtype).reshape(made.shape)
-        decoded = [decode_rows(part.info, part.first, part.last).reshape(part.shape) for part in made.slices]
+        decoded = [_rows(part, part.first, part.last).reshape(part.shape) for part in made.slices]
         try:
             found = np.ascontiguousarray(made.undo(*decoded)).reshape(made.shape)
         except ValueError as error:
@@ -93,15 +93,33 @@ class GGUFReader:
 def _converted(part: Slice, dtype: torch.dtype) -> torch.Tensor:
     """Rows of a stored tensor in a dtype, a piece at a time, so that the float32 numbers never exist as a whole."""
     if _is_view(part.info, dtype):
-        return torch.from_numpy(decode_rows(part.info, part.first, part.last))
+        return torch.from_numpy(_rows(part, part.first, part.last))
     row = part.info.shape[-1]
     whole = torch.empty(part.last - part.first, row, dtype=dtype)
     step = max(1, PIECE // row)
     for first in range(part.first, part.last, step):
         last = min(first + step, part.last)
-        numbers = torch.from_numpy(decode_rows(part.info, first, last))
+        numbers = torch.from_numpy(_rows(part, first, last))
         whole[first - part.first : last - part.first].copy_(numbers)
     return whole
+
+
+def _rows(part: Slice, first: int, last: int) -> np.ndarray:
+    """Some of a slice's rows as numbers, with the scale beside them."""
+    rows = decode_rows(part.info, first, last)
+    if part.scale is None:
+        return rows
+    factors = decode_rows(part.scale, 0, num_rows(part.scale)).reshape(-1)
+    if factors.size == 1:
+        return rows * factors
+    entries = part.info.shape[0]
+    if len(part.info.shape) != 3 or factors.size != entries:
+        raise CheckpointError(
+            f"{part.info.file}: tensor {part.scale.name} has {factors.size:,} factors for {part.info.name} "
+            f"{part.info.shape}; convert the model again"
+        )
+    each = num_rows(part.info) // entries
+    return rows * factors[np.arange(first, last) // each, None]
 
 
 def _is_view(info: TensorInfo, dtype: torch.dtype) -> bool:
