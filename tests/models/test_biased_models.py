@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fp8_folder import make_fp8_folder
+from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, save_model
 from hyla.cost.inventory import inventory
@@ -78,6 +79,31 @@ def test_weights_that_stay_fp8_beside_biases_give_the_bits_of_dequantised_ones(t
         for prompt, got, expected in zip(PROMPTS, resident.logits(PROMPTS), plain.logits(PROMPTS)):
             assert torch.equal(got, expected)
             assert torch.equal(got, resident.logits([prompt])[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_biases_that_are_stored_wider_than_the_matrices_stay_so(tmp_path, family):
+    """As files of other programs have them (GGUF)."""
+    save_model(make(family, torch.bfloat16), tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    tensors = load_file(file)
+    fine = {name: tensor.float() * 1.001 for name, tensor in tensors.items() if name.endswith(".bias")}
+    file.unlink()
+    extra = {"model.layers.1.self_attn.rotary_emb.inv_freq": torch.ones(10)}  # as old writers kept
+    save_file({**tensors, **fine, **extra}, file, metadata={"format": "pt"})
+    model = load_model(tmp_path / "m")
+    assert model.dtype == torch.bfloat16
+    assert len(biases(model)) == len(fine) and all(bias.dtype == torch.float32 for bias in biases(model).values())
+    trained = model.logits(PROMPTS)[0].detach()
+    with torch.inference_mode():
+        assert torch.equal(model.logits(PROMPTS[:1])[0], trained)
+        assert torch.equal(model.logits([PROMPTS[0][:9]])[0], trained[:9])
+        assert torch.equal(model.pack().logits(PROMPTS)[0], trained)
+    save_model(model, tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(again[name], bias) and again[name].dtype == bias.dtype for name, bias in fine.items())
+    narrow = load_model(tmp_path / "m", dtype=torch.bfloat16)
+    assert all(bias.dtype == torch.bfloat16 for bias in biases(narrow).values())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
