@@ -6,6 +6,7 @@ from fp8_folder import make_fp8_folder
 from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, save_model
+from hyla.checkpoints.replace import WeightUpdate
 from hyla.cost.inventory import inventory
 from hyla.models.config import MLPConfig, SoftmaxConfig, SublayerConfig
 from hyla.models.formats.registry import family_of
@@ -113,6 +114,24 @@ def test_a_packed_model_keeps_its_biases_and_saves_them(tmp_path, family):
     save_model(model.pack(), tmp_path / "m")
     back = biases(load_model(tmp_path / "m"))
     assert all(torch.equal(back[name], bias) for name, bias in before.items()) and len(back) == len(before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_new_biases_take_the_place_of_old_ones_in_a_packed_model(tmp_path, family):
+    model, other = make(family, torch.bfloat16).pack(), make(family, torch.bfloat16)
+    for bias in biases(other).values():
+        bias.data.neg_()
+    save_model(other, tmp_path / "m")
+    with WeightUpdate(model, tmp_path / "m", device=torch.device("cpu"), pack=True) as update:
+        update.apply()
+    with torch.inference_mode():
+        assert torch.equal(model.logits(PROMPTS)[0], other.logits(PROMPTS)[0])
+    published = "model.layers.1.self_attn.k_proj.bias"
+    with WeightUpdate(model, {published: torch.zeros(40, dtype=torch.bfloat16)}, device=model.device, pack=True) as one:
+        one.apply()
+    assert not biases(model)["sublayers.2.module.k.bias"].any()
+    with torch.inference_mode():
+        assert not torch.equal(model.logits(PROMPTS)[0], other.logits(PROMPTS)[0])
 
 
 def test_biases_are_counted_and_cost_no_products():
