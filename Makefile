@@ -5,6 +5,7 @@
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
 # make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
+# make gguf-families CONVERTER=llama.cpp: every family through llama.cpp's own converter and back.
 # make gpu-smoke: two minutes on a card (or elsewhere: DEVICE=cpu), with the Python that has PyTorch for it.
 # make gpu-wheels: what gpu-smoke needs on a card's machine without a network; take the folder wheels/ along.
 PYTHON ?= python3
@@ -22,7 +23,7 @@ WHEELS := wheels
 LINUX := $(foreach glibc,2_17 2_24 2_27 2_28 2_31 2_34 2_35,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
 
 .PHONY: run test test-variants test-portable test-devices test-page lint types docs hooks abuse lm-eval exactness soak clean \
-  gpu-smoke gpu-wheels
+  gpu-smoke gpu-wheels gguf-families
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -81,6 +82,10 @@ lm-eval: $(VENV)/installed-test
 exactness: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m matrix.run --results runs/exactness.jsonl \
 	  --minutes $(MINUTES) --jobs $(JOBS)
+
+# CONVERTER: a folder of llama.cpp with convert_hf_to_gguf.py (docs/gguf.md says where to get it).
+gguf-families: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench gguf_families $(CONVERTER)
 
 soak: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/engine $(BIN)/python -m soak.run --requests $(REQUESTS)

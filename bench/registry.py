@@ -16,6 +16,7 @@ BENCHMARKS = (
     "decode_gate",
     "engine",
     "fp8_product",
+    "gguf_families",
     "http_overhead",
     "invariance",
     "qwen35_shape",
@@ -26,6 +27,7 @@ BENCHMARKS = (
 )
 SHARED = (
     "decode_worker",
+    "gguf_converter",
     "gguf_folder",
     "hyla_names",
     "machine",

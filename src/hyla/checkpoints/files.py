@@ -54,6 +54,10 @@ class TensorSource(Protocol):
         """The safetensors spelling: F32, BF16, ..."""
         ...
 
+    def stored_as(self, name: str) -> str:
+        """How it is stored, where that is no dtype: Q4_K, ...; else the same."""
+        ...
+
     def nbytes(self, name: str) -> int:
         """Bytes of the stored tensor."""
         ...
@@ -92,6 +96,8 @@ class TensorReader:
     def dtype(self, name: str) -> str:
         dtype = self._tensors[name].dtype
         return DTYPE_NAMES.get(dtype, str(dtype))
+
+    stored_as = dtype
 
     def nbytes(self, name: str) -> int:
         return self._tensors[name].nbytes
@@ -148,6 +154,8 @@ class ShardReader:
     def dtype(self, name: str) -> str:
         """The safetensors spelling: F32, BF16, ..."""
         return self._dtypes[name]
+
+    stored_as = dtype
 
     def nbytes(self, name: str) -> int:
         """Bytes of the stored tensor."""

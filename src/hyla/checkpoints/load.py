@@ -1,4 +1,4 @@
-"""Published folder -> model. Tensors stream from memory-mapped shards into place, one rule at a time."""
+"""Published checkpoint -> model. Tensors stream from memory-mapped files into place, one rule at a time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from hyla.checkpoints.files import ShardReader
-from hyla.checkpoints.folder_config import read_config
 from hyla.checkpoints.hub import resolve
+from hyla.checkpoints.opening import open_checkpoint
 from hyla.checkpoints.placement import (
     DTYPES,
     DtypeRule,
@@ -40,12 +39,13 @@ def load_model(
     revision: str | None = None,
     progress: Progress | None = None,
 ) -> Model:
-    """Load a model in the Hugging Face format. Nothing is unpickled and no code of the folder is run.
+    """Load a model in the Hugging Face format or from a GGUF file. Nothing is unpickled and no code is run.
 
-    folder: a folder, or a name "org/name" on the Hugging Face hub; revision: of a name, its branch, tag or commit.
+    folder: a folder, a GGUF file (of several parts, the first), or a name "org/name" on the Hugging Face hub.
+    revision: of a name, its branch, tag or commit.
     dtype: of weights and activations, e.g. torch.bfloat16 or "bfloat16"; None: the one in which the checkpoint stores
-    the embedding (vectors that it stores wider stay so). What a model keeps in fp32 (`models.parameters`) is fp32
-    either way.
+    the embedding (vectors that it stores wider stay so); of a GGUF file bfloat16, unless all of it is F32. What a
+    model keeps in fp32 (`models.parameters`) is fp32 either way.
     FP8 weights stay FP8 and are dequantised block by block as they are used; with a dtype, once, here: the same bits.
     device: as PyTorch names it.
     progress: called with (bytes placed, bytes of the checkpoint) as tensors come in.
@@ -56,8 +56,9 @@ def load_model(
     place = resolve_device(device)
     folder = resolve(folder, revision)
     requested = None if dtype is None else _computable(dtype)
-    found = read_config(folder)
-    with ShardReader(folder) as shards:
+    checkpoint = open_checkpoint(folder)
+    found = checkpoint.config()
+    with checkpoint.tensors(requested) as shards:
         names = published_names(shards, found.family, found.config)
         config = without_absent_mtp(folder, found.family, found.config, names)
         model = build_on_meta(config)

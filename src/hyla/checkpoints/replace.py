@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from hyla.checkpoints.files import ShardReader, TensorReader
-from hyla.checkpoints.folder_config import read_config
+from hyla.checkpoints.gguf.checkpoint import is_gguf
 from hyla.checkpoints.hub import resolve
+from hyla.checkpoints.opening import open_checkpoint
 from hyla.checkpoints.placement import Placer, Plan, drop_tied_head, plan, published_names, without_absent_mtp
 from hyla.errors import CheckpointError
 from hyla.layers.linear import Projection
@@ -27,7 +28,7 @@ Source = str | Path | Mapping[str, torch.Tensor]
 class WeightUpdate:
     """A checked replacement of a model's weights; a context manager, because it holds files open.
 
-    source: a folder (or hub name), whose config.json must describe this model and which must have every tensor; or one
+    source: a folder (or hub name) or GGUF file, which must describe this model and have every tensor; or one
     safetensors file or a dict of tensors, under published names, which may be a part of the model.
     device: where the weights go. pack: whether the model computes with packed weights. whole: a part is not enough.
     Each weight keeps the dtype that it has. Raises CheckpointError when anything is missing, extra, or of another shape
@@ -52,8 +53,11 @@ class WeightUpdate:
             place, reader = "the given tensors", TensorReader(source)
         else:
             place = Path(source) if Path(source).is_file() else resolve(source)
-            found = None if place.is_file() else read_config(place)
-            reader = self._stack.enter_context(ShardReader(place))
+            is_part = place.is_file() and not is_gguf(place)
+            checkpoint = None if is_part else open_checkpoint(place)
+            found = None if checkpoint is None else checkpoint.config()
+            opened = ShardReader(place) if checkpoint is None else checkpoint.tensors(self.model.dtype)
+            reader = self._stack.enter_context(opened)
         names = published_names(reader, family, config)
         if found is not None:
             _check_same_model(place, config, without_absent_mtp(place, found.family, found.config, names))

@@ -127,6 +127,16 @@ def _template_source(folder: Path, settings: dict) -> str | None:
     return stored
 
 
+def parse_backend(source: bytes, place: object) -> tokenizers.Tokenizer:
+    """A tokenizer.json as a tokenizer. place: for messages. Raises CheckpointError."""
+    try:
+        backend = tokenizers.Tokenizer.from_str(source.decode("utf-8"))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError(f"{place} is not a valid tokenizer: {error}; fetch or save it again") from error
+    _forget_training(backend)
+    return backend
+
+
 def _forget_training(backend: tokenizers.Tokenizer) -> None:
     """Settings that training left in tokenizer.json and that would change prompts: here a text is whole and alone, and
     its ids are always the same."""
@@ -136,20 +146,15 @@ def _forget_training(backend: tokenizers.Tokenizer) -> None:
         backend.model.dropout = None
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
+def folder_tokenizer(folder: Path) -> Tokenizer:
     """Read a published tokenizer. Nothing in the folder is executed; the template runs in a sandbox.
 
     Raises CheckpointError when tokenizer.json is missing or broken, or the other files do not fit it.
     """
-    folder = Path(folder)
     file = folder / "tokenizer.json"
     if not file.exists():
         raise CheckpointError(f"{folder} has no tokenizer.json; Hyla reads only tokenizers saved in that format")
-    try:
-        backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise CheckpointError(f"{file} is not a valid tokenizer: {error}; fetch or save it again") from error
-    _forget_training(backend)
+    backend = parse_backend(file.read_bytes(), file)
     config_file = folder / "tokenizer_config.json"
     settings = read_json(config_file) if config_file.exists() else {}
     source = _template_source(folder, settings)

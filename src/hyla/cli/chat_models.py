@@ -60,18 +60,19 @@ def open_model(
 @contextmanager
 def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
     import hyla
-    from hyla.checkpoints import load_tokenizer, resolve
+    from hyla.checkpoints import open_checkpoint, resolve
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineThread
 
     found = resolve(folder, options.pop("revision", None))
-    tokenizer = load_tokenizer(found)
+    checkpoint = open_checkpoint(found)
+    tokenizer = checkpoint.tokenizer()
     with loading_bar() as progress:
         engine = hyla.Engine(found, tokenizer=tokenizer, **options, max_num_sequences=1, progress=progress)
     thread = EngineThread(engine)
     thread.start()
     try:
-        yield LocalModel(thread, found.absolute().name)
+        yield LocalModel(thread, checkpoint.name)
     finally:
         thread.stop()
 

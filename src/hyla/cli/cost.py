@@ -133,9 +133,14 @@ def _targets(names: list[str], vs_full: bool) -> list:
 
 
 def _target(name: str):
-    """A recipe where the name ends in .toml, else a folder or preset."""
+    """A recipe where the name ends in .toml, a GGUF file, else a folder or preset."""
+    from hyla.checkpoints import open_checkpoint
+    from hyla.checkpoints.gguf import is_gguf
     from hyla.cost.target import Target, find_target
 
+    if is_gguf(Path(name)):
+        checkpoint = open_checkpoint(name)
+        return Target(checkpoint.name, checkpoint.config().config)
     if not name.endswith(".toml"):
         return find_target(name)
     from hyla.cli.config_file import read_toml

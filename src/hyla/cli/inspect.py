@@ -1,4 +1,4 @@
-"""`hyla inspect FOLDER|PRESET`: what a model holds and keeps, without reading or allocating its weights."""
+"""`hyla inspect FOLDER|FILE.gguf|PRESET`: what a model holds and keeps, without reading or allocating its weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ LENGTH_KEYS = {"max_position_embeddings", "model_max_length", "max_len"}
 
 def inspect(
     model: Annotated[
-        str | None, typer.Argument(help="Model folder in the Hugging Face format, a preset, or org/name; none: a list.")
+        str | None,
+        typer.Argument(help="Model folder, GGUF file, preset, or org/name; none: a list of presets."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
@@ -127,17 +128,18 @@ def _folder_facts(folder: Path, found) -> dict:
     """What only the tensors of a folder say; no tensor is read."""
     import torch
 
-    from hyla.checkpoints.files import ShardReader
+    from hyla.checkpoints import open_checkpoint
     from hyla.checkpoints.placement import DTYPES
 
     family, config = found.family, found.config
-    with ShardReader(folder) as shards:
+    with open_checkpoint(folder).tensors() as shards:
         names = {family.canonical(name): shards.dtype(name) for name in shards}
+        stored = Counter(shards.stored_as(name) for name in shards)
     ignored = Counter(reason for name in names if (reason := family.reason_to_ignore(name, config, names)))
     embedding = next(rule.published[0] for rule in family.trunk if rule.ours == ("embed.weight",))
     return {
         "dtype": DTYPES.get(names.get(embedding, ""), torch.bfloat16),
-        "stored_dtypes": dict(sorted(Counter(names.values()).items())),
+        "stored_dtypes": dict(sorted(stored.items())),
         "ignored_tensors": dict(ignored),
         "is_fp8": found.quantization is not None,
         "has_mtp_tensors": bool(family.mtp_tensors(config) & names.keys()),

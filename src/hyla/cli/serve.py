@@ -96,10 +96,12 @@ def _merged(of_file: Any, flags: dict[str, Any]) -> Any:
 
 
 def _model(argument: str) -> dict[str, Any]:
+    from hyla.checkpoints import open_checkpoint
+
     name, found, folder = argument.partition("=")
     if found and not Path(argument).exists():
         return {"name": name, "folder": folder}
-    return {"name": Path(argument).absolute().name, "folder": argument}
+    return {"name": open_checkpoint(argument).name, "folder": argument}
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -139,11 +141,10 @@ def run(config) -> None:
 
 def _load(model, config):
     """One model of a `ServeConfig`, with its engine's process running and ready."""
-    from hyla.checkpoints import load_tokenizer, resolve
+    from hyla.checkpoints import open_checkpoint, resolve
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineProcess, Launch
     from hyla.errors import ConfigError
-    from hyla.json_files import read_json
     from hyla.server import served_model
     from hyla.server.watch import logs
 
@@ -154,6 +155,7 @@ def _load(model, config):
         except (OSError, UnicodeError) as error:
             raise ConfigError(f"cannot read the chat template {model.chat_template}: {error}") from error
     folder = resolve(model.folder, model.engine.revision)
+    checkpoint = open_checkpoint(folder)
     options = model.engine.model_dump(exclude_unset=True, exclude={"revision"})
     prepare = partial(logs.configure, config.log_format)
     launch = Launch(str(folder), options, max_requests=config.limits.max_requests, prepare=prepare)
@@ -162,11 +164,11 @@ def _load(model, config):
     return served_model(
         worker,
         model.name,
-        load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None,
+        checkpoint.tokenizer() if checkpoint.has_tokenizer else None,
         chat_template=template,
         tool_parser=model.tool_parser,
         reasoning_parser=model.reasoning_parser,
-        model_type=read_json(folder / "config.json").get("model_type"),
+        model_type=checkpoint.config().published.get("model_type"),
     )
 
 

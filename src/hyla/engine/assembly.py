@@ -29,14 +29,15 @@ def load(
     options: EngineOptions,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Model, TextCodec | None]:
-    """The model of a folder, and its tokenizer if it has one and none is given."""
-    from hyla.checkpoints import load_model, load_tokenizer, resolve
+    """The model of a folder or GGUF file, and its tokenizer if it has one and none is given."""
+    from hyla.checkpoints import load_model, open_checkpoint, resolve
 
     found = resolve(folder, options.revision)
     dtype = getattr(torch, options.dtype) if options.dtype else None
     model = load_model(found, dtype=dtype, device=options.device, progress=progress)
-    if tokenizer is None and (found / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(found)
+    checkpoint = open_checkpoint(found)
+    if tokenizer is None and checkpoint.has_tokenizer:
+        tokenizer = checkpoint.tokenizer()
     return model, tokenizer
 
 

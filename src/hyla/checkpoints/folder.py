@@ -1,22 +1,26 @@
-"""What the JSON files of a model's folder say. Needs no PyTorch."""
+"""A folder in the Hugging Face format as a checkpoint, and what its JSON files say. Needs no PyTorch."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from hyla.checkpoints.protocol import CheckpointConfig
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
-from hyla.models.config import ModelConfig
-from hyla.models.formats.family import Family
 from hyla.models.formats.published import Strict
 from hyla.models.formats.registry import family_of_published
 from hyla.ops.weights.blocks import FP8_BLOCK
+
+if TYPE_CHECKING:  # configs are read without PyTorch
+    import torch
+
+    from hyla.checkpoints.files import ShardReader
+    from hyla.checkpoints.tokenizer import Tokenizer
 
 logger = logging.getLogger("hyla.checkpoints")
 
@@ -38,30 +42,48 @@ class FP8Keys(Strict):
     dequantize: Literal[False] = False
 
 
-@dataclass(frozen=True)
-class FolderConfig:
-    """What the JSON files of a folder say."""
+class Folder:
+    """A `Checkpoint` in a folder: config.json, safetensors, tokenizer.json."""
 
-    family: Family
-    config: ModelConfig
-    published: dict
-    """config.json as it is."""
-    quantization: dict | None = None
-    """Its quantization_config, checked."""
+    def __init__(self, path: Path):
+        self.path, self.name = path, path.absolute().name
+
+    def config(self) -> CheckpointConfig:
+        """config.json, and the end tokens of generation_config.json. Raises CheckpointError or ConfigError."""
+        _check_is_folder(self.path)
+        published = read_json(self.path / "config.json")
+        family = family_of_published(published)
+        config = family.config_from_hf(published)
+        eos = _generation_eos(self.path / "generation_config.json")
+        if eos:
+            config = config.model_copy(update={"eos_token_ids": eos})
+        return CheckpointConfig(family, config, published, read_quantization(published, family.text_key))
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return (self.path / "tokenizer.json").exists()
+
+    def tokenizer(self) -> Tokenizer:
+        """Raises CheckpointError when tokenizer.json is missing or broken, or the other files do not fit it."""
+        from hyla.checkpoints.tokenizer import folder_tokenizer
+
+        return folder_tokenizer(self.path)
+
+    def tensors(self, dtype: torch.dtype | None = None) -> ShardReader:
+        """The shards, mapped. They hold numbers, which are given as they are stored, whatever the dtype."""
+        from hyla.checkpoints.files import ShardReader
+
+        return ShardReader(self.path)
 
 
-def read_config(folder: str | Path) -> FolderConfig:
-    """Read config.json, and the end tokens of generation_config.json. Raises CheckpointError or ConfigError."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; give one that holds config.json and safetensors")
-    published = read_json(folder / "config.json")
-    family = family_of_published(published)
-    config = family.config_from_hf(published)
-    eos = _generation_eos(folder / "generation_config.json")
-    if eos:
-        config = config.model_copy(update={"eos_token_ids": eos})
-    return FolderConfig(family, config, published, read_quantization(published, family.text_key))
+def _check_is_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path} is not a folder; give one that holds config.json and safetensors, or a GGUF file"
+        )
+    files = sorted(file.name for file in path.glob("*.gguf"))
+    if files and not (path / "config.json").exists():
+        raise CheckpointError(f"{path} holds GGUF files: {files[:3]}; give the path of one of them")
 
 
 def _generation_eos(file: Path) -> tuple[int, ...]:

@@ -1,0 +1,57 @@
+"""A `llama` vocabulary (SentencePiece): pieces with scores, spaces as U+2581, bytes for what is in no piece."""
+
+from __future__ import annotations
+
+import tokenizers
+from tokenizers import decoders, models, normalizers
+
+from hyla.checkpoints.gguf.vocabulary import BYTE, CONTROL, UNUSED, Vocabulary
+from hyla.errors import CheckpointError
+
+SPACE = "▁"
+
+
+def piece_tokenizer(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """BPE whose merges are all ways to put a piece together from two others, the highest score first.
+
+    SentencePiece takes the leftmost of equal scores; here ways to make the same piece are ordered by their ids, as in
+    Hugging Face's conversion. Only texts that can be cut in both ways at once show it.
+    """
+    ids = {text: number for number, text in enumerate(vocabulary.texts)}
+    unknown = vocabulary.special_id("unknown")
+    has_bytes = BYTE in vocabulary.types
+    try:
+        model = models.BPE(
+            ids,
+            _merges(vocabulary, ids),
+            unk_token=None if unknown is None else vocabulary.texts[unknown],
+            fuse_unk=True,
+            byte_fallback=has_bytes,
+        )
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError(
+            f"{vocabulary.keys.path}: its pieces make no tokenizer: {error}; fetch it again"
+        ) from error
+    backend = tokenizers.Tokenizer(model)
+    prefixes = vocabulary.keys.flag("add_space_prefix", True)
+    replace = normalizers.Replace(" ", SPACE)
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), replace]) if prefixes else replace
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefixes else steps)
+    return backend
+
+
+def _merges(vocabulary: Vocabulary, ids: dict[str, int]) -> list[tuple[str, str]]:
+    scores = vocabulary.scores
+    ways = []
+    for number, (text, kind) in enumerate(zip(vocabulary.texts, vocabulary.types)):
+        if kind in (CONTROL, UNUSED, BYTE):
+            continue
+        score = -float(scores[number])
+        for cut in range(1, len(text)):
+            left, right = ids.get(text[:cut]), ids.get(text[cut:])
+            if left is not None and right is not None:
+                ways.append((score, number, left, right))
+    ways.sort()
+    texts = vocabulary.texts
+    return [(texts[left], texts[right]) for _, _, left, right in ways]
