@@ -3,8 +3,10 @@
 import pytest
 import torch
 from fp8_folder import make_fp8_folder
+from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, save_model
+from hyla.checkpoints.replace import WeightUpdate
 from hyla.cost.inventory import inventory
 from hyla.models.config import MLPConfig, SoftmaxConfig, SublayerConfig
 from hyla.models.formats.registry import family_of
@@ -81,12 +83,55 @@ def test_weights_that_stay_fp8_beside_biases_give_the_bits_of_dequantised_ones(t
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_biases_that_are_stored_wider_than_the_matrices_stay_so(tmp_path, family):
+    """As files of other programs have them (GGUF)."""
+    save_model(make(family, torch.bfloat16), tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    tensors = load_file(file)
+    fine = {name: tensor.float() * 1.001 for name, tensor in tensors.items() if name.endswith(".bias")}
+    file.unlink()
+    extra = {"model.layers.1.self_attn.rotary_emb.inv_freq": torch.ones(10)}  # as old writers kept
+    save_file({**tensors, **fine, **extra}, file, metadata={"format": "pt"})
+    model = load_model(tmp_path / "m")
+    assert model.dtype == torch.bfloat16
+    assert len(biases(model)) == len(fine) and all(bias.dtype == torch.float32 for bias in biases(model).values())
+    trained = model.logits(PROMPTS)[0].detach()
+    with torch.inference_mode():
+        assert torch.equal(model.logits(PROMPTS[:1])[0], trained)
+        assert torch.equal(model.logits([PROMPTS[0][:9]])[0], trained[:9])
+        assert torch.equal(model.pack().logits(PROMPTS)[0], trained)
+    save_model(model, tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(again[name], bias) and again[name].dtype == bias.dtype for name, bias in fine.items())
+    narrow = load_model(tmp_path / "m", dtype=torch.bfloat16)
+    assert all(bias.dtype == torch.bfloat16 for bias in biases(narrow).values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_packed_model_keeps_its_biases_and_saves_them(tmp_path, family):
     model = make(family, torch.bfloat16)
     before = {name: bias.detach().clone() for name, bias in biases(model).items()}
     save_model(model.pack(), tmp_path / "m")
     back = biases(load_model(tmp_path / "m"))
     assert all(torch.equal(back[name], bias) for name, bias in before.items()) and len(back) == len(before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_new_biases_take_the_place_of_old_ones_in_a_packed_model(tmp_path, family):
+    model, other = make(family, torch.bfloat16).pack(), make(family, torch.bfloat16)
+    for bias in biases(other).values():
+        bias.data.neg_()
+    save_model(other, tmp_path / "m")
+    with WeightUpdate(model, tmp_path / "m", device=torch.device("cpu"), pack=True) as update:
+        update.apply()
+    with torch.inference_mode():
+        assert torch.equal(model.logits(PROMPTS)[0], other.logits(PROMPTS)[0])
+    published = "model.layers.1.self_attn.k_proj.bias"
+    with WeightUpdate(model, {published: torch.zeros(40, dtype=torch.bfloat16)}, device=model.device, pack=True) as one:
+        one.apply()
+    assert not biases(model)["sublayers.2.module.k.bias"].any()
+    with torch.inference_mode():
+        assert not torch.equal(model.logits(PROMPTS)[0], other.logits(PROMPTS)[0])
 
 
 def test_biases_are_counted_and_cost_no_products():

@@ -54,6 +54,21 @@ def test_a_bf16_product_is_not_rounded_before_its_bias_is_added(name):
         assert torch.equal(kind_of(name, weight).product(x[first:last], bias), expected[first:last])
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_a_bias_that_is_stored_wider_than_the_weight_keeps_its_bits(name):
+    x, weight, bias = exact_operands()
+    fine = bias.float() + 2.0**-6
+    assert not torch.equal(fine.to(BF16).float(), fine)
+    expected = (x.double() @ weight.double().t()).float().add(fine).to(BF16)
+    got = kind_of(name, weight).product(x, fine)
+    assert torch.equal(got, expected)
+    assert torch.equal(kind_of(name, weight).product(x, bias.float()), once(x, weight, bias))
+    assert torch.equal(portable.linear(x, weight, fine), expected)
+    bias = fine.clone().requires_grad_()
+    Plain((weight,)).product(x, bias).sum().backward()
+    assert bias.grad.dtype == torch.float32 and torch.equal(bias.grad, torch.full((OUT,), float(TOKENS)))
+
+
 def test_the_portable_arithmetic_rounds_once_too():
     x, weight, bias = exact_operands()
     assert torch.equal(portable.linear(x, weight, bias), once(x, weight, bias))

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from hyla.engine.requests.chains import EBNF_RULE, LARK_RULE, MOST_PARTS, MOST_RULES, rule_chain, schema_parts
 
 MAX_SCHEMA_CHARS = 1 << 16
 MAX_SCHEMA_DEPTH = 64
@@ -41,6 +44,11 @@ class JsonSchema(_Format):
             raise ValueError(f"the schema is not JSON: {error}") from error
         if size > MAX_SCHEMA_CHARS:
             raise ValueError(f"the schema's text has {size} characters; at most {MAX_SCHEMA_CHARS} are taken")
+        parts = schema_parts(schema)
+        if parts > MOST_PARTS:
+            raise ValueError(
+                f"the schema leads {parts} parts deep, references followed; at most {MOST_PARTS} are taken"
+            )
         wide = next(
             (value for value in _listed_values(schema) if type(value) is int and abs(value) > EXACT_INTEGER), None
         )
@@ -88,12 +96,30 @@ class Lark(_Format):
     type: Literal["lark"] = "lark"
     text: Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
 
+    @field_validator("text")
+    @classmethod
+    def _is_shallow(cls, text):
+        return _shallow(text, LARK_RULE)
+
 
 class Ebnf(_Format):
     """A context-free grammar in GBNF, the EBNF of llama.cpp; it begins with the rule `root`."""
 
     type: Literal["ebnf"] = "ebnf"
     text: Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
+
+    @field_validator("text")
+    @classmethod
+    def _is_shallow(cls, text):
+        return _shallow(text, EBNF_RULE)
+
+
+def _shallow(text: str, rule: re.Pattern) -> str:
+    """The text, if its rules do not lead too far."""
+    count = rule_chain(text, rule)
+    if count > MOST_RULES:
+        raise ValueError(f"{count} rules of the grammar lead to each other; at most {MOST_RULES} are taken")
+    return text
 
 
 Format = Annotated[JsonSchema | JsonObject | Regex | Choice | Lark | Ebnf, Field(discriminator="type")]

@@ -14,7 +14,7 @@ from pydantic import Field
 from hyla.errors import ConfigError
 from hyla.models.config import MLPConfig, ModelConfig, NormConfig, SoftmaxConfig
 from hyla.models.formats import published as hf
-from hyla.models.formats.dense import NAMES, DenseKeys, dense_keys
+from hyla.models.formats.dense import IGNORED_TENSORS, NAMES, DenseKeys, dense_keys
 from hyla.models.formats.family import Family
 from hyla.models.formats.modules import GROUPED_QUERY, MLP
 
@@ -92,6 +92,7 @@ FAMILY = Family(
     architecture="Qwen2ForCausalLM",
     names=NAMES,
     ignored={"use_mrope": "of multimodal relatives; the three positions of text are equal"},
+    ignored_tensors=IGNORED_TENSORS,
     tiny_config={
         "vocab_size": 97,
         "hidden_size": 48,

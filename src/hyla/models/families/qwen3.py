@@ -10,6 +10,7 @@ from typing import Literal
 
 from hyla.models.config import MLPConfig, ModelConfig, NormConfig, SoftmaxConfig
 from hyla.models.formats import published as hf
+from hyla.models.formats.dense import dense_keys
 from hyla.models.formats.family import Family
 from hyla.models.formats.modules import GROUPED_QUERY, MLP, QK_NORMED_ATTENTION
 from hyla.models.formats.names import SWIGLU, weights
@@ -43,17 +44,6 @@ def from_published(keys: Keys) -> ModelConfig:
     return ModelConfig(family="qwen3", **keys.common(), **hf.prenorm(norm, modules))
 
 
-def to_published(config: ModelConfig) -> dict:
-    """ModelConfig -> config.json."""
-    attention = hf.first(config, SoftmaxConfig)
-    return {
-        **hf.common_keys(config),
-        **hf.publish(attention, GROUPED_QUERY),
-        **(hf.rope_keys(attention.rope, attention.head_dim) if attention and attention.rope else {}),
-        **hf.publish(hf.first(config, MLPConfig), MLP),
-    }
-
-
 NAMES = {
     "softmax": QK_NORMED_ATTENTION,
     "mlp": weights("mlp.", *SWIGLU),
@@ -77,7 +67,7 @@ FAMILY = Family(
     name="qwen3",
     schema=Keys,
     from_published=from_published,
-    to_published=to_published,
+    to_published=dense_keys,
     architecture="Qwen3ForCausalLM",
     names=NAMES,
     ignored=IGNORED,

@@ -54,6 +54,11 @@ def dense_keys(config: ModelConfig) -> dict:
     }
 
 
+IGNORED_TENSORS = {
+    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$": "frequencies follow from the config",
+}
+"""Old writers kept them."""
+
 NAMES = {
     "softmax": (*weights("self_attn.", *ATTENTION), *biases("self_attn.", *ATTENTION)),
     "mlp": (*weights("mlp.", *SWIGLU), *biases("mlp.", *SWIGLU)),

@@ -71,19 +71,24 @@ def linear_is_proven(out_dim: int, in_dim: int, dtype: torch.dtype, device: torc
 
 @cache
 def joins_bias(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether `library_linear` adds a bias to the sum before it is rounded, at every place of a tile alike."""
+    """Whether `library_linear` adds a bias of its dtype to bf16's sum before it is rounded, at every place alike."""
     prepare(device)
     with check_lock, torch.no_grad():
         generator = torch.Generator().manual_seed(20260106)
         weight = check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
         x = check_data(LINEAR_ROWS, in_dim, generator, 1.0).to(device=device, dtype=dtype)
-        bias = check_bias(library_linear(x, weight), generator)
+        bias = check_bias(library_linear(x, weight), generator).to(dtype)
         expected = library_linear(x, weight, bias)
         is_same = all(
             torch.equal(library_linear(x.roll(shift, 0), weight, bias), expected.roll(shift, 0))
             for shift in (0, *SHIFTS)
         )
-        return is_same and adds_bias_once(library_linear, LINEAR_ROWS, out_dim, in_dim, dtype, device)
+        return is_same and adds_bias_once(_with_bias_of_its_dtype, LINEAR_ROWS, out_dim, in_dim, device)
+
+
+def _with_bias_of_its_dtype(x_RD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor) -> torch.Tensor:
+    """Other devices' libraries take no other."""
+    return library_linear(x_RD, weight_OD, bias_O.to(x_RD.dtype))
 
 
 @cache
@@ -115,14 +120,17 @@ def _refuse(shapes: str, dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
-    """x W^T + bias for rows [T, D], a plain weight [O, D] and a bias [O] of one dtype -> [T, O], the sum rounded once.
+    """x W^T + bias for rows [T, D] and a plain weight [O, D] of one dtype, and a bias [O] -> [T, O], rounded once.
 
-    No autograd (`ops.exact.rows`). Where the library would round twice, the product is made in fp32.
+    No autograd (`ops.exact.rows`). Where the library would round twice, or cannot take the bias because its dtype is
+    another than the rows', the product is made in fp32.
     """
     tokens, (out_dim, in_dim) = x_TD.shape[0], weight_OD.shape
-    if bias_O is not None and not joins_bias(out_dim, in_dim, x_TD.dtype, x_TD.device):
+    if bias_O is not None and not (
+        bias_O.dtype == x_TD.dtype == torch.bfloat16 and joins_bias(out_dim, in_dim, x_TD.dtype, x_TD.device)
+    ):
         wide = torch.promote_types(x_TD.dtype, torch.float32)
-        return (linear(x_TD.to(wide), weight_OD.to(wide)) + bias_O.to(wide)).to(x_TD.dtype)
+        return (linear(x_TD.to(wide), weight_OD.to(wide)) + bias_O).to(x_TD.dtype)
     if bias_O is None and not linear_is_proven(out_dim, in_dim, x_TD.dtype, x_TD.device):
         return loop_product(x_TD, weight_OD.t())
     weight_OD = weight_OD.contiguous()

@@ -24,22 +24,22 @@ def check_data(rows: int, inner: int, generator: torch.Generator, sign: float) -
 
 
 def check_bias(y_RO: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A bias [O] for products y of check data: as small as they are, so that it hides none of their bits."""
+    """A bias [O], fp32, for products y of check data: as small as they are, so that it hides none of their bits."""
     noise_O = torch.randn(y_RO.shape[1], generator=generator).to(y_RO.device)
-    return (noise_O * y_RO.abs().amax(0)).to(y_RO.dtype)
+    return noise_O * y_RO.abs().amax(0).to(torch.float32)
 
 
-def adds_bias_once(linear_once, rows: int, out_dim: int, in_dim: int, dtype: torch.dtype, device) -> bool:
-    """Whether linear_once(x [rows, D], weight [O, D], bias [O]) rounds the sum of product and bias, and not both.
+def adds_bias_once(linear_once, rows: int, out_dim: int, in_dim: int, device: torch.device) -> bool:
+    """Whether linear_once(x [rows, D], weight [O, D], bias [O]) in bf16 rounds the sum of product and bias alone.
 
-    In bf16: 17/16 * 17/16 lies halfway between two numbers; what is above it goes up only in the sum.
+    17/16 * 17/16 lies halfway between two numbers of bf16: with what the bias adds it goes up, but rounded before it
+    goes down. The bias is given in fp32.
     """
     x, weight = torch.zeros(rows, in_dim), torch.zeros(out_dim, in_dim)
     x[:, 0] = weight[:, 0] = 17 / 16
-    bias = torch.full((out_dim,), 2.0**-12)
-    x, weight, bias = (tensor.to(device=device, dtype=dtype) for tensor in (x, weight, bias))
-    expected = torch.tensor((17 / 16) ** 2 + 2.0**-12, dtype=torch.float64).to(device=device, dtype=dtype)
-    return bool((linear_once(x, weight, bias) == expected).all())
+    x, weight = (tensor.to(device=device, dtype=torch.bfloat16) for tensor in (x, weight))
+    expected = torch.tensor((17 / 16) ** 2 + 2.0**-12, device=device).to(torch.bfloat16)
+    return bool((linear_once(x, weight, torch.full((out_dim,), 2.0**-12, device=device)) == expected).all())
 
 
 def agreeing_sets(counts: tuple[int, ...], call) -> list[tuple[tuple[int, ...], torch.Tensor]]:

@@ -105,10 +105,10 @@ def row_buckets(
 
 @cache
 def joins_bias(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device, num_threads: int) -> bool:
-    """Whether the library adds a bias to the sum before it is rounded. The counts agree, so one shows it for all."""
+    """Whether the library adds a bias to bf16's sum before it is rounded. The counts agree: one shows it for all."""
     count = row_buckets(out_dim, in_dim, dtype, device, num_threads, True).rows[0]
     with check_lock, torch.no_grad():
-        return adds_bias_once(_linear_once, count, out_dim, in_dim, dtype, device)
+        return adds_bias_once(_linear_once, count, out_dim, in_dim, device)
 
 
 def _preference(rows: tuple[int, ...]) -> tuple[int, int]:
@@ -133,7 +133,7 @@ def split_rows(num_rows: int, buckets: tuple[int, ...]) -> list[int]:
 
 
 def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
-    """Rows times one block, in calls of bucket sizes. bias_O: only in a dtype that the sum is not made in."""
+    """Rows times one block, in calls of bucket sizes. bias_O: only where the sum is rounded to less than fp32."""
     if x_TD.dtype == torch.float64:
         # An oracle's dtype: no promise, no check.
         return torch.nn.functional.linear(x_TD, weight)
@@ -144,6 +144,7 @@ def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor
     call = (out_dim, in_dim, x_TD.dtype, x_TD.device, torch.get_num_threads())
     if bias_O is not None and not joins_bias(*call):
         return _linear_in_fp32(x_TD, weight, bias_O)
+    bias_O = None if bias_O is None else bias_O.to(torch.float32)  # so that the library is asked in one way only
     buckets = row_buckets(*call, bias_O is not None)
     if num_rows in buckets.rows and (weight.is_mkldnn or num_rows in buckets.plain):
         return _linear_once(x_TD.contiguous(), weight, bias_O)
@@ -164,7 +165,7 @@ def _linear_in_fp32(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tens
     """Rows times one block in fp32, where the library would round before it adds the bias."""
     weight = weight.to_dense() if weight.is_mkldnn else weight
     y_TO = _linear_block(x_TD.to(torch.float32), weight.to(torch.float32), None)
-    return (y_TO + bias_O.to(torch.float32)).to(x_TD.dtype)
+    return (y_TO + bias_O).to(x_TD.dtype)
 
 
 def linear_blocks(
@@ -195,15 +196,16 @@ def gradient_product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.t(), None, "none", [], "")
 
 
-def bias_gradient(grad_TO: torch.Tensor) -> torch.Tensor:
-    """The gradient [O] of a bias: the sum over rows in fp32 (float64), rounded once to their dtype."""
-    return grad_TO.sum(0, dtype=torch.promote_types(grad_TO.dtype, torch.float32)).to(grad_TO.dtype)
+def bias_gradient(grad_TO: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The gradient [O] of a bias of that dtype: the sum over rows in fp32 (float64), rounded once."""
+    return grad_TO.sum(0, dtype=torch.promote_types(grad_TO.dtype, torch.float32)).to(dtype)
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_TD, weight, bias):
         ctx.save_for_backward(x_TD, weight)
+        ctx.bias_dtype = None if bias is None else bias.dtype
         return _linear_rows(x_TD, weight, bias)
 
     @staticmethod
@@ -211,13 +213,14 @@ class _Linear(torch.autograd.Function):
         x_TD, weight = ctx.saved_tensors
         grad_x = gradient_product(grad_TO, weight) if ctx.needs_input_grad[0] else None
         grad_weight = gradient_product(grad_TO.t(), x_TD) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight, bias_gradient(grad_TO) if ctx.needs_input_grad[2] else None
+        grad_bias = bias_gradient(grad_TO, ctx.bias_dtype) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_weight, grad_bias
 
 
 def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
-    """x W^T + bias for rows x [T, D], a plain weight [O, D] and a bias [O], all of one dtype; [T, O] in that dtype.
+    """x W^T + bias for rows x [T, D] and a plain weight [O, D] of one dtype, and a bias [O]; [T, O] in that dtype.
 
-    The bias is added in fp32, and the sum is rounded once: a bf16 product is not rounded before.
+    The bias, whose dtype may be wider, is added in fp32 and the sum rounded once: a bf16 product is not rounded before.
     Weights that are stored otherwise: `ops.weights`.
     Exactness: a row's bits do not depend on T, on the other rows, on the weight's layout, or on autograd (float64: no
     promise).

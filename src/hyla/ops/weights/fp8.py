@@ -144,12 +144,12 @@ class _FP8Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x_TD, bias_O, weight: FP8Weights):
-        ctx.weight = weight
+        ctx.weight, ctx.bias_dtype = weight, None if bias_O is None else bias_O.dtype
         return _forward(x_TD, bias_O, weight)
 
     @staticmethod
     def backward(ctx, grad_TO):
-        grad_bias = rows.bias_gradient(grad_TO) if ctx.needs_input_grad[1] else None
+        grad_bias = rows.bias_gradient(grad_TO, ctx.bias_dtype) if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, grad_bias, None
         grads = [grad_TO[:, first:last] @ ctx.weight.dense(first, last) for first, last in _blocks(ctx.weight)]
