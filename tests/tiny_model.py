@@ -3,11 +3,14 @@
 from pathlib import Path
 
 from hyla.checkpoints import save_model
+from hyla.checkpoints.chat_template import ChatTemplate
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.corpus import Document
 from hyla.train.recipe import HybridRecipe
 from hyla.train.tokenizer import END_OF_TEXT_ID, train_tokenizer
+
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 RECIPE = HybridRecipe(
     pattern="KM",
@@ -30,10 +33,12 @@ def tiny_model(seed: int = 0) -> Model:
     return initialize(Model(RECIPE.model_config_of(RECIPE.vocab_size, END_OF_TEXT_ID)), seed)
 
 
-def save_tiny_folder(folder: Path) -> Path:
-    """A Hugging Face folder of `tiny_model`."""
+def save_tiny_folder(folder: Path, *, is_chat: bool = True) -> Path:
+    """A Hugging Face folder of `tiny_model`. is_chat: with a chat template that joins the messages."""
     text = "def read(path):\n    return path.read_text()\n\nimport os, sys\n" * 20
     tokenizer = train_tokenizer([Document("a.py", text)], RECIPE.vocab_size, RECIPE.max_len)
+    if is_chat:
+        tokenizer.chat_template = ChatTemplate(CHAT_TEMPLATE)
     config = RECIPE.model_config_of(tokenizer.vocab_size, END_OF_TEXT_ID)
     save_model(initialize(Model(config), 0), folder, tokenizer=tokenizer)
     return folder

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from hyla.checkpoints.card import CARD_FILE
 from hyla.checkpoints.fp8_rules import saved_rule
 from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE
 from hyla.checkpoints.tensor_files import write_tensors
@@ -21,7 +22,7 @@ from hyla.models.formats.registry import family_of
 from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
 
-OWN_FILES = ("config.json", "generation_config.json", INDEX_FILE)
+OWN_FILES = ("config.json", "generation_config.json", INDEX_FILE, CARD_FILE)
 OWN_PATTERNS = ("*.safetensors", "tokenizer*.json", "special_tokens_map.json", "chat_template.jinja", "README.md")
 MAX_SHARD_BYTES = 5 * 10**9
 

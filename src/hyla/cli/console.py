@@ -35,7 +35,8 @@ class TrainingBar:
         loss, speed = f"loss {self._loss:.3f}", f"{self._speed:,.0f} tokens/s"
         self.progress.update(self.task, completed=metrics.step, loss=loss, speed=speed)
         if not console.is_terminal and metrics.step % max(1, self.steps // 10) == 0:
-            console.print(f"step {metrics.step} of {self.steps}: {loss}, {speed}")
+            left = (self.steps - metrics.step) * metrics.tokens / metrics.step / self._speed
+            console.print(f"step {metrics.step} of {self.steps}: {loss}, {speed}, about {describe_seconds(left)} left")
 
     @staticmethod
     def _smooth(old: float | None, new: float) -> float:
@@ -52,6 +53,7 @@ def training_bar(steps: int) -> Iterator[TrainingBar]:
         TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield TrainingBar(progress, steps)
@@ -75,6 +77,17 @@ def scoring_bar(total: int) -> Iterator[Callable[[float], None]]:
     with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
         task = progress.add_task("scoring", total=total)
         yield lambda count: progress.advance(task, count)
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration for people, not more exact than they need it.
+
+    >>> describe_seconds(7.4), describe_seconds(95), describe_seconds(4000)
+    ('7 s', '1 min 35 s', '67 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
 
 
 def describe_bytes(count: float) -> str:

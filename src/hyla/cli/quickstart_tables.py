@@ -42,9 +42,9 @@ def _change(value: float, base: float) -> str:
 def show_completion(completion: dict[str, str]) -> None:
     """The end of the prompt, what the model wrote, and what the file says."""
     prompt = "\n".join(completion["prompt"].splitlines()[-PROMPT_LINES:])
-    console.print(f"\na held-out file, {escape(completion['file'])}, continued greedily after:")
+    console.print(f"\na held-out file, {escape(completion['file'])}, continued after:")
     console.print(escape(prompt), style="dim")
-    console.print("the model:", style="bold")
+    console.print("the model (one drawn sample):", style="bold")
     console.print(escape(completion["text"].rstrip()))
     console.print("the file:", style="bold")
     console.print(escape(completion["truth"].rstrip()), style="dim")
@@ -52,7 +52,7 @@ def show_completion(completion: dict[str, str]) -> None:
 
 def show_curves(curves: dict[str, list[dict]], plot: Path) -> None:
     """Cache bytes and time per decoded token at each context."""
-    table = Table(title="one sequence: hybrid against its full-attention twin (caches filled with random values)")
+    table = Table(title="one sequence: hybrid against its full-attention twin (caches of random values; medians, taken in turns)")
     table.add_column("context", justify="right")
     for name in curves:
         table.add_column(f"{name}: cache", justify="right")

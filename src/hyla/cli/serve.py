@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -172,9 +173,9 @@ def _load(model, config):
     )
 
 
-def start_server(folder: str | Path, *, host: str, port: int, model_name: str, device: str) -> None:
-    """Serve one folder with the defaults, on a device as PyTorch names it."""
+def start_server(models: Sequence[tuple[str, str | Path]], *, host: str, port: int, device: str) -> None:
+    """Serve models, each as (name, folder), with the defaults, on a device as PyTorch names it."""
     from hyla.server import ServeConfig, ServedModelConfig
 
-    models = [ServedModelConfig(name=model_name, folder=str(folder), engine={"device": device})]
-    run(ServeConfig(models=models, host=host, port=port))
+    served = [ServedModelConfig(name=name, folder=str(folder), engine={"device": device}) for name, folder in models]
+    run(ServeConfig(models=served, host=host, port=port))

@@ -15,15 +15,23 @@ def train(
         Path | None, typer.Option(help="TOML file with the tables [recipe] (sizes) and [train] (steps, rates, ...).")
     ] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Training time; sets the number of steps.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps, instead of --minutes.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps; default 350.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Start values and order of the documents.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
-    """Train a hybrid model on a folder of text. Called again, it continues where it was killed."""
+    """Train a hybrid model on a folder of text. Ctrl-C keeps what there is; called again, it continues."""
+    from hyla.cli.idle_threads import load_torch
+
+    load_torch()
     from hyla.cli.console import console
-    from hyla.cli.training import make_request, train_with_bar
+    from hyla.cli.interrupts import STATUS
+    from hyla.cli.training import keep, make_request, say_stopped, train_with_bar
 
     request = make_request(data, config=config, minutes=minutes, steps=steps, seed=seed)
-    run, model = train_with_bar(out, request, device)
-    run.save_model(model)
+    run, trained = train_with_bar(out, request, device)
+    score = keep(run, trained)
+    if not trained.is_finished:
+        say_stopped(run, trained, score.bits_per_byte)
+        raise typer.Exit(STATUS)
+    console.print(f"{score.bits_per_byte:.3f} bits per byte on held-out text")
     console.print(f"saved {run.model_folder}; try: hyla generate {run.model_folder} 'def '")

@@ -87,9 +87,16 @@ class Trainer:
             rate = self.optimizer.step(step)
         return loss_value, rate, norm_value
 
-    def run(self, on_step: Callable[[StepMetrics], None] = lambda metrics: None) -> None:
-        """Train up to `config.steps`; on_step is called after each one. Ends with a checkpoint."""
-        while self.finished_steps < self.config.steps:
+    def run(
+        self,
+        on_step: Callable[[StepMetrics], None] = lambda metrics: None,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train up to `config.steps`, or to the end of the step in which `is_stopped` comes true.
+
+        on_step is called after each step. Ends with a checkpoint, so that a stopped run can go on.
+        """
+        while self.finished_steps < self.config.steps and not is_stopped():
             started = time.perf_counter()
             loss, rate, norm = self.update(self.finished_steps)
             synchronize(self.model.device)
@@ -107,7 +114,8 @@ class Trainer:
             )
             self.metrics.append(metrics)
             on_step(metrics)
-            if self.finished_steps % self.config.checkpoint_every == 0 or self.finished_steps == self.config.steps:
+            is_last = self.finished_steps == self.config.steps or is_stopped()
+            if self.finished_steps % self.config.checkpoint_every == 0 or is_last:
                 self.save()
 
     def save(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from hyla.checkpoints.card import HeldoutScore
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.corpus import Document
@@ -16,11 +17,12 @@ from hyla.train.evaluation import gzip_bits, model_bits, num_bytes, unigram_bits
 from hyla.train.recipe import full_attention_twin
 from hyla.train.run import Run
 from hyla.train.tokenizer import END_OF_TEXT_ID
-from hyla.train.twin import decode_curve
+from hyla.train.twin import decode_curves as twin_curves
 
 FUNCTION = re.compile(r"^def \w+\([^\n]*\):\n", re.MULTILINE)
 PROMPT_CHARS = 1200
-COMPLETION_TOKENS = 64
+COMPLETION_TOKENS, COMPLETION_TEMPERATURE, COMPLETION_SEED = 48, 0.8, 0
+"""A short drawn sample: the likeliest text of a small model repeats itself for ever."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,23 @@ class BitsPerByte:
     trained: float
 
 
-def bits_per_byte(run: Run, trained: Model) -> BitsPerByte:
-    """All five figures over the same held-out bytes. Both models read windows of the training length."""
-    window = run.train.max_document_tokens
+def heldout_score(run: Run, trained: Model) -> HeldoutScore:
+    """What a card says: the model, reading windows of the training length, and gzip over the same held-out bytes."""
+    size = num_bytes(run.heldout)
+    bits = model_bits(trained, run.heldout_store, window=run.train.max_document_tokens)
+    return HeldoutScore(
+        bits_per_byte=bits / size, num_bytes=size, gzip_bits_per_byte=min(gzip_bits(run.heldout)) / size
+    )
+
+
+def bits_per_byte(run: Run, trained: HeldoutScore, device: torch.device) -> BitsPerByte:
+    """The trained model's score beside those of its rivals, over the same held-out bytes. device: of the model."""
     size = num_bytes(run.heldout)
     alone, whole = gzip_bits(run.heldout)
-    bits = BitsPerByte(
-        untrained=model_bits(run.untrained(trained.device), run.heldout_store, window=window),
-        unigram=unigram_bits(run.train_store, run.heldout_store, run.model_config.vocab_size),
-        gzip_files=alone,
-        gzip_whole=whole,
-        trained=model_bits(trained, run.heldout_store, window=window),
-    )
-    return BitsPerByte(**{name: value / size for name, value in asdict(bits).items()})
+    untrained = model_bits(run.untrained(device), run.heldout_store, window=run.train.max_document_tokens)
+    unigram = unigram_bits(run.train_store, run.heldout_store, run.model_config.vocab_size)
+    rivals = {"untrained": untrained, "unigram": unigram, "gzip_files": alone, "gzip_whole": whole}
+    return BitsPerByte(**{name: bits / size for name, bits in rivals.items()}, trained=trained.bits_per_byte)
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,14 @@ def heldout_prompt(documents: Sequence[Document]) -> tuple[str, str, str]:
 
 
 def complete_heldout(run: Run, device: torch.device) -> Completion:
-    """Greedy completion of a held-out function by the saved folder, through the engine."""
+    """A drawn completion of a held-out function by the saved folder, through the engine."""
     import hyla
 
     file, prompt, truth = heldout_prompt(run.heldout)
     engine = hyla.Engine(run.model_folder, max_num_sequences=1, device=str(device))
-    params = hyla.SamplingParams(max_tokens=COMPLETION_TOKENS, temperature=0.0)
+    params = hyla.SamplingParams(
+        max_tokens=COMPLETION_TOKENS, temperature=COMPLETION_TEMPERATURE, seed=COMPLETION_SEED
+    )
     ids = [END_OF_TEXT_ID, *run.tokenizer.encode(prompt, add_special_tokens=False)]
     (completion,) = engine.generate([ids], params)
     return Completion(file, prompt, completion.text, truth[: max(len(completion.text), 1)])
@@ -88,10 +96,8 @@ def decode_curves(run: Run, trained: Model) -> dict[str, list[dict]]:
     recipe = full_attention_twin(run.request.recipe)
     twin_config = recipe.model_config_of(run.model_config.vocab_size, END_OF_TEXT_ID)
     twin = initialize(Model(twin_config), run.train.seed).to(trained.device)
-    return {
-        "hybrid": [asdict(point) for point in decode_curve(trained)],
-        "full attention": [asdict(point) for point in decode_curve(twin)],
-    }
+    curves = twin_curves({"hybrid": trained, "full attention": twin})
+    return {name: [asdict(point) for point in points] for name, points in curves.items()}
 
 
 def report_path(folder: Path) -> Path:

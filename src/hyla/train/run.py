@@ -69,6 +69,21 @@ class RunRequest(Config):
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A model after some or all of its run's steps. seconds: of those steps, earlier calls included."""
+
+    model: Model
+    steps: int
+    planned_steps: int
+    seconds: float
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no step is left."""
+        return self.steps >= self.planned_steps
+
+
+@dataclass(frozen=True)
 class Run:
     """An opened run. `train` and `model_config` are resolved; nothing in it changes any more."""
 
@@ -102,15 +117,17 @@ class Run:
         *,
         device: torch.device = CPU,
         say: Callable[[str], None] = lambda line: None,
-    ) -> Model:
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> Trained:
         """Train, or continue, to the last step; on_resume gets the number of steps that were already there.
 
         device: where the run goes on; it is no part of the request. say: told when it was elsewhere before.
+        is_stopped: asked after each step; the run then keeps what there is, and a later call goes on with the same bits.
         """
         trainer = Trainer(self.untrained(device), self.train_store, self.train, self.folder)
         on_resume(trainer.resume(say))
-        trainer.run(on_step)
-        return trainer.model
+        trainer.run(on_step, is_stopped)
+        return Trained(trainer.model, trainer.finished_steps, self.train.steps, trainer.seconds)
 
     def save_model(self, model: Model) -> None:
         """Write the Hugging Face folder."""

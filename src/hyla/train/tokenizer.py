@@ -12,15 +12,13 @@ END_OF_TEXT = "<|endoftext|>"
 
 END_OF_TEXT_ID = 0
 
-CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-"""A model trained on plain text has no turns: a conversation is continued as one text."""
-
 
 def train_tokenizer(documents: Sequence[Document], vocab_size: int, max_len: int) -> Tokenizer:
     """Train on the documents; every byte has a token, so no text is unknown.
 
     vocab_size: most entries that the vocabulary may have (less on tiny corpora), at least 257.
     max_len: longest context that the tokenizer's settings declare.
+    It has no chat template: a model of plain text knows no turns, and says so to whoever would talk to it.
     The result depends on the documents only.
     """
     import tokenizers
@@ -39,7 +37,6 @@ def train_tokenizer(documents: Sequence[Document], vocab_size: int, max_len: int
     return Tokenizer(
         backend,
         special=dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT),
-        chat_template=CHAT_TEMPLATE,
         settings={"model_max_length": max_len, "clean_up_tokenization_spaces": False},
     )
 

@@ -2,15 +2,20 @@
 
 The caches are filled with random values, not by reading a text of that length: bytes and time do not depend on what
 is remembered, only on how much.
+
+On a machine that does other things too, two figures can be compared only if both met the same neighbours. So models and
+contexts take turns, a few tokens each, over several rounds, and the median of all tokens counts.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -20,8 +25,12 @@ from hyla.models.trunk import Model
 from hyla.ops.devices import synchronize
 
 CONTEXTS = (1024, 4096, 16384, 65536)
-WARMUP_TOKENS, TIMED_TOKENS = 3, 15
+ROUNDS = 7
+WARMUP_TOKENS, TIMED_TOKENS = 1, 3
+"""Of one turn. The first token finds the neighbour's weights in the processor's cache."""
 FILL_STD = 0.1
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -33,39 +42,87 @@ class DecodePoint:
     ms_per_token: float
 
 
-@torch.no_grad()
-def decode_point(model: Model, context: int) -> DecodePoint:
-    """Measure a packed model after a synthetic context, a multiple of 64 tokens (so that no chunk is open)."""
-    num_tokens = WARMUP_TOKENS + TIMED_TOKENS
-    specs = model.cache_specs()
-    cache = Cache(specs, num_pages=-(-(context + num_tokens) // CHUNK), num_slots=1, device=model.device)
-    sequence = cache.open()
-    cache.batch([(sequence, context)])
-    cache.commit(sequence, context)
-    generator = torch.Generator().manual_seed(context)
-    for layer in cache.layers:
-        for tensor in layer.values():
-            if tensor.is_floating_point():
-                # Drawn on the CPU, so that every device remembers the same.
-                tensor.copy_(torch.empty(tensor.shape, dtype=tensor.dtype).normal_(std=FILL_STD, generator=generator))
-    seconds = []
-    for token in range(num_tokens):
-        synchronize(model.device)
-        started = time.perf_counter()
-        hidden_TD = model(torch.tensor([token], device=model.device), cache.batch([(sequence, 1)]), cache.layers)
-        model.head_logits(hidden_TD)
-        cache.commit(sequence, 1)
-        synchronize(model.device)
-        seconds.append(time.perf_counter() - started)
-    held = sum(spec.bytes_per_token * context + spec.bytes_per_sequence for spec in specs)
-    return DecodePoint(context, held, 1000.0 * statistics.median(seconds[WARMUP_TOKENS:]))
+class Decoder:
+    """A packed model with one sequence after a synthetic context; each call decodes one more token.
+
+    context: a multiple of 64 tokens, so that no chunk is open. num_tokens: most calls.
+    """
+
+    def __init__(self, model: Model, context: int, num_tokens: int):
+        self.model = model
+        specs = model.cache_specs()
+        self.cache_bytes = sum(spec.bytes_per_token * context + spec.bytes_per_sequence for spec in specs)
+        self.cache = Cache(specs, num_pages=-(-(context + num_tokens) // CHUNK), num_slots=1, device=model.device)
+        self.sequence = self.cache.open()
+        self.cache.batch([(self.sequence, context)])
+        self.cache.commit(self.sequence, context)
+        self._fill(torch.Generator().manual_seed(context))
+        self.token = torch.tensor([1], device=model.device)
+
+    def _fill(self, generator: torch.Generator) -> None:
+        for layer in self.cache.layers:
+            for tensor in layer.values():
+                if tensor.is_floating_point():
+                    # Drawn on the CPU, so that every device remembers the same.
+                    drawn = torch.empty(tensor.shape, dtype=tensor.dtype).normal_(std=FILL_STD, generator=generator)
+                    tensor.copy_(drawn)
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        hidden_TD = self.model(self.token, self.cache.batch([(self.sequence, 1)]), self.cache.layers)
+        self.model.head_logits(hidden_TD)
+        self.cache.commit(self.sequence, 1)
+        synchronize(self.model.device)
 
 
-def decode_curve(model: Model, contexts: Sequence[int] = CONTEXTS) -> list[DecodePoint]:
-    """`decode_point` at every context; the model is packed meanwhile."""
+def measure_in_turns(
+    calls: Mapping[Key, Callable[[], None]], *, rounds: int = ROUNDS, clock: Callable[[], float] = time.perf_counter
+) -> dict[Key, float]:
+    """Median seconds of each call. In every round each one is called WARMUP_TOKENS + TIMED_TOKENS times, in turn.
+
+    clock: seconds since some moment.
+    """
+    seconds: dict[Key, list[float]] = {key: [] for key in calls}
+    for _ in range(rounds):
+        for key, call in calls.items():
+            for _ in range(WARMUP_TOKENS):
+                call()
+            for _ in range(TIMED_TOKENS):
+                started = clock()
+                call()
+                seconds[key].append(clock() - started)
+    return {key: statistics.median(each) for key, each in seconds.items()}
+
+
+def decode_curves(
+    models: Mapping[str, Model], contexts: Sequence[int] = CONTEXTS, *, rounds: int = ROUNDS
+) -> dict[str, list[DecodePoint]]:
+    """A `DecodePoint` of every model at every context, measured in turns; the models are packed meanwhile."""
+    num_tokens = rounds * (WARMUP_TOKENS + TIMED_TOKENS)
+    with ExitStack() as packed:
+        for model in models.values():
+            packed.enter_context(_packed(model))
+        # Neighbours in this order are what the table compares.
+        decoders = {
+            (name, context): Decoder(model, context, num_tokens)
+            for context in contexts
+            for name, model in models.items()
+        }
+        seconds = measure_in_turns(decoders, rounds=rounds)
+    return {
+        name: [
+            DecodePoint(context, decoders[name, context].cache_bytes, 1000.0 * seconds[name, context])
+            for context in contexts
+        ]
+        for name in models
+    }
+
+
+@contextmanager
+def _packed(model: Model):
     model.pack()
     try:
-        return [decode_point(model, context) for context in contexts]
+        yield
     finally:
         model.unpack()
 

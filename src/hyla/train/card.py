@@ -1,0 +1,55 @@
+"""The card of a model that was trained here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hyla.checkpoints.card import HeldoutScore, ModelCard, TrainingFacts, derived_card, write_card
+from hyla.cost import count_parameters
+from hyla.train.run import Run, Trained
+
+STDLIB_EXAMPLES = (
+    "def read_lines(path):\n",
+    "import os\nimport sys\n",
+    "class Stack:\n    def __init__(self",
+    "    for name in sorted(names):\n",
+)
+"""Beginnings that suit the source of Python's standard library."""
+
+NUM_EXAMPLES, EXAMPLE_CHARS = 4, 80
+
+
+def leave_card(run: Run, trained: Trained, score: HeldoutScore | None) -> None:
+    """Put the card into the saved model's folder. score: None while nothing is measured."""
+    write_card(run.model_folder, make_card(run, trained, score), name=run.folder.name)
+
+
+def make_card(run: Run, trained: Trained, score: HeldoutScore | None) -> ModelCard:
+    """What is known of a run's model."""
+    counts = count_parameters(run.model_config)
+    card = derived_card(run.model_config, parameters=counts.total, active=counts.active)
+    training = TrainingFacts(
+        data=describe_data(run),
+        tokens=trained.steps * run.train.batch_tokens,
+        steps=trained.steps,
+        planned_steps=trained.planned_steps,
+        seconds=round(trained.seconds, 1),
+        seed=run.train.seed,
+    )
+    return card.model_copy(update={"training": training, "heldout": score, "examples": examples_of(run)})
+
+
+def describe_data(run: Run) -> str:
+    """What the run reads, in words; of a folder its name only, since cards travel."""
+    files, tokens = run.record["corpus"]["train_files"], len(run.train_store.tokens)
+    data = run.request.data
+    name = f"the folder {Path(data).name}" if data else f"the standard library of Python {run.record['python']}"
+    return f"{name[:200]}: {files:,} files, {tokens:,} tokens"
+
+
+def examples_of(run: Run) -> tuple[str, ...]:
+    """Beginnings that a reader can have continued: of held-out files, where nothing better is known."""
+    if run.request.data is None:
+        return STDLIB_EXAMPLES
+    openings = (document.text.strip().partition("\n")[0][:EXAMPLE_CHARS].rstrip() for document in run.heldout)
+    return tuple(dict.fromkeys(opening for opening in openings if opening))[:NUM_EXAMPLES]
