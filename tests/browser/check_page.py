@@ -6,7 +6,9 @@ import shutil
 import httpx
 import pytest
 from playwright.sync_api import Error, expect, sync_playwright
-from scripted_server import Live, Script, scripted_app
+from scripted_server import CARD, Live, Script, scripted_app, two_models_app
+
+from hyla.checkpoints.card import facts
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = (
@@ -247,16 +249,184 @@ def test_settings_are_sent_and_kept_and_a_wrong_one_is_explained(open_page, live
     expect(page.get_by_role("alert")).to_contain_text("max_tokens is 100000")
 
 
-def test_a_base_model_s_text_is_continued(open_page, live, script):
+@pytest.fixture(scope="module")
+def live_two(script):
+    with Live(two_models_app()) as live:
+        yield live
+
+
+def wait_for_text(page, text):
+    expect(page.locator("#continue")).to_be_visible(timeout=30_000)
+    expect(page.locator("#text")).to_have_value(text)
+
+
+def choose(page, model):
+    page.locator("#model").select_option(model)
+    expect(page.locator("#text")).to_be_visible()
+
+
+def test_the_page_opens_with_the_model_that_can_talk_and_keeps_the_choice(open_page, live_two, script):
+    script.say("hello")
+    page = open_page(live_two.url)
+    assert page.locator("#model option").all_inner_texts() == ["base (continues text)", "tiny"]
+    expect(page.locator("#composer")).to_be_visible()
+    expect(page.locator("#text")).to_be_hidden()
+    ask(page, "hi")
+    wait_for_answer(page)
+    choose(page, "base")
+    expect(page.locator("#composer")).to_be_hidden()
+    page.reload()
+    expect(page.locator("#model")).to_have_value("base")
+    expect(page.locator("#text")).to_be_visible()
+    page.locator("#model").select_option("tiny")
+    expect(page.locator(".assistant > .text")).to_have_text("hello")
+
+
+def test_a_base_model_says_what_it_is_and_shows_its_card_and_examples(open_page, live_two):
+    page = open_page(live_two.url)
+    choose(page, "base")
+    expect(page.locator("#writing")).to_contain_text("It is a base model")
+    card = page.locator("#writing .card")
+    assert card.get_attribute("open") is None
+    assert card.locator("summary").inner_text() == "5.7 M parameters · 3 KDA + 1 MLA · 1.80 bits per byte"
+    card.locator("summary").click()
+    told = dict(zip(card.locator("dt").all_inner_texts(), card.locator("dd").all_inner_texts()))
+    assert told == dict(facts(CARD)) and "<b>standard</b>" in told["trained on"]
+    assert page.locator(".chip").all_inner_texts() == ["def read_lines(path):", "import os"]
+
+
+def test_a_text_is_continued_as_it_is(open_page, live_two, script):
+    script.say("# no heading\n**nor** bold <b>\n", " and on")
+    page = open_page(live_two.url)
+    choose(page, "base")
+    bodies = []
+    page.on("request", lambda request: bodies.append(request.post_data_json) if request.post_data else None)
+    page.locator(".chip").first.click()
+    begun = "def read_lines(path):\n# no heading\n**nor** bold <b>\n"
+    wait_for_text(page, begun)
+    assert page.locator("#mirror mark").all_inner_texts() == ["# no heading\n**nor** bold <b>\n"]
+    assert page.locator("#writing h1, #writing strong, #writing b").count() == 0
+    assert bodies[0]["prompt"] == "def read_lines(path):\n" and bodies[0]["max_tokens"] == 120
+    assert re.search(r"prompt tokens · \d+ tokens · .* the text ends here$", page.locator("#text-numbers").inner_text())
+    page.locator("#text").press("Control+End")
+    page.keyboard.type("x")
+    page.keyboard.press("Control+Enter")
+    wait_for_text(page, begun + "x and on")
+    assert page.locator("#mirror mark").all_inner_texts() == ["# no heading\n**nor** bold <b>\n", " and on"]
+    assert script.prompts == ["def read_lines(path):\n", begun + "x"]
+    page.reload()
+    expect(page.locator("#text")).to_have_value(begun + "x and on")
+
+
+def test_a_continuation_is_drawn_again_and_undone(open_page, live_two, script):
+    script.say(" one", " two", " three")
+    page = open_page(live_two.url)
+    choose(page, "base")
+    expect(page.locator("#continue")).to_be_disabled()
+    page.fill("#text", "count")
+    page.locator("#continue").click()
+    wait_for_text(page, "count one")
+    page.keyboard.press("Alt+r")
+    wait_for_text(page, "count two")
+    page.locator("#again").click()
+    wait_for_text(page, "count three")
+    assert script.prompts == ["count"] * 3
+    for text in ("count", "count two", "count", "count one", "count"):
+        page.locator("#undo").click()
+        expect(page.locator("#text")).to_have_value(text)
+    page.keyboard.press("Alt+n")
+    expect(page.locator("#text")).to_have_value("")
+    page.locator("#undo").click()
+    expect(page.locator("#text")).to_have_value("count")
+
+
+def test_the_tint_follows_the_model_s_words_while_the_reader_edits(open_page, live_two, script):
+    script.say("0123456789")
+    page = open_page(live_two.url)
+    choose(page, "base")
+    page.fill("#text", "ab")
+    page.locator("#continue").click()
+    wait_for_text(page, "ab0123456789")
+    marks = page.locator("#mirror mark")
+    for typed, wanted in (
+        ("XXab0123456789", ["0123456789"]),
+        ("XXab0123_456789", ["0123", "456789"]),
+        ("XXab0126789", ["012", "6789"]),
+        ("XXab0126789 end", ["012", "6789"]),
+        ("end", []),
+    ):
+        page.fill("#text", typed)
+        assert marks.all_inner_texts() == wanted, typed
+
+
+def test_esc_stops_a_continuation_and_another_model_leaves_it_behind(open_page, live_two, script):
+    script.say("word " * 400, token_seconds=0.01)
+    page = open_page(live_two.url)
+    choose(page, "base")
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("Longest answer").fill("1500")
+    page.keyboard.press("Escape")
+    page.fill("#text", "go on ")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#text")).to_have_value(re.compile("word word"))
+    page.keyboard.press("Escape")
+    expect(page.locator("#text-numbers")).to_have_text(re.compile("stopped$"))
+    assert len(page.locator("#text").input_value()) < 1900
+    page.locator("#continue").click()
+    expect(page.locator("#stop-text")).to_be_visible()
+    page.locator("#model").select_option("tiny")
+    page.wait_for_function(
+        "async () => (await (await fetch('engine/status')).json()).models.base.unfinished_requests === 0"
+    )
+    ask(page, "hi")
+    expect(page.locator(".assistant > .text")).to_contain_text("word")
+    page.keyboard.press("Escape")
+    choose(page, "base")
+    assert page.locator("#text").input_value().startswith("go on word")
+
+
+def test_a_model_that_can_talk_continues_text_when_the_settings_say_so(open_page, live_two, script):
     script.say(" and on")
-    page = open_page(live.url)
+    page = open_page(live_two.url)
     page.keyboard.press("Alt+s")
     page.get_by_label("Mode", exact=True).select_option("text")
-    ask(page, "on")
-    wait_for_answer(page)
-    ask(page, " and")
-    wait_for_answer(page, 2)
-    assert script.prompts == ["on", "on and on and"]
+    expect(page.locator("#writing")).to_contain_text("It can talk, too")
+    page.keyboard.press("Escape")
+    page.fill("#text", "on")
+    page.locator("#continue").click()
+    wait_for_text(page, "on and on")
+    assert script.prompts == ["on"]
+
+
+def test_a_failed_continuation_is_said_and_the_text_stays(open_page, live_two, script):
+    script.say("never")
+    page = open_page(live_two.url)
+    open_page.allowed.append("400 (Bad Request)")
+    choose(page, "base")
+    page.fill("#text", "x" * 9000)
+    page.locator("#continue").click()
+    expect(page.get_by_role("alert")).to_contain_text("8192")
+    assert page.locator("#text").input_value() == "x" * 9000
+    expect(page.locator("#continue")).to_be_visible()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light"), (1280, "dark")])
+def test_continuing_is_readable_and_fits_every_width(open_page, live_two, script, width, scheme):
+    script.say("y" * 90 + "\n" + "    return path\n" * 40)
+    page = open_page(live_two.url, width=width, height=700, scheme=scheme)
+    choose(page, "base")
+    page.locator("#writing summary").click()
+    page.locator(".chip").first.click()
+    expect(page.locator("#text-numbers")).to_contain_text("tokens/s")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    sizes = "own => [own.scrollHeight, own.clientHeight]"
+    needed, shown = page.locator("#text").evaluate(sizes)
+    assert needed <= shown, "the field is as high as its text"
+    found = page.evaluate(CONTRAST)
+    assert found["bad"] == [] and found["seen"] > 10
+    assert page.locator("#text-bar button").evaluate_all(
+        "found => found.filter((own) => own.checkVisibility() && own.getBoundingClientRect().height < 36).length"
+    ) == 0
 
 
 def test_the_engine_is_shown_live(open_page, live, script):
@@ -285,7 +455,7 @@ def test_everything_is_reached_by_the_keyboard(open_page, live, script):
     expect(page.locator("#prompt")).to_be_focused()
     page.keyboard.press("?")
     dialog = page.get_by_role("dialog", name="Keyboard")
-    assert {"New conversation", "Settings", "Engine", "Answer again"} <= set(dialog.locator("td").all_inner_texts())
+    assert {"New conversation, or text", "Settings", "Engine", "Answer, or continue, again"} <= set(dialog.locator("td").all_inner_texts())
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     page.keyboard.press("Alt+m")
@@ -333,7 +503,7 @@ CONTRAST = """() => {
     let seen = 0;
     for (const node of document.querySelectorAll('body *')) {
         const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
-        if (!own || !node.checkVisibility() || node.closest('.unseen, .skip, noscript, option')) continue;
+        if (!own || !node.checkVisibility() || node.closest('.unseen, .skip, noscript, option, #mirror')) continue;
         seen += 1;
         const [a, b] = [light(parse(getComputedStyle(node).color)), light(ground(node))].sort((x, y) => y - x);
         const ratio = (a + 0.05) / (b + 0.05);

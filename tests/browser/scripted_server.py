@@ -6,9 +6,10 @@ from dataclasses import replace
 from live_server import Live
 from tiny_text import END, byte_tokenizer, tiny_model
 
+from hyla.checkpoints.card import HeldoutScore, ModelCard, TrainingFacts
 from hyla.engine import Engine
 from hyla.engine.generation import Generation
-from hyla.server.app import single_app
+from hyla.server import Limits, create_app, serve_model, single_app
 
 
 class Script:
@@ -42,12 +43,36 @@ class Script:
         monkeypatch.setattr(Generation, "accept", scripted)
 
 
+CARD = ModelCard(
+    family="kimi_linear",
+    parameters=5_678_901,
+    active_parameters=4_567_890,
+    mixers={"KDA": 3, "MLA": 1},
+    channel_mixers={"MLP": 1, "MoE": 3},
+    context_len=8192,
+    training=TrainingFacts(
+        data="the <b>standard</b> library: 574 files", tokens=716_800, steps=350, planned_steps=350, seconds=120, seed=0
+    ),
+    heldout=HeldoutScore(bits_per_byte=1.8012, num_bytes=398_000, gzip_bits_per_byte=2.113),
+    examples=("def read_lines(path):\n", "import os\nimport sys\n"),
+)
+
+
+def scripted_engine(tokenizer):
+    """A tiny model with a long context."""
+    model = tiny_model("kimi_linear", max_len=8192)
+    return Engine(model, tokenizer=tokenizer, memory=48 << 20, max_num_sequences=8)
+
+
 def scripted_app(**options):
-    """An application of one tiny model, "tiny", with a long context."""
-    engine = Engine(
-        tiny_model("kimi_linear", max_len=8192), tokenizer=byte_tokenizer(), memory=48 << 20, max_num_sequences=8
-    )
-    return single_app(engine, model_name="tiny", **options)
+    """An application of one tiny model, "tiny"."""
+    return single_app(scripted_engine(byte_tokenizer()), model_name="tiny", **options)
 
 
-__all__ = ["Live", "Script", "scripted_app"]
+def two_models_app():
+    """A base model, "base", with a card; after it "tiny", which can talk."""
+    base = serve_model(scripted_engine(byte_tokenizer(None)), "base", limits=Limits(), card=CARD)
+    return create_app([base, serve_model(scripted_engine(byte_tokenizer()), "tiny", limits=Limits())])
+
+
+__all__ = ["CARD", "Live", "Script", "scripted_app", "two_models_app"]

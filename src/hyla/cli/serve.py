@@ -147,6 +147,7 @@ def _load(model, config):
     from hyla.engine import EngineProcess, Launch
     from hyla.errors import ConfigError
     from hyla.server import served_model
+    from hyla.server.cards import served_card
     from hyla.server.watch import logs
 
     template = None
@@ -170,6 +171,7 @@ def _load(model, config):
         tool_parser=model.tool_parser,
         reasoning_parser=model.reasoning_parser,
         model_type=checkpoint.config().published.get("model_type"),
+        card=served_card(folder, checkpoint.config().config),
     )
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from hyla.answers import registry
 from hyla.answers.registry import AnswerFormat
 from hyla.checkpoints import Tokenizer
+from hyla.checkpoints.card import ModelCard, facts
 from hyla.checkpoints.chat_template import ChatTemplate
 from hyla.engine.hosting.handle import EngineHandle
 from hyla.errors import RequestError
@@ -34,10 +35,17 @@ class ServedModel:
     tokenizer: Tokenizer | None
     format: AnswerFormat
     """How reasoning and tool calls look in its answers."""
+    card: ModelCard | None = None
+    """What it is and what it was trained on; None: not known."""
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def is_chat(self) -> bool:
+        """Whether it has a chat template; a model without one is a base model, which continues text."""
+        return self.tokenizer is not None and self.tokenizer.chat_template is not None
+
     def body(self) -> dict:
-        """Its entry in /v1/models, for OpenAI's clients and Anthropic's."""
+        """Its entry in /v1/models, for OpenAI's clients and Anthropic's; `is_chat` and `card` are ours."""
         return {
             "id": self.name,
             "object": "model",
@@ -47,6 +55,9 @@ class ServedModel:
             "display_name": self.name,
             "created_at": datetime.fromtimestamp(self.created, UTC).isoformat().replace("+00:00", "Z"),
             "max_model_len": self.worker.facts.context_len,
+            "is_chat": self.is_chat,
+            "card": self.card.model_dump(mode="json", exclude_none=True) if self.card is not None else None,
+            "facts": [list(fact) for fact in facts(self.card)] if self.card is not None else [],
         }
 
     def require_tokenizer(self, what: str = "this route") -> Tokenizer:
@@ -78,11 +89,13 @@ def served_model(
     tool_parser: str | None = None,
     reasoning_parser: str | None = None,
     model_type: str | None = None,
+    card: ModelCard | None = None,
 ) -> ServedModel:
     """Set a model up for serving.
 
     chat_template: text that replaces the checkpoint's. tool_parser, reasoning_parser: names in `answers.registry`, or
     "none"; None: found in the chat template. model_type: of config.json, for a template that does not show its format.
+    card: what people are told about it.
     Raises ConfigError for an unknown name.
     """
     if chat_template is not None and tokenizer is not None:
@@ -97,4 +110,4 @@ def served_model(
         special=ours.special_texts if ours is not None else (),
         encode=partial(ours.encode, add_special_tokens=False) if ours is not None else None,
     )
-    return ServedModel(name, worker, tokenizer, form)
+    return ServedModel(name, worker, tokenizer, form, card)

@@ -3,48 +3,62 @@
 import { Conversation } from "./conversation.js";
 import { announce, el, find } from "./dom.js";
 import { EngineView } from "./engine.js";
-import { showSettings } from "./settings.js";
-import { request } from "./stream.js";
+import { canTalk, cardOf, chosen, loadModels, rememberChoice } from "./models.js";
+import { showSettings, wantsChat } from "./settings.js";
+import { Writing } from "./writing.js";
 
 const prompt = find("#prompt");
-const model = () => find("#model").value;
-const engine = new EngineView(model);
-const conversation = new Conversation(model, () => {
+const engine = new EngineView(chosen);
+const conversation = new Conversation(chosen, () => {
   find("#send").hidden = conversation.isBusy;
   find("#stop").hidden = !conversation.isBusy;
+});
+const writing = new Writing(() => {
+  find("#continue").hidden = writing.isBusy;
+  find("#stop-text").hidden = !writing.isBusy;
 });
 
 // Models
 
-async function loadModels() {
-  const picker = find("#model");
+const isChat = () => canTalk() && wantsChat();
+const field = () => (isChat() ? prompt : find("#text"));
+const work = () => (isChat() ? conversation : writing);
+
+async function askForModels() {
+  find("#problem")?.remove();
   try {
-    const { data } = await (await request("v1/models")).json();
-    const chosen = localStorage.getItem("hyla.model");
-    picker.replaceChildren(...data.map(({ id }) => el("option", { value: id }, id)));
-    if (data.some(({ id }) => id === chosen)) picker.value = chosen;
-    find("#problem")?.remove();
+    await loadModels();
   } catch (error) {
-    picker.replaceChildren(el("option", { value: "" }, "no model"));
     showProblem(error.status === 401 ? "This server wants an API key: enter it in the settings." : error.message);
     if (error.status === 401) togglePanel("settings", true);
   }
-  nameModel();
+  showModel();
 }
 
 function showProblem(text) {
-  find("#problem")?.remove();
-  find("#welcome").append(el("p", { id: "problem", class: "error", role: "alert" }, text));
+  find("#scroller").prepend(el("p", { id: "problem", class: "error", role: "alert" }, text));
 }
 
-function nameModel() {
-  find("#welcome-model").textContent = model() || "the model";
-  document.title = model() ? `${model()} – Hyla` : "Hyla";
+/** Show what the chosen model can do: talk, or continue a text. */
+function showModel() {
+  const name = chosen();
+  document.title = name ? `${name} – Hyla` : "Hyla";
+  for (const place of ["welcome", "writing"]) {
+    find(`#${place}-model`).textContent = name || "the model";
+    find(`#${place}-card`).replaceChildren(...[cardOf()].filter(Boolean));
+  }
+  find("#writing-why").textContent = canTalk()
+    ? "It can talk, too: choose “Chat” in the settings. Here it goes on with whatever stands in the field."
+    : "It is a base model: it knows no questions and answers. Write the beginning of a text, and it goes on.";
+  find("main").classList.toggle("writes", !isChat());
+  if (isChat()) writing.stop();
+  else writing.open();
 }
 
 find("#model").addEventListener("change", () => {
-  localStorage.setItem("hyla.model", model());
-  nameModel();
+  rememberChoice();
+  conversation.stop();
+  showModel();
   engine.look();
 });
 
@@ -83,6 +97,22 @@ find("#stop").addEventListener("click", () => {
   prompt.focus();
 });
 
+// Text
+
+find("#text-bar").addEventListener("submit", (event) => {
+  event.preventDefault();
+  writing.goOn();
+});
+find("#stop-text").addEventListener("click", () => {
+  writing.stop();
+  find("#text").focus();
+});
+find("#text").addEventListener("keydown", (event) => {
+  if (event.isComposing || event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  event.preventDefault();
+  writing.goOn();
+});
+
 // Panels
 
 const PANELS = ["settings", "engine"];
@@ -113,8 +143,13 @@ for (const name of PANELS) {
 // Keyboard
 
 function startAnew() {
-  conversation.clear();
-  prompt.focus();
+  work().clear();
+  field().focus();
+}
+
+function answerAgain() {
+  if (isChat()) conversation.regenerate();
+  else writing.again();
 }
 
 function switchTheme() {
@@ -122,9 +157,9 @@ function switchTheme() {
 }
 
 const ALT = {
-  KeyN: ["N", "New conversation", startAnew],
-  KeyR: ["R", "Answer again", () => conversation.regenerate()],
-  KeyE: ["E", "Edit your last message", () => conversation.editLast()],
+  KeyN: ["N", "New conversation, or text", startAnew],
+  KeyR: ["R", "Answer, or continue, again", answerAgain],
+  KeyE: ["E", "Edit your last message", () => isChat() && conversation.editLast()],
   KeyM: ["M", "Choose a model", () => find("#model").focus()],
   KeyS: ["S", "Settings", () => togglePanel("settings")],
   KeyG: ["G", "Engine", () => togglePanel("engine")],
@@ -133,8 +168,9 @@ const ALT = {
 const OTHERS = [
   [["Enter"], "Send"],
   [["Shift", "Enter"], "New line"],
-  [["Esc"], "Stop the answer, or close what is open"],
-  [["/"], "Go to the message field"],
+  [["Ctrl", "Enter"], "Continue the text"],
+  [["Esc"], "Stop the model, or close what is open"],
+  [["/"], "Go to the field"],
   [["↑"], "Edit your last message (in an empty field)"],
   [["?"], "This list"],
 ];
@@ -154,11 +190,11 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     ALT[event.code][2]();
   } else if (event.key === "Escape") {
-    if (conversation.isBusy) conversation.stop();
+    if (work().isBusy) work().stop();
     else closePanels();
   } else if (!isTyping(event) && event.key === "/") {
     event.preventDefault();
-    prompt.focus();
+    field().focus();
   } else if (event.key === "?" && (!isTyping(event) || (event.target === prompt && !prompt.value))) {
     event.preventDefault();
     showShortcuts();
@@ -168,6 +204,6 @@ find("#new").addEventListener("click", startAnew);
 find("#theme").addEventListener("click", switchTheme);
 find("#help").addEventListener("click", showShortcuts);
 
-showSettings(loadModels);
+showSettings(askForModels, showModel);
 conversation.restore();
-loadModels();
+askForModels();

@@ -1,8 +1,9 @@
 // The conversation: its turns as data and as nodes, and the answer that is being streamed.
 
-import { announce, copyButton, el, find, number } from "./dom.js";
+import { announce, copyButton, el, find } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
-import { isChat, sampling, systemMessage } from "./settings.js";
+import { describe, Tally } from "./numbers.js";
+import { chatting, systemMessage } from "./settings.js";
 import { answer, splitThinking } from "./stream.js";
 
 const STORE = "hyla.conversation";
@@ -89,10 +90,8 @@ export class Conversation {
   }
 
   body() {
-    const own = { model: this.model(), ...sampling() };
-    if (!isChat()) return { ...own, prompt: this.turns.map((turn) => turn.content).join("") };
     const told = this.turns.filter((turn) => turn.role === "user" || turn.content);
-    return { ...own, messages: [...systemMessage(), ...told.map(({ role, content }) => ({ role, content }))] };
+    return { model: this.model(), ...chatting(), messages: [...systemMessage(), ...told.map(({ role, content }) => ({ role, content }))] };
   }
 
   async ask() {
@@ -103,7 +102,7 @@ export class Conversation {
     this.changed();
     follow(true);
     try {
-      for await (const news of answer(isChat() ? "v1/chat/completions" : "v1/completions", body, controller.signal)) turn.take(news);
+      for await (const news of answer("v1/chat/completions", body, controller.signal)) turn.take(news);
       turn.end(null);
     } catch (error) {
       turn.end(error.name === "AbortError" ? "stopped" : error);
@@ -141,25 +140,20 @@ class Turn {
   }
 
   begin() {
-    Object.assign(this, { started: performance.now(), first: null, last: null, pieces: 0, usage: null, finish: null });
+    this.tally = new Tally();
     this.node.setAttribute("aria-busy", "true");
     this.node.classList.add("busy");
     this.raw = this.serverReasoning = "";
     this.foot.replaceChildren();
   }
 
-  take({ text, reasoning, calls, finish, usage }) {
-    if (text || reasoning || calls.length) {
-      this.last = performance.now();
-      this.first ??= this.last;
-      this.pieces += 1;
-    }
+  take(news) {
+    const { text, reasoning, calls } = news;
+    this.tally.take(news);
     this.raw += text;
     this.serverReasoning += reasoning;
     for (const call of calls) this.raw += call.function?.name ? `\n\`${call.function.name}\` ` : "";
     for (const call of calls) this.raw += call.function?.arguments ?? "";
-    this.finish = finish ?? this.finish;
-    this.usage = usage ?? this.usage;
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
       this.split();
@@ -169,10 +163,10 @@ class Turn {
   }
 
   split() {
-    if (this.serverReasoning || !isChat()) {
+    if (this.serverReasoning) {
       this.reasoning = this.serverReasoning;
       this.content = this.raw;
-      this.isThinking = this.serverReasoning !== "" && this.raw === "";
+      this.isThinking = this.raw === "";
     } else Object.assign(this, splitThinking(this.raw));
   }
 
@@ -183,7 +177,7 @@ class Turn {
     this.isThinking = false;
     this.node.removeAttribute("aria-busy");
     this.node.classList.remove("busy");
-    this.numbers = this.count(problem === "stopped");
+    this.numbers = this.tally.count(problem === "stopped");
     this.error = problem && problem !== "stopped" ? this.explain(problem) : null;
     this.draw();
     this.drawFoot();
@@ -192,23 +186,7 @@ class Turn {
   }
 
   explain(problem) {
-    const hint = /no chat template/.test(problem.message) ? " Choose “Continue text” in the settings." : "";
-    return `${problem.message}${problem.status === 401 ? " Enter it in the settings." : ""}${hint}`;
-  }
-
-  /** What the answer took; the server's counts where it told them. */
-  count(isStopped) {
-    const seconds = this.first === null ? 0 : (this.last - this.first) / 1000;
-    const tokens = this.usage?.completion_tokens ?? this.pieces;
-    return {
-      prompt: this.usage?.prompt_tokens ?? null,
-      cached: this.usage?.prompt_tokens_details?.cached_tokens ?? 0,
-      drafts: this.usage?.completion_tokens_details?.accepted_prediction_tokens ?? 0,
-      tokens,
-      firstSeconds: this.first === null ? null : (this.first - this.started) / 1000,
-      perSecond: seconds > 0 && tokens > 1 ? (tokens - 1) / seconds : null,
-      ending: isStopped ? "stopped" : this.finish === "length" ? "length limit" : null,
-    };
+    return `${problem.message}${problem.status === 401 ? " Enter it in the settings." : ""}`;
   }
 
   draw() {
@@ -271,14 +249,4 @@ class Turn {
     this.foot.replaceChildren(button("Send", send, "primary"), button("Cancel", close, "quiet"));
     field.focus();
   }
-}
-
-function describe({ prompt, cached, drafts, tokens, firstSeconds, perSecond, ending }) {
-  const parts = [];
-  if (prompt !== null) parts.push(`${number(prompt)} prompt tokens` + (cached ? `, ${number(cached)} cached` : ""));
-  parts.push(`${number(tokens)} tokens` + (drafts ? `, ${number(drafts)} by right drafts` : ""));
-  if (perSecond !== null) parts.push(`${number(perSecond, 1)} tokens/s`);
-  if (firstSeconds !== null) parts.push(`first after ${number(firstSeconds, 2)} s`);
-  if (ending) parts.push(ending);
-  return parts.join(" · ");
 }

@@ -4,10 +4,10 @@ import { el, find } from "./dom.js";
 import { key } from "./stream.js";
 
 const FIELDS = [
-  { name: "mode", label: "Mode", kind: "select", options: [["chat", "Chat"], ["text", "Continue text"]],
-    hint: "Continue text is for base models, which have no chat template." },
+  { name: "mode", label: "Mode", kind: "select", options: [["chat", "Chat, if the model can"], ["text", "Continue text"]],
+    hint: "A base model, which has no chat template, always continues text." },
   { name: "system", label: "System message", kind: "textarea" },
-  { name: "max_tokens", label: "Longest answer, tokens", kind: "number", min: 1, step: 1, hint: "Empty: as long as it wants; continued text stops after 256." },
+  { name: "max_tokens", label: "Longest answer, tokens", kind: "number", min: 1, step: 1, hint: "Empty: as long as it wants; a continuation stops after 120." },
   { name: "temperature", label: "Temperature", kind: "number", min: 0, max: 2, step: 0.05, initial: "0.7", isHalf: true },
   { name: "top_p", label: "Top p", kind: "number", min: 0.01, max: 1, step: 0.01, isHalf: true },
   { name: "top_k", label: "Top k", kind: "number", min: 1, step: 1, isHalf: true },
@@ -19,6 +19,7 @@ const FIELDS = [
   { name: "key", label: "API key", kind: "password", hint: "Kept until this tab is closed." },
 ];
 const STORE = "hyla.settings";
+const CONTINUED_TOKENS = 120;
 
 const values = load();
 
@@ -39,14 +40,15 @@ function save() {
   }
 }
 
-/** Fill the form. onKey: called when the key changes. */
-export function showSettings(onKey) {
+/** Fill the form. onKey, onMode: called when the key, or what is done with models, changes. */
+export function showSettings(onKey, onMode) {
   values.key = key.get();
-  for (const field of FIELDS) find("#settings-form").append(row(field, onKey));
+  const called = { key: onKey, mode: onMode };
+  for (const field of FIELDS) find("#settings-form").append(row(field, called[field.name]));
   find("#settings-form").addEventListener("submit", (event) => event.preventDefault());
 }
 
-function row(field, onKey) {
+function row(field, onChange) {
   const id = `set-${field.name}`;
   const hint = field.hint ? el("small", { id: `${id}-hint` }, field.hint) : null;
   const common = { id, name: field.name, "aria-describedby": hint ? `${id}-hint` : null };
@@ -66,27 +68,33 @@ function row(field, onKey) {
       return;
     }
     values[field.name] = input.value;
-    if (field.name === "key") {
-      key.set(input.value);
-      onKey();
-    }
+    if (field.name === "key") key.set(input.value);
     save();
+    onChange?.();
   });
   return el("div", { class: field.isHalf ? "row half" : "row" }, el("label", { for: id }, field.label), input, hint);
 }
 
-export const isChat = () => values.mode === "chat";
+/** Whether a model that can talk shall. */
+export const wantsChat = () => values.mode === "chat";
 
-/** Fields of a request's body. */
-export function sampling() {
+/** Fields of a chat request's body. */
+export function chatting() {
+  const body = sampling();
+  if (values.thinking) body.chat_template_kwargs = { enable_thinking: values.thinking === "on" };
+  return body;
+}
+
+/** Fields of the body of a request that continues a text. */
+export const continuation = () => ({ max_tokens: CONTINUED_TOKENS, ...sampling() });
+
+function sampling() {
   const body = {};
   for (const { name, kind } of FIELDS) {
     if (kind === "number" && values[name] !== "") body[name] = Number(values[name]);
   }
-  if (!isChat()) body.max_tokens ??= 256;
   const stops = values.stop.split("\n").filter((line) => line !== "");
   if (stops.length) body.stop = stops;
-  if (isChat() && values.thinking) body.chat_template_kwargs = { enable_thinking: values.thinking === "on" };
   return body;
 }
 
