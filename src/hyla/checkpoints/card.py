@@ -150,6 +150,6 @@ def readme(card: ModelCard, name: str) -> str:
     front = ["library_name: hyla", "pipeline_tag: text-generation", f"tags: [hyla, {card.family}]"]
     front += [f"license: {card.licence}"] if card.licence else []
     rows = "\n".join(f"| {key} | {text} |" for key, text in facts(card))
-    examples = "".join(f"\n```text\n{example}\n```\n" for example in card.examples)
+    examples = "".join(f"\n```text\n{example.rstrip()}\n```\n" for example in card.examples)
     text = "---\n" + "\n".join(front) + f"\n---\n\n# {name}\n\n| | |\n|---|---|\n{rows}\n"
     return text + (f"\nBeginnings to try:\n{examples}" if examples else "")
