@@ -424,9 +424,12 @@ def test_continuing_is_readable_and_fits_every_width(open_page, live_two, script
     assert needed <= shown, "the field is as high as its text"
     found = page.evaluate(CONTRAST)
     assert found["bad"] == [] and found["seen"] > 10
-    assert page.locator("#text-bar button").evaluate_all(
-        "found => found.filter((own) => own.checkVisibility() && own.getBoundingClientRect().height < 36).length"
-    ) == 0
+    assert (
+        page.locator("#text-bar button").evaluate_all(
+            "found => found.filter((own) => own.checkVisibility() && own.getBoundingClientRect().height < 36).length"
+        )
+        == 0
+    )
 
 
 def test_the_engine_is_shown_live(open_page, live, script):
@@ -455,7 +458,8 @@ def test_everything_is_reached_by_the_keyboard(open_page, live, script):
     expect(page.locator("#prompt")).to_be_focused()
     page.keyboard.press("?")
     dialog = page.get_by_role("dialog", name="Keyboard")
-    assert {"New conversation, or text", "Settings", "Engine", "Answer, or continue, again"} <= set(dialog.locator("td").all_inner_texts())
+    told = set(dialog.locator("td").all_inner_texts())
+    assert {"New conversation, or text", "Settings", "Engine", "Answer, or continue, again"} <= told
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     page.keyboard.press("Alt+m")

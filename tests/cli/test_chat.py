@@ -5,11 +5,15 @@ from live_server import Live
 from tiny_model import save_tiny_folder
 from tiny_text import byte_tokenizer, tiny_model
 
+from hyla.checkpoints import read_config
+from hyla.checkpoints.card import SamplingAdvice, derived_card, write_card
 from hyla.cli import chat_session, line_editor
-from hyla.cli.chat_models import Piece, open_model
-from hyla.cli.chat_session import COMMANDS, Session, ThinkingSplitter, printable
+from hyla.cli.answer_text import ThinkingSplitter, printable
+from hyla.cli.chat_models import Abilities, Piece, open_model
+from hyla.cli.chat_session import COMMANDS, Session
 from hyla.engine import Engine
 from hyla.errors import HylaError, RequestError
+from hyla.server import Limits, create_app, serve_model
 from hyla.server.app import single_app
 
 
@@ -18,13 +22,14 @@ class Echo:
 
     name = "echo"
 
-    def __init__(self, interrupt_after=None):
+    def __init__(self, interrupt_after=None, abilities=None):
         self.asked, self.interrupt_after, self.is_closed = [], interrupt_after, False
+        self.abilities = abilities or Abilities()
 
-    def stream(self, messages, settings):
-        self.asked.append((list(messages), dict(settings)))
+    def stream(self, prompt, settings):
+        self.asked.append((prompt if isinstance(prompt, str) else list(prompt), dict(settings)))
         try:
-            for n, letter in enumerate(messages[-1]["content"]):
+            for n, letter in enumerate(prompt if isinstance(prompt, str) else prompt[-1]["content"]):
                 if n == self.interrupt_after:
                     raise KeyboardInterrupt
                 yield Piece(letter)
@@ -47,7 +52,8 @@ def test_questions_and_answers_are_remembered_and_sent_again(session, capsys):
     session.take("two")
     assert roles(session) == [("user", "one"), ("assistant", "one"), ("user", "two"), ("assistant", "two")]
     sent, settings = session.model.asked[1]
-    assert sent[0] == {"role": "system", "content": "Be kind."} and len(sent) == 4 and settings == {"temperature": 0.5}
+    assert sent[0] == {"role": "system", "content": "Be kind."} and len(sent) == 4
+    assert settings == {"max_tokens": 512, "temperature": 0.5}
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
@@ -60,8 +66,50 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(capsys):
     assert roles(session)[-1] == ("assistant", "on")
 
 
+BASE = Abilities(is_chat=False, sampling={"temperature": 0.2, "top_p": 0.9}, examples=("def read(path):\n    x",))
+
+
+def test_a_base_model_says_what_it_is_and_what_to_type(monkeypatch, capsys):
+    typed(monkeypatch, "ab", "")
+    Session(Echo(abilities=BASE), {}).run()
+    printed = capsys.readouterr()
+    assert printed.out == "ab\nabab\n"
+    assert printed.err.startswith("echo is a base model") and printed.err.count("\n") == 1
+    assert "'def read(path):'" in printed.err and "an empty line goes on" in printed.err
+    Session(Echo(), {}).run()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_base_model_goes_on_with_a_text_and_every_line_begins_a_new_one(capsys):
+    session = Session(Echo(abilities=BASE), {"temperature": 0.5}, system="Be kind.")
+    session.take("")
+    for line in ("<think>ab", "", "other"):
+        session.take(line)
+    texts = [text for text, _ in session.model.asked]
+    assert texts == ["<think>ab", "<think>ab<think>ab", "other"]
+    assert session.model.asked[0][1] == {"max_tokens": 120, "temperature": 0.5, "top_p": 0.9}
+    assert capsys.readouterr().out.startswith("<think>ab\n"), "a base model's text is not searched for thinking"
+    session.take("/retry")
+    assert session.model.asked[-1][0] == "other"
+    session.take("/undo")
+    assert session.messages == []
+
+
+def test_a_base_model_s_failed_text_leaves_the_one_before(monkeypatch):
+    session = Session(Echo(abilities=BASE), {})
+    session.take("ab")
+
+    def fail(prompt, settings):
+        raise HylaError("gone")
+        yield
+
+    monkeypatch.setattr(session.model, "stream", fail)
+    session.take("cd")
+    assert [message["content"] for message in session.messages] == ["ab", "ab"]
+
+
 def test_a_failed_answer_is_said_and_forgotten(session, capsys, monkeypatch):
-    def fail(messages, settings):
+    def fail(prompt, settings):
         yield Piece("half")
         raise HylaError("the engine [b]failed[/b]")
 
@@ -232,6 +280,24 @@ def test_a_server_answers_as_the_model_in_this_process():
             pass
     with pytest.raises(HylaError, match="cannot be reached"), open_model(live.url, api_key=None, **wanted):
         pass
+
+
+def test_a_base_model_is_one_here_and_behind_a_server(tmp_path):
+    folder = save_tiny_folder(tmp_path / "model", is_chat=False)
+    config = read_config(folder).config
+    card = derived_card(config, parameters=3, active=2, sampling=SamplingAdvice(top_k=4), examples=("def ",))
+    write_card(folder, card, name="model")
+    settings = {"max_tokens": 8, "temperature": 0.0}
+    engine = Engine(folder, memory=24 << 20)
+    chat = serve_model(Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=24 << 20), "chat", limits=Limits())
+    served = serve_model(engine, "base", limits=Limits(), card=card)
+    with Live(create_app([served, chat])) as live, open_model(live.url, name=None, api_key=None) as there:
+        assert there.name == "chat" and there.abilities.is_chat
+        there.choose("base")
+        with open_model(str(folder), name=None, api_key=None) as here:
+            assert here.abilities == there.abilities == Abilities(False, {"top_k": 4}, ("def ",))
+            texts = ["".join(piece.text for piece in own.stream("def read", settings)) for own in (here, there)]
+        assert texts[0] == texts[1] != ""
 
 
 def _params(settings):

@@ -1,7 +1,7 @@
 """A model's card: what it is, what it was trained on and what that was worth. No PyTorch.
 
-`hyla_card.json` in the model's folder is the one that is read. `README.md` beside it says the same to people and hubs; it
-is written from the card and never read.
+`hyla_card.json` in the model's folder is the one that is read. `README.md` beside it says the same to people and hubs;
+it is written from the card and never read.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ CARD_FILE, README_FILE = "hyla_card.json", "README.md"
 
 Line = Annotated[str, Field(min_length=1, max_length=300)]
 Count = Annotated[int, Field(ge=0)]
+Kinds = dict[Line, Annotated[int, Field(ge=1)]]
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -53,6 +54,17 @@ class HeldoutScore(Config):
     """Of `gzip -9` on the same bytes, the better of each file alone and all as one stream."""
 
 
+class SamplingAdvice(Config):
+    """How its answers are best drawn, where neither the reader nor the request says."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Lower for small models, which lose their thread soon."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the probability that is drawn from."""
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens that are drawn from."""
+
+
 class ModelCard(Config):
     """A card. Of a model that nobody wrote one for, what its config says (`derived_card`)."""
 
@@ -62,9 +74,9 @@ class ModelCard(Config):
     """All of them, without multi-token prediction."""
     active_parameters: Count
     """Those that work on one token."""
-    mixers: dict[Line, Annotated[int, Field(ge=1)]] = {}
+    mixers: Kinds = Field(default_factory=dict)
     """How many layers move information along the text, by kind, as {"KDA": 3, "MLA": 1}."""
-    channel_mixers: dict[Line, Annotated[int, Field(ge=1)]] = {}
+    channel_mixers: Kinds = Field(default_factory=dict)
     """How many treat every token alone, by kind."""
     context_len: Annotated[int, Field(ge=1)]
     """Longest context in tokens."""
@@ -74,21 +86,25 @@ class ModelCard(Config):
     """None: not known."""
     heldout: HeldoutScore | None = None
     """None: not measured."""
+    sampling: SamplingAdvice = SamplingAdvice()
+    """Offered by the page and `hyla chat`; the API's defaults stay OpenAI's."""
     examples: Annotated[tuple[Line, ...], Field(max_length=12)] = ()
     """Beginnings that the model can continue well: for a base model, whose readers cannot ask it anything."""
 
 
-def derived_card(config: ModelConfig, *, parameters: int, active: int, licence: str | None = None) -> ModelCard:
-    """The card that a config alone gives. parameters, active: counts, as `hyla.cost.count_parameters` gives them."""
-    kinds = {is_mixer: [s.module.kind for s in config.sublayers if s.is_mixer == is_mixer] for is_mixer in (True, False)}
+def derived_card(config: ModelConfig, *, parameters: int, active: int, **known) -> ModelCard:
+    """The card that a config gives. parameters, active: counts, as `hyla.cost.count_parameters` gives them.
+
+    known: more fields of the card.
+    """
     return ModelCard(
         family=config.family,
         parameters=parameters,
         active_parameters=active,
-        mixers=dict(Counter(map(label, kinds[True]))),
-        channel_mixers=dict(Counter(map(label, kinds[False]))),
+        mixers=dict(Counter(label(sub.module.kind) for sub in config.sublayers if sub.is_mixer)),
+        channel_mixers=dict(Counter(label(sub.module.kind) for sub in config.sublayers if not sub.is_mixer)),
         context_len=config.max_len,
-        licence=licence,
+        **known,
     )
 
 
@@ -128,6 +144,9 @@ def facts(card: ModelCard) -> Iterator[tuple[str, str]]:
         yield "held out", _heldout(card.heldout)
     if card.licence is not None:
         yield "licence", card.licence
+    advice = card.sampling.model_dump(exclude_none=True)
+    if advice:
+        yield "best drawn with", ", ".join(f"{name} {value:g}" for name, value in advice.items())
 
 
 def _listed(kinds: dict[str, int]) -> str:

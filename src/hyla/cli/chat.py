@@ -16,16 +16,25 @@ def chat(
     name: Annotated[str | None, typer.Option("--model", help="Of a server: which model; default: its first.")] = None,
     api_key: Annotated[str | None, typer.Option(help=f"Of a server; default: ${API_KEY_VARIABLE}.")] = None,
     system: Annotated[str | None, typer.Option(help="First message, from the system.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.7,
-    top_p: Annotated[float, typer.Option(min=1e-6, max=1.0)] = 1.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer; default: 512, of a base model 120.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="Default: as the model's card says, or 0.7.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=1e-6, max=1.0, help="Default: as the model's card says, or 1.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     dtype: Annotated[str | None, typer.Option(help="Of a folder: float32 or bfloat16; default: as stored.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
     device: Annotated[str, typer.Option(help="Of a folder: where to compute; cpu, cuda, cuda:1.")] = "cpu",
     history: Annotated[bool, typer.Option(help="Keep what is typed for the arrow keys of the next time.")] = True,
 ) -> None:
-    """Talk to a model. /help lists the commands; Ctrl-C stops an answer; the end of input (Ctrl-D) ends it all."""
+    """Talk to a model, or have a base model continue text.
+
+    /help lists the commands; Ctrl-C stops an answer; the end of input (Ctrl-D) ends it all.
+    """
     import os
 
     from hyla.cli.chat_models import open_model

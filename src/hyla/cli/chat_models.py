@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from queue import SimpleQueue
 from typing import Any, Protocol
@@ -13,6 +13,26 @@ from typing import Any, Protocol
 from hyla.errors import HylaError, RequestError
 
 Message = dict[str, str]
+Prompt = list[Message] | str
+"""A conversation, or a text to go on with."""
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a model is for."""
+
+    is_chat: bool = True
+    """Whether it has a chat template; without one it only goes on with texts."""
+    sampling: dict[str, float] = field(default_factory=dict)
+    """How it is best drawn from, by `SamplingParams`' names."""
+    examples: tuple[str, ...] = ()
+    """Beginnings that it can go on with."""
+
+
+def _abilities_of(entry: dict) -> Abilities:
+    """From an entry of /v1/models; other servers than ours do not say, so their models are taken for ones that talk."""
+    card = entry.get("card") or {}
+    return Abilities(entry.get("is_chat", True), dict(card.get("sampling") or {}), tuple(card.get("examples") or ()))
 
 
 @dataclass(frozen=True)
@@ -33,8 +53,11 @@ class ChatModel(Protocol):
 
     name: str
 
-    def stream(self, messages: list[Message], settings: dict[str, Any]) -> Generator[Piece, None, None]:
-        """Pieces of the answer. Closing the generator stops it. Raises HylaError."""
+    @property
+    def abilities(self) -> Abilities: ...
+
+    def stream(self, prompt: Prompt, settings: dict[str, Any]) -> Generator[Piece, None, None]:
+        """Pieces of the answer, or of what follows a text. Closing the generator stops it. Raises HylaError."""
         ...
 
 
@@ -63,16 +86,20 @@ def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
     from hyla.checkpoints import open_checkpoint, resolve
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineThread
+    from hyla.server.cards import served_card
 
     found = resolve(folder, options.pop("revision", None))
     checkpoint = open_checkpoint(found)
     tokenizer = checkpoint.tokenizer()
+    card = served_card(found, checkpoint.config().config)
+    advice = card.sampling.model_dump(exclude_none=True)
+    abilities = Abilities(tokenizer.chat_template is not None, advice, card.examples)
     with loading_bar() as progress:
         engine = hyla.Engine(found, tokenizer=tokenizer, **options, max_num_sequences=1, progress=progress)
     thread = EngineThread(engine)
     thread.start()
     try:
-        yield LocalModel(thread, open_checkpoint(folder).name)
+        yield LocalModel(thread, open_checkpoint(folder).name, abilities)
     finally:
         thread.stop()
 
@@ -80,15 +107,16 @@ def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
 class LocalModel:
     """An engine on a thread of its own, so that Ctrl-C never interrupts one of its steps."""
 
-    def __init__(self, thread, name: str):
-        self.thread, self.name = thread, name
+    def __init__(self, thread, name: str, abilities: Abilities):
+        self.thread, self.name, self.abilities = thread, name, abilities
         self._numbers = count()
 
-    def stream(self, messages: list[Message], settings: dict[str, Any]) -> Generator[Piece, None, None]:
+    def stream(self, prompt: Prompt, settings: dict[str, Any]) -> Generator[Piece, None, None]:
         from hyla.engine import Request, SamplingParams
 
-        prompt = tuple(self.thread.engine.tokenizer.encode_chat(messages))
-        request = Request(f"chat-{next(self._numbers)}", prompt, SamplingParams(**settings))
+        tokenizer = self.thread.engine.tokenizer
+        ids = tuple(tokenizer.encode(prompt) if isinstance(prompt, str) else tokenizer.encode_chat(prompt))
+        request = Request(f"chat-{next(self._numbers)}", ids, SamplingParams(**settings))
         events: SimpleQueue = SimpleQueue()
         self.thread.submit(request, events.put)
         try:
@@ -96,11 +124,7 @@ class LocalModel:
                 event = events.get()
                 if event.finish_reason == "error":
                     raise HylaError(event.error or "the engine failed")
-                usage = event.usage
-                counts = (
-                    (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens) if usage else (None, 0, None)
-                )
-                yield Piece(event.text or "", "", event.finish_reason, *counts)
+                yield _piece(event)
                 if event.finish_reason is not None:
                     return
         finally:
@@ -116,14 +140,16 @@ def _piece(event) -> Piece:
 
 
 class RemoteModel:
-    """A server with OpenAI's API. name: of the model; None: the server's first."""
+    """A server with OpenAI's API. name: of the model; None: the server's first one that can talk, else its first."""
 
     def __init__(self, client, name: str | None = None):
         self.client = client
-        self.names = [entry["id"] for entry in self._get("models")["data"]]
+        with self._failures():
+            self._served = {entry["id"]: _abilities_of(entry) for entry in self._get("models")["data"]}
+        self.names = list(self._served)
         if not self.names:
             raise HylaError(f"{client.base_url} serves no model")
-        self.name = self.names[0]
+        self.name = next((name for name, own in self._served.items() if own.is_chat), self.names[0])
         if name is not None:
             self.choose(name)
 
@@ -133,18 +159,21 @@ class RemoteModel:
             raise RequestError(f"model {name!r} is not served; there are {', '.join(self.names)}", "model")
         self.name = name
 
+    @property
+    def abilities(self) -> Abilities:
+        """Of the chosen model."""
+        return self._served[self.name]
+
     def _get(self, path: str) -> dict:
         with self._failures():
             response = self.client.get(path)
             self._check(response)
             return response.json()
 
-    def stream(self, messages: list[Message], settings: dict[str, Any]) -> Generator[Piece, None, None]:
-        body = {"model": self.name, "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
-        with (
-            self._failures(),
-            self.client.stream("POST", "chat/completions", json={**body, **settings}) as response,
-        ):
+    def stream(self, prompt: Prompt, settings: dict[str, Any]) -> Generator[Piece, None, None]:
+        path, name = ("completions", "prompt") if isinstance(prompt, str) else ("chat/completions", "messages")
+        body = {"model": self.name, name: prompt, "stream": True, "stream_options": {"include_usage": True}}
+        with self._failures(), self.client.stream("POST", path, json={**body, **settings}) as response:
             if response.is_error:
                 response.read()
             self._check(response)
@@ -162,7 +191,7 @@ class RemoteModel:
         delta = choice.get("delta") or {}
         usage = chunk.get("usage") or {}
         return Piece(
-            text=delta.get("content") or "",
+            text=delta.get("content") or choice.get("text") or "",
             reasoning=delta.get("reasoning_content") or delta.get("reasoning") or "",
             finish_reason=choice.get("finish_reason"),
             prompt_tokens=usage.get("prompt_tokens"),

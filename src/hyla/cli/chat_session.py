@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unicodedata import category
 
+from rich.console import Console
 from rich.text import Text
 
-from hyla.cli.chat_models import ChatModel, Message, Piece, RemoteModel
+from hyla.cli.answer_text import ThinkingSplitter, printable
+from hyla.cli.chat_models import ChatModel, Message, Piece, Prompt, RemoteModel
 from hyla.cli.console import console
 from hyla.cli.line_editor import FENCE, read_message
 from hyla.errors import HylaError, RequestError
 
-OPEN, CLOSE = "<think>", "</think>"
-
-DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+CHAT_TOKENS, CONTINUED_TOKENS = 512, 120
+"""Longest answer, and longest continuation of a base model, which does not know when to end."""
 
 SETTINGS = (
     "max_tokens",
@@ -36,53 +36,11 @@ SETTINGS = (
 """What /set changes, by `SamplingParams`' names, which are also the API's."""
 
 
-class ThinkingSplitter:
-    """Tells a think block at the start of a text apart from the answer, piece by piece.
-
-    >>> splitter = ThinkingSplitter()
-    >>> [splitter.add(piece) for piece in ("<thi", "nk>why", "</think>so")]
-    [('', ''), ('why', ''), ('', 'so')]
-    """
-
-    def __init__(self):
-        self._rest, self._place = "", "start"
-
-    def add(self, text: str) -> tuple[str, str]:
-        """(thinking, answer) that is certain now; half a tag is held back."""
-        self._rest += text
-        if self._place == "start":
-            start = self._rest.lstrip()
-            if start.startswith(OPEN):
-                self._rest, self._place = start.removeprefix(OPEN), "thinking"
-            elif OPEN.startswith(start):
-                return "", ""
-            else:
-                self._place = "answer"
-        if self._place == "thinking":
-            thinking, tag, answer = self._rest.partition(CLOSE)
-            if tag:
-                self._rest, self._place = "", "answer"
-                return thinking, answer.lstrip()
-            held = next((n for n in range(len(CLOSE) - 1, 0, -1) if thinking.endswith(CLOSE[:n])), 0)
-            self._rest = thinking[len(thinking) - held :]
-            return thinking[: len(thinking) - held], ""
-        answer, self._rest = self._rest, ""
-        return "", answer
-
-    def end(self) -> tuple[str, str]:
-        """What was held back."""
-        rest, self._rest = self._rest, ""
-        return (rest, "") if self._place == "thinking" else ("", rest)
-
-
-def printable(text: str) -> str:
-    """Without control characters and overrides of the writing direction: a model must not move the cursor, write to the
-    clipboard or show one text and mean another."""
-    return "".join(char for char in text if char in "\n\t" or not (category(char) == "Cc" or char in DIRECTIONS))
-
-
 class Session:
-    """settings: of the answers, by `SamplingParams`' names."""
+    """A conversation, or with a base model a text that grows: its messages are then that text's parts.
+
+    settings: of the answers, by `SamplingParams`' names; for others the model's advice holds.
+    """
 
     def __init__(self, model: ChatModel, settings: dict[str, Any], *, system: str | None = None):
         self.model, self.settings = model, dict(settings)
@@ -94,6 +52,7 @@ class Session:
         """Until the end of input."""
         if console.is_terminal:
             console.print(f"[bold]{self.model.name}[/bold]  /help lists the commands, Ctrl-D ends it")
+        self._say_what_it_is()
         while not self._is_over:
             try:
                 line = read_message()
@@ -111,34 +70,67 @@ class Session:
         try:
             if line.startswith("/"):
                 self._command(line)
-            elif line.strip():
+            elif line.strip() or self._goes_on:
                 self.ask(line)
         except (HylaError, OSError) as error:
             console.print(f"error: {error}", style="red", markup=False)
 
     # Answers
 
+    @property
+    def _is_chat(self) -> bool:
+        return self.model.abilities.is_chat
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether an empty line means: more of the same text."""
+        return not self._is_chat and bool(self.messages)
+
+    def _say_what_it_is(self) -> None:
+        """A base model cannot be talked to: say so, and what it does instead, beside the output."""
+        if self._is_chat:
+            return
+        example = next((text.strip().partition("\n")[0] for text in self.model.abilities.examples), "")
+        begin = f"type how a text begins, as {example!r}" if example else "type how a text begins"
+        Console(stderr=True, highlight=False).print(
+            f"{self.model.name} is a base model (no chat template): it continues text. {begin}; an empty line goes on, "
+            "/retry draws again",
+            markup=False,
+            soft_wrap=True,
+        )
+
     def ask(self, question: str) -> None:
-        """Answer a question and remember both; a failed one is forgotten."""
-        self.messages.append({"role": "user", "content": question})
+        """Answer a question and remember both; a failed one is forgotten. To a base model, each is a new text."""
+        before = list(self.messages)
+        if not self._is_chat and question.strip():
+            self.messages.clear()
+        self.messages.append({"role": "user", "content": question if self._is_chat else question.rstrip("\n")})
         try:
             answer = self._answer()
         except BaseException:
-            self.messages.pop()
+            self.messages[:] = before
             raise
         self.messages.append({"role": "assistant", "content": answer})
 
-    def _whole(self) -> list[Message]:
+    def _whole(self) -> Prompt:
+        """What the model gets."""
+        if not self._is_chat:
+            return "".join(message["content"] for message in self.messages)
         return [{"role": "system", "content": self.system}, *self.messages] if self.system else self.messages
+
+    def in_force(self) -> dict[str, Any]:
+        """The settings of the next answer: what was set, else what the model advises, else the defaults."""
+        most = CHAT_TOKENS if self._is_chat else CONTINUED_TOKENS
+        return {"max_tokens": most, "temperature": 0.7, **self.model.abilities.sampling, **self.settings}
 
     def _answer(self) -> str:
         """Print an answer as it comes. Ctrl-C stops it; what was said so far counts."""
         answer, splitter, watch = "", ThinkingSplitter(), Stopwatch()
-        pieces = self.model.stream(self._whole(), self.settings)
+        pieces = self.model.stream(self._whole(), self.in_force())
         try:
             for piece in pieces:
                 watch.note(piece)
-                thinking, text = splitter.add(piece.text)
+                thinking, text = splitter.add(piece.text) if self._is_chat else ("", piece.text)
                 answer += self._show(piece.reasoning + thinking, text)
             answer += self._show(*splitter.end())
         except KeyboardInterrupt:
@@ -201,7 +193,7 @@ class Session:
 
         name, _, value = argument.partition(" ")
         if not name:
-            console.print(json.dumps(self.settings), markup=False)
+            console.print(json.dumps(self.in_force()), markup=False)
             return
         changed = {other: kept for other, kept in self.settings.items() if other != name}
         if name not in SETTINGS:
@@ -216,6 +208,7 @@ class Session:
             raise RequestError(f"this conversation is with {self.model.name} in this process", "model")
         if argument:
             self.model.choose(argument)
+            self._say_what_it_is()
         else:
             console.print(", ".join(self.model.names), markup=False)
 

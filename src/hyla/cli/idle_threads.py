@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 
 WAIT_POLICY = "OMP_WAIT_POLICY"
@@ -15,12 +16,10 @@ def load_torch() -> None:
     setting is read when PyTorch is loaded, and is for this process only: a server started from it answers one row at a
     time and waits the usual way.
     """
-    if WAIT_POLICY in os.environ:
-        import torch  # noqa: F401
-
-        return
-    os.environ[WAIT_POLICY] = "passive"
+    is_given = WAIT_POLICY in os.environ
+    os.environ.setdefault(WAIT_POLICY, "passive")
     try:
-        import torch  # noqa: F401
+        importlib.import_module("torch")
     finally:
-        del os.environ[WAIT_POLICY]
+        if not is_given:
+            del os.environ[WAIT_POLICY]

@@ -67,7 +67,7 @@ def _report(name: str, revision: str | None, device: str | None) -> tuple[dict, 
         family, config, published = found.family, found.config, found.published
         folder = {"weights": "not fetched"}  # of a name on the hub only the small files are
         if is_here:
-            folder = _folder_facts(place, found)
+            folder = {**_folder_facts(place, found), **_card_facts(place)}
             dtype = folder.pop("dtype")
     else:
         title, family = find_preset(name)
@@ -149,6 +149,18 @@ def _folder_facts(folder: Path, found) -> dict:
     }
 
 
+def _card_facts(folder: Path) -> dict:
+    """The folder's model card, or what is wrong with it: the rest can be shown all the same."""
+    from hyla.checkpoints.card import read_card
+    from hyla.errors import CheckpointError
+
+    try:
+        card = read_card(folder)
+    except CheckpointError as error:
+        return {"card_problem": str(error)}
+    return {"card": card.model_dump(mode="json", exclude_none=True)} if card is not None else {}
+
+
 def _flat_keys(published: Mapping, family) -> list[str]:
     """The keys of config.json and of the nested text config."""
     nested = published.get(family.text_key) if family.text_key else None
@@ -212,6 +224,17 @@ def _short(count: int) -> str:
     return str(count)
 
 
+def _card_lines(report: dict):
+    """What the card knows besides what the config says."""
+    from hyla.checkpoints.card import ModelCard, facts
+
+    if "card_problem" in report:
+        yield "card", report["card_problem"]
+    if "card" in report:
+        told = facts(ModelCard(**report["card"]))
+        yield from ((name, text) for name, text in told if name not in ("parameters", "layers", "context"))
+
+
 def _lines(report: dict):
     """(name, text) of each line below the table."""
     from hyla.ops.backends import describe
@@ -235,6 +258,7 @@ def _lines(report: dict):
         yield "computed by", line
     for key, value_and_reason in assumed.items():
         yield "assumed", f"{key} = {value_and_reason}"
+    yield from _card_lines(report)
     if "weights" in report:
         yield "weights", report["weights"]
     if "stored_dtypes" in report:

@@ -52,7 +52,7 @@ def show_completion(completion: dict[str, str]) -> None:
 
 def show_curves(curves: dict[str, list[dict]], plot: Path) -> None:
     """Cache bytes and time per decoded token at each context."""
-    table = Table(title="one sequence: hybrid against its full-attention twin (caches of random values; medians, taken in turns)")
+    table = Table(title="one sequence: hybrid and full-attention twin (random caches; medians of turns)")
     table.add_column("context", justify="right")
     for name in curves:
         table.add_column(f"{name}: cache", justify="right")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyla.checkpoints.card import HeldoutScore, ModelCard, TrainingFacts, derived_card, write_card
+from hyla.checkpoints.card import HeldoutScore, ModelCard, SamplingAdvice, TrainingFacts, derived_card, write_card
 from hyla.cost import count_parameters
 from hyla.train.run import Run, Trained
 
@@ -15,6 +15,9 @@ STDLIB_EXAMPLES = (
     "    for name in sorted(names):\n",
 )
 """Beginnings that suit the source of Python's standard library."""
+
+SAMPLING = SamplingAdvice(temperature=0.7, top_p=0.9)
+"""Of models that saw little: their rare tokens are mostly wrong ones."""
 
 NUM_EXAMPLES, EXAMPLE_CHARS = 4, 80
 
@@ -27,7 +30,6 @@ def leave_card(run: Run, trained: Trained, score: HeldoutScore | None) -> None:
 def make_card(run: Run, trained: Trained, score: HeldoutScore | None) -> ModelCard:
     """What is known of a run's model."""
     counts = count_parameters(run.model_config)
-    card = derived_card(run.model_config, parameters=counts.total, active=counts.active)
     training = TrainingFacts(
         data=describe_data(run),
         tokens=trained.steps * run.train.batch_tokens,
@@ -36,7 +38,15 @@ def make_card(run: Run, trained: Trained, score: HeldoutScore | None) -> ModelCa
         seconds=round(trained.seconds, 1),
         seed=run.train.seed,
     )
-    return card.model_copy(update={"training": training, "heldout": score, "examples": examples_of(run)})
+    return derived_card(
+        run.model_config,
+        parameters=counts.total,
+        active=counts.active,
+        training=training,
+        heldout=score,
+        sampling=SAMPLING,
+        examples=examples_of(run),
+    )
 
 
 def describe_data(run: Run) -> str:

@@ -83,9 +83,7 @@ def complete_heldout(run: Run, device: torch.device) -> Completion:
 
     file, prompt, truth = heldout_prompt(run.heldout)
     engine = hyla.Engine(run.model_folder, max_num_sequences=1, device=str(device))
-    params = hyla.SamplingParams(
-        max_tokens=COMPLETION_TOKENS, temperature=COMPLETION_TEMPERATURE, seed=COMPLETION_SEED
-    )
+    params = hyla.SamplingParams(max_tokens=COMPLETION_TOKENS, temperature=COMPLETION_TEMPERATURE, seed=COMPLETION_SEED)
     ids = [END_OF_TEXT_ID, *run.tokenizer.encode(prompt, add_special_tokens=False)]
     (completion,) = engine.generate([ids], params)
     return Completion(file, prompt, completion.text, truth[: max(len(completion.text), 1)])

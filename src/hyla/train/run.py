@@ -122,7 +122,7 @@ class Run:
         """Train, or continue, to the last step; on_resume gets the number of steps that were already there.
 
         device: where the run goes on; it is no part of the request. say: told when it was elsewhere before.
-        is_stopped: asked after each step; the run then keeps what there is, and a later call goes on with the same bits.
+        is_stopped: asked after each step; once true, what there is gets kept, and a later call goes on bit for bit.
         """
         trainer = Trainer(self.untrained(device), self.train_store, self.train, self.folder)
         on_resume(trainer.resume(say))

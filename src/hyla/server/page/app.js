@@ -3,8 +3,8 @@
 import { Conversation } from "./conversation.js";
 import { announce, el, find } from "./dom.js";
 import { EngineView } from "./engine.js";
-import { canTalk, cardOf, chosen, loadModels, rememberChoice } from "./models.js";
-import { showSettings, wantsChat } from "./settings.js";
+import { advice, canTalk, cardOf, chosen, loadModels, rememberChoice } from "./models.js";
+import { advise, showSettings, wantsChat } from "./settings.js";
 import { Writing } from "./writing.js";
 
 const prompt = find("#prompt");
@@ -51,6 +51,7 @@ function showModel() {
     ? "It can talk, too: choose “Chat” in the settings. Here it goes on with whatever stands in the field."
     : "It is a base model: it knows no questions and answers. Write the beginning of a text, and it goes on.";
   find("main").classList.toggle("writes", !isChat());
+  advise(advice());
   if (isChat()) writing.stop();
   else writing.open();
 }

@@ -33,6 +33,9 @@ const entry = () => served.find(({ id }) => id === chosen());
 /** Whether it can talk. A server that cannot be asked is taken for one that can. */
 export const canTalk = () => entry()?.is_chat ?? true;
 
+/** How the model is best drawn from: {temperature, top_p, top_k}, where it says. */
+export const advice = () => ({ temperature: 0.7, ...entry()?.card?.sampling });
+
 export const examples = () => entry()?.card?.examples ?? [];
 
 /** The card as a closed element to open, or null: the model in a line, and what is known of it. */
@@ -45,7 +48,7 @@ export function cardOf() {
 
 function inShort(card) {
   const layers = Object.entries(card.mixers).map(([kind, count]) => `${count} ${kind}`);
-  const parts = [`${size(card.parameters)} parameters`, layers.join(" + ")];
+  const parts = [`${size(card.parameters)} parameters`, layers.length ? `${layers.join(" + ")} layers` : ""];
   if (card.heldout) parts.push(`${number(card.heldout.bits_per_byte, 2)} bits per byte`);
   return parts.filter(Boolean).join(" · ");
 }

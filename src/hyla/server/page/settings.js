@@ -1,4 +1,5 @@
-// What is asked of the model besides the conversation. An empty field is not sent: the server's default holds.
+// What is asked of the model besides the conversation. For an empty field the model's
+// advice is sent, or nothing: then the server's default holds.
 
 import { el, find } from "./dom.js";
 import { key } from "./stream.js";
@@ -8,7 +9,7 @@ const FIELDS = [
     hint: "A base model, which has no chat template, always continues text." },
   { name: "system", label: "System message", kind: "textarea" },
   { name: "max_tokens", label: "Longest answer, tokens", kind: "number", min: 1, step: 1, hint: "Empty: as long as it wants; a continuation stops after 120." },
-  { name: "temperature", label: "Temperature", kind: "number", min: 0, max: 2, step: 0.05, initial: "0.7", isHalf: true },
+  { name: "temperature", label: "Temperature", kind: "number", min: 0, max: 2, step: 0.05, isHalf: true },
   { name: "top_p", label: "Top p", kind: "number", min: 0.01, max: 1, step: 0.01, isHalf: true },
   { name: "top_k", label: "Top k", kind: "number", min: 1, step: 1, isHalf: true },
   { name: "min_p", label: "Min p", kind: "number", min: 0, max: 1, step: 0.01, isHalf: true },
@@ -22,9 +23,18 @@ const STORE = "hyla.settings";
 const CONTINUED_TOKENS = 120;
 
 const values = load();
+let advice = {};
+
+/** What is sent for fields that are left empty, as the chosen model advises; shown in them. */
+export function advise(given) {
+  advice = given;
+  for (const { name, kind } of FIELDS) {
+    if (kind === "number") find(`#set-${name}`).placeholder = String(given[name] ?? "default");
+  }
+}
 
 function load() {
-  const initial = Object.fromEntries(FIELDS.map((field) => [field.name, field.initial ?? field.options?.[0][0] ?? ""]));
+  const initial = Object.fromEntries(FIELDS.map((field) => [field.name, field.options?.[0][0] ?? ""]));
   try {
     return { ...initial, ...JSON.parse(localStorage.getItem(STORE) ?? "{}") };
   } catch {
@@ -59,7 +69,7 @@ function row(field, onChange) {
   else {
     const { kind, min, max, step } = field;
     const more = { inputmode: kind === "number" ? "decimal" : null, autocomplete: "off" };
-    input = el("input", { ...common, type: kind, min, max, step, placeholder: kind === "number" ? "default" : null, ...more });
+    input = el("input", { ...common, type: kind, min, max, step, ...more });
   }
   input.value = values[field.name];
   input.addEventListener("change", () => {
@@ -89,7 +99,7 @@ export function chatting() {
 export const continuation = () => ({ max_tokens: CONTINUED_TOKENS, ...sampling() });
 
 function sampling() {
-  const body = {};
+  const body = { ...advice };
   for (const { name, kind } of FIELDS) {
     if (kind === "number" && values[name] !== "") body[name] = Number(values[name]);
   }
