@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 from tiny_model import save_tiny_folder
@@ -144,3 +146,19 @@ def test_a_model_is_saved_over_one_with_a_card_and_the_old_card_is_gone(bare):
 
     save_model(model, bare, tokenizer=load_tokenizer(bare))
     assert read_card(bare) is None and not (bare / README_FILE).exists()
+
+
+def test_cards_are_read_and_derived_without_pytorch(bare):
+    write_card(bare, CARD, name="x")
+    code = f"""
+import sys
+from hyla.checkpoints import read_config
+from hyla.checkpoints.card import facts, readme
+from hyla.server.cards import served_card
+card = served_card({str(bare)!r}, read_config({str(bare)!r}).config)
+assert card.heldout.num_bytes == 777 and list(facts(card)) and readme(card, "x")
+served_card("/nowhere", read_config({str(bare)!r}).config)
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import pytest
 import typer
 from click.testing import CliRunner
 from tiny_model import save_tiny_folder
+from tiny_training import TINY, write_text
 
 from hyla.cli import main
 from hyla.cli.app import app
@@ -13,36 +14,10 @@ from hyla.cli.training import make_request
 from hyla.errors import ConfigError
 from hyla.train.run import open_run
 
-TINY = """
-[recipe]
-pattern = "KM"
-vocab_size = 280
-hidden_dim = 32
-num_heads = 2
-head_dim = 16
-rope_dim = 8
-kv_lora_dim = 24
-dense_dim = 40
-num_experts = 4
-expert_dim = 16
-shared_dim = 16
-
-[train]
-steps = 4
-batch_tokens = 128
-max_document_tokens = 80
-checkpoint_every = 2
-"""
-
 
 @pytest.fixture
 def data(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for number in range(6):
-        body = "".join(f"def name{number}(value):\n    return value * {i}\n\n" for i in range(20))
-        (folder / f"file{number}.py").write_text(body)
-    return folder
+    return write_text(tmp_path / "data")
 
 
 @pytest.fixture

@@ -65,11 +65,12 @@ def fetch_chat_model(is_wanted: bool) -> list[tuple[str, str]]:
     if not is_wanted:
         return []
     try:
-        return [(CHAT_MODEL, str(resolve(CHAT_MODEL)))]
+        resolve(CHAT_MODEL)
     except (HylaError, OSError) as error:
         reason = str(error).splitlines()[0]
         console.print(f"serving without {CHAT_MODEL}, a model that can talk: {reason}", soft_wrap=True, markup=False)
         return []
+    return [(CHAT_MODEL, CHAT_MODEL)]
 
 
 def make_run(out: Path, request, device: str) -> None:
