@@ -288,7 +288,7 @@ def test_a_base_model_says_what_it_is_and_shows_its_card_and_examples(open_page,
     expect(page.locator("#writing")).to_contain_text("It is a base model")
     card = page.locator("#writing .card")
     assert card.get_attribute("open") is None
-    assert card.locator("summary").inner_text() == "5.7 M parameters · 3 KDA + 1 MLA · 1.80 bits per byte"
+    assert card.locator("summary").inner_text() == "5.7 M parameters · 3 KDA + 1 MLA layers · 1.80 bits per byte"
     card.locator("summary").click()
     told = dict(zip(card.locator("dt").all_inner_texts(), card.locator("dd").all_inner_texts()))
     assert told == dict(facts(CARD)) and "<b>standard</b>" in told["trained on"]
@@ -306,7 +306,9 @@ def test_a_text_is_continued_as_it_is(open_page, live_two, script):
     wait_for_text(page, begun)
     assert page.locator("#mirror mark").all_inner_texts() == ["# no heading\n**nor** bold <b>\n"]
     assert page.locator("#writing h1, #writing strong, #writing b").count() == 0
-    assert bodies[0]["prompt"] == "def read_lines(path):\n" and bodies[0]["max_tokens"] == 120
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    wanted = {"model": "base", "prompt": "def read_lines(path):\n", "max_tokens": 120}
+    assert bodies == [wanted | {"temperature": 0.8, "top_p": 0.9} | options]
     assert re.search(r"prompt tokens · \d+ tokens · .* the text ends here$", page.locator("#text-numbers").inner_text())
     page.locator("#text").press("Control+End")
     page.keyboard.type("x")
@@ -396,6 +398,27 @@ def test_a_model_that_can_talk_continues_text_when_the_settings_say_so(open_page
     page.locator("#continue").click()
     wait_for_text(page, "on and on")
     assert script.prompts == ["on"]
+
+
+def test_the_model_s_advice_is_shown_and_sent_until_a_field_is_filled(open_page, live_two, script):
+    script.say("x")
+    page = open_page(live_two.url)
+    bodies = []
+    page.on("request", lambda request: bodies.append(request.post_data_json) if request.post_data else None)
+    page.keyboard.press("Alt+s")
+    fields = page.get_by_label("Temperature"), page.get_by_label("Top p")
+    assert [field.get_attribute("placeholder") for field in fields] == ["0.7", "default"]
+    choose(page, "base")
+    assert [field.get_attribute("placeholder") for field in fields] == ["0.8", "0.9"]
+    fields[0].fill("0.1")
+    page.keyboard.press("Escape")
+    page.fill("#text", "go")
+    page.keyboard.press("Control+Enter")
+    wait_for_text(page, "gox")
+    page.locator("#model").select_option("tiny")
+    ask(page, "hi")
+    wait_for_answer(page)
+    assert [(body["temperature"], body.get("top_p")) for body in bodies] == [(0.1, 0.9), (0.1, None)]
 
 
 def test_a_failed_continuation_is_said_and_the_text_stays(open_page, live_two, script):

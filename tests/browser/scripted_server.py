@@ -6,7 +6,7 @@ from dataclasses import replace
 from live_server import Live
 from tiny_text import END, byte_tokenizer, tiny_model
 
-from hyla.checkpoints.card import HeldoutScore, ModelCard, TrainingFacts
+from hyla.checkpoints.card import HeldoutScore, ModelCard, SamplingAdvice, TrainingFacts
 from hyla.engine import Engine
 from hyla.engine.generation import Generation
 from hyla.server import Limits, create_app, serve_model, single_app
@@ -54,6 +54,7 @@ CARD = ModelCard(
         data="the <b>standard</b> library: 574 files", tokens=716_800, steps=350, planned_steps=350, seconds=120, seed=0
     ),
     heldout=HeldoutScore(bits_per_byte=1.8012, num_bytes=398_000, gzip_bits_per_byte=2.113),
+    sampling=SamplingAdvice(temperature=0.8, top_p=0.9),
     examples=("def read_lines(path):\n", "import os\nimport sys\n"),
 )
 

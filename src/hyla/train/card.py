@@ -16,7 +16,7 @@ STDLIB_EXAMPLES = (
 )
 """Beginnings that suit the source of Python's standard library."""
 
-SAMPLING = SamplingAdvice(temperature=0.7, top_p=0.9)
+SAMPLING = SamplingAdvice(temperature=0.8, top_p=0.9)
 """Of models that saw little: their rare tokens are mostly wrong ones."""
 
 NUM_EXAMPLES, EXAMPLE_CHARS = 4, 80

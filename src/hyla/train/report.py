@@ -12,6 +12,7 @@ import torch
 from hyla.checkpoints.card import HeldoutScore
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
+from hyla.train.card import SAMPLING
 from hyla.train.corpus import Document
 from hyla.train.evaluation import gzip_bits, model_bits, num_bytes, unigram_bits
 from hyla.train.recipe import full_attention_twin
@@ -21,7 +22,7 @@ from hyla.train.twin import decode_curves as twin_curves
 
 FUNCTION = re.compile(r"^def \w+\([^\n]*\):\n", re.MULTILINE)
 PROMPT_CHARS = 1200
-COMPLETION_TOKENS, COMPLETION_TEMPERATURE, COMPLETION_SEED = 48, 0.8, 0
+COMPLETION_TOKENS, COMPLETION_SEED = 48, 0
 """A short drawn sample: the likeliest text of a small model repeats itself for ever."""
 
 
@@ -83,7 +84,9 @@ def complete_heldout(run: Run, device: torch.device) -> Completion:
 
     file, prompt, truth = heldout_prompt(run.heldout)
     engine = hyla.Engine(run.model_folder, max_num_sequences=1, device=str(device))
-    params = hyla.SamplingParams(max_tokens=COMPLETION_TOKENS, temperature=COMPLETION_TEMPERATURE, seed=COMPLETION_SEED)
+    params = hyla.SamplingParams(
+        max_tokens=COMPLETION_TOKENS, seed=COMPLETION_SEED, **SAMPLING.model_dump(exclude_none=True)
+    )
     ids = [END_OF_TEXT_ID, *run.tokenizer.encode(prompt, add_special_tokens=False)]
     (completion,) = engine.generate([ids], params)
     return Completion(file, prompt, completion.text, truth[: max(len(completion.text), 1)])
