@@ -1,4 +1,5 @@
-# make run: from nothing to a served model.  make test: the whole CPU suite.  make lint: ruff.
+# make run: from nothing to a model that was trained here, served beside one that can talk.
+# make test: the whole CPU suite.  make lint: ruff.
 # make test-variants: operators and matrix without a compiler, and with two threads.  make test-portable: the same code in
 # the arithmetic of other devices.
 # make types: pyright.  make docs: the pages of docs/ as a site.  make hooks: git hooks that lint before a commit.

@@ -33,7 +33,7 @@ CARD = ModelCard(
     mixers={"KDA": 3, "MLA": 1},
     channel_mixers={"MLP": 1, "MoE": 3},
     context_len=2048,
-    licence="apache-2.0",
+    licence="Apache-2.0",
     training=TrainingFacts(data="letters: 7 files", tokens=90_000, steps=44, planned_steps=350, seconds=90.0, seed=3),
     heldout=HeldoutScore(bits_per_byte=1.25, num_bytes=777, gzip_bits_per_byte=2.5),
     sampling=SamplingAdvice(temperature=0.2, top_p=0.9),

@@ -4,7 +4,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from test_verbs import failure, run
 
-from hyla.checkpoints import save_model
+from hyla.checkpoints import read_config, save_model
+from hyla.checkpoints.card import HeldoutScore, derived_card, write_card
 from hyla.models.formats.presets import presets
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
@@ -110,3 +111,26 @@ def test_it_says_where_it_would_be_computed_and_how():
     report = json.loads(run("inspect", "qwen3-0.6b", "--device", "cpu", "--json")[1])
     assert report["device"] == "cpu" and report["arithmetic"] in ("native", "torch")
     assert f"cpu, in the {report['arithmetic']} arithmetic" in run("inspect", "qwen3-0.6b", "--device", "cpu")[1]
+
+
+def test_a_card_is_shown_with_the_folder(folder):
+    card = derived_card(
+        read_config(folder).config,
+        parameters=1,
+        active=1,
+        licence="MIT",
+        heldout=HeldoutScore(bits_per_byte=1.5, num_bytes=10),
+        examples=("def ",),
+    )
+    write_card(folder, card, name="m")
+    status, text = run("inspect", folder)
+    assert status == 0 and "held out            1.500 bits per byte over 10 bytes" in text
+    assert "licence             MIT" in text
+    assert text.count("context  ") == 1, "what the config says is said once"
+    assert json.loads(run("inspect", folder, "--json")[1])["card"]["examples"] == ["def "]
+
+
+def test_a_broken_card_is_a_line_and_hides_nothing(folder):
+    (folder / "hyla_card.json").write_text("{")
+    status, text = run("inspect", folder)
+    assert status == 0 and "card                " in text and "is not valid JSON" in text and "parameters" in text

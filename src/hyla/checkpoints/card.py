@@ -81,7 +81,7 @@ class ModelCard(Config):
     context_len: Annotated[int, Field(ge=1)]
     """Longest context in tokens."""
     licence: Line | None = None
-    """An SPDX name as apache-2.0, if known."""
+    """An SPDX name as Apache-2.0, if known."""
     training: TrainingFacts | None = None
     """None: not known."""
     heldout: HeldoutScore | None = None
@@ -167,7 +167,7 @@ def _heldout(heldout: HeldoutScore) -> str:
 def readme(card: ModelCard, name: str) -> str:
     """The card as a hub's README: YAML in front, a table, the examples."""
     front = ["library_name: hyla", "pipeline_tag: text-generation", f"tags: [hyla, {card.family}]"]
-    front += [f"license: {card.licence}"] if card.licence else []
+    front += [f"license: {card.licence.lower()}"] if card.licence else []
     rows = "\n".join(f"| {key} | {text} |" for key, text in facts(card))
     examples = "".join(f"\n```text\n{example.rstrip()}\n```\n" for example in card.examples)
     text = "---\n" + "\n".join(front) + f"\n---\n\n# {name}\n\n| | |\n|---|---|\n{rows}\n"

@@ -9,10 +9,10 @@ from hyla.cost import count_parameters
 from hyla.train.run import Run, Trained
 
 STDLIB_EXAMPLES = (
-    "def read_lines(path):\n",
-    "import os\nimport sys\n",
+    'def read_lines(path):\n    """',
     "class Stack:\n    def __init__(self",
-    "    for name in sorted(names):\n",
+    "import os\nimport sys\n",
+    'if __name__ == "__main__":\n',
 )
 """Beginnings that suit the source of Python's standard library."""
 
