@@ -33,6 +33,7 @@ async function askForModels() {
     if (error.status === 401) togglePanel("settings", true);
   }
   showModel();
+  if (PANELS.every((name) => find(`#${name}`).hidden)) field().focus();
 }
 
 function showProblem(text) {
