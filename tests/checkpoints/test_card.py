@@ -123,6 +123,7 @@ def test_a_model_without_a_card_is_told_by_its_config(bare):
     [
         ({"temperature": 0.6, "top_p": 0.95, "top_k": 20}, {"temperature": 0.6, "top_p": 0.95, "top_k": 20}),
         ({"temperature": 0.6, "top_k": 0, "top_p": "much"}, {"temperature": 0.6}),
+        ({"do_sample": True, "repetition_penalty": 1.05}, {"repetition_penalty": 1.05}),
         ({"do_sample": True}, {}),
     ],
 )

@@ -55,6 +55,15 @@ def test_a_burst_that_is_shorter_than_half_the_time_changes_no_median(start):
     assert burst.measure() == pytest.approx(SECONDS)
 
 
+def test_tokens_that_are_interrupted_one_by_one_change_nothing():
+    class Interrupted(Machine):
+        def call(self, name):
+            super().call(name)
+            self.now += 0.01 if len(self.order) % 3 else 0.0
+
+    assert Interrupted(lambda now: 1.0).measure() == pytest.approx(SECONDS)
+
+
 def test_a_neighbour_that_stays_slows_all_alike_and_the_order_holds():
     found = Machine(lambda now: 3.0 if now > 0.1 else 1.0).measure()
     assert list(found) == sorted(found, key=found.get)

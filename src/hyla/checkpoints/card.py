@@ -63,6 +63,8 @@ class SamplingAdvice(Config):
     """Share of the probability that is drawn from."""
     top_k: Annotated[int, Field(ge=1)] | None = None
     """Most tokens that are drawn from."""
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    """Above 1 for models that would say the same for ever."""
 
 
 class ModelCard(Config):

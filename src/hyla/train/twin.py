@@ -4,7 +4,8 @@ The caches are filled with random values, not by reading a text of that length: 
 is remembered, only on how much.
 
 On a machine that does other things too, two figures can be compared only if both met the same neighbours. So models and
-contexts take turns, a few tokens each, over several rounds, and the median of all tokens counts.
+contexts take turns, a few tokens each, over several rounds. Of a turn the fastest token counts (the others were
+interrupted more), of the turns the median.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from hyla.models.trunk import Model
 from hyla.ops.devices import synchronize
 
 CONTEXTS = (1024, 4096, 16384, 65536)
-ROUNDS = 7
-WARMUP_TOKENS, TIMED_TOKENS = 1, 3
+ROUNDS = 15
+WARMUP_TOKENS, TIMED_TOKENS = 1, 4
 """Of one turn. The first token finds the neighbour's weights in the processor's cache."""
 FILL_STD = 0.1
 
@@ -78,7 +79,7 @@ class Decoder:
 def measure_in_turns(
     calls: Mapping[Key, Callable[[], None]], *, rounds: int = ROUNDS, clock: Callable[[], float] = time.perf_counter
 ) -> dict[Key, float]:
-    """Median seconds of each call. In every round each one is called WARMUP_TOKENS + TIMED_TOKENS times, in turn.
+    """Seconds of each call. In every round each one has its turn, of WARMUP_TOKENS + TIMED_TOKENS calls.
 
     clock: seconds since some moment.
     """
@@ -87,11 +88,14 @@ def measure_in_turns(
         for key, call in calls.items():
             for _ in range(WARMUP_TOKENS):
                 call()
-            for _ in range(TIMED_TOKENS):
-                started = clock()
-                call()
-                seconds[key].append(clock() - started)
+            seconds[key].append(min(_timed(call, clock) for _ in range(TIMED_TOKENS)))
     return {key: statistics.median(each) for key, each in seconds.items()}
+
+
+def _timed(call: Callable[[], None], clock: Callable[[], float]) -> float:
+    started = clock()
+    call()
+    return clock() - started
 
 
 def decode_curves(

@@ -33,7 +33,7 @@ const entry = () => served.find(({ id }) => id === chosen());
 /** Whether it can talk. A server that cannot be asked is taken for one that can. */
 export const canTalk = () => entry()?.is_chat ?? true;
 
-/** How the model is best drawn from: {temperature, top_p, top_k}, where it says. */
+/** How the model is best drawn from: {temperature, top_p, ...}, where it says. */
 export const advice = () => ({ temperature: 0.7, ...entry()?.card?.sampling });
 
 export const examples = () => entry()?.card?.examples ?? [];
