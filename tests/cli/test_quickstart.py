@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 from click.testing import CliRunner
+from known_models import only_index
 from tiny_training import TINY, write_text
 
 from hyla.checkpoints import load_tokenizer
@@ -193,16 +194,17 @@ def quickstart(out, *arguments):
 
 
 def test_the_model_that_can_talk_is_served_too(served, tmp_path, monkeypatch):
-    monkeypatch.setattr("hyla.checkpoints.resolve", lambda name: tmp_path / name)
+    monkeypatch.setattr("hyla.checkpoints.fetching.fetch", lambda model, quick: tmp_path / model.name)
     quickstart(tmp_path)
     assert served == [[(verb.CHAT_MODEL, verb.CHAT_MODEL), (verb.NAME, tmp_path / "model")]]
 
 
 def test_without_it_one_line_says_why_and_the_rest_is_served(served, tmp_path, monkeypatch):
-    def offline(name):
-        raise CheckpointError(f"{name} cannot be fetched: no [network]\nsecond line")
+    def offline(model, quick):
+        assert quick
+        raise CheckpointError(f"{model.name} cannot be fetched: no [network]\nsecond line")
 
-    monkeypatch.setattr("hyla.checkpoints.resolve", offline)
+    monkeypatch.setattr("hyla.checkpoints.fetching.fetch", offline)
     printed = quickstart(tmp_path)
     assert printed.splitlines() == [
         f"serving without {verb.CHAT_MODEL}, a model that can talk: {verb.CHAT_MODEL} cannot be fetched: no [network]"
@@ -210,8 +212,16 @@ def test_without_it_one_line_says_why_and_the_rest_is_served(served, tmp_path, m
     assert served == [[(verb.NAME, tmp_path / "model")]]
 
 
+def test_an_index_that_does_not_answer_costs_seconds(tmp_path, monkeypatch, capsys):
+    only_index(monkeypatch, None, tmp_path / "cache")
+    started = time.monotonic()
+    assert verb.fetch_chat_model(True) == []
+    assert time.monotonic() - started < 30, "on a busy machine; a second or two on a quiet one"
+    assert capsys.readouterr().out.startswith(f"serving without {verb.CHAT_MODEL}")
+
+
 def test_it_can_be_left_out(served, tmp_path, monkeypatch):
-    monkeypatch.setattr("hyla.checkpoints.resolve", lambda name: pytest.fail("nothing may be fetched"))
+    monkeypatch.setattr("hyla.checkpoints.fetching.fetch", lambda *arguments: pytest.fail("nothing may be fetched"))
     quickstart(tmp_path, "--no-chat-model")
     assert served == [[(verb.NAME, tmp_path / "model")]]
 

@@ -9,7 +9,7 @@ from conftest import Live, make_engine
 from tiny_model import save_tiny_folder
 from tiny_text import byte_tokenizer
 
-from hyla.checkpoints import read_config
+from hyla.checkpoints import open_checkpoint
 from hyla.checkpoints.card import CARD_FILE, ModelCard, facts, read_card, write_card
 from hyla.cli.serve import _load
 from hyla.server import Limits, ServeConfig, ServedModelConfig, create_app, serve_model
@@ -73,7 +73,7 @@ def test_a_served_folder_brings_its_card_and_a_broken_one_stops_nothing(tmp_path
     try:
         served.worker.start()
         assert served.worker.is_alive and not served.is_chat
-        expected = served_card(folder, read_config(folder).config)
+        expected = served_card(open_checkpoint(folder))
         assert served.card == expected and (expected == CARD) != is_broken
         assert ("colour = 'green'" in caplog.text) == is_broken
     finally:

@@ -60,6 +60,11 @@ class Folder:
         return CheckpointConfig(family, config, published, read_quantization(published, family.text_key))
 
     @property
+    def licence(self) -> None:
+        """None: the files that Hyla reads do not say."""
+        return None
+
+    @property
     def has_tokenizer(self) -> bool:
         return (self.path / "tokenizer.json").exists()
 

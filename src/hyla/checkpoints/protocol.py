@@ -42,6 +42,11 @@ class Checkpoint(Protocol):
         ...
 
     @property
+    def licence(self) -> str | None:
+        """As the checkpoint calls it; None where it does not say."""
+        ...
+
+    @property
     def has_tokenizer(self) -> bool: ...
 
     def tokenizer(self) -> Tokenizer:

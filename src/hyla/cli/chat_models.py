@@ -84,6 +84,7 @@ def open_model(
 def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
     import hyla
     from hyla.checkpoints import open_checkpoint, resolve
+    from hyla.checkpoints.names import find_known
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineThread
     from hyla.server.cards import served_card
@@ -91,7 +92,7 @@ def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
     found = resolve(folder, options.pop("revision", None))
     checkpoint = open_checkpoint(found)
     tokenizer = checkpoint.tokenizer()
-    card = served_card(found, checkpoint.config().config)
+    card = served_card(checkpoint, find_known(folder))
     advice = card.sampling.model_dump(exclude_none=True)
     abilities = Abilities(tokenizer.chat_template is not None, advice, card.examples)
     with loading_bar() as progress:

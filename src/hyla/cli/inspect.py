@@ -67,7 +67,7 @@ def _report(name: str, revision: str | None, device: str | None) -> tuple[dict, 
         family, config, published = found.family, found.config, found.published
         folder = {"weights": "not fetched"}  # of a name on the hub only the small files are
         if is_here:
-            folder = {**_folder_facts(place, found), **_card_facts(place)}
+            folder = {**_folder_facts(place, found), **_card_facts(place, find_known(name))}
             dtype = folder.pop("dtype")
     else:
         title, family = find_preset(name)
@@ -149,16 +149,20 @@ def _folder_facts(folder: Path, found) -> dict:
     }
 
 
-def _card_facts(folder: Path) -> dict:
-    """The folder's model card, or what is wrong with it: the rest can be shown all the same."""
+def _card_facts(place: Path, known) -> dict:
+    """The model's card, or what is wrong with it: the rest can be shown all the same. known: of `checkpoints.names`."""
+    from hyla.checkpoints import open_checkpoint
     from hyla.checkpoints.card import read_card
     from hyla.errors import CheckpointError
 
     try:
-        card = read_card(folder)
+        card = read_card(place)
     except CheckpointError as error:
         return {"card_problem": str(error)}
-    return {"card": card.model_dump(mode="json", exclude_none=True)} if card is not None else {}
+    if card is not None:
+        return {"card": card.model_dump(mode="json", exclude_none=True)}
+    licence = known.licence if known is not None else open_checkpoint(place).licence
+    return {"licence": licence} if licence is not None else {}
 
 
 def _flat_keys(published: Mapping, family) -> list[str]:
@@ -230,6 +234,8 @@ def _card_lines(report: dict):
 
     if "card_problem" in report:
         yield "card", report["card_problem"]
+    if "licence" in report:
+        yield "licence", report["licence"]
     if "card" in report:
         told = facts(ModelCard(**report["card"]))
         yield from ((name, text) for name, text in told if name not in ("parameters", "layers", "context"))

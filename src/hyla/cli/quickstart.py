@@ -58,14 +58,17 @@ def quickstart(
 
 def fetch_chat_model(is_wanted: bool) -> list[tuple[str, str]]:
     """(name, what to serve) of the real model, fetched now if it is not here; nothing, and one line, without it."""
-    from hyla.checkpoints import resolve
+    from hyla.checkpoints.fetching import fetch
+    from hyla.checkpoints.names import find_known
     from hyla.cli.console import console
     from hyla.errors import HylaError
 
     if not is_wanted:
         return []
+    known = find_known(CHAT_MODEL)
+    assert known is not None
     try:
-        resolve(CHAT_MODEL)
+        fetch(known, quick=True)
     except (HylaError, OSError) as error:
         reason = str(error).splitlines()[0]
         console.print(f"serving without {CHAT_MODEL}, a model that can talk: {reason}", soft_wrap=True, markup=False)

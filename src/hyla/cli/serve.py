@@ -143,6 +143,7 @@ def run(config) -> None:
 def _load(model, config):
     """One model of a `ServeConfig`, with its engine's process running and ready."""
     from hyla.checkpoints import open_checkpoint, resolve
+    from hyla.checkpoints.names import find_known
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineProcess, Launch
     from hyla.errors import ConfigError
@@ -171,7 +172,7 @@ def _load(model, config):
         tool_parser=model.tool_parser,
         reasoning_parser=model.reasoning_parser,
         model_type=checkpoint.config().published.get("model_type"),
-        card=served_card(folder, checkpoint.config().config),
+        card=served_card(checkpoint, find_known(model.folder)),
     )
 
 

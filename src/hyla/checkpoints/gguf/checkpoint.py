@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # configs are read without PyTorch
     from hyla.checkpoints.tokenizer import Tokenizer
 
 SUFFIX = ".gguf"
+MOST_LICENCE_CHARS = 100
 
 
 def is_gguf(path: Path) -> bool:
@@ -64,6 +65,13 @@ class GGUFCheckpoint:
         published = {**self._translation.keys, **self._vocabulary.config_keys()}
         family = family_of_published(published)
         return CheckpointConfig(family, family.config_from_hf(published), published)
+
+    @property
+    def licence(self) -> str | None:
+        """The key general.license; what is no text there says nothing, since nothing depends on it."""
+        found = self.model.metadata.get("general.license")
+        text = found.decode("utf-8", "replace").strip() if isinstance(found, bytes) else ""
+        return text[:MOST_LICENCE_CHARS] or None
 
     @property
     def has_tokenizer(self) -> bool:
