@@ -228,6 +228,7 @@ def test_it_can_be_left_out(served, tmp_path, monkeypatch):
 
 SLEEPING = """
 import os, sys
+import hyla.cli.app
 from hyla.cli.idle_threads import WAIT_POLICY, load_torch
 assert "torch" not in sys.modules
 load_torch()
