@@ -192,6 +192,20 @@ def test_older_files_with_a_whole_latent_projection_are_read(written):
     assert np.array_equal(found, draw(5 * 22, 28) + 1)
 
 
+def test_an_expert_is_decoded_alone(written):
+    stack = np.array(numbers("blk.1.ffn_up_exps.weight", (5, 20, 48), "qwen3moe"))
+    stack[3, 7, 2] = np.nan
+    path = written(
+        "qwen3moe", add=[Stored.plain("blk.1.ffn_up_exps.weight", stack)], leave_out=["blk.1.ffn_up_exps.weight"]
+    )
+    with open_checkpoint(path).tensors() as tensors:
+        names = [f"model.layers.1.mlp.experts.{number}.up_proj.weight" for number in range(5)]
+        for number in (0, 1, 2, 4):
+            assert np.array_equal(tensors.tensor(names[number]).numpy(), stack[number])
+        with pytest.raises(CheckpointError, match="not finite, in row 67"):
+            tensors.tensor(names[3])
+
+
 def test_scales_beside_tensors_multiply_them_expert_by_expert(written):
     factors = np.array([2.0, 3.0, 5.0, 7.0, 11.0], np.float32)
     scales = [
