@@ -276,6 +276,7 @@ def test_experts_are_chosen_by_sigmoid_where_they_have_a_bias(written):
             "Ling-2.5 .bailing_hybrid., Ring-linear-2.0 and",
         ),
         ("llama", {"keys": {"llama.expert_count": 8}}, "a llama with experts .Mixtral."),
+        ("llama", {"keys": {"llama.attention.causal": False}}, "attention.causal = False"),
         ("llama", {"keys": {"llama.attention.clamp_kqv": 8.0}}, "1 keys are unknown: llama.attention.clamp_kqv"),
         ("llama", {"keys": {"llama.block_count": None}}, "key llama.block_count is missing"),
         ("llama", {"keys": {"llama.block_count": "two"}}, "llama.block_count is a bytes and should be a whole number"),
