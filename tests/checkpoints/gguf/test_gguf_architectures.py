@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -303,6 +304,15 @@ def test_what_cannot_be_honoured_is_refused_by_name(written, name, changes, mess
     with pytest.raises(CheckpointError, match=message) as caught:
         hyla.load(written(name, **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_million_experts_are_refused_before_they_get_names(written):
+    many = [Stored.plain(f"blk.1.ffn_{name}_exps.weight", np.zeros((1 << 20, 1, 1))) for name in ("gate", "up", "down")]
+    path = written("qwen3moe", None, many, [tensor.name for tensor in many])
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match=r"impossible shape: blk\.1\.ffn_gate_exps\.weight \(1048576, 1, 1\)"):
+        hyla.load(path)
+    assert time.process_time() - start < 2.0
 
 
 def test_a_file_with_a_vocabulary_and_no_tensors_is_refused(written):
