@@ -262,6 +262,11 @@ def test_kinds_of_layers_are_read_from_the_tensors_whatever_the_metadata_says(wr
     assert read_config(written("qwen35", lying)).config == read_config(written("qwen35")).config
 
 
+def test_a_dense_file_may_say_that_it_has_no_experts(written):
+    none = {"llama.expert_count": 0, "llama.expert_used_count": 0}
+    assert read_config(written("llama", none)).config == read_config(written("llama")).config
+
+
 def test_experts_are_chosen_by_sigmoid_where_they_have_a_bias(written):
     silent = {"minimax-m2.expert_gating_func": None}
     assert read_config(written("minimax-m2", silent)).config == read_config(written("minimax-m2")).config

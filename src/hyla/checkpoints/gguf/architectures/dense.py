@@ -33,6 +33,7 @@ def llama_config(source: Source) -> dict:
     """config.json of a `llama`. Raises CheckpointError for one with experts."""
     if source.keys.integer("expert_count", 0):
         raise CheckpointError(f"{source.path} is a llama with experts (Mixtral); Hyla reads dense llama files only")
+    source.keys.pass_over("expert_used_count")  # 0, or what nobody uses
     biases = {
         "attention_bias": source.in_block(0, "attn_q.bias"),
         "mlp_bias": source.in_block(0, "ffn_gate.bias"),
