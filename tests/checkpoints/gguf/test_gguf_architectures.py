@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,20 @@ def test_older_files_with_a_whole_latent_projection_are_read(written):
     assert np.array_equal(found, draw(5 * 22, 28) + 1)
 
 
+def test_an_expert_is_decoded_alone(written):
+    stack = np.array(numbers("blk.1.ffn_up_exps.weight", (5, 20, 48), "qwen3moe"))
+    stack[3, 7, 2] = np.nan
+    path = written(
+        "qwen3moe", add=[Stored.plain("blk.1.ffn_up_exps.weight", stack)], leave_out=["blk.1.ffn_up_exps.weight"]
+    )
+    with open_checkpoint(path).tensors() as tensors:
+        names = [f"model.layers.1.mlp.experts.{number}.up_proj.weight" for number in range(5)]
+        for number in (0, 1, 2, 4):
+            assert np.array_equal(tensors.tensor(names[number]).numpy(), stack[number])
+        with pytest.raises(CheckpointError, match="not finite, in row 67"):
+            tensors.tensor(names[3])
+
+
 def test_scales_beside_tensors_multiply_them_expert_by_expert(written):
     factors = np.array([2.0, 3.0, 5.0, 7.0, 11.0], np.float32)
     scales = [
@@ -247,6 +262,11 @@ def test_kinds_of_layers_are_read_from_the_tensors_whatever_the_metadata_says(wr
     assert read_config(written("qwen35", lying)).config == read_config(written("qwen35")).config
 
 
+def test_a_dense_file_may_say_that_it_has_no_experts(written):
+    none = {"llama.expert_count": 0, "llama.expert_used_count": 0}
+    assert read_config(written("llama", none)).config == read_config(written("llama")).config
+
+
 def test_experts_are_chosen_by_sigmoid_where_they_have_a_bias(written):
     silent = {"minimax-m2.expert_gating_func": None}
     assert read_config(written("minimax-m2", silent)).config == read_config(written("minimax-m2")).config
@@ -262,6 +282,7 @@ def test_experts_are_chosen_by_sigmoid_where_they_have_a_bias(written):
             "Ling-2.5 .bailing_hybrid., Ring-linear-2.0 and",
         ),
         ("llama", {"keys": {"llama.expert_count": 8}}, "a llama with experts .Mixtral."),
+        ("llama", {"keys": {"llama.attention.causal": False}}, "attention.causal = False"),
         ("llama", {"keys": {"llama.attention.clamp_kqv": 8.0}}, "1 keys are unknown: llama.attention.clamp_kqv"),
         ("llama", {"keys": {"llama.block_count": None}}, "key llama.block_count is missing"),
         ("llama", {"keys": {"llama.block_count": "two"}}, "llama.block_count is a bytes and should be a whole number"),
@@ -288,6 +309,15 @@ def test_what_cannot_be_honoured_is_refused_by_name(written, name, changes, mess
     with pytest.raises(CheckpointError, match=message) as caught:
         hyla.load(written(name, **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_million_experts_are_refused_before_they_get_names(written):
+    many = [Stored.plain(f"blk.1.ffn_{name}_exps.weight", np.zeros((1 << 20, 1, 1))) for name in ("gate", "up", "down")]
+    path = written("qwen3moe", None, many, [tensor.name for tensor in many])
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match=r"impossible shape: blk\.1\.ffn_gate_exps\.weight \(1048576, 1, 1\)"):
+        hyla.load(path)
+    assert time.process_time() - start < 2.0
 
 
 def test_a_file_with_a_vocabulary_and_no_tensors_is_refused(written):

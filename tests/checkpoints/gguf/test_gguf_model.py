@@ -2,11 +2,13 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from gguf_writing import BF16, GGUF, Q4_0, Q8_0, Stored
+from gguf_writing import BF16, F16, GGUF, Q4_0, Q8_0, Stored
 from tiny_gguf import published, stored_tensors, tiny_gguf, tiny_model
 from typer.testing import CliRunner
 
@@ -121,6 +123,31 @@ def test_divisors_of_frequencies_become_a_scaling_of_the_config(model, tmp_path)
     assert found["rope_type"] == "hyla_factors"
     assert np.array_equal(np.array(found["factors"], np.float32), factors)
     assert not torch.equal(hyla.load(path).logits([[3, 4, 5, 6]])[0], model.logits([[3, 4, 5, 6]])[0])
+
+
+def test_vectors_in_half_precision_are_not_rounded_again(model, tmp_path):
+    given = tiny_gguf(model, matrices=BF16)
+    norm = next(number for number, tensor in enumerate(given.tensors) if tensor.name == "output_norm.weight")
+    values = np.linspace(0.5, 1.5, 64).astype("<f2")
+    given.tensors[norm] = Stored("output_norm.weight", (64,), F16, values.tobytes())
+    path = tmp_path / "norm.gguf"
+    path.write_bytes(given.encode())
+    found = hyla.load(path).norm.weight
+    assert found.dtype == torch.float32 and np.array_equal(found.detach().numpy(), values.astype(np.float32))
+
+
+def test_a_config_is_read_without_torch_and_without_any_number_of_the_tensors(model, tmp_path):
+    given = tiny_gguf(model)
+    spoilt = [Stored(tensor.name, tensor.shape, tensor.kind, b"\xff" * len(tensor.data)) for tensor in given.tensors]
+    path = tmp_path / "spoilt.gguf"
+    path.write_bytes(GGUF(given.metadata, spoilt).encode())
+    code = (
+        "import sys\nfrom hyla.checkpoints import read_config\n"
+        f"assert read_config({str(path)!r}).config.hidden_dim == 64\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(CheckpointError, match="not finite"):
+        hyla.load(path)
 
 
 def test_an_engine_takes_a_file_and_completes_text(file):

@@ -243,6 +243,11 @@ def test_pieces_without_a_space_before_the_text_or_a_first_token(built):
     assert tokenizer.decode(tokenizer.encode(" cat")) == " cat"
 
 
+def test_a_piece_of_a_million_characters_costs_nothing(built):
+    with pytest.raises(CheckpointError, match="has 1,000,000 characters, and a piece at most 512"):
+        piece_tokenizer(built, tokenizer__ggml__tokens=[*PIECES[:-1], "a" * 1_000_000])
+
+
 def test_a_vocabulary_without_scores_is_refused(built):
     with pytest.raises(CheckpointError, match=r"without tokenizer\.ggml\.scores"):
         piece_tokenizer(built, tokenizer__ggml__scores=None)

@@ -146,10 +146,10 @@ def read_part(file: Path) -> Part:
 
 
 def _mapped(file: Path) -> memoryview:
-    """The file as memory: private pages, so that arrays made of it may count as writable; nothing writes to them."""
+    """The file as memory that cannot be written to; a writable mapping larger than the machine's memory is refused."""
     try:
         with file.open("rb") as opened:
-            return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY))
+            return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError as error:
         raise CheckpointError(f"{file} does not exist; check the path") from error
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped

@@ -16,6 +16,9 @@ import numpy as np
 from hyla.checkpoints.gguf.file import TensorInfo
 from hyla.errors import CheckpointError
 
+MAX_EXPERTS = 16384
+"""Each gets an entry of its own before any number is looked at; families allow no more."""
+
 Shape = tuple[int, ...]
 Undo = Callable[..., np.ndarray]
 Tensors = Mapping[str, TensorInfo]
@@ -74,6 +77,8 @@ class Experts(Rule):
     def make(self, prefix: str, infos: list[TensorInfo]) -> Iterator[tuple[str, Published]]:
         info = infos[0]
         count, shape = info.shape[0], info.shape[1:]
+        if count > MAX_EXPERTS:
+            raise ValueError(f"{count:,} experts")
         rows = prod(shape[:-1])
         for expert in range(count):
             part = Slice(info, expert * rows, (expert + 1) * rows, shape)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import tokenizers
 from tokenizers import decoders, models, normalizers
 
-from hyla.checkpoints.gguf.vocabulary import BYTE, CONTROL, UNUSED, Vocabulary
+from hyla.checkpoints.gguf.vocabulary import BYTE, CONTROL, UNUSED, USER_DEFINED, Vocabulary
 from hyla.errors import CheckpointError
 
 SPACE = "▁"
+MAX_PIECE = 512
+"""Characters; SentencePiece makes pieces of 16 unless it is told otherwise."""
 
 
 def piece_tokenizer(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
@@ -45,8 +47,13 @@ def _merges(vocabulary: Vocabulary, ids: dict[str, int]) -> list[tuple[str, str]
     scores = vocabulary.scores
     ways = []
     for number, (text, kind) in enumerate(zip(vocabulary.texts, vocabulary.types)):
-        if kind in (CONTROL, UNUSED, BYTE):
+        if kind in (CONTROL, USER_DEFINED, UNUSED, BYTE):
             continue
+        if len(text) > MAX_PIECE:  # every way to cut it is tried
+            raise CheckpointError(
+                f"{vocabulary.keys.path}: token {number} has {len(text):,} characters, and a piece at most "
+                f"{MAX_PIECE}; convert the model again"
+            )
         score = -float(scores[number])
         for cut in range(1, len(text)):
             left, right = ids.get(text[:cut]), ids.get(text[cut:])

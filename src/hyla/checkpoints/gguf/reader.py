@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from hyla.checkpoints.files import DTYPE_NAMES
-from hyla.checkpoints.gguf.file import TensorInfo
 from hyla.checkpoints.gguf.names import Published, Slice
 from hyla.checkpoints.gguf.parts import GGUFModel
 from hyla.checkpoints.gguf.quants import decode_rows, num_rows
@@ -71,17 +70,19 @@ class GGUFReader:
     def _given(self, made: Published) -> torch.dtype:
         infos = [part.info for part in made.slices]
         is_wide = all(info.stored.name == "F32" for info in infos)
+        if infos[0].stored.name == "F16" and len(made.shape) == 1:  # a norm of somebody's: bfloat16 would round it
+            return torch.promote_types(self._dtype, torch.float32)
         return torch.float32 if is_wide and (self._is_plain or infos[0].name != EMBEDDING) else self._dtype
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The published numbers; a view of the mapped file where they are stored just so."""
+        """The published numbers, in memory of their own."""
         made = self._published[name]
         dtype = self._given(made)
         if made.undo is None:
             return _converted(made.slices[0], dtype).reshape(made.shape)
         decoded = [_rows(part, part.first, part.last).reshape(part.shape) for part in made.slices]
         try:
-            found = np.ascontiguousarray(made.undo(*decoded)).reshape(made.shape)
+            found = np.array(made.undo(*decoded), order="C").reshape(made.shape)
         except ValueError as error:
             raise CheckpointError(
                 f"{made.slices[0].info.file}: {name} cannot be made of stored shapes "
@@ -92,15 +93,15 @@ class GGUFReader:
 
 def _converted(part: Slice, dtype: torch.dtype) -> torch.Tensor:
     """Rows of a stored tensor in a dtype, a piece at a time, so that the float32 numbers never exist as a whole."""
-    if _is_view(part.info, dtype):
-        return torch.from_numpy(_rows(part, part.first, part.last))
     row = part.info.shape[-1]
     whole = torch.empty(part.last - part.first, row, dtype=dtype)
     step = max(1, PIECE // row)
     for first in range(part.first, part.last, step):
         last = min(first + step, part.last)
-        numbers = torch.from_numpy(_rows(part, first, last))
-        whole[first - part.first : last - part.first].copy_(numbers)
+        numbers = _rows(part, first, last)
+        # PyTorch wants no memory that cannot be written to, which numbers are that the file has just so.
+        piece = torch.from_numpy(numbers if numbers.flags.writeable else numbers.copy())
+        whole[first - part.first : last - part.first].copy_(piece)
     return whole
 
 
@@ -120,7 +121,3 @@ def _rows(part: Slice, first: int, last: int) -> np.ndarray:
         )
     each = num_rows(part.info) // entries
     return rows * factors[np.arange(first, last) // each, None]
-
-
-def _is_view(info: TensorInfo, dtype: torch.dtype) -> bool:
-    return info.stored.name == "F32" and dtype == torch.float32

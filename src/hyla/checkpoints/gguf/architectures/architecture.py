@@ -19,9 +19,6 @@ class Source:
     """Below the architecture's prefix."""
     tensors: Tensors
 
-    def has(self, name: str) -> bool:
-        return name in self.tensors
-
     def in_block(self, number: int, name: str) -> bool:
         """Whether a block has a tensor."""
         return f"blk.{number}.{name}" in self.tensors

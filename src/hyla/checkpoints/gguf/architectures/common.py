@@ -139,7 +139,6 @@ def _scaling(source: Source) -> dict | None:
     keys = source.keys
     kind, factor = keys.text("rope.scaling.type", "none"), keys.number("rope.scaling.factor", 1.0)
     original = keys.maybe_integer("rope.scaling.original_context_length")
-    trained = keys.flag("rope.scaling.finetuned", True)
     if "rope_freqs.weight" in source.tensors:
         if kind != "none" and factor != 1.0:
             raise CheckpointError(
@@ -150,7 +149,7 @@ def _scaling(source: Source) -> dict | None:
         return None
     if kind == "linear":
         return {"rope_type": "linear", "factor": factor}
-    if kind != "yarn" or not trained:
+    if kind != "yarn":
         raise CheckpointError(
             f"{source.path}: rope.scaling.type = {kind!r} is not linear or yarn; Hyla does not read it"
         )

@@ -33,6 +33,7 @@ def llama_config(source: Source) -> dict:
     """config.json of a `llama`. Raises CheckpointError for one with experts."""
     if source.keys.integer("expert_count", 0):
         raise CheckpointError(f"{source.path} is a llama with experts (Mixtral); Hyla reads dense llama files only")
+    source.keys.pass_over("expert_used_count")  # 0, or what nobody uses
     biases = {
         "attention_bias": source.in_block(0, "attn_q.bias"),
         "mlp_bias": source.in_block(0, "ffn_gate.bias"),
@@ -53,9 +54,10 @@ def qwen3_config(source: Source) -> dict:
     return _keys(source, "qwen3")
 
 
-def _names(rules: dict[str, Rule], keys: dict, trunk: dict[str, Rule] = common.TRUNK, **ignored: str) -> Names:
+def _names(rules: dict[str, Rule], keys: dict) -> Names:
+    """The same rules in every block; divisors of frequencies are read into the config."""
     blocks = tuple(Block(f"model.layers.{number}.", rules) for number in range(keys["num_hidden_layers"]))
-    return Names(trunk, blocks, ignored)
+    return Names(common.TRUNK, blocks, {"rope_freqs.weight": "read into rope_scaling"})
 
 
 def llama_names(source: Source, keys: dict) -> Names:
@@ -65,8 +67,7 @@ def llama_names(source: Source, keys: dict) -> Names:
     for name, count in heads.items():
         for kind in ("weight", "bias"):
             rules[f"attn_{name}.{kind}"] = Rule(f"self_attn.{name}_proj.{kind}", partial(unpermute, num_heads=count))
-    ignored = {"rope_freqs.weight": "read into rope_scaling"} if source.has("rope_freqs.weight") else {}
-    return Names(_names(rules, keys).trunk, _names(rules, keys).blocks, ignored)
+    return _names(rules, keys)
 
 
 def qwen2_names(source: Source, keys: dict) -> Names:

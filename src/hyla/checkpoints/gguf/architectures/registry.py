@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hyla.checkpoints.gguf.architectures import dense, latent, minimax, nemotron, qwen, windowed
+from hyla.checkpoints.gguf.architectures import common, dense, latent, minimax, nemotron, qwen, windowed
 from hyla.checkpoints.gguf.architectures.architecture import Architecture, Source
 from hyla.checkpoints.gguf.metadata import Metadata
 from hyla.checkpoints.gguf.names import Published
@@ -16,7 +16,6 @@ ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for module in MODULE
 
 NEVER_WRITTEN = "Ling-2.5 (bailing_hybrid), Ring-linear-2.0 and Hyla's own format have no GGUF form: give their folders"
 IGNORED = {
-    "attention.causal": "language models are causal",
     "pooling_type": "how embeddings of a text are made by another program",
     "rope.scaling.original_context_length": "read with the scalings that use it",
     "rope.scaling.finetuned": "whether the writer trained with the scaling",
@@ -53,6 +52,7 @@ def translate(model: GGUFModel) -> Translation:
     source = Source(model.path, keys, model.tensors)
     if not model.tensors:
         raise CheckpointError(f"{model.path} holds no tensors, only a vocabulary; give the file of the model")
+    common.must_be(source, keys.flag("attention.causal", True), True, "attention.causal")
     published = architecture.config(source)
     keys.pass_over(*IGNORED, *architecture.ignored)
     if keys.unread:
