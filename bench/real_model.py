@@ -68,7 +68,7 @@ def check(options: argparse.Namespace, texts: dict[str, list[int]], folder: Path
     rows: dict[str, list[np.ndarray]] = {name: [] for name in commands}
     for name, command in commands.items():
         for text in texts.values():
-            worker = Worker(*command, "--length", "1024", "--threads", str(options.threads))
+            worker = Worker(*command, "--length", "1024", "--threads", str(options.threads or THREADS))
             worker.feed([[token] for token in text], scratch / "logits.npy")
             rows[name].append(np.load(scratch / "logits.npy"))
             worker.close()
@@ -94,7 +94,7 @@ def rounds(workers: dict[str, Worker], texts: list[list[list[int]]]) -> dict[str
 
 def measure(options: argparse.Namespace, text: list[int], folder: Path) -> dict[str, dict[str, list[float]]]:
     """Decode and prefill of every engine: seconds a token, by round."""
-    common = ("--threads", str(options.threads), "--length", str(64 * 1024 // 8))
+    common = ("--threads", str(options.threads or THREADS), "--length", str(64 * 1024 // 8))
     ours = {f"hyla {name}": (sys.executable, "hyla", options.model, "--dtype", name) for name in options.dtypes}
     theirs = {
         f"transformers {name}": (sys.executable, "transformers", str(folder), "--dtype", name)
@@ -132,7 +132,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=32, help="counted tokens of a round")
-    parser.add_argument("--threads", type=int, default=THREADS)
 
 
 def run(options: argparse.Namespace) -> Outcome:
