@@ -63,7 +63,7 @@ test-page: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,page]'
 	$(BIN)/python -m pytest tests/browser/check_page.py
 
-# Some 10 minutes of one core.
+# About 5 minutes of one core.
 teacher: $(VENV)/installed-test
 	$(BIN)/hyla pull $(TEACHER)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/teacher
