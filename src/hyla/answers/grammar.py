@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hyla.answers.constraints import with_bounded_space
-from hyla.answers.tagged_calls import Tags, is_string
+from hyla.answers.schemas import properties_of, wanted_of
+from hyla.answers.tagged_calls import Tags
 from hyla.answers.tools import FunctionTool, ToolUse
 
 Marker = Callable[[str], str]
@@ -99,13 +100,13 @@ def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: Callable[[
     made = {"start": f"{opening} {repeated('call', tools)} {closing}", "call": calls}
     for n, tool in enumerate(tools.tools):
         schema = schema_of(tool)
-        properties, required = schema.get("properties"), schema.get("required")
-        properties = properties if isinstance(properties, dict) else {}
+        properties, required = properties_of(schema), schema.get("required")
         required = required if isinstance(required, list) else []
         parts = []
         for place, (name, parameter) in enumerate(properties.items()):
             rule = f"p_{n}_{place}"
-            text = bool(is_string(parameter))
+            wanted = wanted_of(parameter, schema)
+            text = "string" in wanted.kinds and (wanted.values is None or wanted.is_text)
             tag = tags.parameter_open + (tag_of(name, text) if tag_of else name) + tags.parameter_name_end
             made[rule] = f"{mark(tag + line)} v_{n}_{place}"
             # A string ends where its closing tag begins, so the tag is part of the lazy terminal.

@@ -9,10 +9,9 @@ from typing import Any
 
 from hyla.answers.protocol import ToolDelta
 from hyla.answers.scanning import CallScanner
+from hyla.answers.schemas import Wanted, properties_of, wanted_of
 from hyla.answers.tools import ToolUse
-
-LITERALS = {"True": True, "False": False, "None": None}
-"""Python's spelling, which models write where JSON's should stand."""
+from hyla.answers.values import value_json
 
 
 @dataclass(frozen=True)
@@ -34,30 +33,8 @@ class Tags:
     """A function from what stands in a parameter's tag to its name and whether the tag says that it is a string."""
 
 
-def is_string(schema: Any) -> bool | None:
-    """Whether a schema asks for a string; None when it does not say."""
-    if not isinstance(schema, dict):
-        return None
-    kind = schema.get("type")
-    if isinstance(kind, str):
-        return kind == "string"
-    if isinstance(kind, list) and kind:
-        return "string" in kind and "null" not in kind
-    if isinstance(schema.get("enum"), list):
-        return all(isinstance(value, str) for value in schema["enum"])
-    return None
-
-
-def value_json(text: str, schema: Any) -> str:
-    """A value that is not (surely) a string as JSON text; text that is no JSON becomes a string."""
-    stripped = text.strip()
-    if stripped in LITERALS and is_string(schema) is not True:
-        return json.dumps(LITERALS[stripped])
-    try:
-        json.loads(stripped)
-    except (ValueError, RecursionError):
-        return json.dumps(text, ensure_ascii=False)
-    return stripped
+STREAMED = frozenset({"string", "null", "integer", "number"})
+"""Of these kinds a value is a string unless it is null: its text streams as soon as it cannot be that."""
 
 
 class TaggedCalls(CallScanner):
@@ -68,12 +45,14 @@ class TaggedCalls(CallScanner):
         self.openings = (tags.section[0], tags.call_open) if tags.call_starts_section else (tags.section[0],)
         super().__init__()
         self._num_before = 0
-        self._name = ""
+        self._schema: Any = {}
+        self._properties: dict[str, Any] = {}
+        """The schemas of the call's arguments, and of each by its name."""
         self._has_parameters = False
-        self._schema: Any = None
+        self._wanted, self._is_json = Wanted(), False
         self._value = ""
         """The parameter's value so far: all of it, or, of a string (which is streamed), what is held back."""
-        self._streams = False
+        self._may_stream = self._streams = False
         self._is_first_piece = True
 
     def _opened(self, marker):
@@ -96,8 +75,10 @@ class TaggedCalls(CallScanner):
         if name is None:
             return False
         self._raw += name[0] + name[1]
-        self._name, self._has_parameters, self._space = name[0].strip(), False, ""
-        self._out.append(ToolDelta(self._num_calls, self._name))
+        called, self._has_parameters, self._space = name[0].strip(), False, ""
+        self._schema = self.tools.parameters_of(called)
+        self._properties = properties_of(self._schema)
+        self._out.append(ToolDelta(self._num_calls, called))
         self._num_calls += 1
         self._state = self._in_call
         return True
@@ -122,14 +103,20 @@ class TaggedCalls(CallScanner):
         if found is None:
             return False
         name, says_string = self.tags.split_name(found[0].strip())
-        properties = self.tools.parameters_of(self._name).get("properties")
-        self._schema = properties.get(name) if isinstance(properties, dict) else None
-        self._streams = is_string(self._schema) is True if says_string is None else says_string
-        before = ", " if self._has_parameters else "{"
-        self._give(before + json.dumps(name, ensure_ascii=False) + ": " + ('"' if self._streams else ""))
+        self._expect(name, says_string)
+        self._give((", " if self._has_parameters else "{") + json.dumps(name, ensure_ascii=False) + ": ")
         self._has_parameters, self._is_first_piece, self._value = True, True, ""
         self._state = self._in_value
         return True
+
+    def _expect(self, name: str, says_string: bool | None) -> None:
+        """How the parameter's value is to be read. The tag's word counts where the schema leaves it a choice."""
+        wanted = wanted_of(self._properties.get(name, self._schema.get("additionalProperties")), self._schema)
+        if says_string and "string" in wanted.kinds and wanted.values is None:
+            wanted = Wanted(frozenset({"string"}))
+        self._wanted, self._is_json = wanted, says_string is False
+        self._may_stream = "string" in wanted.kinds <= STREAMED and wanted.values is None and not self._is_json
+        self._streams = False
 
     def _in_value(self) -> bool:
         before, found = self._until(self.tags.parameter_close)
@@ -138,16 +125,29 @@ class TaggedCalls(CallScanner):
             self._value = self._value.removeprefix("\n")
             self._is_first_piece = False
         if found is not None:
-            value = self._value.removesuffix("\n") if self.tags.has_lines else self._value
-            self._give(_escaped(value) + '"' if self._streams else value_json(value, self._schema))
+            self._end_value(self._value.removesuffix("\n") if self.tags.has_lines else self._value)
             self._state = self._in_call
             return True
+        self._stream()
+        return False
+
+    def _stream(self) -> None:
+        """Give out what is certain of a string."""
+        if not self._streams and self._may_stream:
+            self._streams = self._wanted.is_text or not "null".startswith(self._value.strip())
+            self._give('"' if self._streams else "")
         if self._streams:
             keep = 1 if self.tags.has_lines and self._value.endswith("\n") else 0
             cut = len(self._value) - keep
             self._give(_escaped(self._value[:cut]))
             self._value = self._value[cut:]
-        return False
+
+    def _end_value(self, rest: str) -> None:
+        """rest: the value, or what of it was not given out yet."""
+        if self._streams:
+            self._give(_escaped(rest) + '"')
+        else:
+            self._give(value_json(rest, self._wanted, is_json=self._is_json))
 
     def _give(self, text: str) -> None:
         if text:
