@@ -14,7 +14,7 @@ NameOf = Callable[[str], tuple[str, str | None]]
 class FramedCalls(CallScanner):
     """section: markers around all calls. call: what starts one. between: what stands before its arguments.
 
-    ends: what may stand after them.
+    ends: what may stand after them; the next call may, too.
     """
 
     def __init__(self, *, section: tuple[str, str], call: str, between: str, ends: tuple[str, ...], name_of: NameOf):
@@ -54,7 +54,7 @@ class FramedCalls(CallScanner):
         return True
 
     def _in_arguments(self) -> bool:
-        before, found = self._until(*self.ends)
+        before, found = self._until(*self.ends, self.section[1], self.call)
         self._raw += before + (found or "")
         text = self._held + before
         if not self._has_arguments:
@@ -68,7 +68,10 @@ class FramedCalls(CallScanner):
             return False
         if not self._has_arguments:
             self._out.append(ToolDelta(self._num_calls - 1, arguments="{}"))
-        self._state = self._in_section
+        if found == self.section[1]:
+            self._back_to_text(is_empty=False)
+        else:
+            self._state = self._in_header if found == self.call else self._in_section
         return True
 
     def _ended(self):
