@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hyla.answers import grammar
+from hyla.answers.early_calls import Section
 from hyla.answers.framed_calls import FramedCalls
 from hyla.answers.tagged_calls import TaggedCalls, Tags
 from hyla.answers.tool_format import ToolFormat
@@ -36,7 +37,7 @@ V3 = ToolFormat(
         footer="\n```" + END,
         between=grammar.quoted("\n"),
     ),
-    ends_reasoning=(SECTION[0],),
+    sections=(Section(*SECTION, (CALL,), is_special=True),),
 )
 
 V31 = ToolFormat(
@@ -51,7 +52,7 @@ V31 = ToolFormat(
     grammar=lambda tools, mark: grammar.framed_calls(
         tools, mark, section=SECTION, header=lambda name: f"{CALL}{name}{SEPARATOR}", footer=END
     ),
-    ends_reasoning=(SECTION[0],),
+    sections=(Section(*SECTION, (CALL,), is_special=True),),
 )
 
 DSML = "｜DSML｜"
@@ -87,5 +88,5 @@ V32 = ToolFormat(
     grammar=lambda tools, mark: grammar.tagged_calls(
         tools, mark, TAGS, tag_of=lambda name, text: f'{name}" string="{"true" if text else "false"}'
     ),
-    ends_reasoning=(TAGS.section[0],),
+    sections=(Section(*TAGS.section, (TAGS.call_open,), is_special=True),),
 )

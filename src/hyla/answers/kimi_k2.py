@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from hyla.answers import grammar
+from hyla.answers.early_calls import Section
 from hyla.answers.framed_calls import FramedCalls
 from hyla.answers.tool_format import ToolFormat
 
@@ -37,5 +38,5 @@ FORMAT = ToolFormat(
     grammar=lambda tools, mark: grammar.framed_calls(
         tools, mark, section=SECTION, header=lambda name: f"{CALL}functions.{name}:0{ARGUMENTS}", footer=END
     ).replace(':0"', ':" /[0-9]+/'),
-    ends_reasoning=(SECTION[0],),
+    sections=(Section(*SECTION, (CALL,), is_special=True),),
 )

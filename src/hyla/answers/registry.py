@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from hyla.answers import deepseek, grammar, hermes, kimi_k2, minimax, nemotron, qwen_xml, thinking
 from hyla.answers.constraints import text_grammar
+from hyla.answers.early_calls import EarlyCalls
 from hyla.answers.protocol import Parser, PlainParser
 from hyla.answers.thinking import ReasoningFormat, ThinkingParser
 from hyla.answers.tool_format import ToolFormat
@@ -119,8 +120,10 @@ class AnswerFormat:
         inner = PlainParser() if form is None or tools is None else form.make(tools)
         if self.reasoning is None:
             return inner
-        ends = form.ends_reasoning if form is not None else ()
-        return ThinkingParser(self.reasoning, inner, is_open=is_open, also_ends_at=ends)
+        calls = None
+        if form is not None and tools is not None:
+            calls = EarlyCalls(form.sections, partial(form.make, tools), tools.names)
+        return ThinkingParser(self.reasoning, inner, is_open=is_open, calls=calls)
 
 
 def answer_format(
