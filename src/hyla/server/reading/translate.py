@@ -24,7 +24,8 @@ THINKING_MARKS = ("thinking_start_ids", "thinking_end_ids")
 SHARED = (
     "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "max_tokens", "min_tokens", "ignore_eos",
     "stop_token_ids", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias",
-    "allowed_token_ids", "bad_words", "thinking_budget", "include_stop_str_in_output", "skip_special_tokens",
+    "allowed_token_ids", "bad_words", "thinking_budget", "include_stop_str_in_output", "stop_in_thinking",
+    "skip_special_tokens",
 )  # fmt: skip
 """Sampling fields of requests that keep their name and meaning."""
 
@@ -35,7 +36,7 @@ def sampling_params(requested: Any, **own) -> SamplingParams:
     Raises RequestError for values that cannot be.
     """
     fields = {name: getattr(requested, name) for name in SHARED if name in type(requested).model_fields} | own
-    if fields.get("grammar") is None and fields.get("thinking_budget") is None:
+    if not fields.get("stop") and fields.get("grammar") is None and fields.get("thinking_budget") is None:
         # Nothing depends on where thinking ends; following it would cost the engine something.
         fields = {name: value for name, value in fields.items() if name not in THINKING_MARKS}
     return SamplingParams(**in_engine(fields))
