@@ -33,7 +33,7 @@ V3 = ToolFormat(
         tools,
         mark,
         section=SECTION,
-        header=lambda name: f"{CALL}function{SEPARATOR}{name}\n{FENCE}\n",
+        header=lambda name: mark(f"{CALL}function{SEPARATOR}{name}\n{FENCE}\n"),
         footer="\n```" + END,
         between=grammar.quoted("\n"),
     ),
@@ -50,7 +50,7 @@ V31 = ToolFormat(
         section=SECTION, call=CALL, between=SEPARATOR, ends=(END, SECTION[1]), name_of=_v31_name
     ),
     grammar=lambda tools, mark: grammar.framed_calls(
-        tools, mark, section=SECTION, header=lambda name: f"{CALL}{name}{SEPARATOR}", footer=END
+        tools, mark, section=SECTION, header=lambda name: mark(f"{CALL}{name}{SEPARATOR}"), footer=END
     ),
     sections=(Section(*SECTION, (CALL,), is_special=True),),
 )

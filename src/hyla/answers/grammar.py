@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hyla.answers.constraints import with_bounded_space
+from hyla.answers.lifting import Definitions
 from hyla.answers.schemas import properties_of, wanted_of
 from hyla.answers.tagged_calls import Tags
 from hyla.answers.tools import FunctionTool, ToolUse
@@ -60,14 +61,23 @@ def json_calls(tools: ToolUse, mark: Marker, opening: str, closing: str, argumen
     """A JSON object per call, each between the markers."""
     made = {"start": repeated("call", tools, quoted("\n"))}
     made["call"] = f"{mark(opening)} body {mark(closing)}"
-    made["body"] = json_rule({"anyOf": [_call_schema(tool, argument_key) for tool in tools.tools]})
+    definitions = Definitions()
+    calls = [_call_schema(tool, argument_key, definitions) for tool in tools.tools]
+    made["body"] = json_rule(definitions.with_root({"anyOf": calls}))
     return rules(**made)
 
 
-def _call_schema(tool: FunctionTool, argument_key: str) -> dict[str, Any]:
+def arguments_rule(tool: FunctionTool) -> str:
+    """The arguments of a tool as JSON."""
+    definitions = Definitions()
+    return json_rule(definitions.with_root(definitions.lift(schema_of(tool), schema_of(tool), tool.name)))
+
+
+def _call_schema(tool: FunctionTool, argument_key: str, definitions: Definitions) -> dict[str, Any]:
+    arguments = definitions.lift(schema_of(tool), schema_of(tool), tool.name)
     return {
         "type": "object",
-        "properties": {"name": {"const": tool.name}, argument_key: schema_of(tool)},
+        "properties": {"name": {"const": tool.name}, argument_key: arguments},
         "required": ["name", argument_key],
         "additionalProperties": False,
     }
@@ -82,12 +92,12 @@ def framed_calls(
     footer: str,
     between: str | None = None,
 ) -> str:
-    """header: from a tool's name to what stands before its arguments."""
+    """header: from a tool's name to what stands before its arguments, in Lark."""
     calls = " | ".join(f"call_{n}" for n in range(len(tools.tools)))
     made = {"start": f"{mark(section[0])} {repeated('call', tools, between)} {mark(section[1])}", "call": calls}
     for n, tool in enumerate(tools.tools):
-        made[f"call_{n}"] = f"{mark(header(tool.name))} args_{n} {mark(footer)}"
-        made[f"args_{n}"] = json_rule(schema_of(tool))
+        made[f"call_{n}"] = f"{header(tool.name)} args_{n} {mark(footer)}"
+        made[f"args_{n}"] = arguments_rule(tool)
     return rules(**made)
 
 
@@ -115,7 +125,9 @@ def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: Callable[[
                 made[f"v_{n}_{place}[lazy]"] = text_until(end)
             else:
                 made[f"v_{n}_{place}"] = f"json_{n}_{place} {mark(end)}"
-                made[f"json_{n}_{place}"] = json_rule(parameter)
+                definitions = Definitions()
+                moved = definitions.lift(parameter, schema, tool.name)
+                made[f"json_{n}_{place}"] = json_rule(definitions.with_root(moved))
             parts.append(rule if name in required else f"{rule}?")
         opening = mark(tags.call_open + tool.name + tags.call_name_end + "\n")
         made[f"call_{n}"] = f"{opening} {' '.join(parts)} {mark(tags.call_close + chr(10))}"

@@ -36,7 +36,11 @@ FORMAT = ToolFormat(
     make=_make,
     # The model counts its calls; a grammar that counted them would need a rule for each.
     grammar=lambda tools, mark: grammar.framed_calls(
-        tools, mark, section=SECTION, header=lambda name: f"{CALL}functions.{name}:0{ARGUMENTS}", footer=END
-    ).replace(':0"', ':" /[0-9]+/'),
+        tools,
+        mark,
+        section=SECTION,
+        header=lambda name: f"{mark(f'{CALL}functions.{name}:')} /[0-9]+/ {mark(ARGUMENTS)}",
+        footer=END,
+    ),
     sections=(Section(*SECTION, (CALL,), is_special=True),),
 )
