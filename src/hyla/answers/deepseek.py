@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyla.answers import grammar
+from hyla.answers import grammar, tagged_grammar
 from hyla.answers.early_calls import Section
 from hyla.answers.framed_calls import FramedCalls
 from hyla.answers.tagged_calls import TaggedCalls, Tags
@@ -85,7 +85,7 @@ V32 = ToolFormat(
     signs=(DSML,),
     markers=(DSML,),
     make=lambda tools: TaggedCalls(TAGS, tools),
-    grammar=lambda tools, mark: grammar.tagged_calls(
+    grammar=lambda tools, mark: tagged_grammar.tagged_calls(
         tools, mark, TAGS, tag_of=lambda name, text: f'{name}" string="{"true" if text else "false"}'
     ),
     sections=(Section(*TAGS.section, (TAGS.call_open,), is_special=True),),

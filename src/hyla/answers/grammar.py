@@ -9,8 +9,6 @@ from typing import Any
 
 from hyla.answers.constraints import with_bounded_space
 from hyla.answers.lifting import Definitions
-from hyla.answers.schemas import properties_of, wanted_of
-from hyla.answers.tagged_calls import Tags
 from hyla.answers.tools import FunctionTool, ToolUse
 
 Marker = Callable[[str], str]
@@ -20,11 +18,6 @@ Marker = Callable[[str], str]
 def quoted(text: str) -> str:
     """A Lark string."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def text_until(end: str) -> str:
-    """Any text with `end` behind it, as the terminal of a lazy rule."""
-    return "/(?s:.*)" + re.escape(end).replace("\\\n", r"\n").replace("/", r"\/") + "/"
 
 
 def marker_of(special: Sequence[str]) -> Marker:
@@ -98,37 +91,4 @@ def framed_calls(
     for n, tool in enumerate(tools.tools):
         made[f"call_{n}"] = f"{header(tool.name)} args_{n} {mark(footer)}"
         made[f"args_{n}"] = arguments_rule(tool)
-    return rules(**made)
-
-
-def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: Callable[[str, bool], str] | None = None) -> str:
-    """tag_of: from a parameter's name, and whether it is a string, to what stands in its tag."""
-    line = "\n" if tags.has_lines else ""
-    calls = " | ".join(f"call_{n}" for n in range(len(tools.tools)))
-    # Line ends belong to what stands before them: the lexer takes the longest terminal and never goes back.
-    opening, closing = mark(tags.section[0] + "\n"), mark(tags.section[1])
-    made = {"start": f"{opening} {repeated('call', tools)} {closing}", "call": calls}
-    for n, tool in enumerate(tools.tools):
-        schema = schema_of(tool)
-        properties, required = properties_of(schema), schema.get("required")
-        required = required if isinstance(required, list) else []
-        parts = []
-        for place, (name, parameter) in enumerate(properties.items()):
-            rule = f"p_{n}_{place}"
-            wanted = wanted_of(parameter, schema)
-            text = "string" in wanted.kinds and (wanted.values is None or wanted.is_text)
-            tag = tags.parameter_open + (tag_of(name, text) if tag_of else name) + tags.parameter_name_end
-            made[rule] = f"{mark(tag + line)} v_{n}_{place}"
-            # A string ends where its closing tag begins, so the tag is part of the lazy terminal.
-            end = line + tags.parameter_close + "\n"
-            if text:
-                made[f"v_{n}_{place}[lazy]"] = text_until(end)
-            else:
-                made[f"v_{n}_{place}"] = f"json_{n}_{place} {mark(end)}"
-                definitions = Definitions()
-                moved = definitions.lift(parameter, schema, tool.name)
-                made[f"json_{n}_{place}"] = json_rule(definitions.with_root(moved))
-            parts.append(rule if name in required else f"{rule}?")
-        opening = mark(tags.call_open + tool.name + tags.call_name_end + "\n")
-        made[f"call_{n}"] = f"{opening} {' '.join(parts)} {mark(tags.call_close + chr(10))}"
     return rules(**made)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyla.answers import grammar
+from hyla.answers import grammar, tagged_grammar
 from hyla.answers.early_calls import Section
 from hyla.answers.json_calls import JsonCalls
 from hyla.answers.tagged_calls import TaggedCalls, Tags
@@ -45,5 +45,5 @@ M2 = ToolFormat(
     markers=TAGS.section,
     sections=(Section(*TAGS.section, (TAGS.call_open,)),),
     make=lambda tools: TaggedCalls(TAGS, tools),
-    grammar=lambda tools, mark: grammar.tagged_calls(tools, mark, TAGS),
+    grammar=lambda tools, mark: tagged_grammar.tagged_calls(tools, mark, TAGS),
 )

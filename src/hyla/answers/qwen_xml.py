@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hyla.answers import grammar
+from hyla.answers import grammar, tagged_grammar
 from hyla.answers.early_calls import Section
 from hyla.answers.tagged_calls import TaggedCalls, Tags
 from hyla.answers.tool_format import ToolFormat
@@ -31,7 +31,7 @@ SECTIONS = (
 
 def _grammar(tools, mark, tags):
     """Each call is in a section of its own."""
-    text = grammar.tagged_calls(tools, mark, tags)
+    text = tagged_grammar.tagged_calls(tools, mark, tags)
     one, _, rest = text.partition("\n")
     body = one.removeprefix("start: ")
     section_open, _, _ = body.partition(" call")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -22,20 +22,29 @@ class TooComplex(ValueError):
     """The schema has more alternatives than are worth following, or refers to itself or to nothing."""
 
 
-def branches_of(schema: Any, root: Any) -> list[Branch]:
-    """The alternatives of a schema: a value is valid where one of them holds (of `oneOf`: exactly one).
+@dataclass(frozen=True)
+class Unfolded:
+    """The alternatives of a schema: a value is valid where one of them holds."""
 
-    root: what references point into. Raises TooComplex.
+    branches: list[Branch]
+    has_one_of: bool
+    """Whether some come from a `oneOf`, of which only one may hold."""
 
-    >>> branches_of({"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}, {"$defs": {"a": {"type": "string"}}})
+
+def unfold(schema: Any, root: Any) -> Unfolded:
+    """root: what references point into. Raises TooComplex.
+
+    >>> unfold({"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}, {"$defs": {"a": {"type": "string"}}}).branches
     [({'type': 'string'},), ({'type': 'null'},)]
     """
-    return _Unfolding(root).branches(schema, ())
+    work = _Unfolding(root)
+    branches = work.branches(schema, ())
+    return Unfolded(branches, work.has_one_of)
 
 
 class _Unfolding:
     def __init__(self, root: Any):
-        self.root, self.num_steps = root, 0
+        self.root, self.num_steps, self.has_one_of = root, 0, False
 
     def branches(self, schema: Any, followed: tuple[str, ...]) -> list[Branch]:
         """followed: references on the way here."""
@@ -55,6 +64,7 @@ class _Unfolding:
             parts.append(self.branches(target_of(reference, self.root), (*followed, reference)))
         for name in ("anyOf", "oneOf"):
             if isinstance(schema.get(name), list):
+                self.has_one_of = self.has_one_of or (name == "oneOf" and len(schema[name]) > 1)
                 parts.append([branch for one in schema[name] for branch in self.branches(one, followed)])
         if isinstance(schema.get("allOf"), list):
             parts += [self.branches(one, followed) for one in schema["allOf"]]
@@ -94,49 +104,54 @@ def target_of(reference: str, root: Any) -> Any:
 class Wanted:
     """What one value may be."""
 
-    kinds: frozenset[str] = KINDS
-    values: tuple[Any, ...] | None = None
-    """The only values, where `enum` and `const` name them all."""
-
-    @property
-    def is_text(self) -> bool:
-        """Whether it is a string, whatever its text."""
-        return self.kinds == {"string"}
-
-    @property
-    def is_free(self) -> bool:
-        """Whether the schema says nothing about it."""
-        return self.kinds == KINDS and self.values is None
+    kinds: frozenset[str] = KINDS - {"null", "boolean"}
+    """Kinds of which it may be any value."""
+    values: tuple[Any, ...] = (None, True, False)
+    """Single values beside them: those of `enum` and `const`, null, true and false."""
 
 
 def wanted_of(schema: Any, root: Any) -> Wanted:
-    """What a schema asks for; anything, where it cannot be followed."""
+    """What a schema asks for; anything, where it cannot be followed or nothing fits it."""
     try:
-        found = [_of_branch(branch) for branch in branches_of(schema, root)]
+        wanted = wanted_by(unfold(schema, root).branches)
     except TooComplex:
         return Wanted()
-    found = [one for one in found if one.kinds]
-    if not found:
-        return Wanted()
-    lists = [one.values for one in found]
-    values = None if None in lists else tuple(value for one in lists for value in one or ())
-    return Wanted(frozenset[str]().union(*(one.kinds for one in found)), values)
+    return wanted if wanted.kinds or wanted.values else Wanted()
 
 
-def _of_branch(branch: Branch) -> Wanted:
-    kinds = KINDS.intersection(*(kinds_of(schema) for schema in branch))
+def wanted_by(branches: Sequence[Branch]) -> Wanted:
+    """What the alternatives of a schema ask for; nothing, where nothing fits them."""
+    kinds: frozenset[str] = frozenset()
+    values: list[Any] = []
+    for branch in branches:
+        listed = listed_values(branch)
+        if listed is None:
+            own = branch_kinds(branch)
+            kinds |= own - {"null", "boolean"}
+            listed = [value for value in (None, True, False) if kind_of(value) in own]
+        values += [value for value in listed if not value_in(value, values)]
+    return Wanted(kinds, tuple(values))
+
+
+def branch_kinds(branch: Branch) -> frozenset[str]:
+    """The kinds that all schemas of an alternative leave."""
+    return KINDS.intersection(*(kinds_of(schema) for schema in branch))
+
+
+def listed_values(branch: Branch) -> list[Any] | None:
+    """The values that `enum` and `const` leave of an alternative; None without them."""
     lists = [_listed(schema) for schema in branch if "const" in schema or isinstance(schema.get("enum"), list)]
-    if lists:
-        kept = [value for value in lists[0] if all(value_in(value, other) for other in lists[1:])]
-        values = tuple(value for value in kept if kind_of(value) in kinds)
-        return Wanted(frozenset(kind_of(value) for value in values), values)
-    if kinds <= {"null", "boolean"}:
-        return Wanted(kinds, tuple(value for value in (None, True, False) if kind_of(value) in kinds))
-    return Wanted(kinds)
+    if not lists:
+        return None
+    kinds = branch_kinds(branch)
+    return [one for one in lists[0] if kind_of(one) in kinds and all(value_in(one, other) for other in lists[1:])]
 
 
 def _listed(schema: Mapping[str, Any]) -> list[Any]:
-    return [schema["const"]] if "const" in schema else schema["enum"]
+    """Of a schema with both, what both allow."""
+    if not isinstance(schema.get("enum"), list):
+        return [schema["const"]]
+    return [one for one in schema["enum"] if "const" not in schema or value_in(one, [schema["const"]])]
 
 
 def kinds_of(schema: Mapping[str, Any]) -> frozenset[str]:
@@ -171,7 +186,7 @@ def value_in(value: Any, values: Any) -> bool:
 def properties_of(root: Any) -> dict[str, Any]:
     """The schemas of an object's properties, also of those that a reference, a union or a conjunction brings in."""
     try:
-        branches = branches_of(root, root)
+        branches = unfold(root, root).branches
     except TooComplex:
         branches = [(root,)] if isinstance(root, dict) else []
     found: dict[str, list[Any]] = {}

@@ -11,7 +11,7 @@ from hyla.answers.protocol import ToolDelta
 from hyla.answers.scanning import CallScanner
 from hyla.answers.schemas import Wanted, properties_of, wanted_of
 from hyla.answers.tools import ToolUse
-from hyla.answers.values import value_json
+from hyla.answers.values import spellings, value_json
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Tags:
     """A function from what stands in a parameter's tag to its name and whether the tag says that it is a string."""
 
 
-STREAMED = frozenset({"string", "null", "integer", "number"})
-"""Of these kinds a value is a string unless it is null: its text streams as soon as it cannot be that."""
+STREAMED = frozenset({"string", "integer", "number"})
+"""Of these kinds a value is a string: its text streams as soon as it cannot be one of the single values beside them."""
 
 
 class TaggedCalls(CallScanner):
@@ -155,10 +155,10 @@ class TaggedCalls(CallScanner):
     def _expect(self, name: str, says_string: bool | None) -> None:
         """How the parameter's value is to be read. The tag's word counts where the schema leaves it a choice."""
         wanted = wanted_of(self._properties.get(name, self._schema.get("additionalProperties")), self._schema)
-        if says_string and "string" in wanted.kinds and wanted.values is None:
-            wanted = Wanted(frozenset({"string"}))
+        if says_string and "string" in wanted.kinds:
+            wanted = Wanted(frozenset({"string"}), ())
         self._wanted, self._is_json = wanted, says_string is False
-        self._may_stream = "string" in wanted.kinds <= STREAMED and wanted.values is None and not self._is_json
+        self._may_stream = "string" in wanted.kinds <= STREAMED and not self._is_json
         self._streams = False
 
     def _in_value(self) -> bool:
@@ -225,12 +225,21 @@ class TaggedCalls(CallScanner):
     def _stream(self) -> None:
         """Give out what is certain of a string."""
         if not self._streams and self._may_stream:
-            self._streams = self._wanted.is_text or not "null".startswith(self._value.strip())
+            self._streams = not self._may_be_single(self._value.strip())
             self._give('"' if self._streams else "")
         if self._streams:
             cut = len(self._value) - self._value.endswith("\n")
             self._give(_escaped(self._value[:cut]))
             self._value = self._value[cut:]
+
+    def _may_be_single(self, text: str) -> bool:
+        """Whether a text, without the space around it, may become one of the single values."""
+        values = self._wanted.values
+        return any(
+            word.startswith(text)
+            for value in values
+            for word in ([value] if isinstance(value, str) else spellings(value))
+        )
 
     def _end_value(self, rest: str) -> None:
         """rest: the value, or what of it was not given out yet."""

@@ -10,7 +10,6 @@ from hyla.answers.schemas import Wanted, kind_of, value_in
 
 LITERALS = {"True": True, "False": False, "None": None}
 """Python's spelling, which models write where JSON's should stand."""
-NUMBERS = frozenset({"integer", "number"})
 
 
 class _NoValue(Exception):
@@ -30,20 +29,17 @@ def value_json(text: str, wanted: Wanted, *, is_json: bool = False) -> str:
     ('"12"', '12')
     """
     stripped = text.strip()
-    if wanted.values is not None and (listed := _listed(text, wanted.values)) is not None:
+    if (listed := _listed(text, wanted)) is not None:
         return listed
+    is_text = "string" in wanted.kinds
     try:
         value = json_value(stripped)
     except _NoValue:
-        return _literal(stripped, wanted) or _string(text)
+        literal = not is_text and stripped in LITERALS
+        return json.dumps(LITERALS[stripped]) if literal else _string(text)
     kind = kind_of(value)
-    if kind == "string":
-        return stripped if is_json or "string" not in wanted.kinds else _string(text)
-    if kind not in wanted.kinds:
-        # A kind that the schema does not have goes out as it is, for the tool to refuse.
-        return _string(text) if "string" in wanted.kinds else stripped
-    if kind in NUMBERS and "string" in wanted.kinds and not is_json:
-        return _string(text)
+    if is_text and not (is_json and (kind == "string" or kind in wanted.kinds)):
+        return stripped if kind in wanted.kinds & {"array", "object"} else _string(text)
     return json.dumps(int(value)) if kind == "integer" and "number" not in wanted.kinds else stripped
 
 
@@ -62,26 +58,24 @@ def _refuse(name: str):
     raise ValueError(name)
 
 
-def _listed(text: str, values: tuple[Any, ...]) -> str | None:
-    """The listed value that a text names: the string that it is before what it reads as."""
+def _listed(text: str, wanted: Wanted) -> str | None:
+    """The single value that a text names: the string that it is before what it reads as."""
     stripped = text.strip()
     for string in (text, stripped):
-        if value_in(string, values):
+        if value_in(string, wanted.values):
             return _string(string)
+    if stripped == "None" and "string" in wanted.kinds:
+        return None
     try:
         value = LITERALS[stripped] if stripped in LITERALS else json_value(stripped)
     except _NoValue:
         return None
-    return json.dumps(value, ensure_ascii=False) if value_in(value, values) else None
+    return json.dumps(value, ensure_ascii=False) if value_in(value, wanted.values) else None
 
 
-def _literal(stripped: str, wanted: Wanted) -> str | None:
-    """Python's True, False and None, where they are no string."""
-    if stripped not in LITERALS:
-        return None
-    value = LITERALS[stripped]
-    fits = kind_of(value) in wanted.kinds and (value is not None or "string" not in wanted.kinds)
-    return json.dumps(value) if fits or "string" not in wanted.kinds else None
+def spellings(value: Any) -> tuple[str, ...]:
+    """How a value that is no string is written."""
+    return (json.dumps(value), *(name for name, own in LITERALS.items() if own is value))
 
 
 def _string(text: str) -> str:

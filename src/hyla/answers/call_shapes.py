@@ -1,0 +1,120 @@
+"""What the arguments of a tool may look like, for formats that write each argument by itself: which there are, in which
+order, and what each of them has to be. What cannot be said so is refused by name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from hyla.answers.schemas import Branch, TooComplex, branch_kinds, unfold, value_in, wanted_of
+from hyla.answers.tools import FunctionTool
+from hyla.errors import RequestError
+
+UNSAID = (
+    "const", "dependencies", "dependentRequired", "dependentSchemas", "else", "enum", "if", "not", "propertyNames",
+    "then",
+)  # fmt: skip
+"""Keywords of an object that arguments one after the other cannot be held to."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a call."""
+
+    name: str
+    schema: Any
+    is_required: bool
+
+
+def refusal(tool: FunctionTool, what: str) -> RequestError:
+    """The error for a tool whose schema a required call cannot be held to."""
+    return RequestError(
+        f"tools: the parameters of {tool.name!r} have {what}; this model's format cannot hold a required call to that, "
+        "so change it, or set tool_choice to auto",
+        "tools",
+    )
+
+
+def shapes_of(tool: FunctionTool) -> list[list[Argument]]:
+    """The alternatives of a tool's arguments, each in the order of its schema. Raises RequestError for what no call can
+    be held to."""
+    root = tool.parameters or {}
+    try:
+        unfolded = unfold(root, root)
+    except TooComplex as error:
+        raise refusal(tool, f"a root that cannot be followed ({error})") from error
+    made: list[list[Argument]] = []
+    for branch in unfolded.branches:
+        shape = _shape(tool, branch) if "object" in branch_kinds(branch) else None
+        if shape is not None and shape not in made:
+            made.append(shape)
+    if not made:
+        raise refusal(tool, "a root that no object fits")
+    if unfolded.has_one_of and not all(_are_apart(one, other, root) for one, other in combinations(made, 2)):
+        raise refusal(tool, "a oneOf at the root whose alternatives overlap")
+    return made
+
+
+def _shape(tool: FunctionTool, branch: Branch) -> list[Argument] | None:
+    """The arguments of one alternative; None where nothing fits it."""
+    word = next((word for part in branch for word in UNSAID if word in part), None)
+    if word is not None:
+        raise refusal(tool, f"{word!r} at the root")
+    required = {name for part in branch for name in _names(part.get("required"))}
+    made = []
+    for name in _all_names(branch, required):
+        schemas = [schema for part in branch for schema in _schemas_for(tool, part, name)]
+        if not any(schema is False for schema in schemas):
+            schema = schemas[0] if len(schemas) == 1 else {"allOf": schemas}
+            made.append(Argument(name, schema, name in required))
+        elif name in required:
+            return None
+    _check_numbers(tool, branch, len(required), len(made))
+    return made
+
+
+def _names(value: Any) -> list[str]:
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+
+
+def _all_names(branch: Branch, required: set[str]) -> list[str]:
+    """The names of the properties in their order, then those that are required without a schema."""
+    names = [name for part in branch for name in _mapping(part, "properties")]
+    return list(dict.fromkeys([*names, *sorted(required)]))
+
+
+def _mapping(part: dict[str, Any], keyword: str) -> dict[str, Any]:
+    value = part.get(keyword)
+    return value if isinstance(value, dict) else {}
+
+
+def _schemas_for(tool: FunctionTool, part: dict[str, Any], name: str) -> list[Any]:
+    """What one schema of an object says of a property."""
+    own = [_mapping(part, "properties")[name]] if name in _mapping(part, "properties") else []
+    for pattern, schema in _mapping(part, "patternProperties").items():
+        try:
+            own += [schema] if re.search(pattern, name) else []
+        except re.error as error:
+            raise refusal(tool, f"the pattern {pattern!r:.80} in patternProperties ({error})") from error
+    return own or [part.get("additionalProperties", True)]
+
+
+def _check_numbers(tool: FunctionTool, branch: Branch, fewest: int, most: int) -> None:
+    for part in branch:
+        if part.get("minProperties", 0) > fewest:
+            raise refusal(tool, f"minProperties {part['minProperties']} and {fewest} required ones")
+        if part.get("maxProperties", most) < most:
+            raise refusal(tool, f"maxProperties {part['maxProperties']} and {most} of them")
+
+
+def _are_apart(one: list[Argument], other: list[Argument], root: Any) -> bool:
+    """Whether no call fits both: an argument that both require has other values in each."""
+    theirs = {argument.name: argument for argument in other if argument.is_required}
+    for mine in one:
+        if mine.is_required and mine.name in theirs:
+            wanted, others = wanted_of(mine.schema, root), wanted_of(theirs[mine.name].schema, root)
+            if not (wanted.kinds or others.kinds or any(value_in(value, others.values) for value in wanted.values)):
+                return True
+    return False
