@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 from hyla.answers.protocol import Delta, ReasoningDelta, TextDelta
+from hyla.server.reading.conversation import INVALID, read_arguments
 from hyla.server.reading.errors import HTTPFailure, anthropic_error_body
 from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.protocol import Shape, data_line
@@ -128,8 +128,5 @@ class MessageShape(Shape):
 
 def _input(arguments: str) -> dict[str, Any]:
     """A call's arguments as an object; what the model wrote wrongly is kept as text under one name."""
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return {"invalid_json": arguments}
-    return value if isinstance(value, dict) else {"invalid_json": arguments}
+    value = read_arguments(arguments)
+    return {INVALID: arguments} if value is None else value
