@@ -14,11 +14,11 @@ FENCE = "```json"
 
 
 def _v3_name(header: str) -> tuple[str, str | None]:
-    return header.partition(SEPARATOR)[2].strip() or header.strip(), None
+    return header.partition(SEPARATOR)[2].strip() or header, None
 
 
 def _v31_name(header: str) -> tuple[str, str | None]:
-    return header.strip(), None
+    return header, None
 
 
 V3 = ToolFormat(
