@@ -12,6 +12,7 @@ from hyla.checkpoints import Tokenizer
 from hyla.engine.requests.formats import depth_of
 from hyla.errors import RequestError
 from hyla.server.reading.content import text_of
+from hyla.server.reading.instructions import arranged
 
 INVALID = "invalid_json"
 """The one name in an object that stands for arguments which are none."""
@@ -76,6 +77,8 @@ class Conversation:
                 f"chat_template_kwargs may not set {name}; it comes from the request", "chat_template_kwargs"
             )
         messages = [message_for_template(message, f"messages[{n}]") for n, message in enumerate(self.messages)]
+        if tokenizer.chat_template is not None:
+            messages = arranged(messages, tokenizer.chat_template)
         names = dict(self.template_names)
         if self.documents is not None:
             names["documents"] = list(self.documents)
@@ -98,8 +101,6 @@ def message_for_template(message: Mapping[str, Any], where: str = "message") -> 
     reasoning = made.get("reasoning_content", made.get("reasoning"))
     if isinstance(reasoning, str):
         made["reasoning_content"] = reasoning
-    if made.get("role") == "developer":
-        made["role"] = "system"
     if "tool_calls" in made:
         made["tool_calls"] = [
             _call_for_template(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(made["tool_calls"])
