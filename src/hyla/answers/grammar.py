@@ -9,6 +9,7 @@ from typing import Any
 
 from hyla.answers.constraints import with_bounded_space
 from hyla.answers.lifting import Definitions
+from hyla.answers.patterns import slashed
 from hyla.answers.tools import FunctionTool, ToolUse
 
 Marker = Callable[[str], str]
@@ -30,7 +31,10 @@ def marker_of(special: Sequence[str]) -> Marker:
     return mark
 
 
-def schema_of(tool: FunctionTool) -> dict[str, Any]:
+def schema_of(tool: FunctionTool, tools: ToolUse) -> dict[str, Any]:
+    """What a call's arguments are held to."""
+    if not tools.is_held:
+        return {"type": "object"}
     return tool.parameters or {"type": "object", "properties": {}}
 
 
@@ -55,19 +59,20 @@ def json_calls(tools: ToolUse, mark: Marker, opening: str, closing: str, argumen
     made = {"start": repeated("call", tools, quoted("\n"))}
     made["call"] = f"{mark(opening)} body {mark(closing)}"
     definitions = Definitions()
-    calls = [_call_schema(tool, argument_key, definitions) for tool in tools.tools]
+    calls = [_call_schema(tool, tools, argument_key, definitions) for tool in tools.tools]
     made["body"] = json_rule(definitions.with_root({"anyOf": calls}))
     return rules(**made)
 
 
-def arguments_rule(tool: FunctionTool) -> str:
+def arguments_rule(tool: FunctionTool, tools: ToolUse) -> str:
     """The arguments of a tool as JSON."""
-    definitions = Definitions()
-    return json_rule(definitions.with_root(definitions.lift(schema_of(tool), schema_of(tool), tool.name)))
+    definitions, schema = Definitions(), schema_of(tool, tools)
+    return json_rule(definitions.with_root(definitions.lift(schema, schema, tool.name)))
 
 
-def _call_schema(tool: FunctionTool, argument_key: str, definitions: Definitions) -> dict[str, Any]:
-    arguments = definitions.lift(schema_of(tool), schema_of(tool), tool.name)
+def _call_schema(tool: FunctionTool, tools: ToolUse, argument_key: str, definitions: Definitions) -> dict[str, Any]:
+    schema = schema_of(tool, tools)
+    arguments = definitions.lift(schema, schema, tool.name)
     return {
         "type": "object",
         "properties": {"name": {"const": tool.name}, argument_key: arguments},
@@ -90,5 +95,19 @@ def framed_calls(
     made = {"start": f"{mark(section[0])} {repeated('call', tools, between)} {mark(section[1])}", "call": calls}
     for n, tool in enumerate(tools.tools):
         made[f"call_{n}"] = f"{header(tool.name)} args_{n} {mark(footer)}"
-        made[f"args_{n}"] = arguments_rule(tool)
+        made[f"args_{n}"] = arguments_rule(tool, tools)
     return rules(**made)
+
+
+def calls_or(calls: str, answer: str) -> str:
+    """A grammar of calls, of which the answer may be another rule's text instead. answer: that rule's body."""
+    return f"start: calls | answer\nanswer: {answer}\n" + re.sub(r"\Astart:", "calls:", calls)
+
+
+def answer_rule(constraint: dict[str, Any]) -> str | None:
+    """What an answer must look like, as a rule's body; None for a grammar, which stands alone."""
+    if constraint["type"] == "json_schema":
+        return json_rule(constraint["json_schema"])
+    if constraint["type"] == "regex":
+        return f"/{slashed(constraint['pattern'])}/"
+    return " | ".join(map(quoted, constraint["options"])) if constraint["type"] == "choice" else None

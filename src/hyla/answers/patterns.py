@@ -89,6 +89,15 @@ def _alternatives(tokens: list[str]) -> list[list[str]]:
     return made
 
 
+def slashed(pattern: str) -> str:
+    """A pattern of Rust's as it stands between two slashes.
+
+    >>> slashed("a/b")
+    'a\\\\/b'
+    """
+    return re.sub(r"\\.|[/\n\r]", lambda own: _plain(own[0]), pattern, flags=re.S)
+
+
 def escaped(text: str) -> str:
     """A text as an expression for itself."""
     return re.escape(text).replace("\\\n", r"\n").replace("/", r"\/")

@@ -84,7 +84,8 @@ class AnswerFormat:
     ) -> Reading:
         """For the answers to a prompt.
 
-        constraint: what the request wants them to look like; it holds after reasoning. budget: most tokens of
+        constraint: what the request wants them to look like; it holds after reasoning, and for an answer that is no
+        call where tools may be called. budget: most tokens of
         reasoning. may_think: False: the request wants none, so that a constraint holds at once and a budget has nothing
         to bound, unless the prompt has opened reasoning all the same.
 
@@ -99,8 +100,8 @@ class AnswerFormat:
                 "--tool-parser, or leave tools out",
                 "tools",
             )
-        if tools.mode == "required" and self.tools is not None:
-            constraint = self._required(self.tools, tools, constraint)
+        if uses_tools and self.tools is not None:
+            constraint = self._with_calls(self.tools, tools, constraint)
         params: dict[str, Any] = {"grammar": constraint, "thinking_budget": None}
         thinks = may_think or is_open
         if thinks and (budget is not None or self.thinking_ids is not None):
@@ -110,10 +111,15 @@ class AnswerFormat:
             params["skip_special_tokens"] = False
         return Reading(partial(self._parser, tools if uses_tools else None, is_open), params)
 
-    def _required(self, form: ToolFormat, tools: ToolUse, constraint: dict | None) -> dict:
-        if constraint is not None:
+    def _with_calls(self, form: ToolFormat, tools: ToolUse, constraint: dict | None) -> dict | None:
+        """What the answer must look like: calls where one is required, calls or the text that is wanted elsewhere."""
+        if tools.mode == "required" and constraint is not None:
             raise RequestError("tool_choice asks for a call and another field for a text; give one", "tool_choice")
-        return text_grammar(form.grammar(tools, grammar.marker_of(self.special)))
+        answer = grammar.answer_rule(constraint) if constraint is not None else None
+        if tools.mode != "required" and answer is None:
+            return constraint
+        calls = form.grammar(tools, grammar.marker_of(self.special))
+        return text_grammar(calls if answer is None else grammar.calls_or(calls, answer))
 
     def _parser(self, tools: ToolUse | None, is_open: bool) -> Parser:
         form = None if tools is None else self.tools

@@ -12,7 +12,7 @@ from hyla.answers.call_shapes import Argument, refusal, shapes_of
 from hyla.answers.grammar import Marker, json_rule, quoted, repeated, rules
 from hyla.answers.lifting import DROPPED, Definitions
 from hyla.answers.patterns import ANY, Unsupported, escaped, whole
-from hyla.answers.schemas import Branch, TooComplex, branch_kinds, listed_values, unfold, wanted_by
+from hyla.answers.schemas import Branch, TooComplex, branch_kinds, listed_values, properties_of, unfold, wanted_by
 from hyla.answers.tagged_calls import Tags
 from hyla.answers.tools import FunctionTool, ToolUse
 
@@ -32,7 +32,7 @@ def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: TagOf | No
     made = {"start": f"{opening} {repeated('call', tools)} {closing}"}
     made["call"] = " | ".join(f"call_{n}" for n in range(len(tools.tools)))
     for n, tool in enumerate(tools.tools):
-        made[f"call_{n}"] = writer.call(tool)
+        made[f"call_{n}"] = writer.call(tool) if tools.is_held else writer.loose_call(tool)
     return rules(**made, **writer.made)
 
 
@@ -61,6 +61,15 @@ class _Writer:
             parts = [self._part(tool, argument, [own.name for own in shape]) for argument in shape]
             made.append(" ".join([start, *filter(None, parts), end]))
         return " | ".join(made)
+
+    def loose_call(self, tool: FunctionTool) -> str:
+        """Any of a tool's arguments, in any order, with any values."""
+        tags = self.tags
+        names = list(properties_of(tool.parameters or {}))
+        parts = [self._part(tool, Argument(name, True, True), names) for name in names]
+        inside = f"({' | '.join(parts)})*" if parts else ""
+        start = self.mark(tags.call_open + tool.name + tags.call_name_end + "\n")
+        return " ".join(filter(None, [start, inside, self.mark(tags.call_close + "\n")]))
 
     def _part(self, tool: FunctionTool, argument: Argument, names: list[str]) -> str:
         """One argument, optional unless it is required; nothing where none can be given."""

@@ -23,7 +23,7 @@ class ToolFormat:
     make: Callable[[ToolUse], Parser]
     """A parser for one answer."""
     grammar: Callable[[ToolUse, Marker], str]
-    """Lark text of an answer that is one call or several."""
+    """Lark text of an answer that is one call or several; its first rule is `start`."""
     markers: tuple[str, ...]
     """What the parser needs to see, also where it is a special token."""
     unlike: tuple[str, ...] = ()

@@ -137,6 +137,10 @@ one that the client has sent is meant."""
 TOOL_WORDS = {"form": "parameters of a tool", "place": ""}
 """Words for an error in the grammar that the server made of the tools: the client never saw it, nor a place in it."""
 
+ANSWER_WORDS = {"form": "json schema", "place": ""}
+"""The same for a schema of answers, which the server may have joined to a grammar of calls."""
+ANSWER_FIELDS = ("response_format", "text", "output_config")
+
 
 def client_name(requested: Body, name: str | None) -> str | None:
     """A field of this request for the engine's word; None when it has none."""
@@ -162,4 +166,5 @@ def in_client_names(requested: Body) -> Iterator[None]:
 def _told(error: FieldError, requested: Body, param: str | None) -> str:
     """An error's text with the request's names in place of the engine's."""
     names = {name: client_name(requested, name) or name for name in CLIENT_NAMES.get(type(requested), {})}
-    return error.told({**names, **(TOOL_WORDS if param == "tools" else {})})
+    words = TOOL_WORDS if param == "tools" else ANSWER_WORDS if param in ANSWER_FIELDS else {}
+    return error.told({**names, **words})
