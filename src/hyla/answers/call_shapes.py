@@ -3,6 +3,7 @@ order, and what each of them has to be. What cannot be said so is refused by nam
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from itertools import combinations
@@ -45,16 +46,13 @@ def shapes_of(tool: FunctionTool) -> list[list[Argument]]:
         unfolded = unfold(root, root)
     except TooComplex as error:
         raise refusal(tool, f"a root that cannot be followed ({error})") from error
-    made: list[list[Argument]] = []
-    for branch in unfolded.branches:
-        shape = _shape(tool, branch) if "object" in branch_kinds(branch) else None
-        if shape is not None and shape not in made:
-            made.append(shape)
+    shapes = [_shape(tool, branch) for branch in unfolded.branches if "object" in branch_kinds(branch)]
+    made = [shape for shape in shapes if shape is not None]
     if not made:
         raise refusal(tool, "a root that no object fits")
     if unfolded.has_one_of and not all(_are_apart(one, other, root) for one, other in combinations(made, 2)):
         raise refusal(tool, "a oneOf at the root whose alternatives overlap")
-    return made
+    return [shape for n, shape in enumerate(made) if shape not in made[:n]]
 
 
 def _shape(tool: FunctionTool, branch: Branch) -> list[Argument] | None:
@@ -102,11 +100,26 @@ def _schemas_for(tool: FunctionTool, part: dict[str, Any], name: str) -> list[An
 
 
 def _check_numbers(tool: FunctionTool, branch: Branch, fewest: int, most: int) -> None:
-    for part in branch:
-        if part.get("minProperties", 0) > fewest:
-            raise refusal(tool, f"minProperties {part['minProperties']} and {fewest} required ones")
-        if part.get("maxProperties", most) < most:
-            raise refusal(tool, f"maxProperties {part['maxProperties']} and {most} of them")
+    wanted = [count for part in branch if (count := count_of(tool, part, "minProperties")) is not None]
+    if max(wanted, default=0) > fewest:
+        raise refusal(tool, f"minProperties {max(wanted)} and {fewest} required ones")
+    allowed = [count for part in branch if (count := count_of(tool, part, "maxProperties")) is not None]
+    if min(allowed, default=most) < most:
+        raise refusal(tool, f"maxProperties {min(allowed)} and {most} of them")
+
+
+def count_of(tool: FunctionTool, part: dict[str, Any], keyword: str) -> int | None:
+    """The number that a keyword has, None without it. Raises RequestError for what is no count."""
+    count = part.get(keyword, 0)
+    if isinstance(count, bool) or not isinstance(count, int | float) or count < 0 or count != count // 1:
+        raise refusal(tool, f"a {keyword} that is no count ({short(count)})")
+    return int(count) if keyword in part else None
+
+
+def short(value: Any) -> str:
+    """A value as JSON, cut to a few words."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _are_apart(one: list[Argument], other: list[Argument], root: Any) -> bool:

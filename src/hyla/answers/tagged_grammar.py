@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from hyla.answers.call_shapes import Argument, refusal, shapes_of
+from hyla.answers.call_shapes import Argument, count_of, refusal, shapes_of, short
 from hyla.answers.grammar import Marker, json_rule, quoted, repeated, rules
 from hyla.answers.lifting import DROPPED, Definitions
 from hyla.answers.patterns import ANY, Unsupported, escaped, whole
@@ -17,6 +17,8 @@ from hyla.answers.tagged_calls import Tags
 from hyla.answers.tools import FunctionTool, ToolUse
 
 TagOf = Callable[[str, bool], str]
+LISTING = frozenset({"const", "enum", "type", "nullable", "format", "pattern", "minLength", "maxLength"})
+"""Keywords that say no more of listed values than which they are, strings apart."""
 UNSAID = ("not", "if", "then", "else")
 """Keywords that the text of a string cannot be held to."""
 
@@ -98,7 +100,7 @@ class _Writer:
             is_any = any(not any(part.keys() - DROPPED for part in branch) for branch in unfolded.branches)
             kinds &= frozenset() if is_any else {"array", "object"}
         has_brackets = bool(kinds) and self.tag_of is None
-        branches = [branch for branch in unfolded.branches if "string" in branch_kinds(branch)]
+        branches = [branch for branch in unfolded.branches if _may_be_string(branch)]
         if unfolded.has_one_of and len(branches) > 1:
             raise refusal(tool, f"a oneOf of several strings in the property {argument.name!r}")
         given = [self._text(tool, argument.name, branch, names, has_brackets=has_brackets) for branch in branches]
@@ -108,6 +110,8 @@ class _Writer:
         schema = definitions.lift(argument.schema, root, tool.name)
         if not branches:
             return [], [self._named("j", json_rule(definitions.with_root(_as_object(schema)))) + " " + end]
+        if any(_is_filtered(branch) for branch in unfolded.branches):
+            raise refusal(tool, f"values beside other keywords in the property {argument.name!r}")
         singles = [value for value in wanted.values if not isinstance(value, str)]
         others = [f"{quoted(json.dumps(value, ensure_ascii=False))} {end}" for value in singles]
         if kinds:
@@ -125,9 +129,10 @@ class _Writer:
         word = next((word for part in branch for word in UNSAID if word in part), None)
         if word is not None:
             raise refusal(tool, f"{word!r} in the property {name!r}")
-        fewest = max((part.get("minLength", 0) for part in branch), default=0)
-        most = min((part["maxLength"] for part in branch if "maxLength" in part), default=None)
-        patterns = [part["pattern"] for part in branch if isinstance(part.get("pattern"), str)]
+        fewest = max((count_of(tool, part, "minLength") or 0 for part in branch), default=0)
+        lengths = [count for part in branch if (count := count_of(tool, part, "maxLength")) is not None]
+        most = min(lengths, default=None)
+        patterns = [part["pattern"] for part in branch if "pattern" in part]
         listed = listed_values(branch)
         if listed is not None:
             strings = [one for one in listed if isinstance(one, str) and _fits(one, fewest, most, patterns)]
@@ -135,6 +140,9 @@ class _Writer:
         if most is not None and most < fewest:
             return []
         conditions = [rf"~/\s*[\[{{]{ANY}/"] if has_brackets else []
+        wrong = [pattern for pattern in patterns if not isinstance(pattern, str)]
+        if wrong:
+            raise refusal(tool, f"a pattern that is no text ({short(wrong[0])}) in the property {name!r}")
         try:
             expressions = [whole(pattern) for pattern in patterns]
         except Unsupported as error:
@@ -170,10 +178,21 @@ class _Writer:
         return f"{terminal}{'+' if rest and not conditions else ''} {rest}".strip()
 
 
+def _may_be_string(branch: Branch) -> bool:
+    listed = listed_values(branch)
+    return "string" in branch_kinds(branch) if listed is None else any(isinstance(value, str) for value in listed)
+
+
+def _is_filtered(branch: Branch) -> bool:
+    """Whether an alternative lists numbers, lists or objects and asks for more of them."""
+    values = [value for value in listed_values(branch) or () if not isinstance(value, str | bool | None)]
+    return bool(values) and any(part.keys() - DROPPED - LISTING for part in branch)
+
+
 def _as_object(schema: Any) -> dict[str, Any]:
     return schema if isinstance(schema, dict) else {"allOf": [schema]}
 
 
 def _fits(value: str, fewest: int, most: int | None, patterns: list[str]) -> bool:
     is_long = fewest <= len(value) and (most is None or len(value) <= most)
-    return is_long and all(re.search(pattern, value) for pattern in patterns)
+    return is_long and all(isinstance(pattern, str) and re.search(pattern, value) for pattern in patterns)
