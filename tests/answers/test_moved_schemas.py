@@ -8,7 +8,10 @@ from hyla.answers.lifting import Definitions
 from hyla.engine import Lark
 from hyla.engine.sampling.grammar import GrammarCompiler
 from hyla.errors import RequestError
+from hyla.server.schemas.tools import FunctionTool
 
+NO_TYPE = {"$defs": {"a": {"properties": {"a": {"type": "integer"}}}}}
+JSON_FORMATS = ("hermes", "kimi_k2", "deepseek_v3", "deepseek_v31", "minimax_m1", "nemotron_json")
 COLOR = {"enum": ["red", "green"], "type": "string", "title": "Color"}
 POINT = {"type": "object", "properties": {"x": {"$ref": "#/$defs/N"}, "next": {"$ref": "#/$defs/P"}}, "required": ["x"]}
 PAINT = tool(
@@ -59,6 +62,21 @@ def test_an_error_has_no_grammar_in_it(name):
     with pytest.raises(RequestError, match="not") as caught:
         GrammarCompiler(text_tokenizer()).compile(form)
     assert not any(part in str(caught.value) for part in ("%json", "start:", "call", "|", "paint"))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_arguments_are_an_object_whatever_the_root_says(name):
+    for root in (
+        {"properties": {"a": {"type": "integer"}}},
+        {"type": ["null", "object"]},
+        {"$ref": "#/$defs/a", **NO_TYPE},
+    ):
+        matcher = matcher_of(name, FunctionTool(name="f", parameters=root))
+        assert accepts(matcher, written(name, ("f", {})))
+        if name in JSON_FORMATS:
+            assert not accepts(matcher, written(name, ("f", {"a": 1})).replace('{"a": 1}', "3"))
+    with pytest.raises(RequestError, match="'f' have a root that no object fits"):
+        reading_of(name, FunctionTool(name="f", parameters={"type": "null"}))
 
 
 def test_a_counted_header_leaves_schemas_alone():

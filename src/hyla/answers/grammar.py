@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hyla.answers.call_shapes import refusal
 from hyla.answers.constraints import with_bounded_space
 from hyla.answers.lifting import Definitions
 from hyla.answers.patterns import slashed
+from hyla.answers.schemas import kinds_of
 from hyla.answers.tools import FunctionTool, ToolUse
 
 Marker = Callable[[str], str]
@@ -32,10 +34,13 @@ def marker_of(special: Sequence[str]) -> Marker:
 
 
 def schema_of(tool: FunctionTool, tools: ToolUse) -> dict[str, Any]:
-    """What a call's arguments are held to."""
+    """What a call's arguments are held to: an object, also where the schema does not say so."""
     if not tools.is_held:
         return {"type": "object"}
-    return tool.parameters or {"type": "object", "properties": {}}
+    schema = tool.parameters or {"properties": {}}
+    if "object" not in kinds_of(schema):
+        raise refusal(tool, "a root that no object fits")
+    return {**schema, "type": "object"}
 
 
 def json_rule(schema: Any) -> str:

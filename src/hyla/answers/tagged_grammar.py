@@ -4,23 +4,30 @@ the text between its tags; everything else is JSON."""
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
-from hyla.answers.call_shapes import Argument, count_of, refusal, shapes_of, short
+from hyla.answers.asked_text import asked_of_text
+from hyla.answers.call_shapes import Argument, refusal, shapes_of
 from hyla.answers.grammar import Marker, json_rule, quoted, repeated, rules
 from hyla.answers.lifting import DROPPED, Definitions
-from hyla.answers.patterns import ANY, Unsupported, escaped, whole
-from hyla.answers.schemas import Branch, TooComplex, branch_kinds, listed_values, properties_of, unfold, wanted_by
+from hyla.answers.patterns import ANY, escaped
+from hyla.answers.schemas import (
+    Branch,
+    TooComplex,
+    Unfolded,
+    branch_kinds,
+    listed_values,
+    properties_of,
+    unfold,
+    wanted_by,
+)
 from hyla.answers.tagged_calls import Tags
 from hyla.answers.tools import FunctionTool, ToolUse
 
 TagOf = Callable[[str, bool], str]
 LISTING = frozenset({"const", "enum", "type", "nullable", "format", "pattern", "minLength", "maxLength"})
 """Keywords that say no more of listed values than which they are, strings apart."""
-UNSAID = ("not", "if", "then", "else")
-"""Keywords that the text of a string cannot be held to."""
 
 
 def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: TagOf | None = None) -> str:
@@ -93,67 +100,59 @@ class _Writer:
             unfolded = unfold(argument.schema, root)
         except TooComplex as error:
             raise refusal(tool, f"a property {argument.name!r} that cannot be followed ({error})") from error
-        wanted = wanted_by(unfolded.branches)
-        kinds = wanted.kinds - {"string"}
-        if "string" in wanted.kinds and self.tag_of is None:
-            # A number would be read as a string; where anything goes, whatever a text is read as is right.
-            is_any = any(not any(part.keys() - DROPPED for part in branch) for branch in unfolded.branches)
-            kinds &= frozenset() if is_any else {"array", "object"}
-        has_brackets = bool(kinds) and self.tag_of is None
         branches = [branch for branch in unfolded.branches if _may_be_string(branch)]
         if unfolded.has_one_of and len(branches) > 1:
             raise refusal(tool, f"a oneOf of several strings in the property {argument.name!r}")
-        given = [self._text(tool, argument.name, branch, names, has_brackets=has_brackets) for branch in branches]
-        texts = list(dict.fromkeys(text for own in given for text in own))
-        end = self.mark(self.end)
-        definitions = Definitions()
-        schema = definitions.lift(argument.schema, root, tool.name)
-        if not branches:
-            return [], [self._named("j", json_rule(definitions.with_root(_as_object(schema)))) + " " + end]
+        kinds = self._other_kinds(unfolded)
+        has_brackets = bool(kinds) and self.tag_of is None
+        given = [self._texts(tool, argument.name, branch, names, has_brackets=has_brackets) for branch in branches]
+        others = self._others(tool, argument, unfolded, kinds, is_mixed=bool(branches))
+        return list(dict.fromkeys(text for texts in given for text in texts)), others
+
+    def _other_kinds(self, unfolded: Unfolded) -> frozenset[str]:
+        """Kinds beside strings of which any value that the schema allows may be written."""
+        kinds = wanted_by(unfolded.branches).kinds
+        if "string" not in kinds or self.tag_of is not None:
+            return kinds - {"string"}
+        # A number would be read as a string; where anything goes, whatever a text is read as is right.
+        is_any = any(not any(part.keys() - DROPPED for part in branch) for branch in unfolded.branches)
+        return frozenset() if is_any else kinds & {"array", "object"}
+
+    def _others(
+        self, tool: FunctionTool, argument: Argument, unfolded: Unfolded, kinds: frozenset[str], *, is_mixed: bool
+    ) -> list[str]:
+        """Values that are no strings. is_mixed: there are strings besides."""
+        definitions, end = Definitions(), self.mark(self.end)
+        schema = definitions.lift(argument.schema, tool.parameters or {}, tool.name)
+        values = wanted_by(unfolded.branches).values
+        if not is_mixed:
+            whole_rule = json_rule(definitions.with_root(_as_object(schema)))
+            return [f"{self._named('j', whole_rule)} {end}"] if kinds or values else []
         if any(_is_filtered(branch) for branch in unfolded.branches):
             raise refusal(tool, f"values beside other keywords in the property {argument.name!r}")
-        singles = [value for value in wanted.values if not isinstance(value, str)]
-        others = [f"{quoted(json.dumps(value, ensure_ascii=False))} {end}" for value in singles]
+        singles = [json.dumps(value, ensure_ascii=False) for value in values if not isinstance(value, str)]
+        made = [f"{quoted(single)} {end}" for single in singles]
         if kinds:
             narrow = definitions.with_root({"allOf": [schema, {"type": sorted(kinds)}]})
-            others.append(self._named("j", json_rule(narrow)) + " " + end)
-        return texts, others
+            made.append(f"{self._named('j', json_rule(narrow))} {end}")
+        return made
 
-    def _text(
+    def _texts(
         self, tool: FunctionTool, name: str, branch: Branch, names: list[str], *, has_brackets: bool
     ) -> list[str]:
         """The strings of one alternative.
 
         has_brackets: what begins as a list or an object is read as one, and so is no string.
         """
-        word = next((word for part in branch for word in UNSAID if word in part), None)
-        if word is not None:
-            raise refusal(tool, f"{word!r} in the property {name!r}")
-        fewest = max((count_of(tool, part, "minLength") or 0 for part in branch), default=0)
-        lengths = [count for part in branch if (count := count_of(tool, part, "maxLength")) is not None]
-        most = min(lengths, default=None)
-        patterns = [part["pattern"] for part in branch if "pattern" in part]
+        asked = asked_of_text(tool, name, branch)
         listed = listed_values(branch)
         if listed is not None:
-            strings = [one for one in listed if isinstance(one, str) and _fits(one, fewest, most, patterns)]
-            return [f"{quoted(one)} {self.mark(self.end)}" for one in strings if self._check(tool, name, one)]
-        if most is not None and most < fewest:
+            strings = [value for value in listed if isinstance(value, str) and asked.fits(value, tool, name)]
+            return [f"{quoted(value)} {self.mark(self.end)}" for value in strings if self._check(tool, name, value)]
+        if asked.most is not None and asked.most < asked.fewest:
             return []
-        conditions = [rf"~/\s*[\[{{]{ANY}/"] if has_brackets else []
-        wrong = [pattern for pattern in patterns if not isinstance(pattern, str)]
-        if wrong:
-            raise refusal(tool, f"a pattern that is no text ({short(wrong[0])}) in the property {name!r}")
-        try:
-            expressions = [whole(pattern) for pattern in patterns]
-        except Unsupported as error:
-            raise refusal(tool, f"a pattern in the property {name!r} that no grammar can follow ({error})") from error
-        has_length = bool(fewest) or most is not None
-        if has_length and not all(is_anchored for _, is_anchored in expressions):
-            raise refusal(tool, f"a pattern without ^ and $ beside a length in the property {name!r}")
-        conditions += [f"/{expression}/" for expression, _ in expressions]
-        if has_length:
-            conditions.append(f"/(?s:.{{{fewest},{'' if most is None else most}}})/")
-        return [self._terminal(conditions, names)]
+        brackets = [rf"~/\s*[\[{{]{ANY}/"] if has_brackets else []
+        return [self._terminal([*brackets, *asked.conditions(tool, name)], names)]
 
     def _check(self, tool: FunctionTool, name: str, value: str) -> bool:
         if self.tags.parameter_close in value:
@@ -191,8 +190,3 @@ def _is_filtered(branch: Branch) -> bool:
 
 def _as_object(schema: Any) -> dict[str, Any]:
     return schema if isinstance(schema, dict) else {"allOf": [schema]}
-
-
-def _fits(value: str, fewest: int, most: int | None, patterns: list[str]) -> bool:
-    is_long = fewest <= len(value) and (most is None or len(value) <= most)
-    return is_long and all(isinstance(pattern, str) and re.search(pattern, value) for pattern in patterns)
