@@ -5,10 +5,19 @@ import random
 import jsonschema
 import numpy as np
 import pytest
-from call_texts import TAGGED, argument, strict, tool, whole
-from required_calls import accepts, matcher_of, read_back, reading_of, text_tokenizer, written
+from call_texts import TAGGED, argument, read_calls, strict, tool, whole
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from required_calls import accepts, matcher_of, read_back, reading_of, written
 from test_tool_grammars import SPECIAL
+from tiny_text import byte_tokenizer
+from tool_templates import TEMPLATES
 
+from hyla.answers import registry
+from hyla.answers.call_shapes import UNSAID
+from hyla.answers.tools import ToolUse
+from hyla.engine import Lark
+from hyla.engine.sampling.grammar import GrammarCompiler
 from hyla.errors import RequestError
 from hyla.server.schemas.tools import FunctionTool
 
@@ -133,14 +142,47 @@ def test_properties_that_patterns_and_other_parts_decide_on(name):
     assert not accepts(matcher, written(name, ("f", {"b": "y", "x_n": 2, "gone": "x"})))
 
 
-def test_text_ends_at_a_closing_tag_that_is_partly_a_token_of_its_own():
-    special = (*SPECIAL, "｜DSML｜")
+@pytest.mark.parametrize("special", [SPECIAL, (*SPECIAL, "｜DSML｜")])
+def test_text_ends_at_its_closing_tag_also_where_that_is_partly_a_token_of_its_own(special):
     used = tool("f", {"a": STRING, "c": {"type": "string", "pattern": "^<b>.*$"}}, required=["a"])
-    text = reading_of("deepseek_v32", used, special=special).params["grammar"]["text"]
-    tokenizer = type(text_tokenizer())(text_tokenizer().backend.from_str(text_tokenizer().backend.to_str()))
-    tokenizer.backend.add_special_tokens(["<｜DSML｜>"])
-    assert '"</" ｜DSML｜ "parameter>\\n"' not in text
-    assert 'V0+ ｜DSML｜ "parameter>\\n"' in text
+    tokenizer = byte_tokenizer()
+    tokenizer.backend.add_special_tokens(list(special))
+    form = registry.answer_format(TEMPLATES["deepseek_v32"], special=special, encode=tokenizer.encode)
+    text = form.reading("", ToolUse((used,), "required")).params["grammar"]["text"]
+    grammar = GrammarCompiler(tokenizer).compile(Lark(text=text))
+    for arguments, is_fine in (
+        ({"a": "x"}, True),
+        ({"a": "<b>x</b></i> y", "c": "<b>z"}, True),
+        ({"a": "", "c": "<b>"}, True),
+        ({"a": "x", "c": "z"}, False),
+    ):
+        ids = tokenizer.encode(written("deepseek_v32", ("f", arguments)))
+        assert (grammar.num_allowed(ids) == len(ids)) == is_fine, arguments
+
+
+WORDS = sorted(
+    {word for schema, _, _ in CASES for word in schema} | set(UNSAID) | {"properties", "required", "minProperties"}
+)
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 5)
+    | st.sampled_from(["string", "object", "#/$defs/a", "#", "^a", "(", "p"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from([*WORDS, "a"]), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(TAGGED), st.dictionaries(st.sampled_from(WORDS), ANYTHING, max_size=2), ANYTHING, ANYTHING)
+def test_any_schema_is_refused_by_name_or_can_be_written_and_every_call_is_read(name, root, first, second):
+    used = rooted("f", {"type": "object", "properties": {"a": first, "b": STRING}, "$defs": {"a": second}} | root)
+    try:
+        reading_of(name, used)
+    except RequestError as error:
+        assert error.param == "tools" and "'f'" in str(error)
+    call = whole(name, "f", argument(name, "a", "12"), argument(name, "b", "null"))
+    assert isinstance(read_calls(name, call, used)[2][0][1], dict)
 
 
 def walk(matcher, ends, seed):

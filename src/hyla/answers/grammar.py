@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hyla.answers.call_shapes import refusal
@@ -23,12 +23,17 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def marker_of(special: Sequence[str]) -> Marker:
-    """special: tokens that a constraint names by themselves, not by their characters."""
+def marker_of(special: Sequence[str], ids: Mapping[str, int] | None = None) -> Marker:
+    """special: tokens that a constraint names by themselves, not by their characters. ids: of those whose text is no
+    name in Lark, so that their number is."""
+    numbers = ids or {}
 
     def mark(text: str) -> str:
         parts = re.split("(" + "|".join(map(re.escape, special)) + ")", text) if special else [text]
-        return " ".join(part if part in special else quoted(part) for part in parts if part)
+        return " ".join(named(part) if part in special else quoted(part) for part in parts if part)
+
+    def named(token: str) -> str:
+        return f"<[{numbers[token]}]>" if token in numbers else token
 
     return mark
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -53,6 +53,8 @@ class AnswerFormat:
     reasoning: ReasoningFormat | None = None
     special: tuple[str, ...] = ()
     """The tokenizer's special tokens."""
+    special_ids: Mapping[str, int] = field(default_factory=dict)
+    """Ids of those that do not stand between < and >."""
     thinking_ids: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     """The tags of the reasoning as token ids."""
 
@@ -118,7 +120,7 @@ class AnswerFormat:
         answer = grammar.answer_rule(constraint) if constraint is not None else None
         if tools.mode != "required" and answer is None:
             return constraint
-        calls = form.grammar(tools, grammar.marker_of(self.special))
+        calls = form.grammar(tools, grammar.marker_of(self.special, self.special_ids))
         return text_grammar(calls if answer is None else grammar.calls_or(calls, answer))
 
     def _parser(self, tools: ToolUse | None, is_open: bool) -> Parser:
@@ -156,7 +158,13 @@ def answer_format(
     ids = None
     if found_reasoning is not None and encode is not None:
         ids = tuple(encode(found_reasoning.opening)), tuple(encode(found_reasoning.closing))
-    return AnswerFormat(found_tools, found_reasoning, tuple(special), ids)
+    numbers = _ids_of([text for text in special if not text.startswith("<")], encode)
+    return AnswerFormat(found_tools, found_reasoning, tuple(special), numbers, ids)
+
+
+def _ids_of(tokens: Sequence[str], encode: Callable[[str], Sequence[int]] | None) -> dict[str, int]:
+    found = {text: encode(text) for text in tokens} if encode is not None else {}
+    return {text: ids[0] for text, ids in found.items() if len(ids) == 1}
 
 
 def _named(name: str | None, formats: Sequence[Format], flag: str) -> Format | None:
