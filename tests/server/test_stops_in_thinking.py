@@ -64,3 +64,14 @@ def test_responses_and_messages_have_them_too(client, scripted_live, script):
         assert (done.content[-1].text, done.stop_reason, done.stop_sequence) == ("In the ", "stop_sequence", "city")
         done = own.messages.create(**fields, stop_sequences=["stop"])
         assert (done.content[-1].text, done.stop_reason, done.stop_sequence) == ("In the city.", "end_turn", None)
+
+
+def test_a_tag_in_a_message_opens_no_thinking(client, script):
+    script.reply = "The city."
+    asked = [{"role": "user", "content": "What does <think> mean?"}]
+    done = client.chat.completions.create(model="scripted", messages=asked, stop=["city"]).choices[0]
+    assert done.message.content == "The "
+    script.reply = None
+    more = {"max_tokens": 20, "extra_body": {"guided_choice": ["yes", "no"]}}
+    done = client.chat.completions.create(model="scripted", messages=asked, **more).choices[0]
+    assert done.message.content in ("yes", "no")

@@ -83,13 +83,15 @@ class AnswerFormat:
         *,
         budget: int | None = None,
         may_think: bool = True,
+        is_continued: bool = False,
     ) -> Reading:
         """For the answers to a prompt.
 
         constraint: what the request wants them to look like; it holds after reasoning, and for an answer that is no
-        call where tools may be called. budget: most tokens of
-        reasoning. may_think: False: the request wants none, so that a constraint holds at once and a budget has nothing
-        to bound, unless the prompt has opened reasoning all the same.
+        call where tools may be called. budget: most tokens of reasoning. may_think: False: the request wants none, so
+        that a constraint holds at once and a budget has nothing to bound, unless the prompt has opened reasoning all
+        the same. is_continued: the answer goes on with the prompt's last message; elsewhere only the prompt's own end
+        opens reasoning, and no tag in a message does.
 
         Raises RequestError when a call is required and there is no format, or beside another constraint, and for a
         budget when no reasoning is known.
@@ -108,6 +110,7 @@ class AnswerFormat:
         thinks = may_think or is_open
         if thinks and (budget is not None or self.thinking_ids is not None):
             params |= self.marks() | {"thinking_budget": budget}
+            params["thinking_is_open"] = None if is_continued else is_open
         markers = self.tools.markers if uses_tools and self.tools is not None else ()
         if any(token in marker for token in self.special for marker in markers):
             params["skip_special_tokens"] = False

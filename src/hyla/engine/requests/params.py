@@ -84,6 +84,9 @@ class SamplingParams(BaseModel):
     thinking_end_ids: Marker = ()
     """The tokens that close thinking. Empty: there is no thinking."""
 
+    thinking_is_open: bool | None = None
+    """Whether the answer begins inside thinking. None: the prompt's last marker says so, whoever wrote it there."""
+
     def __init__(self, **fields):
         if isinstance(fields.get("stop"), str):
             fields["stop"] = (fields["stop"],)

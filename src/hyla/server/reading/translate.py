@@ -19,7 +19,7 @@ from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, Score
 REQUEST_FIELDS = ("priority", "deadline_seconds", "cache_salt", "snapshot_at")
 """Fields of request bodies that `Request` has under the same name."""
 
-THINKING_MARKS = ("thinking_start_ids", "thinking_end_ids")
+THINKING_MARKS = ("thinking_start_ids", "thinking_end_ids", "thinking_is_open")
 
 SHARED = (
     "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "max_tokens", "min_tokens", "ignore_eos",

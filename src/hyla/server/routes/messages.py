@@ -52,6 +52,7 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
         constraint,
         budget=thinking.budget_tokens if thinking is not None else None,
         may_think=conversation.may_think,
+        is_continued=conversation.continues_final_message,
     )
     params = sampling_params(requested, stop=requested.stop_sequences or None, **reading.params)
     answer_id = f"msg_{uuid.uuid4().hex}"
