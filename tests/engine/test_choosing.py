@@ -226,6 +226,13 @@ def test_the_prompts_last_marker_says_whether_thinking_is_open(prompt, start, is
     assert think(chooser_of(prompt=prompt, **fields), [7, 7, 7]) == expected
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("prompt", [[1], [*START, 1], [*START, *END]])
+def test_the_parameters_word_counts_before_the_prompts(prompt, is_open):
+    chooser = chooser_of(prompt=prompt, thinking_budget=0, thinking_is_open=is_open, **THINKING)
+    assert think(chooser, [7, 7, 7]) == ([20, 21, 7] if is_open else [7, 7, 7])
+
+
 def test_a_draft_is_cut_at_a_forced_token():
     chooser = chooser_of(prompt=[1, 10], thinking_budget=0, **THINKING)
     assert chooser.num_allowed([20, 21]) == 1 and chooser.allows(20) and not chooser.allows(21)

@@ -104,3 +104,17 @@ def test_special_tokens_are_left_out_only_when_asked(skip):
     detokenizer = Detokenizer(TOKENIZER, skip_special_tokens=skip)
     shown = "".join(detokenizer.push(token) for token in [97, END, 98])
     assert shown == ("ab" if skip else "a<|end|>b")
+
+
+def test_no_stop_string_is_looked_for_in_text_that_is_passed_by():
+    finder = StopStrings(["END", "\n\n", "\nUser"])
+    assert [finder.pass_by(text) for text in ("a END b E", "N")] == ["a END b E", "N"]
+    # None begins in it, and space alone behind it ends nothing.
+    assert finder.push("D\n") == ("D", False)
+    finder = StopStrings(["END", "\n\n", "\nUser"])
+    finder.pass_by("a")
+    assert "".join(finder.push(text)[0] for text in ("\n", "\n", " b\n")) == "\n\n b"
+    assert finder.push("\nc") == ("", True) and finder.found == "\n\n"
+    finder = StopStrings(["\n\n", "\nUser"])
+    finder.pass_by("a")
+    assert finder.push("\n\nUser: x") == ("\n", True) and finder.found == "\nUser"

@@ -108,3 +108,29 @@ def test_a_schema_and_a_call_hold_for_messages(scripted_live):
         one = {"type": "tool", "name": "pick", "disable_parallel_tool_use": True}
         done = client.messages.create(**fields, tools=[tool], tool_choice=one)
         assert (done.stop_reason, set(done.content[0].input)) == ("tool_use", {"ok", "kind"})
+
+
+FORM = {"type": "json_schema", "json_schema": {"name": "own", "schema": SCHEMA}}
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_a_schema_beside_tools_leaves_the_choice(client, thinks):
+    tools = [{"type": "function", "function": own} for own in (TOOL, OTHER)]
+    more = {"chat_template_kwargs": {"enable_thinking": thinks}} | ({"thinking_budget": 5} if thinks else {})
+    for seed in range(4):
+        fields = {"tools": tools, "response_format": FORM, "extra_body": more}
+        done = client.chat.completions.create(
+            model="scripted", messages=[USER], max_tokens=300, seed=seed, temperature=3, **fields
+        ).choices[0]
+        if done.message.tool_calls:
+            assert {call.function.name for call in done.message.tool_calls} <= {"pick", "nothing"}
+        elif done.finish_reason == "stop":
+            assert is_valid(done.message.content)
+
+
+def test_a_bad_schema_beside_tools_is_the_schema_s_fault(client):
+    bad = {"type": "json_schema", "json_schema": {"name": "own", "schema": {"type": "object", "not": {}}}}
+    tools = [{"type": "function", "function": TOOL}]
+    with pytest.raises(openai.BadRequestError, match=r"the json schema cannot be used: [^a]") as caught:
+        chat(client, tools=tools, response_format=bad)
+    assert caught.value.param == "response_format" and "answer" not in str(caught.value)

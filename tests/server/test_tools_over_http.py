@@ -153,3 +153,31 @@ def test_a_call_that_a_stop_string_cuts_off_is_not_reported_as_made(scripted_liv
         cut = client.messages.create(**fields, stop_sequences=["ity"])
         assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", "ity")
         assert client.messages.create(**fields).stop_reason == "tool_use"
+
+
+def test_a_call_in_the_reasoning_is_made_in_every_api(scripted_live, script):
+    script.reply = "hm\n<tool_call>\n" + json.dumps(CALL) + "\n</tool_call>\nso</think>\n\nI looked."
+    key = {"api_key": "alice", "max_retries": 0, "timeout": 120}
+    with openai.OpenAI(base_url=scripted_live.url + "/v1", **key) as client:
+        thinks = {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}
+        done = ask(client, tools=[TOOL], **thinks).choices[0]
+        assert (done.finish_reason, done.message.content, done.message.reasoning_content) == (
+            "tool_calls", "I looked.", "hm\n\nso",
+        )  # fmt: skip
+        text, reasoning, calls, reason = gathered(ask(client, tools=[TOOL], stream=True, **thinks))
+        assert (text, reasoning, reason) == ("I looked.", "hm\n\nso", "tool_calls")
+        assert [call[1:] for call in calls.values()] == [["get_weather", json.dumps(CALL["arguments"])]]
+        tool = {"type": "function", **TOOL["function"]}
+        made = client.responses.create(model="scripted", input="x", tools=[tool], reasoning={"effort": "high"})
+        assert [item.type for item in made.output] == ["reasoning", "function_call", "reasoning", "message"]
+    with anthropic.Anthropic(base_url=scripted_live.url, **key) as client:
+        own = {"name": TOOL["function"]["name"], "input_schema": TOOL["function"]["parameters"]}
+        fields = {
+            "model": "scripted",
+            "messages": [{"role": "user", "content": "x"}],
+            "tools": [own],
+            "max_tokens": 300,
+        }
+        made = client.messages.create(**fields, thinking={"type": "enabled", "budget_tokens": 200})
+        assert made.stop_reason == "tool_use"
+        assert {block.type for block in made.content} == {"thinking", "text", "tool_use"}

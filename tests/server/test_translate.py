@@ -16,6 +16,7 @@ ASKED = {
     "bad_words": ["no"],
     "thinking_budget": 7,
     "include_stop_str_in_output": True,
+    "stop_in_thinking": True,
     "skip_special_tokens": False,
 }
 IN_ENGINE = ASKED | {"logit_bias": {5: 1.0}, "allowed_token_ids": (1, 2), "bad_words": ("no",)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hyla.answers import grammar
+from hyla.answers import grammar, tagged_grammar
+from hyla.answers.early_calls import Section
 from hyla.answers.framed_calls import FramedCalls
 from hyla.answers.tagged_calls import TaggedCalls, Tags
 from hyla.answers.tool_format import ToolFormat
@@ -13,11 +14,11 @@ FENCE = "```json"
 
 
 def _v3_name(header: str) -> tuple[str, str | None]:
-    return header.partition(SEPARATOR)[2].strip() or header.strip(), None
+    return header.partition(SEPARATOR)[2].strip() or header, None
 
 
 def _v31_name(header: str) -> tuple[str, str | None]:
-    return header.strip(), None
+    return header, None
 
 
 V3 = ToolFormat(
@@ -32,11 +33,11 @@ V3 = ToolFormat(
         tools,
         mark,
         section=SECTION,
-        header=lambda name: f"{CALL}function{SEPARATOR}{name}\n{FENCE}\n",
+        header=lambda name: mark(f"{CALL}function{SEPARATOR}{name}\n{FENCE}\n"),
         footer="\n```" + END,
         between=grammar.quoted("\n"),
     ),
-    ends_reasoning=(SECTION[0],),
+    sections=(Section(*SECTION, (CALL,), is_special=True),),
 )
 
 V31 = ToolFormat(
@@ -49,9 +50,9 @@ V31 = ToolFormat(
         section=SECTION, call=CALL, between=SEPARATOR, ends=(END, SECTION[1]), name_of=_v31_name
     ),
     grammar=lambda tools, mark: grammar.framed_calls(
-        tools, mark, section=SECTION, header=lambda name: f"{CALL}{name}{SEPARATOR}", footer=END
+        tools, mark, section=SECTION, header=lambda name: mark(f"{CALL}{name}{SEPARATOR}"), footer=END
     ),
-    ends_reasoning=(SECTION[0],),
+    sections=(Section(*SECTION, (CALL,), is_special=True),),
 )
 
 DSML = "｜DSML｜"
@@ -84,8 +85,8 @@ V32 = ToolFormat(
     signs=(DSML,),
     markers=(DSML,),
     make=lambda tools: TaggedCalls(TAGS, tools),
-    grammar=lambda tools, mark: grammar.tagged_calls(
+    grammar=lambda tools, mark: tagged_grammar.tagged_calls(
         tools, mark, TAGS, tag_of=lambda name, text: f'{name}" string="{"true" if text else "false"}'
     ),
-    ends_reasoning=(TAGS.section[0],),
+    sections=(Section(*TAGS.section, (TAGS.call_open,), is_special=True),),
 )

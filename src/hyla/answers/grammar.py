@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hyla.answers.call_shapes import refusal
 from hyla.answers.constraints import with_bounded_space
-from hyla.answers.tagged_calls import Tags, is_string
+from hyla.answers.lifting import Definitions
+from hyla.answers.patterns import slashed
+from hyla.answers.schemas import kinds_of
 from hyla.answers.tools import FunctionTool, ToolUse
 
 Marker = Callable[[str], str]
@@ -20,23 +23,29 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def text_until(end: str) -> str:
-    """Any text with `end` behind it, as the terminal of a lazy rule."""
-    return "/(?s:.*)" + re.escape(end).replace("\\\n", r"\n").replace("/", r"\/") + "/"
-
-
-def marker_of(special: Sequence[str]) -> Marker:
-    """special: tokens that a constraint names by themselves, not by their characters."""
+def marker_of(special: Sequence[str], ids: Mapping[str, int] | None = None) -> Marker:
+    """special: tokens that a constraint names by themselves, not by their characters. ids: of those whose text is no
+    name in Lark, so that their number is."""
+    numbers = ids or {}
 
     def mark(text: str) -> str:
         parts = re.split("(" + "|".join(map(re.escape, special)) + ")", text) if special else [text]
-        return " ".join(part if part in special else quoted(part) for part in parts if part)
+        return " ".join(named(part) if part in special else quoted(part) for part in parts if part)
+
+    def named(token: str) -> str:
+        return f"<[{numbers[token]}]>" if token in numbers else token
 
     return mark
 
 
-def schema_of(tool: FunctionTool) -> dict[str, Any]:
-    return tool.parameters or {"type": "object", "properties": {}}
+def schema_of(tool: FunctionTool, tools: ToolUse) -> dict[str, Any]:
+    """What a call's arguments are held to: an object, also where the schema does not say so."""
+    if not tools.is_held:
+        return {"type": "object"}
+    schema = tool.parameters or {"properties": {}}
+    if "object" not in kinds_of(schema):
+        raise refusal(tool, "a root that no object fits")
+    return {**schema, "type": "object"}
 
 
 def json_rule(schema: Any) -> str:
@@ -59,14 +68,24 @@ def json_calls(tools: ToolUse, mark: Marker, opening: str, closing: str, argumen
     """A JSON object per call, each between the markers."""
     made = {"start": repeated("call", tools, quoted("\n"))}
     made["call"] = f"{mark(opening)} body {mark(closing)}"
-    made["body"] = json_rule({"anyOf": [_call_schema(tool, argument_key) for tool in tools.tools]})
+    definitions = Definitions()
+    calls = [_call_schema(tool, tools, argument_key, definitions) for tool in tools.tools]
+    made["body"] = json_rule(definitions.with_root({"anyOf": calls}))
     return rules(**made)
 
 
-def _call_schema(tool: FunctionTool, argument_key: str) -> dict[str, Any]:
+def arguments_rule(tool: FunctionTool, tools: ToolUse) -> str:
+    """The arguments of a tool as JSON."""
+    definitions, schema = Definitions(), schema_of(tool, tools)
+    return json_rule(definitions.with_root(definitions.lift(schema, schema, tool.name)))
+
+
+def _call_schema(tool: FunctionTool, tools: ToolUse, argument_key: str, definitions: Definitions) -> dict[str, Any]:
+    schema = schema_of(tool, tools)
+    arguments = definitions.lift(schema, schema, tool.name)
     return {
         "type": "object",
-        "properties": {"name": {"const": tool.name}, argument_key: schema_of(tool)},
+        "properties": {"name": {"const": tool.name}, argument_key: arguments},
         "required": ["name", argument_key],
         "additionalProperties": False,
     }
@@ -81,41 +100,24 @@ def framed_calls(
     footer: str,
     between: str | None = None,
 ) -> str:
-    """header: from a tool's name to what stands before its arguments."""
+    """header: from a tool's name to what stands before its arguments, in Lark."""
     calls = " | ".join(f"call_{n}" for n in range(len(tools.tools)))
     made = {"start": f"{mark(section[0])} {repeated('call', tools, between)} {mark(section[1])}", "call": calls}
     for n, tool in enumerate(tools.tools):
-        made[f"call_{n}"] = f"{mark(header(tool.name))} args_{n} {mark(footer)}"
-        made[f"args_{n}"] = json_rule(schema_of(tool))
+        made[f"call_{n}"] = f"{header(tool.name)} args_{n} {mark(footer)}"
+        made[f"args_{n}"] = arguments_rule(tool, tools)
     return rules(**made)
 
 
-def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: Callable[[str, bool], str] | None = None) -> str:
-    """tag_of: from a parameter's name, and whether it is a string, to what stands in its tag."""
-    line = "\n" if tags.has_lines else ""
-    calls = " | ".join(f"call_{n}" for n in range(len(tools.tools)))
-    # Line ends belong to what stands before them: the lexer takes the longest terminal and never goes back.
-    opening, closing = mark(tags.section[0] + "\n"), mark(tags.section[1])
-    made = {"start": f"{opening} {repeated('call', tools)} {closing}", "call": calls}
-    for n, tool in enumerate(tools.tools):
-        schema = schema_of(tool)
-        properties, required = schema.get("properties"), schema.get("required")
-        properties = properties if isinstance(properties, dict) else {}
-        required = required if isinstance(required, list) else []
-        parts = []
-        for place, (name, parameter) in enumerate(properties.items()):
-            rule = f"p_{n}_{place}"
-            text = bool(is_string(parameter))
-            tag = tags.parameter_open + (tag_of(name, text) if tag_of else name) + tags.parameter_name_end
-            made[rule] = f"{mark(tag + line)} v_{n}_{place}"
-            # A string ends where its closing tag begins, so the tag is part of the lazy terminal.
-            end = line + tags.parameter_close + "\n"
-            if text:
-                made[f"v_{n}_{place}[lazy]"] = text_until(end)
-            else:
-                made[f"v_{n}_{place}"] = f"json_{n}_{place} {mark(end)}"
-                made[f"json_{n}_{place}"] = json_rule(parameter)
-            parts.append(rule if name in required else f"{rule}?")
-        opening = mark(tags.call_open + tool.name + tags.call_name_end + "\n")
-        made[f"call_{n}"] = f"{opening} {' '.join(parts)} {mark(tags.call_close + chr(10))}"
-    return rules(**made)
+def calls_or(calls: str, answer: str) -> str:
+    """A grammar of calls, of which the answer may be another rule's text instead. answer: that rule's body."""
+    return f"start: calls | answer\nanswer: {answer}\n" + re.sub(r"\Astart:", "calls:", calls)
+
+
+def answer_rule(constraint: dict[str, Any]) -> str | None:
+    """What an answer must look like, as a rule's body; None for a grammar, which stands alone."""
+    if constraint["type"] == "json_schema":
+        return json_rule(constraint["json_schema"])
+    if constraint["type"] == "regex":
+        return f"/{slashed(constraint['pattern'])}/"
+    return " | ".join(map(quoted, constraint["options"])) if constraint["type"] == "choice" else None

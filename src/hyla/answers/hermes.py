@@ -4,6 +4,7 @@ and Ring."""
 from __future__ import annotations
 
 from hyla.answers import grammar
+from hyla.answers.early_calls import Section
 from hyla.answers.json_calls import JsonCalls
 from hyla.answers.tool_format import ToolFormat
 
@@ -15,6 +16,7 @@ FORMAT = ToolFormat(
     signs=("<tool_call>",),
     unlike=("<function=", "<arg_key>"),
     markers=(OPENING, CLOSING),
+    sections=(Section(OPENING, CLOSING, ("{",)),),
     make=lambda tools: JsonCalls(OPENING, CLOSING),
     grammar=lambda tools, mark: grammar.json_calls(tools, mark, OPENING + "\n", "\n" + CLOSING),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from hyla.answers.json_text import EMPTY, JsonText, mended
 from hyla.answers.protocol import Delta, ToolDelta
 from hyla.answers.scanning import CallScanner
 
@@ -13,7 +14,8 @@ ARGUMENT_KEYS = ("arguments", "parameters")
 class JsonCall:
     """Reads one call character by character; the arguments stream as soon as the name is known.
 
-    Only as much is checked as is needed to find the ends: arguments are the model's text, valid or not.
+    Only as much is checked as is needed to find the ends: arguments are the model's text, valid or not, apart from what
+    JsonText mends.
     """
 
     def __init__(self, index: int):
@@ -27,6 +29,8 @@ class JsonCall:
         self._key = ""
         self._depth, self._in_string, self._is_escaped = 0, False, False
         self._has_arguments = False
+        self._text = JsonText()
+        """Mends arguments that stream."""
         self._waiting = ""
         """Arguments that came before the name."""
 
@@ -56,7 +60,8 @@ class JsonCall:
         self._in_string = char == '"'
         self._depth = 1 if char in "{[" else 0
         if self._streams:
-            self._give(char)
+            self._text = JsonText()
+            self._give(self._text.push(char))
 
     @property
     def _streams(self) -> bool:
@@ -74,7 +79,7 @@ class JsonCall:
             return False
         self._value.append(char)
         if self._streams:
-            self._give(char)
+            self._give(self._text.push(char))
         if self._in_string:
             if self._is_escaped:
                 self._is_escaped = False
@@ -109,13 +114,15 @@ class JsonCall:
         elif self._key in ARGUMENT_KEYS and not self._has_arguments:
             self._has_arguments = True
             inner = _loaded(text)
-            whole = inner if isinstance(inner, str) else text
+            whole = mended(inner if isinstance(inner, str) else text)
             if not streamed and self.name is None:
                 self._waiting = whole
             elif not streamed:
                 self._give(whole)
 
     def _give(self, text: str) -> None:
+        if not text:
+            return
         last = self.deltas[-1] if self.deltas else None
         if isinstance(last, ToolDelta) and last.name is None:
             self.deltas[-1] = ToolDelta(self.index, arguments=last.arguments + text)
@@ -125,7 +132,12 @@ class JsonCall:
     def _end(self) -> None:
         self.is_over = True
         if self.name is not None and not self._has_arguments and not self._value:
-            self._give("{}")
+            self._give(EMPTY)
+
+    def cut(self) -> None:
+        """The text is over within the call: give out what was held back."""
+        if self._value and self._streams:
+            self._give(self._text.finish())
 
     def taken(self) -> list[Delta]:
         given, self.deltas = self.deltas, []
@@ -135,7 +147,7 @@ class JsonCall:
 def _loaded(text: str):
     """A JSON value; text that is none stays as it is."""
     try:
-        return json.loads(text)
+        return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return text
 
@@ -192,5 +204,7 @@ class JsonCalls(CallScanner):
 
     def _ended(self):
         if self._num_calls > self._num_before and self._raw:
+            self._call.cut()
+            self._out += self._call.taken()
             return
         super()._ended()

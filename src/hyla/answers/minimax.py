@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hyla.answers import grammar
+from hyla.answers import grammar, tagged_grammar
+from hyla.answers.early_calls import Section
 from hyla.answers.json_calls import JsonCalls
 from hyla.answers.tagged_calls import TaggedCalls, Tags
 from hyla.answers.tool_format import ToolFormat
@@ -22,6 +23,7 @@ M1 = ToolFormat(
     families=("minimax", "minimax_m1"),
     signs=(OPENING,),
     markers=(OPENING, CLOSING),
+    sections=(Section(OPENING, CLOSING, ("{", "[")),),
     make=lambda tools: JsonCalls(OPENING, CLOSING),
     grammar=_m1_grammar,
 )
@@ -41,6 +43,7 @@ M2 = ToolFormat(
     families=("minimax_m2",),
     signs=("minimax:tool_call",),
     markers=TAGS.section,
+    sections=(Section(*TAGS.section, (TAGS.call_open,)),),
     make=lambda tools: TaggedCalls(TAGS, tools),
-    grammar=lambda tools, mark: grammar.tagged_calls(tools, mark, TAGS),
+    grammar=lambda tools, mark: tagged_grammar.tagged_calls(tools, mark, TAGS),
 )

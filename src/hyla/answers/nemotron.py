@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hyla.answers import grammar
+from hyla.answers.early_calls import Section
 from hyla.answers.json_calls import JsonCalls
 from hyla.answers.tool_format import ToolFormat
 
@@ -21,6 +22,7 @@ FORMAT = ToolFormat(
     families=(),
     signs=(OPENING,),
     markers=(OPENING, CLOSING),
+    sections=(Section(OPENING, CLOSING, ("[", "{")),),
     make=lambda tools: JsonCalls(OPENING, CLOSING),
     grammar=_grammar,
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hyla.answers import grammar
+from hyla.answers import grammar, tagged_grammar
+from hyla.answers.early_calls import Section
 from hyla.answers.tagged_calls import TaggedCalls, Tags
 from hyla.answers.tool_format import ToolFormat
 
@@ -21,11 +22,16 @@ TAGS = Tags(
     call_starts_section=True,
 )
 MIMO_TAGS = replace(TAGS, has_lines=False)
+SECTIONS = (
+    Section(*TAGS.section, (TAGS.call_open,)),
+    Section(TAGS.call_open, TAGS.call_close, ("",)),
+)
+"""A call may stand without its section."""
 
 
 def _grammar(tools, mark, tags):
     """Each call is in a section of its own."""
-    text = grammar.tagged_calls(tools, mark, tags)
+    text = tagged_grammar.tagged_calls(tools, mark, tags)
     one, _, rest = text.partition("\n")
     body = one.removeprefix("start: ")
     section_open, _, _ = body.partition(" call")
@@ -38,6 +44,7 @@ FORMAT = ToolFormat(
     families=("qwen3_5", "qwen3_5_moe", "nemotron_h"),
     signs=("<function=", "<parameter="),
     markers=TAGS.section,
+    sections=SECTIONS,
     make=lambda tools: TaggedCalls(TAGS, tools),
     grammar=lambda tools, mark: _grammar(tools, mark, TAGS),
 )
@@ -47,6 +54,7 @@ MIMO = ToolFormat(
     # Its template writes value and closing tag without a line end between them.
     signs=("<function=", "<parameter=", "~ '</parameter>"),
     markers=TAGS.section,
+    sections=SECTIONS,
     make=lambda tools: TaggedCalls(MIMO_TAGS, tools),
     grammar=lambda tools, mark: _grammar(tools, mark, MIMO_TAGS),
 )

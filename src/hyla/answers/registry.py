@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from hyla.answers import deepseek, grammar, hermes, kimi_k2, minimax, nemotron, qwen_xml, thinking
 from hyla.answers.constraints import text_grammar
+from hyla.answers.early_calls import EarlyCalls
 from hyla.answers.protocol import Parser, PlainParser
 from hyla.answers.thinking import ReasoningFormat, ThinkingParser
 from hyla.answers.tool_format import ToolFormat
@@ -52,6 +53,8 @@ class AnswerFormat:
     reasoning: ReasoningFormat | None = None
     special: tuple[str, ...] = ()
     """The tokenizer's special tokens."""
+    special_ids: Mapping[str, int] = field(default_factory=dict)
+    """Ids of those that do not stand between < and >."""
     thinking_ids: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     """The tags of the reasoning as token ids."""
 
@@ -80,12 +83,15 @@ class AnswerFormat:
         *,
         budget: int | None = None,
         may_think: bool = True,
+        is_continued: bool = False,
     ) -> Reading:
         """For the answers to a prompt.
 
-        constraint: what the request wants them to look like; it holds after reasoning. budget: most tokens of
-        reasoning. may_think: False: the request wants none, so that a constraint holds at once and a budget has nothing
-        to bound, unless the prompt has opened reasoning all the same.
+        constraint: what the request wants them to look like; it holds after reasoning, and for an answer that is no
+        call where tools may be called. budget: most tokens of reasoning. may_think: False: the request wants none, so
+        that a constraint holds at once and a budget has nothing to bound, unless the prompt has opened reasoning all
+        the same. is_continued: the answer goes on with the prompt's last message; elsewhere only the prompt's own end
+        opens reasoning, and no tag in a message does.
 
         Raises RequestError when a call is required and there is no format, or beside another constraint, and for a
         budget when no reasoning is known.
@@ -98,29 +104,37 @@ class AnswerFormat:
                 "--tool-parser, or leave tools out",
                 "tools",
             )
-        if tools.mode == "required" and self.tools is not None:
-            constraint = self._required(self.tools, tools, constraint)
+        if uses_tools and self.tools is not None:
+            constraint = self._with_calls(self.tools, tools, constraint)
         params: dict[str, Any] = {"grammar": constraint, "thinking_budget": None}
         thinks = may_think or is_open
         if thinks and (budget is not None or self.thinking_ids is not None):
             params |= self.marks() | {"thinking_budget": budget}
+            params["thinking_is_open"] = None if is_continued else is_open
         markers = self.tools.markers if uses_tools and self.tools is not None else ()
         if any(token in marker for token in self.special for marker in markers):
             params["skip_special_tokens"] = False
         return Reading(partial(self._parser, tools if uses_tools else None, is_open), params)
 
-    def _required(self, form: ToolFormat, tools: ToolUse, constraint: dict | None) -> dict:
-        if constraint is not None:
+    def _with_calls(self, form: ToolFormat, tools: ToolUse, constraint: dict | None) -> dict | None:
+        """What the answer must look like: calls where one is required, calls or the text that is wanted elsewhere."""
+        if tools.mode == "required" and constraint is not None:
             raise RequestError("tool_choice asks for a call and another field for a text; give one", "tool_choice")
-        return text_grammar(form.grammar(tools, grammar.marker_of(self.special)))
+        answer = grammar.answer_rule(constraint) if constraint is not None else None
+        if tools.mode != "required" and answer is None:
+            return constraint
+        calls = form.grammar(tools, grammar.marker_of(self.special, self.special_ids))
+        return text_grammar(calls if answer is None else grammar.calls_or(calls, answer))
 
     def _parser(self, tools: ToolUse | None, is_open: bool) -> Parser:
         form = None if tools is None else self.tools
         inner = PlainParser() if form is None or tools is None else form.make(tools)
         if self.reasoning is None:
             return inner
-        ends = form.ends_reasoning if form is not None else ()
-        return ThinkingParser(self.reasoning, inner, is_open=is_open, also_ends_at=ends)
+        calls = None
+        if form is not None and tools is not None:
+            calls = EarlyCalls(form.sections, partial(form.make, tools), tools.names)
+        return ThinkingParser(self.reasoning, inner, is_open=is_open, calls=calls)
 
 
 def answer_format(
@@ -147,7 +161,13 @@ def answer_format(
     ids = None
     if found_reasoning is not None and encode is not None:
         ids = tuple(encode(found_reasoning.opening)), tuple(encode(found_reasoning.closing))
-    return AnswerFormat(found_tools, found_reasoning, tuple(special), ids)
+    numbers = _ids_of([text for text in special if not text.startswith("<")], encode)
+    return AnswerFormat(found_tools, found_reasoning, tuple(special), numbers, ids)
+
+
+def _ids_of(tokens: Sequence[str], encode: Callable[[str], Sequence[int]] | None) -> dict[str, int]:
+    found = {text: encode(text) for text in tokens} if encode is not None else {}
+    return {text: ids[0] for text, ids in found.items() if len(ids) == 1}
 
 
 def _named(name: str | None, formats: Sequence[Format], flag: str) -> Format | None:

@@ -76,6 +76,10 @@ class Scanner:
         before, self._buffer = self._buffer[:place], self._buffer[place + len(found) :]
         return before, found
 
+    def _take(self, marker: str) -> None:
+        """Take the text up to a marker that is there, and the marker."""
+        self._buffer = self._buffer.partition(marker)[2]
+
 
 class CallScanner(Scanner):
     """Text with calls in it. Space around calls belongs to the format and is not shown.

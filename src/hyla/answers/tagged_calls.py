@@ -9,10 +9,9 @@ from typing import Any
 
 from hyla.answers.protocol import ToolDelta
 from hyla.answers.scanning import CallScanner
+from hyla.answers.schemas import Wanted, properties_of, wanted_of
 from hyla.answers.tools import ToolUse
-
-LITERALS = {"True": True, "False": False, "None": None}
-"""Python's spelling, which models write where JSON's should stand."""
+from hyla.answers.values import spellings, value_json
 
 
 @dataclass(frozen=True)
@@ -34,51 +33,39 @@ class Tags:
     """A function from what stands in a parameter's tag to its name and whether the tag says that it is a string."""
 
 
-def is_string(schema: Any) -> bool | None:
-    """Whether a schema asks for a string; None when it does not say."""
-    if not isinstance(schema, dict):
-        return None
-    kind = schema.get("type")
-    if isinstance(kind, str):
-        return kind == "string"
-    if isinstance(kind, list) and kind:
-        return "string" in kind and "null" not in kind
-    if isinstance(schema.get("enum"), list):
-        return all(isinstance(value, str) for value in schema["enum"])
-    return None
-
-
-def value_json(text: str, schema: Any) -> str:
-    """A value that is not (surely) a string as JSON text; text that is no JSON becomes a string."""
-    stripped = text.strip()
-    if stripped in LITERALS and is_string(schema) is not True:
-        return json.dumps(LITERALS[stripped])
-    try:
-        json.loads(stripped)
-    except (ValueError, RecursionError):
-        return json.dumps(text, ensure_ascii=False)
-    return stripped
+STREAMED = frozenset({"string", "integer", "number"})
+"""Of these kinds a value is a string: its text streams as soon as it cannot be one of the single values beside them."""
 
 
 class TaggedCalls(CallScanner):
-    """Calls in the spelling of `tags`."""
+    """Calls in the spelling of `tags`.
+
+    A value ends at its closing tag. Where a model forgets that, it ends where its call or the section is closed before
+    another closing tag of a parameter comes, or where the next parameter begins: one that the tool has and the call has
+    not given yet. All other tags in a value are part of it.
+    """
 
     def __init__(self, tags: Tags, tools: ToolUse):
         self.tags, self.tools = tags, tools
         self.openings = (tags.section[0], tags.call_open) if tags.call_starts_section else (tags.section[0],)
         super().__init__()
         self._num_before = 0
-        self._name = ""
-        self._has_parameters = False
-        self._schema: Any = None
+        self._is_in_section = False
+        self._schema: Any = {}
+        self._properties: dict[str, Any] = {}
+        """The schemas of the call's arguments, and of each by its name."""
+        self._given: set[str] = set()
+        """Names of the parameters that the call has so far."""
+        self._wanted, self._is_json = Wanted(), False
         self._value = ""
         """The parameter's value so far: all of it, or, of a string (which is streamed), what is held back."""
-        self._streams = False
-        self._is_first_piece = True
+        self._is_first_piece, self._has_text, self._is_on_lines = True, False, False
+        self._may_stream = self._streams = False
 
     def _opened(self, marker):
         self._num_before = self._num_calls
-        self._state = self._in_call_name if marker == self.tags.call_open else self._in_section
+        self._is_in_section = marker == self.tags.section[0]
+        self._state = self._in_section if self._is_in_section else self._in_call_name
 
     def _in_section(self) -> bool:
         before, found = self._until(self.tags.call_open, self.tags.section[1])
@@ -91,63 +78,175 @@ class TaggedCalls(CallScanner):
             self._back_to_text(is_empty=self._num_calls == self._num_before)
         return True
 
+    def _after_bare_call(self) -> bool:
+        """Behind a call that stands in no section; models close one all the same."""
+        text, end = self._buffer.lstrip(), self.tags.section[1]
+        if end.startswith(text) and text != end and not self._is_over:
+            return False
+        self._buffer = text.removeprefix(end)
+        self._back_to_text(is_empty=False)
+        return True
+
+    def _name(self, text: str, end: str) -> str | bool | None:
+        """What stands in a tag, up to its end; False where no name can, None where the end is still to come.
+
+        text: what follows the tag's opening.
+        """
+        inside, found, _ = text.partition(end)
+        name = self.tags.split_name(inside)[0].strip(" ")
+        if any(char in "<\r\n" for char in inside) or any(char.isspace() for char in name):
+            return False
+        if not found:
+            return None
+        return inside.strip(" ") if name else False
+
     def _in_call_name(self) -> bool:
-        name = self._name_until(self.tags.call_name_end)
+        name = self._name(self._buffer, self.tags.call_name_end)
         if name is None:
             return False
-        self._raw += name[0] + name[1]
-        self._name, self._has_parameters, self._space = name[0].strip(), False, ""
-        self._out.append(ToolDelta(self._num_calls, self._name))
+        if not isinstance(name, str):
+            if self._is_in_section:
+                self._state = self._in_section
+            else:
+                self._back_to_text(is_empty=True)
+            return True
+        self._take(self.tags.call_name_end)
+        self._given, self._space = set(), ""
+        self._schema = self.tools.parameters_of(name)
+        self._properties = properties_of(self._schema)
+        self._out.append(ToolDelta(self._num_calls, name))
         self._num_calls += 1
         self._state = self._in_call
         return True
 
     def _in_call(self) -> bool:
         tags = self.tags
-        _, found = self._until(tags.parameter_open, tags.call_close, tags.section[1])
+        _, found = self._until(tags.parameter_open, tags.call_close, tags.section[1], tags.call_open)
         if found is None:
             return False
         if found == tags.parameter_open:
             self._state = self._in_parameter_name
             return True
-        self._give("}" if self._has_parameters else "{}")
-        if found == tags.call_close:
-            self._state = self._in_section
-        else:
+        self._give("}" if self._given else "{}")
+        if found == tags.call_open:
+            self._state = self._in_call_name
+        elif found == tags.section[1]:
             self._back_to_text(is_empty=False)
+        else:
+            self._state = self._in_section if self._is_in_section else self._after_bare_call
         return True
 
     def _in_parameter_name(self) -> bool:
-        found = self._name_until(self.tags.parameter_name_end)
-        if found is None:
+        inside = self._name(self._buffer, self.tags.parameter_name_end)
+        if inside is None:
             return False
-        name, says_string = self.tags.split_name(found[0].strip())
-        properties = self.tools.parameters_of(self._name).get("properties")
-        self._schema = properties.get(name) if isinstance(properties, dict) else None
-        self._streams = is_string(self._schema) is True if says_string is None else says_string
-        before = ", " if self._has_parameters else "{"
-        self._give(before + json.dumps(name, ensure_ascii=False) + ": " + ('"' if self._streams else ""))
-        self._has_parameters, self._is_first_piece, self._value = True, True, ""
+        if not isinstance(inside, str):
+            self._state = self._in_call
+            return True
+        self._take(self.tags.parameter_name_end)
+        name, says_string = self.tags.split_name(inside)
+        self._expect(name, says_string)
+        self._give((", " if self._given else "{") + json.dumps(name, ensure_ascii=False) + ": ")
+        self._given.add(name)
+        self._value, self._is_first_piece, self._has_text, self._is_on_lines = "", True, False, False
         self._state = self._in_value
         return True
 
+    def _expect(self, name: str, says_string: bool | None) -> None:
+        """How the parameter's value is to be read. The tag's word counts where the schema leaves it a choice."""
+        wanted = wanted_of(self._properties.get(name, self._schema.get("additionalProperties")), self._schema)
+        if says_string and "string" in wanted.kinds:
+            wanted = Wanted(frozenset({"string"}), ())
+        self._wanted, self._is_json = wanted, says_string is False
+        self._may_stream = "string" in wanted.kinds <= STREAMED and not self._is_json
+        self._streams = False
+
     def _in_value(self) -> bool:
-        before, found = self._until(self.tags.parameter_close)
-        self._value += before
-        if self.tags.has_lines and self._is_first_piece and self._value:
-            self._value = self._value.removeprefix("\n")
-            self._is_first_piece = False
-        if found is not None:
-            value = self._value.removesuffix("\n") if self.tags.has_lines else self._value
-            self._give(_escaped(value) + '"' if self._streams else value_json(value, self._schema))
-            self._state = self._in_call
+        tags = self.tags
+        before, found = self._until(tags.parameter_close, tags.parameter_open, tags.call_close, tags.section[1])
+        self._add(before)
+        if found is None:
+            self._stream()
+            return False
+        ends = found == tags.parameter_close or self._ends_value(found)
+        if ends is None:
+            self._buffer = found + self._buffer
+            self._stream()
+            return False
+        if not ends:
+            self._add(found)
             return True
+        if found != tags.parameter_close:
+            self._buffer = found + self._buffer
+        has_line = tags.has_lines or found != tags.parameter_close
+        self._end_value(self._value.removesuffix("\n") if has_line else self._value)
+        self._state = self._in_call
+        return True
+
+    def _add(self, text: str) -> None:
+        """More of the value."""
+        if not text:
+            return
+        if self._is_first_piece and self.tags.has_lines:
+            self._is_on_lines = text.startswith("\n")
+            text = text.removeprefix("\n")
+        self._is_first_piece = False
+        self._has_text = self._has_text or bool(text)
+        self._value += text
+
+    def _ends_value(self, tag: str) -> bool | None:
+        """Whether a value without its closing tag ends before this tag; None: that is not known yet."""
+        if tag == self.tags.parameter_open:
+            return self._begins_next()
+        rest = self._buffer
+        while True:
+            close, call = rest.find(self.tags.parameter_close), rest.find(self.tags.call_open)
+            if close >= 0 and not 0 <= call < close:
+                return False
+            if call < 0:
+                return True if self._is_over else None
+            rest = rest[call + len(self.tags.call_open) :]
+            name = self._name(rest, self.tags.call_name_end)
+            if name is None and not self._is_over:
+                return None
+            if name in self.tools.names:
+                return True
+
+    def _begins_next(self) -> bool | None:
+        """Whether the parameter that is opened here is the call's next one, and no text of the value."""
+        if self._is_on_lines and self._has_text and not self._value.endswith("\n"):
+            return False
+        inside = self._name(self._buffer, self.tags.parameter_name_end)
+        if not isinstance(inside, str):
+            return None if inside is None and not self._is_over else False
+        name = self.tags.split_name(inside)[0]
+        return name in self._properties and name not in self._given
+
+    def _stream(self) -> None:
+        """Give out what is certain of a string."""
+        if not self._streams and self._may_stream:
+            self._streams = not self._may_be_single(self._value.strip())
+            self._give('"' if self._streams else "")
         if self._streams:
-            keep = 1 if self.tags.has_lines and self._value.endswith("\n") else 0
-            cut = len(self._value) - keep
+            cut = len(self._value) - self._value.endswith("\n")
             self._give(_escaped(self._value[:cut]))
             self._value = self._value[cut:]
-        return False
+
+    def _may_be_single(self, text: str) -> bool:
+        """Whether a text, without the space around it, may become one of the single values."""
+        values = self._wanted.values
+        return any(
+            word.startswith(text)
+            for value in values
+            for word in ([value] if isinstance(value, str) else spellings(value))
+        )
+
+    def _end_value(self, rest: str) -> None:
+        """rest: the value, or what of it was not given out yet."""
+        if self._streams:
+            self._give(_escaped(rest) + '"')
+        else:
+            self._give(value_json(rest, self._wanted, is_json=self._is_json))
 
     def _give(self, text: str) -> None:
         if text:

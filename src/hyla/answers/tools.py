@@ -35,6 +35,11 @@ class ToolUse:
     """Whether an answer may call more than one."""
 
     @property
+    def is_held(self) -> bool:
+        """Whether a grammar of calls holds their arguments to the tools' schemas; else they are any."""
+        return self.mode == "required"
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(tool.name for tool in self.tools)
 

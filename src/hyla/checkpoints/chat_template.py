@@ -44,6 +44,8 @@ class ChatTemplate:
 
     def __init__(self, source: str, origin: str = "chat_template"):
         self.source = source
+        self._shown: dict[tuple[str, ...], bool] = {}
+        """What `shows` found."""
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationBlock]
         )
@@ -54,6 +56,24 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise CheckpointError(f"{origin} is not a valid Jinja template: {error}; repair or remove it") from error
+
+    def knows_role(self, role: str) -> bool:
+        """Whether the template's text names a role."""
+        return f"'{role}'" in self.source or f'"{role}"' in self.source
+
+    def shows(self, roles: tuple[str, ...]) -> bool:
+        """Whether it shows each message of a conversation that begins with these roles, told by rendering one."""
+        if roles not in self._shown:
+            texts = [f"<<{n}>>" for n in range(len(roles))]
+            messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+            try:
+                made = self.render(
+                    [*messages, {"role": "user", "content": "x"}], add_generation_prompt=True, tools=None
+                )
+            except RequestError:
+                made = ""
+            self._shown[roles] = all(text in made for text in texts)
+        return self._shown[roles]
 
     def render(self, messages: list[dict], **names) -> str:
         """The prompt text of a conversation. Raises RequestError when the template cannot render these messages."""

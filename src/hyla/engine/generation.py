@@ -81,6 +81,8 @@ class Generation:
             else None
         )
         self._stops = StopStrings(self.params.stop, keeps_stop=self.params.include_stop_str_in_output)
+        self._passes_by = False
+        """Whether no stop string is looked for in the text of the last token."""
 
     @property
     def place(self) -> Sequence:
@@ -127,7 +129,10 @@ class Generation:
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> TokenEvent:
         """Append a chosen token, tell the chooser, and read its text; the event says whether it was the last."""
         self.tokens.append(token_id)
+        was_thinking = self.chooser.is_thinking
         self.chooser.advance(token_id)
+        # The markers are part of thinking.
+        self._passes_by = (was_thinking or self.chooser.is_thinking) and not self.params.stop_in_thinking
         text, reason = self._read(token_id)
         if reason is None and len(self.tokens) >= self.most_tokens:
             rest, reason = self._finish_text(), "length"
@@ -172,6 +177,7 @@ class Generation:
             prompt_logprobs=scored,
             finish_reason=finish_reason,
             usage=self.usage if finish_reason else None,
+            stop=self._stops.found,
             **fields,
         )
 
@@ -182,15 +188,21 @@ class Generation:
             return (self._finish_text() if self._detokenizer is not None else None), "stop"
         shown, found = None, False
         if self._detokenizer is not None:
-            shown, found = self._stops.push(self._detokenizer.push(token_id), may_stop=may_stop)
+            shown, found = self._search(self._detokenizer.push(token_id), may_stop=may_stop)
         if not found and self.chooser.is_complete:
             found = True
             shown = shown + self._finish_text() if shown is not None else None
         return shown, "stop" if found else None
 
+    def _search(self, text: str, *, may_stop: bool = True) -> tuple[str, bool]:
+        """Look for stop strings, unless it is thinking's text."""
+        if self._passes_by:
+            return self._stops.pass_by(text), False
+        return self._stops.push(text, may_stop=may_stop)
+
     def _finish_text(self) -> str:
         """The rest of the text: bytes without an end, and what was held back for a stop string."""
         if self._detokenizer is None:
             return ""
-        shown, found = self._stops.push(self._detokenizer.flush())
+        shown, found = self._search(self._detokenizer.flush())
         return shown if found else shown + self._stops.flush()

@@ -129,6 +129,8 @@ class TokenEvent:
     """In the first event of choice 0, when requested: one per token of the prompt, None for the first."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    stop: str | None = None
+    """The stop string that ended it, if one did."""
     error: str | None = None
     """What went wrong, with finish_reason "error"."""
     retry_after_seconds: int | None = None

@@ -54,7 +54,10 @@ class SamplingParams(BaseModel):
     (needs a tokenizer) stands for the sequences that the tokenizer writes for it alone and after a space; a model can
     still spell it with other tokens."""
     stop: Annotated[tuple[StopString, ...], Field(max_length=64)] = ()
-    """Text that ends a choice, also in the middle of a grammar; it is cut off. Needs a tokenizer."""
+    """Text that ends a choice, also in the middle of a grammar; it is cut off. Needs a tokenizer. In thinking (see
+    `thinking_end_ids`) it is not looked for, nor is one of space alone before the first word behind it."""
+    stop_in_thinking: bool = False
+    """Look for stop strings in thinking, too."""
     include_stop_str_in_output: bool = False
     """Keep the stop string at the end of the text."""
     stop_token_ids: Annotated[tuple[int, ...], Field(max_length=1024)] = ()
@@ -80,6 +83,9 @@ class SamplingParams(BaseModel):
     """The tokens that open thinking. Empty: it is open from the answer's first token, if there is an end marker."""
     thinking_end_ids: Marker = ()
     """The tokens that close thinking. Empty: there is no thinking."""
+
+    thinking_is_open: bool | None = None
+    """Whether the answer begins inside thinking. None: the prompt's last marker says so, whoever wrote it there."""
 
     def __init__(self, **fields):
         if isinstance(fields.get("stop"), str):

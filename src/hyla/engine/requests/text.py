@@ -87,20 +87,40 @@ class StopStrings:
         self._held = ""
         self._num_early = 0
         """Held characters at which no stop string may end."""
+        self._is_leading = False
+        """Whether nothing but space came since the text that was passed by."""
+        self.found: str | None = None
+        """The stop string that was found."""
 
     def push(self, text: str, *, may_stop: bool = True) -> tuple[str, bool]:
         """(text that may be shown, whether a stop string was found); what stands behind a stop string is dropped.
 
         may_stop: False lets stop strings that are whole by now pass; one that this text begins still counts later.
         """
+        rest = text.lstrip() if self._is_leading else text
+        space = text[: len(text) - len(rest)]
+        shown = self._push(space, may_stop=False)[0] if space else ""
+        if not rest:
+            return shown, False
+        self._is_leading = False
+        more, is_found = self._push(rest, may_stop=may_stop)
+        return shown + more, is_found
+
+    def pass_by(self, text: str) -> str:
+        """Text in which no stop string is looked for, with what was held back; none begins in it, and none is the space
+        that follows."""
+        self._is_leading = True
+        return self.flush() + text
+
+    def _push(self, text: str, *, may_stop: bool) -> tuple[str, bool]:
         held = self._held + text
         if may_stop:
-            found = [(place, len(stop)) for stop in self.stops if (place := self._place(stop, held)) >= 0]
+            found = [(place, len(stop), stop) for stop in self.stops if (place := self._place(stop, held)) >= 0]
         else:
             found, self._num_early = [], len(held)
         if found:
             self._held = ""
-            place, size = min(found)
+            place, size, self.found = min(found)
             return held[: place + size if self.keeps_stop else place], True
         keep = self._possible_start(held)
         self._held = held[len(held) - keep :]
@@ -122,5 +142,5 @@ class StopStrings:
 
     def flush(self) -> str:
         """What was held back, when the text ends without a stop string."""
-        held, self._held = self._held, ""
+        held, self._held, self._num_early = self._held, "", 0
         return held

@@ -85,6 +85,11 @@ class Chooser:
         return self._is_always_plain and self._thinking.forced is None and not self._must_go_on
 
     @property
+    def is_thinking(self) -> bool:
+        """Whether the next token belongs to thinking."""
+        return self._thinking.is_busy
+
+    @property
     def is_complete(self) -> bool:
         """Whether the grammar's text is whole and nothing can follow, so that the choice ends without another token."""
         return self._grammar is not None and not self._thinking.is_busy and self._grammar.is_complete

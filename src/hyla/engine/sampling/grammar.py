@@ -194,7 +194,7 @@ def source_of(form: Format) -> str:
 
 def first_line(message: str, most: int = 300) -> str:
     """What llguidance says, without the grammar and the state that it prints below."""
-    text = " ".join(re.split(r"<state>|\s1 \| ", message)[0].replace("<non-verbose/>", "").split())
+    text = " ".join(re.split(r"<state>|\s\d+ \| ", message)[0].replace("<non-verbose/>", "").split())
     return text if len(text) <= most else f"{text[:most]}..."
 
 

@@ -10,9 +10,10 @@ from hyla.engine.requests.params import SamplingParams
 class Thinking:
     """Follows the markers of one choice.
 
-    Thinking is open when the prompt's last marker is a start, and after a start in the answer; without a start marker,
-    from the answer's first token. When the answer has spent its budget of tokens inside (the prompt's do not count),
-    the end marker is forced. Thinking that opens again has what is left of the budget.
+    Thinking is open at first when the parameters say so (`thinking_is_open`), where they say nothing when the prompt's
+    last marker is a start or there is no start marker; and later after a start in the answer. When the answer has spent
+    its budget of tokens inside (the prompt's do not count), the end marker is forced. Thinking that opens again has
+    what is left of the budget.
     """
 
     def __init__(self, params: SamplingParams, prompt: Sequence[int]):
@@ -21,7 +22,8 @@ class Thinking:
         self._used = 0
         self._rest_of_start: tuple[int, ...] = ()
         last_start, last_end = _last_place(prompt, self._start), _last_place(prompt, self._end)
-        self.is_open = bool(self._end) and (not self._start or last_start > last_end)
+        says_prompt = not self._start or last_start > last_end
+        self.is_open = bool(self._end) and (says_prompt if params.thinking_is_open is None else params.thinking_is_open)
         self.has_marker_in_prompt = max(last_start, last_end) >= 0
         self._keep = max(len(self._start), len(self._end))
         self._tail: list[int] = list(prompt[-self._keep :]) if self._keep else []

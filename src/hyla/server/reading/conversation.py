@@ -9,18 +9,32 @@ from typing import Any
 
 from hyla.answers.tools import ToolUse
 from hyla.checkpoints import Tokenizer
+from hyla.engine.requests.formats import depth_of
 from hyla.errors import RequestError
 from hyla.server.reading.content import text_of
+from hyla.server.reading.instructions import arranged
 
+INVALID = "invalid_json"
+"""The one name in an object that stands for arguments which are none."""
+MOST_DEPTH = 64
+"""Nested lists and objects of arguments; `depth_of` counts no further."""
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 """Template names that come from the request's own fields."""
 
 
 class Arguments(dict):
-    """A call's arguments. Templates that expect an object find one, those that expect JSON text can join it to text."""
+    """A call's arguments. Templates that expect an object find one, those that expect JSON text can join it to text.
+
+    written: what the model wrote, where that is no object; it is shown as text again, and as an object under the name
+    that Anthropic's clients get it by.
+    """
+
+    def __init__(self, value: Mapping[str, Any], written: str | None = None):
+        super().__init__(value)
+        self.written = written
 
     def __str__(self) -> str:
-        return json.dumps(self, ensure_ascii=False)
+        return json.dumps(self, ensure_ascii=False) if self.written is None else self.written
 
     def __add__(self, other: str) -> str:
         return str(self) + other
@@ -63,6 +77,8 @@ class Conversation:
                 f"chat_template_kwargs may not set {name}; it comes from the request", "chat_template_kwargs"
             )
         messages = [message_for_template(message, f"messages[{n}]") for n, message in enumerate(self.messages)]
+        if tokenizer.chat_template is not None:
+            messages = arranged(messages, tokenizer.chat_template)
         names = dict(self.template_names)
         if self.documents is not None:
             names["documents"] = list(self.documents)
@@ -85,8 +101,6 @@ def message_for_template(message: Mapping[str, Any], where: str = "message") -> 
     reasoning = made.get("reasoning_content", made.get("reasoning"))
     if isinstance(reasoning, str):
         made["reasoning_content"] = reasoning
-    if made.get("role") == "developer":
-        made["role"] = "system"
     if "tool_calls" in made:
         made["tool_calls"] = [
             _call_for_template(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(made["tool_calls"])
@@ -98,16 +112,29 @@ def _call_for_template(call: Any, where: str) -> dict:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise RequestError(f"{where} needs function.name; add it", "messages")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError):
-            # What the model wrote is shown to it again, valid or not.
-            return {**call, "function": function}
-    if isinstance(arguments, dict) or arguments is None:
-        arguments = Arguments(arguments or {})
-    return {**call, "function": {**function, "arguments": arguments}}
+    return {**call, "function": {**function, "arguments": arguments_for_template(function.get("arguments"))}}
+
+
+def arguments_for_template(given: Any) -> Arguments:
+    """A call's arguments as an object, whatever the model wrote: cut short, a list, a number."""
+    text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    value = read_arguments(text)
+    if value is None:
+        return Arguments({INVALID: text}, text)
+    written = value.get(INVALID) if len(value) == 1 else None
+    return Arguments(value, written if isinstance(written, str) else None)
+
+
+def read_arguments(text: str) -> dict[str, Any] | None:
+    """The object that JSON text is; None for anything else, and for what no prompt or reader could hold."""
+    try:
+        value = json.loads(text) if text.strip() else {}
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) and depth_of(value) <= MOST_DEPTH else None
 
 
 def _cut_after_final(text: str, messages: Sequence[Mapping]) -> str:

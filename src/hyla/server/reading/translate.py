@@ -19,12 +19,13 @@ from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, Score
 REQUEST_FIELDS = ("priority", "deadline_seconds", "cache_salt", "snapshot_at")
 """Fields of request bodies that `Request` has under the same name."""
 
-THINKING_MARKS = ("thinking_start_ids", "thinking_end_ids")
+THINKING_MARKS = ("thinking_start_ids", "thinking_end_ids", "thinking_is_open")
 
 SHARED = (
     "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "max_tokens", "min_tokens", "ignore_eos",
     "stop_token_ids", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias",
-    "allowed_token_ids", "bad_words", "thinking_budget", "include_stop_str_in_output", "skip_special_tokens",
+    "allowed_token_ids", "bad_words", "thinking_budget", "include_stop_str_in_output", "stop_in_thinking",
+    "skip_special_tokens",
 )  # fmt: skip
 """Sampling fields of requests that keep their name and meaning."""
 
@@ -35,7 +36,7 @@ def sampling_params(requested: Any, **own) -> SamplingParams:
     Raises RequestError for values that cannot be.
     """
     fields = {name: getattr(requested, name) for name in SHARED if name in type(requested).model_fields} | own
-    if fields.get("grammar") is None and fields.get("thinking_budget") is None:
+    if not fields.get("stop") and fields.get("grammar") is None and fields.get("thinking_budget") is None:
         # Nothing depends on where thinking ends; following it would cost the engine something.
         fields = {name: value for name, value in fields.items() if name not in THINKING_MARKS}
     return SamplingParams(**in_engine(fields))
@@ -136,6 +137,10 @@ one that the client has sent is meant."""
 TOOL_WORDS = {"form": "parameters of a tool", "place": ""}
 """Words for an error in the grammar that the server made of the tools: the client never saw it, nor a place in it."""
 
+ANSWER_WORDS = {"form": "json schema", "place": ""}
+"""The same for a schema of answers, which the server may have joined to a grammar of calls."""
+ANSWER_FIELDS = ("response_format", "text", "output_config")
+
 
 def client_name(requested: Body, name: str | None) -> str | None:
     """A field of this request for the engine's word; None when it has none."""
@@ -161,4 +166,5 @@ def in_client_names(requested: Body) -> Iterator[None]:
 def _told(error: FieldError, requested: Body, param: str | None) -> str:
     """An error's text with the request's names in place of the engine's."""
     names = {name: client_name(requested, name) or name for name in CLIENT_NAMES.get(type(requested), {})}
-    return error.told({**names, **(TOOL_WORDS if param == "tools" else {})})
+    words = TOOL_WORDS if param == "tools" else ANSWER_WORDS if param in ANSWER_FIELDS else {}
+    return error.told({**names, **words})

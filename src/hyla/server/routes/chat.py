@@ -46,6 +46,7 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
         constraint,
         budget=requested.thinking_budget,
         may_think=conversation.may_think,
+        is_continued=conversation.continues_final_message,
     )
     params = sampling_params(
         requested,

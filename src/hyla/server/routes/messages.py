@@ -40,7 +40,7 @@ async def messages(request: Request, client: str = Depends(client_of)) -> Respon
 
 async def _answer(request: Request, service: Service, requested: MessageRequest, client: str) -> Response:
     served = service.model_or_only(requested.model)
-    tokenizer = served.require_tokenizer("messages")
+    served.require_tokenizer("messages")
     conversation = _conversation(requested, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = _grammar(requested, service.limits)
@@ -52,16 +52,14 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
         constraint,
         budget=thinking.budget_tokens if thinking is not None else None,
         may_think=conversation.may_think,
+        is_continued=conversation.continues_final_message,
     )
-    stops = tuple(requested.stop_sequences or ())
-    params = sampling_params(requested, stop=stops or None, **reading.params)
+    params = sampling_params(requested, stop=requested.stop_sequences or None, **reading.params)
     answer_id = f"msg_{uuid.uuid4().hex}"
     shape = MessageShape(
         answer_id,
         served.name,
-        tokenizer,
         Choice(reading.parser(), None if conversation.tools.is_parallel else 1),
-        stops=stops,
         num_prompt_tokens=len(prompt.token_ids),
         shows_thinking=requested.thinking is None
         or (requested.thinking.type != "disabled" and requested.thinking.display != "omitted"),

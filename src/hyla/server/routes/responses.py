@@ -71,6 +71,7 @@ async def _answer(request: Request, service: Service, requested: ResponseRequest
         constraint,
         budget=requested.thinking_budget,
         may_think=conversation.may_think,
+        is_continued=conversation.continues_final_message,
     )
     wants_logprobs = requested.top_logprobs is not None or LOGPROBS in (requested.include or ())
     params = sampling_params(

@@ -54,6 +54,7 @@ class GenerationFields(Body):
     bad_words: Items[str] | None = None
     thinking_budget: int | None = None
     include_stop_str_in_output: bool | None = None
+    stop_in_thinking: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: Annotated[Any, NoEffect("special tokens are written as they are")] = None
     prompt_logprobs: TopLogprobs | None = None

@@ -118,6 +118,7 @@ class MessageRequest(CountTokensRequest):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    stop_in_thinking: bool | None = None
     seed: int | None = None
     min_p: float | None = None
     ignore_eos: bool | None = None

@@ -130,6 +130,7 @@ class ResponseRequest(InputTokensRequest):
     min_p: float | None = None
     seed: int | None = None
     stop: str | Items[str] | None = None
+    stop_in_thinking: bool | None = None
     ignore_eos: bool | None = None
     min_tokens: int | None = None
     repetition_penalty: float | None = None

@@ -43,6 +43,8 @@ class Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     num_reasoning_tokens: int = 0
     finish_reason: str | None = None
+    stop: str | None = None
+    """The stop string that ended it."""
     usage: Usage | None = None
 
     def add(self, event: TokenEvent) -> list[Delta]:
@@ -50,7 +52,7 @@ class Choice:
         deltas = list(self.parser.push(event.text or ""))
         if event.finish_reason is not None:
             deltas += self.parser.finish()
-            self.finish_reason, self.usage = event.finish_reason, event.usage
+            self.finish_reason, self.stop, self.usage = event.finish_reason, event.stop, event.usage
         deltas = [delta for delta in (self._named(delta) for delta in deltas) if delta is not None]
         for delta in deltas:
             self._append(delta)

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from hyla.answers.protocol import Delta, ReasoningDelta, TextDelta
-from hyla.engine.requests.text import TextCodec
+from hyla.server.reading.conversation import INVALID, read_arguments
 from hyla.server.reading.errors import HTTPFailure, anthropic_error_body
 from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.protocol import Shape, data_line
 
 
 class MessageShape(Shape):
-    """stops: the request's stop sequences, to say which of them ended the answer."""
+    """shows_thinking: False leaves the reasoning out."""
 
     def __init__(
         self,
         answer_id: str,
         model: str,
-        tokenizer: TextCodec,
         choice: Choice,
         *,
-        stops: Sequence[str],
         num_prompt_tokens: int,
         shows_thinking: bool,
     ):
         super().__init__([choice], 1)
-        self.choice, self.tokenizer, self.stops = choice, tokenizer, tuple(stops)
+        self.choice = choice
         self.num_prompt_tokens, self.shows_thinking = num_prompt_tokens, shows_thinking
         self.head = {"id": answer_id, "type": "message", "role": "assistant", "model": model}
         self._open_kind: str | None = None
@@ -54,16 +51,7 @@ class MessageShape(Shape):
             return {"stop_reason": "max_tokens", "stop_sequence": None}
         if choice.has_called:
             return {"stop_reason": "tool_use", "stop_sequence": None}
-        found = self._found_stop()
-        return {"stop_reason": "end_turn" if found is None else "stop_sequence", "stop_sequence": found}
-
-    def _found_stop(self) -> str | None:
-        """The stop sequence that ended the answer: the first one in the text of all its tokens."""
-        if not self.stops:
-            return None
-        text = self.tokenizer.decode(self.choice.token_ids)
-        found = [(place, stop) for stop in self.stops if (place := text.find(stop)) >= 0]
-        return min(found)[1] if found else None
+        return {"stop_reason": "end_turn" if choice.stop is None else "stop_sequence", "stop_sequence": choice.stop}
 
     def _usage(self) -> dict[str, Any]:
         """The cached part of a prompt is counted apart, as Anthropic's clients expect."""
@@ -140,8 +128,5 @@ class MessageShape(Shape):
 
 def _input(arguments: str) -> dict[str, Any]:
     """A call's arguments as an object; what the model wrote wrongly is kept as text under one name."""
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return {"invalid_json": arguments}
-    return value if isinstance(value, dict) else {"invalid_json": arguments}
+    value = read_arguments(arguments)
+    return {INVALID: arguments} if value is None else value
