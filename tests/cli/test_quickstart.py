@@ -226,21 +226,28 @@ def test_it_can_be_left_out(served, tmp_path, monkeypatch):
     assert served == [[(verb.NAME, tmp_path / "model")]]
 
 
-SLEEPING = """
+WAITING = """
 import os, sys
 import hyla.cli.app
-from hyla.cli.idle_threads import WAIT_POLICY, load_torch
+from hyla.cli.waiting_threads import SPIN_COUNT, WAIT_POLICY, load_torch
 assert "torch" not in sys.modules
 load_torch()
-print(os.environ.get(WAIT_POLICY), "torch" in sys.modules)
+print(os.environ.get(WAIT_POLICY), os.environ.get(SPIN_COUNT), "torch" in sys.modules)
 """
 
 
-@pytest.mark.parametrize("given", [None, "active"])
-def test_threads_that_wait_are_set_before_pytorch_and_for_this_process_only(given):
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"PYTHONPATH": str(SOURCE), "OMP_DISPLAY_ENV": "true"}
-    environment |= {"OMP_WAIT_POLICY": given} if given else {}
-    done = subprocess.run([sys.executable, "-c", SLEEPING], capture_output=True, text=True, env=environment)
-    assert done.stdout.split() == [str(given), "True"], done.stderr
-    assert f"OMP_WAIT_POLICY = '{(given or 'passive').upper()}'" in done.stderr
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({}, "GOMP_SPINCOUNT = '5000'"),
+        ({"OMP_WAIT_POLICY": "active"}, "OMP_WAIT_POLICY = 'ACTIVE'"),
+        ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
+    ],
+)
+def test_threads_that_wait_are_set_before_pytorch_and_for_this_process_only(given, shown):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"PYTHONPATH": str(SOURCE), "OMP_DISPLAY_ENV": "verbose", **given}
+    done = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == [*(str(given.get(name)) for name in names), "True"], done.stderr
+    assert shown in done.stderr
