@@ -132,7 +132,7 @@ def _packed(model: Model):
 
 
 def plot_curves(curves: dict[str, list[dict]], path: Path) -> None:
-    """Two panels over the context length, both axes logarithmic: cache size, and time per decoded token.
+    """Two panels over the context length: cache size, logarithmic, and time per decoded token, from zero.
 
     curves: label -> `DecodePoint`s as dicts.
     """
@@ -148,13 +148,15 @@ def plot_curves(curves: dict[str, list[dict]], path: Path) -> None:
         panels[0].plot(contexts, [p["cache_bytes"] / 2**20 for p in points], label, marker=marker, label=name)
         panels[1].plot(contexts, [p["ms_per_token"] for p in points], label, marker=marker, label=name)
     for panel, title, unit in zip(panels, ("Cache of one sequence", "Time of one decoded token"), ("MiB", "ms")):
-        panel.set(xscale="log", yscale="log", title=title, xlabel="context, tokens", ylabel=unit)
+        panel.set(xscale="log", title=title, xlabel="context, tokens", ylabel=unit)
         panel.set_xticks(contexts, [f"{context // 1024}k" for context in contexts], minor=False)
         panel.xaxis.set_minor_locator(NullLocator())
-        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        panel.yaxis.set_minor_formatter(NullFormatter())
         panel.grid(True, alpha=0.3)
         panel.legend()
+    panels[0].set_yscale("log")
+    panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panels[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panels[0].yaxis.set_minor_formatter(NullFormatter())
+    panels[1].set_ylim(bottom=0.0)
     figure.suptitle("Hybrid against its full-attention twin (caches filled with random values)", fontsize=10)
     figure.savefig(path, dpi=130)
