@@ -11,6 +11,7 @@ import torch
 from tiny_run import CONFIG, tiny_trainer
 
 from hyla.errors import CheckpointError, ConfigError
+from hyla.train.files import held
 from hyla.train.run_state import finished_states
 
 KILLED_RUN = """
@@ -84,8 +85,36 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path):
     tiny_trainer(tmp_path, CONFIG.model_copy(update={"steps": 4})).run()
     path = tmp_path / "checkpoints" / "step-00000004" / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="delete that folder and resume"):
+    with pytest.raises(CheckpointError, match=r"optimizer.safetensors has other bytes .*; delete .*checkpoints"):
         tiny_trainer(tmp_path).resume()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_flipped_bit_goes_back_to_the_checkpoint_before_and_says_so(tmp_path, name):
+    tiny_trainer(tmp_path, CONFIG.model_copy(update={"steps": 8})).run()
+    whole = losses(tmp_path)
+    states = sorted((tmp_path / "checkpoints").glob("step-*"))
+    assert len(states) == 2
+    file = states[-1] / name
+    blob = bytearray(file.read_bytes())
+    blob[-3 if name != "state.json" else 0] ^= 1
+    file.write_bytes(blob)
+    trainer, said = tiny_trainer(tmp_path, CONFIG.model_copy(update={"steps": 8})), []
+    assert trainer.resume(said.append) < 8
+    assert len(said) == 1 and "is damaged" in said[0] and "going on from the one before" in said[0]
+    trainer.run()
+    assert losses(tmp_path) == whole
+
+
+def test_two_trainers_never_share_a_folder(tmp_path):
+    with held(tmp_path / "run"):
+        with pytest.raises(ConfigError, match=r"another process trains in .*run; wait for it"), held(tmp_path / "run"):
+            pass
+        with held(tmp_path / "other"):
+            pass
+    with held(tmp_path / "run"):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(tmp_path):

@@ -13,6 +13,7 @@ from hyla.ops.devices import resolve_device
 from hyla.ops.host_memory import keep_freed_memory
 from hyla.train.card import leave_card
 from hyla.train.config import TrainConfig
+from hyla.train.files import held
 from hyla.train.recipe import HybridRecipe
 from hyla.train.report import heldout_score
 from hyla.train.run import Run, RunRequest, Trained, open_run
@@ -53,9 +54,10 @@ def train_with_bar(out: Path, request: RunRequest, device: str) -> tuple[Run, Tr
     """
     keep_freed_memory()
     place = resolve_device(device)
-    run = open_run(out, request, lambda line: console.print(line), device=place)
-    with stopped_by_ctrl_c(lambda line: console.print(line)) as is_stopped, training_bar(run.train.steps) as bar:
-        trained = run.trained(bar, bar.resumed, device=place, say=console.print, is_stopped=is_stopped)
+    with held(out):
+        run = open_run(out, request, lambda line: console.print(line), device=place)
+        with stopped_by_ctrl_c(lambda line: console.print(line)) as is_stopped, training_bar(run.train.steps) as bar:
+            trained = run.trained(bar, bar.resumed, device=place, say=console.print, is_stopped=is_stopped)
     return run, trained
 
 

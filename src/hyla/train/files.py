@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from hyla.errors import ConfigError
 
 
 def partial_name(path: Path) -> Path:
     """Where the unfinished file or folder stands. Leftovers with such names belong to killed runs."""
     return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Nobody else may prepare or train in a folder meanwhile, whether it exists yet or not.
+
+    Raises ConfigError where somebody does. Whoever is killed holds nothing.
+    """
+    folder = folder.absolute()
+    lock = folder.with_name(f".{folder.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with lock.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another process trains in {folder}; wait for it, end it, or choose another --out"
+                ) from None
+            if os.fstat(file.fileno()).st_nlink == 0:  # its last holder has just removed it
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def replace_json(path: Path, value) -> None:

@@ -17,7 +17,14 @@ from hyla.train.config import TrainConfig
 from hyla.train.metrics import MetricsFile, StepMetrics
 from hyla.train.optimizer import Optimizer
 from hyla.train.packing import PackedRows, Packer, TokenStore
-from hyla.train.run_state import changed_environment, environment, finished_states, load_state, save_state
+from hyla.train.run_state import (
+    DamagedState,
+    changed_environment,
+    environment,
+    finished_states,
+    load_state,
+    save_state,
+)
 
 SMALLER_STEPS = "lower batch_tokens, loss_rows or the model's sizes"
 
@@ -47,19 +54,33 @@ class Trainer:
         self.finished_steps, self.seconds = 0, 0.0
 
     def resume(self, say: Callable[[str], None] = lambda line: None) -> int:
-        """Continue from the newest checkpoint, if there is one; returns the number of finished steps.
+        """Continue from the newest whole checkpoint, if there is one; returns the number of finished steps.
 
-        say: told when the checkpoint was written on another device, or by another arithmetic.
+        say: told when a newer one is damaged, and when the checkpoint was written on another device, or by another
+        arithmetic. Raises CheckpointError when all are damaged, or of another model.
         """
-        states = finished_states(self.folder / "checkpoints")
-        if states:
-            state = load_state(states[-1], self.model, self.optimizer)
+        state = self._newest_state(say)
+        if state is not None:
             self.finished_steps, self.seconds = state["step"], state["seconds"]
             changes = changed_environment(state["environment"], environment(self.model.device))
             if changes:
                 say(f"continued on another machine or device ({changes}): from here on the run's bits differ")
         self.metrics.forget_after(self.finished_steps)
         return self.finished_steps
+
+    def _newest_state(self, say: Callable[[str], None]) -> dict | None:
+        """The state.json of the newest checkpoint that is whole, once model and optimizer are filled from it."""
+        states = finished_states(self.folder / "checkpoints")
+        for number, path in enumerate(reversed(states), start=1):
+            try:
+                return load_state(path, self.model, self.optimizer)
+            except DamagedState as error:
+                if number == len(states):
+                    raise DamagedState(
+                        f"{error}, and there is no older one; delete {path.parent} and start anew"
+                    ) from None
+                say(f"{error}; going on from the one before")
+        return None
 
     def update(self, step: int) -> tuple[float, float, float]:
         """Take one optimizer step; returns (loss, learning rate, gradient norm).

@@ -14,8 +14,13 @@ from hyla.json_files import read_json
 from hyla.models.trunk import Model
 from hyla.ops import backends
 from hyla.ops.devices import facts
-from hyla.train.files import finish_folder, replace_json, start_folder
+from hyla.train.files import digest_of, finish_folder, replace_json, start_folder
 from hyla.train.optimizer import Optimizer
+
+
+class DamagedState(CheckpointError):
+    """A checkpoint of a run whose bytes are not those that were written."""
+
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
@@ -55,27 +60,49 @@ def save_state(folder: Path, model: Model, optimizer: Optimizer, *, step: int, s
     write_tensors(weights, partial / WEIGHTS)
     memory = {key: tensor.cpu().contiguous() for key, tensor in optimizer.state_tensors().items()}
     write_tensors(memory, partial / OPTIMIZER)
-    replace_json(partial / STATE, {"step": step, "seconds": seconds, "environment": environment(model.device)})
+    digests = {name: digest_of(partial / name) for name in (WEIGHTS, OPTIMIZER)}
+    found = {"step": step, "seconds": seconds, "environment": environment(model.device), "sha256": digests}
+    replace_json(partial / STATE, found)
     finish_folder(path)
     for old in finished_states(folder)[:-kept]:
         shutil.rmtree(old)
     return path
 
 
+def _read_state(path: Path) -> dict:
+    """state.json of a checkpoint, once it and the files beside it were found to be what was written.
+
+    Those of earlier versions have no digests, and are believed.
+    """
+    try:
+        state = read_json(path / STATE)
+        for name, digest in state.get("sha256", {}).items():
+            if digest_of(path / name) != digest:
+                raise DamagedState(f"checkpoint {path} is damaged ({name} has other bytes than were written)")
+        if path.name != f"step-{state['step']:08d}" or not {"seconds", "environment"} <= state.keys():
+            raise DamagedState(f"checkpoint {path} is damaged ({STATE} does not describe it)")
+    except DamagedState:
+        raise
+    except Exception as error:  # damaged JSON can be anything, and so can what it breaks
+        raise DamagedState(f"checkpoint {path} is damaged ({error})") from None
+    return state
+
+
 def load_state(path: Path, model: Model, optimizer: Optimizer | None) -> dict:
     """Fill model (and optimizer) in place from a checkpoint; returns its state.json.
 
-    Raises CheckpointError when a file is missing, damaged, or of another model.
+    Raises DamagedState when a file is missing or damaged, before anything is filled, and CheckpointError for another
+    model's.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    state = read_json(path / STATE)
+    state = _read_state(path)
     try:
         weights = load_file(path / WEIGHTS)
         memory = load_file(path / OPTIMIZER) if optimizer is not None else {}
-    except (SafetensorError, FileNotFoundError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged ({error}); delete that folder and resume") from None
+    except (SafetensorError, OSError) as error:
+        raise DamagedState(f"checkpoint {path} is damaged ({error})") from None
     parameters = dict(model.named_parameters())
     if parameters.keys() != weights.keys():
         wrong = sorted(parameters.keys() ^ weights.keys())[0]
