@@ -72,7 +72,8 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. add_special_tokens: let tokenizer.json's own template add e.g. a first token."""
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        # The library lets other threads run in `encode_batch` alone, and megabytes of text take it seconds.
+        return self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids; bytes that do not form a character (yet) become U+FFFD."""

@@ -15,6 +15,7 @@ from hyla.engine.hosting.handle import EngineHandle
 from hyla.engine.requests.collect import Collector
 from hyla.server.answering.stream import Events, Inbox, StreamedEvents, close_on_disconnect
 from hyla.server.reading.errors import HTTPFailure
+from hyla.server.reading.prompts import check_logprobs
 from hyla.server.served import ServedModel
 from hyla.server.service import Service
 from hyla.server.shapes.protocol import Shape
@@ -32,6 +33,7 @@ async def answer(
     is_streamed: bool,
 ) -> Response:
     """The response that `shape` makes of the requests' events. Raises what refuses the requests."""
+    check_logprobs(requests, service.limits, is_streamed=is_streamed)
     headers = {"X-Request-Id": answer_id}
     with ExitStack() as stack:
         stack.enter_context(service.turn(client))

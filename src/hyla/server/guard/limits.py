@@ -33,6 +33,8 @@ class Limits(Config):
     """Prompts, or texts to embed, in one request."""
     max_choices: Count = 256
     """Prompts times n in one request."""
+    max_logprobs: Count = 1 << 20
+    """Log-probabilities in one answer: tokens times one more than the others asked for. A million are about 70 MB."""
     max_messages: Count = 4096
     """Messages of one conversation."""
     max_tools: Count = 128

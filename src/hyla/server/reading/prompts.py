@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from starlette.concurrency import run_in_threadpool
 
+from hyla.engine import Request
 from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
 from hyla.server.schemas.generation import GenerationFields
@@ -23,6 +24,27 @@ def check_choices(num_prompts: int, num_choices: int, limits: Limits) -> None:
             f"{num_prompts} prompts with {num_choices} choices each are more than the {limits.max_choices} choices "
             f"that one request may have; send several requests",
             "n",
+        )
+
+
+def check_logprobs(requests: Sequence[Request], limits: Limits, *, is_streamed: bool = False) -> None:
+    """Raise RequestError when an answer may hold more log-probabilities than the server writes at once.
+
+    Those of prompts come in one piece in any case; those of answers one by one where they are streamed, and the only
+    answer of a request may be as long as it likes.
+    """
+    num, is_one = 0, len(requests) == 1 and requests[0].params.n == 1
+    for request in requests:
+        params = request.params
+        if params.prompt_logprobs is not None:
+            num += (len(request.prompt) - params.prompt_logprobs_start) * (params.prompt_logprobs + 1)
+        if params.logprobs is not None and not is_streamed and not is_one:
+            num += params.n * (params.max_tokens or 0) * (params.logprobs + 1)
+    if num > limits.max_logprobs:
+        raise RequestError(
+            f"the answer may hold {num:,} log-probabilities (tokens times one more than the others asked for); this "
+            f"server writes at most {limits.max_logprobs:,}: ask for fewer texts, choices, tokens or others at once",
+            "logprobs",
         )
 
 

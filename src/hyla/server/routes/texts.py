@@ -21,7 +21,7 @@ from hyla.server.answering.answering import gather
 from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.conversation import Conversation
-from hyla.server.reading.prompts import encode
+from hyla.server.reading.prompts import check_logprobs, encode
 from hyla.server.reading.tools import tool_use
 from hyla.server.reading.translate import in_client_names
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
@@ -162,6 +162,7 @@ async def _score(http: Request, service: Service, requested: ScoreRequest, clien
         EngineRequest(f"{name}-{n}", (*context, *text_ids), params, key=client, snapshot_at=(len(context),))
         for n, text_ids in enumerate(ids)
     ]
+    check_logprobs(requests, service.limits)
     with service.turn(client):
         completions = await gather(http, served.worker, service.inbox, requests)
     if completions is None:
