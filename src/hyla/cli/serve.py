@@ -47,6 +47,9 @@ def serve(
         str | None, typer.Option(help=f"Key of the admin routes; default: ${ADMIN_KEY_VARIABLE}, or off.")
     ] = None,
     cors_origin: Annotated[list[str] | None, typer.Option(help="A page's origin that may use the server.")] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A name under which it may be asked, e.g. behind a proxy.")
+    ] = None,
     log_format: Annotated[LogForm | None, typer.Option(help="Of the log on standard error. Default: text.")] = None,
     otlp_endpoint: Annotated[
         str | None, typer.Option(help="Where OpenTelemetry spans go, as http://HOST:4318/v1/traces; needs `otel`.")
@@ -62,6 +65,7 @@ def serve(
     own = _given(chat_template=chat_template, tool_parser=tool_parser, reasoning_parser=reasoning_parser)
     fields["models"] = _models(fields.get("models", []), folders or [], model_name, own, engine)
     fields |= _given(host=host, port=port, key_file=key_file, cors_origins=cors_origin, api_keys=api_key)
+    fields |= _given(allowed_hosts=allowed_host)
     fields |= _given(admin_keys=[admin_key] if admin_key else None)
     for name, variable in (("api_keys", API_KEY_VARIABLE), ("admin_keys", ADMIN_KEY_VARIABLE)):
         if name not in fields and os.environ.get(variable):
@@ -128,7 +132,14 @@ def run(config) -> None:
     names = ", ".join(model.name for model in models)
     try:
         serve_app(
-            create_app(models, limits=config.limits, keys=keys, cors_origins=config.cors_origins, traces=traces),
+            create_app(
+                models,
+                limits=config.limits,
+                keys=keys,
+                cors_origins=config.cors_origins,
+                allowed_hosts=config.checked_hosts,
+                traces=traces,
+            ),
             host=config.host,
             port=config.port,
             ready=lambda url: console.print(

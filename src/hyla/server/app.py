@@ -12,6 +12,7 @@ from hyla.server import openapi, page
 from hyla.server.guard.head_limit import HeadLimit
 from hyla.server.guard.keys import KeyRing
 from hyla.server.guard.limits import Limits
+from hyla.server.guard.origins import Origins
 from hyla.server.reading import errors
 from hyla.server.routes import chat, completions, control, messages, models, responses, texts
 from hyla.server.served import ServedModel, serve_model
@@ -36,11 +37,13 @@ def create_app(
     limits: Limits | None = None,
     keys: KeyRing | None = None,
     cors_origins: Sequence[str] = (),
+    allowed_hosts: Sequence[str] | None = None,
     traces: Traces | None = None,
 ) -> FastAPI:
     """The application. It runs the models' engines from its start-up to its shutdown.
 
-    cors_origins: pages of these origins may use it from a browser; none by default.
+    cors_origins: pages of these origins may use it from a browser; none by default, but its own.
+    allowed_hosts: names, beside this machine's for itself, under which it may be asked; None: any.
     """
     service = Service(models, limits=limits or Limits(), keys=keys or KeyRing())
 
@@ -61,6 +64,7 @@ def create_app(
     observed.install(app, workers, check_key=client_of, traces=traces)
     page.install(app, list(workers))
     openapi.install(app)
+    app.add_middleware(Origins, origins=cors_origins, hosts=allowed_hosts)
     app.add_middleware(HeadLimit, max_bytes=service.limits.max_header_bytes)
     if cors_origins:
         app.add_middleware(

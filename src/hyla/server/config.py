@@ -12,6 +12,7 @@ from hyla.engine.requests.options import EngineOptions
 from hyla.errors import ConfigError
 from hyla.models.config import Config
 from hyla.server.guard.limits import Limits
+from hyla.server.guard.origins import is_loopback
 from hyla.server.watch.logs import LogFormat
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -54,8 +55,16 @@ class ServeConfig(Config):
     """Keys of the admin routes, which are off without one."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may use the server from a browser."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, without ports, under which the server may be asked. On a loopback address others than this machine's own
+    are refused, so that no foreign name can be made to lead here; elsewhere they are only if names are given."""
     limits: Limits = Limits()
     """Bounds on requests."""
+
+    @property
+    def checked_hosts(self) -> tuple[str, ...] | None:
+        """`allowed_hosts` where they are checked; None: every name is taken."""
+        return self.allowed_hosts if self.allowed_hosts or is_loopback(self.host) else None
 
     @field_validator("models")
     @classmethod

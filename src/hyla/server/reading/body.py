@@ -23,7 +23,12 @@ Schema = TypeVar("Schema", bound=Body)
 
 
 async def read_json(request: Request, limits: Limits) -> dict:
-    """The body as a JSON object. 413 when it is too large, 408 too slow, RequestError when it is not JSON."""
+    """The body as a JSON object. 415 for another type, 413 when it is too large, 408 too slow, RequestError when it is
+    not JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind != "application/json" and not kind.endswith("+json"):
+        # What pages of other sites can send without being asked first is of other types.
+        raise HTTPFailure(415, f"Content-Type = {short(kind)} is not JSON; send Content-Type: application/json")
     try:
         async with asyncio.timeout(limits.body_seconds):
             raw = await _read(request, limits.max_body_bytes)
