@@ -7,7 +7,7 @@
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
 # make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
-# make gguf-families CONVERTER=llama.cpp: every family through llama.cpp's own converter and back.
+# make gguf-families CONVERTER=llama.cpp [LLAMA_PYTHON=E/bin/python]: every family through llama.cpp and back.
 # make gpu-smoke: two minutes on a card (or elsewhere: DEVICE=cpu), with the Python that has PyTorch for it.
 # make gpu-wheels: what gpu-smoke needs on a card's machine without a network; take the folder wheels/ along.
 PYTHON ?= python3
@@ -96,7 +96,7 @@ exactness: $(VENV)/installed-test
 
 # CONVERTER: a folder of llama.cpp with convert_hf_to_gguf.py (docs/gguf.md says where to get it).
 gguf-families: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m bench gguf_families $(CONVERTER)
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench gguf_families $(CONVERTER) $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON))
 
 soak: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/engine $(BIN)/python -m soak.run --requests $(REQUESTS)
