@@ -96,6 +96,7 @@ CLIENT_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
         "grammar": (*CONSTRAINTS, "tools"),
         "thinking_start_ids": ("thinking_budget", "reasoning_effort"),
         "thinking_end_ids": ("thinking_budget", "reasoning_effort"),
+        "thinking_is_open": ("thinking_budget", "reasoning_effort"),
     },
     CompletionRequest: {
         "messages": ("prompt",),
@@ -104,6 +105,7 @@ CLIENT_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
         "grammar": CONSTRAINTS,
         "thinking_start_ids": ("thinking_budget",),
         "thinking_end_ids": ("thinking_budget",),
+        "thinking_is_open": ("thinking_budget",),
     },
     ResponseRequest: {
         "prompt": ("input",),
@@ -113,6 +115,7 @@ CLIENT_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
         "grammar": ("text", "tools"),
         "thinking_start_ids": ("thinking_budget", "reasoning"),
         "thinking_end_ids": ("thinking_budget", "reasoning"),
+        "thinking_is_open": ("thinking_budget", "reasoning"),
     },
     InputTokensRequest: {"prompt": ("input",), "messages": ("input",)},
     MessageRequest: {
@@ -123,6 +126,7 @@ CLIENT_NAMES: dict[type[Body], dict[str, tuple[str, ...]]] = {
         "thinking_budget": ("thinking",),
         "thinking_start_ids": ("thinking",),
         "thinking_end_ids": ("thinking",),
+        "thinking_is_open": ("thinking",),
     },
     CountTokensRequest: {"prompt": ("messages",), "input": ("messages",)},
     EmbeddingRequest: {"prompt": ("input",), "messages": ("input",)},
