@@ -24,7 +24,8 @@ def stopped_by_ctrl_c(say: Callable[[str], None]) -> Iterator[Callable[[], bool]
     before = signal.getsignal(signal.SIGINT)
 
     def stop(number, frame):
-        signal.signal(signal.SIGINT, before)
+        # Not what was there before: a shell starts what is in the background with interrupts ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         stopped.set()
         say("stopping after this step; Ctrl-C again stops at once and keeps the last checkpoint")
 
