@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -43,12 +42,6 @@ def held(folder: Path) -> Iterator[None]:
             finally:
                 lock.unlink(missing_ok=True)
             return
-
-
-def digest_of(file: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def replace_json(path: Path, value) -> None:

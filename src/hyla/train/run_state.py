@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
+from hyla.checkpoints.fetching import checksum
 from hyla.errors import CheckpointError
 from hyla.json_files import read_json
 from hyla.models.trunk import Model
 from hyla.ops import backends
 from hyla.ops.devices import facts
-from hyla.train.files import digest_of, finish_folder, replace_json, start_folder
+from hyla.train.files import finish_folder, replace_json, start_folder
 from hyla.train.optimizer import Optimizer
 
 
@@ -60,7 +61,7 @@ def save_state(folder: Path, model: Model, optimizer: Optimizer, *, step: int, s
     write_tensors(weights, partial / WEIGHTS)
     memory = {key: tensor.cpu().contiguous() for key, tensor in optimizer.state_tensors().items()}
     write_tensors(memory, partial / OPTIMIZER)
-    digests = {name: digest_of(partial / name) for name in (WEIGHTS, OPTIMIZER)}
+    digests = {name: checksum(partial / name) for name in (WEIGHTS, OPTIMIZER)}
     found = {"step": step, "seconds": seconds, "environment": environment(model.device), "sha256": digests}
     replace_json(partial / STATE, found)
     finish_folder(path)
@@ -77,7 +78,7 @@ def _read_state(path: Path) -> dict:
     try:
         state = read_json(path / STATE)
         for name, digest in state.get("sha256", {}).items():
-            if digest_of(path / name) != digest:
+            if checksum(path / name) != digest:
                 raise DamagedState(f"checkpoint {path} is damaged ({name} has other bytes than were written)")
         if path.name != f"step-{state['step']:08d}" or not {"seconds", "environment"} <= state.keys():
             raise DamagedState(f"checkpoint {path} is damaged ({STATE} does not describe it)")

@@ -154,16 +154,31 @@ def _kda(within: str, out: str, decay: Rule) -> dict[str, Rule]:
     }
 
 
+def expert_keys(source: Source, *, groups: int = 1) -> dict:
+    """Experts and router in Kimi's and Ling-3's spelling; nothing stored says that they normalise. groups: where the
+    file does not count them."""
+    count, width, shared = common.expert_sizes(source)
+    router = router_keys(source, normalizes=True, groups=groups)
+    return {
+        "num_experts": count,
+        "num_experts_per_token": source.keys.integer("expert_used_count"),
+        "num_shared_experts": shared // width,
+        "moe_intermediate_size": width,
+        "moe_renormalize": router["norm_topk_prob"],
+        "routed_scaling_factor": router["routed_scaling_factor"],
+        "num_expert_group": router["n_group"],
+        "topk_group": router["topk_group"],
+    }
+
+
 def kimi_config(source: Source) -> dict:
-    """config.json of a `kimi-linear`. It has no position code, and nothing stored says that it normalises."""
+    """config.json of a `kimi-linear`. It has no position code."""
     keys = {"model_type": "kimi_linear", **common.trunk_keys(source), **mla_keys(source)}
     keys["model_max_length"] = keys.pop("max_position_embeddings")
     source.keys.pass_over("rope.freq_base")
     layers = range(keys["num_hidden_layers"])
     full = [number + 1 for number in layers if _is_latent(source, number)]
     linear = [number + 1 for number in layers if not _is_latent(source, number)]
-    count, width, shared = common.expert_sizes(source)
-    router = router_keys(source, normalizes=True)
     keys["linear_attn_config"] = {
         "num_heads": common.flat(common.shape_of(source, f"blk.{linear[0] - 1}.ssm_a"))[0] if linear else 1,
         "head_dim": source.keys.integer("kda.head_dim"),
@@ -174,14 +189,7 @@ def kimi_config(source: Source) -> dict:
     return {
         **keys,
         **dense_keys(source, len(layers)),
-        "num_experts": count,
-        "num_experts_per_token": source.keys.integer("expert_used_count"),
-        "num_shared_experts": shared // width,
-        "moe_intermediate_size": width,
-        "moe_renormalize": router["norm_topk_prob"],
-        "routed_scaling_factor": router["routed_scaling_factor"],
-        "num_expert_group": router["n_group"],
-        "topk_group": router["topk_group"],
+        **expert_keys(source),
     }
 
 
@@ -227,9 +235,8 @@ def bailing_config(source: Source) -> dict:
         limits = source.keys.array(name)
         common.must_be(source, bool(limits is not None and limits.any()), False, name)
     layers = range(keys["num_hidden_layers"])
-    count, width, shared = common.expert_sizes(source)
     # The writer looks for the number of groups under another name than the published one: 8 in Ling-3.0.
-    router = router_keys(source, normalizes=True, groups=8 if "expert_group_used_count" in source.keys else 1)
+    groups = 8 if "expert_group_used_count" in source.keys else 1
     return {
         **keys,
         **dense_keys(source, len(layers)),
@@ -238,14 +245,7 @@ def bailing_config(source: Source) -> dict:
         "short_conv_kernel_size": source.keys.integer("ssm.conv_kernel"),
         "kda_safe_gate": source.keys.flag("kda.safe_gate", True),
         "kda_lower_bound": source.keys.number("kda.gate_lower_bound", -5.0),
-        "num_experts": count,
-        "num_experts_per_token": source.keys.integer("expert_used_count"),
-        "num_shared_experts": shared // width,
-        "moe_intermediate_size": width,
-        "moe_renormalize": router["norm_topk_prob"],
-        "routed_scaling_factor": router["routed_scaling_factor"],
-        "num_expert_group": router["n_group"],
-        "topk_group": router["topk_group"],
+        **expert_keys(source, groups=groups),
         "num_nextn_predict_layers": common.num_predicting(source, len(layers)),
     }
 
