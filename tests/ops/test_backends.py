@@ -88,8 +88,8 @@ def test_what_was_not_chosen_has_its_reason():
 
 
 def test_nothing_is_compiled_for_a_device_that_does_not_use_it(monkeypatch):
+    native.forget()
     monkeypatch.setattr(native, "library", lambda: pytest.fail("compiled"))
-    native.why_missing.cache_clear()
     report = backends.report(["attention", "kda"], torch.device("meta"), torch.bfloat16)
     assert report["kda"]["not"]["native"] == "for the CPU, not for meta"
     assert backends.on(torch.device("meta")) != "native"

@@ -66,8 +66,7 @@ def test_bf16_results_are_the_fp32_ones_rounded_as_torch_rounds():
 
 
 def forget_the_library():
-    native.library.cache_clear()
-    native.why_missing.cache_clear()
+    native.forget()
     backends._warn.cache_clear()  # said once a process, and this may not be the first time
 
 

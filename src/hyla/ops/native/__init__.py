@@ -1,4 +1,4 @@
-"""The CPU's own kernels: C, compiled once per machine for its processor, where there is a compiler.
+"""The CPU's own kernels in C, built for several sets of instructions: shipped with the wheel, or compiled at first use.
 
 They compute every row by the same code whatever comes with it, so what the rest of the package checks about libraries
 holds here by construction. Operators reach them through `ops.backends`; results differ from the other backends' by
@@ -18,16 +18,32 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 @cache
-def library():
-    """The compiled kernels (`ctypes.CDLL`). Raises BackendUnavailable, with the reason, where they cannot be built."""
+def _loaded():
     from hyla.ops.native.build import load
 
     return load()
 
 
 @cache
+def library():
+    """The kernels (`ctypes.CDLL`). Raises BackendUnavailable, with the reason, where they cannot be had."""
+    return _loaded()[0]
+
+
+def build_name() -> str | None:
+    """Which build of the kernels this process uses ("avx512_bf16", "avx512", "avx2", "neon"); None where it has none."""
+    return None if why_missing() is not None else _loaded()[1].name
+
+
+def forget() -> None:
+    """Load again at the next use: for tests that change what there is to load."""
+    for remembered in (_loaded, library, why_missing):
+        remembered.cache_clear()
+
+
+@cache
 def why_missing() -> str | None:
-    """Why the kernels cannot be built here; None where they can. Compiles them at the first call."""
+    """Why the kernels cannot be had here; None where they can. Compiles them at the first call."""
     try:
         library()
     except BackendUnavailable as error:

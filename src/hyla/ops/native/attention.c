@@ -9,15 +9,12 @@
    nor on where a superblock was computed. */
 #include <stdlib.h>
 
-#include "vector.h"
+#include "rows.h"
 
 #define PAGE 64
 #define SUPER 16 /* pages of a superblock */
-#ifdef __AVX512F__
-#define GROUP 6 /* rows whose sums stand in registers together */
-#else
-#define GROUP 2
-#endif
+#define GROUP 6  /* rows at most whose sums stand in registers together */
+#define MOST_VECTORS 4 /* of a page */
 
 typedef struct {
     int64_t sequences;
@@ -47,6 +44,7 @@ typedef struct {
     int64_t width;                           /* V, rounded up to whole vectors */
     int64_t *position;
     float *q, *scores, *next, *factor, *lanes, *block; /* [rows, K], [rows, 64], [rows], [rows], [rows, 16], [64, 64] */
+    float *corner;                           /* [16, 16] */
     Part part, total;
 } Room;
 
@@ -54,194 +52,192 @@ static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline const void *at(const void *p, int64_t i, int64_t is_bf16) { return (const char *)p + i * (is_bf16 ? 2 : 4); }
 
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE vec load_full(const void *p, int64_t i, int is_bf16) { return load_row(p, i, LANES, is_bf16); }
-
-/* Ask for the bytes that are read next, in the time of an equal number of bytes: pages lie anywhere in memory, and no
-   hardware guesses where. */
-INLINE void fetch(const char *ahead, int64_t vectors, int is_bf16) {
-    for (int line = 0; line < (is_bf16 ? 2 : 4); line++)
-        __builtin_prefetch(ahead + vectors * LANES * (is_bf16 ? 2 : 4) + 64 * line, 0, 2);
-}
-
-/* scores[i, :] (+)= sum_c q[i, c] k[c, :] over n rows and `count` channels. */
-INLINE void score_rows(const int n, const int is_bf16, int64_t count, const float *q, int64_t stride, const void *k,
-                       int is_first, const char *ahead, float *scores) {
-    vec a[GROUP][4];
+/* scores[i, :] (+)= sum_c q[i, c] k[c, :] over n rows, `wide` vectors of keys and `count` channels. */
+INLINE void score_rows(const int n, const int wide, const int is_bf16, int64_t count, const float *q, int64_t stride,
+                       const void *k, int is_first, const char *ahead, float *scores) {
+    vec sum[GROUP][MOST_VECTORS];
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
-        for (int m = 0; m < 4; m++) a[i][m] = is_first ? splat(0.0f) : load(scores + i * PAGE + m * LANES);
-    for (int64_t c = 0; c < count; c++) {
-        if (ahead) fetch(ahead, 4 * c, is_bf16);
-        vec y[4];
-#pragma GCC unroll 4
-        for (int m = 0; m < 4; m++) y[m] = load_full(k, c * PAGE + m * LANES, is_bf16);
-#pragma GCC unroll 8
-        for (int i = 0; i < n; i++) {
-            vec x = splat(q[i * stride + c]);
-#pragma GCC unroll 4
-            for (int m = 0; m < 4; m++) a[i][m] = fma_vec(x, y[m], a[i][m]);
-        }
-    }
+        for (int m = 0; m < wide; m++) sum[i][m] = is_first ? splat(0.0f) : load(scores + i * PAGE + m * LANES);
+    SUM_ROWS(n, wide, is_bf16, 0, count, q, stride, k, PAGE, ahead, sum)
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
-        for (int m = 0; m < 4; m++) store(scores + i * PAGE + m * LANES, a[i][m]);
+        for (int m = 0; m < wide; m++) store(scores + i * PAGE + m * LANES, sum[i][m]);
 }
 
-/* a[i, :] = factor[i] a[i, :] + sum_{first <= j < last} p[i, j] v[j, :] over n rows and `vectors` vectors of channels. */
-INLINE void value_rows(const int n, const int vectors, const int is_bf16, int first, int last, const float *p,
+/* a[i, :] = factor[i] a[i, :] + sum_{first <= j < last} p[i, j] v[j, :] over n rows and `wide` vectors of channels. */
+INLINE void value_rows(const int n, const int wide, const int is_bf16, int first, int last, const float *p,
                        const float *factor, const void *v, int64_t v_stride, const char *ahead, float *a,
                        int64_t a_stride) {
-    vec sum[GROUP][4];
+    vec sum[GROUP][MOST_VECTORS];
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
-        for (int m = 0; m < vectors; m++) sum[i][m] = splat(0.0f);
-    for (int j = first; j < last; j++) {
-        if (ahead) fetch(ahead, 4 * j, is_bf16);
-        vec y[4];
-#pragma GCC unroll 4
-        for (int m = 0; m < vectors; m++) y[m] = load_full(v, j * v_stride + m * LANES, is_bf16);
-#pragma GCC unroll 8
-        for (int i = 0; i < n; i++) {
-            vec x = splat(p[i * PAGE + j]);
-#pragma GCC unroll 4
-            for (int m = 0; m < vectors; m++) sum[i][m] = fma_vec(x, y[m], sum[i][m]);
-        }
-    }
+        for (int m = 0; m < wide; m++) sum[i][m] = splat(0.0f);
+    SUM_ROWS(n, wide, is_bf16, first, last, p, PAGE, v, v_stride, ahead, sum)
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
-        for (int m = 0; m < vectors; m++) {
+        for (int m = 0; m < wide; m++) {
             float *out = a + i * a_stride + m * LANES;
             store(out, fma_vec(splat(factor[i]), load(out), sum[i][m]));
         }
 }
 
+/* The bytes asked for while the vectors from m on are summed: each of them asks for as many again. */
+INLINE const char *ahead_of(const char *ahead, int64_t vectors, const int is_bf16) {
+    return ahead ? at(ahead, vectors * LANES, is_bf16) : 0;
+}
+
+INLINE void score_in(const int n, const int is_bf16, int64_t count, const float *q, int64_t stride, const void *k,
+                     int is_first, const char *ahead, float *scores) {
+    const int wide = SIDE_BY_SIDE(n) < MOST_VECTORS ? SIDE_BY_SIDE(n) : MOST_VECTORS;
+    for (int m = 0; m < MOST_VECTORS; m += wide)
+        score_rows(n, wide, is_bf16, count, q, stride, at(k, m * LANES, is_bf16), is_first,
+                   ahead_of(ahead, m * count, is_bf16), scores + m * LANES);
+}
+
+INLINE void value_in(const int n, const int is_bf16, int vectors, int first, int last, const float *p,
+                     const float *factor, const void *v, int64_t v_stride, const char *ahead, float *a,
+                     int64_t a_stride) {
+    const int wide = SIDE_BY_SIDE(n) < MOST_VECTORS ? SIDE_BY_SIDE(n) : MOST_VECTORS;
+    int m = 0;
+    for (; m + wide <= vectors; m += wide)
+        value_rows(n, wide, is_bf16, first, last, p, factor, at(v, m * LANES, is_bf16), v_stride,
+                   ahead_of(ahead, m * PAGE, is_bf16), a + m * LANES, a_stride);
+    for (; wide > 1 && m < vectors; m++)
+        value_rows(n, 1, is_bf16, first, last, p, factor, at(v, m * LANES, is_bf16), v_stride,
+                   ahead_of(ahead, m * PAGE, is_bf16), a + m * LANES, a_stride);
+}
+
 /* The same code for each number of rows, so that the sums stay in registers. */
-#if GROUP == 6
 #define BY_ROWS(n, CASE) \
     switch (n) { case 1: CASE(1); break; case 2: CASE(2); break; case 3: CASE(3); break; case 4: CASE(4); break; \
                  case 5: CASE(5); break; default: CASE(6); }
-#else
-#define BY_ROWS(n, CASE) switch (n) { case 1: CASE(1); break; default: CASE(2); }
-#endif
 
-static void score_group(int n, int is_bf16, int64_t count, const float *q, int64_t stride, const void *k, int is_first,
-                        const char *ahead, float *scores) {
+HOT void score_group(int n, int is_bf16, int64_t count, const float *q, int64_t stride, const void *k, int is_first,
+                     const char *ahead, float *scores) {
 #define CASE(N) \
-    if (is_bf16) score_rows(N, 1, count, q, stride, k, is_first, ahead, scores); \
-    else score_rows(N, 0, count, q, stride, k, is_first, ahead, scores)
+    if (is_bf16) score_in(N, 1, count, q, stride, k, is_first, ahead, scores); \
+    else score_in(N, 0, count, q, stride, k, is_first, ahead, scores)
     BY_ROWS(n, CASE)
 #undef CASE
 }
 
-static void value_group(int n, int vectors, int is_bf16, int first, int last, const float *p, const float *factor,
-                        const void *v, int64_t v_stride, const char *ahead, float *a, int64_t a_stride) {
-    int step = vectors == 4 ? 4 : 1;
-    for (int m = 0; m < vectors; m += step, v = at(v, step * LANES, is_bf16), a += step * LANES) {
+HOT void value_group(int n, int vectors, int is_bf16, int first, int last, const float *p, const float *factor,
+                     const void *v, int64_t v_stride, const char *ahead, float *a, int64_t a_stride) {
 #define CASE(N) \
-    if (step == 4 && is_bf16) value_rows(N, 4, 1, first, last, p, factor, v, v_stride, ahead, a, a_stride); \
-    else if (step == 4) value_rows(N, 4, 0, first, last, p, factor, v, v_stride, ahead, a, a_stride); \
-    else if (is_bf16) value_rows(N, 1, 1, first, last, p, factor, v, v_stride, ahead, a, a_stride); \
-    else value_rows(N, 1, 0, first, last, p, factor, v, v_stride, ahead, a, a_stride)
-        BY_ROWS(n, CASE)
+    if (is_bf16) value_in(N, 1, vectors, first, last, p, factor, v, v_stride, ahead, a, a_stride); \
+    else value_in(N, 0, vectors, first, last, p, factor, v, v_stride, ahead, a, a_stride)
+    BY_ROWS(n, CASE)
 #undef CASE
-    }
 }
 
-/* 16 rows of 16 become columns: pairs `D` apart change their off-diagonal halves. */
-#define PICK(l, D) ((l) & (D) ? 16 + (l) - (D) : (l)), ((l) + 1) & (D) ? 16 + (l) + 1 - (D) : (l) + 1
-#define TAKE(l, D) ((l) & (D) ? 16 + (l) : (l) + (D)), ((l) + 1) & (D) ? 16 + (l) + 1 : (l) + 1 + (D)
-#define ALL(F, D) F(0, D), F(2, D), F(4, D), F(6, D), F(8, D), F(10, D), F(12, D), F(14, D)
 #ifdef __clang__
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define PICK(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
 #else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+typedef int32_t iquad __attribute__((vector_size(16)));
+#define PICK(a, b, i, j, k, l) __builtin_shuffle(a, b, (iquad){i, j, k, l})
 #endif
-#define EXCHANGE(D) \
-    for (int i = 0; i < LANES; i++) \
-        if (!(i & (D))) { \
-            vec a = x[i], b = x[i + (D)]; \
-            x[i] = SHUFFLE(a, b, ALL(PICK, D)); \
-            x[i + (D)] = SHUFFLE(a, b, ALL(TAKE, D)); \
+INLINE quad load_quad(const float *p) { quad x; memcpy(&x, p, sizeof x); return x; }
+INLINE void store_quad(float *p, quad x) { memcpy(p, &x, sizeof x); }
+
+/* out[j, i] = x[i, j] for 16 x 16 floats, rows of out 64 apart, in corners of 4 x 4. */
+HOT void turn_corner(const float *x, float *out) {
+    for (int i = 0; i < LANES; i += 4)
+        for (int j = 0; j < LANES; j += 4) {
+            quad a = load_quad(x + i * LANES + j), b = load_quad(x + (i + 1) * LANES + j);
+            quad c = load_quad(x + (i + 2) * LANES + j), d = load_quad(x + (i + 3) * LANES + j);
+            quad e = PICK(a, b, 0, 4, 1, 5), f = PICK(c, d, 0, 4, 1, 5), g = PICK(a, b, 2, 6, 3, 7), h = PICK(c, d, 2, 6, 3, 7);
+            float *to = out + j * PAGE + i;
+            store_quad(to, PICK(e, f, 0, 1, 4, 5)), store_quad(to + PAGE, PICK(e, f, 2, 3, 6, 7));
+            store_quad(to + 2 * PAGE, PICK(g, h, 0, 1, 4, 5)), store_quad(to + 3 * PAGE, PICK(g, h, 2, 3, 6, 7));
         }
-static void transpose(vec *x) {
-    EXCHANGE(8) EXCHANGE(4) EXCHANGE(2) EXCHANGE(1)
+}
+
+/* out[j, 0..count) = source[j, 0..count): rows of source `stride` apart, of out `out_stride`; the missing channels of
+   the last vector are zeros. */
+INLINE void copy_at(const int is_bf16, int64_t c, int left, const void *from, float *to) {
+    store(to + c, load_row(from, c, left, is_bf16));
+}
+HOT void copy_rows(int64_t rows, int64_t stride, int64_t count, int is_bf16, const void *source, float *out,
+                   int64_t out_stride) {
+    for (int64_t j = 0; j < rows; j++) {
+        const void *from = at(source, j * stride, is_bf16);
+        float *to = out + j * out_stride;
+#define BODY(c, left) copy_at(1, c, left, from, to)
+        if (is_bf16) ALONG_ROW(count, BODY)
+#undef BODY
+#define BODY(c, left) copy_at(0, c, left, from, to)
+        else ALONG_ROW(count, BODY)
+#undef BODY
+    }
 }
 
 /* block[j, 0..count) = source[c, j], c < count <= 64; missing channels are zeros. */
-static void turn_block(const void *source, int64_t count, int is_bf16, float *block) {
+static void turn_block(const void *source, int64_t count, int is_bf16, float *corner, float *block) {
     for (int64_t c = 0; c < count; c += LANES)
         for (int j = 0; j < PAGE; j += LANES) {
-            vec x[LANES];
-            for (int i = 0; i < LANES; i++) x[i] = c + i < count ? load_full(source, (c + i) * PAGE + j, is_bf16) : splat(0.0f);
-            transpose(x);
-            for (int i = 0; i < LANES; i++) store(block + (j + i) * PAGE + c, x[i]);
+            int64_t rows = least(LANES, count - c);
+            copy_rows(rows, PAGE, LANES, is_bf16, at(source, c * PAGE + j, is_bf16), corner, LANES);
+            if (rows < LANES) memset(corner + rows * LANES, 0, 4 * (size_t)((LANES - rows) * LANES));
+            turn_corner(corner, block + j * PAGE + c);
         }
 }
 
-/* block[j, 0..count) = source[j, c]: rows `stride` apart; missing channels of the last vector are zeros. */
-static void copy_block(const void *source, int64_t rows, int64_t stride, int64_t count, int is_bf16, float *block) {
-    for (int64_t j = 0; j < rows; j++)
-        for (int64_t c = 0; c < count; c += LANES)
-            store(block + j * PAGE + c, load_row(source, j * stride + c, (int)least(count - c, LANES), is_bf16));
-}
-
-static inline vec larger(vec a, vec b) {
-#ifdef __AVX512F__
-    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
-#endif
-    ivec is_larger = a > b;
-    return (vec)(((ivec)a & is_larger) | ((ivec)b & ~is_larger));
-}
-
-static inline float largest(vec x) {
-#ifdef __AVX512F__
-    return _mm512_reduce_max_ps((__m512)x);
-#endif
-    float y = x[0];
-    for (int i = 1; i < LANES; i++) y = x[i] > y ? x[i] : y;
-    return y;
-}
-
-static inline vec select_vec(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
-
 /* exp(old - new) for maxima old <= new; 1 where nothing changed, minus infinity included. */
-static inline vec factor_vec(vec old, vec new) { return select_vec(old == new, splat(1.0f), exp_vec(old - new)); }
+INLINE vec factor_vec(vec old, vec new) {
+    return select_vec(is_equal(old, new), splat(1.0f), exp_vec(subtract(old, new)));
+}
+static float factor_one(float old, float new) { return old == new ? 1.0f : exp_one(old - new); }
+
+/* Keys outside [low, high] of a page are not seen. */
+HOT void hide_keys(int32_t low, int32_t high, float *s) {
+    for (int m = 0; m < PAGE; m += LANES)
+        store(s + m, select_vec(lanes_between(low - m, high - m), load(s + m), splat(-INFINITY)));
+}
+HOT float largest_score(const float *s) {
+    return largest(larger(larger(load(s), load(s + LANES)), larger(load(s + 2 * LANES), load(s + 3 * LANES))));
+}
+INLINE void factors_at(int64_t i, int left, float *factor, float *max, const float *next) {
+    vec old = load_row(max, i, left, 0), new = load_row(next, i, left, 0);
+    store_row(factor, i, left, 0, factor_vec(old, new));
+    store_row(max, i, left, 0, new);
+}
+HOT void factors_of(int64_t count, float *factor, float *max, const float *next) {
+#define BODY(i, left) factors_at(i, left, factor, max, next)
+    ALONG_ROW(count, BODY)
+#undef BODY
+}
+/* Scores of a row become weights, and their sums join the row's. */
+HOT void soften_row(float base, float factor, float *s, float *sum) {
+    vec total[2];
+#pragma GCC unroll 2
+    for (int m = 0; m < 2; m++) {
+        vec p = exp_vec(subtract(load(s + 2 * m * LANES), splat(base)));
+        vec q = exp_vec(subtract(load(s + (2 * m + 1) * LANES), splat(base)));
+        store(s + 2 * m * LANES, p), store(s + (2 * m + 1) * LANES, q);
+        total[m] = add(p, q);
+    }
+    store(sum, fma_vec(splat(factor), load(sum), add(total[0], total[1])));
+}
 
 /* Scores of rows [first, last) over page b become weights; maxima, factors and sums move on. */
 static void soften(const Call *call, Room *room, int first, int last, int64_t b) {
-    const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int i = first; i < last; i++) {
         float *s = room->scores + i * PAGE;
         int64_t end = room->position[i] - b * PAGE, begin = call->window ? end - call->window + 1 : 0;
-        if (end < PAGE - 1 || begin > 0) {
-            int32_t low = (int32_t)least(most(begin, 0), PAGE), high = (int32_t)most(least(end, PAGE), -1);
-            for (int m = 0; m < 4; m++) {
-                ivec key = lane + m * LANES;
-                store(s + m * LANES, select_vec((key >= low) & (key <= high), load(s + m * LANES), splat(-INFINITY)));
-            }
-        }
-        vec top = larger(larger(load(s), load(s + LANES)), larger(load(s + 2 * LANES), load(s + 3 * LANES)));
-        float new = largest(top), old = room->part.max[i];
+        if (end < PAGE - 1 || begin > 0)
+            hide_keys((int32_t)least(most(begin, 0), PAGE), (int32_t)most(least(end, PAGE), -1), s);
+        float new = largest_score(s), old = room->part.max[i];
         room->next[i] = new > old ? new : old;
     }
-    for (int i = first; i < last; i += LANES) {
-        int left = last - i < LANES ? last - i : LANES;
-        vec old = load_row(room->part.max, i, left, 0), new = load_row(room->next, i, left, 0);
-        store_row(room->factor, i, left, 0, factor_vec(old, new));
-        store_row(room->part.max, i, left, 0, new);
-    }
+    factors_of(last - first, room->factor + first, room->part.max + first, room->next + first);
     for (int i = first; i < last; i++) {
-        float *s = room->scores + i * PAGE, top = room->next[i];
-        vec base = splat(top == -INFINITY ? 0.0f : top), p[4];
-        for (int m = 0; m < 4; m++) store(s + m * LANES, p[m] = exp_vec(load(s + m * LANES) - base));
-        float *sum = room->lanes + i * LANES;
-        store(sum, fma_vec(splat(room->factor[i]), load(sum), (p[0] + p[1]) + (p[2] + p[3])));
+        float top = room->next[i];
+        soften_row(top == -INFINITY ? 0.0f : top, room->factor[i], room->scores + i * PAGE, room->lanes + i * LANES);
     }
 }
 
@@ -275,7 +271,7 @@ static void score_page(const Call *call, const Page *page, Room *room) {
         const void *keys = at(page->k, c * PAGE, is_bf16);
         const char *ahead = page->v ? at(page->v, c * PAGE, is_bf16) : 0;
         if (is_bf16 && !page->is_single) {
-            copy_block(keys, channels, PAGE, PAGE, 1, room->block);
+            copy_rows(channels, PAGE, PAGE, 1, keys, room->block, PAGE);
             keys = room->block, is_bf16 = 0;
         }
         for (int i = page->first; i < page->last; i += GROUP, ahead = 0)
@@ -291,12 +287,12 @@ static void add_values(const Call *call, const Page *page, Room *room) {
         const void *values = room->block;
         const char *ahead = page->next ? at(page->next, c * PAGE, is_bf16) : 0;
         if (!page->v) {
-            turn_block(at(page->k, c * PAGE, is_bf16), channels, is_bf16, room->block);
+            turn_block(at(page->k, c * PAGE, is_bf16), channels, is_bf16, room->corner, room->block);
             is_bf16 = 0;
         } else if (page->is_single && channels % LANES == 0) {
             values = at(page->v, c, is_bf16), stride = call->V;
         } else {
-            copy_block(at(page->v, c, is_bf16), PAGE, call->V, channels, is_bf16, room->block);
+            copy_rows(PAGE, call->V, channels, is_bf16, at(page->v, c, is_bf16), room->block, PAGE);
             is_bf16 = 0;
         }
         for (int i = page->first; i < page->last; i += GROUP, ahead = 0) {
@@ -326,39 +322,59 @@ static void take_superblock(const Call *call, const Tile *tile, Room *room, int6
     for (int64_t i = 0; i < tile->count; i++) room->part.sum[i] = sum_vec(load(room->lanes + i * LANES));
 }
 
+/* a = a old_factor + b factor. */
+HOT void merge_row(int64_t width, float old_factor, float factor, float *a, const float *b) {
+    for (int64_t c = 0; c < width; c += LANES)
+        store(a + c, fma_vec(load(a + c), splat(old_factor), multiply(load(b + c), splat(factor))));
+}
 /* total = total and part, where total covers earlier keys. */
 static void merge(int64_t rows, int64_t width, Part total, Part part) {
     for (int64_t i = 0; i < rows; i++) {
         float new = total.max[i] > part.max[i] ? total.max[i] : part.max[i];
-        vec old_factor = factor_vec(splat(total.max[i]), splat(new)), factor = factor_vec(splat(part.max[i]), splat(new));
+        float old_factor = factor_one(total.max[i], new), factor = factor_one(part.max[i], new);
         total.max[i] = new;
-        total.sum[i] = __builtin_fmaf(total.sum[i], old_factor[0], part.sum[i] * factor[0]);
-        float *a = total.a + i * width, *b = part.a + i * width;
-        for (int64_t c = 0; c < width; c += LANES) store(a + c, fma_vec(load(a + c), old_factor, load(b + c) * factor));
+        total.sum[i] = __builtin_fmaf(total.sum[i], old_factor, part.sum[i] * factor);
+        merge_row(width, old_factor, factor, total.a + i * width, part.a + i * width);
     }
 }
 
+/* out = a factor / sum. */
+INLINE void finish_at(int64_t c, int left, float factor, float sum, const float *a, float *out) {
+    store_row(out, c, left, 0, divide(multiply(load(a + c), splat(factor)), splat(sum)));
+}
+HOT void finish_row(int64_t width, float factor, float sum, const float *a, float *out) {
+#define BODY(c, left) finish_at(c, left, factor, sum, a, out)
+    ALONG_ROW(width, BODY)
+#undef BODY
+}
 /* The sink joins, and sums become outputs. */
 static void finish(const Call *call, const Tile *tile, int64_t width, Part part) {
     for (int64_t i = 0; i < tile->count; i++) {
         int64_t row = tile->row + i, head = tile->head * call->group + row % call->group;
         int64_t out = (call->offset[tile->sequence] + row / call->group) * call->heads * call->group + head;
-        float top = part.max[i], sum = part.sum[i];
-        vec factor = splat(1.0f);
+        float top = part.max[i], sum = part.sum[i], factor = 1.0f;
         if (call->sinks) {
             float sink = call->sinks[head], new = sink > top ? sink : top;
-            factor = factor_vec(splat(top), splat(new));
-            sum = __builtin_fmaf(sum, factor[0], exp_one(sink - new));
+            factor = factor_one(top, new);
+            sum = __builtin_fmaf(sum, factor, exp_one(sink - new));
             top = new;
         }
-        for (int64_t c = 0; c < call->V; c += LANES) {
-            vec o = load(part.a + i * width + c) * factor / splat(sum);
-            store_row(call->o, out * call->V + c, (int)least(call->V - c, LANES), 0, o);
-        }
+        finish_row(call->V, factor, sum, part.a + i * width, call->o + out * call->V);
         if (call->max) call->max[out] = top, call->sum[out] = sum;
     }
 }
 
+INLINE void scaled_at(const int is_bf16, int64_t c, int left, float scale, const void *x, float *out) {
+    store_row(out, c, left, 0, multiply(load_row(x, c, left, is_bf16), splat(scale)));
+}
+HOT void scaled_row(int64_t width, int is_bf16, float scale, const void *x, float *out) {
+#define BODY(c, left) scaled_at(1, c, left, scale, x, out)
+    if (is_bf16) ALONG_ROW(width, BODY)
+#undef BODY
+#define BODY(c, left) scaled_at(0, c, left, scale, x, out)
+    else ALONG_ROW(width, BODY)
+#undef BODY
+}
 /* The tile's queries, scaled, and its positions. */
 static void open_tile(const Call *call, const Tile *tile, Room *room) {
     for (int64_t i = 0; i < tile->count; i++) {
@@ -366,11 +382,7 @@ static void open_tile(const Call *call, const Tile *tile, Room *room) {
         room->position[i] = call->start[tile->sequence] + step;
         int64_t from = (call->offset[tile->sequence] + step) * call->q_row;
         from += (tile->head * call->group + row % call->group) * call->q_head;
-        float *q = room->q + i * call->K;
-        for (int64_t c = 0; c < call->K; c += LANES) {
-            int left = (int)least(call->K - c, LANES);
-            store_row(q, c, left, 0, load_row(call->q, from + c, left, (int)call->q_bf16) * call->scale);
-        }
+        scaled_row(call->K, (int)call->q_bf16, call->scale, at(call->q, from, call->q_bf16), room->q + i * call->K);
     }
 }
 
@@ -439,18 +451,19 @@ static int by_work(const void *a, const void *b) {
 static size_t lay_out(const Call *call, int64_t rows, float *memory, Room *room) {
     int64_t width = (call->V + LANES - 1) / LANES * LANES;
     size_t sizes[] = {(size_t)(2 * rows), (size_t)(rows * call->K), (size_t)(rows * PAGE), (size_t)rows, (size_t)rows,
-                      (size_t)(rows * LANES), PAGE * PAGE, (size_t)rows, (size_t)rows, (size_t)(rows * width),
+                      (size_t)(rows * LANES), PAGE * PAGE, LANES * LANES, (size_t)rows, (size_t)rows, (size_t)(rows * width),
                       (size_t)rows, (size_t)rows, (size_t)(rows * width)};
-    float *places[13];
+    float *places[14];
     size_t total = 0;
-    for (int i = 0; i < 13; i++) {
+    for (int i = 0; i < 14; i++) {
         places[i] = memory ? memory + total : 0;
         total += (sizes[i] + LANES - 1) / LANES * LANES;
     }
     if (memory) {
         *room = (Room){.width = width, .position = (int64_t *)places[0], .q = places[1], .scores = places[2],
                        .next = places[3], .factor = places[4], .lanes = places[5], .block = places[6],
-                       .part = {places[7], places[8], places[9]}, .total = {places[10], places[11], places[12]}};
+                       .corner = places[7], .part = {places[8], places[9], places[10]},
+                       .total = {places[11], places[12], places[13]}};
     }
     return total;
 }

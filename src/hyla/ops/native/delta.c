@@ -6,7 +6,7 @@
    dimension: a row's bits depend neither on how many rows come together nor on the width of the hardware's vectors. */
 #include <stdlib.h>
 
-#include "vector.h"
+#include "rows.h"
 
 #define CHUNK 64
 #define BLOCK 16
@@ -30,96 +30,143 @@ typedef struct {
     float *final;                  /* and after the last ones, or 0 */
 } Call;
 
-/* out[i, :] = sum_c x[i, c] S[c, :], S [K, V], for `rows` rows of x; the loop over c goes upwards for every element. */
-static void multiply(int rows, int64_t K, int64_t V, const float *x, const float *S, float *out) {
+/* Memory of one thread. Everything begins at a multiple of 16 floats. */
+typedef struct {
+    float *x, *reads;          /* [2 TILE, K], [2 TILE, V]: of each row its key's and its query's */
+    float *weights;            /* [2 TILE, CHUNK]: of earlier rows in u and in o */
+    float *dots, *gap, *decay; /* [2 TILE, CHUNK], [CHUNK], [K] */
+    float *k_out;              /* [K, CHUNK] */
+    double *run;               /* KDA: [TILE, K], K rounded up to whole vectors */
+    float *own;                /* states of a call without a cache */
+} Room;
+
+static int64_t whole(int64_t floats) { return (floats + LANES - 1) / LANES * LANES; }
+
+/* How many floats in all; the places are filled in where there is memory. */
+static int64_t lay_out(const Call *call, float *memory, Room *room) {
+    int64_t K = call->K, V = call->V, group = call->heads / call->key_heads;
+    int64_t gated = K * CHUNK + group * (2 * CHUNK + whole(K * V) + CHUNK * V);
+    int64_t kda = whole(8 * K) + whole(K * V) + CHUNK * V + 2 * BLOCK * K + CHUNK * K;
+    const int64_t sizes[] = {2 * TILE * K, 2 * TILE * V, 2 * TILE * CHUNK, 2 * TILE * CHUNK, CHUNK, K, K * CHUNK,
+                             2 * TILE * whole(K), gated > kda ? gated : kda};
+    float *places[9];
+    int64_t total = 0;
+    for (int i = 0; i < 9; i++) {
+        places[i] = memory ? memory + total : 0;
+        total += whole(sizes[i]);
+    }
+    if (memory)
+        *room = (Room){places[0], places[1], places[2], places[3], places[4], places[5], places[6], (double *)places[7],
+                       places[8]};
+    return total;
+}
+
+/* What a sum begins with: zero, what is there, or that times the row's factor. */
+enum { FROM_ZERO, FROM_OUT, FROM_SCALED };
+
+typedef struct {
+    int64_t count, columns; /* of s */
+    const float *x, *s;
+    float *out;
+    int64_t x_row, s_row, out_row;
+    const float *factor;    /* of each row, `factor_step` apart */
+    int64_t factor_step;
+} Sums;
+
+INLINE void sum_block(const int n, const int wide, const int start, const Sums *call, int64_t row, int64_t column) {
+    const float *x = call->x + row * call->x_row, *s = call->s + column;
+    float *out = call->out + row * call->out_row + column;
+    int64_t x_row = call->x_row, s_row = call->s_row, out_row = call->out_row, count = call->count;
+    vec sum[MOST_ROWS][8];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 8
+        for (int m = 0; m < wide; m++) {
+            sum[i][m] = start == FROM_ZERO ? splat(0.0f) : load(out + i * out_row + m * LANES);
+            if (start == FROM_SCALED) sum[i][m] = multiply(sum[i][m], splat(call->factor[(row + i) * call->factor_step]));
+        }
+    SUM_ROWS(n, wide, 0, 0, count, x, x_row, s, s_row, (const char *)0, sum)
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 8
+        for (int m = 0; m < wide; m++) store(out + i * out_row + m * LANES, sum[i][m]);
+}
+
+/* Columns outside, rows inside: a strip of s stays in the first cache. */
+INLINE void sum_groups(const int n, const int start, const Sums *call, int64_t row, int64_t end) {
+    const int wide = SIDE_BY_SIDE(n);
     int64_t w = 0;
-    /* Two rows (a decoded token's key and query): S is read once, in order, as memory likes it. */
-    for (; rows == 2 && w + 8 * LANES <= V; w += 8 * LANES) {
-        vec a[8] = {{0}}, b[8] = {{0}};
-        for (int64_t c = 0; c < K; c++) {
-            vec y = splat(x[c]), z = splat(x[K + c]);
-#pragma GCC unroll 8
-            for (int m = 0; m < 8; m++) {
-                vec s = load(S + c * V + w + m * LANES);
-                a[m] = fma_vec(y, s, a[m]);
-                b[m] = fma_vec(z, s, b[m]);
-            }
-        }
-#pragma GCC unroll 8
-        for (int m = 0; m < 8; m++) store(out + w + m * LANES, a[m]), store(out + V + w + m * LANES, b[m]);
-    }
-    for (; w + 2 * LANES <= V; w += 2 * LANES) {
-        int i = 0;
-        for (; i + 4 <= rows; i += 4) {
-            vec a[4] = {{0}}, b[4] = {{0}};
-            for (int64_t c = 0; c < K; c++) {
-                vec s = load(S + c * V + w), t = load(S + c * V + w + LANES);
-                for (int m = 0; m < 4; m++) {
-                    vec y = splat(x[(i + m) * K + c]);
-                    a[m] = fma_vec(y, s, a[m]);
-                    b[m] = fma_vec(y, t, b[m]);
-                }
-            }
-            for (int m = 0; m < 4; m++) store(out + (i + m) * V + w, a[m]), store(out + (i + m) * V + w + LANES, b[m]);
-        }
-        for (; i < rows; i++) {
-            vec a = {0}, b = {0};
-            for (int64_t c = 0; c < K; c++) {
-                vec y = splat(x[i * K + c]);
-                a = fma_vec(y, load(S + c * V + w), a);
-                b = fma_vec(y, load(S + c * V + w + LANES), b);
-            }
-            store(out + i * V + w, a), store(out + i * V + w + LANES, b);
-        }
-    }
-    for (; w < V; w++)
-        for (int i = 0; i < rows; i++) {
-            float a = 0;
-            for (int64_t c = 0; c < K; c++) a = __builtin_fmaf(x[i * K + c], S[c * V + w], a);
-            out[i * V + w] = a;
+    for (; w + wide * LANES <= call->columns; w += wide * LANES)
+        for (int64_t r = row; r < end; r += n) sum_block(n, wide, start, call, r, w);
+    for (; wide > 1 && w + LANES <= call->columns; w += LANES)
+        for (int64_t r = row; r < end; r += n) sum_block(n, 1, start, call, r, w);
+}
+
+/* The columns after the last whole vector. */
+TAIL void sum_tail(int64_t rows, int start, const Sums *call) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t w = call->columns / LANES * LANES; w < call->columns; w++) {
+            float *out = call->out + i * call->out_row + w, a = start == FROM_ZERO ? 0.0f : *out;
+            if (start == FROM_SCALED) a *= call->factor[i * call->factor_step];
+            for (int64_t c = 0; c < call->count; c++)
+                a = __builtin_fmaf(call->x[i * call->x_row + c], call->s[c * call->s_row + w], a);
+            *out = a;
         }
 }
 
-/* y[:] += sum_{j < count} weight[j] u[j, :], upwards. */
-static void add_rows(int count, int64_t V, const float *weight, const float *u, float *y) {
-    int64_t w = 0;
-    for (; w + 4 * LANES <= V; w += 4 * LANES) {
-        vec a = load(y + w), b = load(y + w + LANES), c = load(y + w + 2 * LANES), d = load(y + w + 3 * LANES);
-        for (int j = 0; j < count; j++) {
-            vec x = splat(weight[j]);
-            const float *row = u + j * V + w;
-            a = fma_vec(x, load(row), a), b = fma_vec(x, load(row + LANES), b);
-            c = fma_vec(x, load(row + 2 * LANES), c), d = fma_vec(x, load(row + 3 * LANES), d);
-        }
-        store(y + w, a), store(y + w + LANES, b), store(y + w + 2 * LANES, c), store(y + w + 3 * LANES, d);
-    }
-    for (; w + LANES <= V; w += LANES) {
-        vec a = load(y + w);
-        for (int j = 0; j < count; j++) a = fma_vec(splat(weight[j]), load(u + j * V + w), a);
-        store(y + w, a);
-    }
-    for (; w < V; w++)
-        for (int j = 0; j < count; j++) y[w] = __builtin_fmaf(weight[j], u[j * V + w], y[w]);
+/* out[i, :] = start + sum_c x[i, c] s[c, :], c upwards, for `rows` rows. */
+INLINE void sum_all(const int start, int64_t rows, const Sums *call) {
+    int64_t done = rows / MOST_ROWS * MOST_ROWS;
+    if (done) sum_groups(MOST_ROWS, start, call, 0, done);
+    if ((rows - done) & 4) sum_groups(4, start, call, done, done + 4), done += 4;
+    if ((rows - done) & 2) sum_groups(2, start, call, done, done + 2), done += 2;
+    if ((rows - done) & 1) sum_groups(1, start, call, done, done + 1);
+    if (call->columns % LANES) sum_tail(rows, start, call);
 }
+HOT void product_rows(int64_t rows, const Sums *call) { sum_all(FROM_ZERO, rows, call); }
+HOT void add_rows(int64_t rows, const Sums *call) { sum_all(FROM_OUT, rows, call); }
+HOT void fold_rows(int64_t rows, const Sums *call) { sum_all(FROM_SCALED, rows, call); }
 
 /* S = decay S + k_out u: decay [K] or one number; k_out [K, 64]. */
 static void fold(int64_t K, int64_t V, const float *decay, int per_channel, const float *k_out, const float *u, float *S) {
-    for (int64_t c = 0; c < K; c++) {
-        float *row = S + c * V;
-        float factor = decay[per_channel ? c : 0];
-        for (int64_t w = 0; w < V; w++) row[w] *= factor;
-        add_rows(CHUNK, V, k_out + c * CHUNK, u, row);
-    }
+    Sums sums = {.count = CHUNK, .columns = V, .x = k_out, .x_row = CHUNK, .s = u, .s_row = V, .out = S, .out_row = V,
+                 .factor = decay, .factor_step = per_channel};
+    fold_rows(K, &sums);
 }
 
-/* Solve and output one row: reads[0..V) is S^T k_in, reads[V..2V) S^T q_in. */
-static void solve_row(int place, int64_t V, float beta, const float *v, const float *reads, const float *minus_a,
-                      const float *p, float *u, float *o) {
-    float *mine = u + place * V;
-    for (int64_t w = 0; w < V; w++) mine[w] = beta * (v[w] - reads[w]);
-    add_rows(place, V, minus_a, u, mine);
-    memcpy(o, reads + V, 4 * (size_t)V);
-    add_rows(place + 1, V, p, u, o);
+/* out = a x; out = beta (v - out); out = y + p u, over one row. */
+HOT void scaled_row(int64_t count, float a, const float *restrict x, float *restrict out) {
+    for (int64_t c = 0; c < count; c++) out[c] = x[c] * a;
+}
+HOT void missing_row(int64_t count, float beta, const float *restrict v, float *restrict out) {
+    for (int64_t w = 0; w < count; w++) out[w] = beta * (v[w] - out[w]);
+}
+TAIL void last_term_tail(int64_t count, float p, const float *u, const float *y, float *out) {
+    for (int64_t w = 0; w < count; w++) out[w] = __builtin_fmaf(p, u[w], y[w]);
+}
+HOT void last_term(int64_t count, float p, const float *u, const float *y, float *out) {
+    vec factor = splat(p);
+    int64_t w = 0;
+    for (; w + LANES <= count; w += LANES) store(out + w, fma_vec(factor, load(u + w), load(y + w)));
+    if (w < count) last_term_tail(count - w, p, u + w, y + w, out + w);
+}
+
+/* Rows [place, place + count) of a chunk: reads hold S^T k_in and S^T q_in of each, weights those of earlier rows.
+   Their u goes to the chunk's u, their outputs to o, `o_row` apart. Rows before the tile join for all at once. */
+static void solve(int place, int count, int64_t V, const Room *room, const float *beta, const float *v, int64_t v_row,
+                  float *u, float *o) {
+    for (int i = 0; i < count; i++) missing_row(V, beta[i], v + i * v_row, room->reads + 2 * i * V);
+    Sums sums = {.count = place, .columns = V, .x = room->weights, .x_row = CHUNK, .s = u, .s_row = V,
+                 .out = room->reads, .out_row = V};
+    if (place) add_rows(2 * count, &sums);
+    for (int i = 0; i < count; i++) {
+        float *own = room->reads + 2 * i * V, *mine = u + (place + i) * V;
+        const float *weights = room->weights + 2 * i * CHUNK + place;
+        sums.count = i, sums.x = weights, sums.s = u + place * V, sums.out = own;
+        if (i) add_rows(2, &sums);
+        memcpy(mine, own, 4 * (size_t)V);
+        last_term(V, weights[CHUNK + i], mine, own + V, o + i * v_row);
+    }
 }
 
 typedef struct {
@@ -128,44 +175,65 @@ typedef struct {
 } State;
 
 
-/* Rows [first, last) of one chunk for one value head; kd, qd: dots of those rows with the chunk's keys. */
+/* gap[j] = end - sums[j] in floats. */
+HOT void gaps(int count, double end, const double *restrict sums, float *restrict gap) {
+    for (int j = 0; j < count; j++) gap[j] = (float)(end - sums[j]);
+}
+
+/* Weights of the earlier rows of a chunk, from gaps and from dots with their keys; `count` is a multiple of 16. */
+HOT void weigh(int count, const float *gap, const float *kd, const float *qd, float beta, float *minus_a, float *p) {
+    for (int j = 0; j < count; j += LANES) {
+        vec decay = exp_vec(load(gap + j));
+        store(minus_a + j, negative(multiply(multiply(load(kd + j), decay), splat(beta))));
+        store(p + j, multiply(load(qd + j), decay));
+    }
+}
+
+/* Rows [place, place + count) of one chunk for one value head; kd, qd: dots of those rows with the chunk's keys. */
 static void gated_rows(const Call *call, State s, int64_t h, int64_t kh, int64_t row, int place, int count,
-                       const float *kd, const float *qd, float *room) {
+                       const float *kd, const float *qd, const Room *room) {
     int64_t K = call->K, V = call->V, H = call->heads, Hk = call->key_heads;
-    float *x = room, *reads = x + 2 * TILE * K;
+    float beta[TILE];
     for (int i = 0; i < count; i++) {
         int at = place + i;
         int64_t t = row + i;
         s.sums[at] = (at ? s.sums[at - 1] : 0.0) + (double)call->log_decay[t * H + h];
         float since = exp_one((float)s.sums[at]);
-        const float *k = call->k + (t * Hk + kh) * K, *q = call->q + (t * Hk + kh) * K;
-        for (int64_t c = 0; c < K; c++) {
-            x[(2 * i) * K + c] = k[c] * since;
-            x[(2 * i + 1) * K + c] = q[c] * since;
-        }
+        scaled_row(K, since, call->k + (t * Hk + kh) * K, room->x + 2 * i * K);
+        scaled_row(K, since, call->q + (t * Hk + kh) * K, room->x + (2 * i + 1) * K);
     }
-    multiply(2 * count, K, V, x, s.anchor, reads);
+    Sums reads = {.count = K, .columns = V, .x = room->x, .x_row = K, .s = s.anchor, .s_row = V, .out = room->reads,
+                  .out_row = V};
+    product_rows(2 * count, &reads);
     for (int i = 0; i < count; i++) {
-        int at = place + i;
-        int64_t t = row + i;
-        float beta = call->beta[t * H + h], minus_a[CHUNK], p[CHUNK], gap[CHUNK];
-        for (int j = 0; j < CHUNK; j++) gap[j] = j <= at ? (float)(s.sums[at] - s.sums[j]) : -1e30f;
-        for (int j = 0; j < CHUNK; j += LANES) {
-            vec decay = exp_vec(load(gap + j));
-            store(minus_a + j, -(load(kd + i * CHUNK + j) * decay * beta));
-            store(p + j, load(qd + i * CHUNK + j) * decay);
-        }
-        solve_row(at, V, beta, call->v + (t * H + h) * V, reads + 2 * i * V, minus_a, p, s.u, call->o + (t * H + h) * V);
+        int at = place + i, needed = at / LANES * LANES + LANES;
+        beta[i] = call->beta[(row + i) * H + h];
+        gaps(at + 1, s.sums[at], s.sums, room->gap);
+        for (int j = at + 1; j < needed; j++) room->gap[j] = -1e30f;
+        weigh(needed, room->gap, kd + i * CHUNK, qd + i * CHUNK, beta[i], room->weights + 2 * i * CHUNK,
+              room->weights + (2 * i + 1) * CHUNK);
     }
+    int64_t first = (row * H + h) * V;
+    solve(place, count, V, room, beta, call->v + first, H * V, s.u, call->o + first);
 }
 
-static void gated_fold(const Call *call, State s, float *k_out) {
-    float last = exp_one((float)s.sums[CHUNK - 1]), gap[CHUNK], to_end[CHUNK];
-    for (int j = 0; j < CHUNK; j++) gap[j] = (float)(s.sums[CHUNK - 1] - s.sums[j]);
-    for (int j = 0; j < CHUNK; j += LANES) store(to_end + j, exp_vec(load(gap + j)));
-    for (int64_t c = 0; c < call->K; c++)
-        for (int j = 0; j < CHUNK; j++) k_out[c * CHUNK + j] = s.keys[c * CHUNK + j] * to_end[j];
-    fold(call->K, call->V, &last, 0, k_out, s.u, s.anchor);
+HOT void exp_row(int64_t count, const float *x, float *y) {
+    for (int64_t j = 0; j < count; j += LANES) store(y + j, exp_vec(load(x + j)));
+}
+/* k_out = keys, each column times its factor: [K, 64]. */
+HOT void decayed_keys(int64_t K, const float *keys, const float *factor, float *k_out) {
+    vec f[4] = {load(factor), load(factor + LANES), load(factor + 2 * LANES), load(factor + 3 * LANES)};
+    for (int64_t c = 0; c < K * CHUNK; c += CHUNK)
+#pragma GCC unroll 4
+        for (int m = 0; m < 4; m++) store(k_out + c + m * LANES, multiply(load(keys + c + m * LANES), f[m]));
+}
+
+static void gated_fold(const Call *call, State s, const Room *room) {
+    float last = exp_one((float)s.sums[CHUNK - 1]);
+    gaps(CHUNK, s.sums[CHUNK - 1], s.sums, room->gap);
+    exp_row(CHUNK, room->gap, room->gap);
+    decayed_keys(call->K, s.keys, room->gap, room->k_out);
+    fold(call->K, call->V, &last, 0, room->k_out, s.u, s.anchor);
 }
 
 static void keep(const Call *call, int64_t item, int64_t h, const State *s, int at_start) {
@@ -188,19 +256,31 @@ static void finish(const Call *call, int64_t n, int64_t h, const float *anchor) 
 }
 
 /* Fold a chunk of which only `end` rows came: the others neither decay nor write. */
-static void gated_fold_open(const Call *call, State s, int end, float *k_out) {
+static void gated_fold_open(const Call *call, State s, int end, const Room *room) {
     for (int j = end; j < CHUNK; j++) s.sums[j] = s.sums[end - 1];
     for (int64_t c = 0; c < call->K; c++) memset(s.keys + c * CHUNK + end, 0, 4 * (size_t)(CHUNK - end));
     memset(s.u + end * call->V, 0, 4 * (size_t)((CHUNK - end) * call->V));
-    gated_fold(call, s, k_out);
+    gated_fold(call, s, room);
+}
+
+/* Dots of the keys and queries of a tile's rows with all keys of the chunk so far; those of later rows are not used. */
+static void gated_dots(const Call *call, int64_t kh, int64_t row, int place, int count, float *keys, const Room *room) {
+    int64_t K = call->K, step = call->key_heads * K, first = row * step + kh * K;
+    for (int i = 0; i < count; i++) {
+        const float *k = call->k + first + i * step, *q = call->q + first + i * step;
+        for (int64_t c = 0; c < K; c++) keys[c * CHUNK + place + i] = k[c];
+        memcpy(room->x + i * K, k, 4 * (size_t)K);
+        memcpy(room->x + (count + i) * K, q, 4 * (size_t)K);
+    }
+    Sums dots = {.count = K, .columns = (place + count + LANES - 1) / LANES * LANES, .x = room->x, .x_row = K, .s = keys,
+                 .s_row = CHUNK, .out = room->dots, .out_row = CHUNK};
+    product_rows(2 * count, &dots);
 }
 
 /* One key head of one sequence, all its value heads. */
-static void gated_head(const Call *call, int64_t n, int64_t kh, float *room) {
+static void gated_head(const Call *call, int64_t n, int64_t kh, const Room *room) {
     int64_t K = call->K, V = call->V, H = call->heads, Hk = call->key_heads, group = H / Hk;
-    float *kd = room, *k_out = kd + 2 * TILE * CHUNK, *rest = k_out + K * CHUNK;
-    float *own = rest + 2 * TILE * (K + V); /* states of a call without a cache */
-    int64_t size = (K * V + CHUNK * V + 2 * CHUNK + 1) / 2 * 2; /* keeps doubles aligned */
+    int64_t size = 2 * CHUNK + whole(K * V) + CHUNK * V;
     State s[group];
     for (int64_t g = 0; g < group; g++) {
         int64_t h = kh * group + g;
@@ -209,13 +289,14 @@ static void gated_head(const Call *call, int64_t n, int64_t kh, float *room) {
             s[g] = (State){.anchor = call->anchor + (slot * H + h) * K * V, .u = call->u + (slot * H + h) * CHUNK * V,
                            .keys = call->keys + (slot * Hk + kh) * K * CHUNK, .sums = call->sums + (slot * H + h) * CHUNK};
         } else {
-            float *base = own + K * CHUNK + g * size;
-            s[g] = (State){.sums = (double *)base, .anchor = base + 2 * CHUNK, .u = base + 2 * CHUNK + K * V, .keys = own};
+            float *base = room->own + K * CHUNK + g * size;
+            s[g] = (State){.sums = (double *)base, .anchor = base + 2 * CHUNK, .u = base + 2 * CHUNK + whole(K * V),
+                           .keys = room->own};
             memset(base, 0, 4 * (size_t)size);
             begin(call, n, h, s[g].anchor);
         }
     }
-    if (!call->anchor) memset(own, 0, 4 * (size_t)(K * CHUNK));
+    if (!call->anchor) memset(room->own, 0, 4 * (size_t)(K * CHUNK));
     int64_t done = 0, chunk = 0;
     while (done < call->length[n]) {
         int place = (int)((call->start[n] + done) % CHUNK);
@@ -226,23 +307,13 @@ static void gated_head(const Call *call, int64_t n, int64_t kh, float *room) {
         for (int at = place; at < end; at += TILE) {
             int count = end - at < TILE ? end - at : TILE;
             int64_t row = call->offset[n] + done + at - place;
-            for (int i = 0; i < count; i++) {
-                const float *k = call->k + ((row + i) * Hk + kh) * K;
-                for (int64_t c = 0; c < K; c++) s[0].keys[c * CHUNK + at + i] = k[c];
-            }
-            /* Dots with all 64 places of the chunk; those of later rows are not used. */
-            for (int i = 0; i < count; i++) {
-                memcpy(rest + i * K, call->k + ((row + i) * Hk + kh) * K, 4 * (size_t)K);
-                memcpy(rest + (count + i) * K, call->q + ((row + i) * Hk + kh) * K, 4 * (size_t)K);
-            }
-            multiply(2 * count, K, CHUNK, rest, s[0].keys, kd);
-            const float *qd = kd + count * CHUNK;
+            gated_dots(call, kh, row, at, count, s[0].keys, room);
             for (int64_t g = 0; g < group; g++)
-                gated_rows(call, s[g], kh * group + g, kh, row, at, count, kd, qd, rest);
+                gated_rows(call, s[g], kh * group + g, kh, row, at, count, room->dots, room->dots + count * CHUNK, room);
         }
         for (int64_t g = 0; g < group; g++) {
             keep(call, item, kh * group + g, s + g, 0);
-            if (end == CHUNK) gated_fold(call, s[g], k_out);
+            if (end == CHUNK) gated_fold(call, s[g], room);
         }
         if (call->u_items && end < CHUNK)
             for (int64_t g = 0; g < group; g++)
@@ -252,126 +323,158 @@ static void gated_head(const Call *call, int64_t n, int64_t kh, float *room) {
     if (call->anchor || !call->final) return;
     int end = (int)((call->start[n] + done) % CHUNK);
     for (int64_t g = 0; g < group; g++) {
-        if (end) gated_fold_open(call, s[g], end, k_out);
+        if (end) gated_fold_open(call, s[g], end, room);
         finish(call, n, kh * group + g, s[g].anchor);
     }
 }
 
+/* out = e^run, with run's zeros after the last channel. */
+HOT void exp_of_sums(int64_t K, const double *run, float *out) {
+#define BODY(c, left) store_row(out, c, left, 0, exp_vec(from_doubles(run + (c))))
+    ALONG_ROW(K, BODY)
+#undef BODY
+}
+HOT void add_decays(int64_t K, const float *restrict decay, double *restrict run) {
+    for (int64_t c = 0; c < K; c++) run[c] += (double)decay[c];
+}
+HOT void add_sums(int64_t K, const double *restrict sum, double *restrict run) {
+    for (int64_t c = 0; c < K; c++) run[c] += sum[c];
+}
+
+/* out = x e^run, of one row or of a key and its query. */
+HOT void decayed_row(int64_t K, const double *run, const float *x, float *out) {
+#define BODY(c, left) store_row(out, c, left, 0, multiply(exp_vec(from_doubles(run + (c))), load_row(x, c, left, 0)))
+    ALONG_ROW(K, BODY)
+#undef BODY
+}
+INLINE void decayed_at(int64_t c, int left, const double *run, const float *k, const float *q, float *kx, float *qx) {
+    vec w = exp_vec(from_doubles(run + c));
+    store_row(kx, c, left, 0, multiply(load_row(k, c, left, 0), w));
+    store_row(qx, c, left, 0, multiply(load_row(q, c, left, 0), w));
+}
+HOT void decayed_pair(int64_t K, const double *run, const float *k, const float *q, float *kx, float *qx) {
+#define BODY(c, left) decayed_at(c, left, run, k, q, kx, qx)
+    ALONG_ROW(K, BODY)
+#undef BODY
+}
+
+/* Dots of a key and a query with an earlier key that has decayed by e^run since; with itself where run is 0. */
+INLINE void pair_at(const int has_decay, int64_t c, int left, const double *run, const float *other, const float *k,
+                    const float *q, vec *a, vec *b) {
+    vec w = load_row(other, c, left, 0);
+    if (has_decay) w = multiply(w, exp_vec(from_doubles(run + c)));
+    *a = fma_vec(w, load_row(k, c, left, 0), *a);
+    *b = fma_vec(w, load_row(q, c, left, 0), *b);
+}
+INLINE void pair_in(const int has_decay, int64_t K, const double *run, const float *other, const float *k, const float *q,
+                    float *dots) {
+    vec a = splat(0.0f), b = splat(0.0f);
+    int64_t c = 0;
+    for (; c + LANES <= K; c += LANES) pair_at(has_decay, c, LANES, run, other, k, q, &a, &b);
+    if (c < K) pair_at(has_decay, c, (int)(K - c), run, other, k, q, &a, &b);
+    dots[0] = sum_vec(a), dots[1] = sum_vec(b);
+}
+HOT void pair_dots(int64_t K, const double *run, const float *other, const float *k, const float *q, float *dots) {
+    if (run) pair_in(1, K, run, other, k, q, dots);
+    else pair_in(0, K, run, other, k, q, dots);
+}
+
+HOT void minus_times(int count, float beta, float *x) {
+    for (int j = 0; j < count; j += LANES) store(x + j, negative(multiply(load(x + j), splat(beta))));
+}
+
 /* A full block's keys, decayed once to its end, and its sum of log decays. */
-static void kda_close_block(const Call *call, State s, int block) {
+static void kda_close_block(const Call *call, State s, int block, const Room *room) {
     int64_t K = call->K;
-    for (int64_t c = 0; c < K; c++) {
-        double sum = 0.0;
-        float gap[BLOCK];
-        for (int j = BLOCK - 1; j >= 0; j--) {
-            gap[j] = (float)sum;
-            sum += (double)s.decay_rows[j * K + c];
-        }
-        s.block_sum[block * K + c] = sum;
-        vec w = exp_vec(load(gap));
-        for (int j = 0; j < BLOCK; j++) s.k_scaled[(block * K + c) * BLOCK + j] = w[j] * s.keys[j * K + c];
+    memset(room->run, 0, 8 * (size_t)whole(K));
+    for (int j = BLOCK - 1; j >= 0; j--) {
+        decayed_row(K, room->run, s.keys + j * K, room->x);
+        for (int64_t c = 0; c < K; c++) s.k_scaled[(block * K + c) * BLOCK + j] = room->x[c];
+        add_decays(K, s.decay_rows + j * K, room->run);
     }
+    memcpy(s.block_sum + block * K, room->run, 8 * (size_t)K);
 }
 
 /* KDA: rows [at, at + count) of one block of 16 of head h. */
-static void kda_rows(const Call *call, State s, int64_t h, int64_t row, int place, int count, float *room) {
-    int64_t K = call->K, V = call->V, H = call->heads;
+static void kda_rows(const Call *call, State s, int64_t h, int64_t row, int place, int count, const Room *room) {
+    int64_t K = call->K, V = call->V, H = call->heads, padded = whole(K);
     int block = place / BLOCK;
-    float *x = room, *reads = x + 2 * TILE * K;
-    float minus_a[TILE][CHUNK], p[TILE][CHUNK];
-    float kx[K], qx[K];
-    double run[K];
+    const float *k = call->k + (row * H + h) * K, *q = call->q + (row * H + h) * K;
+    const float *decay = call->log_decay + (row * H + h) * K;
+    float beta[TILE];
+    memset(room->run, 0, 8 * (size_t)(count * padded));
+    /* The own block, from each row backwards: every pair its own exponential. */
     for (int i = 0; i < count; i++) {
         int in_block = (place + i) % BLOCK;
-        int64_t t = row + i;
-        const float *k = call->k + (t * H + h) * K, *q = call->q + (t * H + h) * K;
-        float beta = call->beta[t * H + h];
-        memcpy(s.keys + in_block * K, k, 4 * (size_t)K);
-        memcpy(s.decay_rows + in_block * K, call->log_decay + (t * H + h) * K, 4 * (size_t)K);
-        /* The own block, from this row backwards: every pair its own exponential. */
-        for (int64_t c = 0; c < K; c++) run[c] = 0.0;
+        double *run = room->run + i * padded;
+        float *minus_a = room->weights + 2 * i * CHUNK + block * BLOCK, dots[2];
+        beta[i] = call->beta[(row + i) * H + h];
+        memcpy(s.keys + in_block * K, k + i * H * K, 4 * (size_t)K);
+        memcpy(s.decay_rows + in_block * K, decay + i * H * K, 4 * (size_t)K);
         for (int j = in_block; j >= 0; j--) {
-            const float *other = s.keys + j * K;
-            vec a = {0}, b = {0};
-            for (int64_t c = 0; c < K; c += LANES) {
-                int some = K - c < LANES ? (int)(K - c) : LANES;
-                vec w = load_row(other, c, some, 0);
-                if (j < in_block) {
-                    float sum[LANES] = {0};
-                    for (int m = 0; m < some; m++) sum[m] = (float)run[c + m];
-                    w *= exp_vec(load(sum));
-                }
-                a = fma_vec(w, load_row(k, c, some, 0), a);
-                b = fma_vec(w, load_row(q, c, some, 0), b);
-            }
-            minus_a[i][block * BLOCK + j] = -(sum_vec(a) * beta);
-            p[i][block * BLOCK + j] = sum_vec(b);
-            for (int64_t c = 0; c < K; c++) run[c] += (double)s.decay_rows[j * K + c];
-        }
-        /* Earlier blocks, nearest first, then the anchor: run is the log decay since that block's end. */
-        for (int earlier = block - 1; earlier >= -1; earlier--) {
-            for (int64_t c = 0; c < K; c += LANES) {
-                int some = K - c < LANES ? (int)(K - c) : LANES;
-                float sum[LANES] = {0};
-                for (int m = 0; m < some; m++) sum[m] = (float)run[c + m];
-                vec w = exp_vec(load(sum));
-                store_row(earlier < 0 ? x + 2 * i * K : kx, c, some, 0, load_row(k, c, some, 0) * w);
-                store_row(earlier < 0 ? x + (2 * i + 1) * K : qx, c, some, 0, load_row(q, c, some, 0) * w);
-            }
-            if (earlier < 0) break;
-            const float *scaled = s.k_scaled + earlier * K * BLOCK;
-            vec a = {0}, b = {0};
-            for (int64_t c = 0; c < K; c++) {
-                vec other = load(scaled + c * BLOCK);
-                a = fma_vec(splat(kx[c]), other, a);
-                b = fma_vec(splat(qx[c]), other, b);
-            }
-            store(minus_a[i] + earlier * BLOCK, -(a * beta));
-            store(p[i] + earlier * BLOCK, b);
-            for (int64_t c = 0; c < K; c++) run[c] += s.block_sum[earlier * K + c];
+            pair_dots(K, j < in_block ? run : 0, s.keys + j * K, k + i * H * K, q + i * H * K, dots);
+            minus_a[j] = -(dots[0] * beta[i]);
+            minus_a[CHUNK + j] = dots[1];
+            add_decays(K, s.decay_rows + j * K, run);
         }
     }
-    multiply(2 * count, K, V, x, s.anchor, reads);
-    for (int i = 0; i < count; i++) {
-        int64_t t = row + i;
-        solve_row(place + i, V, call->beta[t * H + h], call->v + (t * H + h) * V, reads + 2 * i * V, minus_a[i], p[i], s.u,
-                  call->o + (t * H + h) * V);
+    /* Earlier blocks, nearest first, then the anchor: run is the log decay since that block's end. */
+    for (int earlier = block - 1; earlier >= -1; earlier--) {
+        for (int i = 0; i < count; i++)
+            decayed_pair(K, room->run + i * padded, k + i * H * K, q + i * H * K, room->x + 2 * i * K,
+                         room->x + (2 * i + 1) * K);
+        if (earlier < 0) break;
+        float *weights = room->weights + earlier * BLOCK;
+        Sums dots = {.count = K, .columns = BLOCK, .x = room->x, .x_row = K, .s = s.k_scaled + earlier * K * BLOCK,
+                     .s_row = BLOCK, .out = weights, .out_row = CHUNK};
+        product_rows(2 * count, &dots);
+        for (int i = 0; i < count; i++) {
+            minus_times(BLOCK, beta[i], weights + 2 * i * CHUNK);
+            add_sums(K, s.block_sum + earlier * K, room->run + i * padded);
+        }
     }
-    if ((place + count) % BLOCK == 0) kda_close_block(call, s, block);
+    Sums reads = {.count = K, .columns = V, .x = room->x, .x_row = K, .s = s.anchor, .s_row = V, .out = room->reads,
+                  .out_row = V};
+    product_rows(2 * count, &reads);
+    int64_t first = (row * H + h) * V;
+    solve(place, count, V, room, beta, call->v + first, H * V, s.u, call->o + first);
+    if ((place + count) % BLOCK == 0) kda_close_block(call, s, block, room);
 }
 
-static void kda_fold(const Call *call, State s, float *k_out, float *decay) {
+/* out[c, 0..16) = factor[c] x[c, :], rows of out 64 apart. */
+HOT void scaled_columns(int64_t K, const float *factor, const float *x, float *out) {
+    for (int64_t c = 0; c < K; c++) store(out + c * CHUNK, multiply(splat(factor[c]), load(x + c * BLOCK)));
+}
+
+static void kda_fold(const Call *call, State s, const Room *room) {
     int64_t K = call->K;
-    for (int64_t c = 0; c < K; c++) {
-        double sum = 0.0;
-        for (int b = CHUNK / BLOCK - 1; b >= 0; b--) {
-            vec w = splat(exp_one((float)sum)) * load(s.k_scaled + (b * K + c) * BLOCK);
-            store(k_out + c * CHUNK + b * BLOCK, w);
-            sum += s.block_sum[b * K + c];
-        }
-        decay[c] = exp_one((float)sum);
+    memset(room->run, 0, 8 * (size_t)whole(K));
+    for (int b = CHUNK / BLOCK - 1; b >= 0; b--) {
+        exp_of_sums(K, room->run, room->decay);
+        scaled_columns(K, room->decay, s.k_scaled + b * K * BLOCK, room->k_out + b * BLOCK);
+        add_sums(K, s.block_sum + b * K, room->run);
     }
-    fold(K, call->V, decay, 1, k_out, s.u, s.anchor);
+    exp_of_sums(K, room->run, room->decay);
+    fold(K, call->V, room->decay, 1, room->k_out, s.u, s.anchor);
 }
 
 /* Fold a chunk of which only `end` rows came: the others neither decay nor write. */
-static void kda_fold_open(const Call *call, State s, int end, float *k_out, float *decay) {
+static void kda_fold_open(const Call *call, State s, int end, const Room *room) {
     int64_t K = call->K;
     int block = (end - 1) / BLOCK, rest = end % BLOCK, after = block + 1;
     if (rest) {
         memset(s.keys + rest * K, 0, 4 * (size_t)((BLOCK - rest) * K));
         memset(s.decay_rows + rest * K, 0, 4 * (size_t)((BLOCK - rest) * K));
-        kda_close_block(call, s, block);
+        kda_close_block(call, s, block, room);
     }
     memset(s.k_scaled + after * K * BLOCK, 0, 4 * (size_t)((CHUNK / BLOCK - after) * K * BLOCK));
     memset(s.block_sum + after * K, 0, 8 * (size_t)((CHUNK / BLOCK - after) * K));
     memset(s.u + end * call->V, 0, 4 * (size_t)((CHUNK - end) * call->V));
-    kda_fold(call, s, k_out, decay);
+    kda_fold(call, s, room);
 }
 
-static void kda_head(const Call *call, int64_t n, int64_t h, float *room) {
+static void kda_head(const Call *call, int64_t n, int64_t h, const Room *room) {
     int64_t K = call->K, V = call->V, H = call->heads;
-    float *k_out = room, *decay = k_out + K * CHUNK, *rest = decay + K, *own = rest + 2 * TILE * (K + V);
     State s;
     if (call->anchor) {
         int64_t at = call->slot[n] * H + h;
@@ -379,11 +482,11 @@ static void kda_head(const Call *call, int64_t n, int64_t h, float *room) {
                     .decay_rows = call->decay_rows + at * BLOCK * K, .k_scaled = call->k_scaled + at * CHUNK * K,
                     .block_sum = call->block_sum + at * (CHUNK / BLOCK) * K};
     } else {
-        int64_t doubles = 2 * (CHUNK / BLOCK) * K, size = doubles + K * V + CHUNK * V + 2 * BLOCK * K + CHUNK * K;
-        own += (uintptr_t)own % 8 ? 1 : 0;
-        memset(own, 0, 4 * (size_t)size);
-        s = (State){.block_sum = (double *)own, .anchor = own + doubles};
-        s.u = s.anchor + K * V, s.keys = s.u + CHUNK * V, s.decay_rows = s.keys + BLOCK * K;
+        int64_t doubles = whole(2 * (CHUNK / BLOCK) * K);
+        int64_t size = doubles + whole(K * V) + CHUNK * V + 2 * BLOCK * K + CHUNK * K;
+        memset(room->own, 0, 4 * (size_t)size);
+        s = (State){.block_sum = (double *)room->own, .anchor = room->own + doubles};
+        s.u = s.anchor + whole(K * V), s.keys = s.u + CHUNK * V, s.decay_rows = s.keys + BLOCK * K;
         s.k_scaled = s.decay_rows + BLOCK * K;
         begin(call, n, h, s.anchor);
     }
@@ -396,39 +499,39 @@ static void kda_head(const Call *call, int64_t n, int64_t h, float *room) {
         keep(call, item, h, &s, 1);
         for (int at = place; at < end;) {
             int stop = (at / TILE + 1) * TILE < end ? (at / TILE + 1) * TILE : end; /* tiles stay inside blocks */
-            kda_rows(call, s, h, call->offset[n] + done + at - place, at, stop - at, rest);
+            kda_rows(call, s, h, call->offset[n] + done + at - place, at, stop - at, room);
             at = stop;
         }
         keep(call, item, h, &s, 0);
         if (call->u_items && end < CHUNK)
             memset(call->u_items + ((item * H + h) * CHUNK + end) * V, 0, 4 * (size_t)((CHUNK - end) * V));
-        if (end == CHUNK) kda_fold(call, s, k_out, decay);
+        if (end == CHUNK) kda_fold(call, s, room);
         done += end - place;
     }
     if (call->anchor || !call->final) return;
     int end = (int)((call->start[n] + done) % CHUNK);
-    if (end) kda_fold_open(call, s, end, k_out, decay);
+    if (end) kda_fold_open(call, s, end, room);
     finish(call, n, h, s.anchor);
 }
 
 /* Returns 0, or 1 when memory is short. */
 int hyla_delta(const Call *call, int per_channel) {
-    int64_t group = call->heads / call->key_heads, units = per_channel ? call->heads : call->key_heads;
-    int64_t K = call->K, V = call->V;
-    size_t floats = (size_t)(2 * TILE * CHUNK + K * CHUNK + K + 2 * TILE * (K + V) + K * CHUNK + 8 +
-                             group * (K * V + CHUNK * V + 2 * CHUNK + 1) + 8 * K + 2 * BLOCK * K + CHUNK * K);
+    int64_t units = per_channel ? call->heads : call->key_heads;
+    size_t bytes = 4 * (size_t)lay_out(call, 0, 0) + 64;
     int failed = 0;
 #pragma omp parallel if (call->sequences * units > 1)
     {
-        float *room = malloc(4 * floats + 64);
-        if (!room) failed = 1;
+        Room room = {0};
+        float *memory = malloc(bytes);
+        if (memory) lay_out(call, (float *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), &room);
+        else failed = 1;
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < call->sequences * units; i++) {
-            if (!room) continue;
-            if (per_channel) kda_head(call, i / units, i % units, room);
-            else gated_head(call, i / units, i % units, room);
+            if (!memory) continue;
+            if (per_channel) kda_head(call, i / units, i % units, &room);
+            else gated_head(call, i / units, i % units, &room);
         }
-        free(room);
+        free(memory);
     }
     return failed;
 }

@@ -6,66 +6,142 @@ enum { SIGMOID, SILU };
 #define STRETCH 4096
 
 /* y = f(x) over count contiguous floats. */
+INLINE void unary_at(const int which, int64_t i, int left, const float *x, float *y) {
+    vec v = load_row(x, i, left, 0);
+    store_row(y, i, left, 0, which == SIGMOID ? sigmoid_vec(v) : silu_vec(v));
+}
+HOT void sigmoid_row(int64_t count, const float *x, float *y) {
+#define BODY(i, left) unary_at(SIGMOID, i, left, x, y)
+    ALONG_ROW(count, BODY)
+#undef BODY
+}
+HOT void silu_row(int64_t count, const float *x, float *y) {
+#define BODY(i, left) unary_at(SILU, i, left, x, y)
+    ALONG_ROW(count, BODY)
+#undef BODY
+}
 void hyla_unary(int which, int64_t count, const float *x, float *y) {
     int64_t stretches = (count + STRETCH - 1) / STRETCH;
 #pragma omp parallel for schedule(static) if (count > SMALL)
     for (int64_t s = 0; s < stretches; s++) {
-        int64_t end = (s + 1) * STRETCH < count ? (s + 1) * STRETCH : count;
-        for (int64_t i = s * STRETCH; i < end; i += LANES) {
-            vec v = load_row(x, i, end - i, 0);
-            store_row(y, i, end - i, 0, which == SIGMOID ? sigmoid_vec(v) : silu_vec(v));
-        }
+        int64_t left = count - s * STRETCH, at = s * STRETCH;
+        (which == SIGMOID ? sigmoid_row : silu_row)(left < STRETCH ? left : STRETCH, x + at, y + at);
     }
 }
 
-/* y[r, i] = silu(gate[r, i]) * up[r, i]; rows of gate and up are `stride` apart. */
+/* y[i] = silu(gate[i]) * up[i]. */
+INLINE void swiglu_at(const int is_bf16, int64_t i, int left, const void *gate, const void *up, void *y) {
+    vec g = load_row(gate, i, left, is_bf16), u = load_row(up, i, left, is_bf16);
+    store_row(y, i, left, is_bf16, multiply(silu_vec(g), u));
+}
+HOT void swiglu_row(int64_t width, int is_bf16, const void *gate, const void *up, void *y) {
+#define BODY(i, left) swiglu_at(1, i, left, gate, up, y)
+    if (is_bf16) ALONG_ROW(width, BODY)
+#undef BODY
+#define BODY(i, left) swiglu_at(0, i, left, gate, up, y)
+    else ALONG_ROW(width, BODY)
+#undef BODY
+}
+/* Rows of gate and up are `stride` apart. */
 void hyla_swiglu(int64_t rows, int64_t width, int64_t gate_stride, int64_t up_stride, int is_bf16, const void *gate,
                  const void *up, void *y) {
+    int64_t size = is_bf16 ? 2 : 4;
 #pragma omp parallel for schedule(static) if (rows * width > SMALL)
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < width; i += LANES) {
-            int left = width - i < LANES ? (int)(width - i) : LANES;
-            vec g = load_row(gate, r * gate_stride + i, left, is_bf16);
-            vec u = load_row(up, r * up_stride + i, left, is_bf16);
-            store_row(y, r * width + i, left, is_bf16, silu_vec(g) * u);
-        }
+        swiglu_row(width, is_bf16, (const char *)gate + size * r * gate_stride, (const char *)up + size * r * up_stride,
+                   (char *)y + size * r * width);
 }
 
-/* y = x / sqrt(sum(x^2) / divisor + eps) * (weight + shift) over one row; weight may be absent. */
-static void norm_row(int64_t width, int x_bf16, int w_bf16, int y_bf16, const void *x, int64_t at, const void *weight,
-                     float shift, float eps, float divisor, void *y, int64_t to) {
+/* The sum of the squares of a row: 16 sums side by side, then of these. */
+HOT float square_sum(int64_t width, int is_bf16, const void *x, int64_t at) {
     vec total = splat(0.0f);
-    for (int64_t i = 0; i < width; i += LANES) {
-        vec v = load_row(x, at + i, width - i < LANES ? (int)(width - i) : LANES, x_bf16);
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES) {
+        vec v = load_full(x, at + i, is_bf16);
         total = fma_vec(v, v, total);
     }
-    vec root = splat(sqrtf(sum_vec(total) / divisor + eps));
-    for (int64_t i = 0; i < width; i += LANES) {
-        int left = width - i < LANES ? (int)(width - i) : LANES;
-        vec v = load_row(x, at + i, left, x_bf16) / root;
-        if (weight) v *= load_row(weight, i, left, w_bf16) + shift;
-        store_row(y, to + i, left, y_bf16, v);
+    if (i < width) {
+        vec v = load_row(x, at + i, (int)(width - i), is_bf16);
+        total = fma_vec(v, v, total);
     }
+    return sum_vec(total);
+}
+/* y = x / root * (weight + shift); weight may be absent. */
+typedef struct {
+    int64_t width;
+    int x_bf16, w_bf16, y_bf16;
+    const void *weight;
+    float shift, eps, divisor;
+} Norm;
+INLINE void scale_at(const Norm *n, const int x_bf16, const int y_bf16, const int w_bf16, const int has_weight, int64_t i,
+                     int left, float root, const void *x, int64_t at, void *y, int64_t to) {
+    vec v = divide(load_row(x, at + i, left, x_bf16), splat(root));
+    if (has_weight) v = multiply(v, add(load_row(n->weight, i, left, w_bf16), splat(n->shift)));
+    store_row(y, to + i, left, y_bf16, v);
+}
+INLINE void scale_in(const Norm *n, const int x_bf16, const int y_bf16, float root, const void *x, int64_t at, void *y,
+                     int64_t to) {
+    int64_t width = n->width;
+#define BODY(i, left) scale_at(n, x_bf16, y_bf16, 0, 0, i, left, root, x, at, y, to)
+    if (!n->weight) { ALONG_ROW(width, BODY) return; }
+#undef BODY
+#define BODY(i, left) scale_at(n, x_bf16, y_bf16, 0, 1, i, left, root, x, at, y, to)
+    if (!n->w_bf16) { ALONG_ROW(width, BODY) return; }
+#undef BODY
+#define BODY(i, left) scale_at(n, x_bf16, y_bf16, 1, 1, i, left, root, x, at, y, to)
+    ALONG_ROW(width, BODY)
+#undef BODY
+}
+HOT void scale_row(const Norm *n, float root, const void *x, int64_t at, void *y, int64_t to) {
+    switch (2 * n->x_bf16 + n->y_bf16) {
+        case 0: scale_in(n, 0, 0, root, x, at, y, to); break;
+        case 1: scale_in(n, 0, 1, root, x, at, y, to); break;
+        case 2: scale_in(n, 1, 0, root, x, at, y, to); break;
+        default: scale_in(n, 1, 1, root, x, at, y, to);
+    }
+}
+/* y = x / sqrt(sum(x^2) / divisor + eps) * (weight + shift) over one row. */
+static void norm_row(const Norm *n, const void *x, int64_t at, void *y, int64_t to) {
+    float total = square_sum(n->width, n->x_bf16, x, at);
+    scale_row(n, sqrtf(total / n->divisor + n->eps), x, at, y, to);
 }
 
 /* Divisor: width for RMSNorm, 1 for the L2 norm. */
 void hyla_norm(int64_t rows, int64_t width, int64_t stride, int x_bf16, int w_bf16, int y_bf16, const void *x,
                const void *weight, float shift, float eps, float divisor, void *y) {
+    Norm norm = {width, x_bf16, w_bf16, y_bf16, weight, shift, eps, divisor};
 #pragma omp parallel for schedule(static) if (rows * width > SMALL)
-    for (int64_t r = 0; r < rows; r++)
-        norm_row(width, x_bf16, w_bf16, y_bf16, x, r * stride, weight, shift, eps, divisor, y, r * width);
+    for (int64_t r = 0; r < rows; r++) norm_row(&norm, x, r * stride, y, r * width);
 }
 
-/* y = o * sigmoid(gate), o [rows, width] float; rows of gate are `gate_stride` apart. */
+/* y = o * sigmoid(gate), o float. */
+INLINE void sigmoid_gate_at(const int gate_bf16, const int y_bf16, int64_t i, int left, const float *o,
+                            const void *gate, void *y) {
+    vec g = load_row(gate, i, left, gate_bf16);
+    store_row(y, i, left, y_bf16, multiply(load_row(o, i, left, 0), sigmoid_vec(g)));
+}
+INLINE void sigmoid_gate_in(const int gate_bf16, const int y_bf16, int64_t width, const float *o, const void *gate,
+                            void *y) {
+#define BODY(i, left) sigmoid_gate_at(gate_bf16, y_bf16, i, left, o, gate, y)
+    ALONG_ROW(width, BODY)
+#undef BODY
+}
+HOT void sigmoid_gate_row(int64_t width, int gate_bf16, int y_bf16, const float *o, const void *gate, void *y) {
+    switch (2 * gate_bf16 + y_bf16) {
+        case 0: sigmoid_gate_in(0, 0, width, o, gate, y); break;
+        case 1: sigmoid_gate_in(0, 1, width, o, gate, y); break;
+        case 2: sigmoid_gate_in(1, 0, width, o, gate, y); break;
+        default: sigmoid_gate_in(1, 1, width, o, gate, y);
+    }
+}
+/* Rows of o and y are dense, those of gate `gate_stride` apart. */
 void hyla_sigmoid_gate(int64_t rows, int64_t width, int64_t gate_stride, int gate_bf16, int y_bf16, const float *o,
                        const void *gate, void *y) {
+    int64_t gate_size = gate_bf16 ? 2 : 4, y_size = y_bf16 ? 2 : 4;
 #pragma omp parallel for schedule(static) if (rows * width > SMALL)
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < width; i += LANES) {
-            int left = width - i < LANES ? (int)(width - i) : LANES;
-            vec g = load_row(gate, r * gate_stride + i, left, gate_bf16);
-            store_row(y, r * width + i, left, y_bf16, load_row(o, r * width + i, left, 0) * sigmoid_vec(g));
-        }
+        sigmoid_gate_row(width, gate_bf16, y_bf16, o + r * width, (const char *)gate + gate_size * r * gate_stride,
+                         (char *)y + y_size * r * width);
 }
 
 typedef struct {
@@ -88,26 +164,29 @@ static void rotate(int64_t half, int interleaved, const float *cos_sin, float *x
     }
 }
 
+/* A row in another dtype. */
+INLINE void copy_in(const int x_bf16, const int y_bf16, int64_t width, const void *x, int64_t at, void *y, int64_t to) {
+#define BODY(i, left) store_row(y, to + (i), left, y_bf16, load_row(x, at + (i), left, x_bf16))
+    ALONG_ROW(width, BODY)
+#undef BODY
+}
+HOT void to_floats(int64_t width, int x_bf16, const void *x, int64_t at, float *y) {
+    if (x_bf16) copy_in(1, 0, width, x, at, y, 0);
+    else copy_in(0, 0, width, x, at, y, 0);
+}
+HOT void to_bfloats(int64_t width, const float *x, void *y, int64_t to) { copy_in(0, 1, width, x, 0, y, to); }
+
 /* RMSNorm and rotation of every head. */
 void hyla_heads(const Heads *call) {
     int64_t width = call->width, rows = call->tokens * call->heads;
+    Norm norm = {width, (int)call->x_bf16, (int)call->w_bf16, 0, call->weight, call->shift, call->eps, (float)width};
 #pragma omp parallel for schedule(static) if (rows * width > SMALL)
     for (int64_t r = 0; r < rows; r++) {
         int64_t t = r / call->heads, at = t * call->row + r % call->heads * call->head;
         float own[width], *y = call->y_bf16 ? own : (float *)call->y + r * width;
-        if (call->has_norm)
-            norm_row(width, (int)call->x_bf16, (int)call->w_bf16, 0, call->x, at, call->weight, call->shift, call->eps,
-                     (float)width, y, 0);
-        else
-            for (int64_t i = 0; i < width; i += LANES) {
-                int left = width - i < LANES ? (int)(width - i) : LANES;
-                store_row(y, i, left, 0, load_row(call->x, at + i, left, (int)call->x_bf16));
-            }
+        if (call->has_norm) norm_row(&norm, call->x, at, y, 0);
+        else to_floats(width, (int)call->x_bf16, call->x, at, y);
         if (call->rotary) rotate(call->rotary / 2, (int)call->interleaved, call->cos_sin + t * call->rotary, y);
-        if (!call->y_bf16) continue;
-        for (int64_t i = 0; i < width; i += LANES) {
-            int left = width - i < LANES ? (int)(width - i) : LANES;
-            store_row(call->y, r * width + i, left, 1, load_row(y, i, left, 0));
-        }
+        if (call->y_bf16) to_bfloats(width, y, call->y, r * width);
     }
 }

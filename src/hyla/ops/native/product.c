@@ -49,17 +49,36 @@ static inline float scale_at(const Call *c, int64_t matrix, int64_t row, int64_t
     return y;
 }
 
-/* The numbers that 16 codes stand for: sign, 4 bits of exponent (bias 7), 3 bits; 127 is not a number. */
-static inline vec value_of(uvec code) {
-    uvec size = code & 0x7f;
-    vec normal = (vec)((size << 20) + (120u << 23));
-    vec small = __builtin_convertvector((ivec)size, vec) * 0.001953125f;
-    ivec is_small = (ivec)(size < 8), is_nan = (ivec)(size == 0x7f);
-    ivec bits = ((ivec)small & is_small) | ((ivec)normal & ~is_small) | (is_nan & 0x7fc00000);
-    return (vec)(bits | (ivec)((code & 0x80) << 24));
+/* The numbers that codes stand for: sign, 4 bits of exponent (bias 7), 3 bits; 127 is not a number. */
+INLINE part value_of(upart code) {
+    upart size = code & 0x7f;
+    part normal = (part)((size << 20) + (120u << 23));
+    part small = __builtin_convertvector((ipart)size, part) * splat_part(0.001953125f);
+    part value = select_part((ipart)((ipart)size < 8), small, normal);
+    ipart nan = (ipart)((ipart)size == 0x7f) & 0x7fc00000;
+    return (part)((ipart)value | nan | (ipart)((code & 0x80) << 24));
+}
+INLINE vec values_of(const uint8_t *codes) {
+    vec y;
+    EVERY_PART y.at[i] = value_of(from_bytes_part(codes + i * LANES_OF_A_PART));
+    return y;
 }
 
-typedef uint8_t bvec __attribute__((vector_size(LANES), aligned(1)));
+/* `count` numbers with one scale. */
+INLINE void dense_in(const int is_bf16, int64_t count, float scale, const uint8_t *codes, void *out, int64_t to) {
+    int64_t k = 0;
+#pragma GCC unroll 1
+    for (; k + LANES <= count; k += LANES)
+        store_full(out, to + k, is_bf16, multiply(values_of(codes + k), splat(scale)));
+    if (k == count) return;
+    uint8_t rest[LANES] = {0};
+    memcpy(rest, codes + k, (size_t)(count - k));
+    store_row(out, to + k, (int)(count - k), is_bf16, multiply(values_of(rest), splat(scale)));
+}
+HOT void dense_row(int64_t count, float scale, int is_bf16, const uint8_t *codes, void *out, int64_t to) {
+    if (is_bf16) dense_in(1, count, scale, codes, out, to);
+    else dense_in(0, count, scale, codes, out, to);
+}
 
 /* Outputs first to last of one matrix, plain: [last - first][inner] of floats or bfloat16. */
 void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, int is_bf16, void *out) {
@@ -68,12 +87,10 @@ void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, 
     for (int64_t t = 0; t < c->tiles; t++) {
         int64_t low = c->tile[3 * t], high = low + c->tile[3 * t + 1];
         for (int64_t o = low < first ? first : low; o < (high < last ? high : last); o++)
-            for (int64_t k = 0; k < c->inner; k += LANES) {
-                int left = c->inner - k < LANES ? (int)(c->inner - k) : LANES;
-                bvec code = {0};
-                memcpy(&code, codes + o * c->inner + k, (size_t)left);
-                vec y = value_of(__builtin_convertvector(code, uvec)) * scale_at(c, matrix, c->tile[3 * t + 2], k / SIDE);
-                store_row(out, (o - first) * c->inner + k, left, is_bf16, y);
+            for (int64_t k = 0; k < c->inner; k += SIDE) {
+                int64_t count = c->inner - k < SIDE ? c->inner - k : SIDE;
+                dense_row(count, scale_at(c, matrix, c->tile[3 * t + 2], k / SIDE), is_bf16, codes + o * c->inner + k, out,
+                          (o - first) * c->inner + k);
             }
     }
 }
@@ -81,24 +98,28 @@ void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, 
 #if defined(__AVX512VBMI__) && defined(__AVX512BW__) && defined(__AVX512BF16__)
 
 /* 16 rows of 16 words of 4 bytes, turned. */
-static inline void turn(__m512i r[16]) {
+INLINE void turn(__m512i r[16]) {
     __m512i s[16];
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 2) {
         s[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
         s[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 4) {
         r[i] = _mm512_unpacklo_epi64(s[i], s[i + 2]);
         r[i + 1] = _mm512_unpackhi_epi64(s[i], s[i + 2]);
         r[i + 2] = _mm512_unpacklo_epi64(s[i + 1], s[i + 3]);
         r[i + 3] = _mm512_unpackhi_epi64(s[i + 1], s[i + 3]);
     }
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         s[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
         s[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
         s[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
         s[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
     }
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         r[i] = _mm512_shuffle_i32x4(s[i], s[i + 8], 0x88);
         r[i + 8] = _mm512_shuffle_i32x4(s[i], s[i + 8], 0xdd);
@@ -112,22 +133,17 @@ typedef struct {
     __m512i low[2], high[2];
 } Table;
 
-static inline Table table_of(float scale) {
-    const uvec lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    uint8_t low[SIDE], high[SIDE];
+HOT void table_of(float scale, Table *table) {
+    const upart lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (uint32_t i = 0; i < SIDE; i += LANES) {
-        uint16_t y[LANES];
-        store_row(y, 0, LANES, 1, value_of(lanes + i) * scale);
-        __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)y));
-        _mm_storeu_si128((void *)(low + i), _mm512_cvtepi32_epi8(wide));
-        _mm_storeu_si128((void *)(high + i), _mm512_cvtepi32_epi8(_mm512_srli_epi32(wide, 8)));
+        __m512i wide = (__m512i)bf16_part(value_of(lanes + i) * splat_part(scale));
+        _mm_storeu_si128((void *)((uint8_t *)table->low + i), _mm512_cvtepi32_epi8(wide));
+        _mm_storeu_si128((void *)((uint8_t *)table->high + i), _mm512_cvtepi32_epi8(_mm512_srli_epi32(wide, 8)));
     }
-    return (Table){{_mm512_loadu_si512(low), _mm512_loadu_si512(low + 64)},
-                   {_mm512_loadu_si512(high), _mm512_loadu_si512(high + 64)}};
 }
 
 /* Of 4 columns of 16 rows (one word a row) the pairs of columns 0, 1 and 2, 3 as bfloat16. */
-static inline void look_up(const Table *table, __m512i codes, __m512i *first, __m512i *second) {
+INLINE void look_up(const Table *table, __m512i codes, __m512i *first, __m512i *second) {
     const __m512i by_pair = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
     codes = _mm512_shuffle_epi8(codes, by_pair);
     __m512i low = _mm512_permutex2var_epi8(table->low[0], codes, table->low[1]);
@@ -137,15 +153,53 @@ static inline void look_up(const Table *table, __m512i codes, __m512i *first, __
     *second = _mm512_unpackhi_epi8(low, high);
 }
 
-/* Rows of 64 bytes: missing rows and bytes are zeros. Asks for the bytes `ahead` as well. */
-static inline void load_bytes(__m512i r[16], const uint8_t *p, int64_t stride, int rows, int64_t bytes, int64_t ahead) {
+/* 64 bytes of each of 16 rows, turned. Missing rows and bytes are zeros; the bytes `ahead` are asked for. */
+INLINE void load_turned(__m512i r[16], const uint8_t *p, int64_t stride, int rows, int64_t bytes, int64_t ahead) {
     if (rows == 16 && bytes >= 64) {
+#pragma GCC unroll 16
         for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(p + i * stride);
+#pragma GCC unroll 16
         for (int i = 0; i < 16; i++) _mm_prefetch((const char *)(p + i * stride + ahead), _MM_HINT_T0);
-        return;
+    } else {
+        __mmask64 some = bytes >= 64 ? ~0ull : (1ull << bytes) - 1;
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) r[i] = _mm512_maskz_loadu_epi8(i < rows ? some : 0, i < rows ? p + i * stride : p);
     }
-    __mmask64 mask = bytes >= 64 ? ~0ull : (1ull << bytes) - 1;
-    for (int i = 0; i < 16; i++) r[i] = i < rows ? _mm512_maskz_loadu_epi8(mask, p + i * stride) : _mm512_setzero_si512();
+    turn(r);
+}
+HOT void fill_plain(const uint8_t *p, int64_t stride, int rows, int64_t bytes, int64_t ahead, float *line) {
+    __m512i r[16];
+    load_turned(r, p, stride, rows, bytes, ahead);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(line + i * TILE, r[i]);
+}
+HOT void fill_pairs(const uint8_t *p, int64_t stride, int rows, int64_t bytes, int64_t ahead, const Table *table,
+                    float *line) {
+    __m512i r[16];
+    load_turned(r, p, stride, rows, bytes, ahead);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+        __m512i first, second;
+        look_up(table, r[i], &first, &second);
+        _mm512_storeu_si512(line + 2 * i * TILE, first);
+        _mm512_storeu_si512(line + (2 * i + 1) * TILE, second);
+    }
+}
+/* The table is of scale 1, whose bfloat16 are exact. */
+HOT void fill_floats(const uint8_t *p, int64_t stride, int rows, int64_t bytes, int64_t ahead, const Table *table,
+                     float scale, float *line) {
+    __m512i r[16];
+    load_turned(r, p, stride, rows, bytes, ahead);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+        __m512i pair[2];
+        look_up(table, r[i], pair, pair + 1);
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            store_part(line + (4 * i + 2 * h) * TILE, (part)((upart)pair[h] << 16) * splat_part(scale));
+            store_part(line + (4 * i + 2 * h + 1) * TILE, (part)((upart)pair[h] & 0xffff0000u) * splat_part(scale));
+        }
+    }
 }
 
 /* The columns k to k + count of a tile, turned: [column][64 outputs] of floats, or [pair][64 outputs] of pairs. */
@@ -153,67 +207,56 @@ static void fill(const Call *c, int64_t matrix, const int64_t *tile, int64_t k, 
     int64_t size = c->scales ? 1 : c->is_bf16 ? 2 : 4, stride = c->inner * size, step = 64 / size;
     int64_t words = c->is_bf16 ? 2 : 1; /* columns of one line of the panel */
     const uint8_t *from = (const uint8_t *)c->weights + (matrix * c->outputs + tile[0]) * stride;
-    int64_t end = k + count;
     Table tables[LONGEST / SIDE];
     float scales[LONGEST / SIDE];
     if (c->scales)
         for (int64_t i = 0; i * SIDE < count; i++) {
             scales[i] = scale_at(c, matrix, tile[2], k / SIDE + i);
-            tables[i] = table_of(c->is_bf16 ? scales[i] : 1.0f);
+            table_of(c->is_bf16 ? scales[i] : 1.0f, tables + i);
         }
     for (int g = 0; g < GROUPS; g++) {
         int rows = (int)tile[1] - g * LANES;
         rows = rows < 0 ? 0 : rows > LANES ? LANES : rows;
-        for (int64_t j = k; j < end; j += step) {
-            __m512i r[16];
+        for (int64_t j = k; j < k + count; j += step) {
             float *line = panel + (j - k) / words * TILE + g * LANES;
-            int64_t bytes = (c->inner - j) * size;
+            const uint8_t *p = from + g * LANES * stride + j * size;
+            int64_t bytes = (c->inner - j) * size, at = (j - k) / SIDE;
             /* Past the end of the rows the next tile begins. */
             int64_t ahead = bytes > AHEAD ? AHEAD : AHEAD + (TILE - 1) * stride;
-            load_bytes(r, from + g * LANES * stride + j * size, stride, rows, bytes, ahead);
-            turn(r);
-            if (!c->scales) {
-                for (int i = 0; i < 16; i++) _mm512_storeu_si512(line + i * TILE, r[i]);
-                continue;
-            }
-            const Table *table = tables + (j - k) / SIDE;
-            float scale = scales[(j - k) / SIDE];
-            for (int i = 0; i < 16; i++) {
-                __m512i pair[2];
-                look_up(table, r[i], pair, pair + 1);
-                if (c->is_bf16) {
-                    _mm512_storeu_si512(line + 2 * i * TILE, pair[0]);
-                    _mm512_storeu_si512(line + (2 * i + 1) * TILE, pair[1]);
-                    continue;
-                }
-                for (int h = 0; h < 2; h++) {
-                    store(line + (4 * i + 2 * h) * TILE, (vec)((uvec)pair[h] << 16) * scale);
-                    store(line + (4 * i + 2 * h + 1) * TILE, (vec)((uvec)pair[h] & 0xffff0000u) * scale);
-                }
-            }
+            if (!c->scales) fill_plain(p, stride, rows, bytes, ahead, line);
+            else if (c->is_bf16) fill_pairs(p, stride, rows, bytes, ahead, tables + at, line);
+            else fill_floats(p, stride, rows, bytes, ahead, tables + at, scales[at], line);
         }
     }
 }
 
 /* Sums of `rows` rows with a tile, continued over `lines` lines of the panel. */
-static inline __attribute__((always_inline)) void chain(const int rows, const int is_bf16, int64_t lines, const char *x,
-                                                        int64_t stride, const float *panel, float *sums) {
-    vec acc[ROWS][GROUPS];
+INLINE void chain(const int rows, const int is_bf16, int64_t lines, const char *x, int64_t stride, const float *panel,
+                  float *sums) {
+    __m512 sum[ROWS][GROUPS];
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
-        for (int g = 0; g < GROUPS; g++) acc[r][g] = load(sums + r * TILE + g * LANES);
+#pragma GCC unroll 4
+        for (int g = 0; g < GROUPS; g++) sum[r][g] = _mm512_loadu_ps(sums + r * TILE + g * LANES);
     for (int64_t i = 0; i < lines; i++) {
-        vec w[GROUPS];
-        for (int g = 0; g < GROUPS; g++) w[g] = load(panel + i * TILE + g * LANES);
+        __m512 w[GROUPS];
+#pragma GCC unroll 4
+        for (int g = 0; g < GROUPS; g++) w[g] = _mm512_loadu_ps(panel + i * TILE + g * LANES);
+#pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             float a;
             memcpy(&a, x + r * stride + 4 * i, 4);
+            __m512 all = _mm512_set1_ps(a);
+#pragma GCC unroll 4
             for (int g = 0; g < GROUPS; g++)
-                acc[r][g] = is_bf16 ? (vec)_mm512_dpbf16_ps((__m512)acc[r][g], (__m512bh)w[g], (__m512bh)splat(a))
-                                    : fma_vec(splat(a), w[g], acc[r][g]);
+                sum[r][g] = is_bf16 ? _mm512_dpbf16_ps(sum[r][g], (__m512bh)w[g], (__m512bh)all)
+                                    : _mm512_fmadd_ps(all, w[g], sum[r][g]);
         }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
-        for (int g = 0; g < GROUPS; g++) store(sums + r * TILE + g * LANES, acc[r][g]);
+#pragma GCC unroll 4
+        for (int g = 0; g < GROUPS; g++) _mm512_storeu_ps(sums + r * TILE + g * LANES, sum[r][g]);
 }
 
 #define CASE(R)                                                                       \
@@ -221,9 +264,28 @@ static inline __attribute__((always_inline)) void chain(const int rows, const in
         if (is_bf16) chain(R, 1, lines, x, stride, panel, sums);                      \
         else chain(R, 0, lines, x, stride, panel, sums);                              \
         break;
-static void chains(int64_t rows, int is_bf16, int64_t lines, const char *x, int64_t stride, const float *panel,
-                   float *sums) {
+HOT void chains(int64_t rows, int is_bf16, int64_t lines, const char *x, int64_t stride, const float *panel,
+                float *sums) {
     switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+}
+
+HOT void add_sums(int64_t count, const float *sums, float *totals) {
+    for (int64_t i = 0; i < count; i += LANES) store(totals + i, add(load(totals + i), load(sums + i)));
+}
+
+/* A finished row of a tile, with its bias, in y's dtype. */
+INLINE void finish_at(const int is_bf16, int64_t o, int left, const float *totals, const float *bias, void *y, int64_t to) {
+    vec sum = load(totals + o);
+    if (bias) sum = add(sum, load_row(bias, o, left, 0));
+    store_row(y, to + o, left, is_bf16, sum);
+}
+HOT void finish_row(int64_t count, const float *totals, const float *bias, int is_bf16, void *y, int64_t to) {
+#define BODY(o, left) finish_at(1, o, left, totals, bias, y, to)
+    if (is_bf16) ALONG_ROW(count, BODY)
+#undef BODY
+#define BODY(o, left) finish_at(0, o, left, totals, bias, y, to)
+    else ALONG_ROW(count, BODY)
+#undef BODY
 }
 
 /* Rows first to last of x with one tile. */
@@ -244,16 +306,11 @@ static void tile_product(const Call *c, int64_t matrix, const int64_t *tile, int
                        x + r * stride + k * size, stride, panel, sums + r * TILE);
         }
         if (start == 0) memcpy(totals, sums, sizeof(float) * (size_t)(rows * TILE));
-        else
-            for (int64_t i = 0; i < rows * TILE; i += LANES) store(totals + i, load(totals + i) + load(sums + i));
+        else add_sums(rows * TILE, sums, totals);
     }
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t o = 0; o < tile[1]; o += LANES) {
-            int left = tile[1] - o < LANES ? (int)(tile[1] - o) : LANES;
-            vec y = load(totals + r * TILE + o);
-            if (c->bias) y += load_row(c->bias, tile[0] + o, left, 0);
-            store_row(c->y, (first + r) * c->y_stride + tile[0] + o, left, (int)c->is_bf16, y);
-        }
+        finish_row(tile[1], totals + r * TILE, c->bias ? c->bias + tile[0] : 0, (int)c->is_bf16, c->y,
+                   (first + r) * c->y_stride + tile[0]);
 }
 
 /* Each span's rows of x times its matrix. bfloat16 rows have an even number of columns, at least `inner`. */

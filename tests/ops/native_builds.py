@@ -1,0 +1,178 @@
+"""The kernels called through one build or another, on inputs that show every rounding, every tail and what no number is."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from test_attention import SCALE
+
+from hyla.errors import BackendUnavailable
+from hyla.ops import gated_delta, kda
+from hyla.ops.batch import Batch
+from hyla.ops.chunks import delta_native
+from hyla.ops.native import build, kernels
+
+SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-41, -1e-44, 3.4e38, -88.0, 89.0, 1e-30)
+WIDTHS = (1, 4, 15, 16, 17, 31, 33, 64, 100, 130)
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def compiled(wanted: build.Build, compiler: str | None = None) -> Path:
+    """The file of this build, from the cache folder or made now."""
+    return build.cached(wanted, compiler or build.find_compiler())
+
+
+def every_build() -> tuple[build.Build, ...]:
+    """What this processor can run and a compiler here can make."""
+    try:
+        build.find_compiler()
+    except BackendUnavailable:
+        return ()
+    return build.runnable()
+
+
+@cache
+def library(path: Path) -> ctypes.CDLL:
+    return ctypes.CDLL(str(path))
+
+
+def draw(*shape: int, seed: int, dtype=torch.float32, scale: float = 1.0, special: bool = False) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*shape, generator=generator) * scale
+    if special:
+        places = torch.randperm(x.numel(), generator=generator)[: max(1, x.numel() // 7)]
+        x.view(-1)[places] = torch.tensor(SPECIAL)[torch.arange(len(places)) % len(SPECIAL)]
+    return x.to(dtype)
+
+
+def elementwise() -> list[torch.Tensor]:
+    found = []
+    for seed, width in enumerate(WIDTHS):
+        x = draw(5, width, seed=seed, scale=20.0, special=True)
+        found += [kernels.unary(kind, x) for kind in kernels.KINDS]
+        for dtype in DTYPES:
+            a, b = (draw(5, width, seed=seed + n, scale=4.0, dtype=dtype, special=n == 0) for n in (0, 1))
+            found += [kernels.swiglu(a, b), kernels.sigmoid_gate(a.float(), b, dtype)]
+            found += [kernels.sigmoid_gate(b.float(), a, other) for other in DTYPES]
+            for weight in (None, *(draw(width, seed=2, dtype=other) for other in DTYPES)):
+                found += [kernels.norm(x, weight, shift=1.0, eps=1e-6, divisor=float(width)) for x in (a, b)]
+    for dtype in DTYPES:
+        x, cos_sin = draw(3, 2, 40, seed=3, dtype=dtype), draw(3, 24, seed=4)
+        for out in DTYPES:
+            for weight, eps in ((None, None), (draw(40, seed=5), 1e-6)):
+                sizes = {"shift": 0.0, "dtype": out}
+                found += [
+                    kernels.norm_and_rotate(x, weight, eps, angles, interleaved=interleaved, **sizes)
+                    for interleaved in (False, True)
+                    for angles in (cos_sin, None)
+                ]
+    return found
+
+
+def convolution() -> list[torch.Tensor]:
+    found = []
+    for taps in (2, 4, 5):
+        for channels in (16, 300, 19):
+            for dtype in DTYPES:
+                x, weight = draw(30, channels, seed=taps, dtype=dtype, special=True), draw(taps, channels, seed=7)
+                ring = torch.zeros(2, taps + 2, channels, dtype=dtype)
+                for first, last in ((0, 1), (1, 3), (3, 20), (20, 30)):
+                    spans = torch.tensor([[0], [last - first], [first], [1]])
+                    found.append(kernels.conv(x[first:last], weight, spans, ring))
+                found += [ring, kernels.conv(x, weight, torch.tensor([[0, 11], [11, 19], [0, 0], [0, 0]]), None)]
+    return found
+
+
+def delta_inputs(kind: str, tokens: int, key_heads: int, heads: int, key_dim: int, value_dim: int, special: bool):
+    q, k = (torch.nn.functional.normalize(draw(tokens, key_heads, key_dim, seed=seed), dim=-1) for seed in (0, 1))
+    v = draw(tokens, heads, value_dim, seed=2, special=special)
+    decay = -draw(tokens, heads, *((key_dim,) if kind == "kda" else ()), seed=3).abs() * 0.3
+    return q * 0.3, k, v, decay, draw(tokens, heads, seed=4).sigmoid()
+
+
+def delta(kind: str) -> list[torch.Tensor]:
+    found = []
+    for key_heads, heads, key_dim, value_dim in ((2, 4, 24, 20), (1, 1, 128, 128), (1, 2, 17, 148), (1, 1, 16, 33)):
+        key_heads = heads if kind == "kda" else key_heads
+        for special in (False, True):
+            tokens = 149
+            inputs = delta_inputs(kind, tokens, key_heads, heads, key_dim, value_dim, special)
+            operator = kda.kda if kind == "kda" else gated_delta.gated_delta
+            found += operator(*inputs, batch=Batch.packed([tokens - 30, 1, 29]), scale=1.0, return_state=True)
+            if kind == "kda":
+                specs = kda.cache_tensors(num_heads=heads, key_dim=key_dim, value_dim=value_dim)
+            else:
+                sizes = {"key_dim": key_dim, "value_dim": value_dim}
+                specs = gated_delta.cache_tensors(num_key_heads=key_heads, num_value_heads=heads, **sizes)
+            cache = {name: torch.zeros(2, *shape, dtype=dtype) for name, shape, dtype, _ in specs}
+            start = 0
+            for rows in (3, 1, 62, 1, 1, 5, tokens - 73):
+                batch = Batch((rows,), (start,), (1,), ((),))
+                part = (x[start : start + rows] for x in inputs)
+                found.append(operator(*part, batch=batch, cache=cache, scale=1.0))
+                start += rows
+            found += [cache[name] for name in sorted(cache)]
+    assert delta_native.forward  # the operators reach the kernels through it
+    return found
+
+
+def attention() -> list[torch.Tensor]:
+    found = []
+    for heads, groups, key_dim, value_dim, is_latent in (
+        (8, 2, 64, 48, False),
+        (3, 3, 20, 20, False),
+        (5, 1, 72, 52, True),
+    ):
+        for dtype in DTYPES:
+            for window, with_sinks, special in ((None, False, False), (70, True, False), (None, False, True)):
+                lengths = (1, 90, 133)
+                tokens = sum(lengths)
+                q, k = draw(tokens, heads, key_dim, seed=0), draw(tokens, groups, key_dim, seed=1, dtype=dtype)
+                v = None if is_latent else draw(tokens, groups, value_dim, seed=2, dtype=dtype, special=special)
+                pages = [-(-length // 64) for length in lengths]
+                first = torch.tensor([0, pages[0], pages[0] + pages[1]])
+                k_pages = torch.zeros(sum(pages), groups, key_dim, 64, dtype=dtype)
+                v_pages = None if is_latent else torch.zeros(sum(pages), groups, 64, value_dim, dtype=dtype)
+                offsets = torch.tensor([0, lengths[0], lengths[0] + lengths[1]])
+                spans = torch.stack([offsets, torch.tensor(lengths), torch.zeros(3, dtype=torch.int64), first])
+                out = kernels.attention(
+                    q, k, v, (first, torch.arange(sum(pages))), spans, k_pages, v_pages, scale=SCALE,
+                    value_dim=value_dim, window=window, sinks=draw(heads, seed=5) if with_sinks else None,
+                    with_statistics=True,
+                )  # fmt: skip
+                found += [x for x in (*out, k_pages, v_pages) if x is not None]
+    return found
+
+
+def dense_weights() -> list[torch.Tensor]:
+    """Of all 256 codes, and of rows whose length no vector divides."""
+    found = []
+    for inner in (256, 133):
+        codes = torch.arange(256).repeat(2)[: 2 * inner].view(1, 2, inner).to(torch.uint8).view(torch.float8_e4m3fn)
+        for kind in kernels.SCALE_KINDS:
+            scales = torch.tensor([0.75, 2.0, 0.5, 1.0])[: -(-inner // 128)].view(1, 1, -1).to(kind)
+            for dtype in DTYPES:
+                out = torch.empty(2, inner, dtype=dtype)
+                kernels.fp8_dense(codes, scales, torch.tensor([[0, 2, 0]]), 0, 0, out)
+                found.append(out)
+    return found
+
+
+KERNELS = {
+    "elementwise": elementwise,
+    "conv": convolution,
+    "gated_delta": lambda: delta("gated_delta"),
+    "kda": lambda: delta("kda"),
+    "attention": attention,
+    "fp8_dense": dense_weights,
+}
+"""By what is computed: all its outputs. (FP8's product runs on one build only.)"""
+
+
+def bits(x: torch.Tensor) -> torch.Tensor:
+    """A tensor's bits, where every NaN is the same: which one an operation gives is the processor's own choice."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    return x.masked_fill(x.isnan(), float("nan")).contiguous().view(integers)

@@ -1,0 +1,86 @@
+"""What the compiler made of the kernels: their innermost loops hold vectors in registers and multiply-add whole ones."""
+
+import shutil
+import subprocess
+
+import pytest
+from machine_code import ARM, X86, Loop, base_name, faults_of, functions_of, loops_of
+from native_builds import compiled, every_build
+
+from hyla.ops.native import build
+
+KERNELS = {
+    "hyla_unary": ("sigmoid_row", "silu_row"),
+    "hyla_swiglu": ("swiglu_row",),
+    "hyla_norm, hyla_heads": ("square_sum",),
+    "hyla_sigmoid_gate": ("sigmoid_gate_row",),
+    "hyla_conv": ("conv_row",),
+    "hyla_delta, both rules": ("product_rows", "add_rows", "fold_rows", "last_term"),
+    "hyla_delta, gated": ("weigh", "decayed_keys"),
+    "hyla_delta, KDA": ("pair_dots", "decayed_pair", "decayed_row", "exp_of_sums"),
+    "hyla_attention": ("score_group", "value_group", "merge_row", "factors_of"),
+    "hyla_fp8_dense": ("dense_row",),
+}
+"""By kernel: the functions whose innermost loops it spends its time in."""
+PRODUCT = {"hyla_product": ("chains",)}
+WITHOUT_FMA = {"conv_row", "decayed_keys", "dense_row"}
+"""They multiply only: their sums are rounded after each product, as PyTorch's are."""
+X86_BUILDS = [found for found in build.BUILDS if found.machine == "x86_64"]
+CROSS = "aarch64-linux-gnu-"
+can_read_x86 = pytest.mark.skipif(
+    build.machine() != "x86_64" or shutil.which("objdump") is None or shutil.which("gcc") is None or not every_build(),
+    reason="no gcc and objdump for x86-64 on this machine",
+)
+can_read_arm = pytest.mark.skipif(
+    shutil.which(f"{CROSS}gcc") is None or shutil.which(f"{CROSS}objdump") is None,
+    reason="no gcc-aarch64-linux-gnu on this machine",
+)
+
+
+def check(loops: list[Loop], functions: frozenset[str], kernels: dict[str, tuple[str, ...]]) -> None:
+    assert faults_of(loops, functions) == []
+    for kernel, names in kernels.items():
+        for name in names:
+            own = [loop for loop in loops if base_name(loop.function) == name]
+            multiplying = [x for x in own if (x.vector_multiplies if name in WITHOUT_FMA else x.vector_fmas)]
+            assert multiplying, f"{kernel}: no innermost loop of {name} multiplies vectors"
+
+
+@can_read_x86
+@pytest.mark.parametrize("wanted", X86_BUILDS, ids=lambda found: found.name)
+def test_innermost_loops_keep_vectors_in_registers(wanted):
+    """Every build is compiled and read, also those that this processor cannot run."""
+    file = compiled(wanted)
+    check(loops_of(file, X86), functions_of(file), KERNELS | (PRODUCT if wanted.name == "avx512_bf16" else {}))
+
+
+@can_read_arm
+def test_innermost_loops_keep_vectors_in_registers_on_arm():
+    neon = next(found for found in build.BUILDS if found.name == "neon")
+    file, objdump = compiled(neon, f"{CROSS}gcc"), f"{CROSS}objdump"
+    check(loops_of(file, ARM, objdump), functions_of(file, objdump), KERNELS)
+
+
+SLOW = """
+typedef float wide __attribute__((vector_size(64), aligned(4)));
+void add(long n, const float *x, const wide *y, wide *out) {
+    wide a = out[0], b = out[1], c = out[2], d = out[3];
+    for (long i = 0; i < n; i++)
+        for (int j = 0; j < 16; j++) {
+            a[j] = __builtin_fmaf(x[i], y[4 * i][j], a[j]), b[j] = __builtin_fmaf(x[i], y[4 * i + 1][j], b[j]);
+            c[j] = __builtin_fmaf(x[i], y[4 * i + 2][j], c[j]), d[j] = __builtin_fmaf(x[i], y[4 * i + 3][j], d[j]);
+        }
+    out[0] = a, out[1] = b, out[2] = c, out[3] = d;
+}
+"""
+"""How the kernels were written: a vector of 16 floats in plain C, whatever the registers."""
+
+
+@can_read_x86
+def test_vectors_wider_than_registers_are_seen(tmp_path):
+    (tmp_path / "slow.c").write_text(SLOW)
+    file = tmp_path / "slow.so"
+    avx2 = next(found for found in build.BUILDS if found.name == "avx2")
+    subprocess.run(["gcc", *build.FLAGS, *avx2.flags, str(tmp_path / "slow.c"), "-o", str(file)], check=True)
+    faults = faults_of(loops_of(file, X86), functions_of(file))
+    assert any("through the stack" in fault for fault in faults) or any("scalar" in fault for fault in faults), faults
