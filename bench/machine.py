@@ -49,6 +49,14 @@ def cpu_backend() -> str | None:
     return native.backend() if native is not None and hasattr(native, "backend") else None
 
 
+def native_build() -> str | None:
+    """Which build of the CPU's kernels was measured, if the measured sources have several and one was loaded."""
+    backends = sys.modules.get("hyla.ops.backends")
+    if not hasattr(backends, "native_build"):
+        return None
+    return backends.native_build(sys.modules["torch"].device("cpu"))
+
+
 def facts() -> dict:
     """Machine, date, versions, and the sources that were measured. Call it when all is imported."""
     torch, hyla = sys.modules.get("torch"), sys.modules.get("hyla")
@@ -60,6 +68,7 @@ def facts() -> dict:
         "threads": torch.get_num_threads() if torch else None,
         "load": [round(value, 2) for value in os.getloadavg()],
         "cpu_backend": cpu_backend(),
+        "native_build": native_build(),
         "python": platform.python_version(),
         **{name: version_of(name) for name in PACKAGES},
         "source": str(source) if source else None,

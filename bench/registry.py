@@ -24,6 +24,7 @@ BENCHMARKS = (
     "sampling",
     "snapshots",
     "spill",
+    "vectors",
 )
 SHARED = (
     "decode_worker",

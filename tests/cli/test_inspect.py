@@ -110,6 +110,7 @@ def test_repetitions_are_compressed(labels, text):
 def test_it_says_where_it_would_be_computed_and_how():
     report = json.loads(run("inspect", "qwen3-0.6b", "--device", "cpu", "--json")[1])
     assert report["device"] == "cpu" and report["arithmetic"] in ("native", "torch")
+    assert (report["native_build"] is not None) == (report["arithmetic"] == "native")
     assert f"cpu, in the {report['arithmetic']} arithmetic" in run("inspect", "qwen3-0.6b", "--device", "cpu")[1]
 
 

@@ -1,4 +1,4 @@
-"""The kernels called through one build or another, on inputs that show every rounding, every tail and what no number is."""
+"""The kernels called through one build or another, on inputs with tails, infinities, subnormals and what is no number."""
 
 from __future__ import annotations
 

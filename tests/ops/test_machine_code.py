@@ -1,4 +1,4 @@
-"""What the compiler made of the kernels: their innermost loops hold vectors in registers and multiply-add whole ones."""
+"""What the compiler made of the kernels: innermost loops keep vectors in registers and multiply-add whole ones."""
 
 import shutil
 import subprocess

@@ -9,6 +9,7 @@ import pytest
 from conftest import Live, make_engine, wait_until
 
 from hyla.errors import ConfigError
+from hyla.ops.native.build import BUILDS
 from hyla.server import serve, single_app
 
 GOOD = {"model": "tiny", "prompt": "abc", "max_tokens": 2}
@@ -166,6 +167,7 @@ def test_after_all_of_it_the_server_still_serves(http, live):
     assert http.post("/v1/completions", json=GOOD).status_code == 200
     health = http.get("/health").json()
     assert health["device"] == "cpu" and health["arithmetic"] in ("native", "torch")
+    assert (health["native_build"] in {found.name for found in BUILDS}) == (health["arithmetic"] == "native")
     assert health["status"] == "ok" and health["cache"]["pages"]["used"] == 0
     assert "tiny" in http.get("/").text
 

@@ -81,6 +81,7 @@ def _report(name: str, revision: str | None, device: str | None) -> tuple[dict, 
         **_model_facts(model),
         "device": str(here),
         "arithmetic": backends.on(here),
+        "native_build": backends.native_build(here),
         "backends": backends_of(model, here),
         "ignored_keys": {key: family.reasons[key] for key in _flat_keys(published, family) if key in family.reasons},
         **folder,
@@ -259,7 +260,8 @@ def _lines(report: dict):
         yield "MTP", f"{module['sublayers']}{steps}: {module['parameters']:,} parameters on top{absent}"
     if not report["mtp"]:
         yield "MTP", "none (assumed)" if "num_nextn_predict_layers" in assumed else "none"
-    yield "on", f"{report['device']}, in the {report['arithmetic']} arithmetic"
+    build = f" ({report['native_build']})" if report["native_build"] else ""
+    yield "on", f"{report['device']}, in the {report['arithmetic']} arithmetic{build}"
     for line in describe(report["backends"]):
         yield "computed by", line
     for key, value_and_reason in assumed.items():

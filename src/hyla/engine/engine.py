@@ -147,6 +147,7 @@ class Engine(BlockingUse):
             max_num_sequences=self.scheduler.max_num_sequences,
             device=str(self.model.device),
             arithmetic=backends.on(self.model.device),
+            native_build=backends.native_build(self.model.device),
             backends=backends_of(self.model),
             notes=tuple(self.notes),
         )

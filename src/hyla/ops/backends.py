@@ -126,6 +126,11 @@ def on(device: torch.device) -> str:
     return next(backend for backend in CHOICES[_choice] if reasons.get(backend) is None)
 
 
+def native_build(device: torch.device) -> str | None:
+    """Which build of the CPU's kernels computes on this device (docs/backends.md); None where none does."""
+    return native.build_name() if on(device) == "native" else None
+
+
 def is_portable(device: torch.device) -> bool:
     """Whether products and sums on this device are the portable ones. A look at a string: asked at every product."""
     return device.type != "cpu" or _choice == "portable"

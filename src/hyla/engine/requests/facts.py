@@ -29,6 +29,8 @@ class EngineFacts:
     """Where the model is, as PyTorch names devices."""
     arithmetic: str
     """Of most operators there: "native", "torch" or "portable" (docs/backends.md)."""
+    native_build: str | None
+    """Which build of the CPU's own kernels computes, as "avx2"; None where none does."""
     backends: Mapping[str, Mapping[str, Any]]
     """By operator: {"backend": what computes it, "not": {another backend: why that does not}}."""
     notes: tuple[str, ...] = ()

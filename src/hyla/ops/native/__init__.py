@@ -31,7 +31,7 @@ def library():
 
 
 def build_name() -> str | None:
-    """Which build of the kernels this process uses ("avx512_bf16", "avx512", "avx2", "neon"); None where it has none."""
+    """Which build of the kernels this process uses (`build.BUILDS`); None where it has none."""
     return None if why_missing() is not None else _loaded()[1].name
 
 

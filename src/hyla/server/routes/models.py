@@ -32,6 +32,7 @@ def _health(served: ServedModel) -> dict:
         "device": facts.device,
         "arithmetic": facts.arithmetic,
         "cpu_backend": facts.cpu_backend,
+        "native_build": facts.native_build,
         "backends": facts.backends,
         "notes": list(facts.notes),
         "parsers": served.format.names(),
