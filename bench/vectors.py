@@ -2,9 +2,9 @@
 
     python -m bench vectors [--rounds 15] [--threads 1] [--cpu-time]
 
-One layer's work on 512 tokens in each build, and `torch.mm` of 1024 x 1024 x 1024 in fp32, in turn; the builds must give
-the same bits first. What counts is the median ratio to the product that was computed in the same round. Target for the
-gated delta rule (16 heads of 128): at most 1.0, and at most 2.0 with AVX2.
+One layer's work on 512 tokens in each build, and `torch.mm` of 1024 x 1024 x 1024 in fp32, in turn; the builds must
+give the same bits first. What counts is the median ratio to the product that was computed in the same round. Target for
+the gated delta rule (16 heads of 128): at most 1.0, and at most 2.0 with AVX2.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ class Language:
     vector_multiply: re.Pattern
     scalar_fma: re.Pattern
     stack: re.Pattern
-    """A vector that goes to the stack or comes from it."""
+    """A vector that goes to the stack or comes from it. (Of x86, also through a register that holds the stack's
+    address; and a stack that grows inside the loop.)"""
     frame_pointer: re.Pattern | None
     """Where a function has it, `framed_stack` counts besides."""
     framed_stack: re.Pattern | None
@@ -73,6 +74,22 @@ def loops_of(file: Path, language: Language, objdump: str = "objdump") -> list[L
     return [loop for name, body in FUNCTION.findall(text) for loop in _function_loops(name, body, language)]
 
 
+WRITTEN = re.compile(r"(?!cmp|test|push|call|j)\S+\s+(?:.*,\s*)?(%r\w+)$")
+FROM_STACK = re.compile(r"(?:lea\s+-?(?:0x)?[0-9a-f]*\(%rsp\)|mov\s+%rsp),(%r\w+)$")
+MOVED = re.compile(r"(?:and|add|sub)\s+\$\S+,(%r\w+)$")
+
+
+def _stack_pointers(code: list[str]) -> set[str]:
+    """Registers of x86 that a stretch of code sets from the stack pointer and from nothing else."""
+    own = {match[1] for text in code if (match := FROM_STACK.search(text))} - {"%rsp"}
+    other = {
+        match[1]
+        for text in code
+        if (match := WRITTEN.match(text)) and not FROM_STACK.search(text) and not MOVED.match(text)
+    }
+    return own - other
+
+
 def _function_loops(name: str, body: str, language: Language) -> Iterator[Loop]:
     found = [match.groups() for line in body.splitlines() if (match := LINE.match(line))]
     code = [text for _, text in found]
@@ -80,6 +97,9 @@ def _function_loops(name: str, body: str, language: Language) -> Iterator[Loop]:
     for places in _innermost(code, {int(address, 16): i for i, (address, _) in enumerate(found)}, language):
         own = tuple(code[i] for i in sorted(places))
         on_stack = [text for text in own if language.stack.match(text)]
+        for register in _stack_pointers(list(own)) | _stack_pointers(code):
+            on_stack += [text for text in own if re.match(rf"(?=.*%[xyz]mm).*\({register}", text)]
+        on_stack += [text for text in own if re.search(r"(?:add|sub|mov|and)\s+\S+,%rsp$", text)]
         if has_frame:
             on_stack += [text for text in own if language.framed_stack.match(text)]
         yield Loop(

@@ -1,4 +1,4 @@
-"""The kernels called through one build or another, on inputs with tails, infinities, subnormals and what is no number."""
+"""The kernels called through one build or another, on inputs with tails, infinities, subnormals and NaN."""
 
 from __future__ import annotations
 

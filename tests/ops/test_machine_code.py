@@ -18,7 +18,7 @@ KERNELS = {
     "hyla_delta, both rules": ("product_rows", "add_rows", "fold_rows", "last_term"),
     "hyla_delta, gated": ("weigh", "decayed_keys"),
     "hyla_delta, KDA": ("pair_dots", "decayed_pair", "decayed_row", "exp_of_sums"),
-    "hyla_attention": ("score_group", "value_group", "merge_row", "factors_of"),
+    "hyla_attention": ("score_group", "value_group", "merge_row", "factors_of", "soften_rows"),
     "hyla_fp8_dense": ("dense_row",),
 }
 """By kernel: the functions whose innermost loops it spends its time in."""

@@ -109,7 +109,7 @@ def test_a_compiler_that_does_not_know_the_newest_instructions_leaves_the_next_b
     loaded, found = build.load()
     assert found is usable and loaded.hyla_nothing() == 7
     monkeypatch.setattr(build, "BUILDS", (refused,))
-    with pytest.raises(BackendUnavailable, match="could not compile.*no-such-instructions"):
+    with pytest.raises(BackendUnavailable, match=r"could not compile.*no-such-instructions"):
         build.load()
 
 

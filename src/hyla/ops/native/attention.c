@@ -198,8 +198,13 @@ HOT void hide_keys(int32_t low, int32_t high, float *s) {
     for (int m = 0; m < PAGE; m += LANES)
         store(s + m, select_vec(lanes_between(low - m, high - m), load(s + m), splat(-INFINITY)));
 }
-HOT float largest_score(const float *s) {
-    return largest(larger(larger(load(s), load(s + LANES)), larger(load(s + 2 * LANES), load(s + 3 * LANES))));
+/* next = the larger of a row's maximum so far and its scores. */
+HOT void next_maxima(int rows, const float *s, const float *max, float *next) {
+    for (int i = 0; i < rows; i++, s += PAGE) {
+        vec low = larger(load(s), load(s + LANES)), high = larger(load(s + 2 * LANES), load(s + 3 * LANES));
+        float new = largest(larger(low, high));
+        next[i] = new > max[i] ? new : max[i];
+    }
 }
 INLINE void factors_at(int64_t i, int left, float *factor, float *max, const float *next) {
     vec old = load_row(max, i, left, 0), new = load_row(next, i, left, 0);
@@ -211,34 +216,33 @@ HOT void factors_of(int64_t count, float *factor, float *max, const float *next)
     ALONG_ROW(count, BODY)
 #undef BODY
 }
-/* Scores of a row become weights, and their sums join the row's. */
-HOT void soften_row(float base, float factor, float *s, float *sum) {
-    vec total[2];
+/* Scores of rows become weights, and their sums join the rows'. */
+HOT void soften_rows(int rows, const float *max, const float *factor, float *s, float *sum) {
+    for (int i = 0; i < rows; i++, s += PAGE, sum += LANES) {
+        float base = max[i] == -INFINITY ? 0.0f : max[i];
+        vec total[2];
 #pragma GCC unroll 2
-    for (int m = 0; m < 2; m++) {
-        vec p = exp_vec(subtract(load(s + 2 * m * LANES), splat(base)));
-        vec q = exp_vec(subtract(load(s + (2 * m + 1) * LANES), splat(base)));
-        store(s + 2 * m * LANES, p), store(s + (2 * m + 1) * LANES, q);
-        total[m] = add(p, q);
+        for (int m = 0; m < 2; m++) {
+            float *own = s + 2 * m * LANES;
+            vec p = exp_vec(subtract(load(own), splat(base))), q = exp_vec(subtract(load(own + LANES), splat(base)));
+            store(own, p), store(own + LANES, q);
+            total[m] = add(p, q);
+        }
+        store(sum, fma_vec(splat(factor[i]), load(sum), add(total[0], total[1])));
     }
-    store(sum, fma_vec(splat(factor), load(sum), add(total[0], total[1])));
 }
 
 /* Scores of rows [first, last) over page b become weights; maxima, factors and sums move on. */
 static void soften(const Call *call, Room *room, int first, int last, int64_t b) {
+    float *scores = room->scores + first * PAGE, *max = room->part.max + first, *next = room->next + first;
     for (int i = first; i < last; i++) {
-        float *s = room->scores + i * PAGE;
         int64_t end = room->position[i] - b * PAGE, begin = call->window ? end - call->window + 1 : 0;
         if (end < PAGE - 1 || begin > 0)
-            hide_keys((int32_t)least(most(begin, 0), PAGE), (int32_t)most(least(end, PAGE), -1), s);
-        float new = largest_score(s), old = room->part.max[i];
-        room->next[i] = new > old ? new : old;
+            hide_keys((int32_t)least(most(begin, 0), PAGE), (int32_t)most(least(end, PAGE), -1), room->scores + i * PAGE);
     }
-    factors_of(last - first, room->factor + first, room->part.max + first, room->next + first);
-    for (int i = first; i < last; i++) {
-        float top = room->next[i];
-        soften_row(top == -INFINITY ? 0.0f : top, room->factor[i], room->scores + i * PAGE, room->lanes + i * LANES);
-    }
+    next_maxima(last - first, scores, max, next);
+    factors_of(last - first, room->factor + first, max, next);
+    soften_rows(last - first, next, room->factor + first, scores, room->lanes + first * LANES);
 }
 
 /* A page of one head, and the rows [first, last) of a tile that meet it. */

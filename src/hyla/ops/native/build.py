@@ -49,6 +49,8 @@ class Build:
 
 AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl")
+NEON = ("-fno-schedule-insns",)
+"""gcc would load all that a loop needs before it uses any of it, into more registers than there are."""
 AVX2_NEEDS = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2"})
 AVX512_NEEDS = AVX2_NEEDS | {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 
@@ -61,7 +63,7 @@ BUILDS = (
     ),
     Build("avx512", "x86_64", AVX512_NEEDS, AVX512),
     Build("avx2", "x86_64", AVX2_NEEDS, AVX2),
-    Build("neon", "aarch64", frozenset(), ()),
+    Build("neon", "aarch64", frozenset(), NEON),
     Build("plain", None, frozenset(), (), is_chosen=False),
 )
 """Best first. "plain" is C without a word about vectors, to compare the others with: its fused multiply-adds may be

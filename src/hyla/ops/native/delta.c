@@ -77,7 +77,7 @@ INLINE void sum_block(const int n, const int wide, const int start, const Sums *
     const float *x = call->x + row * call->x_row, *s = call->s + column;
     float *out = call->out + row * call->out_row + column;
     int64_t x_row = call->x_row, s_row = call->s_row, out_row = call->out_row, count = call->count;
-    vec sum[MOST_ROWS][8];
+    vec sum[MOST_ROWS][MOST_SIDE_BY_SIDE];
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 8

@@ -17,9 +17,11 @@
 #define SIDE_BY_SIDE(n) ((n) == 1 ? 4 : (n) == 2 ? 2 : 1) /* of 16 registers at most 12 */
 #define MOST_ROWS 6
 #else
-#define SIDE_BY_SIDE(n) ((n) == 1 ? 4 : (n) <= 3 ? 2 : 1) /* of 32 registers at most 24 */
+#define SIDE_BY_SIDE(n) ((n) == 1 ? 4 : (n) == 2 ? 2 : 1) /* of 32 registers at most 24 */
 #define MOST_ROWS 6
 #endif
+
+#define MOST_SIDE_BY_SIDE 8
 
 /* What follows is written for constant n and wide only: then `sum` is registers. Rows of x and s are x_row and s_row
    elements apart. ahead, or 0: bytes that are asked for meanwhile, as many as a row of s has, at a time. */
@@ -31,7 +33,7 @@
             _Pragma("GCC unroll 8") for (int m = 0; m < (wide); m++)                                       \
                 sum[0][m] = fma_vec(factor, load_full(s, c * (s_row) + m * LANES, is_bf16), sum[0][m]);    \
         } else {                                                                                           \
-            vec own[wide];                                                                                 \
+            vec own[MOST_SIDE_BY_SIDE];                                                                    \
             _Pragma("GCC unroll 8") for (int m = 0; m < (wide); m++)                                       \
                 own[m] = load_full(s, c * (s_row) + m * LANES, is_bf16);                                   \
             _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++) {                                        \
