@@ -129,3 +129,18 @@ def test_a_shipped_build_is_taken_without_a_compiler_and_only_for_these_sources(
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DOTHER"))
     with pytest.raises(BackendUnavailable, match="no C compiler"):
         build.load()
+
+
+@needs_builds
+def test_a_damaged_file_in_the_cache_is_made_again(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(build.VARIABLE, raising=False)
+    usable = build.Build("usable", None, frozenset(), ("-O0",))
+    monkeypatch.setattr(build, "BUILDS", (usable,))
+    small = tmp_path / "small.c"
+    small.write_text("int hyla_nothing(void) { return 7; }\n")
+    monkeypatch.setattr(build, "sources", lambda: [small])
+    file = build.cached(usable, build.find_compiler())
+    file.write_bytes(b"not a library")
+    loaded, _ = build.load()
+    assert loaded.hyla_nothing() == 7 and "compiled again" in caplog.text

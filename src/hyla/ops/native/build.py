@@ -132,7 +132,18 @@ def load() -> tuple[ctypes.CDLL, Build]:
 
 def _load(build: Build) -> ctypes.CDLL:
     shipped = SHIPPED / file_name(build)
-    file = shipped if shipped.exists() else cached(build, find_compiler())
+    if shipped.exists():
+        return _opened(shipped)
+    file = cached(build, find_compiler())
+    try:
+        return _opened(file)
+    except BackendUnavailable as error:
+        logger.warning("%s; it is compiled again", error)
+        file.unlink(missing_ok=True)
+        return _opened(cached(build, find_compiler()))
+
+
+def _opened(file: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(file))
     except OSError as error:

@@ -73,6 +73,13 @@ typedef struct {
     int64_t factor_step;
 } Sums;
 
+/* Ask for a strip of s that is read next: memory is quicker in the order of rows, a few registers want strips. */
+INLINE void fetch_strip(const int wide, int64_t count, const float *s, int64_t s_row) {
+    for (int64_t c = 0; c < count; c++)
+#pragma GCC unroll 2
+        for (int m = 0; m < wide; m++) __builtin_prefetch(s + c * s_row + m * LANES, 0, 3);
+}
+
 INLINE void sum_block(const int n, const int wide, const int start, const Sums *call, int64_t row, int64_t column) {
     const float *x = call->x + row * call->x_row, *s = call->s + column;
     float *out = call->out + row * call->out_row + column;
@@ -85,6 +92,7 @@ INLINE void sum_block(const int n, const int wide, const int start, const Sums *
             sum[i][m] = start == FROM_ZERO ? splat(0.0f) : load(out + i * out_row + m * LANES);
             if (start == FROM_SCALED) sum[i][m] = multiply(sum[i][m], splat(call->factor[(row + i) * call->factor_step]));
         }
+    if (PARTS > 1 && n <= 2 && column + 2 * wide * LANES <= call->columns) fetch_strip(wide, count, s + wide * LANES, s_row);
     SUM_ROWS(n, wide, 0, 0, count, x, x_row, s, s_row, (const char *)0, sum)
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++)
