@@ -1,7 +1,7 @@
 # make run: from nothing to a model that was trained here, served beside one that can talk.
 # make test: the whole CPU suite.  make lint: ruff.
-# make test-variants: operators and matrix without a compiler, and with two threads.  make test-portable: the same code in
-# the arithmetic of other devices.
+# make test-variants: operators and matrix without a compiler, with two threads, and in the AVX2 build; NEON's in an emulator.
+# make test-portable: the same code in the arithmetic of other devices.
 # make types: pyright.  make docs: the pages of docs/ as a site.  make hooks: git hooks that lint before a commit.
 # make chat: a chat with a small real model (93 MB, once).  make teacher: what is promised, checked on that model's weights.
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
@@ -42,7 +42,8 @@ test: $(VENV)/installed-test
 VARIED := tests/ops tests/matrix/test_matrix.py
 test-variants: $(VENV)/installed-test
 	PATH=/nowhere $(abspath $(BIN))/python -m pytest $(VARIED)
-	HYLA_KERNELS=avx2 $(BIN)/python -m pytest $(VARIED)
+	$(BIN)/python -m pytest -m slow tests/ops/test_neon.py
+	case $$(uname -m) in x86_64) HYLA_KERNELS=avx2 $(BIN)/python -m pytest $(VARIED);; esac
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(VARIED)
 
 # The arithmetic of devices without kernels of ours, on the CPU.
