@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from hyla.errors import BackendUnavailable
 from hyla.ops import backends, weights
-from hyla.ops.exact import rows, summation_order
-from hyla.ops.native import kernels
+from hyla.ops.exact import rows
+from hyla.ops.native import products
 from hyla.ops.weights import FP8Tensor, FP8Weights, Plain, Shard, cost
+from hyla.ops.weights import fp8 as fp8_weights
 from hyla.ops.weights.reference import dequantise_reference
 
 pytestmark = pytest.mark.usefixtures("each_backend")
@@ -79,9 +80,7 @@ def test_a_product_has_the_bits_of_the_dequantised_weight(dtype, num_rows):
 
 def test_a_large_weight_is_dequantised_a_block_of_outputs_at_a_time(monkeypatch):
     monkeypatch.setattr(rows, "BLOCK_ELEMENTS", 64 * 140)
-    monkeypatch.setattr(
-        summation_order, "chain_order", lambda *shape: None
-    )  # nothing is dequantised into memory otherwise
+    monkeypatch.setattr(fp8_weights, "_has_kernel", lambda *operands: False)  # which dequantises nothing into memory
     weight, asked = FP8Weights((fp8(300, 140, torch.float32),), torch.float32), []
     dense = FP8Weights.dense
 
@@ -142,7 +141,7 @@ def test_every_code_and_kind_of_scale_means_the_same_on_every_backend(kind, dtyp
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("out_dim, in_dim", [(70, 1), (1, 511), (65, 513), (130, 1025), (33, 2100)])
-def test_long_sums_have_the_library_s_bits_whatever_company_a_row_comes_in(dtype, out_dim, in_dim):
+def test_long_sums_have_the_bits_of_plain_weights_whatever_company_a_row_comes_in(dtype, out_dim, in_dim):
     weight = FP8Weights((fp8(out_dim, in_dim, dtype),), dtype)
     x = draw(210, in_dim, seed=3).to(dtype)
     whole = weight.product(x)
@@ -180,10 +179,10 @@ def test_blocks_begin_anew_in_every_shard():
     assert torch.equal(FP8Weights((part, whole), x.dtype).product(x), rows.linear(x, torch.cat([rows_of, expected])))
 
 
-def test_the_native_product_is_used_where_its_order_is_the_library_s(each_backend, monkeypatch):
+def test_codes_become_numbers_on_their_way_into_the_native_product(each_backend, monkeypatch):
     weight, x, asked = FP8Weights((fp8(70, 600, torch.bfloat16),), torch.bfloat16), draw(2, 600).bfloat16(), []
-    product = kernels.product
-    monkeypatch.setattr(kernels, "product", lambda *args: asked.append(args) or product(*args))
-    weight.product(x)
-    is_possible = backends.uses_native(x) and summation_order.chain_order(70, 600, x.dtype) is not None
-    assert bool(asked) == (each_backend == "native") and (not is_possible or len(asked[-1][0]) == 2)
+    product = products.product
+    monkeypatch.setattr(products, "product", lambda *args, **named: asked.append(args) or product(*args, **named))
+    monkeypatch.setattr(FP8Weights, "dense", lambda *places: pytest.fail("the weight was dequantised"))
+    if each_backend == "native" and backends.uses_native(x):
+        assert weight.product(x).shape == (2, 70) and len(asked) == 1

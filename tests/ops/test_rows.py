@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from hyla.errors import BackendUnavailable
 from hyla.ops.exact import batched, row_checks, rows
-from hyla.ops.weights import Plain, pack
+from hyla.ops.weights import Packed, Plain, pack
+
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 DTYPES = [torch.float32, torch.bfloat16]
 SHAPES = [(36, 20), (1, 64), (48, 1000), (129, 33)]
@@ -69,8 +71,10 @@ def test_a_weight_larger_than_a_block_is_multiplied_by_blocks(dtype, monkeypatch
     sizes = rows.block_sizes(*weight.shape)
     assert len(sizes) > 1 and sum(sizes) == 300
     packed = pack(weight)
-    assert [block.shape[0] for block in packed.blocks] == list(sizes)
-    assert (packed.shape, packed.dtype, packed.nbytes) == ((300, 20), dtype, weight.nbytes)
+    if isinstance(packed, Packed):
+        assert [block.shape[0] for block in packed.blocks] == list(sizes)
+        assert packed.nbytes == weight.nbytes
+    assert (packed.shape, packed.dtype) == ((300, 20), dtype)
     assert torch.equal(packed.dense(), weight)
     whole = rows.linear(x_TD, weight)
     assert torch.equal(packed.product(x_TD), whole)

@@ -7,7 +7,7 @@ from torch import nn
 
 from hyla.errors import BackendUnavailable
 from hyla.ops.exact.primitives import wide
-from hyla.ops.weights import FP8Tensor, FP8Weights, HeadMatrices, Plain, Weights, pack, pack_stack
+from hyla.ops.weights import FP8Tensor, FP8Weights, HeadMatrices, Plain, Tiled, Weights, pack, pack_stack
 
 
 class Linear(nn.Module):
@@ -45,11 +45,14 @@ class Projection:
         self.dtype, self.head_layout = dtype, head_layout
         self.out_dims = [parameter.shape[-2] for parameter in self.parameters()]
         """Outputs of each of the parameters over one another."""
-        self.keeps_plain = False
-        """Whether packing leaves the plain weight where it is, because something else reads it (a tied embedding)."""
+        self._tied: tuple[nn.Module, str] | None = None
         self._packed: Weights | None = None
         self._stored_dtype: torch.dtype | None = None
         self._fp8: dict[int, FP8Tensor] = {}
+
+    def tie(self, module: nn.Module, name: str) -> None:
+        """Say that a module's parameter is the first of these, too: an embedding's, which reads rows of it."""
+        self._tied = (module, name)
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that it computes with, from top to bottom; on the meta device when packed or FP8."""
@@ -106,13 +109,16 @@ class Projection:
         return self.fused(x_TD).split(self.out_dims, dim=-1)
 
     def pack(self) -> None:
-        """Put the plain weights into the library's layout (inference only)."""
+        """Put the plain weights into the layout of the kernel or the library (inference only).
+
+        A tied parameter stays plain where the layout does not give its rows back (the library's).
+        """
         if self.is_packed or self.is_quantised:
             return
         parameters = [parameter.detach() for parameter in self.parameters()]
         self._stored_dtype = parameters[0].dtype
-        self._packed = self._pack([part if self.dtype is None else part.to(self.dtype) for part in parameters])
-        if not self.keeps_plain:
+        self._packed = self._pack(parameters)
+        if self._tied is None or isinstance(self._packed, Tiled):
             for place, parameter in enumerate(parameters):
                 self._leave_shape(place, parameter.dtype)
 
@@ -120,7 +126,7 @@ class Projection:
         if self.head_layout is not None:
             # No layout of a library's, but fp32: bf16 weights are not widened again at every call.
             return HeadMatrices(wide(parts[0]), self.head_layout == "out_in")
-        return pack(*parts) if parts[0].dim() == 2 else pack_stack(*parts)
+        return (pack if parts[0].dim() == 2 else pack_stack)(*parts, dtype=self.dtype)
 
     def plain_weights(self) -> list[torch.Tensor]:
         """The plain weight of each parameter, in its stored dtype, without unpacking the projection."""
@@ -134,9 +140,10 @@ class Projection:
         """Undo `pack`: plain, trainable parameters again."""
         if self._packed is None:
             return
-        for (module, name), weight in zip(self._places, self.plain_weights()):
+        for place, weight in enumerate(self.plain_weights()):
+            module, name = self._places[place]
             if getattr(module, name).is_meta:
-                setattr(module, name, nn.Parameter(weight.clone()))
+                self._put(place, nn.Parameter(weight.clone()))
         self._packed = None
 
     def fp8(self, place: int) -> FP8Tensor | None:
@@ -155,4 +162,8 @@ class Projection:
     def _leave_shape(self, place: int, dtype: torch.dtype) -> None:
         module, name = self._places[place]
         blank = torch.empty(getattr(module, name).shape, dtype=dtype, device="meta")
-        setattr(module, name, nn.Parameter(blank, requires_grad=False))
+        self._put(place, nn.Parameter(blank, requires_grad=False))
+
+    def _put(self, place: int, parameter: nn.Parameter) -> None:
+        for module, name in [self._places[place], *([] if self._tied is None else [self._tied])]:
+            setattr(module, name, parameter)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from hyla.layers.embedding import Embedding
 from hyla.layers.head import Head
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.module_list import ModuleList
@@ -57,7 +58,7 @@ class MTPModule(nn.Module):
         self.merge_projection = Projection(self.merge)
         self.projections = (self.merge_projection,)
         if config.has_own_embedding:
-            self.embed = nn.Embedding.from_pretrained(torch.empty(vocab_size, hidden_dim), freeze=False)
+            self.embed = Embedding(vocab_size, hidden_dim)
         if config.has_own_head:
             self.head = Head(hidden_dim, vocab_size)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hyla.errors import ConfigError
+from hyla.layers.embedding import Embedding
 from hyla.layers.head import Head
 from hyla.layers.linear import Projection
 from hyla.layers.module_list import ModuleList
@@ -36,15 +37,13 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        # Left blank like every other weight: nn.Embedding's own random start costs seconds, on the meta device as well.
-        blank_VD = torch.empty(config.vocab_size, config.hidden_dim)
-        self.embed = nn.Embedding.from_pretrained(blank_VD, freeze=False)
+        self.embed = Embedding(config.vocab_size, config.hidden_dim)
         self.sublayers: ModuleList[Sublayer] = ModuleList(Sublayer(sub, config.hidden_dim) for sub in config.sublayers)
         self.norm = build_norm(config.final_norm, config.hidden_dim)
         self.head = Head(config.hidden_dim, config.vocab_size)
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
-            self.head.projection.keeps_plain = True
+            self.embed.share(self.head.projection)
         self.mtp: ModuleList[MTPModule] = ModuleList(
             MTPModule(mtp, config.hidden_dim, config.vocab_size) for mtp in config.mtp
         )
@@ -62,7 +61,7 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.embed.weight.device
+        return self.embed.device
 
     def _apply(self, fn, recurse: bool = True):
         """`Module.to` and its like; on some devices they make new parameters, and a tied head must stay tied."""
@@ -169,7 +168,9 @@ class Model(nn.Module):
             yield from getattr(module, "projections", ()) if module is not self else ()
 
     def pack(self) -> Model:
-        """Put weights into the CPU library's layout, once, for inference; results keep their bits. Undo: `unpack`."""
+        """Put weights into the layout of the CPU's kernel or library, once, for inference; results keep their bits.
+
+        Undo: `unpack`."""
         for projection in self.projections():
             projection.pack()
         return self

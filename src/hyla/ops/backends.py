@@ -137,9 +137,9 @@ def is_portable(device: torch.device) -> bool:
 
 
 def uses_native(x: torch.Tensor) -> bool:
-    """Whether the CPU's kernels may compute with x, for what has the same bits either way (a product with FP8 weights,
-    `ops.exact.summation_order`): a matter of speed that `choose` need not keep."""
-    return "native" in CHOICES[_choice] and native.unsupported(Operand(x.device.type, x.dtype)) is None
+    """Whether the CPU's kernels compute with x under this choice: for products, which are asked for too often and with
+    too many shapes for `choose`, and for what has the same bits either way."""
+    return _uses_native(_choice, x.device.type, x.dtype)
 
 
 def report(operators: Iterable[str], device: torch.device, dtype: torch.dtype) -> dict[str, dict]:
@@ -155,6 +155,11 @@ def describe(found: dict[str, dict]) -> list[str]:
         why = "; ".join(f"{backend}: {reason}" for backend, reason in entry["not"].items())
         lines.setdefault(entry["backend"] + (f" ({why})" if why else ""), []).append(operator)
     return [f"{what}: {', '.join(operators)}" for what, operators in lines.items()]
+
+
+@cache
+def _uses_native(choice: str, device: str, dtype: torch.dtype) -> bool:
+    return "native" in CHOICES[choice] and native.unsupported(Operand(device, dtype)) is None
 
 
 @cache

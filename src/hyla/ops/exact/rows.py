@@ -22,6 +22,7 @@ from hyla.errors import BackendUnavailable
 from hyla.ops import backends
 from hyla.ops.exact import portable
 from hyla.ops.exact.row_checks import adds_bias_once, agreeing_sets, agrees, check_bias, check_data, check_lock
+from hyla.ops.native import products
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Row counts that `linear` may use."""
@@ -181,6 +182,9 @@ def linear_blocks(
 
 def _linear_rows(x_TD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
     bias_O = None if bias_O is None else bias_O.detach()
+    if backends.uses_native(x_TD):
+        weight_OD = weight_OD.detach().contiguous()
+        return products.product(x_TD, products.Stored(weight_OD, weight_OD.shape), bias_O)
     return linear_blocks(x_TD, weight_OD.detach().split(block_sizes(*weight_OD.shape)), bias_O)
 
 

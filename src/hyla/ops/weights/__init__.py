@@ -17,6 +17,7 @@ _HOMES = {
     "PackedStack": "hyla.ops.weights.packed",
     "Plain": "hyla.ops.weights.plain",
     "Shard": "hyla.ops.weights.blocks",
+    "Tiled": "hyla.ops.weights.tiled",
     "Weights": "hyla.ops.weights.protocol",
     "dequantise": "hyla.ops.weights.fp8_codes",
     "num_blocks": "hyla.ops.weights.blocks",

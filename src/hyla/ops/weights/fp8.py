@@ -9,8 +9,8 @@ import torch
 
 from hyla.errors import BackendUnavailable, ConfigError
 from hyla.ops import backends
-from hyla.ops.exact import rows, summation_order
-from hyla.ops.native import kernels
+from hyla.ops.exact import rows
+from hyla.ops.native import products
 from hyla.ops.weights.fp8_codes import FP8Tensor
 from hyla.ops.weights.plain import narrowed
 from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Span, Weights, shard_bounds
@@ -74,11 +74,9 @@ class FP8Weights(Weights):
         return _forward(x_TD, bias_O, self)
 
     def grouped(self, x_AD: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
-        order = None
-        if not (torch.is_grad_enabled() and x_AD.requires_grad) and x_AD.dtype == self.dtype:
-            order = _order(x_AD, self)
-        if order is not None:
-            return _native(x_AD, self, torch.tensor(spans), order)
+        wants_gradient = torch.is_grad_enabled() and x_AD.requires_grad
+        if not wants_gradient and x_AD.dtype == self.dtype and _has_kernel(x_AD, self):
+            return _native(x_AD, self, torch.tensor(spans))
         return super().grouped(x_AD, spans)
 
 
@@ -102,40 +100,35 @@ def _blocks(weight: FP8Weights) -> Iterator[tuple[int, int]]:
 
 
 def _forward(x_TD: torch.Tensor, bias_O: torch.Tensor | None, weight: FP8Weights) -> torch.Tensor:
-    order = _order(x_TD, weight, has_bias=bias_O is not None)
-    if order is not None:
-        return _native(x_TD, weight, torch.tensor([[0, 0, x_TD.shape[0]]]), order, bias_O)
+    if _has_kernel(x_TD, weight):
+        return _native(x_TD, weight, None, bias_O)
     places = [slice(*block) for block in _blocks(weight)]
     biases = [None if bias_O is None else bias_O[place] for place in places]
     parts = [rows.linear(x_TD, weight.dense(place.start, place.stop), b) for place, b in zip(places, biases)]
     return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
-def _order(x_TD: torch.Tensor, weight: FP8Weights, *, has_bias: bool = False) -> int | None:
-    """The order of summation of the native product, or None where it cannot be used."""
+def _has_kernel(x_TD: torch.Tensor, weight: FP8Weights) -> bool:
+    """Whether codes become numbers on the way into the product; nothing is written then but the result."""
     stored = [part for part in weight.parts if isinstance(part, FP8Tensor)]
-    is_known = all(part.scale.dtype in kernels.SCALE_KINDS and part.dtype == weight.dtype for part in stored)
-    if not (is_known and backends.uses_native(x_TD)):
-        return None
-    *_, out_dim, in_dim = weight.shape
-    return summation_order.chain_order(out_dim, in_dim, x_TD.dtype, has_bias)
+    is_known = all(part.scale.dtype in products.SCALE_KINDS and part.dtype == weight.dtype for part in stored)
+    return is_known and backends.uses_native(x_TD)
 
 
 def _native(
-    x_TD: torch.Tensor, weight: FP8Weights, spans_S3: torch.Tensor, order: int, bias_O: torch.Tensor | None = None
+    x_TD: torch.Tensor, weight: FP8Weights, spans_S3: torch.Tensor | None, bias_O: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Codes become numbers on the way into the product; nothing is written but the result."""
     y_TO, start = x_TD.new_empty(x_TD.shape[0], weight.shape[-2]), 0
     for part in weight.parts:
         place = slice(start, start + part.shape[-2])
-        out_TO, bias = y_TO[:, place], None if bias_O is None else bias_O.detach()[place]
         start = place.stop
         if isinstance(part, FP8Tensor):
-            codes, scale, tiles = part.codes.contiguous(), part.scale.contiguous(), part.tiles()
+            stored = part.stored()
         else:
-            codes, scale = part.detach().to(weight.dtype).contiguous(), None
-            tiles = summation_order.tiles(((0, part.shape[-2], 0),))
-        kernels.product(x_TD, codes, scale, tiles, spans_S3, order, out_TO, bias)
+            plain = part.detach().to(weight.dtype).contiguous()
+            stored = products.Stored(plain, plain.shape)
+        bias = None if bias_O is None else bias_O.detach()[place]
+        products.product(x_TD, stored, bias, spans_S3=spans_S3, out_TO=y_TO[:, place])
     return y_TO
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from hyla.ops import backends
-from hyla.ops.exact import summation_order
-from hyla.ops.native import kernels
+from hyla.ops.native import products
 from hyla.ops.weights.blocks import FP8_BLOCK, BlockLayout, Shard, num_blocks, strips
 
 FP8 = torch.float8_e4m3fn
@@ -43,8 +42,8 @@ def dequantise(
 def _dequantise_rows(codes, scale, shard: Shard | None, matrix: int, start: int, out_RD: torch.Tensor) -> None:
     """Rows from `start` on of one matrix, as many as out has."""
     blocks, stop = strips(codes.shape[-2], shard), start + out_RD.shape[0]
-    if backends.uses_native(out_RD) and scale.dtype in kernels.SCALE_KINDS:
-        kernels.fp8_dense(codes.contiguous(), scale.contiguous(), summation_order.tiles(blocks), matrix, start, out_RD)
+    if backends.uses_native(out_RD) and scale.dtype in products.SCALE_KINDS:
+        products.fp8_dense(_stored(codes, scale, blocks), matrix, start, out_RD)
         return
     codes_OD, scale_AB = _matrices(codes)[matrix], _matrices(scale)[matrix]
     # Strip by strip: the fp32 product is never larger than 128 rows.
@@ -53,6 +52,10 @@ def _dequantise_rows(codes, scale, shard: Shard | None, matrix: int, start: int,
         if low < high:
             scale_D = _columns(scale_AB[block], out_RD.shape[1])
             out_RD[low - start : high - start] = codes_OD[low:high].to(torch.float32) * scale_D
+
+
+def _stored(codes: torch.Tensor, scale: torch.Tensor, blocks: tuple[tuple[int, int, int], ...]) -> products.Stored:
+    return products.Stored(codes.contiguous(), codes.shape, scales=scale.contiguous(), strips=blocks)
 
 
 def _matrices(scale: torch.Tensor) -> torch.Tensor:
@@ -126,9 +129,9 @@ class FP8Tensor:
         _dequantise_rows(self.codes, self.scale, self.shard, 0, first, out_RD)
         return out_RD
 
-    def tiles(self) -> torch.Tensor:
-        """The kernels' tiles (`ops.exact.summation_order.tiles`)."""
-        return summation_order.tiles(self.layout.strips)
+    def stored(self) -> products.Stored:
+        """As the CPU's kernel reads it."""
+        return _stored(self.codes, self.scale, self.layout.strips)
 
     def cut_rows(self, first: int, last: int) -> FP8Tensor:
         """Rows first to last alone, as FP8; views."""

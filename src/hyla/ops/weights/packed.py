@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from hyla.errors import BackendUnavailable, ConfigError
+from hyla.ops import backends
 from hyla.ops.exact import rows
 from hyla.ops.weights.plain import Plain, narrowed
 from hyla.ops.weights.protocol import ShardAxis, Weights, shard_bounds
+from hyla.ops.weights.tiled import tiled
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +88,16 @@ class PackedStack(Weights):
         raise ConfigError("a stack of experts multiplies grouped rows")
 
 
-def pack(*parts: torch.Tensor) -> Packed | Plain:
-    """Matrices [O_i, D] over one another in the CPU library's own layout; other devices and float64: plain ones.
+def pack(*parts: torch.Tensor, dtype: torch.dtype | None = None) -> Weights:
+    """Matrices [O_i, D] over one another, laid out for the CPU: in the tiles of our kernel where there is one, else in
+    the library's layout; other devices and float64: plain ones. dtype: of the product; None: the parts' own.
 
     Undo: `dense`, exact.
     """
-    weight_OD = Plain(tuple(part.detach() for part in parts)).whole()
+    plain = Plain(tuple(part.detach() for part in parts), dtype)
+    if _has_kernel(plain):
+        return tiled(*parts, dtype=dtype)
+    weight_OD = plain.whole()
     part_rows = tuple(part.shape[0] for part in parts)
     if not rows.has_library_layout(weight_OD.device, weight_OD.dtype):
         return Plain(weight_OD.split(part_rows))
@@ -99,6 +105,14 @@ def pack(*parts: torch.Tensor) -> Packed | Plain:
     return Packed(blocks, part_rows, weight_OD.shape[1], weight_OD.dtype)
 
 
-def pack_stack(*parts: torch.Tensor) -> PackedStack:
-    """Stacks [E, O_i, D] over one another, each expert's matrix packed."""
-    return PackedStack(tuple(pack(*(part[expert] for part in parts)) for expert in range(parts[0].shape[0])))
+def pack_stack(*parts: torch.Tensor, dtype: torch.dtype | None = None) -> Weights:
+    """Stacks [E, O_i, D] over one another, as `pack`: in tiles as one stack, else expert by expert."""
+    if _has_kernel(Plain(tuple(part.detach() for part in parts), dtype)):
+        return tiled(*parts, dtype=dtype)
+    return PackedStack(tuple(pack(*(part[e] for part in parts), dtype=dtype) for e in range(parts[0].shape[0])))
+
+
+def _has_kernel(plain: Plain) -> bool:
+    """Whether our kernel computes with such weights as they are stored: in the product's dtype, or bf16 for fp32."""
+    part = plain.parts[0]
+    return backends.uses_native(part) and plain.dtype in (part.dtype, torch.float32)

@@ -1,0 +1,93 @@
+"""Weights in the tiles of the CPU's own kernel: what `pack` makes where there is one. For inference only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from hyla.errors import BackendUnavailable, ConfigError
+from hyla.ops import backends
+from hyla.ops.exact import rows
+from hyla.ops.native import products
+from hyla.ops.weights.plain import Plain, narrowed
+from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Span, Weights, refuse_bias, shard_bounds
+
+
+@dataclass(frozen=True, eq=False)
+class Tiled(Weights):
+    """A matrix [O, D], or a stack of them [E, O, D], with 64 outputs side by side (`native.products.in_tiles`).
+
+    bf16 numbers meet bf16 rows or, with a compute_dtype of fp32, fp32 ones: they are widened on their way into the sum.
+    """
+
+    tiles: torch.Tensor
+    part_rows: tuple[int, ...]
+    """Outputs of each of the matrices that stand over one another in it."""
+    in_dim: int
+    compute_dtype: torch.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        lead = self.tiles.shape[: self.tiles.dim() - (4 if self.tiles.dtype == torch.bfloat16 else 3)]
+        return (*lead, sum(self.part_rows), self.in_dim)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.compute_dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.tiles.nbytes
+
+    @cached_property
+    def _stored(self) -> products.Stored:
+        return products.Stored(self.tiles, self.shape, is_tiled=True)
+
+    def stored_rows(self, ids_T: torch.Tensor) -> torch.Tensor:
+        """Rows int64 [T] of the matrix as they are stored, [T, D]: an embedding's, whose head this is."""
+        return products.rows_of_tiles(self.tiles, ids_T, self.in_dim)
+
+    def stored_dense(self) -> torch.Tensor:
+        """The plain weight in the dtype in which it is stored."""
+        return products.from_tiles(self.tiles, sum(self.part_rows), self.in_dim)
+
+    def dense(self, first: int = 0, last: int | None = None) -> torch.Tensor:
+        return self.stored_dense()[..., first:last, :].to(self.dtype)
+
+    def take(self, expert: int) -> Tiled:
+        if len(self.shape) == 2:
+            raise ConfigError("a matrix in tiles is no stack of experts")
+        return Tiled(self.tiles[expert], self.part_rows, self.in_dim, self.compute_dtype)
+
+    def shard(self, axis: ShardAxis, rank: int, size: int) -> Weights:
+        parts = self.stored_dense().split(self.part_rows, dim=AXIS_PLACES["out"])
+        return tiled(*(narrowed(part, axis, rank, size).contiguous() for part in parts), dtype=self.compute_dtype)
+
+    def product(self, x_TD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+        """Raises BackendUnavailable when a gradient is asked: it would not reach the weights."""
+        if len(self.shape) == 3:
+            raise ConfigError("a stack of experts multiplies grouped rows")
+        self._refuse_gradient(x_TD)
+        if not backends.uses_native(x_TD):  # the choice has changed since
+            return rows.linear(x_TD, self.dense(), bias_O)
+        return products.product(x_TD, self._stored, None if bias_O is None else bias_O.detach())
+
+    def grouped(self, x_AD: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
+        self._refuse_gradient(x_AD)
+        if not backends.uses_native(x_AD):
+            return super().grouped(x_AD, spans)
+        return products.product(x_AD, self._stored, spans_S3=torch.tensor(spans))
+
+    def _refuse_gradient(self, x_TD: torch.Tensor) -> None:
+        if torch.is_grad_enabled() and x_TD.requires_grad:
+            raise BackendUnavailable("packed weights have no gradient; call model.unpack() before training")
+
+
+def tiled(*parts: torch.Tensor, dtype: torch.dtype | None = None) -> Tiled:
+    """Matrices [O_i, D] over one another, or stacks of them, in tiles. dtype: of the product; None: the parts' own."""
+    whole = Plain(tuple(part.detach() for part in parts)).whole().contiguous()
+    part_rows = tuple(part.shape[-2] for part in parts)
+    return Tiled(products.in_tiles(whole), part_rows, whole.shape[-1], dtype or whole.dtype)
