@@ -126,15 +126,17 @@ def test_a_one_ulp_error_in_any_cached_tensor_is_seen(whole):
 
 def test_a_one_ulp_error_in_one_product_is_seen(whole, monkeypatch):
     from hyla.ops.exact import portable, rows
+    from hyla.ops.native import products
 
     model, ids, logits = whole
-    is_portable = backends.is_portable(model.device)
-    home, name = (portable, "library_linear") if is_portable else (rows, "_linear_once")
+    is_portable, is_native = backends.is_portable(model.device), backends.on(model.device) == "native"
+    homes = {"portable": (portable, "library_linear"), "native": (products, "product"), "torch": (rows, "_linear_once")}
+    home, name = homes["portable" if is_portable else "native" if is_native else "torch"]
     plain = getattr(home, name)
 
-    def nudged(x_RD, weight, bias_O=None):
+    def nudged(x_RD, *operands, **named):
         # A single row: by itself, or alone in a tile of zeros.
-        out, is_single = plain(x_RD, weight, bias_O), x_RD.shape[0] in (1, 2) or not x_RD[2:].any()
+        out, is_single = plain(x_RD, *operands, **named), x_RD.shape[0] in (1, 2) or not x_RD[2:].any()
         return one_ulp_up(out, out.dtype) if is_single else out
 
     monkeypatch.setattr(home, name, nudged)
