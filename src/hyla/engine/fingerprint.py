@@ -16,6 +16,7 @@ from hyla.grid import BLOCK, CHUNK
 from hyla.models.operators import backends_of
 from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
+from hyla.ops import native
 from hyla.ops.devices import facts
 
 
@@ -35,6 +36,7 @@ def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
         "snapshot_dtype": pool.snapshot_dtype,
         "layers": _short(repr(pool.specs)),
         "config": _short(json.dumps(model.config.model_dump(mode="json"), sort_keys=True)),
+        "kernels": native.build_name() or "none",
         "backends": " ".join(f"{name}={found['backend']}" for name, found in backends_of(model).items()),
         "code": code_digest(model),
         "weights": weights_digest(model),

@@ -1,5 +1,8 @@
 """Matrix products whose rows do not depend on how many rows there are.
 
+On the CPU our own kernel computes them where there is one (`ops.native.products`): a sum has one order there, and
+nothing needs to be checked. The rest of this module is for where there is none.
+
 A library picks another kernel, with another order of summation, for another number of rows. So Hyla only ever calls
 it with a few row counts (buckets), checks once per weight shape, machine and thread count which of them give the same
 bits, and uses those: a row then has one result, whether it came alone or among 4,096 others. The set of calls is

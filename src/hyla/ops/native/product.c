@@ -10,19 +10,27 @@
 
 #include "panel.h"
 
-#define STRETCH 192  /* rows that are computed with one panel; a multiple of ROWS */
-#define ROWS 6       /* rows whose sums fit into registers */
+#define STRETCH 180  /* rows that are computed with one panel: a multiple of 5 and 6 */
 #define FEW 12       /* rows, for which the panel is to stay in the first cache: it is half as long then */
 #define AHEAD 4096   /* bytes of tiles that are asked for before they are needed */
 #define SMALL 32768  /* fewer products are not worth a second thread */
 
-/* Parts of a line whose sums stay in registers, for ROWS rows, beside what is loaded. */
+/* Rows, and parts of a line, whose sums stay in registers beside what is loaded. */
 #if LANES_OF_A_PART == 16
+#define ROWS 6
 #define COLUMNS 4
 #elif LANES_OF_A_PART == 8
+#define ROWS 5
 #define COLUMNS 2
 #else
+#define ROWS 5
 #define COLUMNS 4
+#endif
+#define ROWS_BY_HALVES 5 /* where a line is added in two halves: compilers load more at once then */
+#ifdef __AVX512BF16__
+#define PAIR_ROWS ROWS
+#else
+#define PAIR_ROWS ROWS_BY_HALVES
 #endif
 
 typedef struct {
@@ -79,6 +87,9 @@ INLINE part high_halves(const float *p) { return (part)((upart)load_part(p) & 0x
         }                                                                                                     \
     }
 
+/* Nothing is loaded for the other halves before: there are no registers for both. */
+#define FINISH_FIRST __asm__ volatile("" ::: "memory")
+
 /* Sums of `rows` rows with the first COLUMNS parts of a tile's lines, continued over `lines` of them, one at least. */
 INLINE void chain(const int rows, const int mode, const int asks, int64_t lines, const char *x, int64_t stride,
                   const float *panel, float *sums) {
@@ -97,6 +108,7 @@ INLINE void chain(const int rows, const int mode, const int asks, int64_t lines,
             ADD_LINE(load_part, float_of(bits_at(own + 4 * i)))
         } else if (mode == MIXED) {
             ADD_LINE(low_halves, float_of(bits_at(own + 8 * i)))
+            FINISH_FIRST;
             ADD_LINE(high_halves, float_of(bits_at(own + 8 * i + 4)))
         } else {
 #ifdef __AVX512BF16__
@@ -112,6 +124,7 @@ INLINE void chain(const int rows, const int mode, const int asks, int64_t lines,
             }
 #else
             ADD_LINE(high_halves, float_of(bits_at(own + 4 * i) & 0xffff0000u))
+            FINISH_FIRST;
             ADD_LINE(low_halves, float_of(bits_at(own + 4 * i) << 16))
 #endif
         }
@@ -124,16 +137,26 @@ INLINE void chain(const int rows, const int mode, const int asks, int64_t lines,
 
 #define CASE(R, MODE, ASKS) \
     case R: chain(R, MODE, ASKS, lines, x, stride, panel, sums); break;
-#define CASES(MODE, ASKS)                                                                                  \
-    switch (rows) { CASE(1, MODE, ASKS) CASE(2, MODE, ASKS) CASE(3, MODE, ASKS) CASE(4, MODE, ASKS)        \
-                    CASE(5, MODE, ASKS) CASE(6, MODE, ASKS) }
-#define CHAINS(NAME, MODE)                                                                                             \
-    HOT void NAME(int64_t rows, int asks, int64_t lines, const char *x, int64_t stride, const float *panel, float *sums) { \
-        if (asks) CASES(MODE, 1) else CASES(MODE, 0)                                                                   \
+#define FIVE(MODE, ASKS) \
+    CASE(1, MODE, ASKS) CASE(2, MODE, ASKS) CASE(3, MODE, ASKS) CASE(4, MODE, ASKS) CASE(5, MODE, ASKS)
+#define SIX(MODE, ASKS) FIVE(MODE, ASKS) CASE(6, MODE, ASKS)
+#define CHAINS(NAME, MODE, CASES)                                                                            \
+    HOT void NAME(int64_t rows, int asks, int64_t lines, const char *x, int64_t stride, const float *panel, \
+                  float *sums) {                                                                             \
+        if (asks) switch (rows) { CASES(MODE, 1) }                                                           \
+        else switch (rows) { CASES(MODE, 0) }                                                                \
     }
-CHAINS(float_chains, FLOATS)
-CHAINS(pair_chains, PAIRS)
-CHAINS(mixed_chains, MIXED)
+CHAINS(mixed_chains, MIXED, FIVE)
+#if LANES_OF_A_PART == 16
+CHAINS(float_chains, FLOATS, SIX)
+#else
+CHAINS(float_chains, FLOATS, FIVE)
+#endif
+#ifdef __AVX512BF16__
+CHAINS(pair_chains, PAIRS, SIX)
+#else
+CHAINS(pair_chains, PAIRS, FIVE)
+#endif
 
 /* A finished row of a tile, with its bias, in y's dtype. */
 INLINE void finish_at(const int is_bf16, int64_t o, int left, const float *sums, const float *bias, void *y, int64_t to) {
@@ -169,7 +192,9 @@ static void tile_product(const Call *c, int64_t matrix, int64_t t, int64_t first
     float own[LONGEST * TILE] __attribute__((aligned(64))), sums[STRETCH * TILE] __attribute__((aligned(64)));
     const int64_t *tile = c->tile + 3 * t;
     int64_t rows = last - first, size = c->x_bf16 ? 2 : 4, stride = c->x_stride * size, words = words_of(c);
-    int64_t most = c->is_tiled && rows <= ROWS ? c->inner : rows <= FEW ? LONGEST / 2 : LONGEST;
+    int64_t together = c->x_bf16 ? PAIR_ROWS : c->w_bf16 ? ROWS_BY_HALVES : ROWS;
+    int64_t most = rows <= FEW ? LONGEST / 2 : LONGEST;
+    if (c->is_tiled) most = rows <= together ? c->inner : LONGEST * words;
     const char *x = (const char *)c->x + first * stride;
     const float *tiled = (const float *)c->weights + (matrix * c->tiles + t) * lines_of(c) * TILE;
     Stored stored = c->is_tiled ? (Stored){0} : stored_tile(c, matrix, tile);
@@ -178,9 +203,9 @@ static void tile_product(const Call *c, int64_t matrix, int64_t t, int64_t first
         int64_t count = k + most < c->inner ? most : c->inner - k, lines = (count + words - 1) / words;
         const float *panel = c->is_tiled ? tiled + k / words * TILE : own;
         if (!c->is_tiled) fill(&stored, k, count, own);
-        for (int64_t r = 0; r < rows; r += ROWS)
+        for (int64_t r = 0; r < rows; r += together)
             for (int64_t o = 0; o < TILE; o += COLUMNS * LANES_OF_A_PART) {
-                int64_t some = r + ROWS < rows ? ROWS : rows - r;
+                int64_t some = r + together < rows ? together : rows - r;
                 int asks = c->is_tiled && r == 0;
                 const char *from = x + r * stride + k * size;
                 float *to = sums + r * TILE + o;

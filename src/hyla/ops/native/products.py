@@ -50,7 +50,7 @@ def tile_list(strips: tuple[tuple[int, int, int], ...]) -> torch.Tensor:
 
 
 class Stored:
-    """A matrix [O, D], or a stack of them [E, O, D], as the kernel reads it. Kept with the tensors that it points to."""
+    """A matrix [O, D], or a stack of them [E, O, D], as the kernel reads it, with the tensors that it points to."""
 
     def __init__(
         self,
@@ -116,7 +116,10 @@ def product(
 
 
 def in_tiles(weight: torch.Tensor) -> torch.Tensor:
-    """A dense weight [..., O, D] in tiles: fp32 [..., N, D, 64], bf16 [..., N, ceil(D / 2), 64, 2]. `from_tiles` undoes it."""
+    """A dense weight [..., O, D] in tiles: fp32 [..., N, D, 64], bf16 [..., N, ceil(D / 2), 64, 2].
+
+    `from_tiles` undoes it.
+    """
     *lead, outputs, inner = weight.shape
     words = 2 if weight.dtype == torch.bfloat16 else 1
     lines = -(-inner // words)

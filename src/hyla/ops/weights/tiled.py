@@ -13,7 +13,7 @@ from hyla.ops import backends
 from hyla.ops.exact import rows
 from hyla.ops.native import products
 from hyla.ops.weights.plain import Plain, narrowed
-from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Span, Weights, refuse_bias, shard_bounds
+from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Span, Weights
 
 
 @dataclass(frozen=True, eq=False)
