@@ -148,13 +148,13 @@ def bandwidth(clock: Clock) -> float:
 
 
 def head_point(columns: int, clock: Clock) -> Point:
-    """One row against an fp32 head with flushed caches."""
+    """One fp32 row against a bf16 head with flushed caches."""
     import torch
 
     from hyla.ops.weights import pack
 
     with torch.inference_mode():
-        weight, x = pack(torch.randn(columns, HIDDEN)), torch.randn(1, HIDDEN)
+        weight, x = pack(torch.randn(columns, HIDDEN).bfloat16(), dtype=torch.float32), torch.randn(1, HIDDEN)
         others = torch.zeros(1 << 24)
         times = []
         for _ in range(DECODED):
@@ -163,7 +163,7 @@ def head_point(columns: int, clock: Clock) -> Point:
             weight.product(x)
             times.append(clock() - begin)
     numel = columns * HIDDEN
-    return Point(1.0, 2.0 * numel, 4.0 * numel + 4 * (columns + HIDDEN), statistics.median(times))
+    return Point(1.0, 2.0 * numel, 2.0 * numel + 4 * (columns + HIDDEN), statistics.median(times))
 
 
 def step_overhead(machine: Device, length: int, clock: Clock) -> float:

@@ -2,7 +2,7 @@
 
 Two arithmetics, because they cost different things:
 - "hyla", this engine's: anchored states (a decoded token reads the anchor and the open rows and writes its own row),
-  absorbed MLA everywhere, attention, recurrences and the head in fp32;
+  absorbed MLA everywhere, attention, recurrences and the head in fp32 (its weights are read as they are stored);
 - "usual", what other engines run: recurrent decode (the state is read and written at every token), MLA expanded to
   keys and values in prefill and absorbed in decode, all products in the weights' dtype.
 The chunk forms of prefill are the same in both.
@@ -85,14 +85,13 @@ def step_work(
     works = [Work("embedding", "embedding", activation_bytes=copied, is_decode=step.is_decode)]
     for sublayer, count in distinct(config.sublayers).items():
         works += [work.times(count) for work in sublayer_work(sublayer, hidden, at)]
-    head_size = 4 if at.is_ours else at.size
     works.append(
         Work(
             "head",
             "head",
             flops=2 * rows * hidden * config.vocab_size,
-            weight_bytes=hidden * config.vocab_size * head_size,
-            activation_bytes=rows * (hidden * head_size + 4 * config.vocab_size),
+            weight_bytes=hidden * config.vocab_size * at.size,
+            activation_bytes=rows * (hidden * (4 if at.is_ours else at.size) + 4 * config.vocab_size),
             is_fp32=at.is_ours,
         )
     )
