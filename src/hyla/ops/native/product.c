@@ -193,8 +193,9 @@ static void tile_product(const Call *c, int64_t matrix, int64_t t, int64_t first
     const int64_t *tile = c->tile + 3 * t;
     int64_t rows = last - first, size = c->x_bf16 ? 2 : 4, stride = c->x_stride * size, words = words_of(c);
     int64_t together = c->x_bf16 ? PAIR_ROWS : c->w_bf16 ? ROWS_BY_HALVES : ROWS;
+    int64_t groups = (rows + together - 1) / together; /* of equal size: one row alone takes half as long as six */
     int64_t most = rows <= FEW ? LONGEST / 2 : LONGEST;
-    if (c->is_tiled) most = rows <= together ? c->inner : LONGEST * words;
+    if (c->is_tiled) most = groups == 1 ? c->inner : LONGEST * words;
     const char *x = (const char *)c->x + first * stride;
     const float *tiled = (const float *)c->weights + (matrix * c->tiles + t) * lines_of(c) * TILE;
     Stored stored = c->is_tiled ? (Stored){0} : stored_tile(c, matrix, tile);
@@ -203,10 +204,10 @@ static void tile_product(const Call *c, int64_t matrix, int64_t t, int64_t first
         int64_t count = k + most < c->inner ? most : c->inner - k, lines = (count + words - 1) / words;
         const float *panel = c->is_tiled ? tiled + k / words * TILE : own;
         if (!c->is_tiled) fill(&stored, k, count, own);
-        for (int64_t r = 0; r < rows; r += together)
+        for (int64_t g = 0; g < groups; g++)
             for (int64_t o = 0; o < TILE; o += COLUMNS * LANES_OF_A_PART) {
-                int64_t some = r + together < rows ? together : rows - r;
-                int asks = c->is_tiled && r == 0;
+                int64_t r = g * rows / groups, some = (g + 1) * rows / groups - r;
+                int asks = c->is_tiled && g == 0;
                 const char *from = x + r * stride + k * size;
                 float *to = sums + r * TILE + o;
                 if (c->x_bf16) pair_chains(some, asks, lines, from, stride, panel + o, to);
