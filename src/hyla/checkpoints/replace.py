@@ -63,7 +63,7 @@ class WeightUpdate:
             _check_same_model(place, config, without_absent_mtp(place, found.family, found.config, names))
         if config.tie_embeddings:
             drop_tied_head(reader, names, family)
-        rules = family.as_stored(config, names).rules(config, self.weights.shapes)
+        rules = family.rules_of_stored(config, self.weights.shapes, names)
         if not whole and found is None:
             rules = [rule for rule in rules if any(name in names for name in rule.published)]
             if not rules:
