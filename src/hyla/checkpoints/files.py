@@ -44,6 +44,11 @@ def _shard_files(folder: Path) -> list[Path]:
 class TensorSource(Protocol):
     """Named published tensors."""
 
+    @property
+    def writer(self) -> str | None:
+        """The library for which they were written, where the files say so: pt, mlx."""
+        ...
+
     def __iter__(self) -> Iterator[str]: ...
 
     def __contains__(self, name: str) -> bool: ...
@@ -83,6 +88,7 @@ class TensorReader:
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]):
         self._tensors = dict(tensors)
+        self.writer = None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -114,6 +120,7 @@ class ShardReader:
         self._files = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._dtypes: dict[str, str] = {}
+        self.writer: str | None = None
         try:
             for file in _shard_files(folder):
                 self._open(file)
@@ -128,6 +135,7 @@ class ShardReader:
             raise CheckpointError(
                 f"{file} is truncated or not a safetensors file: {error}; fetch or save it again"
             ) from error
+        self.writer = (opened.metadata() or {}).get("format", self.writer)
         for name in opened.keys():  # noqa: SIM118 (not a dict)
             if name in self._files:
                 raise CheckpointError(f"{file}: tensor {name} is also in another shard; remove one of the two")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from hyla.checkpoints.foreign import refuse_adapter, refuse_quantised_mlx
+from hyla.checkpoints.index import has_tensors
 from hyla.checkpoints.protocol import CheckpointConfig
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
@@ -51,7 +53,10 @@ class Folder:
     def config(self) -> CheckpointConfig:
         """config.json, and the end tokens of generation_config.json. Raises CheckpointError or ConfigError."""
         _check_is_folder(self.path)
-        published = read_json(self.path / "config.json")
+        file = self.path / "config.json"
+        refuse_adapter(self.path, is_alone=not (file.exists() and has_tensors(self.path)))
+        published = read_json(file)
+        refuse_quantised_mlx(self.path, published)
         family = family_of_published(published)
         config = family.config_from_hf(published)
         eos = _generation_eos(self.path / "generation_config.json")

@@ -11,6 +11,11 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 
+def has_tensors(folder: Path) -> bool:
+    """Whether a model's own files are there, or said to be."""
+    return any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE))
+
+
 def shard_names(folder: Path) -> list[str]:
     """The safetensors files that the index lists."""
     weight_map = read_json(folder / INDEX_FILE).get("weight_map")

@@ -59,7 +59,7 @@ def load_model(
     checkpoint = open_checkpoint(folder)
     found = checkpoint.config()
     with checkpoint.tensors(requested) as shards:
-        names = published_names(shards, found.family, found.config)
+        names = published_names(folder, shards, found.family, found.config)
         config = without_absent_mtp(folder, found.family, found.config, names)
         model = build_on_meta(config)
         weights = NamedWeights(model)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from hyla.checkpoints.files import TensorSource
+from hyla.checkpoints.foreign import refuse_foreign_tensors
 from hyla.checkpoints.fp8_rules import CODE_DTYPE, SCALE_DTYPES, SUFFIX, check_scales, resident
 from hyla.errors import CheckpointError
 from hyla.models.config import ModelConfig
@@ -169,8 +170,13 @@ class Placer:
         return dequantise(codes, scale, self.keep_fp8 or torch.float32, shard)
 
 
-def published_names(source: TensorSource, family: Family, config: ModelConfig) -> dict[str, str]:
-    """Our spelling of each tensor's name -> the source's, without the ignored ones (logged with the reason)."""
+def published_names(place: object, source: TensorSource, family: Family, config: ModelConfig) -> dict[str, str]:
+    """Our spelling of each tensor's name -> the source's, without the ignored ones (logged with the reason).
+
+    place: for messages, what the source is. Raises CheckpointError for two spellings of one tensor, and for the tensors
+    of what is no model (`checkpoints.foreign`).
+    """
+    refuse_foreign_tensors(place, source, config)
     names, ignored = {}, {}
     spelled = {name: family.canonical(name) for name in source}
     stored = frozenset(spelled.values())
@@ -179,7 +185,9 @@ def published_names(source: TensorSource, family: Family, config: ModelConfig) -
         if reason is not None:
             ignored.setdefault(reason, []).append(name)
         elif canonical in names:
-            raise CheckpointError(f"tensors {names[canonical]} and {name} are two spellings of one; remove one")
+            raise CheckpointError(
+                f"{place}: tensors {names[canonical]} and {name} are two spellings of one; remove one"
+            )
         else:
             names[canonical] = name
     for reason, left_out in ignored.items():

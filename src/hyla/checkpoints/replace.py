@@ -58,7 +58,7 @@ class WeightUpdate:
             found = None if checkpoint is None else checkpoint.config()
             opened = ShardReader(place) if checkpoint is None else checkpoint.tensors(self.model.dtype)
             reader = self._stack.enter_context(opened)
-        names = published_names(reader, family, config)
+        names = published_names(place, reader, family, config)
         if found is not None:
             _check_same_model(place, config, without_absent_mtp(place, found.family, found.config, names))
         if config.tie_embeddings:

@@ -30,6 +30,11 @@ Suits = Callable[[Sequence[Rule]], int]
 Choose = Callable[[Sequence[Sequence[Rule]]], Sequence[Rule]]
 """One of the layouts of a block."""
 
+AROUND = re.compile(r"^(?:base_model\.model\.|module\.|_orig_mod\.)+")
+"""Before a tensor's name: PEFT, data parallelism and torch.compile."""
+INSIDE = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer)\.")
+"""Anywhere in it: torch.compile, sharding, checkpointing, and PEFT around a layer."""
+
 logger = logging.getLogger("hyla.models")
 
 
@@ -91,6 +96,15 @@ class Family(Generic[Keys]):
     """What no source of a model in `sizes` gives: name -> key -> where the value comes from."""
 
     @cached_property
+    def _base(self) -> tuple[str, re.Pattern]:
+        """The name of the model without its head, as "model.", and where a tensor of it begins if that is left out (a
+        model saved without its head) or stands twice."""
+        base = self.layer_prefix.partition(".")[0] + "."
+        published = [self.layer_prefix, *(name for rule in self.trunk for name in rule.published)]
+        parts = {name.removeprefix(base).partition(".")[0] for name in published if name.startswith(base)}
+        return base, re.compile(rf"^(?:{re.escape(base)})*(?=(?:{'|'.join(sorted(parts))})\.)")
+
+    @cached_property
     def handled(self) -> frozenset[str]:
         """Every key of config.json that has an effect."""
         return frozenset(self.schema.keys())
@@ -150,7 +164,8 @@ class Family(Generic[Keys]):
         return published
 
     def canonical(self, name: str) -> str:
-        """A tensor's name in the spelling that we write."""
+        """A tensor's name in the spelling that we write, without what training tools put around a model."""
+        name = self._base[1].sub(self._base[0], unwrapped(name))
         for pattern, replacement in self.aliases:
             name = re.sub(pattern, replacement, name)
         return name
@@ -238,6 +253,15 @@ def _own(layouts: Sequence[Sequence[Rule]]) -> Sequence[Rule]:
 
 def _chosen_by(suits: Suits | None) -> Choose:
     return _own if suits is None else lambda layouts: max(layouts, key=suits)
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what training tools put around a model or its layers.
+
+    >>> unwrapped("base_model.model.model.layers.0._orig_mod.mlp.up_proj.base_layer.weight")
+    'model.layers.0.mlp.up_proj.weight'
+    """
+    return INSIDE.sub("", AROUND.sub("", name))
 
 
 def published_shapes(rule: Rule, ours: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
