@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from os.path import lexists
 from pathlib import Path
 from typing import Annotated
 
@@ -113,7 +114,7 @@ def derived_card(config: ModelConfig, *, parameters: int, active: int, **known) 
 def read_card(folder: str | Path) -> ModelCard | None:
     """The card of a model folder; None without one. Raises CheckpointError when it is no card."""
     file = Path(folder) / CARD_FILE
-    if not file.is_file():
+    if not lexists(file):
         return None
     try:
         return ModelCard(**read_json(file))

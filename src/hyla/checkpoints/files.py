@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from math import prod
+from os.path import exists, lexists
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE, shard_names
 from hyla.errors import CheckpointError
+from hyla.terminal_text import shortened
+from hyla.whole_files import require_regular
 
 BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "F8_E4M3": 8, "F8_E8M0": 8}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -22,15 +25,16 @@ def _shard_files(folder: Path) -> list[Path]:
     """The safetensors files that hold the model, from the index when there is one; a file as it is."""
     if folder.is_file():
         return [folder]
-    if (folder / INDEX_FILE).exists():
+    if lexists(folder / INDEX_FILE):
         names = shard_names(folder)
-        missing = [name for name in names if not (folder / name).exists()]
+        missing = [name for name in names if not exists(folder / name)]
         if missing:
             raise CheckpointError(
-                f"{folder / INDEX_FILE} names {len(missing)} missing shards: {missing[:3]}; fetch them into {folder}"
+                f"{folder / INDEX_FILE} names {len(missing)} missing shards: {shortened(str(missing[:3]), 300)}; "
+                f"fetch them into {folder}"
             )
         return [folder / name for name in names]
-    if (folder / SINGLE_FILE).exists():
+    if lexists(folder / SINGLE_FILE):
         return [folder / SINGLE_FILE]
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles:
@@ -130,8 +134,13 @@ class ShardReader:
 
     def _open(self, file: Path) -> None:
         try:
+            require_regular(file)
             opened = self._stack.enter_context(safe_open(file, framework="pt"))
-        except (SafetensorError, OSError, ValueError) as error:
+        except OSError as error:
+            raise CheckpointError(
+                f"{file} cannot be read: {error.strerror or error}; fetch or save it again"
+            ) from error
+        except (SafetensorError, ValueError) as error:
             raise CheckpointError(
                 f"{file} is truncated or not a safetensors file: {error}; fetch or save it again"
             ) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from os.path import lexists
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def refuse_adapter(folder: Path, *, is_alone: bool) -> None:
     is_alone: whether the folder lacks a model's own files.
     """
     file = folder / ADAPTER_CONFIG
-    if not file.exists():
+    if not lexists(file):
         return
     if not is_alone:
         logger.warning("%s: the adapter in it is not applied; to use it, %s", file, MERGE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from os.path import lexists
 from pathlib import Path
 
 import tokenizers
@@ -11,7 +12,12 @@ import tokenizers
 from hyla.checkpoints.chat_template import ChatTemplate
 from hyla.errors import CheckpointError, RequestError
 from hyla.json_files import read_json, write_json
+from hyla.whole_files import read_whole
 
+MOST_BYTES = 256 << 20
+"""Of a tokenizer.json."""
+MOST_TEMPLATE_BYTES = 4 << 20
+"""Of a chat template."""
 SPECIAL_KEYS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -116,8 +122,12 @@ def _template_source(folder: Path, settings: dict) -> str | None:
     """chat_template.jinja, else the key `chat_template` (a text, or a list of named ones)."""
     file = folder / "chat_template.jinja"
     stored = settings.pop("chat_template", None)
-    if file.exists():
-        return file.read_text(encoding="utf-8")
+    if lexists(file):
+        try:
+            return read_whole(file, MOST_TEMPLATE_BYTES).decode("utf-8-sig")
+        except (OSError, UnicodeError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise CheckpointError(f"{file} cannot be read: {reason}; fetch or remove it") from error
     if isinstance(stored, list):
         named: Iterable[dict] = (entry for entry in stored if isinstance(entry, dict))
         stored = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
@@ -131,8 +141,10 @@ def _template_source(folder: Path, settings: dict) -> str | None:
 def parse_backend(source: bytes, place: object) -> tokenizers.Tokenizer:
     """A tokenizer.json as a tokenizer. place: for messages. Raises CheckpointError."""
     try:
-        backend = tokenizers.Tokenizer.from_str(source.decode("utf-8"))
-    except Exception as error:  # the tokenizers library raises bare Exception
+        backend = tokenizers.Tokenizer.from_str(source.decode("utf-8-sig"))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and panics are not even that
         raise CheckpointError(f"{place} is not a valid tokenizer: {error}; fetch or save it again") from error
     _forget_training(backend)
     return backend
@@ -153,11 +165,15 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
     Raises CheckpointError when tokenizer.json is missing or broken, or the other files do not fit it.
     """
     file = folder / "tokenizer.json"
-    if not file.exists():
+    if not lexists(file):
         raise CheckpointError(f"{folder} has no tokenizer.json; Hyla reads only tokenizers saved in that format")
-    backend = parse_backend(file.read_bytes(), file)
+    try:
+        source = read_whole(file, MOST_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}; fetch or save it again") from error
+    backend = parse_backend(source, file)
     config_file = folder / "tokenizer_config.json"
-    settings = read_json(config_file) if config_file.exists() else {}
+    settings = read_json(config_file) if lexists(config_file) else {}
     source = _template_source(folder, settings)
     special = {}
     for role in SPECIAL_KEYS:
@@ -166,4 +182,7 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
             raise CheckpointError(f"{config_file}: {role} = {json.dumps(text)} must be a text or have a `content`")
         if text is not None:
             special[role] = text
-    return Tokenizer(backend, special=special, chat_template=source, settings=settings)
+    try:
+        return Tokenizer(backend, special=special, chat_template=source, settings=settings)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
