@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from hyla.errors import CheckpointError
-from hyla.whole_files import read_whole
+from hyla.whole_files import read_whole, write_whole
 
 MOST_BYTES = 16 << 20
 """Of a file of settings. One may take fifty times its size when it is read."""
@@ -40,5 +40,5 @@ def _reason(error: Exception) -> str:
 
 
 def write_json(file: Path, value: dict) -> None:
-    """An object as an indented JSON file."""
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """An object as an indented JSON file, whole or not at all. Raises OSError."""
+    write_whole(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,6 +1,7 @@
-"""Files that are read whole: regular ones of bounded size, so that no path makes a reader wait or fill the memory.
+"""Files that are read and written whole. No PyTorch.
 
-No PyTorch.
+Read: regular ones of bounded size, so that no path makes a reader wait or fill the memory. Written: all or nothing, so
+that a full disk or a killed process leaves the older file.
 """
 
 from __future__ import annotations
@@ -49,3 +50,22 @@ def _check_kind(mode: int, file: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = KINDS.get(stat.S_IFMT(mode), "no regular file")
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(file))
+
+
+def partial_name(path: Path) -> Path:
+    """Where an unfinished file or folder stands. Leftovers with such names belong to killed processes."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text over an older file; a reader sees the old one or the new one, never a part. Raises OSError."""
+    partial = partial_name(file)
+    try:
+        with partial.open("w", encoding="utf-8") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(partial, file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -21,6 +21,7 @@ from hyla.models.formats.family import Family, published_shapes
 from hyla.models.formats.names import Rule
 from hyla.models.state import NamedWeights
 from hyla.ops.weights import FP8_BLOCK, dequantise
+from hyla.terminal_text import shortened
 
 logger = logging.getLogger("hyla.checkpoints")
 
@@ -109,8 +110,12 @@ def _allowed_dtypes(name: str, expected: Mapping) -> tuple[str, ...]:
     return (CODE_DTYPE,) if name + SUFFIX in expected else (*DTYPES, "F16")
 
 
+MOST_SHOWN = 1000
+"""Characters of the names in an error."""
+
+
 def _some(items: list[str]) -> str:
-    return ", ".join(items[:4]) + (", ..." if len(items) > 4 else "")
+    return shortened(", ".join(items[:4]) + (", ..." if len(items) > 4 else ""), MOST_SHOWN)
 
 
 @dataclass(frozen=True)

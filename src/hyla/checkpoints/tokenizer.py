@@ -12,7 +12,7 @@ import tokenizers
 from hyla.checkpoints.chat_template import ChatTemplate
 from hyla.errors import CheckpointError, RequestError
 from hyla.json_files import read_json, write_json
-from hyla.whole_files import read_whole
+from hyla.whole_files import read_whole, write_whole
 
 MOST_BYTES = 256 << 20
 """Of a tokenizer.json."""
@@ -104,13 +104,13 @@ class Tokenizer:
         return self.encode(self.render_chat(messages, **options), add_special_tokens=False)
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja into an existing folder."""
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja into a folder. Raises OSError."""
         folder = Path(folder)
-        self.backend.save(str(folder / "tokenizer.json"))
+        write_whole(folder / "tokenizer.json", self.backend.to_str(pretty=True))
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", **self.settings, **self.special}
         write_json(folder / "tokenizer_config.json", settings)
         if self.chat_template is not None:
-            (folder / "chat_template.jinja").write_text(self.chat_template.source, encoding="utf-8")
+            write_whole(folder / "chat_template.jinja", self.chat_template.source)
 
 
 def _token_text(value) -> str | None:

@@ -14,6 +14,10 @@ from hyla.json_files import read_json
 from hyla.models import families as family_files
 from hyla.models.config import ModelConfig
 from hyla.models.formats.family import Family
+from hyla.terminal_text import shortened
+
+MOST_SHOWN = 1000
+"""Characters of an error about a file: a value in it may be megabytes."""
 
 
 @lru_cache(maxsize=1)
@@ -65,7 +69,7 @@ def names_file(file: Path) -> Iterator[None]:
     try:
         yield
     except (CheckpointError, ConfigError) as error:
-        raise type(error)(f"{file}: {error}") from error
+        raise type(error)(f"{file}: {shortened(str(error), MOST_SHOWN)}") from error
 
 
 def family_of_published(published: Mapping) -> Family:
