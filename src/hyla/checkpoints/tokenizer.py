@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from os.path import lexists
 from pathlib import Path
 
@@ -77,13 +78,18 @@ class Tokenizer:
         return self._special_id("pad_token")
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text. add_special_tokens: let tokenizer.json's own template add e.g. a first token."""
-        # The library lets other threads run in `encode_batch` alone, and megabytes of text take it seconds.
-        return self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
+        """Token ids of a text. add_special_tokens: let tokenizer.json's own template add e.g. a first token.
+
+        Raises RequestError for a text that the tokenizer cannot encode, as one without a token for unknown characters.
+        """
+        with _failing("encode this text"):
+            # The library lets other threads run in `encode_batch` alone, and megabytes of text take it seconds.
+            return self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of token ids; bytes that do not form a character (yet) become U+FFFD."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        """The text of token ids; bytes that do not form a character (yet) become U+FFFD. Raises RequestError."""
+        with _failing("decode these tokens"):
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def render_chat(
         self, messages: list[dict], *, tools: list[dict] | None = None, add_generation_prompt: bool = True, **names
@@ -111,6 +117,17 @@ class Tokenizer:
         write_json(folder / "tokenizer_config.json", settings)
         if self.chat_template is not None:
             write_whole(folder / "chat_template.jinja", self.chat_template.source)
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """The library's errors, panics included, as a RequestError."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and panics are not even that
+        raise RequestError(f"the model's tokenizer cannot {what}: {error}; its tokenizer.json may be broken") from error
 
 
 def _token_text(value) -> str | None:
