@@ -283,3 +283,16 @@ def test_an_error_is_short_however_long_what_it_names_is(folder):
         with pytest.raises(HylaError, match=r"m/config\.json: ") as caught:
             read_config(folder)
         assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "endless"])
+def test_a_gguf_that_is_no_file_is_refused_at_once(tmp_path, kind):
+    file = tmp_path / "m.gguf"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        file.symlink_to("/dev/zero")
+    with bounded(), pytest.raises(CheckpointError, match=r"m\.gguf"):
+        read_config(file)
