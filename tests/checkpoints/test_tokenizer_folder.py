@@ -161,3 +161,41 @@ def test_a_special_token_must_exist(folder, eos, message):
     file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": eos}))
     with pytest.raises(CheckpointError, match=message):
         load_tokenizer(folder)
+
+
+class Panic(BaseException):
+    """What the tokenizers library raises where its Rust code panics."""
+
+
+def test_a_panic_of_the_library_is_an_error_of_the_file(tmp_path, monkeypatch):
+    (tmp_path / "tokenizer.json").write_text("{}")
+
+    class Panicking:
+        @staticmethod
+        def from_str(text):
+            raise Panic("index out of bounds")
+
+    monkeypatch.setattr("hyla.checkpoints.tokenizer.tokenizers.Tokenizer", Panicking)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not a valid tokenizer: index out of bounds"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_text_that_a_tokenizer_cannot_encode_is_the_request_s_error():
+    broken = tokenizers.Tokenizer(tokenizers.models.WordPiece({"a": 0}, unk_token="[UNK]"))
+    with pytest.raises(RequestError, match=r"tokenizer cannot encode this text: WordPiece error.*may be broken"):
+        Tokenizer(broken).encode("b")
+
+
+@pytest.mark.parametrize("error", [Panic("no entry found"), ValueError("no")])
+def test_what_the_library_raises_while_it_works_is_a_request_s_error(error):
+    class Failing:
+        def encode_batch(self, *_, **__):
+            raise error
+
+        def decode(self, *_, **__):
+            raise error
+
+    broken = Tokenizer(Failing())
+    for call in (lambda: broken.encode("x"), lambda: broken.decode([1])):
+        with pytest.raises(RequestError, match="the model's tokenizer cannot"):
+            call()

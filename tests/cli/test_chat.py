@@ -8,13 +8,14 @@ from tiny_text import byte_tokenizer, tiny_model
 from hyla.checkpoints import read_config
 from hyla.checkpoints.card import SamplingAdvice, derived_card, write_card
 from hyla.cli import chat_session, line_editor
-from hyla.cli.answer_text import ThinkingSplitter, printable
+from hyla.cli.answer_text import ThinkingSplitter
 from hyla.cli.chat_models import Abilities, Piece, open_model
 from hyla.cli.chat_session import COMMANDS, Session
 from hyla.engine import Engine
 from hyla.errors import HylaError, RequestError
 from hyla.server import Limits, create_app, serve_model
 from hyla.server.app import single_app
+from hyla.terminal_text import printable
 
 
 class Echo:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from os.path import lexists
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json, write_json
 from hyla.models.config import Config, ModelConfig
 from hyla.models.pattern import label
+from hyla.whole_files import write_whole
 
 CARD_FILE, README_FILE = "hyla_card.json", "README.md"
 
@@ -113,7 +115,7 @@ def derived_card(config: ModelConfig, *, parameters: int, active: int, **known) 
 def read_card(folder: str | Path) -> ModelCard | None:
     """The card of a model folder; None without one. Raises CheckpointError when it is no card."""
     file = Path(folder) / CARD_FILE
-    if not file.is_file():
+    if not lexists(file):
         return None
     try:
         return ModelCard(**read_json(file))
@@ -126,9 +128,9 @@ def write_card(folder: str | Path, card: ModelCard, *, name: str) -> None:
     folder = Path(folder)
     try:
         write_json(folder / CARD_FILE, card.model_dump(mode="json", exclude_none=True))
-        (folder / README_FILE).write_text(readme(card, name), encoding="utf-8")
+        write_whole(folder / README_FILE, readme(card, name))
     except OSError as error:
-        raise CheckpointError(f"cannot write the card into {folder}: {error}") from error
+        raise CheckpointError(f"cannot write the card into {folder}: {error}; free some space there") from error
 
 
 def facts(card: ModelCard) -> Iterator[tuple[str, str]]:

@@ -54,7 +54,8 @@ class ChatTemplate:
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+        # Besides its own errors: what Python says of the program that Jinja makes of it, of its numbers and its nests.
+        except (jinja2.TemplateError, ValueError, SyntaxError, RecursionError, ArithmeticError, MemoryError) as error:
             raise CheckpointError(f"{origin} is not a valid Jinja template: {error}; repair or remove it") from error
 
     def knows_role(self, role: str) -> bool:

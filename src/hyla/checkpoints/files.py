@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from math import prod
+from os.path import exists, lexists
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE, shard_names
 from hyla.errors import CheckpointError
+from hyla.terminal_text import shortened
+from hyla.whole_files import require_regular
 
 BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "F8_E4M3": 8, "F8_E8M0": 8}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -22,15 +25,16 @@ def _shard_files(folder: Path) -> list[Path]:
     """The safetensors files that hold the model, from the index when there is one; a file as it is."""
     if folder.is_file():
         return [folder]
-    if (folder / INDEX_FILE).exists():
+    if lexists(folder / INDEX_FILE):
         names = shard_names(folder)
-        missing = [name for name in names if not (folder / name).exists()]
+        missing = [name for name in names if not exists(folder / name)]
         if missing:
             raise CheckpointError(
-                f"{folder / INDEX_FILE} names {len(missing)} missing shards: {missing[:3]}; fetch them into {folder}"
+                f"{folder / INDEX_FILE} names {len(missing)} missing shards: {shortened(str(missing[:3]), 300)}; "
+                f"fetch them into {folder}"
             )
         return [folder / name for name in names]
-    if (folder / SINGLE_FILE).exists():
+    if lexists(folder / SINGLE_FILE):
         return [folder / SINGLE_FILE]
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles:
@@ -43,6 +47,11 @@ def _shard_files(folder: Path) -> list[Path]:
 
 class TensorSource(Protocol):
     """Named published tensors."""
+
+    @property
+    def writer(self) -> str | None:
+        """The library for which they were written, where the files say so: pt, mlx."""
+        ...
 
     def __iter__(self) -> Iterator[str]: ...
 
@@ -83,6 +92,7 @@ class TensorReader:
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]):
         self._tensors = dict(tensors)
+        self.writer = None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -114,6 +124,7 @@ class ShardReader:
         self._files = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._dtypes: dict[str, str] = {}
+        self.writer: str | None = None
         try:
             for file in _shard_files(folder):
                 self._open(file)
@@ -123,11 +134,17 @@ class ShardReader:
 
     def _open(self, file: Path) -> None:
         try:
+            require_regular(file)
             opened = self._stack.enter_context(safe_open(file, framework="pt"))
-        except (SafetensorError, OSError, ValueError) as error:
+        except OSError as error:
+            raise CheckpointError(
+                f"{file} cannot be read: {error.strerror or error}; fetch or save it again"
+            ) from error
+        except (SafetensorError, ValueError) as error:
             raise CheckpointError(
                 f"{file} is truncated or not a safetensors file: {error}; fetch or save it again"
             ) from error
+        self.writer = (opened.metadata() or {}).get("format", self.writer)
         for name in opened.keys():  # noqa: SIM118 (not a dict)
             if name in self._files:
                 raise CheckpointError(f"{file}: tensor {name} is also in another shard; remove one of the two")

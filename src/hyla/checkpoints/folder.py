@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
+from os.path import lexists
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from hyla.checkpoints.foreign import refuse_adapter, refuse_quantised_mlx
+from hyla.checkpoints.index import has_tensors
 from hyla.checkpoints.protocol import CheckpointConfig
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
 from hyla.models.formats.published import Strict
-from hyla.models.formats.registry import family_of_published
+from hyla.models.formats.registry import names_file, read_published
 from hyla.ops.weights.blocks import FP8_BLOCK
 
 if TYPE_CHECKING:  # configs are read without PyTorch
@@ -51,13 +55,15 @@ class Folder:
     def config(self) -> CheckpointConfig:
         """config.json, and the end tokens of generation_config.json. Raises CheckpointError or ConfigError."""
         _check_is_folder(self.path)
-        published = read_json(self.path / "config.json")
-        family = family_of_published(published)
-        config = family.config_from_hf(published)
+        file = self.path / "config.json"
+        refuse_adapter(self.path, is_alone=not (lexists(file) and has_tensors(self.path)))
+        family, config, published = read_published(file, look=partial(refuse_quantised_mlx, self.path))
         eos = _generation_eos(self.path / "generation_config.json")
         if eos:
             config = config.model_copy(update={"eos_token_ids": eos})
-        return CheckpointConfig(family, config, published, read_quantization(published, family.text_key))
+        with names_file(file):
+            quantization = read_quantization(published, family.text_key)
+        return CheckpointConfig(family, config, published, quantization)
 
     @property
     def licence(self) -> None:
@@ -66,7 +72,7 @@ class Folder:
 
     @property
     def has_tokenizer(self) -> bool:
-        return (self.path / "tokenizer.json").exists()
+        return lexists(self.path / "tokenizer.json")  # a link to nowhere is a broken tokenizer, not none
 
     def tokenizer(self) -> Tokenizer:
         """Raises CheckpointError when tokenizer.json is missing or broken, or the other files do not fit it."""
@@ -87,13 +93,13 @@ def _check_is_folder(path: Path) -> None:
             f"{path} is not a folder; give one that holds config.json and safetensors, or a GGUF file"
         )
     files = sorted(file.name for file in path.glob("*.gguf"))
-    if files and not (path / "config.json").exists():
+    if files and not lexists(path / "config.json"):
         raise CheckpointError(f"{path} holds GGUF files: {files[:3]}; give the path of one of them")
 
 
 def _generation_eos(file: Path) -> tuple[int, ...]:
     """End tokens of generation_config.json, which often lists more of them than config.json."""
-    eos = read_json(file).get("eos_token_id") if file.exists() else None
+    eos = read_json(file).get("eos_token_id") if lexists(file) else None
     listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if not all(type(token) is int for token in listed):
         raise CheckpointError(f"{file}: eos_token_id = {eos!r} must be a token id or a list of them")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from hyla.errors import CheckpointError
+from hyla.models.formats.family import published_shapes
 from hyla.models.formats.names import Rule
 from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
@@ -74,6 +75,22 @@ def saved_rule(rule: Rule, model: Model, weights: NamedWeights) -> Iterator[tupl
         plain = rule.to_published([weights.read(name) for name in rule.ours])
         return _pairs(rule, *zip(*(_again(part, model.published_scales[n]) for n, part in zip(rule.published, plain))))
     return None
+
+
+def fp8_rules_kept(rules: Iterable[Rule], *, model: Model, weights: NamedWeights) -> int:
+    """How many of some rules can be published with the FP8 codes and scales that their weights have (or had): matrices
+    by their blocks."""
+    if model.quantization is None:
+        return 0
+    return sum(_keeps_fp8(rule, model, weights) for rule in rules if weights.shapes.keys() >= set(rule.ours))
+
+
+def _keeps_fp8(rule: Rule, model: Model, weights: NamedWeights) -> bool:
+    if all(name in model.published_scales for name in rule.published):
+        return True
+    shapes = [weights.shapes[name] for name in rule.ours]
+    has_codes = all(weights.fp8(name) is not None for name in rule.ours)
+    return has_codes and rule.layouts(shapes) is not None and all(len(s) == 2 for s in published_shapes(rule, shapes))
 
 
 def _again(weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

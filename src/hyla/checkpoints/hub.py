@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from os.path import lexists
 from pathlib import Path
 
 from hyla.checkpoints.fetching import fetch
@@ -67,7 +68,7 @@ def _fetch(name: str, revision: str | None, with_weights: bool) -> Path:
         # Top-level files only: other folders of a repository hold other formats.
         folder = _snapshot(name, revision, SMALL_FILES)
         if with_weights:
-            names = shard_names(folder) if (folder / INDEX_FILE).exists() else [SINGLE_FILE]
+            names = shard_names(folder) if lexists(folder / INDEX_FILE) else [SINGLE_FILE]
             folder = _snapshot(name, folder.name, names)
     except errors.GatedRepoError as error:
         raise CheckpointError(

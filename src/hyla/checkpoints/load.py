@@ -59,11 +59,11 @@ def load_model(
     checkpoint = open_checkpoint(folder)
     found = checkpoint.config()
     with checkpoint.tensors(requested) as shards:
-        names = published_names(shards, found.family, found.config)
+        names = published_names(folder, shards, found.family, found.config)
         config = without_absent_mtp(folder, found.family, found.config, names)
         model = build_on_meta(config)
         weights = NamedWeights(model)
-        rules = found.family.as_stored(config, names).rules(config, weights.shapes)
+        rules = found.family.rules_of_stored(config, weights.shapes, names)
         if config.tie_embeddings:
             drop_tied_head(shards, names, found.family)
         checked = plan(folder, shards, names, rules, weights, may_be_fp8=found.quantization is not None)

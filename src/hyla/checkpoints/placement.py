@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from hyla.checkpoints.files import TensorSource
+from hyla.checkpoints.foreign import refuse_foreign_tensors
 from hyla.checkpoints.fp8_rules import CODE_DTYPE, SCALE_DTYPES, SUFFIX, check_scales, resident
 from hyla.errors import CheckpointError
 from hyla.models.config import ModelConfig
@@ -20,6 +21,7 @@ from hyla.models.formats.family import Family, published_shapes
 from hyla.models.formats.names import Rule
 from hyla.models.state import NamedWeights
 from hyla.ops.weights import FP8_BLOCK, dequantise
+from hyla.terminal_text import shortened
 
 logger = logging.getLogger("hyla.checkpoints")
 
@@ -108,8 +110,12 @@ def _allowed_dtypes(name: str, expected: Mapping) -> tuple[str, ...]:
     return (CODE_DTYPE,) if name + SUFFIX in expected else (*DTYPES, "F16")
 
 
+MOST_SHOWN = 1000
+"""Characters of the names in an error."""
+
+
 def _some(items: list[str]) -> str:
-    return ", ".join(items[:4]) + (", ..." if len(items) > 4 else "")
+    return shortened(", ".join(items[:4]) + (", ..." if len(items) > 4 else ""), MOST_SHOWN)
 
 
 @dataclass(frozen=True)
@@ -169,8 +175,13 @@ class Placer:
         return dequantise(codes, scale, self.keep_fp8 or torch.float32, shard)
 
 
-def published_names(source: TensorSource, family: Family, config: ModelConfig) -> dict[str, str]:
-    """Our spelling of each tensor's name -> the source's, without the ignored ones (logged with the reason)."""
+def published_names(place: object, source: TensorSource, family: Family, config: ModelConfig) -> dict[str, str]:
+    """Our spelling of each tensor's name -> the source's, without the ignored ones (logged with the reason).
+
+    place: for messages, what the source is. Raises CheckpointError for two spellings of one tensor, and for the tensors
+    of what is no model (`checkpoints.foreign`).
+    """
+    refuse_foreign_tensors(place, source, config)
     names, ignored = {}, {}
     spelled = {name: family.canonical(name) for name in source}
     stored = frozenset(spelled.values())
@@ -179,7 +190,9 @@ def published_names(source: TensorSource, family: Family, config: ModelConfig) -
         if reason is not None:
             ignored.setdefault(reason, []).append(name)
         elif canonical in names:
-            raise CheckpointError(f"tensors {names[canonical]} and {name} are two spellings of one; remove one")
+            raise CheckpointError(
+                f"{place}: tensors {names[canonical]} and {name} are two spellings of one; remove one"
+            )
         else:
             names[canonical] = name
     for reason, left_out in ignored.items():

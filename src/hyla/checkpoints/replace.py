@@ -58,12 +58,12 @@ class WeightUpdate:
             found = None if checkpoint is None else checkpoint.config()
             opened = ShardReader(place) if checkpoint is None else checkpoint.tensors(self.model.dtype)
             reader = self._stack.enter_context(opened)
-        names = published_names(reader, family, config)
+        names = published_names(place, reader, family, config)
         if found is not None:
             _check_same_model(place, config, without_absent_mtp(place, found.family, found.config, names))
         if config.tie_embeddings:
             drop_tied_head(reader, names, family)
-        rules = family.as_stored(config, names).rules(config, self.weights.shapes)
+        rules = family.rules_of_stored(config, self.weights.shapes, names)
         if not whole and found is None:
             rules = [rule for rule in rules if any(name in names for name in rule.published)]
             if not rules:

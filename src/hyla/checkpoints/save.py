@@ -6,12 +6,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from hyla.checkpoints.card import CARD_FILE
-from hyla.checkpoints.fp8_rules import saved_rule
+from hyla.checkpoints.fp8_rules import fp8_rules_kept, saved_rule
 from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE
 from hyla.checkpoints.tensor_files import write_tensors
 from hyla.checkpoints.tokenizer import Tokenizer
@@ -116,7 +117,8 @@ def _generation_keys(config: ModelConfig) -> dict:
 def _published_tensors(model: Model) -> Iterator[tuple[str, torch.Tensor]]:
     """The published tensors, one rule at a time, in the dtype they were loaded in where that loses nothing."""
     weights = NamedWeights(model)
-    for rule in family_of(model.config.family).rules(model.config, weights.shapes):
+    suits = partial(fp8_rules_kept, model=model, weights=weights)
+    for rule in family_of(model.config.family).rules(model.config, weights.shapes, suits):
         fp8 = saved_rule(rule, model, weights)
         if fp8 is not None:
             yield from fp8

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from os.path import lexists
 from pathlib import Path
 
 import tokenizers
@@ -11,7 +13,12 @@ import tokenizers
 from hyla.checkpoints.chat_template import ChatTemplate
 from hyla.errors import CheckpointError, RequestError
 from hyla.json_files import read_json, write_json
+from hyla.whole_files import read_whole, write_whole
 
+MOST_BYTES = 256 << 20
+"""Of a tokenizer.json."""
+MOST_TEMPLATE_BYTES = 4 << 20
+"""Of a chat template."""
 SPECIAL_KEYS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -71,13 +78,18 @@ class Tokenizer:
         return self._special_id("pad_token")
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text. add_special_tokens: let tokenizer.json's own template add e.g. a first token."""
-        # The library lets other threads run in `encode_batch` alone, and megabytes of text take it seconds.
-        return self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
+        """Token ids of a text. add_special_tokens: let tokenizer.json's own template add e.g. a first token.
+
+        Raises RequestError for a text that the tokenizer cannot encode, as one without a token for unknown characters.
+        """
+        with _failing("encode this text"):
+            # The library lets other threads run in `encode_batch` alone, and megabytes of text take it seconds.
+            return self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of token ids; bytes that do not form a character (yet) become U+FFFD."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        """The text of token ids; bytes that do not form a character (yet) become U+FFFD. Raises RequestError."""
+        with _failing("decode these tokens"):
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def render_chat(
         self, messages: list[dict], *, tools: list[dict] | None = None, add_generation_prompt: bool = True, **names
@@ -98,13 +110,24 @@ class Tokenizer:
         return self.encode(self.render_chat(messages, **options), add_special_tokens=False)
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja into an existing folder."""
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja into a folder. Raises OSError."""
         folder = Path(folder)
-        self.backend.save(str(folder / "tokenizer.json"))
+        write_whole(folder / "tokenizer.json", self.backend.to_str(pretty=True))
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", **self.settings, **self.special}
         write_json(folder / "tokenizer_config.json", settings)
         if self.chat_template is not None:
-            (folder / "chat_template.jinja").write_text(self.chat_template.source, encoding="utf-8")
+            write_whole(folder / "chat_template.jinja", self.chat_template.source)
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """The library's errors, panics included, as a RequestError."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and panics are not even that
+        raise RequestError(f"the model's tokenizer cannot {what}: {error}; its tokenizer.json may be broken") from error
 
 
 def _token_text(value) -> str | None:
@@ -116,8 +139,12 @@ def _template_source(folder: Path, settings: dict) -> str | None:
     """chat_template.jinja, else the key `chat_template` (a text, or a list of named ones)."""
     file = folder / "chat_template.jinja"
     stored = settings.pop("chat_template", None)
-    if file.exists():
-        return file.read_text(encoding="utf-8")
+    if lexists(file):
+        try:
+            return read_whole(file, MOST_TEMPLATE_BYTES).decode("utf-8-sig")
+        except (OSError, UnicodeError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise CheckpointError(f"{file} cannot be read: {reason}; fetch or remove it") from error
     if isinstance(stored, list):
         named: Iterable[dict] = (entry for entry in stored if isinstance(entry, dict))
         stored = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
@@ -131,8 +158,10 @@ def _template_source(folder: Path, settings: dict) -> str | None:
 def parse_backend(source: bytes, place: object) -> tokenizers.Tokenizer:
     """A tokenizer.json as a tokenizer. place: for messages. Raises CheckpointError."""
     try:
-        backend = tokenizers.Tokenizer.from_str(source.decode("utf-8"))
-    except Exception as error:  # the tokenizers library raises bare Exception
+        backend = tokenizers.Tokenizer.from_str(source.decode("utf-8-sig"))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and panics are not even that
         raise CheckpointError(f"{place} is not a valid tokenizer: {error}; fetch or save it again") from error
     _forget_training(backend)
     return backend
@@ -153,11 +182,15 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
     Raises CheckpointError when tokenizer.json is missing or broken, or the other files do not fit it.
     """
     file = folder / "tokenizer.json"
-    if not file.exists():
+    if not lexists(file):
         raise CheckpointError(f"{folder} has no tokenizer.json; Hyla reads only tokenizers saved in that format")
-    backend = parse_backend(file.read_bytes(), file)
+    try:
+        source = read_whole(file, MOST_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}; fetch or save it again") from error
+    backend = parse_backend(source, file)
     config_file = folder / "tokenizer_config.json"
-    settings = read_json(config_file) if config_file.exists() else {}
+    settings = read_json(config_file) if lexists(config_file) else {}
     source = _template_source(folder, settings)
     special = {}
     for role in SPECIAL_KEYS:
@@ -166,4 +199,7 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
             raise CheckpointError(f"{config_file}: {role} = {json.dumps(text)} must be a text or have a `content`")
         if text is not None:
             special[role] = text
-    return Tokenizer(backend, special=special, chat_template=source, settings=settings)
+    try:
+        return Tokenizer(backend, special=special, chat_template=source, settings=settings)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error

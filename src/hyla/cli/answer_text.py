@@ -1,12 +1,8 @@
-"""A model's words on their way to the terminal: thinking apart from the answer, and nothing that commands it."""
+"""A model's words on their way to the terminal: thinking apart from the answer."""
 
 from __future__ import annotations
 
-from unicodedata import category
-
 OPEN, CLOSE = "<think>", "</think>"
-
-DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class ThinkingSplitter:
@@ -46,9 +42,3 @@ class ThinkingSplitter:
         """What was held back."""
         rest, self._rest = self._rest, ""
         return (rest, "") if self._place == "thinking" else ("", rest)
-
-
-def printable(text: str) -> str:
-    """Without control characters and overrides of the writing direction: a model must not move the cursor, write to the
-    clipboard or show one text and mean another."""
-    return "".join(char for char in text if char in "\n\t" or not (category(char) == "Cc" or char in DIRECTIONS))

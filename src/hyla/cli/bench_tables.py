@@ -117,4 +117,4 @@ def _show(summary: dict) -> None:
     console.print(times)
     if summary["driver_late_seconds"] > 0.1:
         late = summary["driver_late_seconds"]
-        console.print(f"[yellow]this program was up to {late:.2f} s late: it is the bottleneck[/yellow]")
+        console.print(f"this program was up to {late:.2f} s late: it is the bottleneck", style="yellow")

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
-from hyla.cli.answer_text import ThinkingSplitter, printable
+from hyla.cli.answer_text import ThinkingSplitter
 from hyla.cli.chat_models import ChatModel, Message, Piece, Prompt, RemoteModel
-from hyla.cli.console import console
+from hyla.cli.console import PlainConsole, console
 from hyla.cli.line_editor import FENCE, read_message
 from hyla.errors import HylaError, RequestError
+from hyla.terminal_text import printable, shortened
 
 CHAT_TOKENS, CONTINUED_TOKENS = 512, 120
 """Longest answer, and longest continuation of a base model, which does not know when to end."""
@@ -51,7 +51,8 @@ class Session:
     def run(self) -> None:
         """Until the end of input."""
         if console.is_terminal:
-            console.print(f"[bold]{self.model.name}[/bold]  /help lists the commands, Ctrl-D ends it")
+            console.print(self.model.name, style="bold", end="")
+            console.print("  /help lists the commands, Ctrl-D ends it")
         self._say_what_it_is()
         while not self._is_over:
             try:
@@ -73,7 +74,7 @@ class Session:
             elif line.strip() or self._goes_on:
                 self.ask(line)
         except (HylaError, OSError) as error:
-            console.print(f"error: {error}", style="red", markup=False)
+            console.print(f"error: {shortened(str(error))}", style="red", markup=False)
 
     # Answers
 
@@ -92,7 +93,7 @@ class Session:
             return
         example = next((text.strip().partition("\n")[0] for text in self.model.abilities.examples), "")
         begin = f"type how a text begins, as {example!r}" if example else "type how a text begins"
-        Console(stderr=True, highlight=False).print(
+        PlainConsole(stderr=True).print(
             f"{self.model.name} is a base model (no chat template): it continues text. {begin}; an empty line goes on, "
             "/retry draws again",
             markup=False,
@@ -225,7 +226,7 @@ class Session:
                 {"role": str(message["role"]), "content": str(message["content"])} for message in body["messages"]
             ]
             system, settings = body.get("system"), dict(body.get("settings") or {})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RequestError(f"{argument} is no conversation that /save wrote: {error!r}", "file") from error
         self.messages, self.system, self.settings = messages, system, settings
 

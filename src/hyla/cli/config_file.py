@@ -16,7 +16,9 @@ def read_toml(path: Path | None) -> dict:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, thousands of digits or of nested arrays
         raise ConfigError(f"config file {path} is not TOML: {error}") from None
     unknown = sorted(tables.keys() - {"recipe", "train"})
     if unknown:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from hyla.terminal_text import escaped
 from hyla.train.metrics import StepMetrics
 
-console = Console(highlight=False)
+
+class PlainConsole(Console):
+    """Prints texts as they are: no markup, and characters that command a terminal are written out (`escaped`)."""
+
+    def __init__(self, *, stderr: bool = False):
+        super().__init__(highlight=False, markup=False, emoji=False, stderr=stderr)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(escaped(text), **options)
+
+
+console = PlainConsole()
 
 SMOOTHING = 0.9
 """Weight of the past in the shown loss and speed."""
@@ -62,7 +76,7 @@ def training_bar(steps: int) -> Iterator[TrainingBar]:
 @contextmanager
 def loading_bar() -> Iterator[Callable[[int, int], None]]:
     """A progress callback for loading: a bar on standard error when that is a terminal, else nothing."""
-    errors = Console(stderr=True, highlight=False)
+    errors = PlainConsole(stderr=True)
     columns = (TextColumn("[bold]loading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
         task = progress.add_task("loading", total=None)
@@ -72,7 +86,7 @@ def loading_bar() -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def scoring_bar(total: int) -> Iterator[Callable[[float], None]]:
     """A callback that takes bytes as they are scored: a bar on standard error when that is a terminal, else nothing."""
-    errors = Console(stderr=True, highlight=False)
+    errors = PlainConsole(stderr=True)
     columns = (TextColumn("[bold]scoring"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
         task = progress.add_task("scoring", total=total)

@@ -164,12 +164,14 @@ def _print(found: list, question, *, as_json: bool, as_csv: bool, plot: Path | N
         import csv
         import sys
 
+        from hyla.terminal_text import escaped
+
         columns, rows = csv_rows(reports)
         writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         for warning in (warning for report in reports for warning in report["warnings"]):
-            print(f"warning: {warning}", file=sys.stderr)
+            print(f"warning: {escaped(warning)}", file=sys.stderr)
     else:
         from hyla.cli.cost_tables import show
 

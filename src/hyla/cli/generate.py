@@ -26,6 +26,7 @@ def generate(
 
     import hyla
     from hyla.cli.console import loading_bar
+    from hyla.terminal_text import printable
 
     text = sys.stdin.read() if prompt == "-" else prompt
     params = hyla.SamplingParams(
@@ -34,7 +35,9 @@ def generate(
     with loading_bar() as progress:
         options = {"dtype": dtype, "revision": revision, "device": device, "profile": profile}
         engine = hyla.Engine(folder, max_num_sequences=1, progress=progress, **options)
+    # A file or a pipe gets what the model wrote; a terminal obeys some of it.
+    shown = printable if sys.stdout.isatty() else str
     for event in engine.stream(text, params):
-        print(event.text or "", end="", flush=True)
+        print(shown(event.text or ""), end="", flush=True)
     engine.close()
     print()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from hyla.cli.console import console, describe_bytes
@@ -42,12 +41,12 @@ def _change(value: float, base: float) -> str:
 def show_completion(completion: dict[str, str]) -> None:
     """The end of the prompt, what the model wrote, and what the file says."""
     prompt = "\n".join(completion["prompt"].splitlines()[-PROMPT_LINES:])
-    console.print(f"\na held-out file, {escape(completion['file'])}, continued after:")
-    console.print(escape(prompt), style="dim")
+    console.print(f"\na held-out file, {completion['file']}, continued after:")
+    console.print(prompt, style="dim")
     console.print("the model (one drawn sample):", style="bold")
-    console.print(escape(completion["text"].rstrip()))
+    console.print(completion["text"].rstrip())
     console.print("the file:", style="bold")
-    console.print(escape(completion["truth"].rstrip()), style="dim")
+    console.print(completion["truth"].rstrip(), style="dim")
 
 
 def show_curves(curves: dict[str, list[dict]], plot: Path) -> None:

@@ -31,11 +31,12 @@ def score(
     import json
     import sys
 
+    from hyla.terminal_text import escaped
     from hyla.train.score_texts import read_texts
 
     texts = read_texts(files, limit)
     if texts.skipped and not as_json:
-        print(_left_out(texts.skipped), file=sys.stderr)
+        print(escaped(_left_out(texts.skipped), keep=""), file=sys.stderr)
     report = _score(model, texts, context, overlap, dtype=dtype, revision=revision, device=device)
     if as_json:
         print(json.dumps(report))
@@ -101,7 +102,6 @@ def _total(scored: list) -> dict:
 
 
 def _show(report: dict) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     from hyla.cli.console import console
@@ -111,7 +111,7 @@ def _show(report: dict) -> None:
     for name in ("bytes", "tokens", "bits/byte", "tokens/byte"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report["files"]:
-        table.add_row(escape(row["file"]), *_cells(row))
+        table.add_row(row["file"], *_cells(row))
     if len(report["files"]) > 1:
         table.add_section()
         table.add_row(f"all {len(report['files'])}", *_cells(report["total"]), style="bold")

@@ -11,6 +11,7 @@ from pathlib import Path
 from hyla.cost.device import Device, Rate
 from hyla.errors import ConfigError
 from hyla.user_cache import cache_folder
+from hyla.whole_files import write_whole
 
 NEVER = 1e30
 """A rate that takes no time."""
@@ -27,7 +28,8 @@ def save_calibration(device: Device, file: Path | None = None) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     fields = {name: getattr(device, name) for name in ("bytes_per_second", "memory_bytes", "source")}
     rates = {name: asdict(rate) for name, rate in device.rates.items()}
-    file.write_text(
+    write_whole(
+        file,
         json.dumps(
             {
                 **fields,
@@ -36,7 +38,7 @@ def save_calibration(device: Device, file: Path | None = None) -> None:
                 "measurements": dict(device.measurements),
             },
             indent=1,
-        )
+        ),
     )
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyla.errors import ConfigError
-from hyla.json_files import read_json
 from hyla.models.config import ModelConfig
 from hyla.models.formats.presets import find_preset
-from hyla.models.formats.registry import family_of_published
+from hyla.models.formats.registry import read_published
 
 CONFIG_FILE = "config.json"
 
@@ -30,8 +29,7 @@ def find_target(name: str) -> Target:
     """
     path = Path(name)
     if path.is_dir():
-        published = read_json(path / CONFIG_FILE)
-        return Target(path.absolute().name, family_of_published(published).config_from_hf(published))
+        return Target(path.absolute().name, read_published(path / CONFIG_FILE)[1])
     if path.exists():
         raise ConfigError(f"{name} is a file; give a folder with a {CONFIG_FILE}, a recipe (.toml) or a preset")
     preset, family = find_preset(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from os.path import lexists
 from pathlib import Path
 
 from hyla.checkpoints.card import ModelCard, SamplingAdvice, derived_card, read_card
@@ -41,7 +42,7 @@ def published_advice(path: Path) -> SamplingAdvice:
     """What generation_config.json says about sampling; a value that means "off" (top_k 0) or is no number: nothing."""
     file = path / GENERATION_FILE
     try:
-        published = read_json(file) if file.is_file() else {}
+        published = read_json(file) if lexists(file) else {}
     except CheckpointError as error:
         logger.warning("%s; serving without its advice on sampling", error)
         return SamplingAdvice()

@@ -80,7 +80,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     """The fields of a configuration file. Paths in it are relative to it. Raises ConfigError."""
     try:
         fields = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also thousands of digits, or of nested arrays
         raise ConfigError(f"cannot read {file}: {error}") from error
     if isinstance(fields.get("key_file"), str):
         fields["key_file"] = file.parent / fields["key_file"]

@@ -10,12 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hyla.errors import ConfigError
+from hyla.errors import CheckpointError, ConfigError
+from hyla.whole_files import partial_name, write_whole
 
 
-def partial_name(path: Path) -> Path:
-    """Where the unfinished file or folder stands. Leftovers with such names belong to killed runs."""
-    return path.with_name(f".{path.name}.partial")
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Raise CheckpointError for what the disk refuses. Whoever writes leaves nothing half-written."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {place}: {error.strerror or error}; free some space there, then give the same command "
+            "again: it goes on from the last checkpoint"
+        ) from error
 
 
 @contextmanager
@@ -46,12 +54,20 @@ def held(folder: Path) -> Iterator[None]:
 
 def replace_json(path: Path, value) -> None:
     """Write a value as JSON over an older file; a reader sees the old one or the new one, never a part."""
-    partial = partial_name(path)
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with writing(path):
+        write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+@contextmanager
+def filling(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which then gets its name, or goes when something fails. Raises CheckpointError."""
+    try:
+        with writing(path):
+            yield start_folder(path)
+            finish_folder(path)
+    except BaseException:
+        shutil.rmtree(partial_name(path), ignore_errors=True)
+        raise
 
 
 def start_folder(path: Path) -> Path:

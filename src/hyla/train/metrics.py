@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hyla.train.files import partial_name
+from hyla.train.files import writing
+from hyla.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,12 @@ class MetricsFile:
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that the checkpoint of `step` does not contain: they are computed again."""
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-        partial = partial_name(self.path)
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
-        os.replace(partial, self.path)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        with writing(self.path):
+            write_whole(self.path, "".join(kept))
 
     def append(self, metrics: StepMetrics) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(metrics)) + "\n")
 
     def read(self) -> list[StepMetrics]:

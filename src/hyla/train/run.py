@@ -12,7 +12,6 @@ model/              the trained model as a Hugging Face folder
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from hyla.train.budget import steps_for
 from hyla.train.config import TrainConfig
 from hyla.train.corpus import Corpus, Document, read_corpus
 from hyla.train.evaluation import heldout_sample
-from hyla.train.files import finish_folder, partial_name, replace_json, start_folder
+from hyla.train.files import filling, replace_json
 from hyla.train.loop import Trainer
 from hyla.train.metrics import StepMetrics
 from hyla.train.packing import TokenStore
@@ -146,11 +145,7 @@ def open_run(folder: Path, request: RunRequest, say: Callable[[str], None], *, d
         return read_run(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another --out")
-    try:
-        prepare_run(folder, request, say, device)
-    except BaseException:
-        shutil.rmtree(partial_name(folder), ignore_errors=True)
-        raise
+    prepare_run(folder, request, say, device)
     return read_run(folder)
 
 
@@ -191,16 +186,15 @@ def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], d
     model_config = request.recipe.model_config_of(tokenizer.vocab_size, END_OF_TEXT_ID)
     train, step_seconds = resolve_steps(request, model_config, train_store, device)
     say(f"{train.steps} steps of {train.batch_tokens} tokens")
-    partial = start_folder(folder)
-    (partial / "tokenizer").mkdir()
-    tokenizer.save(partial / "tokenizer")
     stores = {"train": train_store, "heldout": heldout_store}
     tensors = {f"{name}.tokens": store.tokens for name, store in stores.items()}
     tensors |= {f"{name}.ends": store.ends for name, store in stores.items()}
-    write_tensors(tensors, partial / TOKENS_FILE)
-    replace_json(partial / HELDOUT_FILE, {"documents": [asdict(document) for document in heldout]})
-    replace_json(partial / RUN_FILE, _record(request, train, model_config, corpus, step_seconds, device))
-    finish_folder(folder)
+    with filling(folder) as partial:
+        (partial / "tokenizer").mkdir()
+        tokenizer.save(partial / "tokenizer")
+        write_tensors(tensors, partial / TOKENS_FILE)
+        replace_json(partial / HELDOUT_FILE, {"documents": [asdict(document) for document in heldout]})
+        replace_json(partial / RUN_FILE, _record(request, train, model_config, corpus, step_seconds, device))
 
 
 def resolve_steps(

@@ -15,7 +15,7 @@ from hyla.json_files import read_json
 from hyla.models.trunk import Model
 from hyla.ops import backends
 from hyla.ops.devices import facts
-from hyla.train.files import finish_folder, replace_json, start_folder
+from hyla.train.files import filling, replace_json
 from hyla.train.optimizer import Optimizer
 
 
@@ -52,19 +52,21 @@ def finished_states(folder: Path) -> list[Path]:
 
 
 def save_state(folder: Path, model: Model, optimizer: Optimizer, *, step: int, seconds: float, kept: int) -> Path:
-    """Write `folder/step-<step>` (appears whole, by rename) and remove all but the newest `kept` ones."""
+    """Write `folder/step-<step>` (appears whole, by rename) and remove all but the newest `kept` ones.
+
+    Raises CheckpointError when the disk refuses; older checkpoints are as they were then.
+    """
     from hyla.checkpoints.tensor_files import write_tensors
 
     path = folder / f"step-{step:08d}"
-    partial = start_folder(path)
-    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
-    write_tensors(weights, partial / WEIGHTS)
-    memory = {key: tensor.cpu().contiguous() for key, tensor in optimizer.state_tensors().items()}
-    write_tensors(memory, partial / OPTIMIZER)
-    digests = {name: checksum(partial / name) for name in (WEIGHTS, OPTIMIZER)}
-    found = {"step": step, "seconds": seconds, "environment": environment(model.device), "sha256": digests}
-    replace_json(partial / STATE, found)
-    finish_folder(path)
+    with filling(path) as partial:
+        weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+        write_tensors(weights, partial / WEIGHTS)
+        memory = {key: tensor.cpu().contiguous() for key, tensor in optimizer.state_tensors().items()}
+        write_tensors(memory, partial / OPTIMIZER)
+        digests = {name: checksum(partial / name) for name in (WEIGHTS, OPTIMIZER)}
+        found = {"step": step, "seconds": seconds, "environment": environment(model.device), "sha256": digests}
+        replace_json(partial / STATE, found)
     for old in finished_states(folder)[:-kept]:
         shutil.rmtree(old)
     return path

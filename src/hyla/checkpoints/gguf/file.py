@@ -17,6 +17,7 @@ import numpy as np
 
 from hyla.checkpoints.gguf.types import REFUSED, TYPES, StoredType
 from hyla.errors import CheckpointError
+from hyla.whole_files import require_regular
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -148,6 +149,7 @@ def read_part(file: Path) -> Part:
 def _mapped(file: Path) -> memoryview:
     """The file as memory that cannot be written to; a writable mapping larger than the machine's memory is refused."""
     try:
+        require_regular(file)
         with file.open("rb") as opened:
             return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError as error:

@@ -33,6 +33,7 @@ class GGUFReader:
 
     def __init__(self, model: GGUFModel, published: Mapping[str, Published], dtype: torch.dtype | None = None):
         self._published = published
+        self.writer = None
         stored = Counter(info.stored.name for info in model.tensors.values())
         self._is_plain = set(stored) <= {"F32"}
         self._dtype = dtype or (torch.float32 if self._is_plain else torch.bfloat16)

@@ -25,7 +25,7 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 class Config(BaseModel):
     """Base of all configs: frozen, unknown keys are errors, and errors are `ConfigError`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def __init__(self, **fields):
         try:

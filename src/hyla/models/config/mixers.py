@@ -199,7 +199,10 @@ class Mamba2Config(MixerConfig):
     conv_len: Annotated[int, Field(ge=1, le=8)] = 4
     norm_eps: float = Field(default=1e-5, gt=0)
     """Epsilon of the output norm, whose input is gated by silu(z)."""
-    time_step_limit: tuple[Annotated[float, Field(ge=0)], float] = (0.0, float("inf"))
+    time_step_limit: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(allow_inf_nan=True)]] = (
+        0.0,
+        float("inf"),
+    )
     """Smallest and largest dt. Published models do not limit it."""
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig
-from hyla.models.formats.family import Family
+from hyla.models.formats.family import Family, Suits, unwrapped
 from hyla.models.formats.names import Rule, rename
 
 NAME = "hyla"
@@ -56,9 +56,13 @@ def _says_the_same(given, read) -> bool:
 class OwnFormat(Family[ModelConfig]):
     """A family whose tensors have our names, whatever modules the model has."""
 
-    def rules(self, config: ModelConfig, ours: Iterable[str]) -> list[Rule]:
+    def rules(self, config: ModelConfig, ours: Iterable[str], suits: Suits | None = None) -> list[Rule]:
         """Every parameter under its own name."""
         return [rename(name, name) for name in ours]
+
+    def canonical(self, name: str) -> str:
+        """Our own name, without what training tools put around a model."""
+        return unwrapped(name)
 
     def mtp_tensors(self, config: ModelConfig) -> frozenset[str]:
         """The tensors by which a folder shows that it holds the modules: their final norms."""

@@ -16,7 +16,7 @@ from typing import Literal
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig, SoftmaxConfig
 from hyla.models.families import mimo_v2_flash as flash
-from hyla.models.formats.family import Family
+from hyla.models.formats.family import Family, Suits
 from hyla.models.formats.mtp_names import MIMO_V2
 from hyla.models.formats.names import Rule, fuse_shards
 
@@ -36,14 +36,14 @@ def to_published(config: ModelConfig) -> dict:
 class ShardedFamily(Family[Keys]):
     """A family whose qkv matrices are cut into as many shards as the full layers have key heads."""
 
-    def rules(self, config: ModelConfig, ours: Iterable[str]) -> list[Rule]:
+    def rules(self, config: ModelConfig, ours: Iterable[str], suits: Suits | None = None) -> list[Rule]:
         counts = [mixer.num_kv_heads for mixer in config.mixers if isinstance(mixer, SoftmaxConfig)]
         shards = min(counts, default=1)
         if any(count % shards for count in counts):
             raise ConfigError(f"{self.name}: key heads {sorted(set(counts))} cannot be cut into {shards} shards")
         qkv = fuse_shards("self_attn.qkv_proj.weight", ("q.weight", "k.weight", "v.weight"), shards)
         names = {**self.names, "softmax": (qkv, *self.names["softmax"])}
-        return Family.rules(replace(self, names=names), config, ours)
+        return Family.rules(replace(self, names=names), config, ours, suits)
 
 
 # fmt: off

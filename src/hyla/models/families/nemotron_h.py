@@ -60,7 +60,11 @@ MLP = {"intermediate_size": "intermediate_dim"}
 NO_LIMIT = (0.0, float("inf"))
 MTP_STEPS = 2  # not in config.json
 # transformers 5 spells infinity as an object.
-Bound = Annotated[float, BeforeValidator(lambda value: float("inf") if value == {"__float__": "Infinity"} else value)]
+Bound = Annotated[
+    float,
+    Field(allow_inf_nan=True),
+    BeforeValidator(lambda value: float("inf") if value == {"__float__": "Infinity"} else value),
+]
 
 LETTERS = {"mamba2": "M", "moe": "E", "softmax": "*", "mlp": "-"}
 """The letter of each kind of our sublayers."""

@@ -1,8 +1,8 @@
 """Qwen3.5, dense text tower (Qwen/Qwen3.5-0.8B to Qwen3.5-27B).
 
 Qwen3-Next, except: SwiGLU in every layer, and projections stored apart instead of interleaved by key head. Reads the
-multimodal `qwen3_5` folders (`text_config`, tensors under `model.language_model.`) and `qwen3_5_text`; writes the
-latter. mRoPE equals partial RoPE on text. The vision tower is not loaded, and reported.
+multimodal `qwen3_5` folders (`text_config`, tensors under `model.language_model.`, however often) and `qwen3_5_text`;
+writes the latter. mRoPE equals partial RoPE on text. The vision tower is not loaded, and reported.
 Verified against transformers 5.23 on random weights (tests/parity/test_parity_qwen3_5.py).
 """
 
@@ -73,7 +73,14 @@ MIXER_NAMES = {
     ),
 }
 NAMES = {**MIXER_NAMES, "mlp": weights("mlp.", *SWIGLU)}
-TEXT_ALIASES = ((r"^model\.language_model\.", "model."),)
+_NESTS = r"^(?:(?:model|language_model)\.)*"
+TEXT_ALIASES = (
+    (_NESTS + r"(?=(?:layers|embed_tokens|norm)\.)", "model."),
+    (_NESTS + r"(?=(?:lm_head|mtp)\.)", ""),
+    (_NESTS + r"(?:visual|vision_tower)\.", "model.visual."),
+)
+"""The language model stands below `model.language_model.`; savers leave parts of that out, turn it around or repeat it,
+and name the vision tower, which is not read, with or without `model.`"""
 
 COMMON_SIZE = {
     "vocab_size": 248320,

@@ -1,9 +1,10 @@
 """Qwen3.5, mixture of experts: text tower (Qwen/Qwen3.5-35B-A3B, 122B-A10B, 397B-A17B).
 
 Qwen3.5 dense, except: experts with a sigmoid-gated shared one in every layer, stored as one tensor of all experts
-(`gate_up_proj` [E, 2 I, D]) in the trunk and one by one in the MTP module. transformers saves all of them one by one,
-which is read as well. Reads the multimodal `qwen3_5_moe` folders and `qwen3_5_moe_text`; writes the latter. Verified
-against transformers 5.23 on random weights (tests/parity/test_parity_qwen3_5_moe.py).
+(`gate_up_proj` [E, 2 I, D]) in the trunk and one by one in the MTP module. Qwen3.6 stores them in one tensor there too,
+transformers saves all of them one by one: each block is read either way. Reads the multimodal `qwen3_5_moe` folders and
+`qwen3_5_moe_text`; writes the latter. Verified against transformers 5.23 on random weights
+(tests/parity/test_parity_qwen3_5_moe.py).
 """
 
 from __future__ import annotations
@@ -88,7 +89,6 @@ FAMILY = Family(
     to_published=to_published,
     architecture="Qwen3_5MoeForCausalLM",
     names={**MIXER_NAMES, "moe": FUSED_EXPERTS},
-    also_read={"moe": SPARSE},
     mtp=replace(MTP_NAMES, names={"moe": SPARSE}),
     aliases=TEXT_ALIASES,
     text_key="text_config",

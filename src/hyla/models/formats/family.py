@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Generic, Protocol, TypeVar
@@ -17,12 +17,23 @@ from typing import Generic, Protocol, TypeVar
 from hyla.errors import ConfigError
 from hyla.models.config import ModelConfig, SublayerConfig
 from hyla.models.formats.ignored import COMMON_IGNORED, writers_reason
+from hyla.models.formats.modules import other_layout
 from hyla.models.formats.mtp_names import MTPNames
 from hyla.models.formats.names import TRUNK, Rule
 from hyla.models.formats.published import normalize_rope
 
 Keys = TypeVar("Keys")
 Read = TypeVar("Read", covariant=True)
+
+Suits = Callable[[Sequence[Rule]], int]
+"""How well the bound rules of a block suit."""
+Choose = Callable[[Sequence[Sequence[Rule]]], Sequence[Rule]]
+"""One of the layouts of a block."""
+
+AROUND = re.compile(r"^(?:base_model\.model\.|module\.|_orig_mod\.)+")
+"""Before a tensor's name: PEFT, data parallelism and torch.compile."""
+INSIDE = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer)\.")
+"""Anywhere in it: torch.compile, sharding, checkpointing, and PEFT around a layer."""
 
 logger = logging.getLogger("hyla.models")
 
@@ -53,9 +64,8 @@ class Family(Generic[Keys]):
     architecture: str
     """The class name that other libraries expect in `architectures`."""
     names: Mapping[str, tuple[Rule, ...]]
-    """Rules by sublayer kind; published names relative to `layer_prefix`, ours to the sublayer's module."""
-    also_read: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
-    """Rules of another layout by sublayer kind, which some writers use; read where a folder has it, never written."""
+    """Rules by sublayer kind; published names relative to `layer_prefix`, ours to the sublayer's module. Experts are
+    written so, and read in `modules.other_layout` as well."""
     layer_norms: tuple[str, ...] = ("input_layernorm.weight", "post_attention_layernorm.weight")
     """The norms before the sublayers of one published layer; their number is the sublayers per layer."""
     layer_prefix: str = "model.layers.{}."
@@ -84,6 +94,15 @@ class Family(Generic[Keys]):
     """Published checkpoints: name -> config.json."""
     assumed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What no source of a model in `sizes` gives: name -> key -> where the value comes from."""
+
+    @cached_property
+    def _base(self) -> tuple[str, re.Pattern]:
+        """The name of the model without its head, as "model.", and where a tensor of it begins if that is left out (a
+        model saved without its head) or stands twice."""
+        base = self.layer_prefix.partition(".")[0] + "."
+        published = [self.layer_prefix, *(name for rule in self.trunk for name in rule.published)]
+        parts = {name.removeprefix(base).partition(".")[0] for name in published if name.startswith(base)}
+        return base, re.compile(rf"^(?:{re.escape(base)})*(?=(?:{'|'.join(sorted(parts))})\.)")
 
     @cached_property
     def handled(self) -> frozenset[str]:
@@ -145,7 +164,8 @@ class Family(Generic[Keys]):
         return published
 
     def canonical(self, name: str) -> str:
-        """A tensor's name in the spelling that we write."""
+        """A tensor's name in the spelling that we write, without what training tools put around a model."""
+        name = self._base[1].sub(self._base[0], unwrapped(name))
         for pattern, replacement in self.aliases:
             name = re.sub(pattern, replacement, name)
         return name
@@ -157,12 +177,18 @@ class Family(Generic[Keys]):
             return "config.json does not count this multi-token prediction module"
         return next((why for pattern, why in self.ignored_tensors.items() if re.match(pattern, name)), None)
 
-    def rules(self, config: ModelConfig, ours: Iterable[str]) -> list[Rule]:
-        """The bound rules of a model with our parameter names; together they cover each name exactly once."""
+    def rules(self, config: ModelConfig, ours: Iterable[str], suits: Suits | None = None) -> list[Rule]:
+        """The bound rules of a model with our parameter names; together they cover each name exactly once.
+
+        suits: how well the rules of a block suit, where the block has several layouts: the best of them is taken, the
+        family's own in a tie. None: the family's own.
+        """
         ours = set(ours)
         candidates = [rule for rule in self.trunk if not (config.tie_embeddings and rule.ours == ("head.weight",))]
-        candidates += self._trunk_rules(config)
-        candidates += self._mtp_rules(config)
+        candidates += _stack_rules(
+            config.sublayers, self.layer_norms, self.layer_prefix.format, self.names, "", _chosen_by(suits)
+        )
+        candidates += self._mtp_rules(config, _chosen_by(suits))
         rules = [rule for rule in candidates if ours.issuperset(rule.ours)]
         covered = [name for rule in rules for name in rule.ours]
         uncovered = sorted(ours - set(covered))
@@ -170,22 +196,15 @@ class Family(Generic[Keys]):
             raise ConfigError(f"the {self.name} format has no name for {uncovered[:3] or covered[:3]}")
         return rules
 
-    def as_stored(self, config: ModelConfig, stored: Iterable[str]) -> Family:
-        """This family with the names that a folder uses: those of `also_read` where its tensors are there."""
-        if not self.also_read:
-            return self
-        other = replace(self, names={**self.names, **self.also_read}, also_read={})
-        ours, theirs = ({n for rule in f._trunk_rules(config) for n in rule.published} for f in (self, other))
-        return self if (theirs - ours).isdisjoint(stored) else other
-
-    def _trunk_rules(self, config: ModelConfig) -> list[Rule]:
-        return _stack_rules(config.sublayers, self.layer_norms, self.layer_prefix.format, self.names, "")
+    def rules_of_stored(self, config: ModelConfig, ours: Iterable[str], stored: Collection[str]) -> list[Rule]:
+        """`rules`, each block in the layout in which `stored` has more of its tensors. stored: in our spelling."""
+        return self.rules(config, ours, lambda block: sum(name in stored for rule in block for name in rule.published))
 
     def mtp_tensors(self, config: ModelConfig) -> frozenset[str]:
         """Published names of the tensors of the multi-token prediction modules."""
-        return frozenset(name for rule in self._mtp_rules(config) for name in rule.published)
+        return frozenset(name for rule in self._mtp_rules(config, _own) for name in rule.published)
 
-    def _mtp_rules(self, config: ModelConfig) -> list[Rule]:
+    def _mtp_rules(self, config: ModelConfig, choose: Choose) -> list[Rule]:
         """The bound rules of the multi-token prediction modules."""
         spelled = self.mtp
         if spelled is None:
@@ -200,7 +219,7 @@ class Family(Generic[Keys]):
             def prefix(layer: int, places: Mapping = MappingProxyType(places)) -> str:
                 return spelled.layer_prefix.format(layer=layer, **places)
 
-            rules += _stack_rules(mtp.sublayers, norms, prefix, {**self.names, **spelled.names}, ours)
+            rules += _stack_rules(mtp.sublayers, norms, prefix, {**self.names, **spelled.names}, ours, choose)
         return rules
 
 
@@ -210,15 +229,39 @@ def _stack_rules(
     layer_prefix: Callable[[int], str],
     names: Mapping[str, tuple[Rule, ...]],
     ours: str,
+    choose: Choose,
 ) -> list[Rule]:
-    """The bound rules of a list of sublayers, whose names of ours start with `ours`."""
+    """The bound rules of a list of sublayers, whose names of ours start with `ours`, each in its layout."""
     rules = []
     for index, sublayer in enumerate(sublayers):
         layer, place = layer_prefix(index // len(norms)), f"{ours}sublayers.{index}."
         rules.append(Rule((norms[index % len(norms)],), ("norm.weight",)).with_prefixes(layer, place))
-        for rule in names.get(sublayer.module.kind, ()):
-            rules.append(rule.bind(sublayer.module).with_prefixes(layer, place + "module."))
+        own = names.get(sublayer.module.kind, ())
+        layouts = [own] if (other := other_layout(own)) is None else [own, other]
+        rules += choose([_placed(layout, sublayer, layer, place) for layout in layouts])
     return rules
+
+
+def _placed(rules: Sequence[Rule], sublayer: SublayerConfig, layer: str, place: str) -> list[Rule]:
+    return [rule.bind(sublayer.module).with_prefixes(layer, place + "module.") for rule in rules]
+
+
+def _own(layouts: Sequence[Sequence[Rule]]) -> Sequence[Rule]:
+    """Of the layouts of a block, the one that the family writes."""
+    return layouts[0]
+
+
+def _chosen_by(suits: Suits | None) -> Choose:
+    return _own if suits is None else lambda layouts: max(layouts, key=suits)
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what training tools put around a model or its layers.
+
+    >>> unwrapped("base_model.model.model.layers.0._orig_mod.mlp.up_proj.base_layer.weight")
+    'model.layers.0.mlp.up_proj.weight'
+    """
+    return INSIDE.sub("", AROUND.sub("", name))
 
 
 def published_shapes(rule: Rule, ours: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyla.models.formats.names import Rule, fuse, stack, weights
+from hyla.models.formats.names import FuseExperts, Rule, Stack, fuse, fuse_experts, rename, stack, weights
 from hyla.models.formats.published import Count, Strict
 
 # Published key: field of our config.
@@ -55,3 +55,28 @@ QK_NORMED_ATTENTION = weights(
 
 EXPERTS = tuple(stack(f"mlp.experts.{{}}.{name}_proj.weight", f"experts_{name}") for name in ("gate", "up", "down"))
 """Rules of routed experts that are published one by one."""
+
+
+def other_layout(rules: tuple[Rule, ...]) -> tuple[Rule, ...] | None:
+    """The rules of a block whose experts are stored the other way; None for a block without experts.
+
+    One by one for all in one tensor ([E, 2 I, D] `gate_up_proj` and [E, D, I] `down_proj` beside the numbers that the
+    experts would have), and back. Writers choose for each block: Qwen3.5 stores the trunk's experts in one tensor and
+    those of its MTP module one by one, Qwen3.6 all in one, trainers and other libraries either.
+    """
+    one_by_one = [rule for rule in rules if isinstance(rule, Stack)]
+    in_one = next((rule for rule in rules if isinstance(rule, FuseExperts)), None)
+    if one_by_one:
+        prefix = one_by_one[0].published[0].partition("{}")[0]
+        ours = [rule.ours[0] for rule in one_by_one]
+        has_gate = "experts_gate" in ours
+        into = fuse_experts(f"{prefix}gate_up_proj", "experts_gate", "experts_up")
+        first = into if has_gate else rename(f"{prefix}up_proj", "experts_up")
+        rest = [rule for rule in rules if rule not in one_by_one]
+        return (first, rename(f"{prefix}down_proj", "experts_down"), *rest)
+    if in_one is not None:
+        prefix = in_one.published[0].removesuffix("gate_up_proj")
+        names = [(name, f"experts_{name}") for name in ("gate", "up", "down")]
+        rest = [rule for rule in rules if rule is not in_one and rule.ours != ("experts_down",)]
+        return (*(stack(f"{prefix}{{}}.{name}_proj.weight", ours) for name, ours in names), *rest)
+    return None

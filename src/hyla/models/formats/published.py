@@ -46,7 +46,7 @@ class Strict(BaseModel):
     """Base of the schemas: frozen, no unknown keys, no conversions."""
 
     # strict: "12" is not a number and 1 is not a flag; a retyped key is an error, not a guess.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class RopeParameters(Strict):

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 
-from hyla.errors import CheckpointError
+from hyla.errors import CheckpointError, ConfigError
+from hyla.json_files import read_json
 from hyla.models import families as family_files
+from hyla.models.config import ModelConfig
 from hyla.models.formats.family import Family
+from hyla.terminal_text import shortened
+
+MOST_SHOWN = 1000
+"""Characters of an error about a file: a value in it may be megabytes."""
 
 
 @lru_cache(maxsize=1)
@@ -39,6 +47,29 @@ def family_of(model_type: str | None) -> Family:
     if family is None:
         raise CheckpointError(f"unknown model_type {model_type!r} in config.json; Hyla reads {known_model_types()}")
     return family
+
+
+def read_published(
+    file: Path, look: Callable[[Mapping], None] = lambda published: None
+) -> tuple[Family, ModelConfig, dict]:
+    """What a config.json says: its family, the model and the keys themselves.
+
+    look: is given the keys first, and may raise. Raises CheckpointError or ConfigError, which names the file.
+    """
+    published = read_json(file)
+    look(published)
+    with names_file(file):
+        family = family_of_published(published)
+        return family, family.config_from_hf(published), published
+
+
+@contextmanager
+def names_file(file: Path) -> Iterator[None]:
+    """Errors about what a file says begin with its path."""
+    try:
+        yield
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"{file}: {shortened(str(error), MOST_SHOWN)}") from error
 
 
 def family_of_published(published: Mapping) -> Family:

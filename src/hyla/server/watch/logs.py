@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from hyla.terminal_text import escaped
+
 LogFormat = Literal["text", "json"]
 
 FIELDS = "hyla_fields"
@@ -34,13 +36,16 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people; a message is always one line, whatever a client sent."""
+    """A line for people; a message is always one line that commands no terminal, whatever a client or a file said."""
 
     def __init__(self):
         super().__init__(TEXT_FORMAT)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return super().formatMessage(record).replace("\r", "\\r").replace("\n", "\\n")
+        return escaped(super().formatMessage(record), keep="\t")
+
+    def formatException(self, ei) -> str:
+        return escaped(super().formatException(ei))
 
 
 def configure(form: LogFormat = "text", *, level: str = "info", stream: TextIO | None = None) -> logging.Handler:
