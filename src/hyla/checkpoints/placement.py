@@ -74,6 +74,8 @@ def plan(
     found = Plan(source, names, rules)
     for name in scaled:
         check_scales(name, found.read(name))
+    for name in expected:
+        source.check_values(names[name])
     return found
 
 

@@ -1,0 +1,80 @@
+"""Keys of quantization_config: which have an effect, which have none, and errors for all others. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from hyla.errors import ConfigError
+from hyla.models.formats.published import Strict
+
+logger = logging.getLogger("hyla.checkpoints")
+Keys = TypeVar("Keys", bound=Strict)
+
+
+def _is_group_size(value: int) -> int:
+    if value == 0:
+        raise ValueError("must be -1 (all inputs) or at least 1")
+    return value
+
+
+GroupSize = Annotated[int, Field(ge=-1, lt=2**31), AfterValidator(_is_group_size)]
+"""Inputs that share a scale; -1: all of them."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a folder says about its quantisation."""
+
+    keys: Mapping
+    where: str
+    """The file that says it, for messages."""
+
+    def read(
+        self,
+        schema: type[Keys],
+        reads: str,
+        *,
+        inert: Collection[str] = (),
+        other_names: Mapping[str, str] = MappingProxyType({}),
+    ) -> Keys:
+        """Check the keys of one format.
+
+        reads: what Hyla reads of it, for messages. inert: keys that say nothing about how numbers are stored.
+        other_names: another spelling -> ours. A key that is none of these is left out where its value asks for
+        nothing (null, false, empty). Raises ConfigError, which names key, value and file.
+        """
+        kept = {}
+        for key, value in self.keys.items():
+            name = other_names.get(key, key)
+            if value is None or key in inert:
+                continue
+            if name in schema.model_fields:
+                if kept.setdefault(name, value) != value:
+                    raise ConfigError(
+                        f"quantization_config: {name} is {kept[name]!r} and {value!r} in {self.where}; keep one"
+                    )
+            elif value is False or value in ({}, [], ""):
+                logger.info(
+                    "%s: left out %s = %r of quantization_config, which asks for nothing", self.where, key, value
+                )
+            else:
+                raise ConfigError(
+                    f"quantization_config: {key} = {value!r} in {self.where} is a key that Hyla does not know; remove "
+                    "it if it does not change how weights are stored, else fetch the unquantised checkpoint"
+                )
+        try:
+            return schema.model_validate(kept)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            said = "is missing" if first["type"] == "missing" else f"= {first['input']!r}"
+            raise ConfigError(
+                f"quantization_config: {key} {said} in {self.where}: {first['msg']}; Hyla reads {reads}, or fetch the "
+                "unquantised checkpoint"
+            ) from error
