@@ -1,4 +1,4 @@
-"""Quantised weights written from the formats' definitions, in numpy and bit by bit, with the numbers that they stand for.
+"""Quantised weights written from the formats' definitions, bit by bit in numpy, with the numbers they stand for.
 
 Each writer takes a matrix [out, in] and gives the stored tensors by suffix, and the numbers as float32.
 """
@@ -16,7 +16,7 @@ GROUP = 8
 
 def pack(codes, bits):
     """int32 words [rows, ceil(n bits / 32)] of unsigned codes [rows, n]: a stream of bits, the lowest first."""
-    rows, count = codes.shape
+    rows = len(codes)
     stream = ((codes[:, :, None].astype(np.int64) >> np.arange(bits)) & 1).reshape(rows, -1)
     stream = np.pad(stream, ((0, 0), (0, -stream.shape[1] % 32))).reshape(rows, -1, 32)
     words = (stream << np.arange(32)).sum(-1).astype(np.uint32)
@@ -42,7 +42,7 @@ def column_groups(into, group, rng=None):
 
 
 def gptq(weight, rng, *, bits=4, symmetric=True, ordered=False, version=1, group=GROUP):
-    out, into = weight.shape
+    into = weight.shape[1]
     group = into if group == -1 else group
     group_of = column_groups(into, group, rng if ordered else None)
     scales, zeros, codes, numbers = grid(weight, group_of, bits, symmetric, rng)
@@ -57,7 +57,7 @@ def gptq(weight, rng, *, bits=4, symmetric=True, ordered=False, version=1, group
 
 
 def awq(weight, rng, *, group=GROUP):
-    out, into = weight.shape
+    into = weight.shape[1]
     scales, zeros, codes, numbers = grid(weight, column_groups(into, into if group == -1 else group), 4, False, rng)
 
     def interleaved(numbers_IO):
@@ -171,7 +171,9 @@ def table_codes(weight, rng, *, kind="nf4", block=64, nested=False, storage=torc
     raw = torch.from_numpy((halves[:, 0] << 4 | halves[:, 1]).astype(np.uint8))[:, None]
     parts[".weight"] = raw.view(-1).view(storage)[:, None] if storage != torch.uint8 else raw
     parts[".weight.quant_map"] = torch.from_numpy(table)
-    parts[f".weight.quant_state.bitsandbytes__{kind}"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    parts[f".weight.quant_state.bitsandbytes__{kind}"] = torch.tensor(
+        list(json.dumps(state).encode()), dtype=torch.uint8
+    )
     return parts, numbers.reshape(weight.shape)
 
 
@@ -255,7 +257,11 @@ CASES = {
         {"by": "vector"},
         {"quant_method": "modelopt", "quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"},
     ),
-    "modelopt-nvfp4": (nvfp4, {"divides": False}, {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}),
+    "modelopt-nvfp4": (
+        nvfp4,
+        {"divides": False},
+        {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16},
+    ),
     "bnb-nf4": (table_codes, {}, BNB4),
     "bnb-nf4-nested": (table_codes, {"nested": True}, {**BNB4, "bnb_4bit_use_double_quant": True}),
     "bnb-fp4": (table_codes, {"kind": "fp4"}, {**BNB4, "bnb_4bit_quant_type": "fp4"}),

@@ -202,7 +202,6 @@ class TestDamage:
         (folder / "config.json").write_text(json.dumps(config))
         self.refused(folder, f"quantization_config: {next(iter(edit))}", ConfigError)
 
-
     def test_blocks_that_the_config_does_not_name_are_refused(self, folder):
         config = json.loads((folder / "config.json").read_text())
         config["quantization_config"] = {**QUANTIZATION, "weight_block_size": None}

@@ -47,7 +47,9 @@ def plain_model(dtype=torch.bfloat16, **sizes):
 
 
 def linears(model):
-    return {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and name != "lm_head"}
+    return {
+        name: part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and name != "lm_head"
+    }
 
 
 def write(name, tensors, quantization, expected, dtype=torch.bfloat16):
@@ -297,7 +299,13 @@ if __name__ == "__main__":
     parser.add_argument("--awq", type=Path)
     parser.add_argument("--only", nargs="*", default=[])
     given = parser.parse_args()
-    makers = {"ct": compressed_tensors, "bnb": bitsandbytes, "gptq": gptq, "awq": lambda: awq(given.awq), "mo": modelopt}
+    makers = {
+        "ct": compressed_tensors,
+        "bnb": bitsandbytes,
+        "gptq": gptq,
+        "awq": lambda: awq(given.awq),
+        "mo": modelopt,
+    }
     for short, maker in makers.items():
         if not given.only or short in given.only:
             maker()

@@ -1,4 +1,4 @@
-"""Every format against its definition: a quantised folder is the folder of the numbers that it stands for, bit for bit."""
+"""Every format against its definition: a quantised folder is the folder of the numbers that it stands for."""
 
 import re
 
@@ -95,7 +95,8 @@ def test_experts_in_gptq_and_awq_are_stacked(tmp_path):
 def test_schemes_of_single_layers_are_told_apart_by_their_tensors(tmp_path):
     parts = {"ct-int4": "self_attn", "ct-int8-channel": "down_proj", "ct-fp8": "gate_proj|up_proj"}
     schemes = [
-        {**CASES[case][2]["config_groups"]["group_0"], "targets": [f"re:.*({pattern})"]} for case, pattern in parts.items()
+        {**CASES[case][2]["config_groups"]["group_0"], "targets": [f"re:.*({pattern})"]}
+        for case, pattern in parts.items()
     ]
 
     def case_of(name):

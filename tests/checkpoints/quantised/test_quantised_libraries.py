@@ -1,4 +1,4 @@
-"""Folders that the quantising libraries wrote (`make_folders.py`) hold the numbers that those libraries read in them."""
+"""Folders that quantising libraries wrote (`make_folders.py`) hold the numbers that those libraries read in them."""
 
 import hashlib
 import json
@@ -27,7 +27,9 @@ def digest(tensor):
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_every_weight_has_the_bits_of_the_library(folder):
     with open_checkpoint(folder).tensors(torch.float32) as source:
-        wrong = [name for name, (dtype, told) in expected(folder).items() if digest(source.tensor(name).to(dtype)) != told]
+        wrong = [
+            name for name, (dtype, told) in expected(folder).items() if digest(source.tensor(name).to(dtype)) != told
+        ]
     assert wrong == [] and len(expected(folder)) == 7
 
 

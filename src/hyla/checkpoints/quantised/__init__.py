@@ -5,6 +5,20 @@ blocks of 128 x 128 is not read here: it stays FP8 in memory (`checkpoints.fp8_r
 """
 
 from hyla.checkpoints.quantised.protocol import Packed, Quantisation
-from hyla.checkpoints.quantised.registry import Declared, find_declared, quantisation_of
+from hyla.checkpoints.quantised.registry import (
+    Declared,
+    find_declared,
+    looks_quantised,
+    quantisation_of,
+    without_quantisation,
+)
 
-__all__ = ["Declared", "Packed", "Quantisation", "find_declared", "quantisation_of"]
+__all__ = [
+    "Declared",
+    "Packed",
+    "Quantisation",
+    "find_declared",
+    "looks_quantised",
+    "quantisation_of",
+    "without_quantisation",
+]

@@ -9,7 +9,7 @@ config is refused. Source: the library's own format. Needs no PyTorch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from pydantic import Field
 
@@ -43,6 +43,7 @@ Format = Literal[
     "naive-quantized",
     "nvfp4-pack-quantized",
     "mxfp4-pack-quantized",
+    "mixed-precision",
 ]
 INERT = frozenset(
     {
@@ -71,12 +72,18 @@ class Weights(Strict):
     scale_dtype: str | None = None
     zp_dtype: str | None = None
 
-    @property
-    def block(self) -> tuple[int, int] | None:
-        """(outputs, inputs) that share a scale, besides a whole matrix and one output."""
+    def block(self, out: int, into: int) -> tuple[int, int]:
+        """(outputs, inputs) that share a scale."""
         if self.block_structure is not None:
             return self.block_structure[0], self.block_structure[1]
-        return (1, self.group_size) if self.group_size is not None and self.group_size > 0 else None
+        if self.group_size is not None and self.group_size > 0:
+            return 1, self.group_size
+        return (1, into) if self.strategy == "channel" or self.group_size == -1 else (out, into)
+
+    def has_grid(self, grid: tuple[int, ...], out: int, into: int) -> bool:
+        """Whether a matrix has scales of that shape."""
+        rows, columns = self.block(out, into)
+        return grid == (-(-out // rows), -(-into // columns)) and (rows > 1 or into % columns == 0)
 
 
 class Scheme(Strict):
@@ -94,7 +101,7 @@ class CompressedTensorsKeys(Strict):
     """HANDLED keys."""
 
     config_groups: dict[str, Scheme]
-    format: Format | Literal["mixed-precision", "dense"] = "pack-quantized"
+    format: Format = "pack-quantized"
     sparsity_config: dict | None = None
     transform_config: dict | None = None
 
@@ -119,7 +126,7 @@ def compressed_tensors(declared: Declared) -> CompressedTensors:
     return CompressedTensors(keys.format, tuple(schemes))
 
 
-def _refuse(declared: Declared, key: str, value: object) -> None:
+def _refuse(declared: Declared, key: str, value: object) -> NoReturn:
     raise ConfigError(
         f"quantization_config: {key} = {value!r} in {declared.where}: Hyla reads {READS}; take another quantisation, "
         "or fetch the unquantised checkpoint"
@@ -147,7 +154,9 @@ class CompressedTensors:
                 continue
             headers.need(module, parts, (".weight_scale", "scales"))
             if "codes" not in parts:
-                found[f"{module}.weight"] = self._codes(headers, module, {**parts, "codes": parts["plain"]}, str(dtype))
+                found[f"{module}.weight"] = self._codes(
+                    headers, module, {**parts, "codes": parts["plain"]}, dtype or ""
+                )
             elif "plain" in parts:
                 headers.refuse(parts["codes"], f"is stored beside {parts['plain']}")
             elif dtype == "U8":
@@ -161,18 +170,16 @@ class CompressedTensors:
 
     def _codes(self, headers: Headers, module: str, parts: dict[str, str], dtype: str) -> Packed:
         """int8 and FP8 codes that are stored as they are."""
-        del parts["plain"]
-        schemes = self._fits("int", 2, 4, 8) if dtype == "I8" else self._fits("float", 8)
-        shape = headers.source.shape(parts["scales"])
         matrix = headers.matrix(parts["codes"], dtype)
-        blocks = [weights.block for weights in schemes if weights.block is not None]
-        block = next((block for block in blocks if shape == tuple(-(-n // b) for n, b in zip(matrix, block))), None)
-        if not schemes or (block is None and blocks and len(shape) == 2 and shape[1] > 1):
-            self._misfit(headers, parts["codes"], f"{dtype} codes with scales {shape}")
-        if "zeros" not in parts and not any(weights.symmetric for weights in schemes):
-            headers.need(module, parts, (".weight_zero_point", "zeros"))
+        grid = _grid(headers, parts["scales"], matrix[0])
+        kinds = self._fits("int", *PACKED_BITS) if dtype == "I8" else self._fits("float", 8)
+        schemes = [weights for weights in kinds if weights.has_grid(grid, *matrix)]
+        if not schemes:
+            self._misfit(headers, parts["codes"], f"{dtype} codes with {grid} scales")
+        self._need_zeros(headers, module, parts, schemes)
         parts = {role: name for role, name in parts.items() if role in ("codes", "scales", "zeros")}
-        return scaled(headers, parts, dtype, block=block, label="int8" if dtype == "I8" else "FP8")
+        label = "int8" if dtype == "I8" else "FP8"
+        return scaled(headers, parts, dtype, block=schemes[0].block(*matrix), label=label)
 
     def _fp4(self, headers: Headers, parts: dict[str, str]) -> Packed:
         if not self._fits("float", 4):
@@ -186,36 +193,41 @@ class CompressedTensors:
         out, words = headers.matrix(parts["codes"], "I32")
         headers.expect(parts["shape"], [(2,)], "I32", "I64")
         rows, into = (int(size) for size in headers.source.tensor(parts["shape"]).tolist())
-        schemes = [weights for weights in self._fits("int", *PACKED_BITS) if -(-into * weights.num_bits // 32) == words]
-        if rows != out or into < 1 or not schemes:
+        kinds = [weights for weights in self._fits("int", *PACKED_BITS) if -(-into * weights.num_bits // 32) == words]
+        if rows != out or into < 1 or not kinds:
             self._misfit(headers, parts["codes"], f"{words:,} words for {into:,} inputs of {rows:,} outputs")
-        bits = schemes[0].num_bits
-        shape = headers.source.shape(parts["scales"])
-        sizes = {weights.group_size for weights in schemes if weights.group_size not in (None, -1)}
-        if (shape not in ((), (1,), (out,)) and len(shape) != 2) or headers.source.dtype(parts["scales"]) not in FLOATS:
-            headers.refuse(parts["scales"], f"is {headers.source.dtype(parts['scales'])} {shape}, no grid of scales")
-        grid = (1, 1) if shape in ((), (1,)) else (out, 1) if shape == (out,) else (shape[0], shape[1])
-        groups = grid[1]
-        if grid[0] not in (1, out) or groups < 1 or (groups > 1 and into // groups not in sizes) or into % groups:
-            headers.refuse(
-                parts["scales"],
-                f"is {shape} for {out:,} x {into:,} codes, but group_size = {' or '.join(map(str, sorted(sizes)))}",
-            )
-        if "zeros" not in parts and not any(weights.symmetric for weights in schemes):
-            headers.need(module, parts, (".weight_zero_point", "zeros"))
+        grid = _grid(headers, parts["scales"], out)
+        schemes = [weights for weights in kinds if weights.has_grid(grid, out, into)]
+        if not schemes:
+            self._misfit(headers, parts["scales"], f"{grid} scales for {out:,} x {into:,} codes")
+        self._need_zeros(headers, module, parts, schemes)
+        bits, groups = schemes[0].num_bits, grid[1]
         if "zeros" in parts:
-            packed = (
-                [(-(-out * bits // 32), groups)] if headers.source.dtype(parts["zeros"]) == "I32" else [grid, shape]
-            )
-            headers.expect(parts["zeros"], packed, "I32", "I8")
+            is_packed = headers.source.dtype(parts["zeros"]) == "I32"
+            shapes = [(-(-out * bits // 32), groups)] if is_packed else [grid, headers.source.shape(parts["scales"])]
+            headers.expect(parts["zeros"], shapes, "I32", "I8")
         if "groups" in parts:
             headers.expect(parts["groups"], [(into,)], "I32", "I64")
         parts = {role: name for role, name in parts.items() if role != "global"}
         return Packed((out, into), f"int{bits}", parts, WordsCoding(bits, grid, into // groups))
 
-    def _misfit(self, headers: Headers, name: str, what: str) -> None:
+    def _need_zeros(self, headers: Headers, module: str, parts: dict[str, str], schemes: list[Weights]) -> None:
+        if not any(weights.symmetric for weights in schemes):
+            headers.need(module, parts, (".weight_zero_point", "zeros"))
+
+    def _misfit(self, headers: Headers, name: str, what: str) -> NoReturn:
         described = "; ".join(f"{w.type}{w.num_bits}, {w.strategy}, group_size {w.group_size}" for w in self.schemes)
         headers.refuse(name, f"holds {what}, which no scheme of config_groups describes ({described})")
+
+
+def _grid(headers: Headers, scales: str, out: int) -> tuple[int, int]:
+    """The shape of scales as that of a grid: one row or column may be left out."""
+    shape, dtype = headers.source.shape(scales), headers.source.dtype(scales)
+    if dtype in FLOATS and shape in ((), (1,)):
+        return 1, 1
+    if dtype in FLOATS and shape == (out,):
+        return out, 1
+    return headers.matrix(scales, *FLOATS)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ KEY, OLD_KEY = "quantization_config", "compression_config"
 """In config.json; the second in early folders of compressed-tensors."""
 OWN_FILES = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
 """Files beside config.json in which writers say it, if config.json does not."""
+MARKS = (".qweight", ".weight_packed", ".weight.absmax", ".SCB", ".weight_scale", ".weight_scale_inv")
 
 
 def find_declared(published: Mapping, text_key: str | None, folder: Path) -> Declared | None:
@@ -46,6 +47,20 @@ def _below(found: Mapping) -> Mapping:
         if isinstance(inner, Mapping)
         else found
     )
+
+
+def without_quantisation(published: Mapping, text_key: str | None) -> dict:
+    """A config.json that says nothing of quantisation, at its top and inside the language model's part."""
+    kept = {key: value for key, value in published.items() if key not in (KEY, OLD_KEY)}
+    nested = kept.get(text_key) if text_key else None
+    if text_key and isinstance(nested, Mapping):
+        kept[text_key] = {key: value for key, value in nested.items() if key not in (KEY, OLD_KEY)}
+    return kept
+
+
+def looks_quantised(name: str) -> bool:
+    """Whether a tensor is called as only packed weights are."""
+    return name.endswith(MARKS)
 
 
 def quantisation_of(declared: Declared) -> Quantisation:

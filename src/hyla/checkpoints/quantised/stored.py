@@ -37,11 +37,10 @@ class Headers:
 
     def need(self, module: str, parts: Mapping[str, str], *suffixes_and_roles: tuple[str, str]) -> None:
         """Raise CheckpointError for the first (suffix, role) that a module does not have."""
+        beside = parts.get("codes") or next(iter(parts.values()))
         for suffix, role in suffixes_and_roles:
             if role not in parts:
-                raise CheckpointError(
-                    f"{self.place}: tensor {module}{suffix} is missing beside {next(iter(parts.values()))}; {WAY_OUT}"
-                )
+                raise CheckpointError(f"{self.place}: tensor {module}{suffix} is missing beside {beside}; {WAY_OUT}")
 
     def matrix(self, name: str, *dtypes: str) -> tuple[int, int]:
         """The shape of a tensor that must be a matrix of one of these dtypes, with numbers in it."""
