@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from quantised_writing import CASES, compressed, write_folder
+from safetensors.torch import load_file, save_file
 
 from hyla.checkpoints import load_model, open_checkpoint, save_model
 from hyla.checkpoints.quantised import numbers
@@ -80,6 +81,29 @@ def test_fused_and_stacked_matrices_of_families_are_decoded_before_they_are_plac
         kinds = {source.stored_as(name) for name in source}
     assert kinds & {"nf4", "int8"}
     assert_same(load_model(folder, dtype="float32"), load_model(plain, dtype="float32"))
+
+
+def unfused(folder):
+    """Qwen3.5's experts one by one, as quantising tools leave them."""
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if ".experts." in name and tensors[name].dim() == 3]:
+        whole, place = tensors.pop(name), name.rpartition(".")[0]
+        for number, expert in enumerate(whole):
+            parts = zip(("gate", "up"), expert.chunk(2)) if "gate_up" in name else [("down", expert)]
+            tensors |= {f"{place}.{number}.{part}_proj.weight": matrix.clone() for part, matrix in parts}
+    (folder / "model.safetensors").unlink()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("case", ["bnb-nf4-nested", "ct-w8a8"])
+def test_experts_that_were_taken_apart_for_quantising_are_put_together(case, tmp_path):
+    family = family_of("qwen3_5_moe")
+    save_model(initialize(Model(family.tiny), 3, std=0.1), tmp_path / "m")
+    unfused(tmp_path / "m")
+    write_folder(tmp_path / "m", tmp_path / "plain", CASES[case][2], lambda n: case if "experts." in n else None)
+    with open_checkpoint(tmp_path / "m").tensors() as source:
+        assert sum(source.stored_as(name) in ("nf4", "int8") for name in source) >= 12
+    assert_same(load_model(tmp_path / "m", dtype="float32"), load_model(tmp_path / "plain", dtype="float32"))
 
 
 def test_experts_in_gptq_and_awq_are_stacked(tmp_path):

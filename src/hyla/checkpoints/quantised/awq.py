@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import field_validator
 
-from hyla.checkpoints.quantised.keys import GroupSize
+from hyla.checkpoints.quantised.keys import AUTO_ROUND, GroupSize
 from hyla.checkpoints.quantised.protocol import Packed
 from hyla.checkpoints.quantised.stored import FLOATS, Headers, Parts
 from hyla.models.formats.published import Strict
@@ -28,6 +28,7 @@ FIELDS = 8
 INERT = frozenset(
     {
         *("quant_method", "method", "modules_to_not_convert", "do_fuse", "modules_to_fuse", "fuse_max_seq_len"),
+        *AUTO_ROUND,
         *("exllama_config", "model_name_or_path", "model_file_base_name", "true_sequential", "damp_percent"),
         *("desc_act", "static_groups", "tokenizer", "dataset", "meta", "lm_head", "sym", "act_group_aware"),
         *(
@@ -56,6 +57,7 @@ class AWQKeys(Strict):
     version: Literal["gemm"] = "gemm"
     backend: Literal["auto", "autoawq", "gemm"] = "auto"
     pack_dtype: Literal["int32"] = "int32"
+    data_type: Literal["int"] = "int"
 
     @field_validator("version", "backend", mode="before")
     @classmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from hyla.checkpoints.quantised.keys import GroupSize
+from hyla.checkpoints.quantised.keys import AUTO_ROUND, GroupSize
 from hyla.checkpoints.quantised.protocol import Packed
 from hyla.checkpoints.quantised.stored import FLOATS, Headers, Parts
 from hyla.models.formats.published import Strict
@@ -31,11 +31,14 @@ INERT = frozenset(
         *("cache_block_outputs", "modules_in_block_to_quantize", "modules_to_not_convert", "act_group_aware", "mse"),
         *("lm_head", "device", "quantizer", "awq_gemm_checkpoint", "failsafe", "fallback", "hessian", "gptaq"),
         *("offload_to_disk", "offload_to_disk_path", "pack_impl", "v2", "v2_alpha", "nsamples", "checkpoint"),
+        *AUTO_ROUND,
         *("model_base_name", "dynamic", "desc_act", "mock_quantization", "hyb_act", "vram_strategy", "gc_mode"),
     }
 )
 """How codes were chosen, and options of other engines. Bits and groups of single modules (`dynamic`) and the order of
 groups (`desc_act`) stand in the tensors."""
+OF_MODULES = ("dynamic", "extra_config")
+"""Keys by which single modules may differ from the rest."""
 OTHER_NAMES = {"format": "checkpoint_format"}
 
 
@@ -47,6 +50,7 @@ class GPTQKeys(Strict):
     sym: bool = True
     checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"
     pack_dtype: Literal["int32"] = "int32"
+    data_type: Literal["int"] = "int"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,25 @@ def _is_group_size(value: int) -> int:
     return value
 
 
+AUTO_ROUND = frozenset(
+    {
+        *(
+            "autoround_version",
+            "provider",
+            "iters",
+            "lr",
+            "minmax_lr",
+            "low_gpu_mem_usage",
+            "low_cpu_mem_usage",
+            "seqlen",
+        ),
+        *("nsamples", "enable_quanted_input", "enable_minmax_tuning", "enable_norm_bias_tuning", "amp", "batch_size"),
+        *("gradient_accumulate_steps", "not_use_best_mse", "dynamic_max_gap", "to_quant_block_names", "scale_dtype"),
+        *("quant_block_list", "super_bits", "super_group_size", "model_free", "extra_config"),
+    }
+)
+"""How AutoRound chose the codes of GPTQ and AWQ folders that it wrote. Bits of single modules stand in the tensors."""
+
 GroupSize = Annotated[int, Field(ge=-1, lt=2**31), AfterValidator(_is_group_size)]
 """Inputs that share a scale; -1: all of them."""
 

@@ -80,7 +80,7 @@ def quantisation_of(declared: Declared) -> Quantisation:
 
 def _gptq(declared: Declared) -> Quantisation:
     keys = declared.read(gptq.GPTQKeys, gptq.READS, inert=gptq.INERT, other_names=gptq.OTHER_NAMES)
-    return gptq.GPTQ(keys, is_uniform=not declared.keys.get("dynamic"))
+    return gptq.GPTQ(keys, is_uniform=not any(declared.keys.get(key) for key in gptq.OF_MODULES))
 
 
 def _awq(declared: Declared) -> Quantisation:
@@ -109,6 +109,7 @@ METHODS: Mapping[str, Callable[[Declared], Quantisation]] = MappingProxyType(
         "fp8": _fp8,
         "gptq": _gptq,
         "modelopt": modelopt,
+        "modelopt_fp4": modelopt,
     }
 )
 """By `quant_method`."""
