@@ -146,6 +146,23 @@ def test_mixed_precision_of_modelopt(tmp_path):
     assert_same(load_model(folder, dtype="float32"), load_model(plain, dtype="float32"))
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_float32_numbers_never_exist_as_a_whole(case, tmp_path, monkeypatch):
+    folder, _ = make(tmp_path, case)
+    copied, copy = [], torch.Tensor.copy_
+
+    def recorded(into, numbers, *args):
+        copied.append(numbers.numel())
+        return copy(into, numbers, *args)
+
+    monkeypatch.setattr(numbers, "PIECE", 64)
+    with open_checkpoint(folder).tensors(torch.bfloat16) as source:
+        monkeypatch.setattr(torch.Tensor, "copy_", recorded)
+        found = source.tensor("model.layers.0.mlp.gate_proj.weight")
+    is_flat = case.startswith(("bnb-nf4", "bnb-fp4"))  # pieces of others are of at least 32 rows
+    assert sum(copied) == found.numel() == 160 * 64 and max(copied) == (64 if is_flat else 32 * 64)
+
+
 @pytest.mark.parametrize("case", ["gptq-ordered", "awq", "ct-int4-asymmetric", "ct-fp8-block", "bnb-nf4-nested"])
 def test_numbers_do_not_depend_on_the_pieces_in_which_they_are_decoded(case, tmp_path, monkeypatch):
     folder, _ = make(tmp_path, case)

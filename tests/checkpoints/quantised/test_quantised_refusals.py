@@ -92,6 +92,8 @@ def weights(**update):
         ("ct-int4-group", {"config_groups": weights(group_size=0)}, "group_size = 0 in config.json"),
         ("ct-int4-group", {"config_groups": weights(dynamic=True)}, "dynamic"),
         ("ct-int4-group", {"config_groups": {"W4A16": ["Linear"]}}, r"config_groups.W4A16 = \['Linear'\]"),
+        ("ct-int4-group", {"config_groups": {str(n): {} for n in range(300)}}, "config_groups = .*at most 256"),
+        ("gptq-int4", {"secret": "x" * 10**6}, r"secret = 'x{159}\.\.\. in config.json is a key"),
         ("ct-int4-group", {"config_groups": {}}, "config_groups = 'no scheme for weights'"),
         ("ct-int4-group", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config.format = 'sparse-24"),
         (

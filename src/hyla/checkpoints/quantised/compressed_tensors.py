@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from pydantic import Field
 
-from hyla.checkpoints.quantised.keys import Declared, GroupSize
+from hyla.checkpoints.quantised.keys import Declared, GroupSize, shown
 from hyla.checkpoints.quantised.protocol import Packed
 from hyla.checkpoints.quantised.scaled import FP8, mxfp4, nvfp4, scaled
 from hyla.checkpoints.quantised.stored import FLOATS, Headers, Parts
@@ -53,6 +53,8 @@ INERT = frozenset(
 )
 """Who wrote it, lists of modules (the files say which are quantised), and the cache, which is not quantised here."""
 PACKED_BITS = (2, 4, 8)
+MOST_SCHEMES = 256
+"""Each weight is compared with all of them."""
 
 
 class Weights(Strict):
@@ -100,7 +102,7 @@ class Scheme(Strict):
 class CompressedTensorsKeys(Strict):
     """HANDLED keys."""
 
-    config_groups: dict[str, Scheme]
+    config_groups: Annotated[dict[str, Scheme], Field(max_length=MOST_SCHEMES)]
     format: Format = "pack-quantized"
     sparsity_config: dict | None = None
     transform_config: dict | None = None
@@ -128,8 +130,8 @@ def compressed_tensors(declared: Declared) -> CompressedTensors:
 
 def _refuse(declared: Declared, key: str, value: object) -> NoReturn:
     raise ConfigError(
-        f"quantization_config: {key} = {value!r} in {declared.where}: Hyla reads {READS}; take another quantisation, "
-        "or fetch the unquantised checkpoint"
+        f"quantization_config: {key} = {shown(value)} in {declared.where}: Hyla reads {READS}; take another "
+        "quantisation, or fetch the unquantised checkpoint"
     )
 
 
@@ -216,7 +218,8 @@ class CompressedTensors:
             headers.need(module, parts, (".weight_zero_point", "zeros"))
 
     def _misfit(self, headers: Headers, name: str, what: str) -> NoReturn:
-        described = "; ".join(f"{w.type}{w.num_bits}, {w.strategy}, group_size {w.group_size}" for w in self.schemes)
+        first = self.schemes[:4]
+        described = "; ".join(f"{w.type}{w.num_bits}, {w.strategy}, group_size {w.group_size}" for w in first)
         headers.refuse(name, f"holds {what}, which no scheme of config_groups describes ({described})")
 
 

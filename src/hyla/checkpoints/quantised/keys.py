@@ -46,6 +46,15 @@ GroupSize = Annotated[int, Field(ge=-1, lt=2**31), AfterValidator(_is_group_size
 """Inputs that share a scale; -1: all of them."""
 
 
+MOST_CHARS = 160
+
+
+def shown(value: object) -> str:
+    """A value for messages, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= MOST_CHARS else f"{text[:MOST_CHARS]}..."
+
+
 @dataclass(frozen=True)
 class Declared:
     """What a folder says about its quantisation."""
@@ -75,24 +84,23 @@ class Declared:
                 continue
             if name in schema.model_fields:
                 if kept.setdefault(name, value) != value:
-                    raise ConfigError(
-                        f"quantization_config: {name} is {kept[name]!r} and {value!r} in {self.where}; keep one"
-                    )
+                    both = f"{shown(kept[name])} and {shown(value)}"
+                    raise ConfigError(f"quantization_config: {name} is {both} in {self.where}; keep one")
             elif value is False or value in ({}, [], ""):
                 logger.info(
                     "%s: left out %s = %r of quantization_config, which asks for nothing", self.where, key, value
                 )
             else:
                 raise ConfigError(
-                    f"quantization_config: {key} = {value!r} in {self.where} is a key that Hyla does not know; remove "
-                    "it if it does not change how weights are stored, else fetch the unquantised checkpoint"
+                    f"quantization_config: {key} = {shown(value)} in {self.where} is a key that Hyla does not know; "
+                    "remove it if it does not change how weights are stored, else fetch the unquantised checkpoint"
                 )
         try:
             return schema.model_validate(kept)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
-            said = "is missing" if first["type"] == "missing" else f"= {first['input']!r}"
+            said = "is missing" if first["type"] == "missing" else f"= {shown(first['input'])}"
             raise ConfigError(
                 f"quantization_config: {key} {said} in {self.where}: {first['msg']}; Hyla reads {reads}, or fetch the "
                 "unquantised checkpoint"

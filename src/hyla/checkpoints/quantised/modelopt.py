@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hyla.checkpoints.quantised.fp8 import fp8_weights
-from hyla.checkpoints.quantised.keys import Declared
+from hyla.checkpoints.quantised.keys import Declared, shown
 from hyla.checkpoints.quantised.protocol import Packed
 from hyla.checkpoints.quantised.scaled import nvfp4
 from hyla.checkpoints.quantised.stored import Headers
@@ -51,8 +51,8 @@ def modelopt(declared: Declared) -> ModelOpt:
     unknown = sorted(name for name in asked if name.upper() not in ALGORITHMS)
     if unknown:
         raise ConfigError(
-            f"quantization_config: quant_algo = {unknown[0]!r} in {declared.where}: Hyla reads {', '.join(ALGORITHMS)}"
-            "; take another quantisation, or fetch the unquantised checkpoint"
+            f"quantization_config: quant_algo = {shown(unknown[0])} in {declared.where}: Hyla reads "
+            f"{', '.join(ALGORITHMS)}; take another quantisation, or fetch the unquantised checkpoint"
         )
     return ModelOpt(", ".join(sorted(asked)) or MIXED)
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from hyla.checkpoints.quantised import awq, bitsandbytes, fp8, gptq
 from hyla.checkpoints.quantised.compressed_tensors import compressed_tensors
-from hyla.checkpoints.quantised.keys import Declared
+from hyla.checkpoints.quantised.keys import Declared, shown
 from hyla.checkpoints.quantised.modelopt import modelopt
 from hyla.checkpoints.quantised.protocol import Quantisation
 from hyla.errors import ConfigError
@@ -29,7 +29,7 @@ def find_declared(published: Mapping, text_key: str | None, folder: Path) -> Dec
             found = keys.get(key) if isinstance(keys, Mapping) else None
             if found is not None:
                 if not isinstance(found, Mapping):
-                    raise ConfigError(f"{key} = {found!r} in config.json must be an object")
+                    raise ConfigError(f"{key} = {shown(found)} in config.json must be an object")
                 if key == OLD_KEY:
                     found = {"quant_method": "compressed-tensors", **found}
                 return Declared(_below(found), "config.json")
@@ -70,7 +70,7 @@ def quantisation_of(declared: Declared) -> Quantisation:
         method = "bitsandbytes"
     make = METHODS.get(method) if isinstance(method, str) else None
     if make is None:
-        said = "is missing" if method is None else f"= {method!r}"
+        said = "is missing" if method is None else f"= {shown(method)}"
         raise ConfigError(
             f"quantization_config: quant_method {said} in {declared.where}: Hyla reads {', '.join(METHODS)}; take "
             "another quantisation, or fetch the unquantised checkpoint"
