@@ -95,7 +95,7 @@ def fp8_codes(weight, scales):
     return codes, (sign * stands).astype(np.float32)
 
 
-def fp8(weight, rng, *, by="channel", block=(16, 8), suffix=".weight_scale"):
+def fp8(weight, rng, *, by="channel", block=(48, 24), suffix=".weight_scale"):
     out, into = weight.shape
     if by == "block":
         shape = (-(-out // block[0]), -(-into // block[1]))
@@ -240,7 +240,7 @@ CASES = {
     "ct-fp8-block": (
         fp8,
         {"by": "block"},
-        compressed("float-quantized", scheme("float", 8, strategy="block", block_structure=[16, 8])),
+        compressed("float-quantized", scheme("float", 8, strategy="block", block_structure=[48, 24])),
     ),
     "ct-nvfp4": (
         nvfp4,
@@ -256,6 +256,11 @@ CASES = {
         fp8,
         {"by": "vector"},
         {"quant_method": "modelopt", "quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"},
+    ),
+    "modelopt-fp8-block": (
+        fp8,
+        {"by": "block", "block": (128, 128)},
+        {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"},
     ),
     "modelopt-nvfp4": (
         nvfp4,

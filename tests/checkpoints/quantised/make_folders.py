@@ -3,6 +3,7 @@
 Run once, by hand, in an environment of its own (the suite needs none of these):
     pip install compressed-tensors==0.20.1 bitsandbytes==0.50.2 nvidia-modelopt==0.47.0 accelerate transformers
     pip install --no-deps auto-gptq==0.7.1; pip download --no-deps autoawq==0.2.9   (unpacked: --awq FOLDER)
+    BUILD_CUDA_EXT=0 pip install --no-build-isolation gptqmodel==7.7.0
     python make_folders.py --awq autoawq-0.2.9
 
 Each folder gets config.json and model.safetensors as the library writes them, and expected.json: for every quantised
@@ -228,8 +229,32 @@ def gptq():
         write(name, tensors, quantization, expected, torch.float16)
 
 
-def grid(weight, groups, bits, symmetric):
-    """Scales and zero points [out, groups] of each group's extremes; no zero point is 0, as the first format wants."""
+def gptqmodel():
+    """Zero points of 0 are among these, which the first format stores with a borrow."""
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+    from gptqmodel.quantization.config import FORMAT, QuantizeConfig
+    from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
+
+    for name, kind in (("gptqmodel-v2-asymmetric", FORMAT.GPTQ_V2), ("gptqmodel-v1-asymmetric", FORMAT.GPTQ)):
+        said = QuantizeConfig(bits=4, group_size=16, sym=False, desc_act=True, format=kind, offload_to_disk=False)
+        tensors, expected = {}, {}
+        for module, linear in linears(plain_model(torch.float16)).items():
+            out, into = linear.weight.shape
+            groups = (torch.arange(into) // 16)[torch.randperm(into, generator=torch.Generator().manual_seed(into))]
+            scales, zeros = grid(linear.weight.data.float(), groups, 4, False, least=0)
+            zeros[::3] = 0
+            packed = TorchLinear(4, 16, False, True, into, out, format=FORMAT.GPTQ_V2)
+            packed.pack(linear.float(), scales.float(), zeros.float(), groups.int())
+            packed.post_init()
+            expected[f"{module}.weight"] = packed.dequantize_weight().T.half()
+            if kind == FORMAT.GPTQ:
+                convert_gptq_v2_to_v1_format_module(packed, said)
+            tensors |= {f"{module}.{key}": getattr(packed, key) for key in ("qweight", "qzeros", "scales", "g_idx")}
+        write(name, tensors, json.loads(json.dumps(said.to_dict(), default=str)), expected, torch.float16)
+
+
+def grid(weight, groups, bits, symmetric, least=1):
+    """Scales and zero points [out, groups] of each group's extremes; no zero point is 0, as AutoGPTQ's format wants."""
     top = 2**bits - 1
     scales, zeros = [], []
     for group in range(int(groups.max()) + 1):
@@ -240,7 +265,7 @@ def grid(weight, groups, bits, symmetric):
             zeros.append(torch.full_like(low, (top + 1) // 2))
         else:
             scales.append((high - low) / top)
-            zeros.append(torch.round(-low / scales[-1]).clamp(1, top))
+            zeros.append(torch.round(-low / scales[-1]).clamp(least, top))
     return torch.stack(scales, 1), torch.stack(zeros, 1)
 
 
@@ -305,6 +330,7 @@ if __name__ == "__main__":
         "gptq": gptq,
         "awq": lambda: awq(given.awq),
         "mo": modelopt,
+        "gptqmodel": gptqmodel,
     }
     for short, maker in makers.items():
         if not given.only or short in given.only:
