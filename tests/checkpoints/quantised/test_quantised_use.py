@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from quantised_writing import CASES, write_folder
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_model import save_tiny_folder
 
 from hyla.checkpoints import WeightUpdate, load_model, load_tokenizer, read_config, save_model
@@ -135,6 +135,17 @@ def test_the_file_that_a_writer_puts_beside_the_config_is_read(name, file, said,
         load_model(folder)
 
 
+def test_an_empty_order_of_groups_is_none(tmp_path):
+    folder = copied(tmp_path, "gptq-int4")
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith(".g_idx")]:
+        tensors[name] = torch.zeros(0, dtype=torch.int32)
+    (folder / "model.safetensors").unlink()
+    save_file(tensors, folder / "model.safetensors")
+    first, second = weights_of(load_model(folder)), weights_of(load_model(FOLDERS / "gptq-int4"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_the_old_key_of_compressed_tensors_is_read(tmp_path):
     folder = copied(tmp_path, "ct-w8a8")
     config = json.loads((folder / "config.json").read_text())
@@ -152,8 +163,6 @@ def test_new_weights_come_from_a_quantised_folder_and_damage_changes_nothing(tmp
     damaged = copied(tmp_path, "gptq-int4")
     tensors = load_file(damaged / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.scales"][1, 2] = float("nan")
-    from safetensors.torch import save_file
-
     (damaged / "model.safetensors").unlink()
     save_file(tensors, damaged / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"up_proj\.scales holds numbers that are not finite"):

@@ -162,7 +162,7 @@ class CompressedTensors:
             elif "plain" in parts:
                 headers.refuse(parts["codes"], f"is stored beside {parts['plain']}")
             elif dtype == "U8":
-                found[f"{module}.weight"] = self._fp4(headers, parts)
+                found[f"{module}.weight"] = self._fp4(headers, module, parts)
             else:
                 found[f"{module}.weight"] = self._words(headers, module, parts)
         return found
@@ -183,9 +183,11 @@ class CompressedTensors:
         label = "int8" if dtype == "I8" else "FP8"
         return scaled(headers, parts, dtype, block=schemes[0].block(*matrix), label=label)
 
-    def _fp4(self, headers: Headers, parts: dict[str, str]) -> Packed:
+    def _fp4(self, headers: Headers, module: str, parts: dict[str, str]) -> Packed:
         if not self._fits("float", 4):
             self._misfit(headers, parts["codes"], "codes of FP4")
+        if headers.source.dtype(parts["scales"]) == FP8:  # NVFP4, and not MXFP4
+            headers.need(module, parts, (".weight_global_scale", "global"))
         parts = {role: name for role, name in parts.items() if role in ("codes", "scales", "global")}
         return nvfp4(headers, parts, divides=True) if "global" in parts else mxfp4(headers, parts)
 
@@ -196,7 +198,7 @@ class CompressedTensors:
         headers.expect(parts["shape"], [(2,)], "I32", "I64")
         rows, into = (int(size) for size in headers.source.tensor(parts["shape"]).tolist())
         kinds = [weights for weights in self._fits("int", *PACKED_BITS) if -(-into * weights.num_bits // 32) == words]
-        if rows != out or into < 1 or not kinds:
+        if rows != out or into < 1 or len({weights.num_bits for weights in kinds}) != 1:
             self._misfit(headers, parts["codes"], f"{words:,} words for {into:,} inputs of {rows:,} outputs")
         grid = _grid(headers, parts["scales"], out)
         schemes = [weights for weights in kinds if weights.has_grid(grid, out, into)]

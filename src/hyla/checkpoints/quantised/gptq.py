@@ -83,8 +83,8 @@ class GPTQ:
     def _packed(self, headers: Headers, parts: dict[str, str]) -> Packed:
         words, out = headers.matrix(parts["codes"], "I32")
         order = headers.source.shape(parts["groups"]) if "groups" in parts else ()
-        if order == (0,):
-            parts, order = {role: name for role, name in parts.items() if role != "groups"}, ()
+        if order == (0,):  # some writers leave it empty where groups are in order
+            parts, order = {"empty" if role == "groups" else role: name for role, name in parts.items()}, ()
         into = order[0] if order else words * 32 // self.keys.bits
         bits = words * 32 // into if into else 0
         if bits not in BITS or words != _words(into, bits):
