@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
+from click.testing import CliRunner
 from quantised_writing import CASES, write_folder
 from safetensors.torch import load_file, save_file
 from tiny_model import save_tiny_folder
 
 from hyla.checkpoints import WeightUpdate, load_model, load_tokenizer, read_config, save_model
+from hyla.cli.app import app
 from hyla.errors import CheckpointError
 from hyla.models.state import NamedWeights
 
@@ -42,11 +45,10 @@ def chat(tmp_path):
 
 
 def run(*arguments):
-    from test_verbs import run
-
-    status, text = run(*arguments)
-    assert status == 0, text
-    return text
+    """What a verb prints, in this process."""
+    result = CliRunner().invoke(typer.main.get_command(app), [str(part) for part in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def test_verbs_say_of_a_quantised_folder_what_they_say_of_the_plain_one(chat, tmp_path):
