@@ -36,12 +36,12 @@ def change(folder, edit):
     save_file(tensors, folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("method", ["hqq", "quanto", "torchao", "mxfp4", "auto-round", "quark", "exl3", 7, ["gptq"]])
+@pytest.mark.parametrize("method", ["hqq", "quanto", "torchao", "mxfp4", "aqlm", "quark", "exl3", 7, ["gptq"]])
 def test_another_method_is_named_with_those_that_are_read(copy, method):
     folder = copy("gptq-int4")
     say(folder, quant_method=method)
     with pytest.raises(
-        ConfigError, match=r"quant_method = .* in config\.json: Hyla reads awq, bitsandbytes,"
+        ConfigError, match=r"quant_method = .* in config\.json: Hyla reads auto-round, awq, bitsandbytes,"
     ) as caught:
         read_config(folder)
     assert repr(method) in str(caught.value) and "unquantised checkpoint" in str(caught.value)
@@ -73,6 +73,13 @@ def weights(**update):
             "gptq-int4",
             {"rotation": "hadamard"},
             "rotation = 'hadamard' in config.json is a key that Hyla does not know",
+        ),
+        ("gptq-int4", {"quant_method": "auto-round"}, "packing_format is missing in config.json"),
+        ("gptq-int4", {"quant_method": "auto-round", "packing_format": "mlx"}, "packing_format = 'mlx' in config.json"),
+        (
+            "gptq-int4",
+            {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "sym": False},
+            "sym = False in config.json",
         ),
         ("awq-int4", {"bits": 3}, "bits = 3 in config.json"),
         ("awq-int4", {"version": "gemv"}, "version = 'gemv' in config.json"),

@@ -148,6 +148,26 @@ def test_an_empty_order_of_groups_is_none(tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_auto_round_in_the_packing_of_gptq(tmp_path):
+    folder = copied(tmp_path, "gptq-int4")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "auto-round",
+        "packing_format": "auto_round:auto_gptq",
+        "bits": 4,
+        "group_size": 16,
+        "sym": True,
+        "data_type": "int",
+        "autoround_version": "0.9.0",
+        "iters": 0,
+        "model_free": True,
+        "extra_config": {"model.norm": {"bits": 16, "data_type": "float"}},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    first, second = weights_of(load_model(folder)), weights_of(load_model(FOLDERS / "gptq-int4"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_the_old_key_of_compressed_tensors_is_read(tmp_path):
     folder = copied(tmp_path, "ct-w8a8")
     config = json.loads((folder / "config.json").read_text())

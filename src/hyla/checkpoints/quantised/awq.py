@@ -40,7 +40,7 @@ INERT = frozenset(
             "model_seqlen",
         ),
         *("module_name_preceding_first_block", "pad_token_id", "max_input_length", "cache_block_outputs"),
-        *("modules_in_block_to_quantize", "checkpoint_format"),
+        *("modules_in_block_to_quantize", "ignore", "checkpoint_format"),
     }
 )
 """How codes were chosen, and options of other engines."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from pydantic import Field
 
-from hyla.checkpoints.quantised.keys import Declared, GroupSize, shown
+from hyla.checkpoints.quantised.keys import AUTO_ROUND, Declared, GroupSize, shown
 from hyla.checkpoints.quantised.protocol import Packed
 from hyla.checkpoints.quantised.scaled import FP8, mxfp4, nvfp4, scaled
 from hyla.checkpoints.quantised.stored import FLOATS, Headers, Parts
@@ -48,6 +48,7 @@ Format = Literal[
 INERT = frozenset(
     {
         *("quant_method", "ignore", "kv_cache_scheme", "global_compression_ratio", "version", "run_compressed"),
+        *AUTO_ROUND,
         "quantization_status",
     }
 )

@@ -22,6 +22,7 @@ BITS = (2, 3, 4, 8)
 READS = "GPTQ weights of 2, 3, 4 or 8 bits, in the layouts 'gptq' and 'gptq_v2'"
 ROLES = {".qweight": "codes", ".qzeros": "zeros", ".scales": "scales", ".g_idx": "groups"}
 NEEDED = ((".qzeros", "zeros"), (".scales", "scales"))
+READS_AUTO_ROUND = "symmetric AutoRound weights of 2, 3, 4 or 8 bits in the packing 'auto_round:auto_gptq'"
 INERT = frozenset(
     {
         *("quant_method", "method", "damp_percent", "damp_auto_increment", "static_groups", "true_sequential"),
@@ -32,14 +33,14 @@ INERT = frozenset(
         *("lm_head", "device", "quantizer", "awq_gemm_checkpoint", "failsafe", "fallback", "hessian", "gptaq"),
         *("offload_to_disk", "offload_to_disk_path", "pack_impl", "v2", "v2_alpha", "nsamples", "checkpoint"),
         *AUTO_ROUND,
-        *("model_base_name", "dynamic", "desc_act", "mock_quantization", "hyb_act", "vram_strategy", "gc_mode"),
+        *("model_base_name", "dynamic", "desc_act", "mock_quantization", "actorder", "vram_strategy", "gc_mode"),
     }
 )
 """How codes were chosen, and options of other engines. Bits and groups of single modules (`dynamic`) and the order of
 groups (`desc_act`) stand in the tensors."""
 OF_MODULES = ("dynamic", "extra_config")
 """Keys by which single modules may differ from the rest."""
-OTHER_NAMES = {"format": "checkpoint_format"}
+OTHER_NAMES = {"format": "checkpoint_format", "groupsize": "group_size"}
 
 
 class GPTQKeys(Strict):
@@ -51,6 +52,13 @@ class GPTQKeys(Strict):
     checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"
     pack_dtype: Literal["int32"] = "int32"
     data_type: Literal["int"] = "int"
+
+
+class AutoRoundKeys(GPTQKeys):
+    """HANDLED keys of AutoRound's own method, where it packs as GPTQ's first version does."""
+
+    sym: Literal[True] = True
+    packing_format: Literal["auto_round:auto_gptq", "auto_round:gptq"]
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ ROLES = {".weight": "codes", ".weight_scale": "scales", ".weight_scale_2": "glob
 INERT = frozenset(
     {
         *("quant_method", "config_groups", "ignore", "exclude_modules", "producer", "kv_cache_scheme"),
-        *("kv_cache_quant_algo", "version"),
+        *("kv_cache_quant_algo", "version", "weights", "input_activations", "output_activations", "targets"),
     }
 )
-"""Who wrote it, lists of modules (the files say which are quantised), and the cache, which is not quantised here."""
+"""Who wrote it, what the algorithm says as well, lists of modules (the files say which are quantised), and the cache,
+which is not quantised here."""
 BLOCK = (128, 128)
 
 

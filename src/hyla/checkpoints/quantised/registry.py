@@ -83,6 +83,11 @@ def _gptq(declared: Declared) -> Quantisation:
     return gptq.GPTQ(keys, is_uniform=not any(declared.keys.get(key) for key in gptq.OF_MODULES))
 
 
+def _auto_round(declared: Declared) -> Quantisation:
+    keys = declared.read(gptq.AutoRoundKeys, gptq.READS_AUTO_ROUND, inert=gptq.INERT, other_names=gptq.OTHER_NAMES)
+    return gptq.GPTQ(keys)
+
+
 def _awq(declared: Declared) -> Quantisation:
     return awq.AWQ(declared.read(awq.AWQKeys, awq.READS, inert=awq.INERT, other_names=awq.OTHER_NAMES))
 
@@ -102,6 +107,7 @@ def _fp8(declared: Declared) -> Quantisation:
 
 METHODS: Mapping[str, Callable[[Declared], Quantisation]] = MappingProxyType(
     {
+        "auto-round": _auto_round,
         "awq": _awq,
         "bitsandbytes": _bitsandbytes,
         "compressed-tensors": compressed_tensors,
