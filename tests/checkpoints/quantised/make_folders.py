@@ -4,7 +4,8 @@ Run once, by hand, in an environment of its own (the suite needs none of these):
     pip install compressed-tensors==0.20.1 bitsandbytes==0.50.2 nvidia-modelopt==0.47.0 accelerate transformers
     pip install --no-deps auto-gptq==0.7.1; pip download --no-deps autoawq==0.2.9   (unpacked: --awq FOLDER)
     BUILD_CUDA_EXT=0 pip install --no-build-isolation gptqmodel==7.7.0
-    python make_folders.py --awq autoawq-0.2.9
+    pip download --no-deps auto-round==0.16.1   (unpacked: --auto-round FOLDER)
+    python make_folders.py --awq autoawq-0.2.9 --auto-round auto_round-0.16.1
 
 Each folder gets config.json and model.safetensors as the library writes them, and expected.json: for every quantised
 weight the dtype in which the library dequantises it, and the SHA-256 of those bytes (of zeros without a sign).
@@ -253,6 +254,42 @@ def gptqmodel():
         write(name, tensors, json.loads(json.dumps(said.to_dict(), default=str)), expected, torch.float16)
 
 
+def auto_round(place):
+    """The package's packing modules alone; the rest of it wants a card."""
+    package, utils = types.ModuleType("auto_round"), types.ModuleType("auto_round.utils")
+    package.__path__, utils.__path__ = [str(place / "auto_round")], [str(place / "auto_round" / "utils")]
+    utils.get_packing_device = lambda device: "cpu"
+    sys.modules |= {"auto_round": package, "auto_round.utils": utils}
+    sys.path.insert(0, str(place))
+    from auto_round_extension.torch import qlinear_torch, qlinear_torch_zp
+
+    kinds = {
+        "auto-round-gptq": (qlinear_torch_zp.QuantLinear, "auto_round:auto_gptq", 1),
+        "auto-round-own": (qlinear_torch.QuantLinear, "auto_round", 0),
+    }
+    for name, (kind, packing, least) in kinds.items():
+        tensors, expected = {}, {}
+        for module, linear in linears(plain_model(torch.float16)).items():
+            out, into = linear.weight.shape
+            scales, zeros = grid(linear.weight.data.float(), torch.arange(into) // 16, 4, False, least)
+            packed = kind(4, 16, into, out, False)
+            packed.device = torch.device("cpu")
+            packed.pack(linear.float(), scales.half().float(), zeros, None)
+            tensors |= {f"{module}.{key}": getattr(packed, key) for key in ("qweight", "qzeros", "scales")}
+            expected[f"{module}.weight"] = packed(torch.eye(into, dtype=torch.float16)).T
+        quantization = {
+            "autoround_version": "0.16.1",
+            "bits": 4,
+            "data_type": "int",
+            "group_size": 16,
+            "iters": 0,
+            "packing_format": packing,
+            "quant_method": "auto-round",
+            "sym": False,
+        }
+        write(name, tensors, quantization, expected, torch.float16)
+
+
 def grid(weight, groups, bits, symmetric, least=1):
     """Scales and zero points [out, groups] of each group's extremes; no zero point is 0, as AutoGPTQ's format wants."""
     top = 2**bits - 1
@@ -322,6 +359,7 @@ def modelopt():
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--awq", type=Path)
+    parser.add_argument("--auto-round", type=Path)
     parser.add_argument("--only", nargs="*", default=[])
     given = parser.parse_args()
     makers = {
@@ -331,6 +369,7 @@ if __name__ == "__main__":
         "awq": lambda: awq(given.awq),
         "mo": modelopt,
         "gptqmodel": gptqmodel,
+        "ar": lambda: auto_round(given.auto_round),
     }
     for short, maker in makers.items():
         if not given.only or short in given.only:

@@ -74,13 +74,7 @@ def weights(**update):
             {"rotation": "hadamard"},
             "rotation = 'hadamard' in config.json is a key that Hyla does not know",
         ),
-        ("gptq-int4", {"quant_method": "auto-round"}, "packing_format is missing in config.json"),
         ("gptq-int4", {"quant_method": "auto-round", "packing_format": "mlx"}, "packing_format = 'mlx' in config.json"),
-        (
-            "gptq-int4",
-            {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "sym": False},
-            "sym = False in config.json",
-        ),
         ("awq-int4", {"bits": 3}, "bits = 3 in config.json"),
         ("awq-int4", {"version": "gemv"}, "version = 'gemv' in config.json"),
         ("awq-int4", {"zero_point": False}, "zero_point = False in config.json"),

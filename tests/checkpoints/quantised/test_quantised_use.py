@@ -148,12 +148,20 @@ def test_an_empty_order_of_groups_is_none(tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_auto_round_in_the_packing_of_gptq(tmp_path):
-    folder = copied(tmp_path, "gptq-int4")
+@pytest.mark.parametrize(
+    ("name", "packing"),
+    [
+        ("gptq-int4", "auto_round:auto_gptq"),
+        ("gptq-int4", None),
+        ("awq-int4", "auto_round:auto_awq"),
+    ],
+)
+def test_auto_round_in_the_packings_of_others(name, packing, tmp_path):
+    folder = copied(tmp_path, name)
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {
         "quant_method": "auto-round",
-        "packing_format": "auto_round:auto_gptq",
+        "packing_format": packing,
         "bits": 4,
         "group_size": 16,
         "sym": True,
@@ -164,7 +172,7 @@ def test_auto_round_in_the_packing_of_gptq(tmp_path):
         "extra_config": {"model.norm": {"bits": 16, "data_type": "float"}},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    first, second = weights_of(load_model(folder)), weights_of(load_model(FOLDERS / "gptq-int4"))
+    first, second = weights_of(load_model(folder)), weights_of(load_model(FOLDERS / name))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 

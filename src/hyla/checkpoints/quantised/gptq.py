@@ -22,7 +22,7 @@ BITS = (2, 3, 4, 8)
 READS = "GPTQ weights of 2, 3, 4 or 8 bits, in the layouts 'gptq' and 'gptq_v2'"
 ROLES = {".qweight": "codes", ".qzeros": "zeros", ".scales": "scales", ".g_idx": "groups"}
 NEEDED = ((".qzeros", "zeros"), (".scales", "scales"))
-READS_AUTO_ROUND = "symmetric AutoRound weights of 2, 3, 4 or 8 bits in the packing 'auto_round:auto_gptq'"
+READS_AUTO_ROUND = "AutoRound weights of 2, 3, 4 or 8 bits that are packed as in GPTQ or AWQ"
 INERT = frozenset(
     {
         *("quant_method", "method", "damp_percent", "damp_auto_increment", "static_groups", "true_sequential"),
@@ -55,10 +55,18 @@ class GPTQKeys(Strict):
 
 
 class AutoRoundKeys(GPTQKeys):
-    """HANDLED keys of AutoRound's own method, where it packs as GPTQ's first version does."""
+    """HANDLED keys of AutoRound's own method, where it packs as GPTQ does; those with "gptq" alone store z - 1."""
 
-    sym: Literal[True] = True
-    packing_format: Literal["auto_round:auto_gptq", "auto_round:gptq"]
+    packing_format: Literal["auto_round:auto_gptq", "auto_round:gptq", "auto_round", "auto_round:gptqmodel"] = (
+        "auto_round:auto_gptq"
+    )
+
+    @property
+    def as_gptq(self) -> GPTQKeys:
+        """The same as a GPTQ folder would say it."""
+        said = self.model_dump(exclude={"packing_format", "checkpoint_format"})
+        version = "gptq" if self.packing_format in ("auto_round:auto_gptq", "auto_round:gptq") else "gptq_v2"
+        return GPTQKeys(**said, checkpoint_format=version)
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,12 @@ def _gptq(declared: Declared) -> Quantisation:
 
 
 def _auto_round(declared: Declared) -> Quantisation:
+    """AutoRound's own method, which packs as other tools do."""
+    if declared.keys.get("packing_format") in ("auto_round:auto_awq", "auto_round:awq"):
+        said = {key: value for key, value in declared.keys.items() if key != "packing_format"}
+        return _awq(Declared(said, declared.where))
     keys = declared.read(gptq.AutoRoundKeys, gptq.READS_AUTO_ROUND, inert=gptq.INERT, other_names=gptq.OTHER_NAMES)
-    return gptq.GPTQ(keys)
+    return gptq.GPTQ(keys.as_gptq, is_uniform=not declared.keys.get("extra_config"))
 
 
 def _awq(declared: Declared) -> Quantisation:
