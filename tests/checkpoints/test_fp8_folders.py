@@ -189,8 +189,7 @@ class TestDamage:
     @pytest.mark.parametrize(
         "edit",
         [
-            {"quant_method": "gptq"},
-            {"weight_block_size": None},
+            {"quant_method": "hqq"},
             {"weight_block_size": [64, 128]},
             {"activation_scheme": "static"},
             {"fmt": "e5m2"},
@@ -202,6 +201,12 @@ class TestDamage:
         config["quantization_config"] = {**QUANTIZATION, **edit}
         (folder / "config.json").write_text(json.dumps(config))
         self.refused(folder, f"quantization_config: {next(iter(edit))}", ConfigError)
+
+    def test_blocks_that_the_config_does_not_name_are_refused(self, folder):
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"] = {**QUANTIZATION, "weight_block_size": None}
+        (folder / "config.json").write_text(json.dumps(config))
+        self.refused(folder, r"weight_scale_inv is F32 \(\d, \d\) instead of one scale")
 
 
 def test_an_all_zero_block_keeps_its_codes(tmp_path):

@@ -17,7 +17,10 @@ from hyla.errors import CheckpointError
 from hyla.terminal_text import shortened
 from hyla.whole_files import require_regular
 
-BITS = {"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "F8_E4M3": 8, "F8_E8M0": 8}
+BITS = {
+    **{"F64": 64, "F32": 32, "BF16": 16, "F16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8},
+    **{"I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8},
+}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -71,6 +74,13 @@ class TensorSource(Protocol):
         """Bytes of the stored tensor."""
         ...
 
+    def check_values(self, name: str) -> None:
+        """Look at what says how codes become numbers, if they are codes: little, and before any is placed.
+
+        Raises CheckpointError, which names the tensor.
+        """
+        ...
+
     def tensor(self, name: str) -> torch.Tensor:
         """The numbers, possibly a view of a file; copy what must outlive the source."""
         ...
@@ -111,6 +121,9 @@ class TensorReader:
 
     def nbytes(self, name: str) -> int:
         return self._tensors[name].nbytes
+
+    def check_values(self, name: str) -> None:
+        """Plain numbers are what they are."""
 
     def tensor(self, name: str) -> torch.Tensor:
         return self._tensors[name].detach()
@@ -157,6 +170,10 @@ class ShardReader:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the files; views of them must not be used then."""
         self._stack.close()
 
     def __iter__(self) -> Iterator[str]:
@@ -177,6 +194,9 @@ class ShardReader:
     def nbytes(self, name: str) -> int:
         """Bytes of the stored tensor."""
         return prod(self._shapes[name]) * BITS.get(self._dtypes[name], 32) // 8
+
+    def check_values(self, name: str) -> None:
+        """Plain numbers are what they are."""
 
     def tensor(self, name: str) -> torch.Tensor:
         """A view of the mapped file; copy what must outlive the reader."""

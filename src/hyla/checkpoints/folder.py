@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from os.path import lexists
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from hyla.checkpoints.foreign import refuse_adapter, refuse_quantised_mlx
 from hyla.checkpoints.index import has_tensors
 from hyla.checkpoints.protocol import CheckpointConfig
-from hyla.errors import CheckpointError, ConfigError
+from hyla.checkpoints.quantised import Declared, Quantisation, find_declared, quantisation_of
+from hyla.errors import CheckpointError
 from hyla.json_files import read_json
 from hyla.models.formats.published import Strict
 from hyla.models.formats.registry import names_file, read_published
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # configs are read without PyTorch
     import torch
 
     from hyla.checkpoints.files import ShardReader
+    from hyla.checkpoints.quantised.reader import QuantisedReader
     from hyla.checkpoints.tokenizer import Tokenizer
 
 logger = logging.getLogger("hyla.checkpoints")
@@ -53,7 +55,11 @@ class Folder:
         self.path, self.name = path, path.absolute().name
 
     def config(self) -> CheckpointConfig:
-        """config.json, and the end tokens of generation_config.json. Raises CheckpointError or ConfigError."""
+        """config.json and generation_config.json's end tokens, read once. Raises CheckpointError or ConfigError."""
+        return self._found
+
+    @cached_property
+    def _found(self) -> CheckpointConfig:
         _check_is_folder(self.path)
         file = self.path / "config.json"
         refuse_adapter(self.path, is_alone=not (lexists(file) and has_tensors(self.path)))
@@ -61,9 +67,13 @@ class Folder:
         eos = _generation_eos(self.path / "generation_config.json")
         if eos:
             config = config.model_copy(update={"eos_token_ids": eos})
-        with names_file(file):
-            quantization = read_quantization(published, family.text_key)
-        return CheckpointConfig(family, config, published, quantization)
+        declared = find_declared(published, family.text_key, self.path)
+        if declared is None:
+            return CheckpointConfig(family, config, published)
+        with names_file(self.path / declared.where):
+            if is_resident(declared):
+                return CheckpointConfig(family, config, published, quantization=_fp8_blocks(declared))
+            return CheckpointConfig(family, config, published, packing=quantisation_of(declared))
 
     @property
     def licence(self) -> None:
@@ -80,11 +90,43 @@ class Folder:
 
         return folder_tokenizer(self.path)
 
-    def tensors(self, dtype: torch.dtype | None = None) -> ShardReader:
-        """The shards, mapped. They hold numbers, which are given as they are stored, whatever the dtype."""
+    def tensors(self, dtype: torch.dtype | None = None) -> ShardReader | QuantisedReader:
+        """The shards, mapped. Numbers are given as they are stored, whatever the dtype; packed weights in it."""
         from hyla.checkpoints.files import ShardReader
 
-        return ShardReader(self.path)
+        found = self.config()
+        shards = ShardReader(self.path)
+        return shards if found.packing is None else _decoded(self.path, shards, found, found.packing, dtype)
+
+
+def _decoded(
+    place: Path, shards: ShardReader, found: CheckpointConfig, packing: Quantisation, dtype: torch.dtype | None
+) -> QuantisedReader:
+    """The shards with packed weights as plain ones. They are closed where that fails."""
+    import torch
+
+    from hyla.checkpoints.quantised.reader import QuantisedReader
+
+    nested = found.published.get(found.family.text_key) if found.family.text_key else None
+    said = [
+        keys.get(key)
+        for keys in (nested, found.published)
+        for key in ("dtype", "torch_dtype")
+        if isinstance(keys, Mapping)
+    ]
+    published = next(rule.published[0] for rule in found.family.trunk if rule.ours == ("embed.weight",))
+    try:
+        return QuantisedReader(
+            place,
+            shards,
+            packing,
+            embedding=next((name for name in shards if found.family.canonical(name) == published), None),
+            dtype=dtype,
+            fallback=torch.float32 if "float32" in said else torch.bfloat16,
+        )
+    except BaseException:
+        shards.close()
+        raise
 
 
 def _check_is_folder(path: Path) -> None:
@@ -106,24 +148,13 @@ def _generation_eos(file: Path) -> tuple[int, ...]:
     return tuple(listed)
 
 
-def read_quantization(published: Mapping, text_key: str | None) -> dict | None:
-    """The `quantization_config` of a config.json, checked. Raises ConfigError for a format that cannot be read."""
-    nested = published.get(text_key) if text_key else None
-    found = published.get("quantization_config")
-    if found is None and isinstance(nested, Mapping):
-        found = nested.get("quantization_config")
-    if found is None:
-        return None
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"quantization_config = {found!r} in config.json must be an object")
-    try:
-        FP8Keys.model_validate(dict(found))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"quantization_config: {key} = {first['input']!r} in config.json: {first['msg']}; Hyla reads FP8 weights "
-            "in blocks of 128 x 128, or fetch the unquantised checkpoint"
-        ) from error
+def is_resident(declared: Declared) -> bool:
+    """Whether weights are FP8 in blocks, which stay FP8 in memory."""
+    return declared.keys.get("quant_method") == "fp8" and declared.keys.get("weight_block_size") is not None
+
+
+def _fp8_blocks(declared: Declared) -> dict:
+    """The `quantization_config` of FP8 in blocks, checked. Raises ConfigError for what is not read of it."""
+    declared.read(FP8Keys, "FP8 weights in blocks of 128 x 128")
     logger.info("FP8 weights stay FP8; activations are not quantised, whatever activation_scheme says")
-    return dict(found)
+    return dict(declared.keys)

@@ -46,7 +46,8 @@ def load_model(
     dtype: of weights and activations, e.g. torch.bfloat16 or "bfloat16"; None: the one in which the checkpoint stores
     the embedding (vectors that it stores wider stay so); of a GGUF file bfloat16, unless all of it is F32. What a
     model keeps in fp32 (`models.parameters`) is fp32 either way.
-    FP8 weights stay FP8 and are dequantised block by block as they are used; with a dtype, once, here: the same bits.
+    FP8 weights in blocks stay FP8 and are dequantised as they are used; with a dtype, once, here: the same bits. Other
+    quantised weights (`checkpoints.quantised`) are dequantised here in any case.
     device: as PyTorch names it.
     progress: called with (bytes placed, bytes of the checkpoint) as tensors come in.
     Memory: the model plus one rule's tensors. Ignored tensors are logged with the reason.

@@ -15,6 +15,7 @@ import torch
 from hyla.checkpoints.files import TensorSource
 from hyla.checkpoints.foreign import refuse_foreign_tensors
 from hyla.checkpoints.fp8_rules import CODE_DTYPE, SCALE_DTYPES, SUFFIX, check_scales, resident
+from hyla.checkpoints.quantised import looks_quantised
 from hyla.errors import CheckpointError
 from hyla.models.config import ModelConfig
 from hyla.models.formats.family import Family, published_shapes
@@ -76,6 +77,8 @@ def plan(
     found = Plan(source, names, rules)
     for name in scaled:
         check_scales(name, found.read(name))
+    for name in expected:
+        source.check_values(names[name])
     return found
 
 
@@ -95,11 +98,13 @@ def _check(place: object, expected: Mapping[str, tuple[int, ...]], names: Mappin
             if name in names and source.dtype(names[name]) not in _allowed_dtypes(name, expected)
         ],
     }
+    packed = next((name for name in problems["are not part of the model"] if looks_quantised(name)), None)
+    hint = f" ({packed} is of a quantised weight, of which nothing is said: quantization_config)" if packed else ""
     for what, items in problems.items():
         if items:
             raise CheckpointError(
                 f"{place}: {len(items)} tensors {what}: {_some(items)}; config.json and the safetensors files "
-                "must belong together"
+                f"must belong together{hint}"
             )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # configs are read without PyTorch
     import torch
 
     from hyla.checkpoints.files import TensorSource
+    from hyla.checkpoints.quantised import Quantisation
     from hyla.checkpoints.tokenizer import Tokenizer
 
 
@@ -26,7 +27,9 @@ class CheckpointConfig:
     published: dict
     """config.json as it is; of other forms, what would stand there."""
     quantization: dict | None = None
-    """Its quantization_config, checked."""
+    """Its quantization_config, checked, of FP8 weights that stay FP8."""
+    packing: Quantisation | None = None
+    """How weights are quantised that are decoded when they are read."""
 
 
 class Checkpoint(Protocol):

@@ -14,6 +14,7 @@ import torch
 from hyla.checkpoints.card import CARD_FILE
 from hyla.checkpoints.fp8_rules import fp8_rules_kept, saved_rule
 from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE
+from hyla.checkpoints.quantised import without_quantisation
 from hyla.checkpoints.tensor_files import write_tensors
 from hyla.checkpoints.tokenizer import Tokenizer
 from hyla.errors import CheckpointError, ConfigError
@@ -54,7 +55,7 @@ def save_model(
     if model.quantization is not None:
         published["quantization_config"] = model.quantization
     else:
-        published.pop("quantization_config", None)
+        published = without_quantisation(published, family.text_key)
     published["dtype"] = str(model.dtype).removeprefix("torch.")
     _check_place(folder)
     try:

@@ -69,6 +69,8 @@ def _report(name: str, revision: str | None, device: str | None) -> tuple[dict, 
         if is_here:
             folder = {**_folder_facts(place, found), **_card_facts(place, find_known(name))}
             dtype = folder.pop("dtype")
+        if found.packing is not None:
+            folder["quantisation"] = found.packing.title
     else:
         title, family = find_preset(name)
         config, published = family.preset(title), family.sizes[title]
@@ -272,7 +274,9 @@ def _lines(report: dict):
     if "stored_dtypes" in report:
         stored = ", ".join(f"{count} {dtype}" for dtype, count in report["stored_dtypes"].items())
         yield "stored dtypes", stored + ("; FP8 in blocks of 128 x 128, kept so in memory" if report["is_fp8"] else "")
-        for reason, count in report["ignored_tensors"].items():
-            yield "ignored", f"{count} tensors: {reason}"
+    if "quantisation" in report:
+        yield "quantised", f"{report['quantisation']}; dequantised to {report['dtype']} as it is loaded"
+    for reason, count in report.get("ignored_tensors", {}).items():
+        yield "ignored", f"{count} tensors: {reason}"
     for key, reason in report["ignored_keys"].items():
         yield "ignored", f"{key}: {reason}"

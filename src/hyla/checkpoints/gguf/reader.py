@@ -75,6 +75,9 @@ class GGUFReader:
             return torch.promote_types(self._dtype, torch.float32)
         return torch.float32 if is_wide and (self._is_plain or infos[0].name != EMBEDDING) else self._dtype
 
+    def check_values(self, name: str) -> None:
+        """Scales stand inside the blocks: what is not finite is found when it is decoded."""
+
     def tensor(self, name: str) -> torch.Tensor:
         """The published numbers, in memory of their own."""
         made = self._published[name]

@@ -19,6 +19,7 @@ COMMON_IGNORED = MappingProxyType(
         "output_router_logits": "an output option of another library",
         "pretraining_tp": "a parallel layout of the original training",
         "quantization_config": "how the tensors are stored; the checkpoint reader checks it",
+        "compression_config": "how the tensors are stored; the checkpoint reader checks it",
         "return_dict": "an output option of another library",
         "router_aux_loss_coef": "the weight of a training loss",
         "transformers_version": "who wrote the file",
