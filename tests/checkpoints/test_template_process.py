@@ -104,6 +104,26 @@ def test_a_process_that_was_killed_is_started_again():
     assert template.render(HELLO, tools=None) == "hi" and pid_of(template) != pid
 
 
+def test_a_process_that_is_killed_in_the_middle_of_a_prompt_writes_it_again_once():
+    template = ChatTemplate("{% for i in range(99999) %}{% for j in range(60) %}{% endfor %}{% endfor %}x")
+    template.start()
+    pid = pid_of(template)
+    with ThreadPoolExecutor(1) as pool:
+        text = pool.submit(template.render, HELLO, tools=None)
+        assert wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "R")
+        os.kill(pid, signal.SIGKILL)
+        assert text.result() == "x" and pid_of(template) != pid
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signals_for_a_whole_group_are_for_its_parent(name):
+    template = ChatTemplate(FIRST)
+    template.start()
+    pid = pid_of(template)
+    os.kill(pid, getattr(signal, name))
+    assert template.render(HELLO, tools=None) == "hi" and pid_of(template) == pid
+
+
 def test_the_process_has_no_torch_no_secrets_and_no_files_of_its_parent(monkeypatch, tmp_path):
     import socket
 

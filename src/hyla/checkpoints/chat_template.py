@@ -115,5 +115,5 @@ class ChatTemplate:
         raise RequestError(
             f"the model has chat templates for {names} and none without tools; send tools, or use the completions "
             "endpoint",
-            "tools",
+            "messages",
         )

@@ -39,6 +39,10 @@ class Excess(Exception):
     """A template went past a bound; the text says which."""
 
 
+class _Killed(Excess):
+    """Somebody else ended its process: the system, short of memory, or a person."""
+
+
 class Failure(Exception):
     """A template did not work. is_refusal: it said no itself, in these words."""
 
@@ -96,7 +100,7 @@ class _Child:
         except (OSError, ValueError):  # it ended before it had read all, or has lost its mind
             pass
         if reply is None:
-            raise Excess(self._how_it_ended())
+            raise self._how_it_ended()
         return reply
 
     def _wait_until(self, end: float) -> None:
@@ -105,14 +109,15 @@ class _Child:
             raise TimeoutError
         self.line.settimeout(left)
 
-    def _how_it_ended(self) -> str:
+    def _how_it_ended(self) -> Excess:
         try:
             code = self.process.wait(WALL_SECONDS)
         except subprocess.TimeoutExpired:
             code = None
         if code == -getattr(signal, "SIGXCPU", 0):
-            return f"takes more than {CPU_SECONDS} seconds of processor time"
-        return f"ended its process (exit code {code})"
+            return Excess(f"takes more than {CPU_SECONDS} seconds of processor time")
+        kind = _Killed if code == -getattr(signal, "SIGKILL", 0) else Excess
+        return kind(f"ended its process (exit code {code})")
 
     def end(self) -> None:
         """Kill it and forget it."""
@@ -155,7 +160,10 @@ class TemplateProcess:
         messages = list(names["messages"])
         job = {"template": template, "names": {**names, "messages": messages}, "arguments": written_arguments(messages)}
         with self._lock:
-            return self._asked(self._ready(), job)["text"]
+            try:
+                return self._asked(self._ready(), job)["text"]
+            except _Killed:
+                return self._asked(self._ready(), job)["text"]
 
     def close(self) -> None:
         """End the process; the next use starts another one."""

@@ -24,16 +24,18 @@ class _TooLong(Exception):
 
 def main() -> None:
     """Take what comes on standard input and answer on standard output, until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that uses this one
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # whoever ends a whole group means the process that uses this one
+        if (number := getattr(signal, name, None)) is not None:
+            signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
     start = receive(_reader(parent))
     if start is None:
         return
-    bound = _Bounds(start["cpu_seconds"], start["memory_bytes"])
+    bounds = _Bounds(start["cpu_seconds"], start["memory_bytes"])
     compiled: dict[str, Any] = {}
-    reply = _answer(bound, lambda: _compile(start["sources"], compiled))
+    reply = _answer(bounds, lambda: _compile(start["sources"], compiled))
     while _send(reply) and "excess" not in reply and (job := receive(_reader(parent))) is not None:
-        reply = _answer(bound, lambda: {"text": _render(compiled, job, start["output_chars"])})
+        reply = _answer(bounds, lambda: {"text": _render(compiled, job, start["output_chars"])})
 
 
 def _reader(parent: int) -> Callable[[int], bytes]:
@@ -64,7 +66,7 @@ class _Bounds:
         with suppress(ImportError):
             import resource
 
-            for kind, limit in (("AS", memory_bytes), ("CORE", 0), ("FSIZE", 0)):
+            for kind, limit in (("AS", memory_bytes), ("CORE", 0), ("FSIZE", 0), ("NPROC", 0)):
                 with suppress(AttributeError, ValueError, OSError):
                     resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (limit, limit))
 
