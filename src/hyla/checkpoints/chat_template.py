@@ -62,7 +62,8 @@ class ChatTemplate:
 
     def _not_compiled(self, error: NotCompiled) -> CheckpointError:
         return CheckpointError(
-            f"{self.origin} cannot be compiled: {error}; repair it, or choose another one with --chat-template"
+            f"{self.origin} cannot be compiled: {error}; repair it, or serve the model with another one "
+            "(--chat-template)"
         )
 
     def knows_role(self, role: str) -> bool:

@@ -14,6 +14,7 @@ from hyla.answers.registry import AnswerFormat
 from hyla.checkpoints import Tokenizer
 from hyla.checkpoints.card import ModelCard, facts
 from hyla.checkpoints.chat_template import ChatTemplate
+from hyla.checkpoints.templates.protocol import ChatFormat
 from hyla.engine.hosting.handle import EngineHandle
 from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
@@ -90,6 +91,19 @@ def serve_model(engine, name: str, *, limits: Limits, **reading) -> ServedModel:
     return served_model(worker, name, engine.tokenizer, **reading)
 
 
+def use_template(tokenizer: Tokenizer, source: str | None) -> ChatFormat | None:
+    """Have a tokenizer's chat template ready, or `source` in its place; None where there is none.
+
+    Raises CheckpointError when it cannot be compiled within its bounds: before the weights are loaded, if it is asked
+    before.
+    """
+    if source is not None:
+        tokenizer.chat_template = ChatTemplate(source, "--chat-template")
+    if tokenizer.chat_template is not None:
+        tokenizer.chat_template.start()
+    return tokenizer.chat_template
+
+
 def served_model(
     worker: EngineHandle,
     name: str,
@@ -109,12 +123,8 @@ def served_model(
     The template is compiled here. Raises ConfigError for an unknown name, CheckpointError for a template that cannot be
     compiled within its bounds.
     """
-    if chat_template is not None and tokenizer is not None:
-        tokenizer.chat_template = ChatTemplate(chat_template, "--chat-template")
     ours = tokenizer if isinstance(tokenizer, Tokenizer) else None
-    template = ours.chat_template if ours is not None else None
-    if template is not None:
-        template.start()
+    template = use_template(ours, chat_template) if ours is not None else None
     form = registry.answer_format(
         template.source if template else "",
         tool_parser,
