@@ -100,8 +100,8 @@ def test_the_format_of_calls_is_found_in_the_template_for_tools(folder):
         (3, "chat_template = 3 is neither a text nor a list of"),
         ([{"name": "default"}], "neither a text nor a list"),
         (["x"], "neither a text nor a list"),
-        ([{"name": "../../evil", "template": "x"}], r"a chat template is called '\.\./\.\./evil'; a name has letters"),
-        ({"a/b": "x"}, "a chat template is called"),
+        ([{"name": "../../evil", "template": "x"}], r"one is called '\.\./\.\./evil'; a name has letters"),
+        ({"a/b": "x"}, "one is called 'a/b'"),
         ([NAMED[0], {"name": "tool_use", "template": "{% for %}"}], r"\(tool_use\) is not a valid Jinja template"),
     ],
 )
@@ -129,3 +129,16 @@ def test_a_gguf_file_has_named_templates(tmp_path):
     path.write_bytes(GGUF({**given.metadata, **keys}, given.tensors).encode())
     tokenizer = load_tokenizer(path)
     assert (tokenizer.render_chat(HELLO), tokenizer.render_chat(HELLO, tools=TOOLS)) == ("D hi", "T 1")
+    keys |= {"tokenizer.chat_templates": ["../../evil"], "tokenizer.chat_template.../../evil": "x"}
+    path.write_bytes(GGUF({**given.metadata, **keys}, given.tensors).encode())
+    with pytest.raises(CheckpointError, match=r"the chat template in .*tiny\.gguf: one is called '\.\./\.\./evil'"):
+        load_tokenizer(path)
+
+
+def test_what_is_no_file_is_not_read(folder):
+    import os
+
+    (folder / "additional_chat_templates").mkdir()
+    os.mkfifo(folder / "additional_chat_templates" / "tool_use.jinja")
+    os.mkfifo(folder / "chat_template.jinja")
+    assert load_tokenizer(folder).chat_template is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ DEFAULT, TOOL_USE = "default", "tool_use"
 """The template, and the one that is taken where tools are given: the names that publishers use."""
 MOST_SOURCE_CHARS = 1 << 18
 """Of all templates together; long published ones have 20,000."""
+NAME = re.compile(r"\w[\w.-]*")
+"""Names become names of files when a tokenizer is saved."""
 
 
 class ChatTemplate:
@@ -20,7 +23,7 @@ class ChatTemplate:
 
     It runs in a process of its own, in a sandbox, within bounds of time, memory and output (`templates.process`);
     nothing of it is computed in this one. source: its text, or texts by name.
-    Raises CheckpointError when one is not valid Jinja.
+    Raises CheckpointError when one is not valid Jinja, has too long a text, or a name that is no file's.
     """
 
     def __init__(self, source: str | Mapping[str, str], origin: str = "chat_template"):
@@ -34,6 +37,10 @@ class ChatTemplate:
                 f"{origin} has {num_chars:,} characters, and at most {MOST_SOURCE_CHARS:,} are read; remove it"
             )
         for name, text in self.sources.items():
+            if not NAME.fullmatch(name):
+                raise CheckpointError(
+                    f"{origin}: one is called {name[:80]!r}; a name has letters, digits, points and dashes only"
+                )
             try:
                 environment().parse(text)
             except Exception as error:  # too deep, a number too long, ...: whatever the parser stumbles over

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from hyla.json_files import read_json
 FILE, FOLDER = "chat_template.jinja", "additional_chat_templates"
 OLD_FILE = "chat_template.json"
 """What processors of several modalities had before."""
-NAME = re.compile(r"\w[\w.-]*")
-"""Names become names of files when a tokenizer is saved."""
 
 
 def read_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
@@ -37,10 +34,10 @@ def read_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    files = {file.stem: file for file in sorted((folder / FOLDER).glob("*.jinja"))}
+    files = {file.stem: file for file in sorted((folder / FOLDER).glob("*.jinja")) if file.is_file()}
     if (folder / FILE).is_file():
         files = {DEFAULT: folder / FILE, **files}
-    return {_checked(name, file): _text(file) for name, file in files.items()}
+    return {name: _text(file) for name, file in files.items()}
 
 
 def _text(file: Path) -> str:
@@ -68,15 +65,7 @@ def _named(stored: Any, place: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{place}: chat_template = {shown} is neither a text nor a list of {{name, template}}; repair or remove it"
         )
-    return {_checked(name, place): text for name, text in pairs}
-
-
-def _checked(name: str, place: Path) -> str:
-    if not NAME.fullmatch(name):
-        raise CheckpointError(
-            f"{place}: a chat template is called {name[:80]!r}; a name has letters, digits, points and dashes only"
-        )
-    return name
+    return dict(pairs)
 
 
 def write_templates(folder: Path, sources: Mapping[str, str]) -> None:

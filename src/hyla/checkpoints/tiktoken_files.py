@@ -28,6 +28,7 @@ NUM_ADDED = 258
 """Places behind the ranks. Those without a name in tokenizer_config.json are reserved tokens."""
 MOST_FILE_BYTES = 64 << 20
 MOST_TOKEN_BYTES = 1024
+MOST_CODE_CHARS = 1 << 20
 BLOCK_CHARS, RUN_CHARS = 400_000, 25_000
 """The published code cuts a text into blocks of so many characters, and a block in runs of space, or of anything but
 space, that are longer than this."""
@@ -71,8 +72,9 @@ def _check_is_kimi(folder: Path, settings: Mapping[str, Any]) -> None:
     code = folder / CODE_FILE
     if not code.is_file():
         return
-    pattern = PRETOKENIZERS["kimi-k2"].splits[0]
-    parts = [part for part in _alternatives(pattern) if part not in code.read_text(encoding="utf-8", errors="replace")]
+    with code.open(encoding="utf-8", errors="replace") as file:
+        text = file.read(MOST_CODE_CHARS)
+    parts = [part for part in _alternatives(PRETOKENIZERS["kimi-k2"].splits[0]) if part not in text]
     if parts:
         raise CheckpointError(
             f"{code} cuts text by another expression than the one that Hyla knows ({parts[0]} is not in it), so that "

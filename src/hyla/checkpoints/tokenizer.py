@@ -186,7 +186,7 @@ def _forget_training(backend: tokenizers.Tokenizer) -> None:
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder has a tokenizer in one of the forms that are read."""
-    return (folder / FILE).exists() or (folder / tiktoken_files.FILE).exists()
+    return (folder / FILE).is_file() or (folder / tiktoken_files.FILE).is_file()
 
 
 def folder_tokenizer(folder: Path) -> Tokenizer:
@@ -200,7 +200,7 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
         )
     file, config_file = folder / FILE, folder / "tokenizer_config.json"
     settings = read_json(config_file) if config_file.exists() else {}
-    if file.exists():
+    if file.is_file():
         backend = parse_backend(file.read_bytes(), file)
     else:
         backend = tiktoken_files.tiktoken_backend(folder, settings)
