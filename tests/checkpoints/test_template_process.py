@@ -74,7 +74,7 @@ def test_constants_are_not_computed_where_a_tokenizer_is_read():
 
 
 @pytest.mark.parametrize(
-    "text", ["{{ " + "9" * 5000 + " }}", "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}", "{% if %}"]
+    "text", ["{{ " + "9" * 5000 + " }}", "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}", "{% if %}", "\ud800"]
 )
 def test_what_cannot_be_parsed_is_an_error_of_the_checkpoint(text):
     with pytest.raises(CheckpointError, match="is not a valid Jinja template"):

@@ -155,7 +155,10 @@ def test_missing_and_broken_tokenizers_are_refused(folder):
         load_tokenizer(folder)
 
 
-@pytest.mark.parametrize("eos, message", [("<end>", "'<end>' is not in tokenizer.json"), (3, "must be a text")])
+@pytest.mark.parametrize(
+    "eos, message",
+    [("<end>", "'<end>' is not in tokenizer.json"), (3, "must be a text"), ("\ud800", "is not in tokenizer.json")],
+)
 def test_a_special_token_must_exist(folder, eos, message):
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": eos}))

@@ -42,6 +42,7 @@ class ChatTemplate:
                     f"{origin}: one is called {name[:80]!r}; a name has letters, digits, points and dashes only"
                 )
             try:
+                text.encode()
                 environment().parse(text)
             except Exception as error:  # too deep, a number too long, ...: whatever the parser stumbles over
                 raise CheckpointError(

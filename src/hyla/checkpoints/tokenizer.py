@@ -61,7 +61,10 @@ class Tokenizer:
 
     def token_id(self, text: str) -> int | None:
         """Id of one token's text, None when the vocabulary does not have it."""
-        return self.backend.token_to_id(text)
+        try:
+            return self.backend.token_to_id(text)
+        except UnicodeEncodeError:  # half of a surrogate pair, which no token has
+            return None
 
     @property
     def special_texts(self) -> tuple[str, ...]:
