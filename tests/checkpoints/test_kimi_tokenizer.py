@@ -79,6 +79,18 @@ def test_text_streams_token_by_token(kimi):
     assert "".join(pieces) + stream.flush() == TEXT and "\ufffd" not in "".join(pieces)
 
 
+def test_special_tokens_may_be_read_as_text_and_every_token_knows_its_place(kimi):
+    from hyla.train.scoring import encode_plain
+
+    ours, theirs, _, _ = kimi
+    text = "naïve[BOS] 中文<|im_end|>\n's"
+    encoding = encode_plain(ours, text)
+    assert encoding.ids == theirs.encode_ordinary(text) != ours.encode(text)
+    # A token of a part of a character spans all of it.
+    covered = {place for start, end in encoding.offsets for place in range(start, end)}
+    assert covered == set(range(len(text)))
+
+
 def test_a_grammar_works_over_it(kimi):
     from hyla.engine.requests.formats import Choice
     from hyla.engine.sampling.grammar import GrammarCompiler

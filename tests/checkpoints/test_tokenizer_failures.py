@@ -61,6 +61,19 @@ def test_a_text_and_ids_on_which_it_panics_are_bad_requests():
         broken.decode([broken.token_id("a")])
 
 
+def test_a_vocabulary_without_some_letters_is_read(tmp_path):
+    train().save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    model = {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "none"}
+    plain = {"pre_tokenizer": None, "decoder": None, "added_tokens": []}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **plain, "model": model}))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("x") == [0]
+    with pytest.raises(RequestError, match="the tokenizer fails on this text: WordLevel error"):
+        tokenizer.encode("y")
+
+
 def test_half_a_surrogate_pair_is_a_bad_request():
     with pytest.raises(RequestError, match="character 1 is half of a surrogate pair"):
         train().encode("x\ud800")
