@@ -97,6 +97,18 @@ def test_one_process_renders_all_conversations_and_ends_with_its_template():
     assert not is_there(pid)
 
 
+def test_a_system_that_starts_no_process_is_named(monkeypatch):
+    def none_left(*arguments, **options):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    template = ChatTemplate(FIRST)
+    monkeypatch.setattr(process.subprocess, "Popen", none_left)
+    with pytest.raises(CheckpointError, match=r"its process cannot be started .*Resource temporarily unavailable"):
+        template.start()
+    monkeypatch.undo()
+    assert template.render(HELLO, tools=None) == "hi"
+
+
 def test_a_process_that_was_killed_is_started_again():
     template = ChatTemplate(FIRST)
     template.start()

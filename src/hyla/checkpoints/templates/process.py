@@ -174,7 +174,10 @@ class TemplateProcess:
         if self._children and self._children[0].is_usable:
             return self._children[0]
         _end_all(self._children)
-        child = _Child()
+        try:
+            child = _Child()
+        except OSError as error:
+            raise NotCompiled(f"its process cannot be started ({error})") from error
         self._children.append(child)
         bounds = {"cpu_seconds": CPU_SECONDS, "memory_bytes": MEMORY_BYTES, "output_chars": OUTPUT_CHARS}
         try:
