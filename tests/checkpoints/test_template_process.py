@@ -86,6 +86,14 @@ def test_a_source_has_a_longest_length():
         ChatTemplate("x" * (MOST_SOURCE_CHARS + 1))
 
 
+def test_messages_that_fill_the_memory_before_they_are_rendered_are_a_bad_request(monkeypatch):
+    monkeypatch.setattr(process, "MEMORY_BYTES", 64 << 20)
+    template = ChatTemplate(FIRST)
+    with pytest.raises(RequestError, match=r"takes more than \d+ MiB of memory with these messages"):
+        template.render(HELLO, tools=None, more=[[] for _ in range(1_000_000)])
+    assert template.render(HELLO, tools=None) == "hi"
+
+
 def test_one_process_renders_all_conversations_and_ends_with_its_template():
     template = ChatTemplate(FIRST)
     template.start()

@@ -34,8 +34,8 @@ def main() -> None:
     bounds = _Bounds(start["cpu_seconds"], start["memory_bytes"])
     compiled: dict[str, Any] = {}
     reply = _answer(bounds, lambda: _compile(start["sources"], compiled))
-    while _send(reply) and "excess" not in reply and (job := receive(_reader(parent))) is not None:
-        reply = _answer(bounds, lambda: {"text": _render(compiled, job, start["output_chars"])})
+    while reply is not None and _send(reply) and "excess" not in reply:
+        reply = _answer(bounds, lambda: _next(_reader(parent), compiled, start["output_chars"]))
 
 
 def _reader(parent: int) -> Callable[[int], bytes]:
@@ -79,8 +79,8 @@ class _Bounds:
             resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + self.cpu_seconds, hard))
 
 
-def _answer(bounds: _Bounds, work: Callable[[], dict]) -> dict:
-    """What a job makes, or what went wrong in it, in few words."""
+def _answer(bounds: _Bounds, work: Callable[[], dict | None]) -> dict | None:
+    """What a job makes, or what went wrong in it, in few words; None when there is no further one."""
     bounds.renew()
     try:
         return work()
@@ -103,6 +103,11 @@ def _compile(sources: dict[str, str], compiled: dict[str, Any]) -> dict:
     for name, source in sources.items():
         compiled[name] = environment().from_string(source)
     return {}
+
+
+def _next(read: Callable[[int], bytes], compiled: dict[str, Any], most_chars: int) -> dict | None:
+    job = receive(read)
+    return None if job is None else {"text": _render(compiled, job, most_chars)}
 
 
 def _render(compiled: dict[str, Any], job: dict, most_chars: int) -> str:
