@@ -76,7 +76,7 @@ class DeepSeekV32:
         """Nothing to get ready."""
 
     def knows_role(self, role: str) -> bool:
-        """`developer` is for its publishers' search agents; a client's instructions are the system's."""
+        """`developer` is for its publishers' own search; a client's instructions are the system's."""
         return role == "system"
 
     def shows(self, roles: tuple[str, ...]) -> bool:
