@@ -19,7 +19,7 @@ ORDER = (
     {"cli"},
 )
 RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}
-FOREIGN = {"transformers", "openai", "anthropic", "schemathesis", "lm_eval", "pytest", "hypothesis"}
+FOREIGN = {"tiktoken", "transformers", "openai", "anthropic", "schemathesis", "lm_eval", "pytest", "hypothesis"}
 """Oracles and clients: for tests, never for the package."""
 
 

@@ -31,15 +31,15 @@ def error(*arguments, **options):
         return f"{type(found).__name__}: {found}"
 
 small = resolve("org/tiny", with_weights=False)
-found = {"small": sorted(file.name for file in small.iterdir())}
+found = {"small": sorted(str(file.relative_to(small)) for file in small.rglob("*.*"))}
 inspected = CliRunner().invoke(typer.main.get_command(app), ["inspect", "org/tiny", "--revision", "main"])
 found["inspect"] = inspected.output
-found["before_weights"] = sorted(file.name for file in small.iterdir())
+found["before_weights"] = sorted(str(file.relative_to(small)) for file in small.rglob("*.*"))
 seen = []
 model = hyla.load("org/tiny", progress=lambda *numbers: seen.append(numbers))
 found["hidden_dim"] = model.config.hidden_dim
 found["progress"] = seen
-found["files"] = sorted(str(file.relative_to(small)) for file in small.rglob("*"))
+found["files"] = sorted(str(file.relative_to(small)) for file in small.rglob("*.*"))
 engine = hyla.Engine("org/tiny", memory=1 << 22, max_num_sequences=1)
 found["text"] = engine.generate("def ", hyla.SamplingParams(max_tokens=3, temperature=0.0))[0].token_ids
 found["other"] = hyla.load("org/tiny", revision="v2").config.vocab_size
@@ -76,7 +76,10 @@ def world(tmp_path_factory):
     other = shutil.copytree(tiny, root / "other")
     for file in ("modeling_evil.py", "pytorch_model.bin", "consolidated.safetensors", "README.md"):
         (tiny / file).write_bytes(b"never fetched")
+    (tiny / "additional_chat_templates").mkdir()
+    (tiny / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
     (tiny / "original").mkdir()
+    (tiny / "original" / "config.json").write_bytes(b"never fetched")
     (tiny / "original" / "model.safetensors").write_bytes(b"never fetched")
     repos = {"org/tiny": {"main": tiny, "v2": other}, "org/gated": {"main": tiny}}
     place = {"HF_HOME": str(root / "home"), "HF_TOKEN": "", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -101,6 +104,7 @@ def test_a_name_loads_and_generates_as_its_folder_does(world):
 def test_only_data_files_are_fetched(world):
     online, _, fetched, _ = world
     small = {"chat_template.jinja", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    small.add("additional_chat_templates/tool_use.jinja")
     assert set(online["small"]) == set(online["before_weights"]) == small
     assert set(online["files"]) == set(fetched) == small | {"model.safetensors"}
 

@@ -49,7 +49,7 @@ class FP8Keys(Strict):
 
 
 class Folder:
-    """A `Checkpoint` in a folder: config.json, safetensors, tokenizer.json."""
+    """A `Checkpoint` in a folder: config.json, safetensors, tokenizer.json or tiktoken.model."""
 
     def __init__(self, path: Path):
         self.path, self.name = path, path.absolute().name
@@ -82,10 +82,12 @@ class Folder:
 
     @property
     def has_tokenizer(self) -> bool:
-        return lexists(self.path / "tokenizer.json")  # a link to nowhere is a broken tokenizer, not none
+        from hyla.checkpoints.tokenizer import has_tokenizer
+
+        return has_tokenizer(self.path)
 
     def tokenizer(self) -> Tokenizer:
-        """Raises CheckpointError when tokenizer.json is missing or broken, or the other files do not fit it."""
+        """Raises CheckpointError when its tokenizer is missing or broken, or the other files do not fit it."""
         from hyla.checkpoints.tokenizer import folder_tokenizer
 
         return folder_tokenizer(self.path)

@@ -19,8 +19,11 @@ from hyla.errors import CheckpointError, ConfigError
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PART = re.compile(r"-\d{5}-of-\d{5}$")
 """How the name of one file of several ends, before its ending."""
-SMALL_FILES = ("*.json", "*.jinja", "tokenizer*")
+SMALL_FILES = ("*.json", "*.jinja", "tokenizer*", "tiktoken.model")
 """Everything but the weights. Nothing else is fetched: no code, no pickles."""
+TEMPLATES = "additional_chat_templates"
+OTHER_FOLDERS = (*(f"{TEMPLATES[:n]}[!{char}]*/*" for n, char in enumerate(TEMPLATES)), "*/*/*")
+"""Nothing of these is fetched, since they hold other formats."""
 
 
 def resolve(folder: str | Path, revision: str | None = None, *, with_weights: bool = True) -> Path:
@@ -65,7 +68,6 @@ def _fetch(name: str, revision: str | None, with_weights: bool) -> Path:
 
     at = f"{name} (revision {revision})" if revision else name
     try:
-        # Top-level files only: other folders of a repository hold other formats.
         folder = _snapshot(name, revision, SMALL_FILES)
         if with_weights:
             names = shard_names(folder) if lexists(folder / INDEX_FILE) else [SINGLE_FILE]
@@ -98,4 +100,6 @@ def _fetch(name: str, revision: str | None, with_weights: bool) -> Path:
 def _snapshot(name: str, revision: str | None, files) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, revision=revision, allow_patterns=list(files), ignore_patterns=["*/*"]))
+    return Path(
+        snapshot_download(name, revision=revision, allow_patterns=list(files), ignore_patterns=list(OTHER_FOLDERS))
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from hyla.checkpoints import template_files
 from hyla.checkpoints.card import CARD_FILE
 from hyla.checkpoints.fp8_rules import fp8_rules_kept, saved_rule
 from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE
@@ -26,6 +27,7 @@ from hyla.models.trunk import Model
 
 OWN_FILES = ("config.json", "generation_config.json", INDEX_FILE, CARD_FILE)
 OWN_PATTERNS = ("*.safetensors", "tokenizer*.json", "special_tokens_map.json", "chat_template.jinja", "README.md")
+OWN_FOLDERS = (template_files.FOLDER,)
 MAX_SHARD_BYTES = 5 * 10**9
 
 
@@ -84,7 +86,9 @@ def _check_place(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; choose a folder")
-    ours = {file for pattern in OWN_PATTERNS for file in folder.glob(pattern)} | {folder / name for name in OWN_FILES}
+    ours = {file for pattern in OWN_PATTERNS for file in folder.glob(pattern)} | {
+        folder / name for name in (*OWN_FILES, *OWN_FOLDERS)
+    }
     other = sorted(file.name for file in folder.iterdir() if file not in ours)
     if other:
         raise CheckpointError(f"{folder} holds files that are not a model's: {other[:3]}; choose an empty folder")

@@ -92,6 +92,8 @@ def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
     found = resolve(folder, options.pop("revision", None))
     checkpoint = open_checkpoint(found)
     tokenizer = checkpoint.tokenizer()
+    if tokenizer.chat_template is not None:
+        tokenizer.chat_template.start()
     card = served_card(checkpoint, find_known(folder))
     advice = card.sampling.model_dump(exclude_none=True)
     abilities = Abilities(tokenizer.chat_template is not None, advice, card.examples)

@@ -160,6 +160,7 @@ def _load(model, config):
     from hyla.errors import ConfigError
     from hyla.server import served_model
     from hyla.server.cards import served_card
+    from hyla.server.served import use_template
     from hyla.server.watch import logs
 
     template = None
@@ -170,6 +171,9 @@ def _load(model, config):
             raise ConfigError(f"cannot read the chat template {model.chat_template}: {error}") from error
     folder = resolve(model.folder, model.engine.revision)
     checkpoint = open_checkpoint(folder)
+    tokenizer = checkpoint.tokenizer() if checkpoint.has_tokenizer else None
+    if tokenizer is not None:
+        use_template(tokenizer, template)
     options = model.engine.model_dump(exclude_unset=True, exclude={"revision"})
     prepare = partial(logs.configure, config.log_format)
     launch = Launch(str(folder), options, max_requests=config.limits.max_requests, prepare=prepare)
@@ -178,8 +182,7 @@ def _load(model, config):
     return served_model(
         worker,
         model.name,
-        checkpoint.tokenizer() if checkpoint.has_tokenizer else None,
-        chat_template=template,
+        tokenizer,
         tool_parser=model.tool_parser,
         reasoning_parser=model.reasoning_parser,
         model_type=checkpoint.config().published.get("model_type"),

@@ -5,17 +5,23 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
+
+from anyio import CapacityLimiter
 
 from hyla.answers import registry
 from hyla.answers.registry import AnswerFormat
 from hyla.checkpoints import Tokenizer
 from hyla.checkpoints.card import ModelCard, facts
 from hyla.checkpoints.chat_template import ChatTemplate
+from hyla.checkpoints.templates.protocol import ChatFormat
 from hyla.engine.hosting.handle import EngineHandle
 from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
 from hyla.server.reading.conversation import Conversation
+
+PROMPT_WRITERS = 8
+"""Conversations of one model that are written and encoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,11 @@ class ServedModel:
     card: ModelCard | None = None
     """What it is and what it was trained on; None: not known."""
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @cached_property
+    def prompt_writers(self) -> CapacityLimiter:
+        """Of the threads that write and encode prompts, on the event loop that asks first."""
+        return CapacityLimiter(PROMPT_WRITERS)
 
     @property
     def is_chat(self) -> bool:
@@ -80,6 +91,19 @@ def serve_model(engine, name: str, *, limits: Limits, **reading) -> ServedModel:
     return served_model(worker, name, engine.tokenizer, **reading)
 
 
+def use_template(tokenizer: Tokenizer, source: str | None) -> ChatFormat | None:
+    """Have a tokenizer's chat template ready, or `source` in its place; None where there is none.
+
+    Raises CheckpointError when it cannot be compiled within its bounds: before the weights are loaded, if it is asked
+    before.
+    """
+    if source is not None:
+        tokenizer.chat_template = ChatTemplate(source, "--chat-template")
+    if tokenizer.chat_template is not None:
+        tokenizer.chat_template.start()
+    return tokenizer.chat_template
+
+
 def served_model(
     worker: EngineHandle,
     name: str,
@@ -96,12 +120,11 @@ def served_model(
     chat_template: text that replaces the checkpoint's. tool_parser, reasoning_parser: names in `answers.registry`, or
     "none"; None: found in the chat template. model_type: of config.json, for a template that does not show its format.
     card: what people are told about it.
-    Raises ConfigError for an unknown name.
+    The template is compiled here. Raises ConfigError for an unknown name, CheckpointError for a template that cannot be
+    compiled within its bounds.
     """
-    if chat_template is not None and tokenizer is not None:
-        tokenizer.chat_template = ChatTemplate(chat_template, "--chat-template")
     ours = tokenizer if isinstance(tokenizer, Tokenizer) else None
-    template = ours.chat_template if ours is not None else None
+    template = use_template(ours, chat_template) if ours is not None else None
     form = registry.answer_format(
         template.source if template else "",
         tool_parser,

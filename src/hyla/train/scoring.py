@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
+from hyla.checkpoints.library_errors import failures_as
 from hyla.checkpoints.tokenizer import Tokenizer
-from hyla.errors import ConfigError
+from hyla.errors import ConfigError, RequestError
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.ops.exact.primitives import log_softmax_last
@@ -157,7 +158,8 @@ def encode_plain(tokenizer: Tokenizer, text: str):
     before = backend.encode_special_tokens
     backend.encode_special_tokens = True
     try:
-        return backend.encode(text, add_special_tokens=False)
+        with failures_as(lambda reason: RequestError(f"the model's tokenizer fails on this text: {reason}")):
+            return backend.encode(text, add_special_tokens=False)
     finally:
         backend.encode_special_tokens = before
 

@@ -6,6 +6,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers
 
 from hyla.checkpoints.gguf.vocabulary import BYTE, CONTROL, UNUSED, USER_DEFINED, Vocabulary
+from hyla.checkpoints.library_errors import failures_as
 from hyla.errors import CheckpointError
 
 SPACE = "▁"
@@ -22,7 +23,8 @@ def piece_tokenizer(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     ids = {text: number for number, text in enumerate(vocabulary.texts)}
     unknown = vocabulary.special_id("unknown")
     has_bytes = BYTE in vocabulary.types
-    try:
+    path = vocabulary.keys.path
+    with failures_as(lambda reason: CheckpointError(f"{path}: its pieces make no tokenizer: {reason}; fetch it again")):
         model = models.BPE(
             ids,
             _merges(vocabulary, ids),
@@ -30,10 +32,6 @@ def piece_tokenizer(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
             fuse_unk=True,
             byte_fallback=has_bytes,
         )
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise CheckpointError(
-            f"{vocabulary.keys.path}: its pieces make no tokenizer: {error}; fetch it again"
-        ) from error
     backend = tokenizers.Tokenizer(model)
     prefixes = vocabulary.keys.flag("add_space_prefix", True)
     replace = normalizers.Replace(" ", SPACE)

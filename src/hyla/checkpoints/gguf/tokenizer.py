@@ -5,10 +5,12 @@ from __future__ import annotations
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from hyla.checkpoints.chat_template import DEFAULT, ChatTemplate
 from hyla.checkpoints.gguf.metadata import Metadata
 from hyla.checkpoints.gguf.pieces import piece_tokenizer
 from hyla.checkpoints.gguf.pretokenizers import PRETOKENIZERS, PreTokenizer
 from hyla.checkpoints.gguf.vocabulary import CONTROL, USER_DEFINED, Vocabulary
+from hyla.checkpoints.library_errors import failures_as
 from hyla.checkpoints.tokenizer import Tokenizer, parse_backend
 from hyla.errors import CheckpointError
 
@@ -27,11 +29,25 @@ def read_tokenizer(metadata: Metadata) -> Tokenizer:
         backend, adds_bos = parse_backend(whole.encode(), f"tokenizer.huggingface.json in {metadata.path}"), False
     else:
         is_qwen = metadata.text("general.architecture", "").startswith("qwen")
-        backend, adds_bos = _built(vocabulary, may_compose=is_qwen)
+        with failures_as(
+            lambda reason: CheckpointError(f"{metadata.path}: its tokenizer cannot be built: {reason}; fetch it again")
+        ):
+            backend, adds_bos = _built(vocabulary, may_compose=is_qwen)
     texts = {role: vocabulary.texts[number] for role, number in special.items()}
-    template = metadata.maybe_text("tokenizer.chat_template")
-    bos = texts.get("bos_token") if adds_bos else None
-    return Tokenizer(backend, special=texts, chat_template=_with_bos(template, bos))
+    sources = _templates(metadata, texts.get("bos_token") if adds_bos else None)
+    form = ChatTemplate(sources, f"the chat template in {metadata.path}") if sources else None
+    return Tokenizer(backend, special=texts, chat_template=form)
+
+
+def _templates(metadata: Metadata, bos: str | None) -> dict[str, str]:
+    """Chat templates by name."""
+    sources = {}
+    if (default := metadata.maybe_text("tokenizer.chat_template")) is not None:
+        sources[DEFAULT] = default
+    for raw in metadata.texts("tokenizer.chat_templates"):
+        name = raw.decode("utf-8", "replace")
+        sources[name] = metadata.text(f"tokenizer.chat_template.{name}")
+    return {name: _with_bos(text, bos) for name, text in sources.items()}
 
 
 def _built(vocabulary: Vocabulary, *, may_compose: bool) -> tuple[tokenizers.Tokenizer, bool]:
@@ -68,12 +84,13 @@ def pretokenizer_of(vocabulary: Vocabulary) -> PreTokenizer:
 
 def _byte_level(vocabulary: Vocabulary, pre: PreTokenizer) -> tokenizers.Tokenizer:
     ids = {text: number for number, text in enumerate(vocabulary.texts)}
-    try:
+    path = vocabulary.keys.path
+    with failures_as(
+        lambda reason: CheckpointError(
+            f"{path}: tokenizer.ggml.merges do not fit its tokens: {reason}; convert the model again"
+        )
+    ):
         model = models.BPE(ids, _merges(vocabulary), ignore_merges=pre.ignores_merges)
-    except Exception as error:  # a merge of tokens that are not there; the library raises bare Exception
-        raise CheckpointError(
-            f"{vocabulary.keys.path}: tokenizer.ggml.merges do not fit its tokens: {error}; convert the model again"
-        ) from error
     backend = tokenizers.Tokenizer(model)
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.splits]
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -121,8 +138,8 @@ def _surround(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, *, adds_bos
     backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
 
 
-def _with_bos(template: str | None, bos: str | None) -> str | None:
+def _with_bos(template: str, bos: str | None) -> str:
     """A template that starts with the first token, where texts do: some writers leave it to the program."""
-    if template is None or bos is None or "bos_token" in template or bos in template:
+    if bos is None or "bos_token" in template or bos in template:
         return template
     return "{{ bos_token }}" + template

@@ -59,7 +59,7 @@ class QuantisedReader:
         dtype: torch.dtype | None,
         fallback: torch.dtype,
     ):
-        self._place, self._shards = place, shards
+        self._place, self._shards, self.writer = place, shards, shards.writer
         self._packed = quantisation.find(Headers(place, shards))
         used = {name for packed in self._packed.values() for name in packed.parts.values()}
         kept = (name for name in shards if name not in used and name.rpartition(".")[2] not in UNUSED)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tokenizers
 
+from hyla.checkpoints.library_errors import failures_as
 from hyla.engine.requests.formats import Format
 from hyla.engine.requests.text import HasBackend, TextCodec
 from hyla.errors import FieldError, RequestError
@@ -157,20 +158,32 @@ def _vocabulary_of(tokenizer: TextCodec | None) -> llguidance.LLTokenizer:
             "(hyla.checkpoints.load_tokenizer reads one)",
             "grammar",
         )
-    copy = tokenizers.Tokenizer.from_str(backend.to_str())
-    copy.no_padding()
-    copy.no_truncation()
-    copy.add_special_tokens([END_MARK])
-    end = copy.token_to_id(END_MARK)
-    if end is None:
-        raise RequestError("structured output does not work with this tokenizer: it takes no end mark", "grammar")
-    try:
+    with failures_as(
+        lambda reason: RequestError(f"structured output does not work with this tokenizer: {reason}", "grammar")
+    ):
+        copy = tokenizers.Tokenizer.from_str(backend.to_str())
+        copy.no_padding()
+        copy.no_truncation()
+        _forget_cuts(copy)
+        copy.add_special_tokens([END_MARK])
+        end = copy.token_to_id(END_MARK)
+        if end is None:
+            raise ValueError("it takes no end mark")
         vocabulary = llguidance.LLTokenizer(copy.to_str(), eos_token=[end])
-    except ValueError as error:
-        raise RequestError(f"structured output does not work with this tokenizer: {error}", "grammar") from error
     if vocabulary.vocab_size != end + 1:
         raise RequestError("structured output does not work with this tokenizer: its ids have gaps", "grammar")
     return vocabulary
+
+
+def _forget_cuts(backend: tokenizers.Tokenizer) -> None:
+    """Expressions that cut text before it is encoded. A grammar follows tokens as they come and encodes none, and
+    llguidance compiles expressions in another library, which does not take all of them."""
+    from tokenizers import pre_tokenizers
+
+    steps = backend.pre_tokenizer
+    if isinstance(steps, pre_tokenizers.Sequence):
+        kept = [step for step in steps if not isinstance(step, pre_tokenizers.Split)]
+        backend.pre_tokenizer = pre_tokenizers.Sequence(kept)
 
 
 def source_of(form: Format) -> str:

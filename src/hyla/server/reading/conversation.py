@@ -9,6 +9,7 @@ from typing import Any
 
 from hyla.answers.tools import ToolUse
 from hyla.checkpoints import Tokenizer
+from hyla.checkpoints.templates.values import Arguments
 from hyla.engine.requests.formats import depth_of
 from hyla.errors import RequestError
 from hyla.server.reading.content import text_of
@@ -20,27 +21,6 @@ MOST_DEPTH = 64
 """Nested lists and objects of arguments; `depth_of` counts no further."""
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 """Template names that come from the request's own fields."""
-
-
-class Arguments(dict):
-    """A call's arguments. Templates that expect an object find one, those that expect JSON text can join it to text.
-
-    written: what the model wrote, where that is no object; it is shown as text again, and as an object under the name
-    that Anthropic's clients get it by.
-    """
-
-    def __init__(self, value: Mapping[str, Any], written: str | None = None):
-        super().__init__(value)
-        self.written = written
-
-    def __str__(self) -> str:
-        return json.dumps(self, ensure_ascii=False) if self.written is None else self.written
-
-    def __add__(self, other: str) -> str:
-        return str(self) + other
-
-    def __radd__(self, other: str) -> str:
-        return other + str(self)
 
 
 @dataclass(frozen=True)

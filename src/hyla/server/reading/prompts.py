@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from anyio import to_thread
 from starlette.concurrency import run_in_threadpool
 
 from hyla.engine import Request
 from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
+from hyla.server.reading.conversation import Conversation
 from hyla.server.schemas.generation import GenerationFields
-from hyla.server.served import ServedModel
+from hyla.server.served import ChatPrompt, ServedModel
 
 
 def check_stream(requested: GenerationFields) -> None:
@@ -46,6 +48,14 @@ def check_logprobs(requests: Sequence[Request], limits: Limits, *, is_streamed: 
             f"server writes at most {limits.max_logprobs:,}: ask for fewer texts, choices, tokens or others at once",
             "logprobs",
         )
+
+
+async def prompt_of(served: ServedModel, conversation: Conversation) -> ChatPrompt:
+    """A conversation as the model's chat template writes it. Raises RequestError when the template refuses it.
+
+    Few of one model are written at a time: they wait for its template without holding a thread that others need.
+    """
+    return await to_thread.run_sync(served.prompt, conversation, limiter=served.prompt_writers)
 
 
 async def encode(

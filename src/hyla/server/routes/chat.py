@@ -6,7 +6,6 @@ import uuid
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from starlette.concurrency import run_in_threadpool
 
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
@@ -14,7 +13,7 @@ from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import grammar_of
 from hyla.server.reading.conversation import Conversation
-from hyla.server.reading.prompts import check_choices, check_stream
+from hyla.server.reading.prompts import check_choices, check_stream, prompt_of
 from hyla.server.reading.tools import openai_tool_use
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.schemas.chat import ChatRequest
@@ -38,7 +37,7 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
     served.require_tokenizer("chat")
     check_stream(requested)
     conversation = _conversation(requested, service.limits)
-    prompt = await run_in_threadpool(served.prompt, conversation)
+    prompt = await prompt_of(served, conversation)
     constraint = grammar_of(requested, service.limits)
     reading = served.format.reading(
         prompt.text,

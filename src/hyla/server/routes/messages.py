@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
 
 from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
@@ -18,6 +17,7 @@ from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import format_grammar
 from hyla.server.reading.content import part_text, text_of
 from hyla.server.reading.conversation import Conversation
+from hyla.server.reading.prompts import prompt_of
 from hyla.server.reading.tools import tool_use
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.schemas.generation import JsonSchemaFormat, ResponseFormat
@@ -42,7 +42,7 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
     served = service.model_or_only(requested.model)
     served.require_tokenizer("messages")
     conversation = _conversation(requested, service.limits)
-    prompt = await run_in_threadpool(served.prompt, conversation)
+    prompt = await prompt_of(served, conversation)
     constraint = _grammar(requested, service.limits)
     # A model without known thinking may be asked to think: clients send it to every model.
     thinking = requested.thinking if served.format.thinking_ids is not None else None
@@ -83,7 +83,7 @@ async def count_tokens(request: Request, client: str = Depends(client_of)) -> JS
     requested = parse(CountTokensRequest, await read_json(request, service.limits))
     served = service.model_or_only(requested.model)
     with in_client_names(requested):
-        prompt = await run_in_threadpool(served.prompt, _conversation(requested, service.limits))
+        prompt = await prompt_of(served, _conversation(requested, service.limits))
     return JSONResponse({"input_tokens": len(prompt.token_ids)})
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
 
 from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
@@ -19,6 +18,7 @@ from hyla.server.reading.content import text_of
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.errors import HTTPFailure
 from hyla.server.reading.mistakes import short
+from hyla.server.reading.prompts import prompt_of
 from hyla.server.reading.tools import tool_use
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.routes.chat import effort_names
@@ -55,7 +55,7 @@ async def count_input_tokens(request: Request, client: str = Depends(client_of))
     with in_client_names(requested):
         served = service.model_or_only(requested.model)
         _, conversation = _conversation(requested, service, client)
-        prompt = await run_in_threadpool(served.prompt, conversation)
+        prompt = await prompt_of(served, conversation)
     return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
 
 
@@ -63,7 +63,7 @@ async def _answer(request: Request, service: Service, requested: ResponseRequest
     served = service.model_or_only(requested.model)
     served.require_tokenizer("responses")
     messages, conversation = _conversation(requested, service, client)
-    prompt = await run_in_threadpool(served.prompt, conversation)
+    prompt = await prompt_of(served, conversation)
     constraint = _grammar(requested.text, service.limits)
     reading = served.format.reading(
         prompt.text,

@@ -21,7 +21,7 @@ from hyla.server.answering.answering import gather
 from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.conversation import Conversation
-from hyla.server.reading.prompts import check_logprobs, encode
+from hyla.server.reading.prompts import check_logprobs, encode, prompt_of
 from hyla.server.reading.tools import tool_use
 from hyla.server.reading.translate import in_client_names
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
@@ -114,7 +114,7 @@ async def _tokenize(service: Service, requested: TokenizeRequest, client: str) -
             bool(requested.continue_final_message),
             requested.add_generation_prompt is not False,
         )
-        ids = (await run_in_threadpool(served.prompt, conversation)).token_ids
+        ids = (await prompt_of(served, conversation)).token_ids
     else:
         more = {} if requested.add_special_tokens is not False else {"add_special_tokens": False}
         ids = await run_in_threadpool(tokenizer.encode, requested.prompt, **more)
