@@ -72,7 +72,14 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
         shows_reasoning=requested.include_reasoning is not False,
     )
     shape.prompt_ids = [prompt.token_ids]
-    for_engine = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
+    for_engine = engine_request(
+        f"{answer_id}-0",
+        prompt.token_ids,
+        params,
+        requested,
+        sender=service.keys.sender(client),
+        limits=service.limits,
+    )
     return await answer(
         request,
         service,

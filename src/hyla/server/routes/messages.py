@@ -64,7 +64,14 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
         shows_thinking=requested.thinking is None
         or (requested.thinking.type != "disabled" and requested.thinking.display != "omitted"),
     )
-    for_engine = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
+    for_engine = engine_request(
+        f"{answer_id}-0",
+        prompt.token_ids,
+        params,
+        requested,
+        sender=service.keys.sender(client),
+        limits=service.limits,
+    )
     return await answer(
         request,
         service,

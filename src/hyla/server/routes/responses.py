@@ -95,7 +95,14 @@ async def _answer(request: Request, service: Service, requested: ResponseRequest
         wants_logprobs=wants_logprobs,
         on_done=keep,
     )
-    for_engine = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
+    for_engine = engine_request(
+        f"{answer_id}-0",
+        prompt.token_ids,
+        params,
+        requested,
+        sender=service.keys.sender(client),
+        limits=service.limits,
+    )
     return await answer(
         request,
         service,

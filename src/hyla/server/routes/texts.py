@@ -15,7 +15,6 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from hyla.engine import EmbedCommand, SamplingParams, TokenLogprob
-from hyla.engine import Request as EngineRequest
 from hyla.errors import RequestError
 from hyla.server.answering.answering import gather
 from hyla.server.guard.limits import Limits
@@ -23,7 +22,7 @@ from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.prompts import check_logprobs, encode
 from hyla.server.reading.tools import tool_use
-from hyla.server.reading.translate import in_client_names
+from hyla.server.reading.translate import engine_request, in_client_names
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
 from hyla.server.served import ServedModel
 from hyla.server.service import Service, client_of, service_of
@@ -158,8 +157,9 @@ async def _score(http: Request, service: Service, requested: ScoreRequest, clien
         max_tokens=0, prompt_logprobs=requested.top_logprobs or 0, prompt_logprobs_start=len(context)
     )
     name = f"score-{uuid.uuid4().hex}"
+    more = {"sender": service.keys.sender(client), "limits": service.limits, "snapshot_at": (len(context),)}
     requests = [
-        EngineRequest(f"{name}-{n}", (*context, *text_ids), params, key=client, snapshot_at=(len(context),))
+        engine_request(f"{name}-{n}", (*context, *text_ids), params, requested, **more)
         for n, text_ids in enumerate(ids)
     ]
     check_logprobs(requests, service.limits)
