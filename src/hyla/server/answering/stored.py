@@ -44,6 +44,11 @@ class ResponseStore:
         found = self._stored.get(response_id)
         return found if found is not None and found.client == client else None
 
+    def item(self, item_id: str, client: str) -> dict[str, Any] | None:
+        """An item of one of a client's own answers."""
+        own = (found for found in reversed(self._stored.values()) if found.client == client)
+        return next((item for found in own for item in found.body["output"] if item["id"] == item_id), None)
+
     def delete(self, response_id: str, client: str) -> bool:
         if self.get(response_id, client) is None:
             return False

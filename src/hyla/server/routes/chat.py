@@ -15,6 +15,7 @@ from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import grammar_of
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.prompts import check_choices, check_stream
+from hyla.server.reading.skipped import Skipped
 from hyla.server.reading.tools import openai_tool_use
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.schemas.chat import ChatRequest
@@ -89,6 +90,7 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
         answer_id=answer_id,
         client=client,
         is_streamed=bool(requested.stream),
+        headers=conversation.skipped.headers,
     )
 
 
@@ -101,13 +103,15 @@ def _conversation(requested: ChatRequest, limits: Limits) -> Conversation:
         raise RequestError(
             "continue_final_message and add_generation_prompt exclude each other; give one", "continue_final_message"
         )
+    skipped = Skipped()
     return Conversation(
         [message.model_dump(exclude_unset=True) for message in requested.messages],
-        openai_tool_use(requested, limits),
+        openai_tool_use(requested, limits, skipped),
         effort_names(requested.reasoning_effort) | (requested.chat_template_kwargs or {}),
         requested.documents,
         bool(requested.continue_final_message),
         requested.add_generation_prompt is not False,
+        skipped,
     )
 
 

@@ -21,7 +21,8 @@ from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.prompts import check_logprobs, encode
-from hyla.server.reading.tools import tool_use
+from hyla.server.reading.skipped import Skipped
+from hyla.server.reading.tools import own_tools, tool_use
 from hyla.server.reading.translate import engine_request, in_client_names
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
 from hyla.server.served import ServedModel
@@ -105,9 +106,10 @@ async def _tokenize(service: Service, requested: TokenizeRequest, client: str) -
     if (requested.prompt is None) == (requested.messages is None):
         raise RequestError("give either prompt or messages", "prompt")
     if requested.messages is not None:
+        tools = own_tools(requested.tools or (), service.limits, Skipped())
         conversation = Conversation(
             [message.model_dump(exclude_unset=True) for message in requested.messages],
-            tool_use([tool.function for tool in requested.tools or ()], None, None, service.limits),
+            tool_use([tool.function for tool in tools], None, None, service.limits),
             requested.chat_template_kwargs or {},
             None,
             bool(requested.continue_final_message),
