@@ -61,7 +61,7 @@ test-page: $(VENV)/installed-test
 	       S=$$(test $$(id -u) = 0 || echo sudo); $$S apt-get update -qq && $$S apt-get install -y -qq chromium; } \
 	  || { echo "no Chromium and no way to install it here; install chromium or google-chrome and try again"; exit 1; }
 	$(PIP) install --quiet -c constraints.txt -e '.[test,page]'
-	$(BIN)/python -m pytest tests/browser/check_page.py
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/browser/check_page.py tests/server/test_page_markdown.py
 
 # About 5 minutes of one core.
 teacher: $(VENV)/installed-test

@@ -1,6 +1,6 @@
 // Building elements: text is always text. Nothing on this page turns a string into HTML.
 
-/** An element with attributes, listeners (`onclick: f`) and children (nodes or strings; null is left out). */
+/** An element with attributes, listeners (`onclick: f`) and children (nodes, strings, lists of them; null is left out). */
 export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -8,7 +8,8 @@ export function el(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  // One by one: a call takes only so many arguments, and an answer may have more parts.
+  for (const child of children.flat()) if (child !== null && child !== undefined) node.append(child);
   return node;
 }
 
