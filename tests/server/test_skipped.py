@@ -7,6 +7,8 @@ import pytest
 from anthropic.types import content_block_param, tool_union_param
 from openai.types.responses import response_input_item_param, tool_param
 
+from hyla.server import Limits
+from hyla.server.answering.stored import ResponseStore
 from hyla.server.reading import skipped
 from hyla.server.reading.items import sealed, unsealed
 
@@ -57,8 +59,10 @@ def test_every_tool_of_anthropics_clients_is_offered_or_left_out(scripted_live, 
         tools = [{"type": kind, "name": "n", "cache_control": {"type": "ephemeral"}}, OWN]
         done = post(scripted_live, "/v1/messages", messages=[USER], tools=tools)
         assert (done.status_code, done.headers["X-Skipped"]) == (200, f"tools[0] ({kind})"), done.text
-        count = post(scripted_live, "/v1/messages/count_tokens", messages=[USER], tools=tools)
-        assert count.status_code == 400 and "temperature" in count.text  # of another field, so the tools passed
+        body = {"model": "scripted", "messages": [USER], "tools": tools}
+        url = scripted_live.url + "/v1/messages/count_tokens"
+        count = httpx.post(url, json=body, headers={"x-api-key": "alice"}, timeout=60)
+        assert count.json()["input_tokens"] == len(script.prompts[-1]) and "X-Skipped" in count.headers
     assert '"get_weather"' in script.prompts[-1]
 
 
@@ -310,6 +314,24 @@ def test_a_deferred_tool_is_told_where_a_result_refers_to_it(scripted_live, scri
         script.prompts[-1].count('"name": "Fetch"') == 1
         and '[c]<|im_start|>tool\n{"type": "function"' in script.prompts[-1]
     )
+
+
+def test_many_references_are_no_long_prompt(scripted_live, script):
+    script.reply = "ok"
+    tools = [OWN, OWN | {"name": "Fetch", "description": "x" * 900, "defer_loading": True}]
+    parts = [{"type": "tool_reference", "tool_name": "Fetch"}] * 10
+    result = {"type": "tool_result", "tool_use_id": "c", "content": parts}
+    post(scripted_live, "/v1/messages", messages=[{"role": "user", "content": [result]}], tools=tools)
+    assert script.prompts[-1].count("x" * 900) == 1 and script.prompts[-1].count('"tool_reference"') == 9
+
+
+def test_kept_items_go_with_their_answers():
+    store = ResponseStore(Limits(max_stored_responses=2))
+    for n in range(4):
+        store.add({"id": f"r{n}", "output": [{"id": f"i{n}"}]}, [], "alice")
+    assert [store.item(f"i{n}", "alice") for n in range(4)] == [None, None, {"id": "i2"}, {"id": "i3"}]
+    assert store.item("i3", "bob") is None and store.delete("r3", "alice") and store.item("i3", "alice") is None
+    assert list(store._answer_of) == ["i2"]
 
 
 @pytest.mark.parametrize(

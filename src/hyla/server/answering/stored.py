@@ -27,6 +27,8 @@ class ResponseStore:
     def __init__(self, limits: Limits):
         self.limits = limits
         self._stored: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._answer_of: dict[str, str] = {}
+        """The answer that each item is in, by their ids."""
         self.num_bytes = 0
 
     def __len__(self) -> int:
@@ -35,6 +37,7 @@ class ResponseStore:
     def add(self, body: dict[str, Any], messages: list[dict[str, Any]], client: str) -> None:
         num_bytes = len(json.dumps(messages)) + len(json.dumps(body))
         self._stored[body["id"]] = StoredResponse(body, messages, client, num_bytes)
+        self._answer_of |= {item["id"]: body["id"] for item in body["output"]}
         self.num_bytes += num_bytes
         while len(self) > self.limits.max_stored_responses or self.num_bytes > self.limits.max_stored_bytes:
             self._remove(next(iter(self._stored)))
@@ -46,8 +49,9 @@ class ResponseStore:
 
     def item(self, item_id: str, client: str) -> dict[str, Any] | None:
         """An item of one of a client's own answers."""
-        own = (found for found in reversed(self._stored.values()) if found.client == client)
-        return next((item for found in own for item in found.body["output"] if item["id"] == item_id), None)
+        found = self._answer_of.get(item_id)
+        answer = self.get(found, client) if found is not None else None
+        return answer and next((item for item in answer.body["output"] if item["id"] == item_id), None)
 
     def delete(self, response_id: str, client: str) -> bool:
         if self.get(response_id, client) is None:
@@ -56,4 +60,7 @@ class ResponseStore:
         return True
 
     def _remove(self, response_id: str) -> None:
-        self.num_bytes -= self._stored.pop(response_id).num_bytes
+        removed = self._stored.pop(response_id)
+        for item in removed.body["output"]:
+            self._answer_of.pop(item["id"], None)
+        self.num_bytes -= removed.num_bytes

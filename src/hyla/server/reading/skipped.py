@@ -62,7 +62,7 @@ class Skipped:
         return {HEADER: ", ".join(told)}
 
     def _tell(self, where: str, kind: str, reason: str) -> None:
-        plain = re.sub(r"[^A-Za-z0-9_.:/-]", "?", kind)[:64]  # it goes into a header
+        plain = re.sub(r"[^A-Za-z0-9_.:/-]", "?", kind[:64])  # it goes into a header
         self.entries.append(f"{where} ({plain})")
         what = f"{re.sub('[0-9]+', '', where)} of type {plain}"
         if what not in _logged and len(_logged) < MOST_LOGGED:

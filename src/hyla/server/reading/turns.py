@@ -86,8 +86,8 @@ class TurnReader:
     def _referred(self, part: Any) -> Any:
         """A reference to a tool is shown as the tool."""
         name = part.get("tool_name") if isinstance(part, Mapping) and part.get("type") == REFERENCE else None
-        if not isinstance(name, str) or name not in self.deferred:
-            return part
+        if not isinstance(name, str) or name not in self.deferred or name in self.referred:
+            return part  # a second time a reference is short, so that many of them are no long prompt
         self.referred.add(name)
         return {"type": "text", "text": json.dumps(described(self.deferred[name]), ensure_ascii=False)}
 

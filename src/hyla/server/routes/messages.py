@@ -96,8 +96,9 @@ async def count_tokens(request: Request, client: str = Depends(client_of)) -> JS
     requested = parse(CountTokensRequest, await read_json(request, service.limits))
     served = service.model_or_only(requested.model)
     with in_client_names(requested):
-        prompt = await run_in_threadpool(served.prompt, _conversation(requested, service.limits))
-    return JSONResponse({"input_tokens": len(prompt.token_ids)})
+        conversation = _conversation(requested, service.limits)
+        prompt = await run_in_threadpool(served.prompt, conversation)
+    return JSONResponse({"input_tokens": len(prompt.token_ids)}, headers=conversation.skipped.headers)
 
 
 def _conversation(requested: CountTokensRequest, limits: Limits) -> Conversation:

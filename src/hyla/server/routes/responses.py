@@ -49,7 +49,8 @@ async def count_input_tokens(request: Request, client: str = Depends(client_of))
         served = service.model_or_only(requested.model)
         _, conversation, _ = _conversation(requested, service, client)
         prompt = await run_in_threadpool(served.prompt, conversation)
-    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
+    body = {"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)}
+    return JSONResponse(body, headers=conversation.skipped.headers)
 
 
 async def _answer(request: Request, service: Service, requested: ResponseRequest, client: str) -> Response:
