@@ -89,7 +89,7 @@ hooks: $(VENV)/installed-test
 	$(BIN)/pre-commit install
 
 abuse: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py
+	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py tests/server/test_agent_bodies.py
 
 lm-eval: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'

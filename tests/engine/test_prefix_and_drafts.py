@@ -106,7 +106,9 @@ def test_many_prompts_with_one_beginning_compute_it_once():
 
 def test_a_prompt_that_another_salt_is_just_computing_is_computed_again():
     """Waiting for it would tell that it is being asked."""
-    engine = Engine(tiny_model("qwen3_next"), memory=MEMORY, max_num_sequences=8, prefill_chunk=64, max_batch_tokens=512)
+    engine = Engine(
+        tiny_model("qwen3_next"), memory=MEMORY, max_num_sequences=8, prefill_chunk=64, max_batch_tokens=512
+    )
     prompt, salts = tokens(330, 3), ("one", "other", "one", "other")
     for n, salt in enumerate(salts):
         engine.add(Request(str(n), tuple(prompt), params(max_tokens=2), cache_salt=salt))
