@@ -97,6 +97,36 @@ def test_mixtures_take_time_in_proportion_to_the_text(page):
         assert len(read(page, list(mixed(seed, 30, 100_000)), "count")) == 30
 
 
+PAINTING = """
+import { Painter } from "%s/dom.js";
+let now = 0;
+const [waits, drawn] = [[], []];
+globalThis.performance = { now: () => now };
+globalThis.setTimeout = (call, wait) => (waits.push(wait), queue.push(call), queue.length);
+globalThis.clearTimeout = globalThis.cancelAnimationFrame = () => (queue.length = 0);
+globalThis.requestAnimationFrame = (call) => (queue.push(call), queue.length);
+const queue = [];
+const painter = new Painter(() => { now += 10; drawn.push(now); });
+for (let n = 0; n < 3; n += 1) {
+  for (let asked = 0; asked < 100; asked += 1) painter.ask();
+  while (queue.length) queue.shift()();
+}
+painter.ask();
+painter.cancel();
+while (queue.length) queue.shift()();
+process.stdout.write(JSON.stringify([waits, drawn]));
+"""
+
+
+def test_drawing_rests_longer_than_it_works(page):
+    """However often a growing text asks to be drawn."""
+    command = [str(NODE), "--input-type=module", "-e", PAINTING % page]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+    assert done.returncode == 0, done.stderr
+    waits, drawn = json.loads(done.stdout)
+    assert (waits, len(drawn)) == ([0, 40, 40, 40], 3)
+
+
 @pytest.mark.parametrize("text", ["`a` " * 70_000, "```py\n" + "if " * 70_000])
 def test_an_answer_may_have_more_parts_than_a_call_takes_arguments(page, text):
     ((count,),) = read(page, [text], "count")

@@ -40,6 +40,35 @@ export function copyButton(text, label = "Copy") {
   return button;
 }
 
+const RESTS = 4;
+
+/** Draws when asked to: at most once a frame, and after a draw it rests some times as long as that took, so that a text that
+ * grows long does not keep the tab busy. */
+export class Painter {
+  constructor(draw) {
+    this.draw = draw;
+    this.rest = 0;
+    this.timer = this.frame = null;
+  }
+
+  ask() {
+    this.timer ??= setTimeout(() => {
+      this.frame = requestAnimationFrame(() => {
+        this.timer = null;
+        const start = performance.now();
+        this.draw();
+        this.rest = RESTS * (performance.now() - start);
+      });
+    }, this.rest);
+  }
+
+  cancel() {
+    clearTimeout(this.timer);
+    cancelAnimationFrame(this.frame);
+    this.timer = null;
+  }
+}
+
 /** Tell a screen reader, without moving anything. */
 export function announce(text) {
   find("#announcer").textContent = text;
