@@ -6,6 +6,7 @@ from conftest import make_engine
 from live_server import Live
 
 from hyla.server import KeyRing, Limits, create_app, serve_model
+from hyla.server.answering.stored import ResponseStore
 from hyla.server.guard.keys import Sender, read_key_file
 
 PROMPT = [9 + n % 80 for n in range(200)]
@@ -115,3 +116,32 @@ def test_only_a_whole_group_mark_makes_a_group(tmp_path):
     file = tmp_path / "keys"
     file.write_text("one group=a\ntwo words\nthree group=\nfour group=a b\n")
     assert read_key_file(file) == {"one": "a", "two words": None, "three group=": None, "four group=a b": None}
+
+
+def kept(store, client, count, size=0):
+    """Ids of answers that a client keeps."""
+    ids = [f"{client} {len(store)} {n}" for n in range(count)]
+    for name in ids:
+        store.add({"id": name, "output": [{"id": f"item of {name}"}]}, [{"content": "x" * size}], client)
+    return ids
+
+
+@pytest.mark.parametrize("limits", [{"max_stored_responses": 6}, {"max_stored_bytes": 6000}])
+def test_no_key_makes_the_server_forget_anothers_answers(limits):
+    store = ResponseStore(Limits(**limits))
+    own = kept(store, "alice", 2, 100)
+    other = kept(store, "bob", 50, 900)
+    assert all(store.get(name, "alice") and store.item(f"item of {name}", "alice") for name in own)
+    left = [name for name in other if store.get(name, "bob")]
+    assert left and left == other[-len(left) :]
+    assert len(store) == len(left) + 2 and store.num_bytes <= store.limits.max_stored_bytes
+    for name in left:
+        assert store.delete(name, "bob")
+    assert len(store) == 2 and store.num_bytes == sum(store.get(name, "alice").num_bytes for name in own)
+
+
+def test_an_answer_that_is_too_large_to_keep_drops_itself_alone():
+    store = ResponseStore(Limits(max_stored_bytes=5000))
+    own = kept(store, "alice", 2, 100)
+    assert not store.get(kept(store, "bob", 1, 9000)[0], "bob")
+    assert len(store) == 2 and all(store.get(name, "alice") for name in own)

@@ -47,7 +47,8 @@ class Limits(Config):
     max_schema_depth: Count = 32
     """Nesting of a JSON schema."""
     max_stored_responses: Annotated[int, Field(ge=0)] = 1024
-    """Answers of /v1/responses that are kept in memory for `previous_response_id`; the oldest go first."""
+    """Answers of /v1/responses that are kept in memory for `previous_response_id`; the oldest of the key that has most
+    go first."""
     max_stored_bytes: Annotated[int, Field(ge=0)] = 64 << 20
     """Bytes of all kept answers together, as JSON."""
     body_seconds: Seconds = 30.0
