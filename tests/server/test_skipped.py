@@ -316,6 +316,13 @@ def test_a_deferred_tool_is_told_where_a_result_refers_to_it(scripted_live, scri
     )
 
 
+def test_a_deferred_tool_that_must_be_called_is_told(scripted_live, script):
+    tools = [OWN, OWN | {"name": "Fetch", "defer_loading": True}]
+    choice = {"type": "tool", "name": "Fetch"}
+    done = post(scripted_live, "/v1/messages", messages=[USER], tools=tools, tool_choice=choice)
+    assert {block["name"] for block in done.json()["content"] if block["type"] == "tool_use"} == {"Fetch"}
+
+
 def test_many_references_are_no_long_prompt(scripted_live, script):
     script.reply = "ok"
     tools = [OWN, OWN | {"name": "Fetch", "description": "x" * 900, "defer_loading": True}]

@@ -114,7 +114,8 @@ def _conversation(requested: CountTokensRequest, limits: Limits) -> Conversation
     reader = TurnReader(skipped, _deferred(tools, skipped))
     for n, turn in enumerate(requested.messages):
         made += reader.messages(turn, f"messages[{n}].content")
-    told = [_function(tool) for tool in tools if tool.name not in reader.deferred or tool.name in reader.referred]
+    hidden = reader.deferred.keys() - reader.referred - {requested.tool_choice and requested.tool_choice.name}
+    told = [_function(tool) for tool in tools if tool.name not in hidden]
     # A last message of the assistant is the start of the answer.
     continues = made[-1]["role"] == "assistant" and bool(made[-1].get("content"))
     return Conversation(
