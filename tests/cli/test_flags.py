@@ -18,6 +18,9 @@ CONFIGS = [EngineOptions, Limits]
 OTHER_VALUES = {"str": "other", "int": "1025", "float": "2.5"}
 """By type: a value that no field has by default and every field allows, as text."""
 
+BOUNDED = {"max_draft_tokens": 3, "most_urgent_priority": -5}
+"""Of fields that do not allow those."""
+
 
 def flags_of(verb):
     command = typer.main.get_command(app).commands[verb]
@@ -28,8 +31,8 @@ def other_value(name, field):
     kind = field_type(field).kind
     if kind is bool:
         return [f"--{'no-' if field.default else ''}{name}"], not field.default
-    if name == "max_draft_tokens":
-        return ["--max-draft-tokens", "3"], 3
+    if name in BOUNDED:
+        return [f"--{name}", str(BOUNDED[name])], BOUNDED[name]
     if hasattr(kind, "__args__"):
         value = next(choice for choice in kind.__args__ if choice != field.default)
         return [f"--{name}", value], value

@@ -5,7 +5,7 @@ import random
 import pytest
 from tiny_text import tiny_model
 
-from hyla.engine import Engine, SamplingParams
+from hyla.engine import Engine, Request, SamplingParams
 
 MEMORY = 32 << 20
 FAMILIES = ["kimi_linear", "qwen3_next", "nemotron_h", "bailing_hybrid", "mimo_v2_flash", "minimax", "deepseek_v32"]
@@ -102,6 +102,24 @@ def test_many_prompts_with_one_beginning_compute_it_once():
         answer(one) for one in plain(model).generate(prompts, params(max_tokens=5))
     ]
     assert [one.usage.cached_tokens for one in found] == [0] + [192] * 5
+
+
+def test_a_prompt_that_another_salt_is_just_computing_is_computed_again():
+    """Waiting for it would tell that it is being asked."""
+    engine = Engine(
+        tiny_model("qwen3_next"), memory=MEMORY, max_num_sequences=8, prefill_chunk=64, max_batch_tokens=512
+    )
+    prompt, salts = tokens(330, 3), ("one", "other", "one", "other")
+    for n, salt in enumerate(salts):
+        engine.add(Request(str(n), tuple(prompt), params(max_tokens=2), cache_salt=salt))
+    events = engine.step()
+    running = [one.request.request_id for one in engine.scheduler.running]
+    assert running == ["0", "1"] and not events
+    while engine.has_work:
+        events += engine.step()
+    usages = {event.request_id: event.usage for event in events if event.usage is not None}
+    assert [usages[str(n)].cached_tokens for n in range(4)] == [0, 0, 320, 320]
+    assert len({event.token_ids for event in events if event.usage is not None}) == 1
 
 
 def test_choices_of_one_prompt_share_its_pages():

@@ -9,6 +9,7 @@ TOOL = {
     "description": "Weather of a city",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
+WEB = {"type": "web_search_20250305", "name": "web_search"}
 USER = {"role": "user", "content": "hi"}
 CALL = 'Well.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Wil"}}\n</tool_call>'
 THINKING = {"type": "adaptive"}
@@ -90,7 +91,16 @@ def test_the_start_of_the_answer_may_be_given(client, script):
         ({"max_tokens": 0}, anthropic.BadRequestError, "max_tokens = 0"),
         ({"extra_body": {"temprature": 1}}, anthropic.BadRequestError, "temprature is not a field"),
         ({"tool_choice": {"type": "any"}}, anthropic.BadRequestError, "there are no tools"),
-        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, anthropic.BadRequestError, r"tools\[0\]"),
+        (
+            {"tools": [WEB], "tool_choice": {"type": "tool", "name": "web_search"}},
+            anthropic.BadRequestError,
+            "names 'web_search', a tool of type 'web_search_20250305', which this server cannot offer",
+        ),
+        (
+            {"tools": [WEB], "tool_choice": {"type": "any"}},
+            anthropic.BadRequestError,
+            "none of the tools can be offered",
+        ),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, anthropic.BadRequestError, "'image'"),
         ({"messages": [result_of(["x"])]}, anthropic.BadRequestError, "each part is an object"),
         ({"messages": [result_of([{"type": 5}])]}, anthropic.BadRequestError, "type 5"),

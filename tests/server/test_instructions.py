@@ -53,6 +53,22 @@ def test_the_template_gets_them_as_it_takes_them(template, roles, wanted):
     assert made.render(arranged([*of(*roles), USER], made)) == wanted
 
 
+@pytest.mark.parametrize(
+    ("template", "role", "wanted"),
+    [
+        (LOOP, "system", "[system]S0[user]U1[system]S2[assistant]A3[user]hi"),
+        (STRICT, "system", "[system]S0[user]U1[user]S2[assistant]A3[user]hi"),
+        (STRICT, "developer", "[system]S0[user]U1[user]D2[assistant]A3[user]hi"),
+        (FIRST, "system", "[system]S0[user]U1[user]S2[assistant]A3[user]hi"),
+        (LOOP + "{# 'developer' #}", "developer", "[system]S0[user]U1[developer]D2[assistant]A3[user]hi"),
+    ],
+)
+def test_a_later_one_stays_where_it_is(template, role, wanted):
+    """Coding agents say more to the model in the middle of a conversation."""
+    made = ChatTemplate(template)
+    assert made.render(arranged([*of("system", "user", role, "assistant"), USER], made)) == wanted
+
+
 def test_a_template_that_takes_none_says_so_itself():
     made = ChatTemplate(NONE)
     messages = [*of("system", "system"), USER]

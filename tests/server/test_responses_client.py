@@ -145,9 +145,10 @@ def test_no_log_probability_is_lost_where_text_comes_late(client, script):
     [
         ({"background": True}, "background = true is not supported"),
         ({"truncation": "auto"}, "truncation"),
-        ({"tools": [{"type": "web_search"}]}, r"tools\[0\]"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "none of the tools can be offered here"),
         ({"given": []}, "empty list"),
-        ({"given": [{"type": "image_generation_call"}]}, "not supported here"),
+        ({"given": [{"type": "image_generation_call"}]}, "holds nothing that this model can be shown"),
+        ({"given": [{"type": "mesage", "content": "x"}]}, "which is not known here; send its content as a message"),
         ({"given": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input_image"),
         ({"given": [{"type": "function_call_output", "call_id": "c", "output": ["x"]}]}, "each part is an object"),
         ({"given": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "needs arguments"),

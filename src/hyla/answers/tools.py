@@ -33,6 +33,8 @@ class ToolUse:
     """"required": the answer is a call of one of `tools`."""
     is_parallel: bool = True
     """Whether an answer may call more than one."""
+    untold: frozenset[str] = frozenset()
+    """Names of tools that the conversation itself tells of, so that the template need not."""
 
     @property
     def is_held(self) -> bool:
@@ -45,7 +47,7 @@ class ToolUse:
 
     def for_template(self) -> list[dict] | None:
         """The tools in the form that chat templates read; None when the model should not know of any."""
-        return [_described(tool) for tool in self.tools] or None
+        return [described(tool) for tool in self.tools if tool.name not in self.untold] or None
 
     def parameters_of(self, name: str) -> dict[str, Any]:
         """The JSON schema of a tool's arguments; an empty one for an unknown tool."""
@@ -56,10 +58,13 @@ class ToolUse:
         missing = next((name for name in names if name not in self.names), None)
         if missing is not None or not names:
             raise RequestError(f"{param} names {missing!r}, which is not among tools; add it there", param)
-        return replace(self, tools=tuple(tool for tool in self.tools if tool.name in names), mode=mode)
+        return replace(
+            self, tools=tuple(tool for tool in self.tools if tool.name in names), mode=mode, untold=frozenset()
+        )
 
 
-def _described(tool: FunctionTool) -> dict:
+def described(tool: FunctionTool) -> dict:
+    """A tool in the form that chat templates read."""
     function = tool.model_dump(exclude_none=True)
     function.setdefault("parameters", {"type": "object", "properties": {}})
     return {"type": "function", "function": function}

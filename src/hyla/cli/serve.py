@@ -42,9 +42,14 @@ def serve(
     api_key: Annotated[
         list[str] | None, typer.Option(help=f"Key that clients must send; default: ${API_KEY_VARIABLE}, or none.")
     ] = None,
-    key_file: Annotated[Path | None, typer.Option(help="Keys, one a line; read again when it changes.")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Keys, one a line, KEY or KEY group=NAME; read again when it changes.")
+    ] = None,
     admin_key: Annotated[
         str | None, typer.Option(help=f"Key of the admin routes; default: ${ADMIN_KEY_VARIABLE}, or off.")
+    ] = None,
+    share_prefixes: Annotated[
+        bool | None, typer.Option(help="All keys take up each other's cached prompts. Default: those of a group do.")
     ] = None,
     cors_origin: Annotated[list[str] | None, typer.Option(help="A page's origin that may use the server.")] = None,
     allowed_host: Annotated[
@@ -65,7 +70,7 @@ def serve(
     own = _given(chat_template=chat_template, tool_parser=tool_parser, reasoning_parser=reasoning_parser)
     fields["models"] = _models(fields.get("models", []), folders or [], model_name, own, engine)
     fields |= _given(host=host, port=port, key_file=key_file, cors_origins=cors_origin, api_keys=api_key)
-    fields |= _given(allowed_hosts=allowed_host)
+    fields |= _given(allowed_hosts=allowed_host, share_prefixes=share_prefixes)
     fields |= _given(admin_keys=[admin_key] if admin_key else None)
     for name, variable in (("api_keys", API_KEY_VARIABLE), ("admin_keys", ADMIN_KEY_VARIABLE)):
         if name not in fields and os.environ.get(variable):
@@ -127,7 +132,7 @@ def run(config) -> None:
     require_free_port(config.host, config.port)
     logs.configure(config.log_format)
     traces = Traces(config.otlp_endpoint) if config.otlp_endpoint is not None else None
-    keys = KeyRing(config.api_keys, config.key_file, config.admin_keys)
+    keys = KeyRing(config.api_keys, config.key_file, config.admin_keys, config.share_prefixes)
     models = [_load(model, config) for model in config.models]
     names = ", ".join(model.name for model in models)
     try:

@@ -50,9 +50,12 @@ class ServeConfig(Config):
     api_keys: tuple[Name, ...] = ()
     """Keys of clients. Prefer `key_file`: it can be changed while the server runs."""
     key_file: Path | None = None
-    """More keys, one a line; read again when it changes."""
+    """More keys, one a line, `KEY` or `KEY group=NAME`; read again when it changes."""
     admin_keys: tuple[Name, ...] = ()
     """Keys of the admin routes, which are off without one."""
+    share_prefixes: bool = False
+    """Whether all keys take up each other's cached prompts. Otherwise only the keys of one group do (`KEY group=NAME`
+    in the key file), since who is answered sooner learns what others have asked."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may use the server from a browser."""
     allowed_hosts: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from fastapi import Request
@@ -31,10 +31,11 @@ async def answer(
     answer_id: str,
     client: str,
     is_streamed: bool,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The response that `shape` makes of the requests' events. Raises what refuses the requests."""
+    """The response that `shape` makes of the requests' events, with these headers. Raises what refuses the requests."""
     check_logprobs(requests, service.limits, is_streamed=is_streamed)
-    headers = {"X-Request-Id": answer_id}
+    headers = {"X-Request-Id": answer_id, **(headers or {})}
     with ExitStack() as stack:
         stack.enter_context(service.turn(client))
         events, requests = await Events.open(served.worker, service.inbox, requests)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,26 @@ from hyla.errors import ConfigError
 from hyla.server.reading.errors import HTTPFailure
 
 logger = logging.getLogger(__name__)
+
+ADMIN = "admin"
+"""The label of every admin key."""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Whose a request is."""
+
+    client: str = ""
+    """The key's label; "" on a server without keys."""
+    namespace: str = ""
+    """Requests of different ones never share cached states; "" for all of a server whose keys share them."""
+    is_admin: bool = False
+
+    def salt(self, given: str | None) -> str:
+        """The engine's salt for a client's `cache_salt`: no other namespace can ask for the same."""
+        if not self.namespace:
+            return given or ""
+        return digest(f"{self.namespace}\0{given or ''}").hex()
 
 
 def digest(key: str) -> bytes:
@@ -26,13 +47,19 @@ def label_of(key: str) -> str:
     return "key-" + digest(key).hex()[:12]
 
 
-def read_key_file(file: Path) -> tuple[str, ...]:
-    """The keys of a file, one a line; empty lines and lines that start with # are skipped. Raises ConfigError."""
+GROUP = re.compile(r"(?P<key>\S+)\s+group=(?P<group>\S{1,64})")
+"""A line of a key file that puts its key into a group."""
+
+
+def read_key_file(file: Path) -> dict[str, str | None]:
+    """The keys of a file, one a line, each with its group, "KEY group=NAME", or None; empty lines and lines that start
+    with # are skipped. Raises ConfigError."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"cannot read the key file {file}: {error}") from error
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    grouped = ((line, GROUP.fullmatch(line)) for line in lines if line and not line.startswith("#"))
+    keys = dict((found["key"], found["group"]) if found else (line, None) for line, found in grouped)
     if not keys:
         raise ConfigError(f"the key file {file} holds no key; add one a line, or leave the file out")
     return keys
@@ -43,19 +70,23 @@ class KeyRing:
     """Keys of the API and of its admin routes. Without any key, everyone may use the API and nobody the admin routes.
 
     keys: given ones. file: more of them, read when it changes. admin_keys: for /admin and for every other route.
+    shares_prefixes: all keys take up each other's cached states; otherwise only those of one group do.
     """
 
     keys: Iterable[str] = ()
     file: Path | None = None
     admin_keys: Iterable[str] = ()
+    shares_prefixes: bool = False
     _digests: dict[bytes, str] = field(default_factory=dict, init=False, repr=False)
+    _groups: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    """By label."""
     _admin_digests: frozenset[bytes] = field(default=frozenset(), init=False, repr=False)
     _stamp: tuple[int, int] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
         self.keys, self.admin_keys = tuple(self.keys), tuple(self.admin_keys)
         self._admin_digests = frozenset(digest(key) for key in self.admin_keys)
-        self._load(read_key_file(self.file) if self.file is not None else ())
+        self._load(read_key_file(self.file) if self.file is not None else {})
         self._stamp = self._file_stamp()
 
     @property
@@ -63,8 +94,9 @@ class KeyRing:
         """Whether the API needs no key."""
         return not self._digests
 
-    def _load(self, of_file: Iterable[str]) -> None:
+    def _load(self, of_file: Mapping[str, str | None]) -> None:
         self._digests = {digest(key): label_of(key) for key in (*self.keys, *of_file)}
+        self._groups = {label_of(key): group for key, group in of_file.items() if group is not None}
 
     def _file_stamp(self) -> tuple[int, int] | None:
         if self.file is None:
@@ -93,7 +125,15 @@ class KeyRing:
         for known, label in self._digests.items():
             if hmac.compare_digest(known, requested):
                 found = label
-        return "admin" if self.is_admin(key) else found
+        return ADMIN if self.is_admin(key) else found
+
+    def sender(self, client: str) -> Sender:
+        """Whose requests a client's are, by the label that `check` gave it."""
+        if not client:
+            return Sender()
+        group = self._groups.get(client)
+        namespace = "" if self.shares_prefixes else f"group {group}" if group is not None else client
+        return Sender(client, namespace, is_admin=client == ADMIN)
 
     def is_admin(self, key: str) -> bool:
         requested = digest(key)

@@ -27,6 +27,9 @@ class Limits(Config):
     """Path, query and headers together; more is 431."""
     max_requests: Annotated[int, Field(ge=0)] = 512
     """Unfinished requests of one model, waiting ones included; more are 503 with Retry-After."""
+    most_urgent_priority: Annotated[int, Field(ge=-100, le=0)] = 0
+    """Lowest `priority` number that a request may have whose key is no admin key: a lower number goes before all
+    others. Without keys there is no bound."""
     max_requests_per_key: Count | None = None
     """Unfinished requests of one API key; more are 429 with Retry-After. None: as many as the model takes."""
     max_prompts: Count = 128
@@ -44,7 +47,8 @@ class Limits(Config):
     max_schema_depth: Count = 32
     """Nesting of a JSON schema."""
     max_stored_responses: Annotated[int, Field(ge=0)] = 1024
-    """Answers of /v1/responses that are kept in memory for `previous_response_id`; the oldest go first."""
+    """Answers of /v1/responses that are kept in memory for `previous_response_id`; the oldest of the key that has most
+    go first."""
     max_stored_bytes: Annotated[int, Field(ge=0)] = 64 << 20
     """Bytes of all kept answers together, as JSON."""
     body_seconds: Seconds = 30.0

@@ -1,6 +1,6 @@
 // The conversation: its turns as data and as nodes, and the answer that is being streamed.
 
-import { announce, copyButton, el, find } from "./dom.js";
+import { announce, copyButton, el, find, Painter } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
 import { describe, Tally } from "./numbers.js";
 import { chatting, systemMessage } from "./settings.js";
@@ -135,6 +135,11 @@ class Turn {
     );
     this.view = new MarkdownView(this.text);
     this.thoughtsView = new MarkdownView(this.thoughts);
+    this.painter = new Painter(() => {
+      this.split();
+      this.draw();
+      follow();
+    });
     this.draw();
     this.drawFoot();
   }
@@ -154,12 +159,7 @@ class Turn {
     this.serverReasoning += reasoning;
     for (const call of calls) this.raw += call.function?.name ? `\n\`${call.function.name}\` ` : "";
     for (const call of calls) this.raw += call.function?.arguments ?? "";
-    this.frame ??= requestAnimationFrame(() => {
-      this.frame = null;
-      this.split();
-      this.draw();
-      follow();
-    });
+    this.painter.ask();
   }
 
   split() {
@@ -171,8 +171,7 @@ class Turn {
   }
 
   end(problem) {
-    cancelAnimationFrame(this.frame);
-    this.frame = null;
+    this.painter.cancel();
     this.split();
     this.isThinking = false;
     this.node.removeAttribute("aria-busy");

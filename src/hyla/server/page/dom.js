@@ -1,6 +1,6 @@
 // Building elements: text is always text. Nothing on this page turns a string into HTML.
 
-/** An element with attributes, listeners (`onclick: f`) and children (nodes or strings; null is left out). */
+/** An element with attributes, listeners (`onclick: f`) and children (nodes, strings, lists of them; null is left out). */
 export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -8,7 +8,8 @@ export function el(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  // One by one: a call takes only so many arguments, and an answer may have more parts.
+  for (const child of children.flat()) if (child !== null && child !== undefined) node.append(child);
   return node;
 }
 
@@ -37,6 +38,35 @@ export function copyButton(text, label = "Copy") {
     setTimeout(() => (button.textContent = label), 1200);
   });
   return button;
+}
+
+const RESTS = 4;
+
+/** Draws when asked to: at most once a frame, and after a draw it rests some times as long as that took, so that a text that
+ * grows long does not keep the tab busy. */
+export class Painter {
+  constructor(draw) {
+    this.draw = draw;
+    this.rest = 0;
+    this.timer = this.frame = null;
+  }
+
+  ask() {
+    this.timer ??= setTimeout(() => {
+      this.frame = requestAnimationFrame(() => {
+        this.timer = null;
+        const start = performance.now();
+        this.draw();
+        this.rest = RESTS * (performance.now() - start);
+      });
+    }, this.rest);
+  }
+
+  cancel() {
+    clearTimeout(this.timer);
+    cancelAnimationFrame(this.frame);
+    this.timer = null;
+  }
 }
 
 /** Tell a screen reader, without moving anything. */

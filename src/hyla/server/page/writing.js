@@ -1,6 +1,6 @@
 // Continuing a text: a plain field whose end the model writes on. What it wrote is tinted, and can be drawn again.
 
-import { announce, el, find } from "./dom.js";
+import { announce, el, find, Painter } from "./dom.js";
 import { chosen, examples } from "./models.js";
 import { describe, Tally } from "./numbers.js";
 import { continuation } from "./settings.js";
@@ -19,6 +19,11 @@ export class Writing {
     this.spans = []; // [start, end) of what the model wrote, in order
     this.before = []; // states to go back to
     this.numbers = this.error = "";
+    this.painter = new Painter(() => {
+      this.field.value = this.text;
+      this.draw();
+      follow();
+    });
     this.field.addEventListener("input", () => this.typed());
     find("#undo").addEventListener("click", () => this.undo());
     find("#again").addEventListener("click", () => this.again());
@@ -45,8 +50,7 @@ export class Writing {
     this.stop();
     this.controller = null;
     this.field.readOnly = false;
-    cancelAnimationFrame(this.frame);
-    this.frame = null;
+    this.painter.cancel();
     if (this.model) keep(this.model, this.text, this.spans);
   }
 
@@ -99,18 +103,12 @@ export class Writing {
     if (!text) return;
     this.text += text;
     this.spans.at(-1)[1] = this.text.length;
-    this.frame ??= requestAnimationFrame(() => {
-      this.frame = null;
-      this.field.value = this.text;
-      this.draw();
-      follow();
-    });
+    this.painter.ask();
   }
 
   end(tally, problem) {
     this.controller = null;
-    cancelAnimationFrame(this.frame);
-    this.frame = null;
+    this.painter.cancel();
     const isStopped = problem?.name === "AbortError";
     this.spans = this.spans.filter(([start, end]) => end > start);
     this.set(this.text, this.spans);

@@ -14,6 +14,7 @@ from hyla.engine.requests.formats import depth_of
 from hyla.errors import RequestError
 from hyla.server.reading.content import text_of
 from hyla.server.reading.instructions import arranged
+from hyla.server.reading.skipped import Skipped
 
 INVALID = "invalid_json"
 """The one name in an object that stands for arguments which are none."""
@@ -36,6 +37,8 @@ class Conversation:
     continues_final_message: bool = False
     """The answer goes on with the last message's text."""
     adds_generation_prompt: bool = True
+    skipped: Skipped = field(default_factory=Skipped)
+    """What of the request the model is not shown."""
 
     @property
     def may_think(self) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 from hyla.engine import Request, SamplingParams
 from hyla.errors import FieldError, RequestError
+from hyla.server.guard.keys import Sender
+from hyla.server.guard.limits import Limits
 from hyla.server.reading.mistakes import short
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.schemas.completions import CompletionRequest
@@ -49,12 +51,33 @@ def in_engine(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def engine_request(
-    name: str, prompt: str | tuple[int, ...], params: SamplingParams, requested: Any = None, *, key: str | None = None
+    name: str,
+    prompt: str | tuple[int, ...],
+    params: SamplingParams,
+    requested: Body,
+    *,
+    sender: Sender,
+    limits: Limits,
+    **own,
 ) -> Request:
-    """One prompt of a request body. key: of the client, for fairness between them."""
-    known = type(requested).model_fields if requested is not None else ()
-    wanted = {field: getattr(requested, field) for field in REQUEST_FIELDS if field in known} | {"key": key}
-    return Request(name, prompt, params, **in_engine(wanted))
+    """One prompt of a request body. sender: whose it is: keys share the engine fairly, and no cached states; own:
+    fields of the engine's request that the route has worked out.
+
+    Raises RequestError for a priority that would go before those of others.
+    """
+    known = type(requested).model_fields
+    wanted = {field: getattr(requested, field) for field in REQUEST_FIELDS if field in known}
+    _check_priority(wanted.get("priority"), sender, limits)
+    wanted |= {"key": sender.client, "cache_salt": sender.salt(wanted.get("cache_salt"))}
+    return Request(name, prompt, params, **in_engine(wanted | own))
+
+
+def _check_priority(priority: int | None, sender: Sender, limits: Limits) -> None:
+    most = limits.most_urgent_priority
+    if priority is None or priority >= most or sender.is_admin or not sender.client:
+        return
+    message = f"priority = {priority} would go before the requests of other keys, which takes an admin key; give {most}"
+    raise RequestError(f"{message} or more, or have the server's most_urgent_priority lowered", "priority")
 
 
 def _seed(value: int) -> int:

@@ -14,6 +14,7 @@ from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import grammar_of
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.prompts import check_choices, check_stream, prompt_of
+from hyla.server.reading.skipped import Skipped
 from hyla.server.reading.tools import openai_tool_use
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.schemas.chat import ChatRequest
@@ -71,7 +72,14 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
         shows_reasoning=requested.include_reasoning is not False,
     )
     shape.prompt_ids = [prompt.token_ids]
-    for_engine = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
+    for_engine = engine_request(
+        f"{answer_id}-0",
+        prompt.token_ids,
+        params,
+        requested,
+        sender=service.keys.sender(client),
+        limits=service.limits,
+    )
     return await answer(
         request,
         service,
@@ -81,6 +89,7 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
         answer_id=answer_id,
         client=client,
         is_streamed=bool(requested.stream),
+        headers=conversation.skipped.headers,
     )
 
 
@@ -93,13 +102,15 @@ def _conversation(requested: ChatRequest, limits: Limits) -> Conversation:
         raise RequestError(
             "continue_final_message and add_generation_prompt exclude each other; give one", "continue_final_message"
         )
+    skipped = Skipped()
     return Conversation(
         [message.model_dump(exclude_unset=True) for message in requested.messages],
-        openai_tool_use(requested, limits),
+        openai_tool_use(requested, limits, skipped),
         effort_names(requested.reasoning_effort) | (requested.chat_template_kwargs or {}),
         requested.documents,
         bool(requested.continue_final_message),
         requested.add_generation_prompt is not False,
+        skipped,
     )
 
 

@@ -58,8 +58,9 @@ async def _answer(request: Request, service: Service, requested: CompletionReque
     shape.prompt_ids = ids
     if requested.max_tokens == 0 and params.prompt_logprobs is None:
         return JSONResponse(shape.without_answers(), headers={"X-Request-Id": answer_id})
+    sender = service.keys.sender(client)
     requests = [
-        engine_request(f"{answer_id}-{n}", prompt_ids, params, requested, key=client or None)
+        engine_request(f"{answer_id}-{n}", prompt_ids, params, requested, sender=sender, limits=service.limits)
         for n, prompt_ids in enumerate(ids)
     ]
     return await answer(

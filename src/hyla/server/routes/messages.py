@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -15,19 +15,24 @@ from hyla.server.answering.answering import answer
 from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import format_grammar
-from hyla.server.reading.content import part_text, text_of
+from hyla.server.reading.content import text_of
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.prompts import prompt_of
-from hyla.server.reading.tools import tool_use
+from hyla.server.reading.skipped import Skipped
+from hyla.server.reading.tools import own_tools, tool_use
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
+from hyla.server.reading.turns import TurnReader
 from hyla.server.schemas.generation import JsonSchemaFormat, ResponseFormat
-from hyla.server.schemas.messages import Block, CountTokensRequest, MessageRequest, Turn
+from hyla.server.schemas.messages import Block, CountTokensRequest, MessageRequest, MessageTool
 from hyla.server.schemas.tools import FunctionTool
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.messages import MessageShape
 
 router = APIRouter()
+
+TOOL_SEARCH = "tool_search"
+"""The beginning of the types of hosted tools that find others."""
 
 
 @router.post("/v1/messages")
@@ -64,7 +69,14 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
         shows_thinking=requested.thinking is None
         or (requested.thinking.type != "disabled" and requested.thinking.display != "omitted"),
     )
-    for_engine = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
+    for_engine = engine_request(
+        f"{answer_id}-0",
+        prompt.token_ids,
+        params,
+        requested,
+        sender=service.keys.sender(client),
+        limits=service.limits,
+    )
     return await answer(
         request,
         service,
@@ -74,6 +86,7 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
         answer_id=answer_id,
         client=client,
         is_streamed=bool(requested.stream),
+        headers=conversation.skipped.headers,
     )
 
 
@@ -83,8 +96,9 @@ async def count_tokens(request: Request, client: str = Depends(client_of)) -> JS
     requested = parse(CountTokensRequest, await read_json(request, service.limits))
     served = service.model_or_only(requested.model)
     with in_client_names(requested):
-        prompt = await prompt_of(served, _conversation(requested, service.limits))
-    return JSONResponse({"input_tokens": len(prompt.token_ids)})
+        conversation = _conversation(requested, service.limits)
+        prompt = await prompt_of(served, conversation)
+    return JSONResponse({"input_tokens": len(prompt.token_ids)}, headers=conversation.skipped.headers)
 
 
 def _conversation(requested: CountTokensRequest, limits: Limits) -> Conversation:
@@ -95,11 +109,22 @@ def _conversation(requested: CountTokensRequest, limits: Limits) -> Conversation
     made: list[dict[str, Any]] = []
     if requested.system:
         made.append({"role": "system", "content": _system(requested.system)})
+    skipped = Skipped()
+    tools = own_tools(requested.tools or (), limits, skipped)
+    reader = TurnReader(skipped, _deferred(tools, skipped))
     for n, turn in enumerate(requested.messages):
-        made += _turn(turn, f"messages[{n}].content")
+        made += reader.messages(turn, f"messages[{n}].content")
+    hidden = reader.deferred.keys() - reader.referred - {requested.tool_choice and requested.tool_choice.name}
+    told = [_function(tool) for tool in tools if tool.name not in hidden]
     # A last message of the assistant is the start of the answer.
-    continues = requested.messages[-1].role == "assistant" and bool(made[-1].get("content"))
-    return Conversation(made, _tools(requested, limits), _names(requested), continues_final_message=continues)
+    continues = made[-1]["role"] == "assistant" and bool(made[-1].get("content"))
+    return Conversation(
+        made,
+        _tool_use(requested, told, limits, reader),
+        _names(requested),
+        continues_final_message=continues,
+        skipped=skipped,
+    )
 
 
 def _names(requested: CountTokensRequest) -> dict[str, Any]:
@@ -118,71 +143,30 @@ def _system(content: str | list[Block]) -> str:
     )
 
 
-def _field(block: Block, name: str, where: str) -> str:
-    value = (block.model_extra or {}).get(name)
-    if not isinstance(value, str):
-        raise RequestError(f"{where}, a content block of type {block.type!r}, needs {name}, a text", "messages")
-    return value
+def _deferred(tools: Sequence[MessageTool], skipped: Skipped) -> dict[str, FunctionTool]:
+    """Tools that the model is told of once a result refers to them. None where a hosted tool would find them, or where
+    there is no other."""
+    deferred = {tool.name: _function(tool) for tool in tools if tool.defer_loading}
+    is_hosted = any(kind.startswith(TOOL_SEARCH) for kind in skipped.tool_names.values())
+    return {} if is_hosted or len(deferred) == len(tools) else deferred
 
 
-def _turn(turn: Turn, where: str) -> list[dict[str, Any]]:
-    """One of Anthropic's turns as chat messages: results of tools are messages of their own and come first.
-
-    where: the place of its content in the request, for people.
-    """
-    if isinstance(turn.content, str):
-        return [{"role": turn.role, "content": turn.content}]
-    texts, results, calls, thoughts = [], [], [], []
-    for n, block in enumerate(turn.content):
-        place = f"{where}[{n}]"
-        if block.type == "tool_result":
-            results.append(_result(block, place))
-        elif block.type == "tool_use":
-            calls.append(_call(block, place))
-        elif block.type == "thinking":
-            thoughts.append(_field(block, "thinking", place))
-        elif block.type != "redacted_thinking":
-            texts.append(part_text(block.model_dump(), place, "messages"))
-    if not (texts or calls or thoughts):
-        return results or [{"role": turn.role, "content": ""}]
-    message: dict[str, Any] = {"role": turn.role, "content": "\n".join(texts)}
-    if thoughts:
-        message["reasoning_content"] = "\n".join(thoughts)
-    if calls:
-        message["tool_calls"] = calls
-    return [*results, message]
+def _function(tool: MessageTool) -> FunctionTool:
+    return FunctionTool(name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict)
 
 
-def _result(block: Block, where: str) -> dict[str, Any]:
-    content = (block.model_extra or {}).get("content")
-    if content is not None and not isinstance(content, str | list):
-        raise RequestError(f"{where}.content is neither a text nor a list of blocks; send one of them", "messages")
-    text = text_of(content, f"{where}.content")
-    return {"role": "tool", "tool_call_id": _field(block, "tool_use_id", where), "content": text}
-
-
-def _call(block: Block, where: str) -> dict[str, Any]:
-    given = (block.model_extra or {}).get("input")
-    if not isinstance(given, dict):
-        raise RequestError(f"{where}, a content block of type 'tool_use', needs input, an object", "messages")
-    function = {"name": _field(block, "name", where), "arguments": json.dumps(given, ensure_ascii=False)}
-    return {"id": _field(block, "id", where), "type": "function", "function": function}
-
-
-def _tools(requested: CountTokensRequest, limits: Limits) -> ToolUse:
-    tools = [
-        FunctionTool(name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict)
-        for tool in requested.tools or ()
-    ]
-    choice = requested.tool_choice
+def _tool_use(requested: CountTokensRequest, tools: list[FunctionTool], limits: Limits, reader: TurnReader) -> ToolUse:
+    choice, skipped = requested.tool_choice, reader.skipped
+    more = {"skipped": skipped, "untold": reader.referred}
     if choice is None:
-        return tool_use(tools, None, True, limits)
+        return tool_use(tools, None, True, limits, **more)
     is_parallel = not choice.disable_parallel_tool_use
     if choice.type == "tool":
         if choice.name is None:
             raise RequestError("tool_choice of type 'tool' needs the tool's name", "tool_choice")
-        return tool_use(tools, "required", is_parallel, limits).narrowed([choice.name], "required")
-    return tool_use(tools, "required" if choice.type == "any" else choice.type, is_parallel, limits)
+        skipped.check_choice(choice.name)
+        return tool_use(tools, "required", is_parallel, limits, **more).narrowed([choice.name], "required")
+    return tool_use(tools, "required" if choice.type == "any" else choice.type, is_parallel, limits, **more)
 
 
 def _grammar(requested: MessageRequest, limits: Limits) -> dict | None:

@@ -8,29 +8,21 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
 from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.constraints import format_grammar
-from hyla.server.reading.content import text_of
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.errors import HTTPFailure
-from hyla.server.reading.mistakes import short
+from hyla.server.reading.functions import Function, functions_of, response_tool_use
+from hyla.server.reading.items import ItemReader
 from hyla.server.reading.prompts import prompt_of
-from hyla.server.reading.tools import tool_use
+from hyla.server.reading.skipped import Skipped
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.routes.chat import effort_names
 from hyla.server.schemas.generation import JsonSchemaFormat, ResponseFormat
-from hyla.server.schemas.responses import (
-    InputItem,
-    InputTokensRequest,
-    NamedFunction,
-    ResponseRequest,
-    TextOptions,
-)
-from hyla.server.schemas.tools import FunctionTool
+from hyla.server.schemas.responses import NAMESPACE, InputTokensRequest, ResponseRequest, TextOptions
 from hyla.server.service import Service, client_of, service_of
 from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.responses import ResponseShape
@@ -38,6 +30,7 @@ from hyla.server.shapes.responses import ResponseShape
 router = APIRouter()
 
 LOGPROBS = "message.output_text.logprobs"
+SEALED_REASONING = "reasoning.encrypted_content"
 
 
 @router.post("/v1/responses")
@@ -54,15 +47,16 @@ async def count_input_tokens(request: Request, client: str = Depends(client_of))
     requested = parse(InputTokensRequest, await read_json(request, service.limits))
     with in_client_names(requested):
         served = service.model_or_only(requested.model)
-        _, conversation = _conversation(requested, service, client)
+        _, conversation, _ = _conversation(requested, service, client)
         prompt = await prompt_of(served, conversation)
-    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
+    body = {"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)}
+    return JSONResponse(body, headers=conversation.skipped.headers)
 
 
 async def _answer(request: Request, service: Service, requested: ResponseRequest, client: str) -> Response:
     served = service.model_or_only(requested.model)
     served.require_tokenizer("responses")
-    messages, conversation = _conversation(requested, service, client)
+    messages, conversation, functions = _conversation(requested, service, client)
     prompt = await prompt_of(served, conversation)
     constraint = _grammar(requested.text, service.limits)
     reading = served.format.reading(
@@ -94,8 +88,17 @@ async def _answer(request: Request, service: Service, requested: ResponseRequest
         echo=_echo(requested),
         wants_logprobs=wants_logprobs,
         on_done=keep,
+        functions={function.name: function for function in functions},
+        seals_reasoning=SEALED_REASONING in (requested.include or ()),
     )
-    for_engine = engine_request(f"{answer_id}-0", prompt.token_ids, params, requested, key=client or None)
+    for_engine = engine_request(
+        f"{answer_id}-0",
+        prompt.token_ids,
+        params,
+        requested,
+        sender=service.keys.sender(client),
+        limits=service.limits,
+    )
     return await answer(
         request,
         service,
@@ -105,6 +108,7 @@ async def _answer(request: Request, service: Service, requested: ResponseRequest
         answer_id=answer_id,
         client=client,
         is_streamed=bool(requested.stream),
+        headers=conversation.skipped.headers,
     )
 
 
@@ -128,15 +132,20 @@ def _not_kept(response_id: str, param: str) -> HTTPFailure:
     return HTTPFailure(404, message, param=param, code="previous_response_not_found")
 
 
-def _conversation(requested: InputTokensRequest, service: Service, client: str) -> tuple[list[dict], Conversation]:
-    """The messages to keep, and what the model is asked."""
-    messages = [*_earlier(requested, service, client), *_messages(requested)]
+def _conversation(
+    requested: InputTokensRequest, service: Service, client: str
+) -> tuple[list[dict], Conversation, list[Function]]:
+    """The messages to keep, what the model is asked, and the functions that it may call."""
+    skipped = Skipped()
+    messages = [*_earlier(requested, service, client), *_messages(requested, skipped, service, client)]
     if len(messages) > service.limits.max_messages:
         raise RequestError(
             f"the conversation has {len(messages)} messages; at most {service.limits.max_messages} go at once", "input"
         )
-    tools = _tools(requested, service.limits)
-    return messages, Conversation(_with_instructions(requested, messages), tools, _names(requested))
+    functions = functions_of(requested, service.limits, skipped)
+    tools = response_tool_use(requested, functions, service.limits, skipped)
+    conversation = Conversation(_with_instructions(requested, messages), tools, _names(requested), skipped=skipped)
+    return messages, conversation, functions
 
 
 def _earlier(requested: InputTokensRequest, service: Service, client: str) -> list[dict[str, Any]]:
@@ -153,84 +162,15 @@ def _with_instructions(requested: InputTokensRequest, messages: list[dict]) -> l
     return [{"role": "system", "content": requested.instructions}, *messages] if requested.instructions else messages
 
 
-def _messages(requested: InputTokensRequest) -> list[dict[str, Any]]:
-    """Input items in chat form: calls and reasoning join the assistant message that they belong to."""
+def _messages(requested: InputTokensRequest, skipped: Skipped, service: Service, client: str) -> list[dict[str, Any]]:
+    """Input items in chat form."""
     if isinstance(requested.input, str):
         return [{"role": "user", "content": requested.input}]
-    messages: list[dict[str, Any]] = []
-    for n, item in enumerate(requested.input):
-        _add_item(messages, item, f"input[{n}]")
+    messages = ItemReader(skipped, lambda name: service.stored.item(name, client)).read(requested.input)
     if not messages:
-        raise RequestError("input is an empty list; give a message", "input")
+        what = "is an empty list" if not requested.input else "holds nothing that this model can be shown"
+        raise RequestError(f"input {what}; give a message", "input")
     return messages
-
-
-def _add_item(messages: list[dict[str, Any]], item: InputItem, where: str) -> None:
-    """Add one item; where: its place in the request, for people."""
-    fields = item.model_extra or {}
-    kind = item.type or "message"
-    if kind == "message":
-        _add_message(messages, item, where)
-    elif kind == "function_call":
-        call = {"name": _text(fields, "name", where, kind), "arguments": _text(fields, "arguments", where, kind)}
-        called = {"id": _text(fields, "call_id", where, kind), "type": "function", "function": call}
-        _assistant(messages).setdefault("tool_calls", []).append(called)
-    elif kind == "function_call_output":
-        output = fields.get("output")
-        if not isinstance(output, str | list):
-            raise RequestError(f"{where} needs output, a text or a list of parts", "input")
-        text = text_of(output, f"{where}.output", "input")
-        messages.append({"role": "tool", "tool_call_id": _text(fields, "call_id", where, kind), "content": text})
-    elif kind == "reasoning":
-        parts = item.content if isinstance(item.content, list) else []
-        given = (part.get("text") for part in parts)
-        texts = [text for text in given if isinstance(text, str)]
-        if texts:
-            messages.append({"role": "assistant", "content": "", "reasoning_content": "\n".join(texts)})
-    elif kind == "item_reference":
-        raise RequestError(f"{where} refers to a kept item; send the item, or previous_response_id", "input")
-    else:
-        message = f"{where} is an item of type {short(kind)}, which is not supported here; leave it out"
-        raise RequestError(message, "input")
-
-
-def _add_message(messages: list[dict[str, Any]], item: InputItem, where: str) -> None:
-    if item.role is None:
-        raise RequestError(f"{where} is a message without its role; add it", "input")
-    content = text_of(item.content, f"{where}.content", "input")
-    last = messages[-1] if messages else {}
-    if item.role == "assistant" and last.get("role") == "assistant" and not last.get("content"):
-        last["content"] = content
-    else:
-        messages.append({"role": item.role, "content": content})
-
-
-def _assistant(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """The assistant message at the end, a new one if there is none."""
-    if not messages or messages[-1]["role"] != "assistant":
-        messages.append({"role": "assistant", "content": ""})
-    return messages[-1]
-
-
-def _text(fields: dict, name: str, where: str, kind: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str):
-        raise RequestError(f"{where}, an item of type {short(kind)}, needs {name}, a text", "input")
-    return value
-
-
-def _tools(requested: InputTokensRequest, limits: Limits) -> ToolUse:
-    tools = [
-        FunctionTool(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
-        for tool in requested.tools or ()
-    ]
-    choice = requested.tool_choice
-    if isinstance(choice, NamedFunction):
-        return tool_use(tools, "required", False, limits).narrowed([choice.name], "required")
-    if choice is None or isinstance(choice, str):
-        return tool_use(tools, choice, requested.parallel_tool_calls, limits)
-    names = [str(entry.get("name")) for entry in choice.tools]
-    return tool_use(tools, choice.mode, requested.parallel_tool_calls, limits).narrowed(names, choice.mode)
 
 
 def _names(requested: InputTokensRequest) -> dict[str, Any]:
@@ -263,7 +203,7 @@ def _echo(requested: ResponseRequest) -> dict[str, Any]:
         "temperature": requested.temperature if requested.temperature is not None else 1.0,
         "text": {"format": {"type": "text"}} | given.get("text", {}),
         "tool_choice": given.get("tool_choice", "auto"),
-        "tools": given.get("tools", []),
+        "tools": [tool for tool in given.get("tools", []) if tool["type"] in ("function", NAMESPACE)],
         "top_logprobs": requested.top_logprobs or 0,
         "top_p": requested.top_p if requested.top_p is not None else 1.0,
         "truncation": "disabled",

@@ -15,15 +15,15 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from hyla.engine import EmbedCommand, SamplingParams, TokenLogprob
-from hyla.engine import Request as EngineRequest
 from hyla.errors import RequestError
 from hyla.server.answering.answering import gather
 from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import parse, read_json
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.prompts import check_logprobs, encode, prompt_of
-from hyla.server.reading.tools import tool_use
-from hyla.server.reading.translate import in_client_names
+from hyla.server.reading.skipped import Skipped
+from hyla.server.reading.tools import own_tools, tool_use
+from hyla.server.reading.translate import engine_request, in_client_names
 from hyla.server.schemas.texts import DetokenizeRequest, EmbeddingRequest, ScoreRequest, TokenizeRequest
 from hyla.server.served import ServedModel
 from hyla.server.service import Service, client_of, service_of
@@ -106,9 +106,10 @@ async def _tokenize(service: Service, requested: TokenizeRequest, client: str) -
     if (requested.prompt is None) == (requested.messages is None):
         raise RequestError("give either prompt or messages", "prompt")
     if requested.messages is not None:
+        tools = own_tools(requested.tools or (), service.limits, Skipped())
         conversation = Conversation(
             [message.model_dump(exclude_unset=True) for message in requested.messages],
-            tool_use([tool.function for tool in requested.tools or ()], None, None, service.limits),
+            tool_use([tool.function for tool in tools], None, None, service.limits),
             requested.chat_template_kwargs or {},
             None,
             bool(requested.continue_final_message),
@@ -158,8 +159,9 @@ async def _score(http: Request, service: Service, requested: ScoreRequest, clien
         max_tokens=0, prompt_logprobs=requested.top_logprobs or 0, prompt_logprobs_start=len(context)
     )
     name = f"score-{uuid.uuid4().hex}"
+    more = {"sender": service.keys.sender(client), "limits": service.limits, "snapshot_at": (len(context),)}
     requests = [
-        EngineRequest(f"{name}-{n}", (*context, *text_ids), params, key=client, snapshot_at=(len(context),))
+        engine_request(f"{name}-{n}", (*context, *text_ids), params, requested, **more)
         for n, text_ids in enumerate(ids)
     ]
     check_logprobs(requests, service.limits)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from hyla.server.schemas.fields import Body, Bookkeeping, Items, ModelOnly, NoEffect, OnlyNeutral
-from hyla.server.schemas.tools import ToolName, own_tool
+from hyla.server.schemas.tools import HOSTED, OWN, HostedTool, ToolName, told_by_type
 
 
 class Block(BaseModel):
@@ -24,7 +24,7 @@ class Turn(Body):
 
 
 class MessageTool(BaseModel):
-    """A tool of the client's own; Anthropic's hosted tools are not here."""
+    """A tool of the client's own."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -35,9 +35,16 @@ class MessageTool(BaseModel):
     strict: bool | None = None
     allowed_callers: ModelOnly = None
     cache_control: Annotated[Any, NoEffect("prefixes are found by their tokens")] = None
-    defer_loading: Annotated[Any, NoEffect("the model is shown every tool at once")] = None
+    defer_loading: bool | None = None
+    """True: the model is told of it where a result of the conversation refers to it, unless the search for it is a
+    hosted tool."""
     eager_input_streaming: Annotated[Any, NoEffect("arguments are always streamed as they are written")] = None
     input_examples: Annotated[Any, NoEffect("chat templates do not show them")] = None
+
+
+AnyMessageTool = Annotated[
+    Annotated[MessageTool, Tag(OWN)] | Annotated[HostedTool, Tag(HOSTED)], told_by_type("custom", "function")
+]
 
 
 class MessageToolChoice(Body):
@@ -75,7 +82,7 @@ class CountTokensRequest(Body):
     model: str | None = None
     messages: Annotated[Items[Turn], Field(min_length=1)]
     system: str | Items[Block] | None = None
-    tools: Items[Annotated[MessageTool, own_tool("custom")]] | None = None
+    tools: Items[AnyMessageTool] | None = None
     tool_choice: MessageToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

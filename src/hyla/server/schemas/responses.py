@@ -4,12 +4,45 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from hyla.server.schemas.chat import Effort
 from hyla.server.schemas.fields import Body, Bookkeeping, Items, ModelOnly, NoEffect, OnlyNeutral, TopLogprobs
 from hyla.server.schemas.generation import StreamOptions
-from hyla.server.schemas.tools import ToolName, own_tool
+from hyla.server.schemas.tools import HOSTED, OWN, HostedTool, ToolName, told_by_type
+
+
+class ResponseTool(Body):
+    """A function."""
+
+    type: Literal["function"]
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    allowed_callers: ModelOnly = None
+    defer_loading: Annotated[Any, NoEffect("the model is shown every tool at once")] = None
+    output_schema: Annotated[Any, NoEffect("what a tool gives is shown as it is")] = None
+
+
+NAMESPACE = "namespace"
+
+
+class ToolNamespace(Body):
+    """Functions with a name before their own; an agent's MCP servers are such."""
+
+    type: Literal["namespace"]
+    name: ToolName
+    description: str | None = None
+    tools: Items[
+        Annotated[Annotated[ResponseTool, Tag(OWN)] | Annotated[HostedTool, Tag(HOSTED)], told_by_type("function")]
+    ]
+
+
+AnyResponseTool = Annotated[
+    Annotated[ResponseTool, Tag(OWN)] | Annotated[ToolNamespace, Tag(NAMESPACE)] | Annotated[HostedTool, Tag(HOSTED)],
+    told_by_type("function", apart=(NAMESPACE,)),
+]
 
 
 class InputItem(BaseModel):
@@ -22,22 +55,32 @@ class InputItem(BaseModel):
     content: str | Items[dict[str, Any]] | None = None
 
 
-class ResponseTool(Body):
-    """A function; OpenAI's hosted tools are not here."""
+MORE_TOOLS = "additional_tools"
 
-    type: Literal["function"]
-    name: ToolName
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-    allowed_callers: ModelOnly = None
-    defer_loading: Annotated[Any, NoEffect("the model is shown every tool at once")] = None
-    output_schema: Annotated[Any, NoEffect("what a tool gives is shown as it is")] = None
+
+class AdditionalTools(BaseModel):
+    """More tools, told by an item."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["additional_tools"]
+    tools: Items[AnyResponseTool]
+
+
+def _kind_of_item(item: Any) -> str:
+    given = item.get("type") if isinstance(item, dict) else getattr(item, "type", None)
+    return MORE_TOOLS if given == MORE_TOOLS else "item"
+
+
+AnyItem = Annotated[
+    Annotated[InputItem, Tag("item")] | Annotated[AdditionalTools, Tag(MORE_TOOLS)], Discriminator(_kind_of_item)
+]
 
 
 class NamedFunction(Body):
     type: Literal["function"]
     name: ToolName
+    namespace: ToolName | None = None
 
 
 class AllowedFunctions(Body):
@@ -83,12 +126,12 @@ class InputTokensRequest(Body):
     """POST /v1/responses/input_tokens: what a conversation would have as its prompt."""
 
     model: str | None = None
-    input: str | Items[InputItem]
+    input: str | Items[AnyItem]
     instructions: str | None = None
     previous_response_id: str | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
-    tools: Items[Annotated[ResponseTool, own_tool("function")]] | None = None
+    tools: Items[AnyResponseTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = None
     parallel_tool_calls: bool | None = None
     truncation: Annotated[Any, OnlyNeutral(("disabled",), "conversations are never cut; shorten yours")] = None
@@ -122,6 +165,7 @@ class ResponseRequest(InputTokensRequest):
     prompt_cache_options: Annotated[Any, NoEffect("prefixes are found by their tokens")] = None
     prompt_cache_retention: Annotated[Any, NoEffect("prefixes stay while there is room")] = None
     safety_identifier: Bookkeeping = None
+    client_metadata: Bookkeeping = None
     service_tier: Bookkeeping = None
     user: Bookkeeping = None
 

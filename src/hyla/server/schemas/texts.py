@@ -60,3 +60,4 @@ class ScoreRequest(Body):
     """What stands before every text and is not scored."""
     top_logprobs: TopLogprobs | None = None
     add_special_tokens: bool | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from hyla.server.schemas.fields import Body, Items
 
@@ -12,20 +13,29 @@ ToolName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z
 """Names stand in prompts, grammars and tags, so that they may not hold quotes, brackets or spaces."""
 
 
-def own_tool(kind: str):
-    """A check that lets through tools that the client runs, of type `kind` or without one. Others are refused before
-    their fields are read."""
+class HostedTool(BaseModel):
+    """A tool that no model here can be offered: the API's own host runs it, or calls to it have a form of their own."""
 
-    def check(tool: Any) -> Any:
-        given = tool.get("type") if isinstance(tool, dict) else None
-        if given in (None, kind) or not isinstance(given, str):
-            return tool
-        if given == "custom":
-            raise ValueError("is a free-form tool (type 'custom'), which is not supported; give a function instead")
-        what = f"is a hosted tool (type {given!r:.60}) and this server runs no tools itself"
-        raise ValueError(f"{what}; give tools of type {kind!r}, which you run")
+    model_config = ConfigDict(extra="allow")
 
-    return BeforeValidator(check)
+    type: Annotated[str, Field(min_length=1, max_length=64)]
+    name: Any = None
+
+
+OWN, HOSTED = "own tool", "hosted tool"
+
+
+def told_by_type(*own: str, apart: Sequence[str] = ()) -> Discriminator:
+    """Tells tools that the client runs, of these types or without one, from all others; types in `apart` are
+    alternatives of their own."""
+
+    def kind(tool: Any) -> str:
+        given = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+        if not isinstance(given, str) or given in own:
+            return OWN
+        return given if given in apart else HOSTED
+
+    return Discriminator(kind)
 
 
 class FunctionTool(Body):
@@ -59,6 +69,6 @@ class AllowedToolsChoice(Body):
     allowed_tools: AllowedTools
 
 
-PlainTool = Annotated[Tool, own_tool("function")]
+PlainTool = Annotated[Annotated[Tool, Tag(OWN)] | Annotated[HostedTool, Tag(HOSTED)], told_by_type("function")]
 
 ToolChoiceField = Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hyla.answers.protocol import Delta, ReasoningDelta, TextDelta
 from hyla.engine import TokenEvent, TokenLogprob
 from hyla.engine.requests.text import REPLACEMENT, TextCodec
 from hyla.server.reading.errors import HTTPFailure
+from hyla.server.reading.functions import Function
+from hyla.server.reading.items import sealed
 from hyla.server.shapes.choice import Choice, total_usage
 from hyla.server.shapes.openai import token_text
 from hyla.server.shapes.protocol import Shape, data_line
@@ -20,7 +22,8 @@ KINDS = {"reasoning": "rs", "message": "msg", "function_call": "fc"}
 
 
 class ResponseShape(Shape):
-    """echo: fields of the request that the answer repeats. on_done: gets the body and the answer as a chat message."""
+    """echo: fields of the request that the answer repeats. on_done: gets the body and the answer as a chat message.
+    functions: by the name that the model knows. seals_reasoning: the client keeps reasoning in its sealed form."""
 
     def __init__(
         self,
@@ -32,10 +35,13 @@ class ResponseShape(Shape):
         echo: dict[str, Any],
         wants_logprobs: bool,
         on_done: Callable[[dict, dict], None],
+        functions: Mapping[str, Function],
+        seals_reasoning: bool,
     ):
         super().__init__([choice], 1)
         self.choice, self.tokenizer = choice, tokenizer
         self.wants_logprobs, self.on_done = wants_logprobs, on_done
+        self.functions, self.seals_reasoning = functions, seals_reasoning
         self.head = {"id": answer_id, "object": "response", "created_at": int(time.time()), "model": model, **echo}
         self.items: list[dict[str, Any]] = []
         self._logprobs: list[dict] = []
@@ -137,10 +143,17 @@ class ResponseShape(Shape):
                 yield self._event("response.reasoning_text.delta", **self._place(), content_index=0, delta=delta.text)
             else:
                 if delta.name is not None:
-                    yield from self._open("function_call", call_id=delta.call_id, name=delta.name)
+                    yield from self._open("function_call", call_id=delta.call_id, **self._named(delta.name))
                 self._item["arguments"] += delta.arguments
                 if delta.arguments:
                     yield self._event("response.function_call_arguments.delta", **self._place(), delta=delta.arguments)
+
+    def _named(self, name: str) -> dict[str, str]:
+        """A called function as the client calls it."""
+        function = self.functions.get(name)
+        if function is None or function.namespace is None:
+            return {"name": name}
+        return {"name": function.tool.name, "namespace": function.namespace}
 
     @property
     def _item(self) -> dict[str, Any]:
@@ -199,6 +212,8 @@ class ResponseShape(Shape):
             if item["type"] == "message":
                 part["logprobs"], self._logprobs = self._logprobs, []
                 more = {"logprobs": part["logprobs"]}
+            if item["type"] == "reasoning" and self.seals_reasoning:
+                item["encrypted_content"] = sealed(part["text"])
             place = {**self._place(), "content_index": 0}
             yield self._event(f"response.{kind}.done", **place, text=part["text"], **more)
             yield self._event("response.content_part.done", **place, part=part)
