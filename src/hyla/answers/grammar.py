@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hyla.answers.call_shapes import refusal
-from hyla.answers.constraints import with_bounded_space
+from hyla.answers.constraints import strictly, with_bounded_space
+from hyla.answers.followable import Unfollowable, followable
 from hyla.answers.lifting import Definitions
 from hyla.answers.patterns import slashed
 from hyla.answers.schemas import kinds_of
 from hyla.answers.tools import FunctionTool, ToolUse
+from hyla.errors import FieldError
 
 Marker = Callable[[str], str]
 """A marker as a Lark terminal: its text in quotes, or the special token that it is."""
@@ -45,12 +47,18 @@ def schema_of(tool: FunctionTool, tools: ToolUse) -> dict[str, Any]:
     schema = tool.parameters or {"properties": {}}
     if "object" not in kinds_of(schema):
         raise refusal(tool, "a root that no object fits")
-    return {**schema, "type": "object"}
+    try:
+        made = followable({**schema, "type": "object"})
+    except Unfollowable as error:
+        raise refusal(tool, f"what no grammar can follow: {error}") from error
+    if made is False:
+        raise refusal(tool, "a root that no finite object fits")
+    return made
 
 
 def json_rule(schema: Any) -> str:
-    """JSON under a schema, as the body of a rule."""
-    return "%json " + json.dumps(with_bounded_space(schema))
+    """JSON under a schema, as the body of a rule. Raises Unfollowable."""
+    return "%json " + json.dumps(strictly(with_bounded_space(followable(schema))))
 
 
 def repeated(rule: str, tools: ToolUse, between: str | None = None) -> str:
@@ -115,9 +123,13 @@ def calls_or(calls: str, answer: str) -> str:
 
 
 def answer_rule(constraint: dict[str, Any]) -> str | None:
-    """What an answer must look like, as a rule's body; None for a grammar, which stands alone."""
+    """What an answer must look like, as a rule's body; None for a grammar, which stands alone. Raises RequestError for
+    a schema that no grammar can follow."""
     if constraint["type"] == "json_schema":
-        return json_rule(constraint["json_schema"])
+        try:
+            return json_rule(constraint["json_schema"])
+        except Unfollowable as error:
+            raise FieldError("the json schema cannot be used: {reason}", "grammar", reason=str(error)) from error
     if constraint["type"] == "regex":
         return f"/{slashed(constraint['pattern'])}/"
     return " | ".join(map(quoted, constraint["options"])) if constraint["type"] == "choice" else None

@@ -1,0 +1,95 @@
+"""Whether the alternatives of a oneOf can be told from each other, so that it is the same as anyOf."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
+from typing import Any
+
+from hyla.answers.schemas import (
+    Branch,
+    TooComplex,
+    branch_properties,
+    kind_of,
+    target_of,
+    unfold,
+    value_in,
+    wanted_by,
+    wanted_of,
+)
+
+MOST_OPTIONS = 128
+
+
+def are_apart(options: Sequence[Any], root: Any) -> bool:
+    """Whether no value fits two of some schemas: they have other kinds, other listed values, or other values in a
+    property that both require."""
+    if len(options) > MOST_OPTIONS:
+        return False
+    try:
+        branches = [unfold(option, root).branches for option in options]
+    except TooComplex:
+        return False
+    pairs = (pair for mine, theirs in combinations(branches, 2) for pair in product(mine, theirs))
+    return all(_overlap_is_empty(one, other, root) for one, other in pairs)
+
+
+def _overlap_is_empty(one: Branch, other: Branch, root: Any) -> bool:
+    if _have_nothing_in_common(wanted_by([one]), wanted_by([other])):
+        return True
+    if not all(wanted_by([branch]).kinds <= {"object"} for branch in (one, other)):
+        return False
+    mine, theirs = branch_properties(one), branch_properties(other)
+    shared = [name for name in mine if name in theirs and _requires(one, name) and _requires(other, name)]
+    return any(_have_nothing_in_common(wanted_of(mine[name], root), wanted_of(theirs[name], root)) for name in shared)
+
+
+def _requires(branch: Branch, name: str) -> bool:
+    return any(name in part["required"] for part in branch if isinstance(part.get("required"), list))
+
+
+def _have_nothing_in_common(one, other) -> bool:
+    values = [(value, other) for value in one.values] + [(value, one) for value in other.values]
+    return not one.kinds & other.kinds and not any(
+        value_in(value, theirs.values) or kind_of(value) in theirs.kinds for value, theirs in values
+    )
+
+
+def with_required_tags(schema: Any) -> Any:
+    """The schema, in which the property that a `discriminator` names is required wherever it tells alternatives apart:
+    what has a default is not by itself, and then an object without it would fit several."""
+    if not any(True for _ in _told_apart(schema)):
+        return schema
+    made = copy.deepcopy(schema)
+    for name, options in _told_apart(made):
+        for option in options:
+            target = _followed(option, made)
+            if isinstance(target, dict) and name in (target.get("properties") or {}):
+                required = target.get("required")
+                target["required"] = sorted({*(required if isinstance(required, list) else []), name}, key=str)
+    return made
+
+
+def _told_apart(schema: Any) -> Iterator[tuple[str, list[Any]]]:
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            told = part.get("discriminator")
+            name = told.get("propertyName") if isinstance(told, dict) else None
+            if isinstance(name, str) and isinstance(part.get("oneOf"), list):
+                yield name, part["oneOf"]
+        waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+
+
+def _followed(option: Any, root: Any) -> Any:
+    for _ in range(MOST_OPTIONS):
+        reference = option.get("$ref") if isinstance(option, dict) else None
+        if not isinstance(reference, str):
+            break
+        try:
+            option = target_of(reference, root)
+        except TooComplex:
+            return None
+    return option
