@@ -22,7 +22,8 @@ KEYWORDS = (
     "maxItems", "uniqueItems", "propertyNames", "dependentRequired", "dependencies", "oneOf", "anyOf", "allOf", "$ref",
     "$defs", "definitions", "discriminator", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "pattern",
     "format", "not", "if", "then", "contains", "minContains", "unevaluatedProperties", "unevaluatedItems",
-    "additionalItems", "additionalProperties", "minProperties", "x-guidance", "nullable", "$id", "multipleOf", "minLength",
+    "additionalItems", "additionalProperties", "minProperties", "x-guidance", "nullable", "$id", "multipleOf",
+    "minLength",
 )  # fmt: skip
 
 
@@ -71,6 +72,12 @@ def test_the_words_of_a_pattern(pattern, words):
 def test_look_ahead_that_is_not_known_is_refused(pattern):
     with pytest.raises(Unsupported):
         without_look_ahead(pattern)
+
+
+@pytest.mark.parametrize("word", ["anyOf", "oneOf", "allOf", "prefixItems"])
+def test_a_long_chain_of_references_is_followed_without_recursion(word):
+    chain = {f"d{n}": {word: [{"$ref": f"#/$defs/d{n + 1}"}]} for n in range(3_000)}
+    followable({"$defs": {**chain, "d3000": {"type": "null"}}, "$ref": "#/$defs/d0"})
 
 
 def test_a_pointer_into_what_gets_another_place_still_points_there():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
 from typing import Any
@@ -10,39 +11,71 @@ from typing import Any
 from hyla.answers.schemas import (
     Branch,
     TooComplex,
+    Unfolding,
+    Wanted,
     branch_properties,
     kind_of,
     target_of,
-    unfold,
     value_in,
     wanted_by,
-    wanted_of,
 )
 
-MOST_OPTIONS = 128
+MOST_OPTIONS = 4096
+MOST_FOLLOWED = 64
+"""References from one to the next."""
 
 
-def are_apart(options: Sequence[Any], root: Any) -> bool:
+def are_apart(options: Sequence[Any], work: Unfolding) -> bool:
     """Whether no value fits two of some schemas: they have other kinds, other listed values, or other values in a
-    property that both require."""
+    property that both require. work: of their root; where its steps are used up, they count as overlapping."""
+    if len(options) < 2:
+        return True
     if len(options) > MOST_OPTIONS:
         return False
     try:
-        branches = [unfold(option, root).branches for option in options]
+        branches = [work.branches(option) for option in options]
+        if _are_listed_once([wanted_by(own) for own in branches]) or _have_tags(branches, work):
+            return True
+        pairs = (pair for mine, theirs in combinations(branches, 2) for pair in product(mine, theirs))
+        return all(_overlap_is_empty(one, other, work) for one, other in pairs)
     except TooComplex:
         return False
-    pairs = (pair for mine, theirs in combinations(branches, 2) for pair in product(mine, theirs))
-    return all(_overlap_is_empty(one, other, root) for one, other in pairs)
 
 
-def _overlap_is_empty(one: Branch, other: Branch, root: Any) -> bool:
+def _have_tags(options: list[list[Branch]], work: Unfolding) -> bool:
+    """Whether all are objects with other constants in a property that all require, which is seen without pairs."""
+    flat = [branch for branches in options for branch in branches]
+    if not flat or any(wanted_by([branch]).kinds != {"object"} for branch in flat):
+        return False
+    for name in branch_properties(flat[0]):
+        if all(_requires(branch, name) and name in branch_properties(branch) for branch in flat):
+            found = [
+                [part for own in branches for part in work.branches(branch_properties(own)[name])]
+                for branches in options
+            ]
+            if _are_listed_once([wanted_by(parts) for parts in found]):
+                return True
+    return False
+
+
+def _are_listed_once(wanted: Sequence[Wanted]) -> bool:
+    """Whether each asks for single values, none of which another one lists."""
+    if any(own.kinds for own in wanted):
+        return False
+    keys = [(kind_of(value), json.dumps(value, sort_keys=True)) for own in wanted for value in own.values]
+    return len(keys) == len(set(keys))
+
+
+def _overlap_is_empty(one: Branch, other: Branch, work: Unfolding) -> bool:
+    work.branches(True)  # a pair is a step, too
     if _have_nothing_in_common(wanted_by([one]), wanted_by([other])):
         return True
     if not all(wanted_by([branch]).kinds <= {"object"} for branch in (one, other)):
         return False
     mine, theirs = branch_properties(one), branch_properties(other)
     shared = [name for name in mine if name in theirs and _requires(one, name) and _requires(other, name)]
-    return any(_have_nothing_in_common(wanted_of(mine[name], root), wanted_of(theirs[name], root)) for name in shared)
+    wanted = ((wanted_by(work.branches(mine[name])), wanted_by(work.branches(theirs[name]))) for name in shared)
+    return any(_have_nothing_in_common(*pair) for pair in wanted)
 
 
 def _requires(branch: Branch, name: str) -> bool:
@@ -84,7 +117,7 @@ def _told_apart(schema: Any) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _followed(option: Any, root: Any) -> Any:
-    for _ in range(MOST_OPTIONS):
+    for _ in range(MOST_FOLLOWED):
         reference = option.get("$ref") if isinstance(option, dict) else None
         if not isinstance(reference, str):
             break

@@ -40,6 +40,8 @@ class _Values:
         """Nodes that have a value."""
         self.references: dict[str, int] = {}
         """Nodes of what references point to."""
+        self._unseen: list[str] = []
+        """References whose targets have no node yet: a chain of them is not followed by recursion."""
         self._missing: list[int] = []
         """By node: how many of its conditions are still to be met."""
         self._waiting: defaultdict[int, list[int]] = defaultdict(list)
@@ -48,6 +50,13 @@ class _Values:
     def run(self) -> None:
         if isinstance(self.root, dict):
             self._part(self.root)
+        while self._unseen:
+            reference = self._unseen.pop()
+            try:
+                target = target_of(reference, self.root)
+            except TooComplex:
+                target = True  # whoever compiles it says so
+            self._waiting[self._part(target)].append(self.references[reference])
         new = [node for node, missing in enumerate(self._missing) if not missing]
         while new:
             node = new.pop()
@@ -91,12 +100,8 @@ class _Values:
 
     def _target(self, reference: str) -> int:
         if reference not in self.references:
-            node = self.references[reference] = self._new(1)
-            try:
-                target = target_of(reference, self.root)
-            except TooComplex:
-                target = True  # whoever compiles it says so
-            self._waiting[self._part(target)].append(node)
+            self.references[reference] = self._new(1)
+            self._unseen.append(reference)
         return self.references[reference]
 
     def _object(self, part: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ from hyla.answers.lifting import NAMED, ONE, SEVERAL, Definitions
 from hyla.answers.look_ahead import without_look_ahead
 from hyla.answers.patterns import Unsupported
 from hyla.answers.rewrites import REWRITES, is_number, with_all_of, without
+from hyla.answers.schemas import Unfolding
 from hyla.errors import RequestError
 
 REFUSED = frozenset(
@@ -28,6 +29,10 @@ WHOLE = frozenset({"contains", "else", "if", "not", "propertyNames", "then"})
 
 LASTING = re.compile(r"#|#/(\$defs|definitions)/[^/]*")
 """References to what stays where it is."""
+
+
+MOST_STEPS = 20_000
+"""To find out which alternatives of a whole schema are apart."""
 
 
 class Unfollowable(ValueError):
@@ -67,7 +72,7 @@ def _references(schema: Any) -> Iterator[str]:
 
 class _Rewriting:
     def __init__(self, root: Any):
-        self.root = root
+        self._work = Unfolding(root, MOST_STEPS)
 
     def part(self, schema: Any, path: tuple[str, ...]) -> Any:
         if not isinstance(schema, dict):
@@ -122,7 +127,7 @@ class _Rewriting:
         options = schema.get("oneOf")
         if not isinstance(options, list) or not options:
             return schema
-        if not are_apart(options, self.root):
+        if not are_apart(options, self._work):
             raise Unfollowable(
                 f"{_place(path)} has a oneOf whose alternatives may overlap, which no grammar can follow; use anyOf, "
                 "or give them a required property with another constant in each"

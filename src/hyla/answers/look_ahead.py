@@ -13,6 +13,7 @@ DECIMAL_DIGITS = re.compile(
     r"\^\(\?!\^\[-\+\.\]\*\$\)\[\+-\]\?0\*\(\?:\\d\{0,(\d+)\}\|\(\?=\[\\d\.\]\{1,(\d+)\}0\*\$\)\\d(\*|\{0,\d+\})\\\.\\d(\*|\{0,\d+\})0\*\$\)"
 )
 """What pydantic writes for a Decimal of so many digits."""
+MOST_DIGITS = 100
 CLASS = re.compile(r"\^?(\[(?:[^\]\\]|\\.)+\])\*\$?")
 CHAR = r"(?:\\[^\w\s]|[^\\^$.|?*+()\[\]{}])"
 
@@ -25,6 +26,8 @@ def without_look_ahead(pattern: str) -> list[str]:
     """
     digits = DECIMAL_DIGITS.match(pattern)
     if digits and digits.end() == len(pattern.removesuffix("$")):
+        if int(digits[2]) > MOST_DIGITS:
+            raise Unsupported(f"it has more than {MOST_DIGITS} digits")
         return [_decimal(int(digits[1]), int(digits[2]) - 1, digits[3], digits[4]), "[^-+.]"]
     tokens = tokens_of(pattern)
     if tokens[:1] != ["^"]:

@@ -21,6 +21,8 @@ SMALLEST = 1e-6
 """What stands for "more than 0" where the other bound is a fraction: the grammar would take 0 there."""
 MOST_DEPENDENCIES = 4
 """Names in `dependentRequired`: each doubles the alternatives."""
+MOST_WORDS = 64
+"""Names that a pattern may fit to be looked at."""
 MOST_UNIQUE = 6
 """Values of which lists without repetition are written out."""
 
@@ -102,7 +104,7 @@ def patterned_names(schema: Schema) -> Schema:
         return schema
     made, kept = dict(properties), dict(patterns)
     for pattern, asked in patterns.items():
-        words = words_of(pattern, len(properties))
+        words = words_of(pattern, min(len(properties), MOST_WORDS))
         if words is not None and words <= properties.keys():
             del kept[pattern]
             made |= {name: {"allOf": [made[name], asked]} for name in made if name in words}

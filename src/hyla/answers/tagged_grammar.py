@@ -42,8 +42,9 @@ def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: TagOf | No
     made = {"start": f"{opening} {repeated('call', tools)} {closing}"}
     made["call"] = " | ".join(f"call_{n}" for n in range(len(tools.tools)))
     for n, tool in enumerate(tools.tools):
+        writer.owner = tool.name
         made[f"call_{n}"] = writer.call(tool) if tools.is_held else writer.loose_call(tool)
-    return rules(**made, **writer.made)
+    return rules({**made, **writer.made}, writer.owners)
 
 
 class _Writer:
@@ -53,12 +54,17 @@ class _Writer:
         self.end = self.line + tags.parameter_close + "\n"
         self.made: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self.owner = ""
+        """The tool that is being written."""
+        self.owners: dict[str, str] = {}
+        """Tools by the rules that were first made for them."""
 
     def _named(self, kind: str, body: str) -> str:
         """The name of a rule, the same for the same body."""
         if body not in self._names:
             self._names[body] = f"{kind}{len(self._names)}"
             self.made[self._names[body]] = body
+            self.owners[self._names[body]] = self.owner
         return self._names[body]
 
     def call(self, tool: FunctionTool) -> str:

@@ -10,6 +10,8 @@ from hyla.answers.patterns import Unsupported, tokens_of
 PLAIN_ESCAPE = re.compile(r"\\[^\w\s]")
 CODES = {"\\x": 2, "\\u": 4}
 """Escapes by how many digits follow."""
+MOST_CHARS = 200
+"""Of a pattern that is looked at."""
 COUNT = re.compile(r"\{(\d{1,2})(?:,(\d{1,2}))?\}")
 
 
@@ -19,6 +21,8 @@ def words_of(pattern: str, most: int) -> set[str] | None:
     >>> sorted(words_of("^(a|b)c?$", 4)), words_of("^a", 4)
     (['a', 'ac', 'b', 'bc'], None)
     """
+    if len(pattern) > MOST_CHARS:
+        return None
     try:
         tokens = tokens_of(pattern)
         if tokens[:1] != ["^"] or tokens[-1:] != ["$"]:

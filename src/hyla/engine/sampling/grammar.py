@@ -19,6 +19,7 @@ import tokenizers
 
 from hyla.answers.constraints import strictness
 from hyla.answers.followable import followable
+from hyla.answers.grammar_marks import owner_at
 from hyla.engine.requests.formats import Format
 from hyla.engine.requests.text import HasBackend, TextCodec
 from hyla.engine.sampling.trial import Trials
@@ -281,11 +282,13 @@ def first_line(message: str, most: int = 300) -> str:
 def _refusal(form: Format, message: str) -> RequestError:
     """The refusal of a format. Its place stands apart: the client may never have seen the text that it is in."""
     said = first_line(message)
-    place = re.match(r"at \d+\(\d+\): ", said)
+    place = re.match(r"at (\d+)\(\d+\): ", said)
+    owner = owner_at(form.text, int(place[1])) if place and form.type == "lark" else None
     return FieldError(
-        "the {form} cannot be used: {place}{reason}",
+        "the {form}{owner} cannot be used: {place}{reason}",
         "grammar",
         form=form.type.replace("_", " "),
+        owner="" if owner is None else f" ({owner!r})",
         place=place[0] if place else "",
         reason=said[place.end() :] if place else said,
     )

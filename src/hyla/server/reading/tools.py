@@ -21,7 +21,7 @@ def tool_use(tools: Sequence[FunctionTool], mode: Mode | None, parallel: bool | 
     if twice is not None:
         raise RequestError(f"tools defines {twice!r} twice; give each its own name", "tools")
     for tool in tools:
-        check_schema(tool.parameters or {}, "tools", limits)
+        check_schema(tool.parameters or {}, f"tools: {tool.name!r}", limits, param="tools", is_held=False)
     if mode == "required" and not tools:
         raise RequestError("tool_choice asks for a call and there are no tools; add some", "tool_choice")
     if mode == "none":

@@ -65,7 +65,8 @@ async def _answer(request: Request, service: Service, requested: ResponseRequest
     messages, conversation = _conversation(requested, service, client)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = _grammar(requested.text, service.limits)
-    reading = served.format.reading(
+    reading = await run_in_threadpool(
+        served.format.reading,
         prompt.text,
         conversation.tools,
         constraint,
