@@ -55,6 +55,20 @@ def test_a_process_that_dies_is_started_again(compiler):
     assert compiler._trials._process.pid != first.pid
 
 
+def test_a_process_that_says_nothing_is_ended(monkeypatch):
+    monkeypatch.setattr("hyla.engine.sampling.trial.SILENCE_SECONDS", 1.0)
+    trials = Trials(*_marked(byte_tokenizer()), LIMITS)
+    source = source_of(Regex(pattern="a"))
+    trials.verdict(source_of(Regex(pattern="b")))
+    stopped = trials._process
+    os.kill(stopped.pid, signal.SIGSTOP)
+    assert not trials.verdict(source).problem
+    assert stopped.poll() == -signal.SIGKILL
+    monkeypatch.setattr(trials, "_asked", lambda asked: None)
+    assert "could not be tried" in trials.verdict("other").problem
+    assert len(trials._kept) == 2
+
+
 def test_verdicts_are_remembered_up_to_a_number(monkeypatch):
     monkeypatch.setattr("hyla.engine.sampling.trial.MOST_KEPT", 2)
     trials = Trials(*_marked(byte_tokenizer()), LIMITS)
@@ -62,7 +76,7 @@ def test_verdicts_are_remembered_up_to_a_number(monkeypatch):
     monkeypatch.setattr(trials, "_tried", lambda source: asked.append(source) or source)
     for source in "abacbab":
         assert trials.verdict(source) == source
-    assert "".join(asked) == "abcba"[: len(asked)] and len(asked) == 5
+    assert "".join(asked) == "abcba" and len(trials._kept) == 2
 
 
 def test_a_crash_of_the_compiler_is_a_refusal(monkeypatch):

@@ -148,14 +148,15 @@ class GrammarCompiler:
 
     def compile_each(self, form: Format, num: int) -> tuple[Grammar, ...]:
         """One compilation for each of some choices. Raises RequestError, as `compile`."""
-        seconds = self._try(form)
+        source = _source_of(form)
+        seconds = self._try(form, source)
         if seconds * num > MOST_SECONDS:
             raise _refusal(
                 form, f"{num} choices with it take more than {MOST_SECONDS} s of work; ask for fewer at once"
             )
-        return tuple(self.compile(form) for _ in range(num))
+        return tuple(self._compile(form, source) for _ in range(num))
 
-    def _try(self, form: Format) -> float:
+    def _try(self, form: Format, source: str) -> float:
         """Seconds of work that compiling takes; 0.0 where nothing is tried."""
         if not self._has_trials:
             return 0.0
@@ -164,10 +165,6 @@ class GrammarCompiler:
             if self._trials is None:
                 text, end = _marked(self._tokenizer)
                 self._trials = Trials(text, end, LIMITS)
-        try:
-            source = source_of(form)
-        except ValueError as error:
-            raise _refusal(form, str(error)) from error
         found = self._trials.verdict(source)
         if found.problem:
             raise _refusal(form, found.problem)
@@ -175,13 +172,14 @@ class GrammarCompiler:
 
     def compile(self, form: Format) -> Grammar:
         """Raises RequestError for what cannot be met, is not understood, or takes too much work."""
+        return self._compile(form, _source_of(form))
+
+    def _compile(self, form: Format, source: str) -> Grammar:
         import llguidance
 
         vocabulary = self._read_vocabulary()
-        limits = _limits()
+        make = partial(llguidance.LLMatcher, vocabulary, source, log_level=0, limits=_limits())
         try:
-            source = source_of(form)
-            make = partial(llguidance.LLMatcher, vocabulary, source, log_level=0, limits=limits)
             matcher = make()
         except ValueError as error:
             raise _refusal(form, str(error)) from error
@@ -246,6 +244,14 @@ def _marked(tokenizer: TextCodec | None) -> tuple[str, int]:
     if end is None:
         raise RequestError("structured output does not work with this tokenizer: it takes no end mark", "grammar")
     return copy.to_str(), end
+
+
+def _source_of(form: Format) -> str:
+    """`source_of`, whose errors are RequestErrors."""
+    try:
+        return source_of(form)
+    except ValueError as error:
+        raise _refusal(form, str(error)) from error
 
 
 def source_of(form: Format) -> str:

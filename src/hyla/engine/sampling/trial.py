@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 SECONDS = 0.5
 """Time of a processor that compiling a grammar may take."""
+SILENCE_SECONDS = 30.0
+"""A process that does not answer for so long is ended: its time of a processor would be over long since."""
 MOST_KEPT = 1024
 """Verdicts that are remembered."""
 
@@ -53,17 +55,22 @@ class Trials:
         """source: a grammar in llguidance's form."""
         key = hashlib.sha256(source.encode("utf-8", "surrogatepass")).digest()
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = self._tried(source)
-            self._kept.move_to_end(key)
+            found = self._kept.pop(key, None) or self._tried(source)
+            if found is None:
+                return Verdict("it could not be tried; send it again")
+            self._kept[key] = found
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
-            return self._kept[key]
+            return found
 
-    def _tried(self, source: str) -> Verdict:
+    def _tried(self, source: str) -> Verdict | None:
+        """None when no process tells anything."""
         asked = {"source": source, "seconds": self._seconds, "limits": self._limits}
         told = self._asked(asked) or self._asked(asked)  # it may have died since
-        if told is None or told["signal"] not in (0, signal.SIGPROF):
+        if told is None:
+            logger.error("the process that tries grammars does not answer")
+            return None
+        if told["signal"] not in (0, signal.SIGPROF):
             logger.warning("a grammar ended the process that tried it; it is refused")
             return Verdict("it breaks the compiler of grammars; simplify it")
         if told["signal"]:
@@ -90,24 +97,37 @@ def _started(vocabulary: dict) -> subprocess.Popen:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         start_new_session=True,  # Ctrl-C is meant for the server
     )
-    if _exchanged(process, vocabulary) is None:
-        logger.warning("the process that tries grammars does not start")
+    _exchanged(process, vocabulary)
     return process
 
 
 def _exchanged(process: subprocess.Popen, message: dict):
-    """The answer to a message; None from a process that has died."""
+    """The answer to a message; None from a process that has died, or says nothing and so is ended."""
     if process.stdin is None or process.stdout is None:
         return None
+    limit = threading.Timer(SILENCE_SECONDS, _kill, [process])
+    limit.daemon = True
+    limit.start()
     try:
         write(process.stdin, message)
         return read(process.stdout)
     except (OSError, ValueError):
         return None
+    finally:
+        limit.cancel()
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """End a process with its trials."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except OSError:
+        process.kill()
 
 
 def _end(process: subprocess.Popen) -> None:
-    process.kill()
+    if process.poll() is None:
+        _kill(process)
     process.wait()
     for stream in (process.stdin, process.stdout):
         if stream is not None:
