@@ -7,15 +7,15 @@ import signal
 import pytest
 from tiny_text import byte_tokenizer
 
+from hyla.answers.followable import Unfollowable, followable
 from hyla.engine import Choice, JsonSchema, Lark, Regex
 from hyla.engine.sampling import trial_process
 from hyla.engine.sampling.grammar import LIMITS, GrammarCompiler, _marked, source_of
 from hyla.engine.sampling.trial import Trials
 from hyla.errors import RequestError
 
-PATTERNS = {f"^[a-z]{{{n % 20 + 1},{n % 40 + 50}}}{n}$": {} for n in range(500)}
-SLOW = {"type": "object", "patternProperties": PATTERNS}
-"""Takes minutes to compile: each pattern is compared with each other one."""
+SLOW = "start: A\nA: " + " & ".join(f"/(?s:.*a.{{{n}}}b.*)/" for n in range(1, 25))
+"""Takes minutes to compile, whatever fuel the compiler is given."""
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,23 @@ def compiler():
 
 
 def test_work_without_an_end_is_refused_and_the_next_grammar_is_compiled(compiler):
-    wide = {"type": "object", "properties": {f"p{n}": {} for n in range(900)}, "minProperties": 1}
-    for schema in (SLOW, wide | {"additionalProperties": False}):
-        with pytest.raises(RequestError, match=r"compiling it takes more than 0.5 s of work; simplify it"):
-            compiler.compile_each(JsonSchema(json_schema=schema), 1)
-        assert compiler.compile_each(Regex(pattern="ab"), 1)[0].num_allowed(b"ab") == 2
+    with pytest.raises(RequestError, match=r"compiling it takes more than 0.5 s of work; simplify it"):
+        compiler.compile_each(Lark(text=SLOW), 1)
+    assert compiler.compile_each(Regex(pattern="ab"), 1)[0].num_allowed(b"ab") == 2
+
+
+def test_what_grows_as_a_square_is_refused_before_it_is_compiled():
+    patterns = {f"^[a-z]{{{n % 20 + 1},{n % 40 + 50}}}{n}$": {} for n in range(500)}
+    optional = {"properties": {f"p{n}": {} for n in range(900)}, "additionalProperties": False}
+    halves = {f"a{n}": {"patternProperties": dict(list(patterns.items())[:60])} for n in range(3)}
+    for own, why in (
+        ({"patternProperties": patterns}, "500 patternProperties"),
+        ({"properties": halves}, "/properties/a1 has 60 patternProperties"),
+        ({**optional, "minProperties": 1}, "beside 900 properties"),
+        ({**optional, "maxProperties": 1}, "beside 900 properties"),
+    ):
+        with pytest.raises(Unfollowable, match=why):
+            followable({"type": "object", **own})
 
 
 def test_a_trial_says_what_the_compiler_says(compiler):

@@ -31,6 +31,10 @@ LASTING = re.compile(r"#|#/(\$defs|definitions)/[^/]*")
 """References to what stays where it is."""
 
 
+MOST_PATTERNS = 64
+"""Patterns of names in one object: each is compared with each other one, which takes up to 0.2 ms."""
+MOST_COUNTED = 64
+"""Properties in an object that says how many there may be: its grammar grows as their square."""
 MOST_STEPS = 20_000
 """To find out which alternatives of a whole schema are apart."""
 
@@ -73,6 +77,8 @@ def _references(schema: Any) -> Iterator[str]:
 class _Rewriting:
     def __init__(self, root: Any):
         self._work = Unfolding(root, MOST_STEPS)
+        self._num_pairs = 0
+        """Of patterns of names, which the compiler compares with each other."""
 
     def part(self, schema: Any, path: tuple[str, ...]) -> Any:
         if not isinstance(schema, dict):
@@ -86,6 +92,7 @@ class _Rewriting:
         if word is not None:
             raise Unfollowable(f"{_place(path)} has {word!r}, which no grammar can follow; leave it out")
         self._check_names(made, path)
+        self._check_work(made, path)
         made = self._told_apart(self._patterns(made, path), path)
         return {name: self._below(name, value, (*path, name)) for name, value in made.items()}
 
@@ -105,6 +112,25 @@ class _Rewriting:
             raise Unfollowable(
                 f"{_place(path)} has minProperties {fewest} and {certain} required names, which no grammar can follow: "
                 "one free name may come twice; name those that must be there in required"
+            )
+
+    def _check_work(self, schema: dict[str, Any], path: tuple[str, ...]) -> None:
+        """What grows as the square of something is bounded before it is compiled."""
+        patterns, properties = schema.get("patternProperties"), schema.get("properties")
+        num = len(patterns) if isinstance(patterns, dict) else 0
+        self._num_pairs += num * (num - 1) // 2
+        if self._num_pairs > MOST_PATTERNS * (MOST_PATTERNS - 1) // 2:
+            raise Unfollowable(
+                f"{_place(path)} has {num} patternProperties; at most {MOST_PATTERNS} of an object are compared with "
+                "each other, and in all objects as many pairs as they have"
+            )
+        required = schema.get("required")
+        certain = set(map(str, required)) if isinstance(required, list) else set()
+        num = len(properties.keys() - certain) if isinstance(properties, dict) else 0
+        if num > MOST_COUNTED and schema.keys() & {"minProperties", "maxProperties"}:
+            raise Unfollowable(
+                f"{_place(path)} has minProperties or maxProperties beside {num} properties that are not required, of "
+                f"which a grammar counts at most {MOST_COUNTED}"
             )
 
     @staticmethod
