@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
 from typing import Any
@@ -45,7 +44,7 @@ def are_apart(options: Sequence[Any], work: Unfolding) -> bool:
 def _have_tags(options: list[list[Branch]], work: Unfolding) -> bool:
     """Whether all are objects with other constants in a property that all require, which is seen without pairs."""
     flat = [branch for branches in options for branch in branches]
-    if not flat or any(wanted_by([branch]).kinds != {"object"} for branch in flat):
+    if not flat or not all(_is_object(branch) for branch in flat):
         return False
     for name in branch_properties(flat[0]):
         if all(_requires(branch, name) and name in branch_properties(branch) for branch in flat):
@@ -60,22 +59,28 @@ def _have_tags(options: list[list[Branch]], work: Unfolding) -> bool:
 
 def _are_listed_once(wanted: Sequence[Wanted]) -> bool:
     """Whether each asks for single values, none of which another one lists."""
-    if any(own.kinds for own in wanted):
+    values = [value for own in wanted for value in own.values]
+    if any(own.kinds for own in wanted) or any(isinstance(value, list | dict) for value in values):
         return False
-    keys = [(kind_of(value), json.dumps(value, sort_keys=True)) for own in wanted for value in own.values]
-    return len(keys) == len(set(keys))
+    return len(values) == len({(kind_of(value), value) for value in values})
 
 
 def _overlap_is_empty(one: Branch, other: Branch, work: Unfolding) -> bool:
     work.branches(True)  # a pair is a step, too
     if _have_nothing_in_common(wanted_by([one]), wanted_by([other])):
         return True
-    if not all(wanted_by([branch]).kinds <= {"object"} for branch in (one, other)):
+    if not (_is_object(one) and _is_object(other)):
         return False
     mine, theirs = branch_properties(one), branch_properties(other)
     shared = [name for name in mine if name in theirs and _requires(one, name) and _requires(other, name)]
     wanted = ((wanted_by(work.branches(mine[name])), wanted_by(work.branches(theirs[name]))) for name in shared)
     return any(_have_nothing_in_common(*pair) for pair in wanted)
+
+
+def _is_object(branch: Branch) -> bool:
+    """Whether nothing but an object fits."""
+    wanted = wanted_by([branch])
+    return wanted.kinds == {"object"} and not wanted.values
 
 
 def _requires(branch: Branch, name: str) -> bool:
@@ -98,9 +103,11 @@ def with_required_tags(schema: Any) -> Any:
     for name, options in _told_apart(made):
         for option in options:
             target = _followed(option, made)
-            if isinstance(target, dict) and name in (target.get("properties") or {}):
+            properties = target.get("properties") if isinstance(target, dict) else None
+            if isinstance(properties, dict) and name in properties:
                 required = target.get("required")
-                target["required"] = sorted({*(required if isinstance(required, list) else []), name}, key=str)
+                others = [own for own in required if own != name] if isinstance(required, list) else []
+                target["required"] = [*others, name]
     return made
 
 
