@@ -57,9 +57,9 @@ def test_a_reference_to_nothing_is_refused_by_name(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_error_has_no_grammar_in_it(name):
-    bad = tool("bad", {"a": {"type": "object", "not": {"required": ["b"]}}})
+    bad = tool("bad", {"a": {"type": "object", "patternProperties": {"^a": {"type": "null"}, "b$": {}}}})
     form = Lark(text=reading_of(name, PAINT, bad).params["grammar"]["text"])
-    with pytest.raises(RequestError, match="not") as caught:
+    with pytest.raises(RequestError, match="not disjoint") as caught:
         GrammarCompiler(text_tokenizer()).compile(form)
     assert not any(part in str(caught.value) for part in ("%json", "start:", "call", "|", "paint"))
 
@@ -103,3 +103,19 @@ def test_one_definition_serves_all_who_refer_to_it():
     }
     assert definitions.lift({"$ref": "#/$defs/a"}, root, "g") == {"$ref": "#/$defs/d1"}
     assert definitions.found == {f"d{n}": {"items": {"$ref": f"#/$defs/d{n}"}} for n in range(2)}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_error_of_the_compiler_names_the_tool(name):
+    bad = tool("bad", {"a": {"type": "object", "patternProperties": {"^a": {"type": "null"}, "b$": {}}}})
+    form = Lark(text=reading_of(name, PAINT, bad).params["grammar"]["text"])
+    with pytest.raises(RequestError, match=r"^the lark \('bad'\) cannot be used: .*not disjoint"):
+        GrammarCompiler(text_tokenizer()).compile(form)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_no_grammar_can_follow_names_tool_and_property(name):
+    bad = tool("bad", {"a": {"type": "object", "properties": {"b": {"type": "array", "uniqueItems": True}}}})
+    with pytest.raises(RequestError, match=r"'bad'.*properties/b has 'uniqueItems'") as caught:
+        reading_of(name, PAINT, bad)
+    assert caught.value.param == "tools"

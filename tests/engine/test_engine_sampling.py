@@ -224,13 +224,13 @@ def test_a_stop_string_cuts_a_grammar(engine):
     assert len(late.text) == 8 and late.finish_reason == "stop"
 
 
-def test_a_grammar_with_nothing_left_ends_with_an_error_and_the_others_go_on(engine):
+def test_a_grammar_with_nothing_left_is_a_dead_end_and_the_others_go_on(engine):
     params = [
         SamplingParams(max_tokens=5, grammar=Regex(pattern="abc"), bad_words=((98,),)),
         SamplingParams(max_tokens=5, temperature=0, ignore_eos=True),
     ]
     failed, fine = engine.generate(["x", "y"], params)
-    assert failed.finish_reason == "error" and "the grammar allows no token" in failed.error and failed.text == "a"
+    assert failed.finish_reason == "dead_end" and "the grammar allows no token" in failed.error and failed.text == "a"
     assert fine.finish_reason == "length" and engine.cache.ledger.pages.used == 0
 
 

@@ -100,7 +100,7 @@ def test_a_bad_completion_field_is_named(http, change, param, words):
         ({"tools": [TOOL, TOOL]}, "tools", "defines 'f' twice"),
         ({"tools": [TOOL | {"function": {"name": 'a"b'}}]}, "tools", "tools[0].function.name"),
         ({"tools": [tool(f"f{n}") for n in range(200)]}, "tools", "200 of them"),
-        ({"tools": [tool("f", {"$ref": "http://elsewhere/x.json"})]}, "tools", "only references inside the schema"),
+        ({"guided_json": {"$ref": "http://elsewhere/x.json"}}, "guided_json", "only references inside the schema"),
         ({"tools": [tool("f", nested(40))]}, "tools", "nested deeper than 32"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice", "'g'"),

@@ -236,7 +236,7 @@ def test_an_error_in_a_tool_says_so_without_the_grammar_made_of_it(scripted_live
     headers = {"Authorization": "Bearer alice"}
     error = httpx.post(scripted_live.url + "/v1/chat/completions", json=asked, headers=headers).json()["error"]
     assert error["param"] == "tools" and "Invalid type: integr" in error["message"]
-    assert "the parameters of a tool cannot be used" in error["message"] and "start:" not in error["message"]
+    assert "the parameters of a tool ('f') cannot be used" in error["message"] and "start:" not in error["message"]
 
 
 def test_a_salt_keeps_a_tenant_s_prefix_to_itself(http):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 SPACE = r"\x20?(\r?\n[\x20\t]{0,64})?"
@@ -9,9 +11,29 @@ SPACE = r"\x20?(\r?\n[\x20\t]{0,64})?"
 goes on with spaces until its tokens are spent."""
 
 
+ESCAPES = 'nrbtf\\"'
+"""What may stand behind a backslash: a name written with \\u would be another one to the grammar than to its reader."""
+CONTROL = re.compile(r"\\u00[01]")
+
+
 def with_bounded_space(schema: Any) -> Any:
     """The schema, with SPACE as its space unless it says itself how much there may be."""
     return {"x-guidance": {"whitespace_pattern": SPACE}} | schema if isinstance(schema, dict) else schema
+
+
+def strictness(schema: Any) -> dict[str, Any]:
+    """How a schema is compiled, whatever it says under "x-guidance": no keyword is ignored, and characters stand for
+    themselves (ESCAPES), unless it lists a control character, which has no other spelling."""
+    escapes = {} if CONTROL.search(json.dumps(schema)) else {"json_allowed_escapes": ESCAPES}
+    return {"lenient": False, "coerce_one_of": False, **escapes}
+
+
+def strictly(schema: Any) -> Any:
+    """The schema, with its `strictness` written in it."""
+    if not isinstance(schema, dict):
+        return schema
+    given = schema.get("x-guidance")
+    return {**schema, "x-guidance": {**(given if isinstance(given, dict) else {}), **strictness(schema)}}
 
 
 def json_schema_grammar(schema: dict) -> dict:

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hyla.answers.call_shapes import refusal
-from hyla.answers.constraints import with_bounded_space
+from hyla.answers.constraints import strictly, with_bounded_space
+from hyla.answers.followable import Unfollowable, followable
+from hyla.answers.grammar_marks import owner_line
 from hyla.answers.lifting import Definitions
 from hyla.answers.patterns import slashed
 from hyla.answers.schemas import kinds_of
 from hyla.answers.tools import FunctionTool, ToolUse
+from hyla.errors import FieldError
 
 Marker = Callable[[str], str]
 """A marker as a Lark terminal: its text in quotes, or the special token that it is."""
@@ -45,12 +48,18 @@ def schema_of(tool: FunctionTool, tools: ToolUse) -> dict[str, Any]:
     schema = tool.parameters or {"properties": {}}
     if "object" not in kinds_of(schema):
         raise refusal(tool, "a root that no object fits")
-    return {**schema, "type": "object"}
+    try:
+        made = followable({**schema, "type": "object"})
+    except Unfollowable as error:
+        raise refusal(tool, f"what no grammar can follow: {error}") from error
+    if made is False:
+        raise refusal(tool, "a root that no finite object fits")
+    return made
 
 
 def json_rule(schema: Any) -> str:
-    """JSON under a schema, as the body of a rule."""
-    return "%json " + json.dumps(with_bounded_space(schema))
+    """JSON under a schema, as the body of a rule. Raises Unfollowable."""
+    return "%json " + json.dumps(strictly(with_bounded_space(followable(schema))))
 
 
 def repeated(rule: str, tools: ToolUse, between: str | None = None) -> str:
@@ -60,18 +69,26 @@ def repeated(rule: str, tools: ToolUse, between: str | None = None) -> str:
     return f"{rule} ({between} {rule})*" if between else f"{rule}+"
 
 
-def rules(**named: str) -> str:
-    return "\n".join(f"{name}: {body}" for name, body in named.items()) + "\n"
+def rules(named: Mapping[str, str], owners: Mapping[str, str] | None = None) -> str:
+    """A grammar's text. owners: by rule, whose it is; a comment before it says so (`grammar_marks.owner_at`)."""
+    lines = []
+    for name, body in named.items():
+        lines += [owner_line(owners[name])] if owners and name in owners else []
+        lines.append(f"{name}: {body}")
+    return "\n".join(lines) + "\n"
 
 
 def json_calls(tools: ToolUse, mark: Marker, opening: str, closing: str, argument_key: str = "arguments") -> str:
     """A JSON object per call, each between the markers."""
     made = {"start": repeated("call", tools, quoted("\n"))}
     made["call"] = f"{mark(opening)} body {mark(closing)}"
-    definitions = Definitions()
-    calls = [_call_schema(tool, tools, argument_key, definitions) for tool in tools.tools]
-    made["body"] = json_rule(definitions.with_root({"anyOf": calls}))
-    return rules(**made)
+    made["body"] = " | ".join(f"body_{n}" for n in range(len(tools.tools)))
+    owners = {}
+    for n, tool in enumerate(tools.tools):
+        definitions = Definitions()
+        own = _call_schema(tool, tools, argument_key, definitions)
+        made[f"body_{n}"], owners[f"body_{n}"] = json_rule(definitions.with_root(own)), tool.name
+    return rules(made, owners)
 
 
 def arguments_rule(tool: FunctionTool, tools: ToolUse) -> str:
@@ -103,10 +120,11 @@ def framed_calls(
     """header: from a tool's name to what stands before its arguments, in Lark."""
     calls = " | ".join(f"call_{n}" for n in range(len(tools.tools)))
     made = {"start": f"{mark(section[0])} {repeated('call', tools, between)} {mark(section[1])}", "call": calls}
+    owners = {}
     for n, tool in enumerate(tools.tools):
         made[f"call_{n}"] = f"{header(tool.name)} args_{n} {mark(footer)}"
-        made[f"args_{n}"] = arguments_rule(tool, tools)
-    return rules(**made)
+        made[f"args_{n}"], owners[f"args_{n}"] = arguments_rule(tool, tools), tool.name
+    return rules(made, owners)
 
 
 def calls_or(calls: str, answer: str) -> str:
@@ -115,9 +133,13 @@ def calls_or(calls: str, answer: str) -> str:
 
 
 def answer_rule(constraint: dict[str, Any]) -> str | None:
-    """What an answer must look like, as a rule's body; None for a grammar, which stands alone."""
+    """What an answer must look like, as a rule's body; None for a grammar, which stands alone. Raises RequestError for
+    a schema that no grammar can follow."""
     if constraint["type"] == "json_schema":
-        return json_rule(constraint["json_schema"])
+        try:
+            return json_rule(constraint["json_schema"])
+        except Unfollowable as error:
+            raise FieldError("the json schema cannot be used: {reason}", "grammar", reason=str(error)) from error
     if constraint["type"] == "regex":
         return f"/{slashed(constraint['pattern'])}/"
     return " | ".join(map(quoted, constraint["options"])) if constraint["type"] == "choice" else None

@@ -41,6 +41,15 @@ def whole(pattern: str) -> tuple[str, bool]:
 
 def _tokens(pattern: str) -> list[str]:
     """Single characters, escapes and classes, in the spelling of Rust's regular expressions."""
+    return [_class(token) if token.startswith("[") else _plain(token) for token in tokens_of(pattern)]
+
+
+def tokens_of(pattern: str) -> list[str]:
+    """Single characters, escapes and classes, as they stand. Raises Unsupported.
+
+    >>> tokens_of("a[b-d]\\\\.")
+    ['a', '[b-d]', '\\\\.']
+    """
     found, place = [], 0
     while place < len(pattern):
         size = 1
@@ -48,10 +57,19 @@ def _tokens(pattern: str) -> list[str]:
             size = 2
         elif pattern[place] == "[":
             size = _class_length(pattern, place)
-        token = pattern[place : place + size]
-        found.append(_class(token) if token.startswith("[") else _plain(token))
+        found.append(pattern[place : place + size])
         place += size
     return found
+
+
+def group_length(tokens: list[str], start: int) -> int:
+    """How many tokens a group has, its brackets included. Raises Unsupported where it has no end."""
+    depth = 0
+    for place in range(start, len(tokens)):
+        depth += (tokens[place] == "(") - (tokens[place] == ")")
+        if depth == 0:
+            return place + 1 - start
+    raise Unsupported("it has a group without its end")
 
 
 def _class_length(pattern: str, start: int) -> int:

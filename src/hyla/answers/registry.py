@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +32,8 @@ TOOL_FORMATS: tuple[ToolFormat, ...] = (
 """Every format of tool calls; the first one that a chat template shows is the model's."""
 
 NONE = "none"
+MOST_HELD_CHARS = 1 << 16
+"""Of the schemas that a required call is held to, all tools together: as many as a grammar may have."""
 
 Format = TypeVar("Format", ToolFormat, ReasoningFormat)
 
@@ -123,6 +126,13 @@ class AnswerFormat:
         answer = grammar.answer_rule(constraint) if constraint is not None else None
         if tools.mode != "required" and answer is None:
             return constraint
+        size = len(json.dumps([tool.parameters for tool in tools.tools])) if tools.is_held else 0
+        if size > MOST_HELD_CHARS:
+            raise RequestError(
+                f"tools: the parameters of {len(tools.tools)} tools have {size} characters together, and a required "
+                f"call is held to at most {MOST_HELD_CHARS}; name fewer in tool_choice, or set it to auto",
+                "tools",
+            )
         calls = form.grammar(tools, grammar.marker_of(self.special, self.special_ids))
         return text_grammar(calls if answer is None else grammar.calls_or(calls, answer))
 

@@ -37,19 +37,21 @@ def unfold(schema: Any, root: Any) -> Unfolded:
     >>> unfold({"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}, {"$defs": {"a": {"type": "string"}}}).branches
     [({'type': 'string'},), ({'type': 'null'},)]
     """
-    work = _Unfolding(root)
-    branches = work.branches(schema, ())
+    work = Unfolding(root)
+    branches = work.branches(schema)
     return Unfolded(branches, work.has_one_of)
 
 
-class _Unfolding:
-    def __init__(self, root: Any):
-        self.root, self.num_steps, self.has_one_of = root, 0, False
+class Unfolding:
+    """Unfolds schemas of one root, in so many steps altogether."""
 
-    def branches(self, schema: Any, followed: tuple[str, ...]) -> list[Branch]:
-        """followed: references on the way here."""
+    def __init__(self, root: Any, most_steps: int = MOST_STEPS):
+        self.root, self.most_steps, self.num_steps, self.has_one_of = root, most_steps, 0, False
+
+    def branches(self, schema: Any, followed: tuple[str, ...] = ()) -> list[Branch]:
+        """The alternatives of a schema. followed: references on the way here. Raises TooComplex."""
         self.num_steps += 1
-        if self.num_steps > MOST_STEPS or len(followed) > MOST_BRANCHES:
+        if self.num_steps > self.most_steps or len(followed) > MOST_BRANCHES:
             raise TooComplex("it has too many alternatives or references")
         if schema is False:
             return []

@@ -9,6 +9,7 @@ from typing import Any
 
 from hyla.answers.asked_text import asked_of_text
 from hyla.answers.call_shapes import Argument, refusal, shapes_of
+from hyla.answers.followable import Unfollowable
 from hyla.answers.grammar import Marker, json_rule, quoted, repeated, rules
 from hyla.answers.lifting import DROPPED, Definitions
 from hyla.answers.patterns import ANY, escaped
@@ -41,8 +42,9 @@ def tagged_calls(tools: ToolUse, mark: Marker, tags: Tags, *, tag_of: TagOf | No
     made = {"start": f"{opening} {repeated('call', tools)} {closing}"}
     made["call"] = " | ".join(f"call_{n}" for n in range(len(tools.tools)))
     for n, tool in enumerate(tools.tools):
+        writer.owner = tool.name
         made[f"call_{n}"] = writer.call(tool) if tools.is_held else writer.loose_call(tool)
-    return rules(**made, **writer.made)
+    return rules({**made, **writer.made}, writer.owners)
 
 
 class _Writer:
@@ -52,12 +54,17 @@ class _Writer:
         self.end = self.line + tags.parameter_close + "\n"
         self.made: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self.owner = ""
+        """The tool that is being written."""
+        self.owners: dict[str, str] = {}
+        """Tools by the rules that were first made for them."""
 
     def _named(self, kind: str, body: str) -> str:
         """The name of a rule, the same for the same body."""
         if body not in self._names:
             self._names[body] = f"{kind}{len(self._names)}"
             self.made[self._names[body]] = body
+            self.owners[self._names[body]] = self.owner
         return self._names[body]
 
     def call(self, tool: FunctionTool) -> str:
@@ -126,7 +133,7 @@ class _Writer:
         schema = definitions.lift(argument.schema, tool.parameters or {}, tool.name)
         values = wanted_by(unfolded.branches).values
         if not is_mixed:
-            whole_rule = json_rule(definitions.with_root(_as_object(schema)))
+            whole_rule = _json_of(tool, argument, definitions.with_root(_as_object(schema)))
             return [f"{self._named('j', whole_rule)} {end}"] if kinds or values else []
         if any(_is_filtered(branch) for branch in unfolded.branches):
             raise refusal(tool, f"values beside other keywords in the property {argument.name!r}")
@@ -134,7 +141,7 @@ class _Writer:
         made = [f"{quoted(single)} {end}" for single in singles]
         if kinds:
             narrow = definitions.with_root({"allOf": [schema, {"type": sorted(kinds)}]})
-            made.append(f"{self._named('j', json_rule(narrow))} {end}")
+            made.append(f"{self._named('j', _json_of(tool, argument, narrow))} {end}")
         return made
 
     def _texts(
@@ -175,6 +182,13 @@ class _Writer:
         terminal = self._named("V", f"({inside}) {first}")
         # Where a token of its own ends the value, text may hold what stands before that token.
         return f"{terminal}{'+' if rest and not conditions else ''} {rest}".strip()
+
+
+def _json_of(tool: FunctionTool, argument: Argument, schema: Any) -> str:
+    try:
+        return json_rule(schema)
+    except Unfollowable as error:
+        raise refusal(tool, f"in the property {argument.name!r} what no grammar can follow: {error}") from error
 
 
 def _may_be_string(branch: Branch) -> bool:

@@ -161,6 +161,10 @@ class Engine(BlockingUse):
         """
         return self._resolver.resolve(request)
 
+    def try_grammars_first(self) -> None:
+        """From now on try each grammar in a process of its own before it is compiled here: for those of strangers."""
+        self._resolver.grammars.try_first()
+
     def add(self, request: Request | Resolved, *, arrived: float | None = None, is_admitted: bool = False) -> Request:
         """Queue a request; its events come out of `step`. Returns it resolved.
 
@@ -283,7 +287,7 @@ class Engine(BlockingUse):
             generation = outcome.generation
             events += outcome.events
             if outcome.problem is not None or outcome.is_scored:
-                reason = "length" if outcome.is_scored else "error"
+                reason = "length" if outcome.is_scored else "dead_end" if outcome.is_dead_end else "error"
                 if outcome.problem == NOT_NUMBERS:
                     self.forget_cached()  # what it has put there may be where they come from
                 events.append(self._end(generation, reason, outcome.problem, keep=outcome.is_scored))

@@ -31,6 +31,8 @@ class Outcome:
     """The prompt was only to be scored, and is."""
     problem: str | None = None
     """Why it cannot go on."""
+    is_dead_end: bool = False
+    """Whether that is what the request itself asks for: it leaves no token."""
     num_accepted: int = 0
 
 
@@ -138,7 +140,8 @@ class Runner:
                 self._verify(
                     part, outcome, logits_RV[first : first + len(span)], best and best[first : first + len(span)]
                 )
-            outcome.problem = part.generation.fault or outcome.problem
+            if part.generation.fault is not None:
+                outcome.problem, outcome.is_dead_end = part.generation.fault, False
             first += len(span)
 
     @staticmethod
@@ -154,6 +157,7 @@ class Runner:
             )
             if token is None:
                 outcome.problem = NOT_NUMBERS if is_plain else chooser.problem
+                outcome.is_dead_end = outcome.problem != NOT_NUMBERS
                 break
             outcome.events.append(generation.accept(token, chooser.logprob(logits_V, token)))
             if outcome.events[-1].finish_reason is not None or row == len(part.drafts):

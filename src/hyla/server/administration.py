@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
-
 from hyla.engine.hosting.handle import EngineHandle
 from hyla.errors import CapacityError, HylaError, RequestError
 from hyla.server.reading.errors import HTTPFailure
+from hyla.server.watch.aside import aside
 
 ACTIONS: Mapping[str, str] = {
     "pause": "pause",
@@ -33,7 +32,7 @@ async def administer(worker: EngineHandle, action: str, fields: Mapping[str, Any
         known = ", ".join(ACTIONS)
         raise HTTPFailure(404, f"there is no admin action {action!r}; choose one of {known}", code="unknown_action")
     try:
-        told = await run_in_threadpool(getattr(worker, ACTIONS[action]), **fields)
+        told = await aside(getattr(worker, ACTIONS[action]), **fields)
         if isinstance(told, Future):
             told = await asyncio.wrap_future(told)
     except (RequestError, CapacityError, HTTPFailure):

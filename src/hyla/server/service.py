@@ -100,6 +100,7 @@ def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
-def client_of(request: Request) -> str:
-    """Whose request it is, as a dependency of every route that needs a key."""
+async def client_of(request: Request) -> str:
+    """Whose request it is, as a dependency of every route that needs a key. (Asynchronous, so that nobody waits for a
+    thread to be let in.)"""
     return service_of(request).keys.check(request)

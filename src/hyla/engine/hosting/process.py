@@ -129,23 +129,34 @@ class EngineProcess:
 
     def submit(self, request: Request, on_event: OnEvent) -> Request:
         """Waits until the process has taken the request, or refused it."""
+        return self.submitted(request, on_event).result()
+
+    def submitted(self, request: Request, on_event: OnEvent) -> Future:
+        """Like `submit`, without waiting: a Future of what it returns or raises."""
         opening, name = _Opening(on_event), request.request_id
         with self._lock:
             if name in self._openings or name in self._listeners:
                 raise RequestError(f"request id {name!r} is in use; choose another", "request_id")
             self._openings[name] = opening
-        try:
-            return self._call("submit", opening, request=request).result()
-        finally:
+
+        def forget(done: Future | None = None) -> None:
             with self._lock:
                 if self._openings.get(name) is opening:  # it was not taken
                     del self._openings[name]
+
+        try:
+            future = self._call("submit", opening, request=request)
+        except BaseException:
+            forget()
+            raise
+        future.add_done_callback(forget)
+        return future
 
     def cancel(self, request_id: str) -> None:
         with self._lock:
             if request_id in self._openings:
                 self._openings[request_id].is_cancelled = True
-            elif self._child is not None:
+            if self._child is not None:  # it may be dropped before its turn
                 self._child.send(Cancel(request_id))
 
     def embed(self, command: EmbedCommand) -> Future:
@@ -173,6 +184,7 @@ class EngineProcess:
 
     def _call(self, verb: str, opening: _Opening | None = None, **arguments: Any) -> Future:
         pending = _PendingCall(verb, Future(), opening)
+        pending.future.set_running_or_notify_cancel()  # its answer comes, whether or not somebody waits
         with self._lock:
             if self._is_stopping.is_set():
                 raise Overloaded("the server is shutting down; ask another one")

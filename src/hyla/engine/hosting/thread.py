@@ -12,6 +12,7 @@ from typing import TypeVar
 from hyla.engine.administration import Administration, PauseMode
 from hyla.engine.embedding import embed
 from hyla.engine.engine import Engine
+from hyla.engine.hosting.intake import Intake
 from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
 from hyla.engine.requests.embed import EmbedCommand
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent
@@ -56,6 +57,7 @@ class EngineThread:
         self._drains: list[Future] = []
         """Futures of pauses that wait for running requests."""
         self._listeners = Listeners()
+        self._intake = Intake(self.submit, max_requests)
         self._is_stopping = False
         self._thread: threading.Thread | None = None
 
@@ -82,6 +84,7 @@ class EngineThread:
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
+        self._intake.close()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -109,6 +112,10 @@ class EngineThread:
             self._changed.notify()
         return request
 
+    def submitted(self, request: Request, on_event: OnEvent) -> Future:
+        """`submit` on a thread of this object: a Future of what it returns or raises."""
+        return self._intake.submit(request, on_event)
+
     def _refuse_overload(self, request: Request) -> None:
         if self._is_stopping:
             raise Overloaded("the server is shutting down; ask another one")
@@ -122,6 +129,7 @@ class EngineThread:
 
     def cancel(self, request_id: str) -> None:
         """Stop a request before the next step; unknown and finished ones are ignored."""
+        self._intake.cancel(request_id)
         with self._changed:
             self._cancelled.append(request_id)
             self._changed.notify()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from threading import Lock
 
@@ -14,9 +14,6 @@ from hyla.engine.requests.messages import TokenEvent
 from hyla.errors import HylaError
 
 logger = logging.getLogger(__name__)
-
-NUM_RESOLVING = 4
-"""Requests that are checked (texts encoded, grammars compiled) at the same time."""
 
 VERBS = frozenset({"submit", "embed", "status", "pause", "resume", "sleep", "wake", "update_weights"})
 """Methods of `EngineThread` that may be called over the pipe."""
@@ -34,6 +31,7 @@ def work(connection: Connection, launch: Launch) -> None:
     except HylaError as error:
         pipe.send(Rejected(error))
         return
+    engine.try_grammars_first()
     thread = EngineThread(engine, max_requests=launch.max_requests)
     worker = Worker(pipe, thread)
     thread.start()
@@ -83,21 +81,20 @@ class Worker:
     def serve(self) -> None:
         """Until told to stop, or the other side is gone."""
         self._pipe.send(Ready(self._thread.facts, self._thread.status()))
-        with ThreadPoolExecutor(NUM_RESOLVING, "hyla-resolve") as pool:
-            while not isinstance(message := self._pipe.receive(), Stop):
-                if isinstance(message, Cancel):
-                    self._thread.cancel(message.request_id)
-                elif message.verb == "submit":
-                    pool.submit(self._carry_out, message)
-                else:
-                    self._carry_out(message)
+        while not isinstance(message := self._pipe.receive(), Stop):
+            if isinstance(message, Cancel):
+                self._thread.cancel(message.request_id)
+            else:
+                self._carry_out(message)
 
     def _carry_out(self, call: Call) -> None:
         try:
             if call.verb not in VERBS:
                 raise HylaError(f"an engine's process does not know {call.verb!r}")
-            arguments = call.arguments | ({"on_event": self._events.append} if call.verb == "submit" else {})
-            value = getattr(self._thread, call.verb)(**arguments)
+            if call.verb == "submit":
+                value = self._thread.submitted(**call.arguments, on_event=self._events.append)
+            else:
+                value = getattr(self._thread, call.verb)(**call.arguments)
         except Exception as error:  # whoever called gets it
             self._pipe.send(Answer(call.number, error=_plain(error)))
             return

@@ -8,7 +8,7 @@ from typing import Literal
 from hyla.engine.requests.params import SamplingParams
 from hyla.errors import FieldError, RequestError
 
-FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
+FinishReason = Literal["stop", "length", "dead_end", "cancelled", "deadline", "error"]
 
 MOST_PRIORITY = 100
 LONGEST_NAME = 256
@@ -132,7 +132,7 @@ class TokenEvent:
     stop: str | None = None
     """The stop string that ended it, if one did."""
     error: str | None = None
-    """What went wrong, with finish_reason "error"."""
+    """What went wrong, with finish_reason "error"; with "dead_end", what left no token to go on with."""
     retry_after_seconds: int | None = None
     """With an error that is not the request's: after how many seconds the same request may succeed."""
 

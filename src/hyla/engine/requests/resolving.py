@@ -73,7 +73,7 @@ class Resolver:
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         params = params.model_copy(update={"max_tokens": most, "seed": seed})
         form, num_choices = params.grammar, params.n
-        grammars = tuple(self.grammars.compile(form) for _ in range(num_choices)) if form is not None else ()
+        grammars = self.grammars.compile_each(form, num_choices) if form is not None else ()
         return Resolved(replace(request, prompt=ids, params=params), grammars)
 
     def _resolve_words(self, params: SamplingParams) -> SamplingParams:

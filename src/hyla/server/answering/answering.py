@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 
@@ -19,6 +20,8 @@ from hyla.server.reading.prompts import check_logprobs
 from hyla.server.served import ServedModel
 from hyla.server.service import Service
 from hyla.server.shapes.protocol import Shape
+
+logger = logging.getLogger(__name__)
 
 
 async def answer(
@@ -38,7 +41,7 @@ async def answer(
     headers = {"X-Request-Id": answer_id, **(headers or {})}
     with ExitStack() as stack:
         stack.enter_context(service.turn(client))
-        events, requests = await Events.open(served.worker, service.inbox, requests)
+        events, requests = await Events.open(served.worker, service.inbox, requests, http.receive)
         stack.enter_context(service.track(answer_id, events, client))
         first_index = {request.request_id: n * request.params.n for n, request in enumerate(requests)}
         if is_streamed:
@@ -59,7 +62,7 @@ async def gather(
     http: Request, worker: EngineHandle, inbox: Inbox, requests: Sequence[EngineRequest]
 ) -> list[Completion] | None:
     """Every choice of some requests, in order; None when the client has gone. Raises what refuses them."""
-    events, requests = await Events.open(worker, inbox, requests)
+    events, requests = await Events.open(worker, inbox, requests, http.receive)
     collectors = {request.request_id: Collector(request) for request in requests}
     await _take_all(http, events, lambda event: collectors[event.request_id].add(event))
     if not all(collector.is_finished for collector in collectors.values()):
@@ -103,6 +106,10 @@ def _failure(event: TokenEvent) -> HTTPFailure | None:
     if event.retry_after_seconds is not None:
         retry = {"Retry-After": str(event.retry_after_seconds)}
         return HTTPFailure(503, event.error or "", kind="server_error", code="engine_restarted", headers=retry)
+    if event.finish_reason == "dead_end":
+        logger.info("choice %d of %s is cut off: %s", event.choice, event.request_id, event.error)
+        if event.usage is None or not event.usage.completion_tokens:
+            return HTTPFailure(400, f"nothing can be answered: {event.error}", code="nothing_allowed")
     if event.finish_reason == "error":
         return HTTPFailure(500, event.error or "the engine failed", kind="server_error", code="engine_failed")
     if event.finish_reason == "cancelled":

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from threading import Lock
 
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
+from starlette.types import Receive
 
 from hyla.engine import Request, TokenEvent
 from hyla.engine.hosting.handle import EngineHandle
+from hyla.errors import HylaError
 
 
 class Inbox:
@@ -49,19 +50,34 @@ class Events:
 
     @classmethod
     async def open(
-        cls, worker: EngineHandle, inbox: Inbox, requests: Sequence[Request]
+        cls, worker: EngineHandle, inbox: Inbox, requests: Sequence[Request], receive: Receive
     ) -> tuple[Events, list[Request]]:
-        """Submit all requests (or none) and return them resolved. Raises RequestError, CapacityError, Overloaded."""
+        """Submit all requests (or none) and return them resolved. Raises RequestError, CapacityError, Overloaded.
+
+        receive: of the HTTP request. A client that goes away meanwhile closes the events, and its requests come back as
+        they were.
+        """
         events = cls(worker, inbox)
         resolved = []
+        watcher = asyncio.create_task(close_on_disconnect(receive, events))
         try:
             for request in requests:
                 events._unfinished[request.request_id] = request.params.n
-                # Encoding a long prompt takes a while; the event loop must not wait for it.
-                resolved.append(await run_in_threadpool(worker.submit, request, events._receive))
+                taken = worker.submitted(request, events._receive)
+                resolved.append(await asyncio.shield(asyncio.wrap_future(taken)))
+                if events.is_closed:
+                    events.abort()  # it may have been taken after the first word of that
+                    return events, list(requests)
+        except HylaError:
+            if events.is_closed:
+                return events, list(requests)
+            events.close()
+            raise
         except BaseException:
             events.close()
             raise
+        finally:
+            watcher.cancel()
         return events, resolved
 
     def _receive(self, event: TokenEvent) -> None:
@@ -93,7 +109,7 @@ class Events:
         self._queue.put_nowait(None)
 
 
-async def close_on_disconnect(receive, events: Events) -> None:
+async def close_on_disconnect(receive: Receive, events: Events) -> None:
     """Wait for the client to go away. The request's body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -78,19 +78,26 @@ def _as_object(value: dict | str, name: str) -> dict:
     return schema
 
 
-def check_schema(schema: dict, name: str, limits: Limits) -> dict:
-    """The schema, within the bounds. References may only point into it: nothing is fetched."""
+def check_schema(schema: dict, name: str, limits: Limits, *, param: str | None = None, is_held: bool = True) -> dict:
+    """The schema, within the bounds. References may only point into it: nothing is fetched.
+
+    name: what holds it, for people. param: the field, if that is another word. is_held: whether an answer is sure to be
+    held to it; elsewhere a reference to somewhere else means nothing yet.
+    """
     if len(json.dumps(schema)) > limits.max_schema_bytes:
-        raise RequestError(f"{name} holds a schema larger than {limits.max_schema_bytes} bytes; shorten it", name)
+        message = f"{name} holds a schema larger than {limits.max_schema_bytes} bytes; shorten it"
+        raise RequestError(message, param or name)
     waiting = [(schema, 1)]
     while waiting:
         value, depth = waiting.pop()
         if depth > limits.max_schema_depth:
-            raise RequestError(f"{name} holds a schema nested deeper than {limits.max_schema_depth}; flatten it", name)
+            message = f"{name} holds a schema nested deeper than {limits.max_schema_depth}; flatten it"
+            raise RequestError(message, param or name)
         if isinstance(value, dict):
             reference = value.get("$ref")
-            if isinstance(reference, str) and not reference.startswith("#"):
-                raise RequestError(f"{name} refers to {reference!r}; only references inside the schema work", name)
+            if is_held and isinstance(reference, str) and not reference.startswith("#"):
+                message = f"{name} refers to {reference!r}; only references inside the schema work"
+                raise RequestError(message, param or name)
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         waiting += [(child, depth + 1) for child in inner]
     return schema

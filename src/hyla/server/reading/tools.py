@@ -33,7 +33,7 @@ def tool_use(
     if twice is not None:
         raise RequestError(f"tools defines {twice!r} twice; give each its own name", "tools")
     for tool in tools:
-        check_schema(tool.parameters or {}, "tools", limits)
+        check_schema(tool.parameters or {}, f"tools: {tool.name!r}", limits, param="tools", is_held=False)
     if mode == "required" and not tools:
         what = "none of the tools can be offered here" if skipped and skipped.tool_names else "there are no tools"
         raise RequestError(f"tool_choice asks for a call and {what}; add some functions", "tool_choice")

@@ -40,7 +40,8 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
     conversation = _conversation(requested, service.limits)
     prompt = await prompt_of(served, conversation)
     constraint = grammar_of(requested, service.limits)
-    reading = served.format.reading(
+    reading = await run_in_threadpool(
+        served.format.reading,
         prompt.text,
         conversation.tools,
         constraint,

@@ -14,7 +14,7 @@ from hyla.server.service import client_of, service_of
 router = APIRouter()
 
 
-def admin_of(request: Request) -> None:
+async def admin_of(request: Request) -> None:
     """A dependency of the admin routes."""
     service_of(request).keys.check_admin(request)
 

@@ -51,7 +51,8 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
     constraint = _grammar(requested, service.limits)
     # A model without known thinking may be asked to think: clients send it to every model.
     thinking = requested.thinking if served.format.thinking_ids is not None else None
-    reading = served.format.reading(
+    reading = await run_in_threadpool(
+        served.format.reading,
         prompt.text,
         conversation.tools,
         constraint,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 
 from hyla.server.served import ServedModel
 from hyla.server.service import client_of, service_of
+from hyla.server.watch.aside import aside
 
 router = APIRouter()
 
@@ -16,7 +16,7 @@ router = APIRouter()
 async def health(request: Request) -> JSONResponse:
     """The process answers; how its models are doing."""
     service = service_of(request)
-    models = {name: await run_in_threadpool(_health, served) for name, served in service.models.items()}
+    models = {name: await aside(_health, served) for name, served in service.models.items()}
     first = next(iter(service.models))
     status = "draining" if service.is_draining else "ok"
     return JSONResponse({"status": status, "model": first, **models[first], "models": models})

@@ -59,7 +59,8 @@ async def _answer(request: Request, service: Service, requested: ResponseRequest
     messages, conversation, functions = _conversation(requested, service, client)
     prompt = await prompt_of(served, conversation)
     constraint = _grammar(requested.text, service.limits)
-    reading = served.format.reading(
+    reading = await run_in_threadpool(
+        served.format.reading,
         prompt.text,
         conversation.tools,
         constraint,

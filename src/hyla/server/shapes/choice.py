@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from hyla.answers.protocol import Delta, Parser, PlainParser, ReasoningDelta, TextDelta, ToolDelta
 from hyla.engine import TokenEvent, TokenLogprob, Usage
+from hyla.engine.requests.messages import FinishReason
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Choice:
         deltas = list(self.parser.push(event.text or ""))
         if event.finish_reason is not None:
             deltas += self.parser.finish()
-            self.finish_reason, self.stop, self.usage = event.finish_reason, event.stop, event.usage
+            self.finish_reason, self.stop, self.usage = told_reason(event.finish_reason), event.stop, event.usage
         deltas = [delta for delta in (self._named(delta) for delta in deltas) if delta is not None]
         for delta in deltas:
             self._append(delta)
@@ -96,6 +97,12 @@ class Choice:
             self.calls.append(ToolCall(delta.call_id or _new_call_id(), delta.name, delta.arguments))
         else:
             self.calls[delta.index].arguments += delta.arguments
+
+
+def told_reason(reason: FinishReason) -> str:
+    """How an answer ended, as clients know it: one that the request's own rules left without a next token is cut off,
+    as by its length."""
+    return "length" if reason == "dead_end" else reason
 
 
 def _new_call_id() -> str:

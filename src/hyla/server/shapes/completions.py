@@ -140,7 +140,12 @@ class CompletionShape(OpenAIShape):
         if not (text or event.logprobs or event.finish_reason or self.wants_ids):
             return
         logprobs = self._logprobs(index, _entries(event.logprobs)) if event.logprobs else None
-        body = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": event.finish_reason}
+        body = {
+            "index": index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": self.choices[index].finish_reason,
+        }
         yield self._chunk([{**body, **self._ids_of(event)}])
 
     def _logprobs(self, index: int, entries: Sequence[Entry]) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hyla.engine.hosting.handle import EngineHandle
+from hyla.server.watch.aside import aside
 from hyla.server.watch.logs import FIELDS
 from hyla.server.watch.metrics import Metrics
 from hyla.server.watch.traces import Traces
@@ -47,12 +48,12 @@ def router_of(metrics: Metrics, check_key: Callable) -> APIRouter:
     router = APIRouter()
 
     @router.get("/metrics")
-    def show_metrics() -> Response:
-        return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def show_metrics() -> Response:
+        return Response(await aside(metrics.exposition), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @router.get("/engine/status", dependencies=[Depends(check_key)])
-    def status() -> JSONResponse:
-        return JSONResponse({"models": {name: status_body(metrics, name) for name in metrics.workers}})
+    async def status() -> JSONResponse:
+        return JSONResponse({"models": {name: await aside(status_body, metrics, name) for name in metrics.workers}})
 
     return router
 
