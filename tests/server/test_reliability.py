@@ -86,7 +86,7 @@ def test_a_head_that_is_too_large_is_refused(strict):
         assert raw.recv(2000).startswith(b"HTTP/1.1 431")
     with connect(strict) as raw:
         raw.sendall(b"GET /health HTTP/1.1\r\nX: " + b"y" * 10_000)
-        assert raw.recv(2000).startswith(b"HTTP/1.1 400")
+        assert raw.recv(2000).startswith(b"HTTP/1.1 431")
 
 
 def test_a_client_that_does_not_read_is_cut_off(strict):

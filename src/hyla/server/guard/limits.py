@@ -19,6 +19,8 @@ class Limits(Config):
 
     max_body_bytes: Count = 16 << 20
     """Largest request body; a larger one is 413."""
+    max_connections: Count = 2048
+    """Open connections; more are answered with 503 and closed. At most what the process may open files for."""
     max_json_depth: Count = 100
     """Nesting of a request body."""
     max_json_names: Count = 8192

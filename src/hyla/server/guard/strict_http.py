@@ -1,0 +1,45 @@
+"""HTTP/1.1 as h11 reads it, without what two servers on a way could read in two ways (request smuggling)."""
+
+from __future__ import annotations
+
+import h11
+
+MOST_HEADERS = 256
+"""Lines of one head."""
+LONGEST_REASON = 200
+"""Characters of what h11 says, which may repeat what was sent."""
+
+
+class StrictConnection(h11.Connection):
+    """Refuses a request whose length is told twice, one whose head has very many lines, and HTTP/1.0 with an encoding.
+
+    mistake: the status and the reason of what was refused last, h11's own refusals included.
+    """
+
+    mistake: tuple[int, str] | None = None
+
+    def next_event(self):
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                _check_head(event)
+        except h11.RemoteProtocolError as error:
+            self.mistake = (error.error_status_hint, str(error)[:LONGEST_REASON])
+            raise
+        return event
+
+
+def _check_head(request: h11.Request) -> None:
+    """Raises RemoteProtocolError for what is refused."""
+    if len(request.headers) > MOST_HEADERS:
+        raise h11.RemoteProtocolError(f"the head has more than {MOST_HEADERS} lines", error_status_hint=431)
+    if request.http_version not in (b"1.0", b"1.1"):
+        version = request.http_version.decode("ascii")
+        raise h11.RemoteProtocolError(f"HTTP/{version} is not spoken here", error_status_hint=505)
+    names = [name for name, _ in request.headers]
+    if b"transfer-encoding" not in names:
+        return
+    if b"content-length" in names:
+        raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding exclude each other")
+    if request.http_version != b"1.1":
+        raise h11.RemoteProtocolError("HTTP/1.0 has no Transfer-Encoding")
