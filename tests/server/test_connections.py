@@ -160,7 +160,9 @@ def test_http_that_can_be_read_in_two_ways_is_refused_and_ends(keyed, short_ling
     assert error_in(answer)["type"] == "invalid_request_error" and len(STATUS_LINE.findall(answer)) == 1
 
 
-@pytest.mark.parametrize("first", ["POST /v1/completions HTTP/3.0", "\x16\x03\x01", "GET /\x1b[31m HTTP/1.1", "G\0T / X"])
+@pytest.mark.parametrize(
+    "first", ["POST /v1/completions HTTP/3.0", "\x16\x03\x01", "GET /\x1b[31m HTTP/1.1", "G\0T / X"]
+)
 def test_a_first_line_of_something_else_is_refused_in_json(keyed, first):
     with connect(keyed) as raw:
         raw.sendall(f"{first}\r\nHost: x\r\n\r\n".encode())
@@ -168,7 +170,9 @@ def test_a_first_line_of_something_else_is_refused_in_json(keyed, first):
     assert answer.split()[1] in (b"400", b"505") and error_in(answer)["message"] and b"\x1b" not in answer
 
 
-@pytest.mark.parametrize("chunk", ["fffffffffffffffffffff\r\n", "-5\r\nhello", "0x5\r\nhello", "5\r\nhelloXX", "5;" + "x" * 99_999])
+@pytest.mark.parametrize(
+    "chunk", ["fffffffffffffffffffff\r\n", "-5\r\nhello", "0x5\r\nhello", "5\r\nhelloXX", "5;" + "x" * 99_999]
+)
 def test_a_body_that_breaks_off_is_400_and_no_failure_of_the_server(keyed, short_linger, chunk, caplog):
     head = f"POST /v1/completions HTTP/1.1\r\n{HEAD}Authorization: Bearer key\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connect(keyed) as raw:
@@ -180,7 +184,9 @@ def test_a_body_that_breaks_off_is_400_and_no_failure_of_the_server(keyed, short
     assert len(STATUS_LINE.findall(answer)) == 1 and not [own for own in caplog.records if own.levelno >= logging.ERROR]
 
 
-@pytest.mark.parametrize("target", ["http://other/health", "*", "/v1/models/%00", "/%ff", "/x?" + "a=b&" * 100, "//health"])
+@pytest.mark.parametrize(
+    "target", ["http://other/health", "*", "/v1/models/%00", "/%ff", "/x?" + "a=b&" * 100, "//health"]
+)
 def test_odd_targets_are_answered(keyed, target):
     with connect(keyed) as raw:
         raw.sendall(f"GET {target} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".encode())

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 connections with bounds: on how many there are, on slow clients, and on bodies that nobody reads."""
+"""uvicorn's HTTP/1.1 connections with bounds: on their number, on slow clients, and on bodies that nobody reads."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class LingeringTransport:
 
 
 class BoundedConnection(H11Protocol):
-    """Closes a connection whose headers take too long, one whose client takes no data for too long, and one whose answer
-    is made before its body has come. Turns new ones away when there are too many."""
+    """Closes a connection whose headers take too long, one whose client takes no data for too long, and one whose
+    answer is made before its body has come. Turns new ones away when there are too many."""
 
     limits: Limits
     """Set by `bounded`."""
