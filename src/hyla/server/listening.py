@@ -82,6 +82,8 @@ class DrainingServer(uvicorn.Server):
         )
         super().__init__(config)
         self._on_started = on_started
+        self.failure: BaseException | None = None
+        """Why `on_started` could not say that the server is ready; it ends then, as after SIGTERM."""
         self._told_at = float("-inf")
         """When, on the monotonic clock, the log said last that connections cannot be taken."""
 
@@ -89,7 +91,11 @@ class DrainingServer(uvicorn.Server):
         asyncio.get_running_loop().set_exception_handler(self._take_loop_error)
         await super().startup(sockets)
         if self.started and self._on_started is not None:
-            self._on_started()
+            try:
+                self._on_started()
+            except (OSError, SystemExit) as error:  # consoles end a process whose output nobody reads
+                self.failure = error
+                self.should_exit = True
 
     def _take_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """One line for many connections that cannot be taken: the loop tells of each, thousands of times a second."""
@@ -110,7 +116,7 @@ def serve(
     """Serve until interrupted.
 
     ready: called with the server's URL once it answers.
-    Raises ConfigError when the port is in use; the caller prints it and exits with 1.
+    Raises ConfigError when the port is in use, or when `ready` cannot write; the caller prints it and exits with 1.
     """
     raise_file_limit()
     with listen(host, port) as listener:
@@ -121,3 +127,8 @@ def serve(
             server.run(sockets=[listener])
         except KeyboardInterrupt:
             return
+        if server.failure is not None:
+            raise ConfigError(
+                f"cannot say that the server is ready: {server.failure or 'nobody reads standard output'}; send standard "
+                "output to what can be written"
+            ) from server.failure

@@ -15,7 +15,8 @@ from itertools import count
 from typing import Any, Literal
 
 from hyla.engine.clock import monotonic
-from hyla.engine.hosting.child import Child, Progress
+from hyla.engine.hosting.child import KILL_SECONDS, Child, Progress
+from hyla.engine.hosting.heartbeat import BEAT_SECONDS
 from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
 from hyla.engine.hosting.wire import Answer, Call, Cancel, Launch, StepEvents, Stop
 from hyla.engine.requests.embed import EmbedCommand
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 5.0
 """How long `status` waits for the process before it tells what was known last."""
+QUIET_SECONDS = 5.0
+"""A process that has said nothing for so long gets no more requests until it does."""
+LONG_STEP_SECONDS = 60.0
+"""A step that takes longer stands in the log."""
 STEADY_SECONDS = 60.0
 """A process that lived this long is started again at once; after a shorter life there is a pause before it."""
 LONGEST_PAUSE = 60.0
@@ -41,6 +46,8 @@ class _Opening:
     early: list[TokenEvent] = field(default_factory=list)
     """Events that came before the word that it was taken."""
     is_cancelled: bool = False
+    due: float = math.inf
+    """When, on the clock, its deadline is."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,11 @@ class EngineProcess:
         self._numbers = count(1)
         self._openings: dict[str, _Opening] = {}
         self._listeners = Listeners()
+        self._due: dict[str, float] = {}
+        """When, on the clock, the deadlines of unfinished requests are that have one."""
+        self._asked: Future | None = None
+        """The last call for the status, and when it was made."""
+        self._asked_at = 0.0
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -90,14 +102,26 @@ class EngineProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether requests are worked on."""
-        return self._thread is not None and self._child is not None and not self._is_stopping.is_set()
+        """Whether requests are worked on, for all that is known."""
+        child = self._child
+        is_well = child is not None and child.silence.seconds < QUIET_SECONDS
+        return self._thread is not None and is_well and not self._is_stopping.is_set()
+
+    def _new_status(self) -> dict:
+        """Raises HylaError or TimeoutError: it cannot be known now. However many ask, the process is asked once, and
+        who asks later than STATUS_SECONDS after that waits no more."""
+        with self._lock:
+            asked = self._asked
+        if asked is None or asked.done():
+            asked = self._call("status")
+            self._asked, self._asked_at = asked, monotonic()
+        return asked.result(max(0.0, self._asked_at + STATUS_SECONDS - monotonic()))
 
     def status(self) -> dict:
         """Numbers as plain data. While there is no process: the last ones, with the state "starting"."""
         child = self._child
         try:
-            self._status = self._call("status").result(STATUS_SECONDS)
+            self._status = self._new_status()
         except (HylaError, TimeoutError):
             if child is None:
                 self._status = self._status | {"state": "starting", "running": 0}
@@ -105,21 +129,28 @@ class EngineProcess:
             "pid": child.pid if child is not None else None,
             "restarts": self.num_restarts,
             "last_end": self._trouble or None,
+            "silent_seconds": child.silence.seconds if child is not None else None,
+            "step_seconds": round(child.step_seconds, 3) if child is not None else None,
         }
         return {**self._status, "unfinished_requests": self.num_requests, "worker": worker}
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._supervise, name="hyla-engine-process", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._watch_over, name="hyla-engine-watch", daemon=True).start()
 
     def stop(self) -> None:
-        """End the engine after its current step; unfinished requests get a cancelled event."""
+        """End the engine after its current step, or `stop_seconds` later; unfinished requests get a cancelled event."""
         self._is_stopping.set()
         with self._lock:
             if self._child is not None:
                 self._child.send(Stop())
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(self.launch.stop_seconds)
+            child = self._child
+            if self._thread.is_alive() and child is not None:
+                child.kill(f"did not end within {self.launch.stop_seconds:g} s")
+            self._thread.join(2 * KILL_SECONDS)
             self._thread = None
         elif self._child is not None:
             self._child.close()
@@ -128,18 +159,34 @@ class EngineProcess:
     # Requests, as of `EngineThread`
 
     def submit(self, request: Request, on_event: OnEvent) -> Request:
-        """Waits until the process has taken the request, or refused it."""
+        """Waits until the process has taken the request, or refused it; no longer than the process lives, which ends
+        when it says nothing."""
+        return self.submitted(request, on_event).result()
+
+    def submitted(self, request: Request, on_event: OnEvent) -> Future:
+        """Like `submit`, without waiting: a Future of what it returns or raises."""
         opening, name = _Opening(on_event), request.request_id
+        if request.deadline_seconds is not None:
+            opening.due = monotonic() + request.deadline_seconds
         with self._lock:
             if name in self._openings or name in self._listeners:
                 raise RequestError(f"request id {name!r} is in use; choose another", "request_id")
+            if len(self._openings) >= max(1, self.launch.max_requests):
+                raise Overloaded(f"{len(self._openings)} requests wait to be taken by the engine; try again in 1 s")
             self._openings[name] = opening
-        try:
-            return self._call("submit", opening, request=request).result()
-        finally:
+
+        def forget(done: Future | None = None) -> None:
             with self._lock:
                 if self._openings.get(name) is opening:  # it was not taken
                     del self._openings[name]
+
+        try:
+            future = self._call("submit", opening, request=request)
+        except BaseException:
+            forget()
+            raise
+        future.add_done_callback(forget)
+        return future
 
     def cancel(self, request_id: str) -> None:
         with self._lock:
@@ -173,11 +220,14 @@ class EngineProcess:
 
     def _call(self, verb: str, opening: _Opening | None = None, **arguments: Any) -> Future:
         pending = _PendingCall(verb, Future(), opening)
+        pending.future.set_running_or_notify_cancel()  # its answer comes, whether or not somebody waits
         with self._lock:
             if self._is_stopping.is_set():
                 raise Overloaded("the server is shutting down; ask another one")
             if self._child is None:
                 raise self._absence()
+            if self._child.silence.seconds >= QUIET_SECONDS:
+                raise self._quiet(self._child)
             number = next(self._numbers)
             self._pending[number] = pending
             self._child.send(Call(number, verb, arguments))
@@ -188,6 +238,12 @@ class EngineProcess:
         return Overloaded(
             f"the engine's process {self._trouble}; it is being started again, try again in {seconds} s", seconds
         )
+
+    def _quiet(self, child: Child) -> Overloaded:
+        """What is told instead of asking a process that has said nothing for a while."""
+        left = max(1, math.ceil(self.launch.silence_seconds - child.silence.seconds + self._start_seconds))
+        text = f"the engine's process has said nothing for {child.silence.seconds:.0f} s"
+        return Overloaded(f"{text}; it is started again if it stays so, try again in {left} s", left)
 
     def _read(self, child: Child) -> None:
         """Carry what comes until the process is gone."""
@@ -209,6 +265,8 @@ class EngineProcess:
         with self._lock:
             pending = self._pending.pop(answer.number, None)
         if pending is None:
+            if isinstance(answer.value, Request):  # nobody waited so long for it to be taken
+                self.cancel(answer.value.request_id)
             return
         if answer.error is not None:
             pending.future.set_exception(answer.error)
@@ -227,9 +285,44 @@ class EngineProcess:
         with self._lock:
             self._listeners.add(request, on_event)
             del self._openings[name]
+            if opening.due < math.inf:
+                self._due[name] = opening.due
         for event in opening.early:
             self._deliver(event)
         if opening.is_cancelled:
+            self.cancel(name)
+
+    # Silence
+
+    def _watch_over(self) -> None:
+        """Count the silence of the process until it is stopped or started no more; a long one ends it."""
+        limit, is_told = self.launch.silence_seconds, False
+        while not self._is_stopping.wait(BEAT_SECONDS):
+            child = self._child
+            if child is None:
+                continue
+            if child.silence.tick() >= limit:
+                child.kill(f"said nothing for {limit:g} s")
+            elif child.silence.seconds >= QUIET_SECONDS:
+                self._end_late(self._quiet(child))
+            is_long = child.step_seconds > LONG_STEP_SECONDS
+            if is_long and not is_told:
+                logger.warning("a step of the engine has been running for %.0f s and goes on", child.step_seconds)
+            is_told = is_long
+            with self._lock:
+                self._due = {name: due for name, due in self._due.items() if name in self._listeners}
+
+    def _end_late(self, error: Overloaded) -> None:
+        """End what is past its deadline, which the process does not."""
+        now = monotonic()
+        with self._lock:
+            openings = [own for own in self._pending.values() if own.opening is not None and own.opening.due < now]
+            late = [name for name, due in self._due.items() if due < now]
+            self._pending = {number: own for number, own in self._pending.items() if own not in openings}
+        for own in openings:
+            own.future.set_exception(error)
+        for name in late:
+            self._listeners.end(name, "error", str(error), retry_after_seconds=error.retry_after_seconds)
             self.cancel(name)
 
     # Deaths

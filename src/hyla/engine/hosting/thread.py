@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
 from hyla.engine.administration import Administration, PauseMode
+from hyla.engine.clock import monotonic
 from hyla.engine.embedding import embed
 from hyla.engine.engine import Engine
 from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
@@ -23,6 +24,9 @@ from hyla.errors import HylaError, RequestError
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+NUM_SUBMITTING = 4
+"""Requests that are checked (texts encoded, grammars compiled) at the same time for `submitted`."""
 
 _LATER = object()
 """The result of a command whose Future is done later."""
@@ -53,11 +57,14 @@ class EngineThread:
         """The load of what is added and not yet handed to the engine."""
         self._cancelled: list[str] = []
         self._commands: list[tuple[Callable[[], object], Future]] = []
+        self._submitting = ThreadPoolExecutor(NUM_SUBMITTING, "hyla-submit")
         self._drains: list[Future] = []
         """Futures of pauses that wait for running requests."""
         self._listeners = Listeners()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
+        self._step_began: float | None = None
+        """When, on the process' clock; None between two steps."""
 
     @property
     def num_requests(self) -> int:
@@ -72,6 +79,11 @@ class EngineThread:
     def is_alive(self) -> bool:
         """Whether requests are worked on."""
         return self._thread is not None and self._thread.is_alive() and not self._is_stopping
+
+    def step_seconds(self) -> float:
+        """How long the present step has been running; 0 between two steps. From any thread."""
+        began = self._step_began
+        return monotonic() - began if began is not None else 0.0
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="hyla-engine", daemon=True)
@@ -108,6 +120,10 @@ class EngineThread:
             self._added.append((resolved, arrived))
             self._changed.notify()
         return request
+
+    def submitted(self, request: Request, on_event: OnEvent) -> Future:
+        """A Future of what `submit` returns or raises, on a thread that waits for it."""
+        return self._submitting.submit(self.submit, request, on_event)
 
     def _refuse_overload(self, request: Request) -> None:
         if self._is_stopping:
@@ -196,12 +212,14 @@ class EngineThread:
 
     def _work(self) -> None:
         while self._take_commands():
+            self._step_began = monotonic()
             try:
                 events = self._step()
             except Exception:  # the engine ends its own failed batches; this is a fault of the engine itself
                 logger.exception("an engine step failed outside of its batch")
                 self._end_all("error", "the engine failed; its log has the reason")
                 events = []
+            self._step_began = None
             for event in events:
                 self._deliver(event)
             self._told()

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from threading import Lock
 
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from hyla.engine import Request, TokenEvent
@@ -57,8 +56,8 @@ class Events:
         try:
             for request in requests:
                 events._unfinished[request.request_id] = request.params.n
-                # Encoding a long prompt takes a while; the event loop must not wait for it.
-                resolved.append(await run_in_threadpool(worker.submit, request, events._receive))
+                # Checking it takes a while; neither the event loop nor one of its threads waits for that.
+                resolved.append(await asyncio.wrap_future(worker.submitted(request, events._receive)))
         except BaseException:
             events.close()
             raise

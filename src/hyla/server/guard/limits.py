@@ -59,3 +59,8 @@ class Limits(Config):
     """A client that takes nothing of a stream for this long is cut off and its work is cancelled."""
     drain_seconds: Seconds = 30.0
     """After SIGTERM, how long running answers may go on."""
+    engine_silence_seconds: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 60.0
+    """An engine's process gives a sign of life every second, whatever it computes; after so long without one it is
+    killed and started again."""
+    engine_stop_seconds: Seconds = 30.0
+    """How long an engine may take to end after its last step was asked for; then it is killed."""
