@@ -128,7 +128,7 @@ def serve(
         except KeyboardInterrupt:
             return
         if server.failure is not None:
+            reason = str(server.failure) if isinstance(server.failure, OSError) else "nobody reads it"
             raise ConfigError(
-                f"cannot say that the server is ready: {server.failure or 'nobody reads standard output'}; send standard "
-                "output to what can be written"
+                f"cannot say on standard output that the server is ready: {reason}; send it to what can be written"
             ) from server.failure

@@ -55,8 +55,8 @@ class Heart:
 
 
 class Silence:
-    """How long nothing came from a process, counted by whoever waits for it: while the waiting process itself is stopped,
-    nothing is counted."""
+    """How long nothing came from a process, counted by whoever waits for it: while the waiting process itself is
+    stopped, nothing is counted."""
 
     def __init__(self):
         self._ticks = 0
