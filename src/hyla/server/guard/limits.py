@@ -25,6 +25,11 @@ class Limits(Config):
     """Nesting of a request body."""
     max_json_names: Count = 8192
     """Names in one object of a request body."""
+    max_json_values: Count = 1 << 20
+    """Values in a request body, at any depth: numbers, texts, lists and objects. A prompt of token ids has one for each
+    token."""
+    max_json_containers: Count = 1 << 15
+    """Lists and objects among them."""
     max_header_bytes: Annotated[int, Field(ge=1024)] = 64 << 10
     """Path, query and headers together; more is 431."""
     max_requests: Annotated[int, Field(ge=0)] = 512

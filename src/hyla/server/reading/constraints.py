@@ -57,9 +57,9 @@ def _grammar(kind: str, value: Any, name: str, limits: Limits) -> dict:
     if kind == "json_object":
         return constraints.json_object_grammar()
     if kind == "json_schema":
-        return constraints.json_schema_grammar(check_schema(_as_object(value, name), name, limits))
+        return constraints.json_schema_grammar(check_schema(_as_object(value, name, limits), name, limits))
     if kind == "choice":
-        if not value or len(json.dumps(value)) > limits.max_schema_bytes:
+        if not value or _is_larger(value, limits.max_schema_bytes):
             raise RequestError(f"{name} must hold some choices, of at most {limits.max_schema_bytes} bytes", name)
         return constraints.choice_grammar(value)
     if len(value.encode()) > limits.max_schema_bytes:
@@ -67,8 +67,10 @@ def _grammar(kind: str, value: Any, name: str, limits: Limits) -> dict:
     return constraints.regex_grammar(value) if kind == "regex" else constraints.text_grammar(value)
 
 
-def _as_object(value: dict | str, name: str) -> dict:
+def _as_object(value: dict | str, name: str, limits: Limits) -> dict:
     """A schema that may have come as text."""
+    if isinstance(value, str) and len(value) > limits.max_schema_bytes:
+        raise RequestError(f"{name} is larger than {limits.max_schema_bytes} bytes; shorten it", name)
     try:
         schema = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError) as error:
@@ -78,9 +80,19 @@ def _as_object(value: dict | str, name: str) -> dict:
     return schema
 
 
+def _is_larger(value: Any, most_bytes: int) -> bool:
+    """Whether it has more bytes as JSON; no more of it is written than tells."""
+    num = 0
+    for piece in json.JSONEncoder().iterencode(value):
+        num += len(piece)
+        if num > most_bytes:
+            return True
+    return False
+
+
 def check_schema(schema: dict, name: str, limits: Limits) -> dict:
     """The schema, within the bounds. References may only point into it: nothing is fetched."""
-    if len(json.dumps(schema)) > limits.max_schema_bytes:
+    if _is_larger(schema, limits.max_schema_bytes):
         raise RequestError(f"{name} holds a schema larger than {limits.max_schema_bytes} bytes; shorten it", name)
     waiting = [(schema, 1)]
     while waiting:

@@ -14,7 +14,7 @@ from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
 from hyla.server.guard.limits import Limits
-from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.body import read_body
 from hyla.server.reading.constraints import format_grammar
 from hyla.server.reading.content import part_text, text_of
 from hyla.server.reading.conversation import Conversation
@@ -33,7 +33,7 @@ router = APIRouter()
 @router.post("/v1/messages")
 async def messages(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
-    requested = parse(MessageRequest, await read_json(request, service.limits))
+    requested = await read_body(MessageRequest, request, service.limits)
     with in_client_names(requested):
         return await _answer(request, service, requested, client)
 
@@ -80,7 +80,7 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    requested = parse(CountTokensRequest, await read_json(request, service.limits))
+    requested = await read_body(CountTokensRequest, request, service.limits)
     served = service.model_or_only(requested.model)
     with in_client_names(requested):
         prompt = await run_in_threadpool(served.prompt, _conversation(requested, service.limits))

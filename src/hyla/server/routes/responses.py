@@ -13,7 +13,7 @@ from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
 from hyla.server.guard.limits import Limits
-from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.body import read_body
 from hyla.server.reading.constraints import format_grammar
 from hyla.server.reading.content import text_of
 from hyla.server.reading.conversation import Conversation
@@ -43,7 +43,7 @@ LOGPROBS = "message.output_text.logprobs"
 @router.post("/v1/responses")
 async def responses(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
-    requested = parse(ResponseRequest, await read_json(request, service.limits))
+    requested = await read_body(ResponseRequest, request, service.limits)
     with in_client_names(requested):
         return await _answer(request, service, requested, client)
 
@@ -51,7 +51,7 @@ async def responses(request: Request, client: str = Depends(client_of)) -> Respo
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    requested = parse(InputTokensRequest, await read_json(request, service.limits))
+    requested = await read_body(InputTokensRequest, request, service.limits)
     with in_client_names(requested):
         served = service.model_or_only(requested.model)
         _, conversation = _conversation(requested, service, client)
