@@ -200,3 +200,20 @@ def test_what_is_counted_is_what_is_there():
     for piece in (b'{"a\\', b'"[{": [1, "\\\\', b'", {}]', b', "b": "]"}'):
         counter.add(piece)
     assert (counter.num_containers, counter.num_values) == (3, 7)
+
+
+@pytest.mark.parametrize("name", ["metadata", "user"])
+def test_what_an_answer_repeats_is_small(http, name):
+    body = ROUTES["/v1/responses"]
+    kept = http.post("/v1/responses", json={**body, name: {"a": "x" * 60_000}})
+    assert kept.status_code == 200 and kept.json()[name] == {"a": "x" * 60_000}
+    refused = http.post("/v1/responses", json={**body, name: {"a": "x" * 70_000}})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == name
+    assert f"{name} has more than 65536 bytes" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_an_error_repeats_little_of_what_was_sent(http, path):
+    answer = http.post(path, json={**ROUTES[path], "model": "x" * 1_000_000})
+    assert answer.status_code == 404 and len(answer.content) < 10_000
+    assert answer.json()["error"]["message"].endswith("this server has 'tiny'")

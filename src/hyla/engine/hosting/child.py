@@ -113,7 +113,7 @@ class Child:
         return message
 
     def kill(self, reason: str) -> None:
-        """End the process at once; `receive` will say that it is gone, and `close` why: "it `reason` and was killed"."""
+        """End the process at once; `receive` will say that it is gone, and `close` why: it did `reason`."""
         self._killed_for = reason
         self._process.kill()
 

@@ -10,6 +10,7 @@ from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.schemas.completions import CompletionRequest
+from hyla.server.schemas.fields import is_larger
 from hyla.server.schemas.generation import ResponseFormat
 
 
@@ -59,7 +60,7 @@ def _grammar(kind: str, value: Any, name: str, limits: Limits) -> dict:
     if kind == "json_schema":
         return constraints.json_schema_grammar(check_schema(_as_object(value, name, limits), name, limits))
     if kind == "choice":
-        if not value or _is_larger(value, limits.max_schema_bytes):
+        if not value or is_larger(value, limits.max_schema_bytes):
             raise RequestError(f"{name} must hold some choices, of at most {limits.max_schema_bytes} bytes", name)
         return constraints.choice_grammar(value)
     if len(value.encode()) > limits.max_schema_bytes:
@@ -80,19 +81,9 @@ def _as_object(value: dict | str, name: str, limits: Limits) -> dict:
     return schema
 
 
-def _is_larger(value: Any, most_bytes: int) -> bool:
-    """Whether it has more bytes as JSON; no more of it is written than tells."""
-    num = 0
-    for piece in json.JSONEncoder().iterencode(value):
-        num += len(piece)
-        if num > most_bytes:
-            return True
-    return False
-
-
 def check_schema(schema: dict, name: str, limits: Limits) -> dict:
     """The schema, within the bounds. References may only point into it: nothing is fetched."""
-    if _is_larger(schema, limits.max_schema_bytes):
+    if is_larger(schema, limits.max_schema_bytes):
         raise RequestError(f"{name} holds a schema larger than {limits.max_schema_bytes} bytes; shorten it", name)
     waiting = [(schema, 1)]
     while waiting:

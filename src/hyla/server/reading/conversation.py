@@ -79,7 +79,8 @@ class Conversation:
         if taken:
             name = min(taken)
             raise RequestError(
-                f"chat_template_kwargs may not set {name}, which is not the client's; leave it out", "chat_template_kwargs"
+                f"chat_template_kwargs may not set {name}, which is not the client's; leave it out",
+                "chat_template_kwargs",
             )
         messages = [message_for_template(message, f"messages[{n}]") for n, message in enumerate(self.messages)]
         if tokenizer.chat_template is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 from fastapi import APIRouter, Depends, Request
@@ -37,7 +38,7 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
     served = service.model_or_only(requested.model)
     served.require_tokenizer("chat")
     check_stream(requested)
-    conversation = _conversation(requested, service.limits)
+    conversation = await asyncio.to_thread(_conversation, requested, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = grammar_of(requested, service.limits)
     reading = served.format.reading(

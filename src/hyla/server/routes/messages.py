@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from typing import Any
@@ -41,7 +42,7 @@ async def messages(request: Request, client: str = Depends(client_of)) -> Respon
 async def _answer(request: Request, service: Service, requested: MessageRequest, client: str) -> Response:
     served = service.model_or_only(requested.model)
     served.require_tokenizer("messages")
-    conversation = _conversation(requested, service.limits)
+    conversation = await asyncio.to_thread(_conversation, requested, service.limits)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = _grammar(requested, service.limits)
     # A model without known thinking may be asked to think: clients send it to every model.
@@ -83,7 +84,8 @@ async def count_tokens(request: Request, client: str = Depends(client_of)) -> JS
     requested = await read_body(CountTokensRequest, request, service.limits)
     served = service.model_or_only(requested.model)
     with in_client_names(requested):
-        prompt = await run_in_threadpool(served.prompt, _conversation(requested, service.limits))
+        conversation = await asyncio.to_thread(_conversation, requested, service.limits)
+        prompt = await run_in_threadpool(served.prompt, conversation)
     return JSONResponse({"input_tokens": len(prompt.token_ids)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -38,6 +39,8 @@ from hyla.server.shapes.responses import ResponseShape
 router = APIRouter()
 
 LOGPROBS = "message.output_text.logprobs"
+ECHOED = {"reasoning", "text", "tool_choice", "tools", "user"}
+"""Fields that an answer repeats as they came."""
 
 
 @router.post("/v1/responses")
@@ -54,7 +57,7 @@ async def count_input_tokens(request: Request, client: str = Depends(client_of))
     requested = await read_body(InputTokensRequest, request, service.limits)
     with in_client_names(requested):
         served = service.model_or_only(requested.model)
-        _, conversation = _conversation(requested, service, client)
+        _, conversation = await asyncio.to_thread(_conversation, requested, service, client)
         prompt = await run_in_threadpool(served.prompt, conversation)
     return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
 
@@ -62,7 +65,7 @@ async def count_input_tokens(request: Request, client: str = Depends(client_of))
 async def _answer(request: Request, service: Service, requested: ResponseRequest, client: str) -> Response:
     served = service.model_or_only(requested.model)
     served.require_tokenizer("responses")
-    messages, conversation = _conversation(requested, service, client)
+    messages, conversation = await asyncio.to_thread(_conversation, requested, service, client)
     prompt = await run_in_threadpool(served.prompt, conversation)
     constraint = _grammar(requested.text, service.limits)
     reading = served.format.reading(
@@ -250,7 +253,7 @@ def _grammar(text: TextOptions | None, limits: Limits) -> dict | None:
 
 def _echo(requested: ResponseRequest) -> dict[str, Any]:
     """What an answer repeats of its request."""
-    given = requested.model_dump(mode="json", by_alias=True, exclude_none=True)
+    given = requested.model_dump(mode="json", by_alias=True, exclude_none=True, include=ECHOED)
     return {
         "background": False,
         "instructions": requested.instructions,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hyla.server.schemas.chat import Effort
-from hyla.server.schemas.fields import Body, Bookkeeping, Items, ModelOnly, NoEffect, OnlyNeutral, TopLogprobs
+from hyla.server.schemas.fields import Body, Bookkeeping, Echoed, Items, ModelOnly, NoEffect, OnlyNeutral, TopLogprobs
 from hyla.server.schemas.generation import StreamOptions
 from hyla.server.schemas.tools import ToolName, own_tool
 
@@ -112,7 +112,7 @@ class ResponseRequest(InputTokensRequest):
     top_logprobs: TopLogprobs | None = None
     include: Items[Includable] | None = None
     """"message.output_text.logprobs" is heard; the others ask for parts that no answer here has."""
-    metadata: dict[str, Any] | None = None
+    metadata: Annotated[dict[str, Any], Echoed()] | None = None
     background: Annotated[Any, OnlyNeutral((False,), "answers are made while the client waits")] = None
     prompt: Annotated[Any, OnlyNeutral((), "prompts are not kept here; send the messages")] = None
     moderation: Annotated[Any, OnlyNeutral((), "nothing is moderated here; leave it out")] = None
@@ -123,7 +123,7 @@ class ResponseRequest(InputTokensRequest):
     prompt_cache_retention: Annotated[Any, NoEffect("prefixes stay while there is room")] = None
     safety_identifier: Bookkeeping = None
     service_tier: Bookkeeping = None
-    user: Bookkeeping = None
+    user: Annotated[Any, Echoed(), NoEffect("it is bookkeeping of a hosted service")] = None
 
     # Extensions.
     top_k: int | None = None
