@@ -181,7 +181,7 @@ def test_a_number_that_no_answer_could_repeat_is_refused(http, path, number):
 
 
 NAMES = (
-    "self", "messages", "tools", "documents", "add_generation_prompt", "context", "environment", "names", "text", "loop",
+    "self", "messages", "tools", "documents", "add_generation_prompt", "context", "environment", "names", "loop",
     "caller", "varargs", "kwargs", "range", "dict", "cycler", "raise_exception", "strftime_now", "bos_token", "", "a b",
     "__class__", "args", "role", "template", "request", "render", "class", "é\0",
 )  # fmt: skip

@@ -26,7 +26,8 @@ def check_length(text: str, most_bytes: int, context_len: int, name: str = "the 
     num_bytes = len(text) if len(text) > most_bytes else len(text.encode("utf-8", "surrogatepass"))
     if num_bytes > most_bytes:
         raise FieldError(
-            "{name} has {value} bytes or more, and the {context_len} tokens of a context hold at most {limit}; shorten it",
+            "{name} has {value} bytes or more, and the {context_len} tokens of a context hold at most {limit}; "
+            "shorten it",
             "prompt",
             CONTEXT_EXCEEDED,
             name=name,
