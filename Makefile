@@ -5,8 +5,9 @@
 # make types: pyright.  make docs: the pages of docs/ as a site.  make hooks: git hooks that lint before a commit.
 # make chat: a chat with a small real model (93 MB, once).  make teacher: what is promised, checked on that model's weights.
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
-# make abuse: 10,000 mutated bodies, schemathesis at length, 1,000 hostile model folders.  make lm-eval: lm-evaluation-harness
-#   against a server.  make wheel: a wheel with the CPU's kernels compiled, and whether it works without a compiler.
+# make abuse: 10,000 mutated bodies, HTTP that is none, schemathesis at length, trickles, engines that are stopped,
+#   1,000 hostile model folders.  make lm-eval: lm-evaluation-harness against a server.
+# make wheel: a wheel with the CPU's kernels compiled, and whether it works without a compiler.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
 # make gguf-families CONVERTER=llama.cpp [LLAMA_PYTHON=E/bin/python]: every family through llama.cpp and back.
 # make gpu-smoke: two minutes on a card (or elsewhere: DEVICE=cpu), with the Python that has PyTorch for it.
@@ -91,7 +92,8 @@ hooks: $(VENV)/installed-test
 	$(BIN)/pre-commit install
 
 abuse: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py tests/checkpoints/test_hostile_folders.py
+	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py tests/server/test_connections.py \
+	  tests/engine/test_silence.py tests/checkpoints/test_hostile_folders.py
 
 lm-eval: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'
