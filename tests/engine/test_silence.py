@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -132,6 +134,26 @@ def stop_before_the_engine():
 def test_a_process_that_stops_while_it_starts_is_an_error(launch):
     with pytest.raises(HylaError, match="said nothing for 4 s while it was starting"):
         EngineProcess(replace(launch, prepare=stop_before_the_engine))
+
+
+def sleep_instead_of_loading():
+    """In the engine's process, and in place of what ends with the other side."""
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_a_process_that_loads_does_not_outlive_its_server(launch):
+    """A server that is killed then can say nothing to it."""
+    code = (
+        "import multiprocessing, os, threading, time, test_silence; from hyla.engine import EngineProcess, Launch\n"
+        "def tell():\n    time.sleep(4); print(multiprocessing.active_children()[0].pid, flush=True); os._exit(0)\n"
+        "if __name__ == '__main__':\n    threading.Thread(target=tell).start()\n"
+        f"    EngineProcess(Launch({launch.folder!r}, prepare=test_silence.sleep_instead_of_loading))"
+    )
+    source = os.pathsep.join(path for path in sys.path if path)
+    environment = os.environ | {"PYTHONPATH": source}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert wait_until(lambda: not is_running(int(told.stdout)), 20)
 
 
 def test_silence_is_counted_by_who_listens():

@@ -144,7 +144,7 @@ class Child:
 
 def _work(connection: Connection, launch: Launch) -> None:
     pipe = Pipe(connection)
-    heart = Heart(pipe)
+    heart = Heart(pipe, launch.stop_seconds)
     heart.start()  # loading what follows may take long
     from hyla.engine.hosting.worker import work
 

@@ -3,6 +3,7 @@ how long the present step has. A step may take minutes; a process that says noth
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -19,12 +20,14 @@ class Pipe:
     def __init__(self, connection: Connection):
         self._connection, self._lock = connection, threading.Lock()
 
-    def send(self, message: object) -> None:
+    def send(self, message: object) -> bool:
+        """False: the server is gone, and `receive` says so, too."""
         try:
             with self._lock:
                 self._connection.send(message)
         except OSError:
-            return  # the server is gone: `receive` ends, too
+            return False
+        return True
 
     def receive(self) -> Call | Cancel | Stop:
         """The next message; `Stop` when the other side is gone."""
@@ -38,11 +41,15 @@ class Pipe:
 
 
 class Heart:
-    """Beats from its start to the end of the process. It begins before anything is loaded, which may take long."""
+    """Beats from its start to the end of the process. It begins before anything is loaded, which may take long.
 
-    def __init__(self, pipe: Pipe):
-        self._pipe = pipe
-        self.step_seconds: Callable[[], float] = lambda: 0.0
+    stop_seconds: a process without a server ends by itself after its step, and by this after so long; one that is still
+    loading at once, for there is nothing to finish.
+    """
+
+    def __init__(self, pipe: Pipe, stop_seconds: float):
+        self._pipe, self._stop_seconds = pipe, stop_seconds
+        self.step_seconds: Callable[[], float] | None = None
         """How long the present step has run; set when there is an engine."""
 
     def start(self) -> None:
@@ -51,7 +58,11 @@ class Heart:
     def _beat(self) -> None:
         pause = threading.Event()
         while not pause.wait(BEAT_SECONDS):
-            self._pipe.send(Beat(self.step_seconds()))
+            if not self._pipe.send(Beat(self.step_seconds() if self.step_seconds is not None else 0.0)):
+                break
+        if self.step_seconds is not None:
+            pause.wait(self._stop_seconds)
+        os._exit(1)
 
 
 class Silence:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from hyla.engine.clock import monotonic
 from hyla.engine.hosting.child import KILL_SECONDS, Child, Progress
 from hyla.engine.hosting.heartbeat import BEAT_SECONDS
+from hyla.engine.hosting.last_status import LastStatus
 from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
 from hyla.engine.hosting.wire import Answer, Call, Cancel, Launch, StepEvents, Stop
 from hyla.engine.requests.embed import EmbedCommand
@@ -26,8 +27,6 @@ from hyla.errors import HylaError, RequestError
 
 logger = logging.getLogger(__name__)
 
-STATUS_SECONDS = 5.0
-"""How long `status` waits for the process before it tells what was known last."""
 QUIET_SECONDS = 5.0
 """A process that has said nothing for so long gets no more requests until it does."""
 LONG_STEP_SECONDS = 60.0
@@ -74,7 +73,8 @@ class EngineProcess:
         self.num_restarts = 0
         self._child: Child | None = Child(launch, progress=progress)
         """None: there is no process now."""
-        self.facts, self._status = self._child.facts, self._child.status
+        self.facts = self._child.facts
+        self._status = LastStatus(lambda: self._call("status"), self._child.status)
         self._start_seconds = self._child.start_seconds
         self._back_at = 0.0
         """When, on the clock, the next process should be ready."""
@@ -88,9 +88,6 @@ class EngineProcess:
         self._listeners = Listeners()
         self._due: dict[str, float] = {}
         """When, on the clock, the deadlines of unfinished requests are that have one."""
-        self._asked: Future | None = None
-        """The last call for the status, and when it was made."""
-        self._asked_at = 0.0
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -107,24 +104,11 @@ class EngineProcess:
         is_well = child is not None and child.silence.seconds < QUIET_SECONDS
         return self._thread is not None and is_well and not self._is_stopping.is_set()
 
-    def _new_status(self) -> dict:
-        """Raises HylaError or TimeoutError: it cannot be known now. However many ask, the process is asked once, and
-        who asks later than STATUS_SECONDS after that waits no more."""
-        with self._lock:
-            asked = self._asked
-        if asked is None or asked.done():
-            asked = self._call("status")
-            self._asked, self._asked_at = asked, monotonic()
-        return asked.result(max(0.0, self._asked_at + STATUS_SECONDS - monotonic()))
-
     def status(self) -> dict:
         """Numbers as plain data. While there is no process: the last ones, with the state "starting"."""
         child = self._child
-        try:
-            self._status = self._new_status()
-        except (HylaError, TimeoutError):
-            if child is None:
-                self._status = self._status | {"state": "starting", "running": 0}
+        if not self._status.refresh() and child is None:
+            self._status.numbers = self._status.numbers | {"state": "starting", "running": 0}
         worker = {
             "pid": child.pid if child is not None else None,
             "restarts": self.num_restarts,
@@ -132,7 +116,7 @@ class EngineProcess:
             "silent_seconds": child.silence.seconds if child is not None else None,
             "step_seconds": round(child.step_seconds, 3) if child is not None else None,
         }
-        return {**self._status, "unfinished_requests": self.num_requests, "worker": worker}
+        return {**self._status.numbers, "unfinished_requests": self.num_requests, "worker": worker}
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._supervise, name="hyla-engine-process", daemon=True)

@@ -46,7 +46,10 @@ def work(pipe: Pipe, heart: Heart, launch: Launch) -> None:
 def _make(launch: Launch, pipe: Pipe):
     from hyla.engine.engine import Engine
 
-    return Engine(launch.folder, progress=lambda done, total: pipe.send(Loading(done, total)), **launch.options)
+    def tell(done: int, total: int) -> None:
+        pipe.send(Loading(done, total))
+
+    return Engine(launch.folder, progress=tell, **launch.options)
 
 
 class Worker:

@@ -37,7 +37,7 @@ MOST_ECHOED_BYTES = 1 << 16
 class Echoed:
     """The answer, and what is kept of it, repeat the value: it has few bytes as JSON."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> dict:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     @staticmethod
