@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import h11
 import httpx
 import pytest
 from conftest import Live, make_engine, wait_until
@@ -17,6 +18,7 @@ from tiny_model import save_tiny_folder
 
 from hyla.server import single_app
 from hyla.server.guard import connections
+from hyla.server.guard.strict_http import StrictConnection
 from hyla.server.listening import DrainingServer
 
 STATUS_LINE = re.compile(rb"HTTP/1\.1 \d\d\d")
@@ -273,3 +275,21 @@ def goes_on(raw):
         return True
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(("size", "is_refused"), [(1, True), (30, True), (64, False), (500, False)])
+def test_a_body_in_very_many_small_chunks_is_refused(size, is_refused):
+    """Each takes the server as long as thousands of bytes."""
+    chunk, last = b"%x\r\n%s\r\n" % (size, b" " * size), b"0\r\n\r\n"
+
+    def ask(connection, chunks):
+        connection.receive_data(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+        while not isinstance(connection.next_event(), h11.EndOfMessage):
+            pass
+
+    ask(StrictConnection(h11.SERVER), chunk * 4000 + last)
+    if is_refused:
+        with pytest.raises(h11.RemoteProtocolError, match="very many small chunks"):
+            ask(StrictConnection(h11.SERVER), chunk * 10_000 + last)
+    else:
+        ask(StrictConnection(h11.SERVER), chunk * 10_000 + last)
