@@ -13,7 +13,7 @@ from test_engine_thread import Listener
 from tiny_model import save_tiny_folder
 
 from hyla.engine import EngineProcess, Launch, Overloaded
-from hyla.engine.hosting import process as hosting
+from hyla.engine.hosting import watching
 from hyla.engine.hosting.heartbeat import Silence
 from hyla.errors import HylaError
 
@@ -28,7 +28,7 @@ def launch(tmp_path_factory):
 
 @pytest.fixture
 def process(launch, monkeypatch):
-    monkeypatch.setattr(hosting, "QUIET_SECONDS", 2.0)
+    monkeypatch.setattr(watching, "QUIET_SECONDS", 2.0)
     process = EngineProcess(launch)
     process.start()
     yield process
@@ -81,8 +81,10 @@ def test_a_stopped_process_that_nobody_started_to_use_does_not_either(launch):
 
 
 @pytest.mark.slow
-def test_a_deadline_passes_though_the_process_is_stopped(process, monkeypatch):
-    process.launch = replace(process.launch, silence_seconds=600.0)
+def test_a_deadline_passes_though_the_process_is_stopped(launch, monkeypatch):
+    monkeypatch.setattr(watching, "QUIET_SECONDS", 2.0)
+    process = EngineProcess(replace(launch, silence_seconds=600.0))
+    process.start()
     timed, taken = Listener(), Listener()
     process.pause("keep").result(60)
     process.submit(replace(request("taken"), deadline_seconds=1.0), taken)
@@ -93,6 +95,8 @@ def test_a_deadline_passes_though_the_process_is_stopped(process, monkeypatch):
     assert taken.done.wait(30) and taken.events[-1].finish_reason in ("error", "deadline")
     os.kill(process._child.pid, signal.SIGCONT)
     assert wait_until(lambda: process.is_alive) and wait_until(lambda: process.num_requests == 0)
+    assert wait_until(lambda: not process._due)
+    process.stop()
 
 
 def sleep_in_the_first_step():

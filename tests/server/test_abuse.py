@@ -114,7 +114,7 @@ def explore(operations, max_examples):
             )
             @given(operation.as_strategy(generation_mode=mode))
             def ask(case):
-                answer = case.call()
+                answer = case.call(timeout=120)
                 assert answer.status_code < 500, (answer.status_code, case.path, case.body, answer.text)
 
             with contextlib.suppress(Unsatisfiable):  # nothing about a route without parameters can be wrong

@@ -10,15 +10,15 @@ import logging
 import math
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
 from hyla.engine.clock import monotonic
 from hyla.engine.hosting.child import KILL_SECONDS, Child, Progress
-from hyla.engine.hosting.heartbeat import BEAT_SECONDS
 from hyla.engine.hosting.last_status import LastStatus
 from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
+from hyla.engine.hosting.pending import Opening, PendingCall
+from hyla.engine.hosting.watching import is_quiet, watch_over
 from hyla.engine.hosting.wire import Answer, Call, Cancel, Launch, StepEvents, Stop
 from hyla.engine.requests.embed import EmbedCommand
 from hyla.engine.requests.messages import Request, TokenEvent
@@ -27,35 +27,10 @@ from hyla.errors import HylaError, RequestError
 
 logger = logging.getLogger(__name__)
 
-QUIET_SECONDS = 5.0
-"""A process that has said nothing for so long gets no more requests until it does."""
-LONG_STEP_SECONDS = 60.0
-"""A step that takes longer stands in the log."""
 STEADY_SECONDS = 60.0
 """A process that lived this long is started again at once; after a shorter life there is a pause before it."""
 LONGEST_PAUSE = 60.0
 """Seconds between two attempts to start."""
-
-
-@dataclass
-class _Opening:
-    """A request that the process has not taken yet."""
-
-    on_event: OnEvent
-    early: list[TokenEvent] = field(default_factory=list)
-    """Events that came before the word that it was taken."""
-    is_cancelled: bool = False
-    due: float = math.inf
-    """When, on the clock, its deadline is."""
-
-
-@dataclass(frozen=True)
-class _PendingCall:
-    """A call without an answer."""
-
-    verb: str
-    future: Future
-    opening: _Opening | None
 
 
 class EngineProcess:
@@ -82,9 +57,9 @@ class EngineProcess:
         """What happened to the last process."""
         self._is_changed = False
         """Whether the engine is not as it was made: paused, asleep, or with other weights."""
-        self._pending: dict[int, _PendingCall] = {}
+        self._pending: dict[int, PendingCall] = {}
         self._numbers = count(1)
-        self._openings: dict[str, _Opening] = {}
+        self._openings: dict[str, Opening] = {}
         self._listeners = Listeners()
         self._due: dict[str, float] = {}
         """When, on the clock, the deadlines of unfinished requests are that have one."""
@@ -101,7 +76,7 @@ class EngineProcess:
     def is_alive(self) -> bool:
         """Whether requests are worked on, for all that is known."""
         child = self._child
-        is_well = child is not None and child.silence.seconds < QUIET_SECONDS
+        is_well = child is not None and not is_quiet(child)
         return self._thread is not None and is_well and not self._is_stopping.is_set()
 
     def status(self) -> dict:
@@ -122,6 +97,9 @@ class EngineProcess:
         self._thread = threading.Thread(target=self._supervise, name="hyla-engine-process", daemon=True)
         self._thread.start()
         threading.Thread(target=self._watch_over, name="hyla-engine-watch", daemon=True).start()
+
+    def _watch_over(self) -> None:
+        watch_over(lambda: self._child, self._is_stopping, self.launch.silence_seconds, on_tick=self._keep_time)
 
     def stop(self) -> None:
         """End the engine after its current step, or `stop_seconds` later; unfinished requests get a cancelled event."""
@@ -149,7 +127,7 @@ class EngineProcess:
 
     def submitted(self, request: Request, on_event: OnEvent) -> Future:
         """Like `submit`, without waiting: a Future of what it returns or raises."""
-        opening, name = _Opening(on_event), request.request_id
+        opening, name = Opening(on_event), request.request_id
         if request.deadline_seconds is not None:
             opening.due = monotonic() + request.deadline_seconds
         with self._lock:
@@ -202,15 +180,15 @@ class EngineProcess:
 
     # Messages
 
-    def _call(self, verb: str, opening: _Opening | None = None, **arguments: Any) -> Future:
-        pending = _PendingCall(verb, Future(), opening)
+    def _call(self, verb: str, opening: Opening | None = None, **arguments: Any) -> Future:
+        pending = PendingCall(verb, Future(), opening)
         pending.future.set_running_or_notify_cancel()  # its answer comes, whether or not somebody waits
         with self._lock:
             if self._is_stopping.is_set():
                 raise Overloaded("the server is shutting down; ask another one")
             if self._child is None:
                 raise self._absence()
-            if self._child.silence.seconds >= QUIET_SECONDS:
+            if is_quiet(self._child):
                 raise self._quiet(self._child)
             number = next(self._numbers)
             self._pending[number] = pending
@@ -262,7 +240,7 @@ class EngineProcess:
             self._is_changed = told["state"] != "running" or told["weights_version"] != 1
         pending.future.set_result(answer.value)
 
-    def _open(self, request: Request, opening: _Opening) -> None:
+    def _open(self, request: Request, opening: Opening) -> None:
         """The process has taken a request: from now on its events go to whoever listens."""
         name = request.request_id
         on_event = opening.on_event if self.watch is None else self.watch(request, opening.on_event)
@@ -278,27 +256,13 @@ class EngineProcess:
 
     # Silence
 
-    def _watch_over(self) -> None:
-        """Count the silence of the process until it is stopped or started no more; a long one ends it."""
-        limit, is_told = self.launch.silence_seconds, False
-        while not self._is_stopping.wait(BEAT_SECONDS):
-            child = self._child
-            if child is None:
-                continue
-            if child.silence.tick() >= limit:
-                child.kill(f"said nothing for {limit:g} s")
-            elif child.silence.seconds >= QUIET_SECONDS:
-                self._end_late(self._quiet(child))
-            is_long = child.step_seconds > LONG_STEP_SECONDS
-            if is_long and not is_told:
-                logger.warning("a step of the engine has been running for %.0f s and goes on", child.step_seconds)
-            is_told = is_long
-            with self._lock:
-                self._due = {name: due for name, due in self._due.items() if name in self._listeners}
-
-    def _end_late(self, error: Overloaded) -> None:
-        """End what is past its deadline, which the process does not."""
-        now = monotonic()
+    def _keep_time(self, child: Child) -> None:
+        """End what is past its deadline where the process does not."""
+        with self._lock:
+            self._due = {name: due for name, due in self._due.items() if name in self._listeners}
+        if not is_quiet(child):
+            return
+        error, now = self._quiet(child), monotonic()
         with self._lock:
             openings = [own for own in self._pending.values() if own.opening is not None and own.opening.due < now]
             late = [name for name, due in self._due.items() if due < now]

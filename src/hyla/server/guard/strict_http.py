@@ -34,7 +34,9 @@ class StrictConnection(h11.Connection):
             elif isinstance(event, h11.Data):
                 self._check_chunks(event)
         except h11.RemoteProtocolError as error:
-            self.mistake = (error.error_status_hint, str(error)[:LONGEST_REASON])
+            # h11 would say 501 to an encoding: what a client sends is no failure of the server.
+            status = error.error_status_hint if error.error_status_hint < 500 else 400
+            self.mistake = (status, str(error)[:LONGEST_REASON])
             raise
         return event
 
@@ -52,7 +54,7 @@ def _check_head(request: h11.Request) -> None:
         raise h11.RemoteProtocolError(f"the head has more than {MOST_HEADERS} lines", error_status_hint=431)
     if request.http_version not in (b"1.0", b"1.1"):
         version = request.http_version.decode("ascii")
-        raise h11.RemoteProtocolError(f"HTTP/{version} is not spoken here", error_status_hint=505)
+        raise h11.RemoteProtocolError(f"HTTP/{version} is not spoken here")
     names = [name for name, _ in request.headers]
     if b"transfer-encoding" not in names:
         return
