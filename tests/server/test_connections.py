@@ -293,3 +293,15 @@ def test_a_body_in_very_many_small_chunks_is_refused(size, is_refused):
             ask(StrictConnection(h11.SERVER), chunk * 10_000 + last)
     else:
         ask(StrictConnection(h11.SERVER), chunk * 10_000 + last)
+
+
+@pytest.mark.parametrize("broken", ["both lengths", "a bare CR", "very many lines"])
+def test_connections_that_were_refused_do_not_keep_the_server_from_ending(broken):
+    live = Live(single_app(make_engine(), model_name="tiny"))
+    with live, connect(live) as raw:
+        raw.sendall(f"POST /x HTTP/1.1\r\nHost: x\r\n{BROKEN[broken][0]}".encode())
+        assert raw.recv(2000).startswith(b"HTTP/1.1 4")
+        assert live.server.server_state.connections
+        live.server.should_exit = True
+        live.thread.join(60)
+        assert not live.thread.is_alive() and not live.served.worker.is_alive

@@ -167,6 +167,10 @@ class BoundedConnection(H11Protocol):
         self.transport.write(_plain_answer(status, message))
         self.transport.close()
 
+    def shutdown(self) -> None:
+        if not self.transport.is_closing():  # h11 has no last word for what was refused
+            super().shutdown()
+
     def _watch_headers(self) -> None:
         """The timer runs while the head of a request is incomplete."""
         waits = self.conn.their_state is h11.IDLE
