@@ -6,8 +6,8 @@
 # make chat: a chat with a small real model (93 MB, once).  make teacher: what is promised, checked on that model's weights.
 # make test-page: the page in a real headless Chromium; installs Playwright and, on Debian, the browser.
 # make agents: sessions of coding agents (Codex, Claude Code, Qwen Code, openai-agents), twenty turns each.
-# make abuse: 10,000 mutated bodies, 11,000 schemas and grammars, schemathesis at length, 1,000 hostile model folders,
-#   200 chat templates.
+# make abuse: 10,000 mutated bodies, HTTP that is none, trickles, engines that are stopped, 11,000 schemas and grammars,
+#   schemathesis at length, 1,000 hostile model folders, 200 chat templates.
 # make lm-eval: lm-evaluation-harness against a server.
 # make wheel: a wheel with the CPU's kernels compiled, and whether it works without a compiler.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
@@ -99,6 +99,7 @@ hooks: $(VENV)/installed-test
 
 abuse: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow -s tests/server/test_abuse.py tests/server/test_agent_bodies.py \
+	  tests/server/test_connections.py tests/engine/test_silence.py \
 	  tests/server/test_hostile_templates.py tests/server/test_hostile_grammars.py tests/engine/test_dead_ends.py \
 	  tests/checkpoints/test_hostile_folders.py
 

@@ -34,6 +34,12 @@ def test_a_page_of_another_site_starts_nothing(guarded):
     assert httpx.delete(guarded.url + "/v1/responses/r", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
+@pytest.mark.parametrize("origin", ["http://[", "http://]x", "http://[::1", "", "//", "http://a:b:c", "\xff"])
+def test_an_origin_that_is_none_is_refused(guarded, origin):
+    answer = httpx.post(guarded.url + "/v1/completions", json=ASK, headers={"Origin": origin.encode("latin-1")})
+    assert answer.status_code == 403, answer.text
+
+
 def test_its_own_page_named_ones_and_clients_without_a_page_are_served(guarded):
     assert post(guarded).is_success
     for origin in (guarded.url, "https://page.example", "https://tiny.example"):

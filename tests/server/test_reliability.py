@@ -86,7 +86,7 @@ def test_a_head_that_is_too_large_is_refused(strict):
         assert raw.recv(2000).startswith(b"HTTP/1.1 431")
     with connect(strict) as raw:
         raw.sendall(b"GET /health HTTP/1.1\r\nX: " + b"y" * 10_000)
-        assert raw.recv(2000).startswith(b"HTTP/1.1 400")
+        assert raw.recv(2000).startswith(b"HTTP/1.1 431")
 
 
 def test_a_client_that_does_not_read_is_cut_off(strict):
@@ -217,3 +217,49 @@ def test_the_server_s_own_process_does_not_load_pytorch():
     loads = "import sys, hyla.cli.serve, hyla.cli.console, hyla.server.app, hyla.engine.hosting.process"
     code = f"{loads}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=True)
+
+
+def test_a_stopped_engine_is_noticed_and_the_server_still_ends(tmp_path):
+    """SIGSTOP: its process neither answers nor ends."""
+    short = ("--engine-silence-seconds", "300", "--engine-stop-seconds", "2", "--drain-seconds", "2")
+    with served(save_tiny_folder(tmp_path / "model"), *short) as (server, http):
+        pid = http.get("/engine/status").json()["models"]["tiny"]["worker"]["pid"]
+        with ThreadPoolExecutor(60) as pool:
+            os.kill(pid, signal.SIGSTOP)
+            waiting = [pool.submit(http.post, "/v1/completions", json=LONG | {"stream": False}) for _ in range(45)]
+            assert wait_until(lambda: http.get("/ready", timeout=20).status_code == 503)
+            refused = http.post("/v1/completions", json=LONG, timeout=20)
+            assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1
+            assert "has said nothing for" in refused.json()["error"]["message"]
+            health = http.get("/health", timeout=20)
+            assert health.status_code == 200
+            server.send_signal(signal.SIGTERM)
+            lost = [answer.result(60) for answer in waiting]
+            assert {answer.status_code for answer in lost} == {503}
+            assert {answer.json()["error"]["code"] for answer in lost} == {"overloaded"}
+        assert server.wait(60) in (0, -signal.SIGTERM)
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+@pytest.mark.parametrize("full", ["stdout", "stderr"])
+def test_output_that_cannot_be_written_wedges_nothing(tmp_path, full):
+    folder = save_tiny_folder(tmp_path / "model")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "hyla.cli", "serve", f"tiny={folder}", "--port", str(port)]
+    source = os.pathsep.join(path for path in sys.path if path)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with open("/dev/full", "wb") as device:
+        server = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": source}, **(streams | {full: device}))
+        try:
+            if full == "stdout":
+                _, told = server.communicate(timeout=60)
+                assert server.returncode == 1 and b"No space left" in told and b"Traceback" not in told
+            else:
+                assert b"serving tiny at" in server.stdout.readline()
+                assert httpx.post(f"http://127.0.0.1:{port}/v1/nothing").status_code == 404
+                server.send_signal(signal.SIGTERM)
+                server.communicate(timeout=60)
+        finally:
+            server.kill()
+            server.communicate()

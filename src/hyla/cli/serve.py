@@ -181,7 +181,14 @@ def _load(model, config):
         use_template(tokenizer, template)
     options = model.engine.model_dump(exclude_unset=True, exclude={"revision"})
     prepare = partial(logs.configure, config.log_format)
-    launch = Launch(str(folder), options, max_requests=config.limits.max_requests, prepare=prepare)
+    launch = Launch(
+        str(folder),
+        options,
+        max_requests=config.limits.max_requests,
+        silence_seconds=config.limits.engine_silence_seconds,
+        stop_seconds=config.limits.engine_stop_seconds,
+        prepare=prepare,
+    )
     with loading_bar() as progress:
         worker = EngineProcess(launch, progress=progress)
     return served_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
 
@@ -52,8 +53,8 @@ def create_app(
         for served in service.models.values():
             served.worker.start()
         yield
-        for served in service.models.values():
-            served.worker.stop()
+        # At once, since each may take its time to end.
+        await asyncio.gather(*(asyncio.to_thread(served.worker.stop) for served in service.models.values()))
 
     app = FastAPI(title="Hyla", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import resource
 import socket
+import time
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from hyla.errors import ConfigError
-from hyla.server.guard.connections import bounded
+from hyla.server.guard.connections import TELL_SECONDS, bounded
+from hyla.server.guard.last_resort import LastResort
 from hyla.server.service import Service
+
+logger = logging.getLogger(__name__)
+
+OTHER_FILES = 128
+"""File descriptors that are left for everything but connections."""
+MOST_FILES = 1 << 16
+"""What a server raises its limit of open files to, where it may."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -30,15 +43,34 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def raise_file_limit() -> None:
+    """Let this process open as many files as it may, within reason: a connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def possible_connections(wanted: int) -> int:
+    """How many connections this process can hold, at most `wanted`."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if soft == resource.RLIM_INFINITY else min(wanted, max(soft - OTHER_FILES, 16))
+    if most < wanted:
+        logger.warning("max_connections = %d, lowered to %d: this process may open %d files", wanted, most, soft)
+    return most
+
+
 class DrainingServer(uvicorn.Server):
     """Says when it is ready; after SIGTERM or SIGINT it takes nothing new and finishes what runs."""
 
     def __init__(self, app: FastAPI, on_started: Callable[[], None] | None = None):
         self.service: Service = app.state.service
         limits = self.service.limits
+        limits = limits.model_copy(update={"max_connections": possible_connections(limits.max_connections)})
         config = uvicorn.Config(
-            app,
+            LastResort(app),
             log_level="warning",
+            log_config=None,  # `watch.logs` sets it up
             http=bounded(limits),
             h11_max_incomplete_event_size=limits.max_header_bytes,
             timeout_keep_alive=max(1, round(limits.idle_seconds)),
@@ -50,11 +82,28 @@ class DrainingServer(uvicorn.Server):
         )
         super().__init__(config)
         self._on_started = on_started
+        self.failure: BaseException | None = None
+        """Why `on_started` could not say that the server is ready; it ends then, as after SIGTERM."""
+        self._told_at = float("-inf")
+        """When, on the monotonic clock, the log said last that connections cannot be taken."""
 
     async def startup(self, sockets=None) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._take_loop_error)
         await super().startup(sockets)
         if self.started and self._on_started is not None:
-            self._on_started()
+            try:
+                self._on_started()
+            except (OSError, SystemExit) as error:  # consoles end a process whose output nobody reads
+                self.failure = error
+                self.should_exit = True
+
+    def _take_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """One line for many connections that cannot be taken: the loop tells of each, thousands of times a second."""
+        if "accept" not in context.get("message", ""):
+            loop.default_exception_handler(context)
+        elif time.monotonic() - self._told_at > TELL_SECONDS:
+            self._told_at = time.monotonic()
+            logger.error("cannot take connections: %s; trying again every second", context.get("exception"))
 
     def handle_exit(self, sig, frame) -> None:
         self.service.is_draining = True
@@ -67,8 +116,9 @@ def serve(
     """Serve until interrupted.
 
     ready: called with the server's URL once it answers.
-    Raises ConfigError when the port is in use; the caller prints it and exits with 1.
+    Raises ConfigError when the port is in use, or when `ready` cannot write; the caller prints it and exits with 1.
     """
+    raise_file_limit()
     with listen(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{listener.getsockname()[1]}"
@@ -77,3 +127,8 @@ def serve(
             server.run(sockets=[listener])
         except KeyboardInterrupt:
             return
+        if server.failure is not None:
+            reason = str(server.failure) if isinstance(server.failure, OSError) else "nobody reads it"
+            raise ConfigError(
+                f"cannot say on standard output that the server is ready: {reason}; send it to what can be written"
+            ) from server.failure

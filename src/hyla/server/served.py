@@ -19,6 +19,7 @@ from hyla.engine.hosting.handle import EngineHandle
 from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
 from hyla.server.reading.conversation import Conversation
+from hyla.server.reading.lengths import check_length, most_text_bytes
 
 PROMPT_WRITERS = 8
 """Conversations of one model that are written and encoded at a time."""
@@ -76,10 +77,22 @@ class ServedModel:
             raise RequestError(f"this model has no tokenizer and {what} needs one; send token ids", "messages")
         return self.tokenizer
 
+    @cached_property
+    def _most_text_bytes(self) -> int | None:
+        """What no text of the context is longer than; None: not known."""
+        ours = self.tokenizer if isinstance(self.tokenizer, Tokenizer) else None
+        return most_text_bytes(ours, self.worker.facts.context_len) if ours is not None else None
+
+    def check_length(self, text: str, name: str = "the prompt") -> None:
+        """Raise RequestError for a text that is too long whatever it says, before anything reads it."""
+        if self._most_text_bytes is not None:
+            check_length(text, self._most_text_bytes, self.worker.facts.context_len, name)
+
     def prompt(self, conversation: Conversation) -> ChatPrompt:
         """Render and encode; takes a while for a long conversation."""
         tokenizer = self.require_tokenizer("chat")
         text = conversation.render(tokenizer)
+        self.check_length(text)
         return ChatPrompt(text, tuple(tokenizer.encode(text, add_special_tokens=False)))
 
 

@@ -12,12 +12,17 @@ from queue import SimpleQueue
 from threading import Event, Thread
 
 from hyla.engine.clock import monotonic
-from hyla.engine.hosting.wire import Launch, Loading, Ready, Rejected
+from hyla.engine.hosting.heartbeat import BEAT_SECONDS, Heart, Pipe, Silence
+from hyla.engine.hosting.wire import Beat, Launch, Loading, Ready, Rejected
 from hyla.errors import HylaError
 
 Progress = Callable[[int, int], None]
 
 POLL_SECONDS = 0.2
+FIRST_WORD_SECONDS = 120.0
+"""How long Python may take to start and to load what speaks first, where that is more than `silence_seconds`."""
+KILL_SECONDS = 10.0
+"""How long a killed process may take to be gone."""
 
 
 class Child:
@@ -29,6 +34,11 @@ class Child:
 
     def __init__(self, launch: Launch, *, progress: Progress | None = None, give_up: Event | None = None):
         context = multiprocessing.get_context("spawn")
+        self._launch = launch
+        self.silence = Silence()
+        self.step_seconds = 0.0
+        """How long the step has run that the process was at when it said so last."""
+        self._killed_for: str | None = None
         self._connection, theirs = context.Pipe()
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
         self._writer: Thread | None = None
@@ -58,11 +68,16 @@ class Child:
         return pid
 
     def _wait(self, progress: Progress | None, give_up: Event | None) -> Ready:
+        silent_at, limit = monotonic(), max(self._launch.silence_seconds, FIRST_WORD_SECONDS)
         while True:
             while not self._connection.poll(POLL_SECONDS):
                 if give_up is not None and give_up.is_set():
                     raise HylaError("starting the engine was given up")
-            message = self.receive()
+                if monotonic() - silent_at >= BEAT_SECONDS:
+                    silent_at = monotonic()
+                    if self.silence.tick() >= limit:
+                        raise HylaError(f"the engine's process said nothing for {limit:g} s while it was starting")
+            message, limit = self.receive(), self._launch.silence_seconds
             if message is None:
                 raise HylaError(f"the engine's process {self._end()} while it was starting")
             if isinstance(message, Rejected):
@@ -89,12 +104,21 @@ class Child:
     def receive(self) -> object | None:
         """The next message; None when the process is gone."""
         try:
-            return self._connection.recv()
-        except (EOFError, OSError):
+            message = self._connection.recv()
+        except (EOFError, OSError, TypeError):  # TypeError: closed by another thread in the middle of a read
             return None
+        self.silence.broken()
+        if isinstance(message, Beat):
+            self.step_seconds = message.step_seconds
+        return message
+
+    def kill(self, reason: str) -> None:
+        """End the process at once; `receive` will say that it is gone, and `close` why: it did `reason`."""
+        self._killed_for = reason
+        self._process.kill()
 
     def close(self) -> str:
-        """Let the process end, if it has not, and wait for it; returns how it ended."""
+        """Let the process end, if it has not, and wait for it, but not for ever; returns how it ended."""
         atexit.unregister(self.close)
         if self._writer is not None:
             self._outgoing.put(None)
@@ -103,10 +127,15 @@ class Child:
         return self._end()
 
     def _end(self) -> str:
-        self._process.join()
+        self._process.join(self._launch.stop_seconds)
+        if self._process.exitcode is None:
+            self.kill(f"did not end within {self._launch.stop_seconds:g} s")
+            self._process.join(KILL_SECONDS)
         code = self._process.exitcode
         if code is None:
-            return "has not ended"
+            return f"{self._killed_for} and cannot be killed"
+        if self._killed_for is not None and code == -signal.SIGKILL:
+            return f"{self._killed_for} and was killed"
         if code >= 0:
             return f"ended with exit code {code}"
         more = ", as it is when memory runs out" if -code == signal.SIGKILL else ""
@@ -114,6 +143,9 @@ class Child:
 
 
 def _work(connection: Connection, launch: Launch) -> None:
+    pipe = Pipe(connection)
+    heart = Heart(pipe, launch.stop_seconds)
+    heart.start()  # loading what follows may take long
     from hyla.engine.hosting.worker import work
 
-    work(connection, launch)
+    work(pipe, heart, launch)

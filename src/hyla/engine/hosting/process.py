@@ -10,13 +10,15 @@ import logging
 import math
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
 from hyla.engine.clock import monotonic
-from hyla.engine.hosting.child import Child, Progress
+from hyla.engine.hosting.child import KILL_SECONDS, Child, Progress
+from hyla.engine.hosting.last_status import LastStatus
 from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
+from hyla.engine.hosting.pending import Opening, PendingCall
+from hyla.engine.hosting.watching import is_quiet, watch_over
 from hyla.engine.hosting.wire import Answer, Call, Cancel, Launch, StepEvents, Stop
 from hyla.engine.requests.embed import EmbedCommand
 from hyla.engine.requests.messages import Request, TokenEvent
@@ -25,31 +27,10 @@ from hyla.errors import HylaError, RequestError
 
 logger = logging.getLogger(__name__)
 
-STATUS_SECONDS = 5.0
-"""How long `status` waits for the process before it tells what was known last."""
 STEADY_SECONDS = 60.0
 """A process that lived this long is started again at once; after a shorter life there is a pause before it."""
 LONGEST_PAUSE = 60.0
 """Seconds between two attempts to start."""
-
-
-@dataclass
-class _Opening:
-    """A request that the process has not taken yet."""
-
-    on_event: OnEvent
-    early: list[TokenEvent] = field(default_factory=list)
-    """Events that came before the word that it was taken."""
-    is_cancelled: bool = False
-
-
-@dataclass(frozen=True)
-class _PendingCall:
-    """A call without an answer."""
-
-    verb: str
-    future: Future
-    opening: _Opening | None
 
 
 class EngineProcess:
@@ -67,7 +48,8 @@ class EngineProcess:
         self.num_restarts = 0
         self._child: Child | None = Child(launch, progress=progress)
         """None: there is no process now."""
-        self.facts, self._status = self._child.facts, self._child.status
+        self.facts = self._child.facts
+        self._status = LastStatus(lambda: self._call("status"), self._child.status)
         self._start_seconds = self._child.start_seconds
         self._back_at = 0.0
         """When, on the clock, the next process should be ready."""
@@ -75,10 +57,12 @@ class EngineProcess:
         """What happened to the last process."""
         self._is_changed = False
         """Whether the engine is not as it was made: paused, asleep, or with other weights."""
-        self._pending: dict[int, _PendingCall] = {}
+        self._pending: dict[int, PendingCall] = {}
         self._numbers = count(1)
-        self._openings: dict[str, _Opening] = {}
+        self._openings: dict[str, Opening] = {}
         self._listeners = Listeners()
+        self._due: dict[str, float] = {}
+        """When, on the clock, the deadlines of unfinished requests are that have one."""
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -90,36 +74,45 @@ class EngineProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether requests are worked on."""
-        return self._thread is not None and self._child is not None and not self._is_stopping.is_set()
+        """Whether requests are worked on, for all that is known."""
+        child = self._child
+        is_well = child is not None and not is_quiet(child)
+        return self._thread is not None and is_well and not self._is_stopping.is_set()
 
     def status(self) -> dict:
         """Numbers as plain data. While there is no process: the last ones, with the state "starting"."""
         child = self._child
-        try:
-            self._status = self._call("status").result(STATUS_SECONDS)
-        except (HylaError, TimeoutError):
-            if child is None:
-                self._status = self._status | {"state": "starting", "running": 0}
+        if not self._status.refresh() and child is None:
+            self._status.numbers = self._status.numbers | {"state": "starting", "running": 0}
         worker = {
             "pid": child.pid if child is not None else None,
             "restarts": self.num_restarts,
             "last_end": self._trouble or None,
+            "silent_seconds": child.silence.seconds if child is not None else None,
+            "step_seconds": round(child.step_seconds, 3) if child is not None else None,
         }
-        return {**self._status, "unfinished_requests": self.num_requests, "worker": worker}
+        return {**self._status.numbers, "unfinished_requests": self.num_requests, "worker": worker}
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._supervise, name="hyla-engine-process", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._watch_over, name="hyla-engine-watch", daemon=True).start()
+
+    def _watch_over(self) -> None:
+        watch_over(lambda: self._child, self._is_stopping, self.launch.silence_seconds, on_tick=self._keep_time)
 
     def stop(self) -> None:
-        """End the engine after its current step; unfinished requests get a cancelled event."""
+        """End the engine after its current step, or `stop_seconds` later; unfinished requests get a cancelled event."""
         self._is_stopping.set()
         with self._lock:
             if self._child is not None:
                 self._child.send(Stop())
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(self.launch.stop_seconds)
+            child = self._child
+            if self._thread.is_alive() and child is not None:
+                child.kill(f"did not end within {self.launch.stop_seconds:g} s")
+            self._thread.join(2 * KILL_SECONDS)
             self._thread = None
         elif self._child is not None:
             self._child.close()
@@ -128,15 +121,20 @@ class EngineProcess:
     # Requests, as of `EngineThread`
 
     def submit(self, request: Request, on_event: OnEvent) -> Request:
-        """Waits until the process has taken the request, or refused it."""
+        """Waits until the process has taken the request, or refused it; no longer than the process lives, which ends
+        when it says nothing."""
         return self.submitted(request, on_event).result()
 
     def submitted(self, request: Request, on_event: OnEvent) -> Future:
         """Like `submit`, without waiting: a Future of what it returns or raises."""
-        opening, name = _Opening(on_event), request.request_id
+        opening, name = Opening(on_event), request.request_id
+        if request.deadline_seconds is not None:
+            opening.due = monotonic() + request.deadline_seconds
         with self._lock:
             if name in self._openings or name in self._listeners:
                 raise RequestError(f"request id {name!r} is in use; choose another", "request_id")
+            if len(self._openings) >= max(1, self.launch.max_requests):
+                raise Overloaded(f"{len(self._openings)} requests wait to be taken by the engine; try again in 1 s")
             self._openings[name] = opening
 
         def forget(done: Future | None = None) -> None:
@@ -182,14 +180,16 @@ class EngineProcess:
 
     # Messages
 
-    def _call(self, verb: str, opening: _Opening | None = None, **arguments: Any) -> Future:
-        pending = _PendingCall(verb, Future(), opening)
+    def _call(self, verb: str, opening: Opening | None = None, **arguments: Any) -> Future:
+        pending = PendingCall(verb, Future(), opening)
         pending.future.set_running_or_notify_cancel()  # its answer comes, whether or not somebody waits
         with self._lock:
             if self._is_stopping.is_set():
                 raise Overloaded("the server is shutting down; ask another one")
             if self._child is None:
                 raise self._absence()
+            if is_quiet(self._child):
+                raise self._quiet(self._child)
             number = next(self._numbers)
             self._pending[number] = pending
             self._child.send(Call(number, verb, arguments))
@@ -200,6 +200,12 @@ class EngineProcess:
         return Overloaded(
             f"the engine's process {self._trouble}; it is being started again, try again in {seconds} s", seconds
         )
+
+    def _quiet(self, child: Child) -> Overloaded:
+        """What is told instead of asking a process that has said nothing for a while."""
+        left = max(1, math.ceil(self.launch.silence_seconds - child.silence.seconds + self._start_seconds))
+        text = f"the engine's process has said nothing for {child.silence.seconds:.0f} s"
+        return Overloaded(f"{text}; it is started again if it stays so, try again in {left} s", left)
 
     def _read(self, child: Child) -> None:
         """Carry what comes until the process is gone."""
@@ -221,6 +227,8 @@ class EngineProcess:
         with self._lock:
             pending = self._pending.pop(answer.number, None)
         if pending is None:
+            if isinstance(answer.value, Request):  # nobody waited so long for it to be taken
+                self.cancel(answer.value.request_id)
             return
         if answer.error is not None:
             pending.future.set_exception(answer.error)
@@ -232,16 +240,37 @@ class EngineProcess:
             self._is_changed = told["state"] != "running" or told["weights_version"] != 1
         pending.future.set_result(answer.value)
 
-    def _open(self, request: Request, opening: _Opening) -> None:
+    def _open(self, request: Request, opening: Opening) -> None:
         """The process has taken a request: from now on its events go to whoever listens."""
         name = request.request_id
         on_event = opening.on_event if self.watch is None else self.watch(request, opening.on_event)
         with self._lock:
             self._listeners.add(request, on_event)
             del self._openings[name]
+            if opening.due < math.inf:
+                self._due[name] = opening.due
         for event in opening.early:
             self._deliver(event)
         if opening.is_cancelled:
+            self.cancel(name)
+
+    # Silence
+
+    def _keep_time(self, child: Child) -> None:
+        """End what is past its deadline where the process does not."""
+        with self._lock:
+            self._due = {name: due for name, due in self._due.items() if name in self._listeners}
+        if not is_quiet(child):
+            return
+        error, now = self._quiet(child), monotonic()
+        with self._lock:
+            openings = [own for own in self._pending.values() if own.opening is not None and own.opening.due < now]
+            late = [name for name, due in self._due.items() if due < now]
+            self._pending = {number: own for number, own in self._pending.items() if own not in openings}
+        for own in openings:
+            own.future.set_exception(error)
+        for name in late:
+            self._listeners.end(name, "error", str(error), retry_after_seconds=error.retry_after_seconds)
             self.cancel(name)
 
     # Deaths

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from hyla.engine.administration import Administration, PauseMode
+from hyla.engine.clock import monotonic
 from hyla.engine.embedding import embed
 from hyla.engine.engine import Engine
 from hyla.engine.hosting.intake import Intake
@@ -60,6 +61,8 @@ class EngineThread:
         self._intake = Intake(self.submit, max_requests)
         self._is_stopping = False
         self._thread: threading.Thread | None = None
+        self._step_began: float | None = None
+        """When, on the process' clock; None between two steps."""
 
     @property
     def num_requests(self) -> int:
@@ -74,6 +77,11 @@ class EngineThread:
     def is_alive(self) -> bool:
         """Whether requests are worked on."""
         return self._thread is not None and self._thread.is_alive() and not self._is_stopping
+
+    def step_seconds(self) -> float:
+        """How long the present step has been running; 0 between two steps. From any thread."""
+        began = self._step_began
+        return monotonic() - began if began is not None else 0.0
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="hyla-engine", daemon=True)
@@ -204,12 +212,14 @@ class EngineThread:
 
     def _work(self) -> None:
         while self._take_commands():
+            self._step_began = monotonic()
             try:
                 events = self._step()
             except Exception:  # the engine ends its own failed batches; this is a fault of the engine itself
                 logger.exception("an engine step failed outside of its batch")
                 self._end_all("error", "the engine failed; its log has the reason")
                 events = []
+            self._step_began = None
             for event in events:
                 self._deliver(event)
             self._told()

@@ -24,6 +24,10 @@ class Launch:
     """Fields of `EngineOptions`."""
     max_requests: int = 512
     """Most unfinished requests (`EngineThread`)."""
+    silence_seconds: float = 60.0
+    """A process that says nothing for so long, as none that runs does, is killed and started again."""
+    stop_seconds: float = 30.0
+    """A process that was told to end has so long for its last step."""
     prepare: Callable[[], object] | None = None
     """Called first in the engine's process (for its logs); a function of a module."""
 
@@ -85,6 +89,14 @@ class Answer:
     number: int
     value: Any = None
     error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The process runs."""
+
+    step_seconds: float
+    """How long the present step has; 0 between two steps."""
 
 
 @dataclass(frozen=True)

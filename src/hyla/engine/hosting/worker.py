@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 from concurrent.futures import Future
-from multiprocessing.connection import Connection
-from threading import Lock
 
+from hyla.engine.hosting.heartbeat import Heart, Pipe
 from hyla.engine.hosting.thread import EngineThread
 from hyla.engine.hosting.wire import Answer, Call, Cancel, Launch, Loading, Ready, Rejected, StepEvents, Stop
 from hyla.engine.requests.messages import TokenEvent
@@ -19,13 +18,12 @@ VERBS = frozenset({"submit", "embed", "status", "pause", "resume", "sleep", "wak
 """Methods of `EngineThread` that may be called over the pipe."""
 
 
-def work(connection: Connection, launch: Launch) -> None:
+def work(pipe: Pipe, heart: Heart, launch: Launch) -> None:
     """The whole life of the process: make the engine, serve it, and end with the other side or when told."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # meant for the server, which finishes its answers and then says Stop
     if launch.prepare is not None:
         launch.prepare()
-    pipe = _Pipe(connection)
     try:
         engine = _make(launch, pipe)
     except HylaError as error:
@@ -34,45 +32,28 @@ def work(connection: Connection, launch: Launch) -> None:
     engine.try_grammars_first()
     thread = EngineThread(engine, max_requests=launch.max_requests)
     worker = Worker(pipe, thread)
+    heart.step_seconds = thread.step_seconds
     thread.start()
     try:
         worker.serve()
     finally:
         thread.stop()
-        connection.close()
+        pipe.close()
 
 
-def _make(launch: Launch, pipe: _Pipe):
+def _make(launch: Launch, pipe: Pipe):
     from hyla.engine.engine import Engine
 
-    return Engine(launch.folder, progress=lambda done, total: pipe.send(Loading(done, total)), **launch.options)
+    def tell(done: int, total: int) -> None:
+        pipe.send(Loading(done, total))
 
-
-class _Pipe:
-    """One end of the pipe, for several threads. What the other side no longer reads is dropped."""
-
-    def __init__(self, connection: Connection):
-        self._connection, self._lock = connection, Lock()
-
-    def send(self, message: object) -> None:
-        try:
-            with self._lock:
-                self._connection.send(message)
-        except OSError:
-            logger.debug("the server is gone")  # `receive` ends, too
-
-    def receive(self) -> Call | Cancel | Stop:
-        """The next message; `Stop` when the other side is gone."""
-        try:
-            return self._connection.recv()
-        except (EOFError, OSError):
-            return Stop()
+    return Engine(launch.folder, progress=tell, **launch.options)
 
 
 class Worker:
     """Carries calls from the pipe to the thread, and answers and events back, the events of a step in one message."""
 
-    def __init__(self, pipe: _Pipe, thread: EngineThread):
+    def __init__(self, pipe: Pipe, thread: EngineThread):
         self._pipe, self._thread = pipe, thread
         self._events: list[TokenEvent] = []
         """The events of the present step; touched by the engine's thread only."""

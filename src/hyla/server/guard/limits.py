@@ -19,10 +19,17 @@ class Limits(Config):
 
     max_body_bytes: Count = 16 << 20
     """Largest request body; a larger one is 413."""
+    max_connections: Count = 2048
+    """Open connections; more are answered with 503 and closed. At most what the process may open files for."""
     max_json_depth: Count = 100
     """Nesting of a request body."""
     max_json_names: Count = 8192
     """Names in one object of a request body."""
+    max_json_values: Count = 1 << 20
+    """Values in a request body, at any depth: numbers, texts, lists and objects. A prompt of token ids has one for each
+    token."""
+    max_json_containers: Count = 1 << 15
+    """Lists and objects among them."""
     max_header_bytes: Annotated[int, Field(ge=1024)] = 64 << 10
     """Path, query and headers together; more is 431."""
     max_requests: Annotated[int, Field(ge=0)] = 512
@@ -61,3 +68,8 @@ class Limits(Config):
     """A client that takes nothing of a stream for this long is cut off and its work is cancelled."""
     drain_seconds: Seconds = 30.0
     """After SIGTERM, how long running answers may go on."""
+    engine_silence_seconds: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 60.0
+    """An engine's process gives a sign of life every second, whatever it computes; after so long without one it is
+    killed and started again."""
+    engine_stop_seconds: Seconds = 30.0
+    """How long an engine may take to end after its last step was asked for; then it is killed."""

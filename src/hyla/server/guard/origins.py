@@ -63,13 +63,21 @@ class Origins:
             )
         if origin is None or request.method in READING or self.origins & {origin, "*"}:
             return None
-        if urlsplit(origin).netloc.lower() == host.lower() or self._is_allowed_page(origin):
+        if (host and _netloc(origin).lower() == host.lower()) or self._is_allowed_page(origin):
             return None
         return _forbidden(f"a page of {origin[:200]!r} may not use this server; --cors-origin {origin[:200]} allows it")
 
     def _is_allowed_page(self, origin: str) -> bool:
         """Whether it is a page of an allowed host: a proxy may have put another Host in place of its own."""
-        return _name(urlsplit(origin).netloc) in (self.hosts or ())
+        return _name(_netloc(origin)) in (self.hosts or ())
+
+
+def _netloc(origin: str) -> str:
+    """Host and port of an origin; "" of what is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _name(netloc: str) -> str:

@@ -10,6 +10,7 @@ from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
 from hyla.server.schemas.chat import ChatRequest
 from hyla.server.schemas.completions import CompletionRequest
+from hyla.server.schemas.fields import is_larger
 from hyla.server.schemas.generation import ResponseFormat
 
 
@@ -57,9 +58,9 @@ def _grammar(kind: str, value: Any, name: str, limits: Limits) -> dict:
     if kind == "json_object":
         return constraints.json_object_grammar()
     if kind == "json_schema":
-        return constraints.json_schema_grammar(check_schema(_as_object(value, name), name, limits))
+        return constraints.json_schema_grammar(check_schema(_as_object(value, name, limits), name, limits))
     if kind == "choice":
-        if not value or len(json.dumps(value)) > limits.max_schema_bytes:
+        if not value or is_larger(value, limits.max_schema_bytes):
             raise RequestError(f"{name} must hold some choices, of at most {limits.max_schema_bytes} bytes", name)
         return constraints.choice_grammar(value)
     if len(value.encode()) > limits.max_schema_bytes:
@@ -67,8 +68,10 @@ def _grammar(kind: str, value: Any, name: str, limits: Limits) -> dict:
     return constraints.regex_grammar(value) if kind == "regex" else constraints.text_grammar(value)
 
 
-def _as_object(value: dict | str, name: str) -> dict:
+def _as_object(value: dict | str, name: str, limits: Limits) -> dict:
     """A schema that may have come as text."""
+    if isinstance(value, str) and len(value) > limits.max_schema_bytes:
+        raise RequestError(f"{name} is larger than {limits.max_schema_bytes} bytes; shorten it", name)
     try:
         schema = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError) as error:
@@ -84,7 +87,7 @@ def check_schema(schema: dict, name: str, limits: Limits, *, param: str | None =
     name: what holds it, for people. param: the field, if that is another word. is_held: whether an answer is sure to be
     held to it; elsewhere a reference to somewhere else means nothing yet.
     """
-    if len(json.dumps(schema)) > limits.max_schema_bytes:
+    if is_larger(schema, limits.max_schema_bytes):
         message = f"{name} holds a schema larger than {limits.max_schema_bytes} bytes; shorten it"
         raise RequestError(message, param or name)
     waiting = [(schema, 1)]

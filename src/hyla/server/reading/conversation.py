@@ -13,6 +13,7 @@ from hyla.checkpoints.templates.values import Arguments
 from hyla.engine.requests.formats import depth_of
 from hyla.errors import RequestError
 from hyla.server.reading.content import text_of
+from hyla.server.reading.counting import JsonCounter
 from hyla.server.reading.instructions import arranged
 from hyla.server.reading.skipped import Skipped
 
@@ -20,8 +21,12 @@ INVALID = "invalid_json"
 """The one name in an object that stands for arguments which are none."""
 MOST_DEPTH = 64
 """Nested lists and objects of arguments; `depth_of` counts no further."""
-RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
-"""Template names that come from the request's own fields."""
+LONG_ARGUMENTS = 1 << 14
+"""Characters from which on it is counted, before they are read, how much is in arguments."""
+MOST_VALUES = 1 << 15
+"""Values in arguments; what holds more stays text."""
+RESERVED = frozenset({"self", "messages", "tools", "documents", "add_generation_prompt"})
+"""Template names that come from the request's own fields, or mean something to Jinja itself."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Conversation:
         if taken:
             name = min(taken)
             raise RequestError(
-                f"chat_template_kwargs may not set {name}; it comes from the request", "chat_template_kwargs"
+                f"chat_template_kwargs may not set {name}, which is not the client's; leave it out",
+                "chat_template_kwargs",
             )
         messages = [message_for_template(message, f"messages[{n}]") for n, message in enumerate(self.messages)]
         if tokenizer.chat_template is not None:
@@ -110,6 +116,11 @@ def arguments_for_template(given: Any) -> Arguments:
 
 def read_arguments(text: str) -> dict[str, Any] | None:
     """The object that JSON text is; None for anything else, and for what no prompt or reader could hold."""
+    if len(text) > LONG_ARGUMENTS:
+        counter = JsonCounter()
+        counter.add(text.encode("utf-8", "surrogatepass"))
+        if counter.num_values > MOST_VALUES:
+            return None
     try:
         value = json.loads(text) if text.strip() else {}
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()

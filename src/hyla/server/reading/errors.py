@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 ANTHROPIC_PATH = "/v1/messages"
 
+LONGEST_MESSAGE = 4000
+"""Characters of an error's text, which may repeat what the client sent."""
+
 ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -81,6 +84,8 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
     failure = as_failure(error)
     path = request.url.path
     message = _no_route(request, error) if isinstance(error, HTTPException) else str(failure)
+    if len(message) > LONGEST_MESSAGE:
+        message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
     if failure.status >= 500 and failure.code is None:
         logger.error("%s %s failed", request.method, path, exc_info=error)
     if is_anthropic(path):

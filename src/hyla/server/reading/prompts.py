@@ -72,6 +72,7 @@ async def encode(
         for prompt in prompts:
             if isinstance(prompt, str):
                 tokenizer = served.require_tokenizer("a text prompt")
+                served.check_length(prompt, name)
                 # The engine's own tokenizers need not know the option.
                 more = {} if add_special_tokens else {"add_special_tokens": False}
                 prompt = tuple(tokenizer.encode(prompt, **more))

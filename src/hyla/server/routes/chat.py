@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 from fastapi import APIRouter, Depends, Request
@@ -11,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
 from hyla.server.guard.limits import Limits
-from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.body import read_body
 from hyla.server.reading.constraints import grammar_of
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.prompts import check_choices, check_stream, prompt_of
@@ -29,7 +30,7 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
-    requested = parse(ChatRequest, await read_json(request, service.limits))
+    requested = await read_body(ChatRequest, request, service.limits)
     with in_client_names(requested):
         return await _answer(request, service, requested, client)
 
@@ -38,7 +39,7 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
     served = service.model_or_only(requested.model)
     served.require_tokenizer("chat")
     check_stream(requested)
-    conversation = _conversation(requested, service.limits)
+    conversation = await asyncio.to_thread(_conversation, requested, service.limits)
     prompt = await prompt_of(served, conversation)
     constraint = grammar_of(requested, service.limits)
     reading = await run_in_threadpool(

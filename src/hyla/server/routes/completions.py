@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from hyla.engine import SamplingParams
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
-from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.body import read_body
 from hyla.server.reading.constraints import grammar_of
 from hyla.server.reading.prompts import check_choices, check_stream, encode
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
@@ -27,7 +27,7 @@ router = APIRouter()
 @router.post("/v1/completions")
 async def completions(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
-    requested = parse(CompletionRequest, await read_json(request, service.limits))
+    requested = await read_body(CompletionRequest, request, service.limits)
     with in_client_names(requested):
         return await _answer(request, service, requested, client)
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from hyla.server.administration import administer
-from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.body import read_body
 from hyla.server.reading.errors import HTTPFailure
 from hyla.server.schemas.control import AbortRequest, ModelRequest, PauseRequest, SleepRequest, WeightsRequest
 from hyla.server.service import client_of, service_of
@@ -23,7 +23,7 @@ async def admin_of(request: Request) -> None:
 async def abort(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     """Cancel a running answer by its id; only its own client (and the admin) may."""
     service = service_of(request)
-    requested = parse(AbortRequest, await read_json(request, service.limits))
+    requested = await read_body(AbortRequest, request, service.limits)
     if not service.abort(requested.request_id, client):
         message = f"request_id {requested.request_id!r} is not running; it may have finished"
         raise HTTPFailure(404, message, param="request_id", code="request_not_found")
@@ -36,7 +36,7 @@ async def admin(request: Request, action: str) -> JSONResponse:
     service = service_of(request)
     schemas = {"pause": PauseRequest, "sleep": SleepRequest, "weights": WeightsRequest}
     schema = schemas.get(action, ModelRequest)
-    requested = parse(schema, await read_json(request, service.limits))
+    requested = await read_body(schema, request, service.limits)
     served = service.model_or_only(requested.model)
     fields = requested.model_dump(exclude_none=True, exclude={"model"})
     told = await administer(served.worker, action, fields)

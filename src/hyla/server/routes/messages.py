@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
 from hyla.server.guard.limits import Limits
-from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.body import read_body
 from hyla.server.reading.constraints import format_grammar
 from hyla.server.reading.content import text_of
 from hyla.server.reading.conversation import Conversation
@@ -39,7 +40,7 @@ TOOL_SEARCH = "tool_search"
 @router.post("/v1/messages")
 async def messages(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
-    requested = parse(MessageRequest, await read_json(request, service.limits))
+    requested = await read_body(MessageRequest, request, service.limits)
     with in_client_names(requested):
         return await _answer(request, service, requested, client)
 
@@ -47,7 +48,7 @@ async def messages(request: Request, client: str = Depends(client_of)) -> Respon
 async def _answer(request: Request, service: Service, requested: MessageRequest, client: str) -> Response:
     served = service.model_or_only(requested.model)
     served.require_tokenizer("messages")
-    conversation = _conversation(requested, service.limits)
+    conversation = await asyncio.to_thread(_conversation, requested, service.limits)
     prompt = await prompt_of(served, conversation)
     constraint = _grammar(requested, service.limits)
     # A model without known thinking may be asked to think: clients send it to every model.
@@ -95,10 +96,10 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    requested = parse(CountTokensRequest, await read_json(request, service.limits))
+    requested = await read_body(CountTokensRequest, request, service.limits)
     served = service.model_or_only(requested.model)
     with in_client_names(requested):
-        conversation = _conversation(requested, service.limits)
+        conversation = await asyncio.to_thread(_conversation, requested, service.limits)
         prompt = await prompt_of(served, conversation)
     return JSONResponse({"input_tokens": len(prompt.token_ids)}, headers=conversation.skipped.headers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -12,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
 from hyla.server.guard.limits import Limits
-from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.body import read_body
 from hyla.server.reading.constraints import format_grammar
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.errors import HTTPFailure
@@ -32,12 +33,14 @@ router = APIRouter()
 
 LOGPROBS = "message.output_text.logprobs"
 SEALED_REASONING = "reasoning.encrypted_content"
+ECHOED = {"reasoning", "text", "tool_choice", "tools", "user"}
+"""Fields that an answer repeats as they came."""
 
 
 @router.post("/v1/responses")
 async def responses(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
-    requested = parse(ResponseRequest, await read_json(request, service.limits))
+    requested = await read_body(ResponseRequest, request, service.limits)
     with in_client_names(requested):
         return await _answer(request, service, requested, client)
 
@@ -45,10 +48,10 @@ async def responses(request: Request, client: str = Depends(client_of)) -> Respo
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    requested = parse(InputTokensRequest, await read_json(request, service.limits))
+    requested = await read_body(InputTokensRequest, request, service.limits)
     with in_client_names(requested):
         served = service.model_or_only(requested.model)
-        _, conversation, _ = _conversation(requested, service, client)
+        _, conversation, _ = await asyncio.to_thread(_conversation, requested, service, client)
         prompt = await prompt_of(served, conversation)
     body = {"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)}
     return JSONResponse(body, headers=conversation.skipped.headers)
@@ -57,7 +60,7 @@ async def count_input_tokens(request: Request, client: str = Depends(client_of))
 async def _answer(request: Request, service: Service, requested: ResponseRequest, client: str) -> Response:
     served = service.model_or_only(requested.model)
     served.require_tokenizer("responses")
-    messages, conversation, functions = _conversation(requested, service, client)
+    messages, conversation, functions = await asyncio.to_thread(_conversation, requested, service, client)
     prompt = await prompt_of(served, conversation)
     constraint = _grammar(requested.text, service.limits)
     reading = await run_in_threadpool(
@@ -192,7 +195,7 @@ def _grammar(text: TextOptions | None, limits: Limits) -> dict | None:
 
 def _echo(requested: ResponseRequest) -> dict[str, Any]:
     """What an answer repeats of its request."""
-    given = requested.model_dump(mode="json", by_alias=True, exclude_none=True)
+    given = requested.model_dump(mode="json", by_alias=True, exclude_none=True, include=ECHOED)
     return {
         "background": False,
         "instructions": requested.instructions,

@@ -14,11 +14,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
+from hyla.checkpoints import Tokenizer
 from hyla.engine import EmbedCommand, SamplingParams, TokenLogprob
 from hyla.errors import RequestError
 from hyla.server.answering.answering import gather
 from hyla.server.guard.limits import Limits
-from hyla.server.reading.body import parse, read_json
+from hyla.server.reading.body import read_body
 from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.prompts import check_logprobs, encode, prompt_of
 from hyla.server.reading.skipped import Skipped
@@ -48,7 +49,7 @@ def _texts(given: str | Sequence, limits: Limits) -> list[str | tuple[int, ...]]
 @router.post("/v1/embeddings")
 async def embeddings(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    requested = parse(EmbeddingRequest, await read_json(request, service.limits))
+    requested = await read_body(EmbeddingRequest, request, service.limits)
     with in_client_names(requested):
         return await _embeddings(service, requested, client)
 
@@ -95,7 +96,7 @@ def _encoded(vector: Sequence[float], form: str | None) -> list[float] | str:
 @router.post("/tokenize")
 async def tokenize(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    requested = parse(TokenizeRequest, await read_json(request, service.limits))
+    requested = await read_body(TokenizeRequest, request, service.limits)
     with in_client_names(requested):
         return await _tokenize(service, requested, client)
 
@@ -118,17 +119,27 @@ async def _tokenize(service: Service, requested: TokenizeRequest, client: str) -
         ids = (await prompt_of(served, conversation)).token_ids
     else:
         more = {} if requested.add_special_tokens is not False else {"add_special_tokens": False}
+        served.check_length(requested.prompt or "", "prompt")
         ids = await run_in_threadpool(tokenizer.encode, requested.prompt, **more)
     body = {"tokens": list(ids), "count": len(ids), "max_model_len": served.worker.facts.context_len}
     if requested.return_token_strs:
-        body["token_strs"] = [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
+        body["token_strs"] = await run_in_threadpool(_texts_of, tokenizer, ids)
     return JSONResponse(body)
+
+
+def _texts_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """Each token's own text."""
+    known: dict[int, str] = {}
+    for token in ids:
+        if token not in known:
+            known[token] = tokenizer.decode([token], skip_special_tokens=False)
+    return [known[token] for token in ids]
 
 
 @router.post("/detokenize")
 async def detokenize(request: Request, client: str = Depends(client_of)) -> JSONResponse:
     service = service_of(request)
-    requested = parse(DetokenizeRequest, await read_json(request, service.limits))
+    requested = await read_body(DetokenizeRequest, request, service.limits)
     with in_client_names(requested):
         return await _detokenize(service, requested, client)
 
@@ -136,18 +147,23 @@ async def detokenize(request: Request, client: str = Depends(client_of)) -> JSON
 async def _detokenize(service: Service, requested: DetokenizeRequest, client: str) -> JSONResponse:
     served = service.model_or_only(requested.model)
     tokenizer = served.require_tokenizer("detokenize")
-    if requested.tokens:
-        served.worker.facts.check_ids(requested.tokens, "tokens")
-    skip = bool(requested.skip_special_tokens)
-    return JSONResponse(
-        {"prompt": await run_in_threadpool(tokenizer.decode, requested.tokens, skip_special_tokens=skip)}
-    )
+    facts, skip = served.worker.facts, bool(requested.skip_special_tokens)
+    if len(requested.tokens) > facts.context_len:
+        message = f"tokens holds {len(requested.tokens)} of them; at most a context, {facts.context_len}, go at once"
+        raise RequestError(message, "tokens")
+
+    def work() -> str:
+        if requested.tokens:
+            facts.check_ids(requested.tokens, "tokens")
+        return tokenizer.decode(requested.tokens, skip_special_tokens=skip)
+
+    return JSONResponse({"prompt": await run_in_threadpool(work)})
 
 
 @router.post("/score")
 async def score(request: Request, client: str = Depends(client_of)) -> Response:
     service = service_of(request)
-    requested = parse(ScoreRequest, await read_json(request, service.limits))
+    requested = await read_body(ScoreRequest, request, service.limits)
     with in_client_names(requested):
         return await _score(request, service, requested, client)
 
@@ -206,7 +222,7 @@ async def _score_prompts(
                 served, [own], add_special_tokens=requested.add_special_tokens is not False, name="the context"
             )
         except RequestError as error:
-            raise RequestError(str(error), "context") from error
+            raise RequestError(str(error), "context", error.code) from error
     # Special tokens open a text once: before its context, if it has one.
     opens = requested.add_special_tokens is not False and not context
     texts = _texts(requested.input, service.limits)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
 
 from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
@@ -28,7 +29,7 @@ class CompletionRequest(GenerationFields):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [tuple(token for token in self.prompt if isinstance(token, int))]
+            return [tuple(cast(Sequence[int], self.prompt))]
         if not self.prompt:
             raise RequestError("prompt is an empty list; give a text or token ids", "prompt")
         if len(self.prompt) > limits.max_prompts:

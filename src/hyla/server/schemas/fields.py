@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import core_schema
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,33 @@ class Body(BaseModel):
     """Unknown names are errors. None means the default."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+MOST_ECHOED_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Echoed:
+    """The answer, and what is kept of it, repeat the value: it has few bytes as JSON."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    @staticmethod
+    def _check(value: Any) -> Any:
+        if is_larger(value, MOST_ECHOED_BYTES):
+            raise ValueError(f"has more than {MOST_ECHOED_BYTES} bytes, and the answer repeats it; shorten it")
+        return value
+
+
+def is_larger(value: Any, most_bytes: int) -> bool:
+    """Whether a value has more bytes as JSON; no more of it is written than tells."""
+    num = 0
+    for piece in json.JSONEncoder().iterencode(value):
+        num += len(piece)
+        if num > most_bytes:
+            return True
+    return False
 
 
 @dataclass(frozen=True)

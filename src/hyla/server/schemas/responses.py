@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from hyla.server.schemas.chat import Effort
-from hyla.server.schemas.fields import Body, Bookkeeping, Items, ModelOnly, NoEffect, OnlyNeutral, TopLogprobs
+from hyla.server.schemas.fields import Body, Bookkeeping, Echoed, Items, ModelOnly, NoEffect, OnlyNeutral, TopLogprobs
 from hyla.server.schemas.generation import StreamOptions
 from hyla.server.schemas.tools import HOSTED, OWN, HostedTool, ToolName, told_by_type
 
@@ -155,7 +155,7 @@ class ResponseRequest(InputTokensRequest):
     top_logprobs: TopLogprobs | None = None
     include: Items[Includable] | None = None
     """"message.output_text.logprobs" is heard; the others ask for parts that no answer here has."""
-    metadata: dict[str, Any] | None = None
+    metadata: Annotated[dict[str, Any], Echoed()] | None = None
     background: Annotated[Any, OnlyNeutral((False,), "answers are made while the client waits")] = None
     prompt: Annotated[Any, OnlyNeutral((), "prompts are not kept here; send the messages")] = None
     moderation: Annotated[Any, OnlyNeutral((), "nothing is moderated here; leave it out")] = None
@@ -167,7 +167,7 @@ class ResponseRequest(InputTokensRequest):
     safety_identifier: Bookkeeping = None
     client_metadata: Bookkeeping = None
     service_tier: Bookkeeping = None
-    user: Bookkeeping = None
+    user: Annotated[Any, Echoed(), NoEffect("it is bookkeeping of a hosted service")] = None
 
     # Extensions.
     top_k: int | None = None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import select
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
@@ -14,6 +17,8 @@ LogFormat = Literal["text", "json"]
 
 FIELDS = "hyla_fields"
 """Attribute of a record with fields of its own: `logger.info(..., extra={FIELDS: {...}})`."""
+
+MOST_WAITING_BYTES = 1 << 20
 
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -36,7 +41,8 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people; a message is always one line that commands no terminal, whatever a client or a file said."""
+    """A line for people; a message is always one line, and no terminal does anything but show it, whatever a client
+    sent. The lines of a traceback are set in, so that none can look like another message."""
 
     def __init__(self):
         super().__init__(TEXT_FORMAT)
@@ -44,8 +50,50 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         return escaped(super().formatMessage(record), keep="\t")
 
-    def formatException(self, ei) -> str:
-        return escaped(super().formatException(ei))
+    def format(self, record: logging.LogRecord) -> str:
+        message, *traceback = super().format(record).split("\n")
+        return "\n  ".join([message, *map(escaped, traceback)])
+
+
+class PatientHandler(logging.Handler):
+    """Writes to a file descriptor and never waits for whoever reads there: what cannot be written now is kept, up to
+    MOST_WAITING_BYTES, and then left out and counted. A server must not stop because nobody reads its log."""
+
+    def __init__(self, descriptor: int):
+        super().__init__()
+        self._descriptor = descriptor
+        self._waiting = bytearray()
+        self._num_lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = (self.format(record) + "\n").encode(errors="backslashreplace")
+        except Exception:
+            self.handleError(record)
+            return
+        self._write()
+        if self._num_lost and not self._waiting:
+            self._waiting += b"%d lines of the log could not be written in time and are left out\n" % self._num_lost
+            self._num_lost = 0
+        if len(self._waiting) + len(line) > MOST_WAITING_BYTES:
+            self._num_lost += 1
+            return
+        self._waiting += line
+        self._write()
+
+    def _write(self) -> None:
+        """As much as is taken now."""
+        place = select.poll()
+        place.register(self._descriptor, select.POLLOUT)
+        while self._waiting and place.poll(0):
+            try:
+                del self._waiting[: os.write(self._descriptor, self._waiting[: select.PIPE_BUF])]
+            except OSError:  # nobody will read it, or there is no room: not a reason to end
+                self._waiting.clear()
+
+    def flush(self) -> None:
+        with self.lock or nullcontext():
+            self._write()
 
 
 def configure(form: LogFormat = "text", *, level: str = "info", stream: TextIO | None = None) -> logging.Handler:
@@ -53,7 +101,7 @@ def configure(form: LogFormat = "text", *, level: str = "info", stream: TextIO |
 
     Calling it again replaces what an earlier call set up.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(stream) if stream is not None else PatientHandler(sys.stderr.fileno())
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     for name in ("hyla", "uvicorn"):
         logger = logging.getLogger(name)
