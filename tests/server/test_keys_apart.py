@@ -75,13 +75,13 @@ def test_all_keys_share_where_the_server_is_told_so(key_file):
 @pytest.mark.parametrize("route", GENERATING)
 def test_every_route_that_computes_a_prompt_keeps_keys_apart(keyed, monkeypatch, route):
     """By the engine's requests, whose salt is all that its prefix cache, its spill and its sharing in flight ask."""
-    asked, submit = [], keyed.served.worker.submit
+    asked, submit = [], keyed.served.worker.submitted
 
     def spy(request, on_event):
         asked.append(request)
         return submit(request, on_event)
 
-    monkeypatch.setattr(keyed.served.worker, "submit", spy)
+    monkeypatch.setattr(keyed.served.worker, "submitted", spy)
     for key in ("alice", "bob", "alice"):
         assert ask(keyed, key, route).status_code == 200
     first, other, again = asked
