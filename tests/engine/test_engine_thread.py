@@ -122,14 +122,14 @@ def test_a_request_is_resolved_once_and_its_grammar_compiled_once_for_each_choic
     def counted(own, name):
         method = getattr(own, name)
 
-        def spy(self, given):
+        def spy(self, *given):
             counts[name] += 1
-            return method(self, given)
+            return method(self, *given)
 
         monkeypatch.setattr(own, name, spy)
 
     counted(Resolver, "resolve")
-    counted(GrammarCompiler, "compile")
+    counted(GrammarCompiler, "_compile")
     engine = Engine(tiny_model(), tokenizer=byte_tokenizer(), memory=24 << 20, max_num_sequences=4)
     thread = EngineThread(engine)
     thread.start()
@@ -138,11 +138,11 @@ def test_a_request_is_resolved_once_and_its_grammar_compiled_once_for_each_choic
         request("g", n=3, seed=1, temperature=1.0, ignore_eos=False, grammar=Regex(pattern="[ab]{3}")), listener
     )
     assert listener.done.wait(60)
-    assert counts == {"resolve": 1, "compile": 3}
+    assert counts == {"resolve": 1, "_compile": 3}
     texts = ["".join(event.text for event in listener.events if event.choice == n) for n in range(3)]
     assert all(len(text) == 3 and set(text) <= {"a", "b"} for text in texts)
     counts.clear()
     engine = thread.engine
     thread.stop()
     engine.generate("x", SamplingParams(max_tokens=4, grammar=Regex(pattern="[ab]{3}")))
-    assert counts == {"resolve": 1, "compile": 1}
+    assert counts == {"resolve": 1, "_compile": 1}
