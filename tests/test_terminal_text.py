@@ -101,7 +101,7 @@ def test_the_log_of_the_server_commands_nothing():
             logging.getLogger(name).propagate = True
     lines = stream.getvalue().splitlines()
     assert not commands(stream.getvalue()) and VISIBLE in lines[0] and r"\n2026 ERROR fake" in lines[0]
-    assert lines[-1] == f"ValueError: {VISIBLE}"
+    assert lines[-1].strip() == f"ValueError: {VISIBLE}"
 
 
 class Terminal(io.StringIO):

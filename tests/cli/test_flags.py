@@ -18,7 +18,7 @@ CONFIGS = [EngineOptions, Limits]
 OTHER_VALUES = {"str": "other", "int": "1025", "float": "2.5"}
 """By type: a value that no field has by default and every field allows, as text."""
 
-BOUNDED = {"max_draft_tokens": 3, "most_urgent_priority": -5}
+BOUNDED = {"max_draft_tokens": 3, "most_urgent_priority": -5, "engine_silence_seconds": 7.5}
 """Of fields that do not allow those."""
 
 

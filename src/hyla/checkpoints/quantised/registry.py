@@ -29,7 +29,7 @@ def find_declared(published: Mapping, text_key: str | None, folder: Path) -> Dec
             found = keys.get(key) if isinstance(keys, Mapping) else None
             if found is not None:
                 if not isinstance(found, Mapping):
-                    raise ConfigError(f"{key} = {shown(found)} in config.json must be an object")
+                    raise ConfigError(f"{folder / 'config.json'}: {key} = {shown(found)} must be an object")
                 if key == OLD_KEY:
                     found = {"quant_method": "compressed-tensors", **found}
                 return Declared(_below(found), "config.json")
