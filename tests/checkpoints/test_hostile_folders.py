@@ -237,7 +237,7 @@ def test_every_error_about_a_config_names_its_file(folder):
 )
 def test_a_template_that_python_cannot_compile_is_refused(folder, template):
     put(folder / "chat_template.jinja", template.encode())
-    with pytest.raises(CheckpointError, match="the chat template of .*m is not a valid Jinja template"):
+    with pytest.raises(CheckpointError, match=r"the chat template of .*m is not a valid Jinja template"):
         load_tokenizer(folder)
 
 
