@@ -18,9 +18,6 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import tokenizers
 
-from hyla.answers.constraints import strictness
-from hyla.answers.followable import followable
-from hyla.answers.grammar_marks import owner_at
 from hyla.checkpoints.library_errors import failures_as
 from hyla.engine.requests.formats import Format
 from hyla.engine.requests.text import HasBackend, TextCodec
@@ -278,6 +275,9 @@ def source_of(form: Format) -> str:
     """The grammar in llguidance's own form. Raises ValueError where the text cannot even be read."""
     import llguidance
 
+    from hyla.answers.constraints import strictness
+    from hyla.answers.followable import followable
+
     if form.type == "json_object":
         return llguidance.LLMatcher.grammar_from_json_schema({"type": "object"})
     if form.type == "json_schema":
@@ -307,6 +307,8 @@ def first_line(message: str, most: int = 300) -> str:
 
 def _refusal(form: Format, message: str) -> RequestError:
     """The refusal of a format. Its place stands apart: the client may never have seen the text that it is in."""
+    from hyla.answers.grammar_marks import owner_at
+
     said = first_line(message)
     place = re.match(r"at (\d+)\(\d+\): ", said)
     owner = owner_at(form.text, int(place[1])) if place and form.type == "lark" else None
