@@ -27,7 +27,7 @@ MOST_SECONDS = 300
 """Against hanging, not a measurement: a folder takes a fraction of a second."""
 MOST_KIB = 150 * 1024
 """What one folder may add to the most memory that was ever in use."""
-NAMED = ("config.json", ".safetensors", "tokenizer", "chat_template", "adapter", "messages")
+NAMED = ("config.json", ".safetensors", "tokenizer", "chat_template", "adapter", "chat templates", "messages")
 
 
 @pytest.fixture(scope="module")
