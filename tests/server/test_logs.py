@@ -68,3 +68,17 @@ def test_a_log_on_a_full_disk_stops_nobody(logger):
         logger.addHandler(handler)
         logger.warning("x")
         handler.flush()
+
+
+def test_a_standard_error_that_is_closed_or_no_file_takes_no_log_and_ends_nothing(monkeypatch):
+    before = {name: logging.getLogger(name).handlers for name in ("hyla", "uvicorn")}
+    in_memory = io.StringIO()
+    try:
+        for stream in (in_memory, None):
+            monkeypatch.setattr("sys.stderr", stream)
+            logs.configure("text")
+            logging.getLogger("hyla.server").warning("said")
+    finally:
+        for name, found in before.items():
+            logging.getLogger(name).handlers, logging.getLogger(name).propagate = found, True
+    assert in_memory.getvalue().count("said") == 1

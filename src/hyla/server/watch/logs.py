@@ -96,12 +96,21 @@ class PatientHandler(logging.Handler):
             self._write()
 
 
+def _handler(stream: TextIO | None) -> logging.Handler:
+    if stream is None:  # standard error is closed
+        return logging.NullHandler()
+    try:
+        return PatientHandler(stream.fileno())
+    except (AttributeError, OSError, ValueError):  # an object of Python's: a notebook's, or in memory
+        return logging.StreamHandler(stream)
+
+
 def configure(form: LogFormat = "text", *, level: str = "info", stream: TextIO | None = None) -> logging.Handler:
     """Send Hyla's and the HTTP server's logs to standard error in one format. Returns the handler that does it.
 
     Calling it again replaces what an earlier call set up.
     """
-    handler = logging.StreamHandler(stream) if stream is not None else PatientHandler(sys.stderr.fileno())
+    handler = _handler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     for name in ("hyla", "uvicorn"):
         logger = logging.getLogger(name)
