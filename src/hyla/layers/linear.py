@@ -111,11 +111,11 @@ class Projection:
     def pack(self) -> None:
         """Put the plain weights into the layout of the kernel or the library (inference only).
 
-        A tied parameter stays plain where the layout does not give its rows back (the library's).
+        A tied parameter stays plain where the layout does not give its rows back (the library's), and so does float64.
         """
-        if self.is_packed or self.is_quantised:
-            return
         parameters = [parameter.detach() for parameter in self.parameters()]
+        if self.is_packed or self.is_quantised or parameters[0].dtype == torch.float64:
+            return
         self._stored_dtype = parameters[0].dtype
         self._packed = self._pack(parameters)
         if self._tied is None or isinstance(self._packed, Tiled):

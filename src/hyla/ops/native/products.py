@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import Structure, addressof, byref, c_int64, c_void_p
-from functools import cache
+from functools import cache, partial
 
 import torch
 
@@ -63,9 +63,10 @@ class Stored:
     ):
         """weights: dense, plain [..., O, D] (fp32 or bf16), e4m3 codes with their scales, or `in_tiles`' result.
         strips: (first output, last + 1, row of scales) down a matrix of codes."""
+        self._made_of = (weights, tuple(shape), scales, strips, is_tiled)
         *_, outputs, inner = shape
         tiles_N3 = tile_list(((0, outputs, 0),) if strips is None else strips)
-        self._kept = (weights, scales, tiles_N3)
+        self._tiles = tiles_N3
         self.outputs = outputs
         call = ProductCall(tiles=tiles_N3.shape[0], tile=tiles_N3.data_ptr(), outputs=outputs, inner=inner)
         call.weights, call.is_tiled, call.w_bf16 = weights.data_ptr(), int(is_tiled), _is_bf16(weights)
@@ -73,6 +74,11 @@ class Stored:
             call.scale_rows, call.scale_kind = scales.shape[-2], SCALE_KINDS[scales.dtype]
             call.scales = scales.data_ptr()
         self._call = bytes(call)
+
+    def __reduce__(self):
+        """A copy points at the tensors that are copied with it."""
+        weights, shape, scales, strips, is_tiled = self._made_of
+        return partial(Stored, scales=scales, strips=strips, is_tiled=is_tiled), (weights, shape)
 
     def call(self) -> ProductCall:
         """A call of its own, in which the rows are still missing."""
@@ -143,7 +149,7 @@ def from_tiles(tiles: torch.Tensor, outputs: int, inner: int) -> torch.Tensor:
 def rows_of_tiles(tiles: torch.Tensor, ids_T: torch.Tensor, inner: int) -> torch.Tensor:
     """Rows int64 [T] of a matrix in tiles, [T, D]: an embedding's."""
     tile_T, place_T = ids_T // TILE, ids_T % TILE
-    return tiles[tile_T, :, place_T].reshape(ids_T.shape[0], -1)[:, :inner]
+    return tiles[tile_T, :, place_T].flatten(1)[:, :inner]
 
 
 def fp8_dense(stored: Stored, matrix: int, first: int, out_RD: torch.Tensor) -> None:

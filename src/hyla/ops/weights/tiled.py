@@ -47,7 +47,12 @@ class Tiled(Weights):
         return products.Stored(self.tiles, self.shape, is_tiled=True)
 
     def stored_rows(self, ids_T: torch.Tensor) -> torch.Tensor:
-        """Rows int64 [T] of the matrix as they are stored, [T, D]: an embedding's, whose head this is."""
+        """Rows int64 [T] of the matrix as they are stored, [T, D]: an embedding's, whose head this is.
+
+        Raises IndexError, as a plain embedding does: the last tile may have places behind the last row.
+        """
+        if bool(((ids_T < 0) | (ids_T >= sum(self.part_rows))).any()):
+            raise IndexError(f"index out of range: the matrix has {sum(self.part_rows)} rows")
         return products.rows_of_tiles(self.tiles, ids_T, self.in_dim)
 
     def stored_dense(self) -> torch.Tensor:
