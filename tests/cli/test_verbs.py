@@ -143,3 +143,11 @@ def test_chat_keeps_the_conversation(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     status, text = run("chat", folder, "--max-tokens", 4, "--seed", 5)
     assert status == 0 and text.count("\n") >= 2
+
+
+def test_generate_names_a_folder_without_a_tokenizer_before_it_loads(tmp_path, monkeypatch, capsys):
+    folder = save_tiny_folder(tmp_path / "m")
+    (folder / "tokenizer.json").unlink()
+    (folder / "model.safetensors").write_bytes(b"never read")
+    status, told = failure(monkeypatch, capsys, "generate", folder, "import")
+    assert status == 1 and f"{folder} has no tokenizer.json" in told

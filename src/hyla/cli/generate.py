@@ -25,6 +25,7 @@ def generate(
     import sys
 
     import hyla
+    from hyla.checkpoints import open_checkpoint, resolve
     from hyla.cli.console import loading_bar
     from hyla.terminal_text import printable
 
@@ -32,9 +33,11 @@ def generate(
     params = hyla.SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop or ())
     )
+    found = resolve(folder, revision)
+    tokenizer = open_checkpoint(found).tokenizer()
     with loading_bar() as progress:
-        options = {"dtype": dtype, "revision": revision, "device": device, "profile": profile}
-        engine = hyla.Engine(folder, max_num_sequences=1, progress=progress, **options)
+        options = {"tokenizer": tokenizer, "dtype": dtype, "device": device, "profile": profile}
+        engine = hyla.Engine(found, max_num_sequences=1, progress=progress, **options)
     # A file or a pipe gets what the model wrote; a terminal obeys some of it.
     shown = printable if sys.stdout.isatty() else str
     for event in engine.stream(text, params):
