@@ -1,10 +1,12 @@
 """Neither the prefix cache nor drafts can be seen in an answer, and both are used."""
 
 import random
+from pathlib import Path
 
 import pytest
 from tiny_text import tiny_model
 
+from hyla.checkpoints import save_model
 from hyla.engine import Engine, Request, SamplingParams
 
 MEMORY = 32 << 20
@@ -90,6 +92,15 @@ def test_a_draft_model_changes_no_token_and_its_own_copy_is_always_right(tempera
     draft_ledger = engine.speculation.drafter.cache.ledger
     draft_ledger.check()
     assert draft_ledger.slots.used == 0
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_draft_model_may_be_named_by_its_folder(kind, tmp_path):
+    save_model(tiny_model("kimi_linear"), tmp_path / "draft")
+    options = {"speculation": "draft", "fixed_drafts": True, "draft_model": kind(tmp_path / "draft")}
+    engine = Engine(tiny_model("kimi_linear"), memory=MEMORY, max_num_sequences=1, **options)
+    (found,) = engine.generate([tokens(5, 2)], params(0.0, max_tokens=20))
+    assert found.usage.accepted_tokens == found.usage.drafted_tokens > 10
 
 
 def test_many_prompts_with_one_beginning_compute_it_once():

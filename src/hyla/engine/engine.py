@@ -46,7 +46,7 @@ class Engine(BlockingUse):
     no gradients until `model.unpack()`.
     tokenizer: anything with `encode` and `decode`; a folder brings its own. Without one, prompts are token ids and
     completions have no text.
-    draft_model: a small model object, with speculation="draft"; None: `options.draft_model` is loaded.
+    draft_model: with speculation="draft" a small model object, or the folder or hub name that the option names.
     progress: of loading, as in `checkpoints.load_model`.
     clock: seconds, for deadlines and rates; another one makes them testable.
     options: the fields of `EngineOptions`.
@@ -58,11 +58,13 @@ class Engine(BlockingUse):
         model: Model | str | Path,
         *,
         tokenizer: TextCodec | None = None,
-        draft_model: Model | None = None,
+        draft_model: Model | str | Path | None = None,
         progress: Callable[[int, int], None] | None = None,
         clock: Clock = monotonic,
         **options,
     ):
+        if isinstance(draft_model, str | Path):  # the option of the same name
+            draft_model, options["draft_model"] = None, str(draft_model)
         self.options = EngineOptions(**options)
         if isinstance(model, str | Path):
             model, tokenizer = assembly.load(model, tokenizer, self.options, progress)
