@@ -14,7 +14,9 @@ from hyla.ops import native
 from hyla.train.tokenizer import END_OF_TEXT_ID
 
 PROMPTS = [[1, 2, 3, 250], [7] * 70]
-needs_kernels = pytest.mark.skipif(native.why_missing() is not None, reason="copies of the library's layout are not made")
+needs_kernels = pytest.mark.skipif(
+    native.why_missing() is not None, reason="copies of the library's layout are not made"
+)
 
 
 def model_of(*, is_tied, vocab_size=257):
