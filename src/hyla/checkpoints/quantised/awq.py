@@ -14,14 +14,13 @@ from pydantic import field_validator
 from hyla.checkpoints.quantised.keys import AUTO_ROUND, GroupSize
 from hyla.checkpoints.quantised.protocol import Packed
 from hyla.checkpoints.quantised.stored import FLOATS, Headers, Parts
+from hyla.checkpoints.quantised.words import ROLES, find_words, groups_title
 from hyla.models.formats.published import Strict
 
 if TYPE_CHECKING:  # configs are read without PyTorch
     import torch
 
 READS = "AWQ weights of 4 bits with zero points, in the layout 'gemm'"
-ROLES = {".qweight": "codes", ".qzeros": "zeros", ".scales": "scales"}
-NEEDED = ((".qzeros", "zeros"), (".scales", "scales"))
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 FIELDS = 8
 """Codes in a word."""
@@ -73,16 +72,10 @@ class AWQ:
 
     @property
     def title(self) -> str:
-        size = self.keys.group_size
-        return f"AWQ, 4 bits, {'one group of inputs' if size == -1 else f'groups of {size} inputs'}"
+        return f"AWQ, 4 bits, {groups_title(self.keys.group_size)}"
 
     def find(self, headers: Headers) -> dict[str, Packed]:
-        found = {}
-        for module, parts in headers.modules(ROLES).items():
-            if "codes" in parts:
-                headers.need(module, parts, *NEEDED)
-                found[f"{module}.weight"] = self._packed(headers, parts)
-        return found
+        return find_words(headers, ROLES, self._packed)
 
     def _packed(self, headers: Headers, parts: dict[str, str]) -> Packed:
         into, words = headers.matrix(parts["codes"], "I32")

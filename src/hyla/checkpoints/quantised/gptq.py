@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from hyla.checkpoints.quantised.keys import AUTO_ROUND, GroupSize
 from hyla.checkpoints.quantised.protocol import Packed
 from hyla.checkpoints.quantised.stored import FLOATS, Headers, Parts
+from hyla.checkpoints.quantised.words import ROLES, find_words, groups_title
 from hyla.models.formats.published import Strict
 
 if TYPE_CHECKING:  # configs are read without PyTorch
@@ -20,8 +21,6 @@ if TYPE_CHECKING:  # configs are read without PyTorch
 
 BITS = (2, 3, 4, 8)
 READS = "GPTQ weights of 2, 3, 4 or 8 bits, in the layouts 'gptq' and 'gptq_v2'"
-ROLES = {".qweight": "codes", ".qzeros": "zeros", ".scales": "scales", ".g_idx": "groups"}
-NEEDED = ((".qzeros", "zeros"), (".scales", "scales"))
 READS_AUTO_ROUND = "AutoRound weights of 2, 3, 4 or 8 bits that are packed as in GPTQ or AWQ"
 INERT = frozenset(
     {
@@ -84,17 +83,11 @@ class GPTQ:
 
     @property
     def title(self) -> str:
-        size = self.keys.group_size
-        groups = "one group of inputs" if size == -1 else f"groups of {size} inputs"
-        return f"GPTQ{' v2' if self.stores_zero else ''}, {self.keys.bits} bits, {groups}"
+        version = " v2" if self.stores_zero else ""
+        return f"GPTQ{version}, {self.keys.bits} bits, {groups_title(self.keys.group_size)}"
 
     def find(self, headers: Headers) -> dict[str, Packed]:
-        found = {}
-        for module, parts in headers.modules(ROLES).items():
-            if "codes" in parts:
-                headers.need(module, parts, *NEEDED)
-                found[f"{module}.weight"] = self._packed(headers, parts)
-        return found
+        return find_words(headers, {**ROLES, ".g_idx": "groups"}, self._packed)
 
     def _packed(self, headers: Headers, parts: dict[str, str]) -> Packed:
         words, out = headers.matrix(parts["codes"], "I32")

@@ -11,7 +11,8 @@ from hyla.ops.native import library
 KINDS = {"sigmoid": 0, "silu": 1}
 
 
-def _is_bf16(x: torch.Tensor) -> int:
+def is_bf16(x: torch.Tensor) -> int:
+    """The kernels' word for a dtype: 1 for bf16, 0 for fp32."""
     return int(x.dtype == torch.bfloat16)
 
 
@@ -36,7 +37,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     y = torch.empty(gate.shape, dtype=up.dtype)
     strides = (c_int64(gate_RW.stride(0)), c_int64(up_RW.stride(0)))
     pointers = (c_void_p(x.data_ptr()) for x in (gate_RW, up_RW, y))
-    library().hyla_swiglu(c_int64(rows), c_int64(width), *strides, _is_bf16(up), *pointers)
+    library().hyla_swiglu(c_int64(rows), c_int64(width), *strides, is_bf16(up), *pointers)
     return y
 
 
@@ -45,13 +46,13 @@ def norm(x: torch.Tensor, weight: torch.Tensor | None, *, shift: float, eps: flo
     rows_RW = _as_rows(x)
     rows, width = rows_RW.shape
     y = torch.empty(x.shape, dtype=x.dtype)
-    bf16 = _is_bf16(x)
+    bf16 = is_bf16(x)
     library().hyla_norm(
         c_int64(rows),
         c_int64(width),
         c_int64(rows_RW.stride(0)),
         bf16,
-        0 if weight is None else _is_bf16(weight),
+        0 if weight is None else is_bf16(weight),
         bf16,
         c_void_p(rows_RW.data_ptr()),
         c_void_p(0 if weight is None else weight.data_ptr()),
@@ -68,7 +69,7 @@ def sigmoid_gate(o: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> tor
     o_RW, gate_RW = _as_rows(o).contiguous(), _as_rows(gate)
     rows, width = o_RW.shape
     y = torch.empty(o.shape, dtype=dtype)
-    sizes = (c_int64(rows), c_int64(width), c_int64(gate_RW.stride(0)), _is_bf16(gate), _is_bf16(y))
+    sizes = (c_int64(rows), c_int64(width), c_int64(gate_RW.stride(0)), is_bf16(gate), is_bf16(y))
     library().hyla_sigmoid_gate(*sizes, *(c_void_p(x.data_ptr()) for x in (o_RW, gate_RW, y)))
     return y
 
@@ -95,9 +96,9 @@ def norm_and_rotate(x_THK, weight, eps: float | None, cos_sin_TR, *, shift: floa
         width=width,
         row=x_THK.stride(0),
         head=x_THK.stride(1),
-        x_bf16=_is_bf16(x_THK),
-        w_bf16=0 if weight is None else _is_bf16(weight),
-        y_bf16=_is_bf16(y),
+        x_bf16=is_bf16(x_THK),
+        w_bf16=0 if weight is None else is_bf16(weight),
+        y_bf16=is_bf16(y),
         has_norm=int(eps is not None),
         rotary=0 if cos_sin_TR is None else cos_sin_TR.shape[1],
         interleaved=int(interleaved),
@@ -124,7 +125,7 @@ def conv(
         c_int64(x_TC.shape[1]),
         weight_LC.shape[0],
         c_int64(x_TC.stride(0)),
-        _is_bf16(x_TC),
+        is_bf16(x_TC),
         c_void_p(x_TC.data_ptr()),
         c_void_p(weight_LC.data_ptr()),
         c_void_p(0 if ring is None else ring.data_ptr()),
@@ -214,8 +215,8 @@ def attention(q, k, v, page_table, spans_4N, k_pages, v_pages, *, scale, value_d
         K=key_dim,
         V=value_dim,
         window=window or 0,
-        q_bf16=_is_bf16(q),
-        kv_bf16=_is_bf16(k),
+        q_bf16=is_bf16(q),
+        kv_bf16=is_bf16(k),
         threads=torch.get_num_threads(),
         tile_rows=TILE_BYTES // (4 * (key_dim + value_dim)),
         spare_bytes=SPARE_BYTES,

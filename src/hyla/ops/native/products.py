@@ -13,6 +13,7 @@ from functools import cache, partial
 import torch
 
 from hyla.ops.native import library
+from hyla.ops.native.kernels import is_bf16
 
 TILE = 64
 """Outputs that lie beside one another in a tile."""
@@ -69,7 +70,7 @@ class Stored:
         self._tiles = tiles_N3
         self.outputs = outputs
         call = ProductCall(tiles=tiles_N3.shape[0], tile=tiles_N3.data_ptr(), outputs=outputs, inner=inner)
-        call.weights, call.is_tiled, call.w_bf16 = weights.data_ptr(), int(is_tiled), _is_bf16(weights)
+        call.weights, call.is_tiled, call.w_bf16 = weights.data_ptr(), int(is_tiled), is_bf16(weights)
         if scales is not None:
             call.scale_rows, call.scale_kind = scales.shape[-2], SCALE_KINDS[scales.dtype]
             call.scales = scales.data_ptr()
@@ -99,7 +100,7 @@ def product(
     rows. out: a view with dense rows to write to. bias [O]: joins the finished fp32 sum before it is rounded.
     """
     call = stored.call()
-    call.x_bf16 = _is_bf16(x_TD)
+    call.x_bf16 = is_bf16(x_TD)
     if call.scales:
         call.w_bf16 = call.x_bf16
     if call.w_bf16 and call.inner % 2:
@@ -155,8 +156,4 @@ def rows_of_tiles(tiles: torch.Tensor, ids_T: torch.Tensor, inner: int) -> torch
 def fp8_dense(stored: Stored, matrix: int, first: int, out_RD: torch.Tensor) -> None:
     """Rows from `first` on of one matrix of codes, as many as out [R, D] has, in out's dtype."""
     places = (c_int64(matrix), c_int64(first), c_int64(first + out_RD.shape[0]))
-    library().hyla_fp8_dense(byref(stored.call()), *places, _is_bf16(out_RD), c_void_p(out_RD.data_ptr()))
-
-
-def _is_bf16(x: torch.Tensor) -> int:
-    return int(x.dtype == torch.bfloat16)
+    library().hyla_fp8_dense(byref(stored.call()), *places, is_bf16(out_RD), c_void_p(out_RD.data_ptr()))

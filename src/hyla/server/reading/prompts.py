@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from anyio import to_thread
 from starlette.concurrency import run_in_threadpool
 
+from hyla.answers.registry import Reading
 from hyla.engine import Request
 from hyla.errors import RequestError
 from hyla.server.guard.limits import Limits
@@ -56,6 +57,29 @@ async def prompt_of(served: ServedModel, conversation: Conversation) -> ChatProm
     Few of one model are written at a time: they wait for its template without holding a thread that others need.
     """
     return await to_thread.run_sync(served.prompt, conversation, limiter=served.prompt_writers)
+
+
+async def reading_of(
+    served: ServedModel,
+    prompt: ChatPrompt,
+    conversation: Conversation,
+    constraint: dict | None,
+    *,
+    budget: int | None,
+) -> Reading:
+    """How the answer to a conversation is read and what it is held to: grammars take a while, so not on the loop.
+
+    budget: of thinking, in tokens. Raises RequestError for what the model's format cannot be held to.
+    """
+    return await run_in_threadpool(
+        served.format.reading,
+        prompt.text,
+        conversation.tools,
+        constraint,
+        budget=budget,
+        may_think=conversation.may_think,
+        is_continued=conversation.continues_final_message,
+    )
 
 
 async def encode(

@@ -7,7 +7,6 @@ import uuid
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from starlette.concurrency import run_in_threadpool
 
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
@@ -15,7 +14,7 @@ from hyla.server.guard.limits import Limits
 from hyla.server.reading.body import read_body
 from hyla.server.reading.constraints import grammar_of
 from hyla.server.reading.conversation import Conversation
-from hyla.server.reading.prompts import check_choices, check_stream, prompt_of
+from hyla.server.reading.prompts import check_choices, check_stream, prompt_of, reading_of
 from hyla.server.reading.skipped import Skipped
 from hyla.server.reading.tools import openai_tool_use
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
@@ -42,15 +41,7 @@ async def _answer(request: Request, service: Service, requested: ChatRequest, cl
     conversation = await asyncio.to_thread(_conversation, requested, service.limits)
     prompt = await prompt_of(served, conversation)
     constraint = grammar_of(requested, service.limits)
-    reading = await run_in_threadpool(
-        served.format.reading,
-        prompt.text,
-        conversation.tools,
-        constraint,
-        budget=requested.thinking_budget,
-        may_think=conversation.may_think,
-        is_continued=conversation.continues_final_message,
-    )
+    reading = await reading_of(served, prompt, conversation, constraint, budget=requested.thinking_budget)
     params = sampling_params(
         requested,
         max_tokens=_max_tokens(requested),

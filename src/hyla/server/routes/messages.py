@@ -9,7 +9,6 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
 
 from hyla.answers.tools import ToolUse
 from hyla.errors import RequestError
@@ -19,7 +18,7 @@ from hyla.server.reading.body import read_body
 from hyla.server.reading.constraints import format_grammar
 from hyla.server.reading.content import text_of
 from hyla.server.reading.conversation import Conversation
-from hyla.server.reading.prompts import prompt_of
+from hyla.server.reading.prompts import prompt_of, reading_of
 from hyla.server.reading.skipped import Skipped
 from hyla.server.reading.tools import own_tools, tool_use
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
@@ -53,15 +52,8 @@ async def _answer(request: Request, service: Service, requested: MessageRequest,
     constraint = _grammar(requested, service.limits)
     # A model without known thinking may be asked to think: clients send it to every model.
     thinking = requested.thinking if served.format.thinking_ids is not None else None
-    reading = await run_in_threadpool(
-        served.format.reading,
-        prompt.text,
-        conversation.tools,
-        constraint,
-        budget=thinking.budget_tokens if thinking is not None else None,
-        may_think=conversation.may_think,
-        is_continued=conversation.continues_final_message,
-    )
+    budget = thinking.budget_tokens if thinking is not None else None
+    reading = await reading_of(served, prompt, conversation, constraint, budget=budget)
     params = sampling_params(requested, stop=requested.stop_sequences or None, **reading.params)
     answer_id = f"msg_{uuid.uuid4().hex}"
     shape = MessageShape(

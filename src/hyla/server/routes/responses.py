@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
 
 from hyla.errors import RequestError
 from hyla.server.answering.answering import answer
@@ -19,7 +18,7 @@ from hyla.server.reading.conversation import Conversation
 from hyla.server.reading.errors import HTTPFailure
 from hyla.server.reading.functions import Function, functions_of, response_tool_use
 from hyla.server.reading.items import ItemReader
-from hyla.server.reading.prompts import prompt_of
+from hyla.server.reading.prompts import prompt_of, reading_of
 from hyla.server.reading.skipped import Skipped
 from hyla.server.reading.translate import engine_request, in_client_names, sampling_params
 from hyla.server.routes.chat import effort_names
@@ -63,15 +62,7 @@ async def _answer(request: Request, service: Service, requested: ResponseRequest
     messages, conversation, functions = await asyncio.to_thread(_conversation, requested, service, client)
     prompt = await prompt_of(served, conversation)
     constraint = _grammar(requested.text, service.limits)
-    reading = await run_in_threadpool(
-        served.format.reading,
-        prompt.text,
-        conversation.tools,
-        constraint,
-        budget=requested.thinking_budget,
-        may_think=conversation.may_think,
-        is_continued=conversation.continues_final_message,
-    )
+    reading = await reading_of(served, prompt, conversation, constraint, budget=requested.thinking_budget)
     wants_logprobs = requested.top_logprobs is not None or LOGPROBS in (requested.include or ())
     params = sampling_params(
         requested,
