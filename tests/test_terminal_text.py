@@ -126,7 +126,7 @@ def test_generate_prints_raw_text_only_where_no_terminal_reads_it(folder, monkey
 
     monkeypatch.setattr(hyla, "Engine", Engine)
     monkeypatch.setattr(sys, "stdout", Terminal(is_terminal))
-    generate("m", "x")
+    generate(str(folder), "x")
     text = sys.stdout.getvalue()
     assert text == ("]52;c;cm0gLXJm[2J31mname\tend\n\n" if is_terminal else ATTACK + "\tend\n\n")
 
