@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hyla.errors import BackendUnavailable
-from hyla.ops.exact.primitives import wide
+from hyla.ops.exact.primitives import concatenated, scaled, wide
 from hyla.ops.weights import FP8Tensor, FP8Weights, HeadMatrices, Plain, Tiled, Weights, pack, pack_stack
 
 
@@ -63,6 +63,11 @@ class Projection:
         return self._packed is not None
 
     @property
+    def stored(self) -> object:
+        """Equal as long as packed and FP8 numbers stay where they are."""
+        return self._packed if self._packed is not None else tuple(map(id, self._fp8.values()))
+
+    @property
     def is_quantised(self) -> bool:
         """Whether some of the weights are FP8. They stay so: there is nothing to pack."""
         return bool(self._fp8)
@@ -97,12 +102,12 @@ class Projection:
         if some is None:
             return None
         parts = [some.new_zeros(size) if bias is None else bias for bias, size in zip(held, self.out_dims)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return parts[0] if len(parts) == 1 else concatenated(*parts)
 
     def fused(self, x_TD: torch.Tensor) -> torch.Tensor:
         """Rows [T, D] -> [T, sum of out_dims]; of heads [T, H, in] -> [T, H, out]."""
         weights = self.weights
-        return weights.product(x_TD.to(weights.dtype), self.bias())
+        return weights.product(scaled(x_TD, 1.0, weights.dtype), self.bias())
 
     def __call__(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Rows [T, D] -> one [T, out_dim] per parameter (views of one tensor)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 
@@ -31,7 +31,7 @@ class RotaryTable:
 
     def __call__(self, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
         """[T, rotary_dim] in dtype: cosines, then sines, of each row's position."""
-        return batch.memo((self, dtype), lambda: self._rows(batch, dtype))
+        return batch.table((self, dtype), partial(self._rows, dtype=dtype))
 
     def _rows(self, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
         needed = max(batch.ends)

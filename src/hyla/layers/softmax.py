@@ -18,7 +18,6 @@ from hyla.layers.tables.softmax import parameters
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
-from hyla.ops.exact.primitives import wide
 
 
 class SoftmaxAttention(Layer):
@@ -110,19 +109,20 @@ class SoftmaxAttention(Layer):
             sinks_H=None if self.sinks is None else self.sinks.to(q_THK.dtype),
         )
         o = o_THV.flatten(1)
-        o = primitives.sigmoid_gate(o, gate[0], x_TD.dtype) if gate else o.to(x_TD.dtype)
+        o = primitives.sigmoid_gate(o, gate[0], x_TD.dtype) if gate else primitives.scaled(o, 1.0, x_TD.dtype)
         return self.out_projection(o)[0]
 
     def _scaled(self, v: torch.Tensor) -> torch.Tensor:
-        return v if self.value_scale == 1.0 else (wide(v) * self.value_scale).to(v.dtype)
+        return primitives.scaled(v, self.value_scale, v.dtype)
 
     def _normed_and_rotated(self, q, k, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Heads of queries [T, Hq, d] in fp32 and keys [T, G, d] in the dtype they are cached in."""
         dtype, q_norm, k_norm = k.dtype, self.q_norm, self.k_norm
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
         if self.is_projection_normed and q_norm is not None and k_norm is not None:
-            q, k = q_norm(wide(q)), k_norm(wide(k))
+            q, k = (norm(primitives.scaled(x, 1.0, wide)) for norm, x in ((q_norm, q), (k_norm, k)))
             q_norm = k_norm = None
-        cos_sin = None if self.rotary is None else self.rotary(batch, wide(q[:0]).dtype)
+        cos_sin = None if self.rotary is None else self.rotary(batch, wide)
         q_THK, k_TGK = q.unflatten(-1, (self.num_heads, -1)), k.unflatten(-1, (self.num_kv_heads, -1))
         q_THK = norm_and_rotate(q_THK, q_norm, cos_sin, interleaved=self.rope_interleaved)
         return q_THK, norm_and_rotate(k_TGK, k_norm, cos_sin, interleaved=self.rope_interleaved, dtype=dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hyla.models.config import ScaledResidual
-from hyla.ops.exact.primitives import wide
+from hyla.ops.exact.primitives import weighted_sum
 
 
 class Residual(nn.Module):
@@ -23,7 +23,7 @@ class Residual(nn.Module):
 
     def write(self, stream_TD: torch.Tensor, normed_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor:
         """The stream after the sublayer, from the stream, the normed rows and the module's output."""
-        return stream_TD + y_TD
+        return weighted_sum(stream_TD, y_TD)
 
 
 class NormedResidual(Residual):
@@ -34,7 +34,7 @@ class NormedResidual(Residual):
         self.alpha, self.beta = alpha, beta
 
     def write(self, stream_TD: torch.Tensor, normed_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor:
-        return (wide(normed_TD) * self.alpha + wide(y_TD) * self.beta).to(stream_TD.dtype)
+        return weighted_sum(normed_TD, y_TD, self.alpha, self.beta)
 
 
 def build_residual(config: ScaledResidual | None) -> Residual:

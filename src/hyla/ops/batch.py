@@ -136,6 +136,19 @@ class Batch:
             self._kept[key] = make()
         return self._kept[key]
 
+    def table(self, key: Hashable, make: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+        """`make(self)`, kept like a memo: a tensor that follows from the batch's integers.
+
+        A kernel that takes what changes from step to step from tables alone can be recorded (`models.recording`): the
+        tables are filled anew for the next batch of the same lengths, with as many rows or, at the first dimension,
+        fewer or more. So `make` depends on nothing but its batch.
+        """
+        return self.memo(key, lambda: make(self))
+
+    def require(self, key: Hashable, check: Callable[[Batch], None]) -> None:
+        """Let `check(self)` raise if it must, once for each key; where a step is recorded, again for every batch."""
+        self.memo(key, lambda: check(self))
+
     def index(self, values) -> torch.Tensor:
         """int64 tensor of host integers on the batch's device."""
         return torch.tensor(values, dtype=torch.int64, device=self.device)

@@ -102,7 +102,7 @@ def _check_window_and_sinks(q_THK: torch.Tensor, window: int | None, sinks_H: to
 
 def _check_cache(k_TGK, v_TGV, batch: Batch, cache: PagedKV, value_dim: int) -> None:
     _, heads, key_dim = k_TGK.shape
-    if batch.pages is None:
+    if not batch.is_cached:
         raise ConfigError("attention: a cache was given, but the batch has no pages; make it with cache.batch(...)")
     wanted: dict[str, tuple[torch.Tensor | None, tuple[int, int, int]]]
     wanted = {"k_pages": (cache.k_pages, (heads, key_dim, CHUNK))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain
 
 import torch
@@ -12,28 +12,26 @@ from hyla.grid import CHUNK
 from hyla.ops.batch import Batch
 
 
-@dataclass(frozen=True)
-class PageTable:
-    """The pages of a batch on the host, for native kernels; int64."""
+def page_table(batch: Batch, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """int64 on the host, for native kernels of the layers with this window: where each sequence's pages begin in the
+    list of all, and the list; kept on the batch."""
+    first_N = batch.table("first pages", _first_pages)
+    return first_N, batch.table(("pages", window), partial(_pages, window=window))
 
-    first_N: torch.Tensor
-    """Where each sequence's pages begin in the list of all."""
-    pages: torch.Tensor
-    highest: int
+
+def highest_page(batch: Batch, window: int | None) -> int:
     """The largest page number."""
+    return batch.memo(("highest page", window), lambda: max(map(max, page_lists(batch, window))))
 
 
-def page_table(batch: Batch, window: int | None) -> PageTable:
-    """The page table of the layers with this window; kept on the batch."""
-    named = window if window in batch.window_pages else None
-    return batch.memo(("page table", named), lambda: _make_page_table(batch, named))
+def _first_pages(batch: Batch) -> torch.Tensor:
+    """Windows have as many pages, most of them 0."""
+    counts = [-(-end // CHUNK) for end in batch.ends]
+    return torch.tensor([0, *accumulate(counts)][:-1])
 
 
-def _make_page_table(batch: Batch, window: int | None) -> PageTable:
-    lists = page_lists(batch, window)
-    first_N = torch.tensor([0, *accumulate(len(ids) for ids in lists)][:-1])
-    pages = torch.tensor(list(chain.from_iterable(lists)))
-    return PageTable(first_N, pages, int(pages.max()))
+def _pages(batch: Batch, window: int | None) -> torch.Tensor:
+    return torch.tensor(list(chain.from_iterable(page_lists(batch, window))))
 
 
 def page_lists(batch: Batch, window: int | None) -> list[tuple[int, ...]]:

@@ -30,7 +30,7 @@ def unary(kind: str, x: torch.Tensor) -> torch.Tensor:
     return y
 
 
-def _as_rows(x: torch.Tensor) -> torch.Tensor:
+def as_rows(x: torch.Tensor) -> torch.Tensor:
     """[R, W] with dense rows; a view where x is two-dimensional."""
     x = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     return x if x.stride(1) == 1 else x.contiguous()
@@ -47,7 +47,7 @@ class SwigluCall(Structure):
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up in fp32, rounded once to their dtype."""
-    gate_RW, up_RW = _as_rows(gate), _as_rows(up)
+    gate_RW, up_RW = as_rows(gate), as_rows(up)
     y = empty(gate.shape, up.dtype)
     call = SwigluCall(*gate_RW.shape, gate_RW.stride(0), up_RW.stride(0), is_bf16(up))
     call.gate, call.up, call.y = gate_RW.data_ptr(), up_RW.data_ptr(), y.data_ptr()
@@ -67,7 +67,7 @@ class NormCall(Structure):
 
 def norm(x: torch.Tensor, weight: torch.Tensor | None, *, shift: float, eps: float, divisor: float) -> torch.Tensor:
     """x / sqrt(sum(x^2) / divisor + eps) * (weight + shift) over the last dimension, in x's dtype."""
-    rows_RW = _as_rows(x)
+    rows_RW = as_rows(x)
     y = empty(x.shape, x.dtype)
     call = NormCall(*rows_RW.shape, rows_RW.stride(0), is_bf16(x), y_bf16=is_bf16(x), x=rows_RW.data_ptr())
     if weight is not None:
@@ -88,7 +88,7 @@ class GateCall(Structure):
 
 def sigmoid_gate(o: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """o * sigmoid(gate) for fp32 o, rounded once to dtype."""
-    o_RW, gate_RW = _as_rows(o).contiguous(), _as_rows(gate)
+    o_RW, gate_RW = as_rows(o).contiguous(), as_rows(gate)
     y = empty(o.shape, dtype)
     call = GateCall(*o_RW.shape, gate_RW.stride(0), is_bf16(gate), is_bf16(y))
     call.o, call.gate, call.y = o_RW.data_ptr(), gate_RW.data_ptr(), y.data_ptr()
@@ -150,7 +150,7 @@ def conv(
     x_TC: torch.Tensor, weight_LC: torch.Tensor, spans_4N: torch.Tensor, ring: torch.Tensor | None
 ) -> torch.Tensor:
     """The short convolution's fp32 rows; reads the ring, then extends it. spans: offsets, lengths, starts, slots."""
-    x_TC = _as_rows(x_TC)
+    x_TC = as_rows(x_TC)
     y = empty(x_TC.shape, torch.float32)
     call = ConvCall(spans_4N.shape[1], *(span.data_ptr() for span in spans_4N))
     call.channels, call.taps, call.stride, call.is_bf16 = (

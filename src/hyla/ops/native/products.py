@@ -15,6 +15,7 @@ import torch
 from hyla.ops.native import library
 from hyla.ops.native.kernels import is_bf16
 from hyla.ops.native.launching import empty, launch
+from hyla.ops.native.streams import scaled
 
 TILE = 64
 """Outputs that lie beside one another in a tile."""
@@ -118,7 +119,8 @@ def product(
         call.spans, call.span = spans_S3.shape[0], spans_S3.data_ptr()
     call.x, call.x_stride, call.y, call.y_stride = x_TD.data_ptr(), x_TD.stride(0), y_TO.data_ptr(), y_TO.stride(0)
     if bias_O is not None:
-        bias_O = bias_O.to(torch.float32).contiguous()
+        bias_O = bias_O if bias_O.dtype == torch.float32 else scaled(bias_O, 1.0, torch.float32)
+        bias_O = bias_O.contiguous()
         call.bias = bias_O.data_ptr()
     launch("product", call, stored, spans, x_TD, y_TO, bias_O)
     return y_TO

@@ -14,14 +14,17 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.backends import choose
+from hyla.ops.exact.primitives import pytorch
 from hyla.ops.exact.primitives.pytorch import root_mean_square, root_sum_square, scale_of, silu_backward, wide
 from hyla.ops.exact.sums import sum_last
 
 __all__ = [
+    "concatenated",
     "l2_norm",
     "log_softmax_last",
     "relu2",
     "rms_norm",
+    "scaled",
     "sigmoid",
     "sigmoid_gate",
     "silu",
@@ -29,6 +32,7 @@ __all__ = [
     "softplus",
     "sum_last",
     "swiglu",
+    "weighted_sum",
     "wide",
 ]
 
@@ -192,5 +196,26 @@ def log_softmax_last(x: torch.Tensor) -> torch.Tensor:
 def relu2(x: torch.Tensor) -> torch.Tensor:
     """max(x, 0)^2 in fp32 (float64 for float64), rounded once to x's dtype. Plain autograd: every step is exact or
     rounded once per element."""
-    positive = wide(x).clamp_min(0.0)
-    return (positive * positive).to(x.dtype)
+    return pytorch.relu2(x) if _differentiable(x) else choose(OPERATOR, x).relu2(x)
+
+
+def concatenated(*parts: torch.Tensor) -> torch.Tensor:
+    """Vectors of one dtype after one another. Plain autograd."""
+    return torch.cat(parts) if _differentiable(*parts) else choose(OPERATOR, parts[0]).concatenated(*parts)
+
+
+def scaled(x: torch.Tensor, factor: float, dtype: torch.dtype) -> torch.Tensor:
+    """factor x in fp32 (float64 for float64), rounded once to `dtype`; x itself where that changes nothing. Plain
+    autograd."""
+    if factor == 1.0 and x.dtype == dtype:
+        return x
+    if _differentiable(x) or torch.float64 in (x.dtype, dtype):
+        return pytorch.scaled(x, factor, dtype)
+    return choose(OPERATOR, x).scaled(x, factor, dtype)
+
+
+def weighted_sum(x: torch.Tensor, y: torch.Tensor, alpha: float = 1.0, beta: float = 1.0) -> torch.Tensor:
+    """alpha x + beta y of one shape and dtype, in fp32 (float64 for float64), rounded once. Plain autograd."""
+    if _differentiable(x, y) or x.dtype != y.dtype:
+        return pytorch.weighted_sum(x, y, alpha, beta)
+    return choose(OPERATOR, x, y).weighted_sum(x, y, alpha, beta)

@@ -1,4 +1,5 @@
-"""The primitives' forward passes by the CPU's own kernels (ops/native/elementwise.c); what has none is PyTorch's."""
+"""The primitives' forward passes by the CPU's own kernels (ops/native/elementwise.c, stream.c); what has none is
+PyTorch's."""
 
 from __future__ import annotations
 
@@ -6,11 +7,12 @@ import torch
 
 from hyla.ops import native
 from hyla.ops.exact.primitives import pytorch
-from hyla.ops.native import kernels
+from hyla.ops.native import kernels, streams
 
 unsupported = native.unsupported
 
 softplus, softmax_last = pytorch.softplus, pytorch.softmax_last
+concatenated, relu2, scaled, weighted_sum = streams.concatenated, streams.relu2, streams.scaled, streams.weighted_sum
 
 
 def _is_narrow(x: torch.Tensor) -> bool:

@@ -69,3 +69,22 @@ def l2_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
 def softmax_last(x: torch.Tensor) -> torch.Tensor:
     weights = (x - x.amax(-1, keepdim=True)).exp_()
     return weights / sum_last(weights)
+
+
+def relu2(x: torch.Tensor) -> torch.Tensor:
+    positive = wide(x).clamp_min(0.0)
+    return (positive * positive).to(x.dtype)
+
+
+def scaled(x: torch.Tensor, factor: float, dtype: torch.dtype) -> torch.Tensor:
+    return (x if factor == 1.0 else wide(x) * factor).to(dtype)
+
+
+def weighted_sum(x: torch.Tensor, y: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
+    if alpha == beta == 1.0:
+        return x + y
+    return (wide(x) * alpha + wide(y) * beta).to(x.dtype)
+
+
+def concatenated(*parts: torch.Tensor) -> torch.Tensor:
+    return torch.cat(parts)
