@@ -100,7 +100,13 @@ class Engine(BlockingUse):
             num_drafts=self.speculation.num_drafts if speculation != "off" else None,
             on_leave=self.speculation.forget,
         )
-        self._runner = Runner(model, self.cache, drafter=self.speculation.drafter, on_commit=self.scheduler.reuse.keep)
+        self._runner = Runner(
+            model,
+            self.cache,
+            drafter=self.speculation.drafter,
+            on_commit=self.scheduler.reuse.keep,
+            record_steps=self.options.record_steps,
+        )
         self.clock = clock
         self.limits = QueueLimits(
             self.scheduler.waiting,
@@ -305,7 +311,9 @@ class Engine(BlockingUse):
         return tuple(self._generations)
 
     def forget_cached(self) -> None:
-        """Empty what is kept for reuse between requests; called when the weights change or the cache is released."""
+        """Empty what is kept for reuse between requests and steps; called when the weights change or the cache is
+        released."""
+        self._runner.forward.forget()
         if self.prefix is not None:
             self.prefix.clear()
         if self.spill is not None:
@@ -342,4 +350,5 @@ class Engine(BlockingUse):
             "prefix_cache": self.prefix.status() if self.prefix is not None else None,
             "spill": self.spill.status() if self.spill is not None else None,
             "speculation": self.speculation.status(),
+            "recorded_steps": self._runner.forward.report(),
         }

@@ -13,6 +13,7 @@ from hyla.engine.generation import Generation
 from hyla.engine.requests.messages import TokenEvent
 from hyla.engine.sampling.choosing import NOT_NUMBERS
 from hyla.engine.sampling.sampler import greedy, logprobs_of
+from hyla.models.recording import StepForward
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.ranges import named_range
@@ -40,6 +41,7 @@ class Runner:
     """Runs steps of one model over one cache pool.
 
     drafter: who fills the parts' drafts; None: nobody. on_commit: told of each generation whose rows were committed.
+    record_steps: whether small steps are recorded and made again (`models.recording`).
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Runner:
         *,
         drafter: Drafter | None = None,
         on_commit: Callable[[Generation], None] = lambda generation: None,
+        record_steps: bool = True,
     ):
         self.model, self.cache, self.drafter = model, cache, drafter
+        self.forward = StepForward(model, is_on=record_steps)
         self._on_commit = on_commit
         self._num_layers = len(model.cache_specs())
 
@@ -69,7 +73,7 @@ class Runner:
             tokens += part.generation.tokens[start : start + part.num_known]
             tokens += [draft.token for draft in part.drafts]
         with named_range("forward", len(tokens), "tokens"):
-            hidden_TD, next_TD = self.model.hidden(batch.index(tokens), batch, self.cache.layers[: self._num_layers])
+            hidden_TD, next_TD = self.forward(batch.index(tokens), batch, self.cache.layers[: self._num_layers])
         with named_range("sample"):
             outcomes = self._outcomes(parts, hidden_TD, batch)
         with named_range("commit"):

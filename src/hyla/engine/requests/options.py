@@ -72,6 +72,9 @@ class EngineOptions(Config):
     pack: bool = True
     """Put the weights into the CPU library's layout. A model object given to the engine is changed in place (its plain
     weights are gone until `model.unpack()`); False leaves it as it is, and is slower."""
+    record_steps: bool = True
+    """On the CPU, write down the kernel calls of a decode step and make them again in the next one, without Python
+    between them. The same bits either way; False is slower and shows what that brings."""
 
     profile: str | None = None
     """A file for a Chrome trace of the first `profile_steps` steps: which part of a step takes how long, for
