@@ -11,6 +11,7 @@
 #define CHUNK 64
 #define BLOCK 16
 #define TILE 8 /* rows that read the anchor together */
+#define WIDE(n) (SIDE_BY_SIDE(n) < 4 ? SIDE_BY_SIDE(n) : 4) /* vectors that n rows take along, each with its address */
 #define STEP 16 /* rows of a matrix that few rows read before they turn to other columns of it */
 
 typedef struct {
@@ -142,7 +143,7 @@ INLINE void sum_block(const int n, const int wide, const int start, const Sums *
 
 /* Columns outside, rows inside: a strip of s stays in the first cache. */
 INLINE void sum_groups(const int n, const int start, const Sums *call, int64_t row, int64_t end) {
-    const int wide = SIDE_BY_SIDE(n);
+    const int wide = WIDE(n);
     int64_t w = 0;
     for (; w + wide * LANES <= call->columns; w += wide * LANES) {
         if (call->next && row == 0) ask(call->next, w * TILE / call->columns, (w + wide * LANES) * TILE / call->columns);
@@ -154,7 +155,7 @@ INLINE void sum_groups(const int n, const int start, const Sums *call, int64_t r
 
 /* All whole vectors of columns for [first, last); what comes after is asked for meanwhile. */
 INLINE void sum_along(const int n, const int start, const Sums *call, int64_t row, int64_t first, int64_t last) {
-    const int wide = SIDE_BY_SIDE(n);
+    const int wide = WIDE(n);
     int64_t w = 0, next = call->count - last < STEP ? call->count : last + STEP;
     for (; w + wide * LANES <= call->columns; w += wide * LANES) {
         fetch_strip(wide, last, next, call->s, w);
