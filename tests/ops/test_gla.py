@@ -10,6 +10,8 @@ from hyla.ops.gla.reference import gla_reference
 
 H, K, V = 3, 12, 20
 SCALE = K**-0.5
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 FP32_TOLERANCE = 2e-6
 """Of fp32 outputs, relative to the largest (float64: 1e-12)."""
 

@@ -13,6 +13,8 @@ from hyla.ops.chunks.constant_decay import MASKED, decay_table
 from hyla.ops.lightning import cache_tensors, cost, lightning
 from hyla.ops.lightning.reference import lightning_reference
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 RELATIVE_TOLERANCE = 1e-5
 """fp32 outputs and gradients against float64; measured: below 5e-7."""
 HEADS, KEY_DIM, VALUE_DIM = 3, 24, 40

@@ -12,6 +12,8 @@ from hyla.ops.batch import Batch
 from hyla.ops.linear import cache_tensors, cost, elu_plus_one, linear_attention
 from hyla.ops.linear.reference import linear_attention_reference
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 RELATIVE_TOLERANCE = 1e-6
 """fp32 outputs and gradients against float64; measured: below 4e-7."""
 HEADS, KEY_DIM, VALUE_DIM, EPS = 3, 10, 22, 1e-6

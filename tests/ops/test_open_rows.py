@@ -9,6 +9,8 @@ from hyla.layers.protocol import CacheSpec, TensorSpec
 from hyla.ops import gla, lightning, linear, ssd
 from hyla.ops.batch import Batch
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 SIZES = {"num_heads": 4, "key_dim": 24, "value_dim": 20}
 TENSORS = {
     "gla": gla.cache_tensors(**SIZES),

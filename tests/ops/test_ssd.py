@@ -13,6 +13,8 @@ from hyla.ops.ssd import cache_tensors, ssd
 from hyla.ops.ssd import cost as ssd_cost
 from hyla.ops.ssd.reference import ssd_reference
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 RELATIVE_TOLERANCE = 1e-5
 """fp32 outputs and gradients against float64; measured: below 4e-7."""
 LENGTHS = [200, 1, 64, 63, 65]

@@ -35,6 +35,10 @@ class ConstantDecay:
     table_HD: torch.Tensor
     names = ("k_t", "v")
 
+    @property
+    def constants(self) -> tuple[torch.Tensor, ...]:
+        return (self.table_HD,)
+
     def rows(self, k_IHCK, v_IHCV, /, *decays: torch.Tensor, old: OldRows | None = None) -> Rows:
         rows = {"k_t": k_IHCK.transpose(2, 3).contiguous(), "v": v_IHCV}
         return rows if old is None else old.fill(rows)

@@ -28,6 +28,7 @@ def decay_attention(
     rule: DecayRule,
     inputs,
     *,
+    scale: float = 1.0,
     batch: Batch,
     cache,
     state_NHKV: torch.Tensor | None,
@@ -35,12 +36,15 @@ def decay_attention(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Outputs [T, H, V] of a linear attention, with `return_state` and the final states [N, H, K, V].
 
-    inputs: q [T, G, K] (scaled), k, v [T, H, V] and the rule's decays [T, H, ...], whose shapes the caller checked.
+    inputs: q [T, G, K], k, v [T, H, V] and the rule's decays [T, H, ...], whose shapes the caller checked;
+    scale: factor on q.
     """
     _, k, v, *_ = inputs
     check_states(name, batch, cache, state_NHKV, return_state, (v.shape[1], k.shape[2], v.shape[2]), v)
     if cache is not None:
-        return backend.forward(rule, inputs, batch=batch, cache=cache).o_THV
+        return backend.forward(rule, inputs, batch=batch, scale=scale, cache=cache).o_THV
+    q, *others = inputs
+    inputs = (q if scale == 1.0 else q * scale, *others)
     o_THV, final_NHKV = _DecayAttention.apply(rule, backend.forward, batch, return_state, state_NHKV, *inputs)
     return (o_THV, final_NHKV) if return_state else o_THV
 

@@ -64,6 +64,11 @@ class DecayRule(Protocol):
         """Cache tensors of the open rows."""
         ...
 
+    @property
+    def constants(self) -> tuple[torch.Tensor, ...]:
+        """Decays that are no input: of heads, not of rows."""
+        ...
+
     def rows(
         self, k_IGCK: torch.Tensor, v_IHCV: torch.Tensor, /, *decays: torch.Tensor, old: OldRows | None = None
     ) -> Rows:

@@ -32,12 +32,16 @@ def forward(
     inputs,
     *,
     batch: Batch,
+    scale: float = 1.0,
     cache=None,
     state_NHKV: torch.Tensor | None = None,
     return_state: bool = False,
     keep: bool = False,
 ) -> DecayOutputs:
-    """Outputs of a linear attention. inputs: q (scaled), k, v and the rule's decays by flat row."""
+    """Outputs of a linear attention. inputs: q, k, v and the rule's decays by flat row; scale: factor on q."""
+    if scale != 1.0:
+        q, *others = inputs
+        inputs = (q * scale, *others)
     if cache is not None:
         append, extend = partial(_append, rule, cache), partial(_extend, rule, batch, cache)
         return DecayOutputs(extend_cached(batch, inputs, append, extend, torch.empty_like(inputs[2])))

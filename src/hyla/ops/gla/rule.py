@@ -21,6 +21,7 @@ class ChannelDecay:
     """
 
     names = ("k", "v", "log_decay")
+    constants: tuple[torch.Tensor, ...] = ()
 
     def rows(self, k_IHCK, v_IHCV, /, *decays: torch.Tensor, old: OldRows | None = None) -> Rows:
         (log_decay_IHCK,) = decays

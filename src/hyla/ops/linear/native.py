@@ -1,5 +1,16 @@
-"""The CPU has no kernel for linear attention yet: its products are the library's (`ops.exact.batched`)."""
+"""Linear attention by the CPU's own kernel (ops/native/decay.c)."""
 
-from hyla.ops.backends import has_no_kernel
+from __future__ import annotations
 
-unsupported = has_no_kernel
+from functools import partial
+
+from hyla.ops import native
+from hyla.ops.chunks import decay_native
+from hyla.ops.native import decays
+
+unsupported = native.unsupported
+
+FIELDS = {"anchor": "anchor", "k_t": "keys", "v": "v_rows"}
+"""The kernel's field for each cache tensor."""
+
+forward = partial(decay_native.forward, decays.CONSTANT, FIELDS)

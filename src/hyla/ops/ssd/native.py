@@ -1,5 +1,16 @@
-"""The CPU has no kernel for the state space dual yet: its products are the library's (`ops.exact.batched`)."""
+"""The state space dual by the CPU's own kernel (ops/native/decay.c)."""
 
-from hyla.ops.backends import has_no_kernel
+from __future__ import annotations
 
-unsupported = has_no_kernel
+from functools import partial
+
+from hyla.ops import native
+from hyla.ops.chunks import decay_native
+from hyla.ops.native import decays
+
+unsupported = native.unsupported
+
+FIELDS = {"anchor": "anchor", "v": "v_rows", "k_t": "keys", "decay_sum": "sums"}
+"""The kernel's field for each cache tensor."""
+
+forward = partial(decay_native.forward, decays.SUMMED, FIELDS)

@@ -23,6 +23,7 @@ class SummedDecay:
     """The rule S <- exp(a_t) S + k v^T."""
 
     names = ("k_t", "v", "decay_sum")
+    constants: tuple[torch.Tensor, ...] = ()
 
     def rows(self, k_IGCK, v_IHCV, /, *decays: torch.Tensor, old: OldRows | None = None) -> Rows:
         (log_decay_IHC,) = decays
