@@ -185,6 +185,23 @@ def stored_products() -> list[torch.Tensor]:
     return found
 
 
+def head_products() -> list[torch.Tensor]:
+    """A matrix of each head, in tiles and plain, into a part of wider rows."""
+    found = []
+    for outputs, inner in ((70, 33), (64, 512), (16, 7)):
+        for dtype in DTYPES:
+            weight, x = draw(3, outputs, inner, seed=1, dtype=dtype), draw(7, 3, inner, seed=2)
+            stored = [
+                products.Stored(weight, weight.shape),
+                products.Stored(products.in_tiles(weight), weight.shape, is_tiled=True),
+            ]
+            for one in stored:
+                out = torch.zeros(7, 3, outputs + 5)
+                products.head_product(x, one, out[:, :, 5:])
+                found += [out, products.head_product(x[:1], one)]
+    return found
+
+
 KERNELS = {
     "elementwise": elementwise,
     "conv": convolution,
@@ -193,6 +210,7 @@ KERNELS = {
     "attention": attention,
     "fp8_dense": dense_weights,
     "product": stored_products,
+    "product of heads": head_products,
 }
 """By what is computed: all its outputs."""
 
