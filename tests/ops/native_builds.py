@@ -13,7 +13,7 @@ from hyla.errors import BackendUnavailable
 from hyla.ops import gated_delta, kda
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import delta_native
-from hyla.ops.native import build, kernels, products
+from hyla.ops.native import build, kernels, latents, products
 from hyla.ops.weights.blocks import num_blocks, strips
 
 SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-41, -1e-44, 3.4e38, -88.0, 89.0, 1e-30)
@@ -202,6 +202,25 @@ def head_products() -> list[torch.Tensor]:
     return found
 
 
+def latent() -> list[torch.Tensor]:
+    """Heads into parts of wider rows, and their outputs with and without gates."""
+    found = []
+    for width in (1, 16, 40, 133):
+        for dtype in DTYPES:
+            o, gate = (
+                draw(5, 3, width, seed=width, special=True),
+                draw(5, 3, seed=1, scale=20.0, dtype=dtype, special=True),
+            )
+            found += [latents.gate_heads(o, gate, out) for out in DTYPES]
+            x, out = draw(5, 3, width, seed=2, dtype=dtype), torch.zeros(5, 3, width + 7, dtype=dtype)
+            kernels.norm_and_rotate(
+                x, draw(width, seed=3), 1e-6, None, shift=0.0, interleaved=False, dtype=dtype, out=out[:, :, 3:-4]
+            )
+            found.append(out)
+        found.append(latents.gate_heads(o, None, torch.bfloat16))
+    return found
+
+
 KERNELS = {
     "elementwise": elementwise,
     "conv": convolution,
@@ -209,6 +228,7 @@ KERNELS = {
     "kda": lambda: delta("kda"),
     "attention": attention,
     "fp8_dense": dense_weights,
+    "latent": latent,
     "product": stored_products,
     "product of heads": head_products,
 }

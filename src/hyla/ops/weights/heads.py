@@ -1,4 +1,4 @@
-"""One matrix a head, each over that head's own rows, in fp32 (float64 for float64): what absorbs MLA's keys and values."""
+"""One matrix a head, over that head's own rows, in fp32 (float64 for float64): what absorbs MLA's keys and values."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ class HeadMatrices(Weights):
     @property
     def nbytes(self) -> int:
         return self.stored.nbytes
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.stored.requires_grad
 
     def in_place(self) -> torch.Tensor:
         """The parameter's own numbers, as it lays them out."""
@@ -90,6 +94,10 @@ class HeadTiles(Weights):
     @property
     def nbytes(self) -> int:
         return self.tiles.nbytes
+
+    @property
+    def requires_grad(self) -> bool:
+        return False
 
     @cached_property
     def _stored(self) -> products.Stored:
