@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +9,8 @@ import torch
 from hyla.errors import ConfigError
 from hyla.ops import backends
 from hyla.ops.exact import rows
-from hyla.ops.native import products
-from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Span, Weights, shard_bounds
+from hyla.ops.native import launching, products
+from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Spans, Weights, shard_bounds, span_tensor
 
 
 def narrowed(tensor: torch.Tensor, axis: ShardAxis, rank: int, size: int) -> torch.Tensor:
@@ -62,12 +61,12 @@ class Plain(Weights):
     def product(self, x_TD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
         return rows.linear(x_TD, self.whole(), bias_O)
 
-    def grouped(self, x_AD: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
+    def grouped(self, x_AD: torch.Tensor, spans: Spans) -> torch.Tensor:
         wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (x_AD, *self.parts))
         if wants_gradient or self.dtype != self.parts[0].dtype or not backends.uses_native(x_AD):
             return super().grouped(x_AD, spans)
-        spans_S3, start = torch.tensor(spans), 0
-        y_AO = x_AD.new_empty(x_AD.shape[0], self.shape[-2])
+        spans_S3, start = span_tensor(spans), 0
+        y_AO = launching.empty((x_AD.shape[0], self.shape[-2]), x_AD.dtype)
         for part in self.parts:  # each where it is: a stack is large, and a token needs little of it
             stored, stop = products.Stored(part.detach().contiguous(), part.shape), start + part.shape[-2]
             products.product(x_AD, stored, spans_S3=spans_S3, out_TO=y_AO[:, start:stop])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.backends import choose
+from hyla.ops.exact.primitives import pytorch
 from hyla.ops.exact.primitives.pytorch import root_mean_square, root_sum_square, scale_of, silu_backward, wide
 from hyla.ops.exact.sums import sum_last
 
@@ -192,5 +193,4 @@ def log_softmax_last(x: torch.Tensor) -> torch.Tensor:
 def relu2(x: torch.Tensor) -> torch.Tensor:
     """max(x, 0)^2 in fp32 (float64 for float64), rounded once to x's dtype. Plain autograd: every step is exact or
     rounded once per element."""
-    positive = wide(x).clamp_min(0.0)
-    return (positive * positive).to(x.dtype)
+    return pytorch.relu2(x) if _differentiable(x) else choose(OPERATOR, x).relu2(x)

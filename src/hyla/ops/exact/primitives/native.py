@@ -6,11 +6,11 @@ import torch
 
 from hyla.ops import native
 from hyla.ops.exact.primitives import pytorch
-from hyla.ops.native import kernels
+from hyla.ops.native import kernels, moes
 
 unsupported = native.unsupported
 
-softplus, softmax_last = pytorch.softplus, pytorch.softmax_last
+softplus = pytorch.softplus
 
 
 def _is_narrow(x: torch.Tensor) -> bool:
@@ -26,10 +26,18 @@ def silu(x: torch.Tensor) -> torch.Tensor:
     return pytorch.silu(x) if _is_narrow(x) else kernels.unary("silu", x)
 
 
+def softmax_last(x: torch.Tensor) -> torch.Tensor:
+    return pytorch.softmax_last(x) if _is_narrow(x) else moes.softmax(x)
+
+
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     if gate.dtype != up.dtype:
         return silu(pytorch.wide(gate)).mul_(up).to(up.dtype)
     return kernels.swiglu(gate, up)
+
+
+def relu2(x: torch.Tensor) -> torch.Tensor:
+    return moes.relu2(x)
 
 
 def sigmoid_gate(x: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
