@@ -13,7 +13,7 @@ from hyla.errors import BackendUnavailable
 from hyla.ops import gated_delta, kda
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import delta_native
-from hyla.ops.native import build, kernels, latents, products
+from hyla.ops.native import build, kernels, latents, moes, products
 from hyla.ops.weights.blocks import num_blocks, strips
 
 SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-41, -1e-44, 3.4e38, -88.0, 89.0, 1e-30)
@@ -221,6 +221,32 @@ def latent() -> list[torch.Tensor]:
     return found
 
 
+def experts() -> list[torch.Tensor]:
+    """Routing with ties, groups and biases; rows by expert; sums over slots; what joins them."""
+    found = []
+    common = {"num_chosen": 3, "scaling": 2.5, "eps": 0.0}
+    for num_experts in (6, 16, 40, 129):
+        scores = draw(9, num_experts, seed=num_experts, scale=4.0)
+        logits, bias = torch.cat([scores, scores.round()]), draw(num_experts, seed=1)
+        found += [moes.softmax(logits), moes.softmax(draw(5, num_experts, seed=2, special=True))]
+        num_groups = 2 if num_experts % 2 == 0 else 3
+        for groups, kept in ((1, 1), (num_groups, num_groups - 1)):
+            for is_sigmoid in (False, True):
+                for own in (None, bias):
+                    options = {"num_groups": groups, "num_groups_kept": kept, "is_sigmoid": is_sigmoid}
+                    found += moes.route(logits, own, normalize=is_sigmoid, **options, **common)
+        weights, ids = found[-2:]
+        for dtype in DTYPES:
+            for width in (1, 16, 45):
+                x = draw(18, width, seed=3, dtype=dtype, special=True)
+                rows, spans, order, places = moes.group(x, ids, num_experts)
+                found += [rows, spans, order, places, moes.combine(rows, places, weights), moes.relu2(x)]
+                for gate in (None, draw(18, 1, seed=4, scale=20.0, dtype=dtype)):
+                    found.append(moes.join(draw(18, width, seed=5, dtype=dtype), x, gate))
+        found.append(moes.widen(draw(18, num_experts, seed=6, dtype=torch.bfloat16)))
+    return found
+
+
 KERNELS = {
     "elementwise": elementwise,
     "conv": convolution,
@@ -229,6 +255,7 @@ KERNELS = {
     "attention": attention,
     "fp8_dense": dense_weights,
     "latent": latent,
+    "experts": experts,
     "product": stored_products,
     "product of heads": head_products,
 }
