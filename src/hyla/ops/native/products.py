@@ -12,8 +12,9 @@ from functools import cache, lru_cache, partial
 
 import torch
 
-from hyla.ops.native import launching, library
+from hyla.ops.native import library
 from hyla.ops.native.kernels import is_bf16
+from hyla.ops.native.launching import empty, launch
 
 TILE = 64
 """Outputs that lie beside one another in a tile."""
@@ -109,17 +110,18 @@ def product(
     if x_TD.stride(1) != 1:
         x_TD = x_TD.contiguous()
     num_rows = x_TD.shape[0]
-    y_TO = x_TD.new_empty(num_rows, stored.outputs) if out_TO is None else out_TO
+    y_TO = empty((num_rows, stored.outputs), x_TD.dtype) if out_TO is None else out_TO
     if spans_S3 is None:
-        span = (c_int64 * 3)(0, 0, num_rows)
-        call.spans, call.span = 1, addressof(span)
+        spans = (c_int64 * 3)(0, 0, num_rows)
+        call.spans, call.span = 1, addressof(spans)
     else:
+        spans = spans_S3
         call.spans, call.span = spans_S3.shape[0], spans_S3.data_ptr()
     call.x, call.x_stride, call.y, call.y_stride = x_TD.data_ptr(), x_TD.stride(0), y_TO.data_ptr(), y_TO.stride(0)
     if bias_O is not None:
         bias_O = bias_O.to(torch.float32).contiguous()
         call.bias = bias_O.data_ptr()
-    library().hyla_product(byref(call))
+    launch("product", call, stored, spans, x_TD, y_TO, bias_O)
     return y_TO
 
 
@@ -140,12 +142,12 @@ def head_product(x_THD: torch.Tensor, stored: Stored, out_THO: torch.Tensor | No
     if x_THD.stride(2) != 1:
         x_THD = x_THD.contiguous()
     num_rows, num_heads, _ = x_THD.shape
-    y_THO = launching.empty((num_rows, num_heads, stored.outputs), torch.float32) if out_THO is None else out_THO
+    y_THO = empty((num_rows, num_heads, stored.outputs), torch.float32) if out_THO is None else out_THO
     spans_H3 = _head_spans(num_heads, num_rows)
     call.spans, call.span = num_heads, spans_H3.data_ptr()
     call.x, call.x_stride, call.x_matrix = x_THD.data_ptr(), x_THD.stride(0), x_THD.stride(1)
     call.y, call.y_stride, call.y_matrix = y_THO.data_ptr(), y_THO.stride(0), y_THO.stride(1)
-    launching.launch("product", call, stored, spans_H3, x_THD, y_THO)
+    launch("product", call, stored, spans_H3, x_THD, y_THO)
     return y_THO
 
 
