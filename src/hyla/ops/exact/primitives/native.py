@@ -7,11 +7,10 @@ import torch
 
 from hyla.ops import native
 from hyla.ops.exact.primitives import pytorch
-from hyla.ops.native import gates, kernels, streams
+from hyla.ops.native import gates, kernels, moes, streams
 
 unsupported = native.unsupported
 
-softmax_last = pytorch.softmax_last
 concatenated, relu2, scaled, weighted_sum = streams.concatenated, streams.relu2, streams.scaled, streams.weighted_sum
 
 
@@ -30,6 +29,10 @@ def silu(x: torch.Tensor) -> torch.Tensor:
 
 def softplus(x: torch.Tensor) -> torch.Tensor:
     return pytorch.softplus(x) if _is_narrow(x) else kernels.unary("softplus", x)
+
+
+def softmax_last(x: torch.Tensor) -> torch.Tensor:
+    return pytorch.softmax_last(x) if _is_narrow(x) else moes.softmax(x)
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
