@@ -63,6 +63,7 @@ typedef struct {
 } Call;
 
 enum { FLOATS, PAIRS, MIXED }; /* x and W in fp32; both in bf16; x in fp32 and W in bf16 */
+enum { UPWARDS = 3, IN_PAIRS }; /* two lines of floats at once; of IN_PAIRS the second is added first */
 
 /* Outputs first to last of one matrix of codes, plain: [last - first][inner] of floats or bfloat16. */
 void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, int is_bf16, void *out) {
@@ -91,7 +92,6 @@ INLINE part high_halves(const float *p) { return high_of(load_part(p)); }
 typedef struct {
     const char *x;         /* of its first row; rows lie `stride` bytes apart. Floats, or pairs for the pairs' instruction */
     int64_t stride;
-    int64_t flip;          /* 1: line i of floats meets the column i ^ 1 */
     const float *panel;    /* lines lie `step` floats apart */
     int64_t step, lines;   /* of lines there is one at least */
     const char *ahead;     /* is asked for meanwhile, `ahead_step` bytes further with each line */
@@ -99,13 +99,15 @@ typedef struct {
     float *sums;           /* [rows][TILE] */
 } Chain;
 
+/* Rows are three and three behind one register, as far as x86 multiplies on its way to an address. */
+#define ROW_AT(r) ((r) < 3 ? x + (r) * stride : fourth + ((r) - 3) * stride)
 /* One line of the panel (LOAD: it, or its low or high halves) into the sums: x[r] * w[:]. */
 #define ADD_LINE(LOAD, AT)                                                                                    \
     {                                                                                                         \
         part w[MOST_COLUMNS];                                                                                 \
         _Pragma("GCC unroll 16") for (int m = 0; m < columns; m++) w[m] = LOAD(line + m * LANES_OF_A_PART);   \
         _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) {                                              \
-            part factor = splat_part(float_at(x + r * stride + (AT)));                                        \
+            part factor = splat_part(float_at(ROW_AT(r) + (AT)));                                             \
             _Pragma("GCC unroll 16") for (int m = 0; m < columns; m++) sum[r][m] = fma_part(factor, w[m], sum[r][m]); \
         }                                                                                                     \
     }
@@ -114,8 +116,8 @@ typedef struct {
     {                                                                                                         \
         part first[2], second[2];                                                                             \
         _Pragma("GCC unroll 2") for (int r = 0; r < rows; r++) {                                              \
-            first[r] = splat_part(float_at(x + r * stride + (FIRST_AT)));                                     \
-            second[r] = splat_part(float_at(x + r * stride + (SECOND_AT)));                                   \
+            first[r] = splat_part(float_at(ROW_AT(r) + (FIRST_AT)));                                     \
+            second[r] = splat_part(float_at(ROW_AT(r) + (SECOND_AT)));                                   \
         }                                                                                                     \
         _Pragma("GCC unroll 16") for (int m = 0; m < columns; m++) {                                          \
             part w = load_part(line + m * LANES_OF_A_PART);                                                   \
@@ -131,11 +133,12 @@ typedef struct {
 /* Sums of `rows` rows with `columns` parts of the lines. asks: for how many pieces of 64 bytes with each line. What is read
    once goes to the first cache, the rest to the second. */
 INLINE void chain(const int rows, const int columns, const int mode, const int asks, const Chain *c) {
-    const char *x = c->x, *ahead = c->ahead;
+    const char *x = c->x, *fourth = x + 3 * c->stride, *ahead = c->ahead;
     const float *line = c->panel;
     const int64_t stride = c->stride, step = c->step, lines = c->lines, ahead_step = c->ahead_step;
-    const int64_t flip = c->flip;
+    const int64_t bytes = mode == FLOATS || (mode == PAIRS && HAS_PAIRS) ? 4 : 8; /* of x with each turn */
     float *sums = c->sums;
+    __asm__("" : "+r"(fourth)); /* not made of x again and again */
     part sum[ROWS][MOST_COLUMNS];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -149,7 +152,17 @@ INLINE void chain(const int rows, const int columns, const int mode, const int a
             ahead += ahead_step;
         }
         if (mode == FLOATS) {
-            ADD_LINE(load_part, 4 * (i ^ flip))
+            ADD_LINE(load_part, 0)
+        } else if (mode == UPWARDS) {
+            ADD_LINE(load_part, 0)
+            line += step;
+            ADD_LINE(load_part, 4)
+        } else if (mode == IN_PAIRS) {
+            line += step;
+            ADD_LINE(load_part, 4)
+            line -= step;
+            ADD_LINE(load_part, 0)
+            line += step;
         } else if (mode == PAIRS && HAS_PAIRS) {
 #ifdef __AVX512BF16__
             part w[MOST_COLUMNS];
@@ -157,26 +170,26 @@ INLINE void chain(const int rows, const int columns, const int mode, const int a
             for (int m = 0; m < columns; m++) w[m] = load_part(line + m * LANES_OF_A_PART);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {
-                part pair = splat_part(float_at(x + r * stride + 4 * i));
+                part pair = splat_part(float_at(ROW_AT(r)));
 #pragma GCC unroll 16
                 for (int m = 0; m < columns; m++)
                     sum[r][m] = (part)_mm512_dpbf16_ps((__m512)sum[r][m], (__m512bh)w[m], (__m512bh)pair);
             }
 #endif
         } else if (mode == PAIRS && rows <= 2) {
-            ADD_PAIRS(high_of, 8 * i + 4, low_of, 8 * i)
+            ADD_PAIRS(high_of, 4, low_of, 0)
         } else if (mode == PAIRS) {
-            ADD_LINE(high_halves, 8 * i + 4)
+            ADD_LINE(high_halves, 4)
             FINISH_FIRST;
-            ADD_LINE(low_halves, 8 * i)
+            ADD_LINE(low_halves, 0)
         } else if (rows <= 2) {
-            ADD_PAIRS(low_of, 8 * i, high_of, 8 * i + 4)
+            ADD_PAIRS(low_of, 0, high_of, 4)
         } else {
-            ADD_LINE(low_halves, 8 * i)
+            ADD_LINE(low_halves, 0)
             FINISH_FIRST;
-            ADD_LINE(high_halves, 8 * i + 4)
+            ADD_LINE(high_halves, 4)
         }
-        line += step;
+        line += step, x += bytes, fourth += bytes;
     } while (++i < lines);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -215,6 +228,8 @@ INLINE void chain(const int rows, const int columns, const int mode, const int a
         else switch (sizes) { CASES(MODE, 4) }                                    \
     }
 CHAINS(float_chains, FLOATS, SIX)
+CHAINS(upward_chains, UPWARDS, SIX)
+CHAINS(in_pairs_chains, IN_PAIRS, SIX)
 CHAINS(mixed_chains, MIXED, FIVE)
 #if HAS_PAIRS
 CHAINS(pair_chains, PAIRS, SIX)
@@ -222,22 +237,20 @@ CHAINS(pair_chains, PAIRS, SIX)
 CHAINS(pair_chains, PAIRS, FIVE)
 #endif
 
-/* Lines of a panel as blocks of WIDTH outputs, [TILE / WIDTH][columns][WIDTH] of floats. Of a pair the low half comes
-   first, or the high one. */
+/* Lines of a panel as blocks of WIDTH outputs, [TILE / WIDTH][columns][WIDTH] of floats. */
 HOT void widen_floats(int64_t lines, const float *panel, float *wide) {
     for (int64_t i = 0; i < lines; i++)
 #pragma GCC unroll 16
         for (int o = 0; o < TILE; o += LANES_OF_A_PART)
             store_part(wide + o / WIDTH * WIDTH * LONGEST + i * WIDTH + o % WIDTH, load_part(panel + i * TILE + o));
 }
-HOT void widen_pairs(int64_t lines, int64_t flip, const float *panel, float *wide) {
-    float *low = wide + flip * WIDTH, *high = wide + (1 - flip) * WIDTH;
+HOT void widen_pairs(int64_t lines, const float *panel, float *wide) {
     for (int64_t i = 0; i < lines; i++)
 #pragma GCC unroll 16
         for (int o = 0; o < TILE; o += LANES_OF_A_PART) {
             int64_t at = o / WIDTH * WIDTH * LONGEST + 2 * i * WIDTH + o % WIDTH;
             part pairs = load_part(panel + i * TILE + o);
-            store_part(low + at, low_of(pairs)), store_part(high + at, high_of(pairs));
+            store_part(wide + at, low_of(pairs)), store_part(wide + at + WIDTH, high_of(pairs));
         }
 }
 /* bfloat16 as floats. */
@@ -289,9 +302,9 @@ typedef struct {
 
 /* Panels and rows as chains read them. */
 typedef struct {
-    int mode;
-    int is_wide;      /* the panel is in blocks of floats, made of lines of `words` columns */
-    int64_t words;
+    int mode, chain;  /* of the numbers, and of what adds them */
+    int is_wide;      /* the panel is in blocks of floats */
+    int64_t bytes;    /* of the panel in tiles */
     int64_t groups;   /* of rows, of equal size: one row alone takes half as long as six */
     int64_t columns;  /* parts of a line that are taken along at most */
     const float *next; /* what is read after this panel; none: nothing is asked for */
@@ -304,25 +317,30 @@ static void sweep(const Way *way, const Piece *p, Chain whole, float *sums) {
     for (int64_t o = p->from, columns; o < p->to; o += columns * LANES_OF_A_PART) {
         columns = (p->to - o) / LANES_OF_A_PART < way->columns ? (p->to - o) / LANES_OF_A_PART : way->columns;
         int64_t pieces = columns * LANES_OF_A_PART / 16, a_pass = way->groups > 3 ? 1 : way->groups > 1 ? 2 : 4;
-        int asks = (int)(way->is_wide ? 1 : a_pass < pieces ? a_pass : pieces);
+        int most_asks = (int)(way->is_wide ? way->mode == FLOATS ? 2 : 1 : a_pass < pieces ? a_pass : pieces);
         for (int64_t g = 0; g < way->groups; g++) {
             int64_t r = g * rows / way->groups, some = (g + 1) * rows / way->groups - r, at;
+            int asks = most_asks;
             Chain c = whole;
             c.x += r * c.stride;
             c.panel += way->is_wide ? o * LONGEST : o;
             c.sums = sums + r * TILE + o;
             if (way->is_wide) { /* along all of the next panel */
-                at = (WIDTH == TILE ? g : g == 0 ? o / WIDTH : TILE) * c.lines * 64, c.ahead_step = 64;
-                if (at >= c.lines / way->words * TILE * 4) asks = 0;
+                at = (WIDTH == TILE ? g : o / WIDTH) * whole.lines * 64 * asks, c.ahead_step = 64 * asks;
+                if (at >= way->bytes || (WIDTH < TILE && g > 0)) asks = 0;
             } else { /* along the lines, where these outputs are */
                 at = 4 * o + 64 * asks * g, c.ahead_step = 4 * TILE;
                 if (asks * g >= pieces) asks = 0;
             }
             if (!way->next) asks = 0;
             c.ahead = (const char *)way->next + at;
-            if (way->mode == FLOATS || way->is_wide) float_chains(some, columns, asks, &c);
-            else if (way->mode == MIXED) mixed_chains(some, columns, asks, &c);
-            else pair_chains(some, columns, asks, &c);
+            switch (way->chain) {
+            case FLOATS: float_chains(some, columns, asks, &c); break;
+            case PAIRS: pair_chains(some, columns, asks, &c); break;
+            case MIXED: mixed_chains(some, columns, asks, &c); break;
+            case UPWARDS: upward_chains(some, columns, asks, &c); break;
+            default: in_pairs_chains(some, columns, asks, &c);
+            }
         }
     }
 }
@@ -330,7 +348,8 @@ static void sweep(const Way *way, const Piece *p, Chain whole, float *sums) {
 static void piece_product(const Call *c, const Piece *p, Space *space) {
     const int64_t *tile = c->tile + 3 * p->tile;
     int64_t rows = p->last - p->first, size = c->x_bf16 ? 2 : 4, stride = c->x_stride * size, words = words_of(c);
-    Way way = {.mode = !c->w_bf16 ? FLOATS : c->x_bf16 ? PAIRS : MIXED, .words = words};
+    Way way = {.mode = !c->w_bf16 ? FLOATS : c->x_bf16 ? PAIRS : MIXED, };
+    way.chain = way.mode;
     int by_instruction = HAS_PAIRS && way.mode == PAIRS;
     int64_t together = way.mode == FLOATS || by_instruction ? ROWS : ROWS_BY_HALVES;
     way.is_wide = rows > together && !by_instruction && (way.mode != FLOATS || WIDTH < TILE);
@@ -345,6 +364,7 @@ static void piece_product(const Call *c, const Piece *p, Space *space) {
     memset(space->sums, 0, sizeof(float) * (size_t)(rows * TILE));
     for (int64_t k = 0; k < c->inner; k += most) {
         int64_t count = k + most < c->inner ? most : c->inner - k, lines = (count + words - 1) / words;
+        way.bytes = 4 * lines * TILE;
         Chain whole = {.x = x + k * size, .stride = stride, .step = TILE, .lines = lines};
         if (c->is_tiled) {
             whole.panel = tiled + k / words * TILE;
@@ -360,9 +380,11 @@ static void piece_product(const Call *c, const Piece *p, Space *space) {
             whole.x = (const char *)space->x, whole.stride = 4 * LONGEST;
         }
         if (way.is_wide) {
-            if (words == 2) widen_pairs(lines, way.mode == PAIRS, whole.panel, space->wide);
+            if (words == 2) widen_pairs(lines, whole.panel, space->wide);
             else widen_floats(lines, whole.panel, space->wide);
-            whole.panel = space->wide, whole.step = WIDTH, whole.lines = lines * words, whole.flip = way.mode == PAIRS;
+            int by_two = words == 2 || lines % 2 == 0;
+            way.chain = !by_two ? FLOATS : way.mode == PAIRS ? IN_PAIRS : UPWARDS;
+            whole.panel = space->wide, whole.step = WIDTH, whole.lines = by_two ? lines * words / 2 : lines;
         }
         sweep(&way, p, whole, space->sums);
     }
