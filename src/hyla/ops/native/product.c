@@ -9,28 +9,39 @@
 #include <omp.h>
 
 #include "panel.h"
+#include "team.h"
 
-#define STRETCH 180  /* rows that are computed with one panel: a multiple of 5 and 6 */
-#define FEW 12       /* rows, for which the panel is to stay in the first cache: it is half as long then */
-#define AHEAD 4096   /* bytes of tiles that are asked for before they are needed */
+#define STRETCH 120  /* rows that are computed with one panel: a multiple of 5 and 6 */
+#define FEW 12       /* rows, for which a panel of plain weights is half as long: it stays in the first cache */
+#define LINES 128    /* of a panel of tiles */
+#define AHEAD 4096   /* bytes of tiles that are asked for before they are needed, where each is read once */
+#define FEWEST 24    /* rows that a thread takes where threads share a tile */
 #define SMALL 32768  /* fewer products are not worth a second thread */
 
-/* Rows, and parts of a line, whose sums stay in registers beside what is loaded. */
+/* Rows, and parts of a line, whose sums stay in registers beside what is loaded. A row or two take more of a line along:
+   sums that do not wait for one another. */
 #if LANES_OF_A_PART == 16
 #define ROWS 6
 #define COLUMNS 4
+#define COLUMNS_OF_ONE 4
+#define COLUMNS_OF_TWO 4
 #elif LANES_OF_A_PART == 8
-#define ROWS 5
+#define ROWS 6
 #define COLUMNS 2
+#define COLUMNS_OF_ONE 8
+#define COLUMNS_OF_TWO 4
 #else
 #define ROWS 5
 #define COLUMNS 4
+#define COLUMNS_OF_ONE 16
+#define COLUMNS_OF_TWO 8
 #endif
+#define WIDTH (COLUMNS * LANES_OF_A_PART)
 #define ROWS_BY_HALVES 5 /* where a line is added in two halves: compilers load more at once then */
 #ifdef __AVX512BF16__
-#define PAIR_ROWS ROWS
+#define HAS_PAIRS 1
 #else
-#define PAIR_ROWS ROWS_BY_HALVES
+#define HAS_PAIRS 0
 #endif
 
 typedef struct {
@@ -53,6 +64,7 @@ typedef struct {
 } Call;
 
 enum { FLOATS, PAIRS, MIXED }; /* x and W in fp32; both in bf16; x in fp32 and W in bf16 */
+enum { UPWARDS = 3, IN_PAIRS }; /* two lines of floats at once; of IN_PAIRS the second is added first */
 
 /* Outputs first to last of one matrix of codes, plain: [last - first][inner] of floats or bfloat16. */
 void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, int is_bf16, void *out) {
@@ -71,93 +83,183 @@ void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, 
     }
 }
 
-INLINE uint32_t bits_at(const char *p) { uint32_t x; memcpy(&x, p, 4); return x; }
-INLINE float float_of(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
-INLINE part low_halves(const float *p) { return (part)((upart)load_part(p) << 16); }
-INLINE part high_halves(const float *p) { return (part)((upart)load_part(p) & 0xffff0000u); }
+INLINE float float_at(const char *p) { float x; memcpy(&x, p, 4); return x; }
+INLINE part low_of(part pairs) { return (part)((upart)pairs << 16); }
+INLINE part high_of(part pairs) { return (part)((upart)pairs & 0xffff0000u); }
+INLINE part low_halves(const float *p) { return low_of(load_part(p)); }
+INLINE part high_halves(const float *p) { return high_of(load_part(p)); }
 
+/* What a chain reads and continues. */
+typedef struct {
+    const char *x;         /* of its first row; rows lie `stride` bytes apart. Floats, or pairs for the pairs' instruction */
+    int64_t stride;
+    const float *panel;    /* lines lie `step` floats apart */
+    int64_t step, lines;   /* of lines there is one at least */
+    const char *ahead;     /* is asked for meanwhile, `ahead_step` bytes further with each line */
+    int64_t ahead_step;
+    float *sums;           /* [rows][TILE] */
+} Chain;
+
+/* Rows are three and three behind one register, as far as x86 multiplies on its way to an address. */
+#define ROW_AT(r) ((r) < 3 ? x + (r) * stride : fourth + ((r) - 3) * stride)
 /* One line of the panel (LOAD: it, or its low or high halves) into the sums: x[r] * w[:]. */
-#define ADD_LINE(LOAD, FACTOR)                                                                                \
+#define ADD_LINE(LOAD, AT)                                                                                    \
     {                                                                                                         \
-        part w[COLUMNS];                                                                                      \
-        _Pragma("GCC unroll 4") for (int m = 0; m < COLUMNS; m++) w[m] = LOAD(line + m * LANES_OF_A_PART);    \
+        part w[MOST_COLUMNS];                                                                                 \
+        _Pragma("GCC unroll 16") for (int m = 0; m < columns; m++) w[m] = LOAD(line + m * LANES_OF_A_PART);   \
         _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) {                                              \
-            const char *own = x + r * stride;                                                                 \
-            part factor = splat_part(FACTOR);                                                                 \
-            _Pragma("GCC unroll 4") for (int m = 0; m < COLUMNS; m++) sum[r][m] = fma_part(factor, w[m], sum[r][m]); \
+            part factor = splat_part(float_at(ROW_AT(r) + (AT)));                                             \
+            _Pragma("GCC unroll 16") for (int m = 0; m < columns; m++) sum[r][m] = fma_part(factor, w[m], sum[r][m]); \
+        }                                                                                                     \
+    }
+/* Of each part of a line one half and then the other, for two rows at most: all factors have a register. */
+#define ADD_PAIRS(FIRST, FIRST_AT, SECOND, SECOND_AT)                                                         \
+    {                                                                                                         \
+        part first[2], second[2];                                                                             \
+        _Pragma("GCC unroll 2") for (int r = 0; r < rows; r++) {                                              \
+            first[r] = splat_part(float_at(ROW_AT(r) + (FIRST_AT)));                                     \
+            second[r] = splat_part(float_at(ROW_AT(r) + (SECOND_AT)));                                   \
+        }                                                                                                     \
+        _Pragma("GCC unroll 16") for (int m = 0; m < columns; m++) {                                          \
+            part w = load_part(line + m * LANES_OF_A_PART);                                                   \
+            _Pragma("GCC unroll 2") for (int r = 0; r < rows; r++)                                            \
+                sum[r][m] = fma_part(second[r], SECOND(w), fma_part(first[r], FIRST(w), sum[r][m]));          \
         }                                                                                                     \
     }
 
+#define MOST_COLUMNS 16
 /* Nothing is loaded for the other halves before: there are no registers for both. */
 #define FINISH_FIRST __asm__ volatile("" ::: "memory")
 
-/* Sums of `rows` rows with the first COLUMNS parts of a tile's lines, continued over `lines` of them, one at least. */
-INLINE void chain(const int rows, const int mode, const int asks, int64_t lines, const char *x, int64_t stride,
-                  const float *panel, float *sums) {
-    part sum[ROWS][COLUMNS];
+/* Sums of `rows` rows with `columns` parts of the lines. asks: for how many pieces of 64 bytes with each line. What is read
+   once goes to the first cache, the rest to the second. */
+INLINE void chain(const int rows, const int columns, const int mode, const int asks, const Chain *c) {
+    const char *x = c->x, *fourth = x + 3 * c->stride, *ahead = c->ahead;
+    const float *line = c->panel;
+    const int64_t stride = c->stride, step = c->step, lines = c->lines, ahead_step = c->ahead_step;
+    const int64_t bytes = mode == FLOATS || (mode == PAIRS && HAS_PAIRS) ? 4 : 8; /* of x with each turn */
+    float *sums = c->sums;
+    __asm__("" : "+r"(fourth)); /* not made of x again and again */
+    part sum[ROWS][MOST_COLUMNS];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int m = 0; m < COLUMNS; m++) sum[r][m] = load_part(sums + r * TILE + m * LANES_OF_A_PART);
+#pragma GCC unroll 16
+        for (int m = 0; m < columns; m++) sum[r][m] = load_part(sums + r * TILE + m * LANES_OF_A_PART);
     int64_t i = 0;
     do {
-        const float *line = panel + i * TILE;
-        if (asks)
+        if (asks) {
 #pragma GCC unroll 4
-            for (int m = 0; 16 * m < COLUMNS * LANES_OF_A_PART; m++) __builtin_prefetch((const char *)(line + 16 * m) + AHEAD);
+            for (int n = 0; n < asks; n++) __builtin_prefetch(ahead + 64 * n, 0, asks == 4 ? 3 : 2);
+            ahead += ahead_step;
+        }
         if (mode == FLOATS) {
-            ADD_LINE(load_part, float_of(bits_at(own + 4 * i)))
-        } else if (mode == MIXED) {
-            ADD_LINE(low_halves, float_of(bits_at(own + 8 * i)))
-            FINISH_FIRST;
-            ADD_LINE(high_halves, float_of(bits_at(own + 8 * i + 4)))
-        } else {
+            ADD_LINE(load_part, 0)
+        } else if (mode == UPWARDS) {
+            ADD_LINE(load_part, 0)
+            line += step;
+            ADD_LINE(load_part, 4)
+        } else if (mode == IN_PAIRS) {
+            line += step;
+            ADD_LINE(load_part, 4)
+            line -= step;
+            ADD_LINE(load_part, 0)
+            line += step;
+        } else if (mode == PAIRS && HAS_PAIRS) {
 #ifdef __AVX512BF16__
-            part w[COLUMNS];
-#pragma GCC unroll 4
-            for (int m = 0; m < COLUMNS; m++) w[m] = load_part(line + m * LANES_OF_A_PART);
+            part w[MOST_COLUMNS];
+#pragma GCC unroll 16
+            for (int m = 0; m < columns; m++) w[m] = load_part(line + m * LANES_OF_A_PART);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {
-                part pair = splat_part(float_of(bits_at(x + r * stride + 4 * i)));
-#pragma GCC unroll 4
-                for (int m = 0; m < COLUMNS; m++)
+                part pair = splat_part(float_at(ROW_AT(r)));
+#pragma GCC unroll 16
+                for (int m = 0; m < columns; m++)
                     sum[r][m] = (part)_mm512_dpbf16_ps((__m512)sum[r][m], (__m512bh)w[m], (__m512bh)pair);
             }
-#else
-            ADD_LINE(high_halves, float_of(bits_at(own + 4 * i) & 0xffff0000u))
-            FINISH_FIRST;
-            ADD_LINE(low_halves, float_of(bits_at(own + 4 * i) << 16))
 #endif
+        } else if (mode == PAIRS && rows <= 2) {
+            ADD_PAIRS(high_of, 4, low_of, 0)
+        } else if (mode == PAIRS) {
+            ADD_LINE(high_halves, 4)
+            FINISH_FIRST;
+            ADD_LINE(low_halves, 0)
+        } else if (rows <= 2) {
+            ADD_PAIRS(low_of, 0, high_of, 4)
+        } else {
+            ADD_LINE(low_halves, 0)
+            FINISH_FIRST;
+            ADD_LINE(high_halves, 4)
         }
+        line += step, x += bytes, fourth += bytes;
     } while (++i < lines);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int m = 0; m < COLUMNS; m++) store_part(sums + r * TILE + m * LANES_OF_A_PART, sum[r][m]);
+#pragma GCC unroll 16
+        for (int m = 0; m < columns; m++) store_part(sums + r * TILE + m * LANES_OF_A_PART, sum[r][m]);
 }
 
-#define CASE(R, MODE, ASKS) \
-    case R: chain(R, MODE, ASKS, lines, x, stride, panel, sums); break;
-#define FIVE(MODE, ASKS) \
-    CASE(1, MODE, ASKS) CASE(2, MODE, ASKS) CASE(3, MODE, ASKS) CASE(4, MODE, ASKS) CASE(5, MODE, ASKS)
-#define SIX(MODE, ASKS) FIVE(MODE, ASKS) CASE(6, MODE, ASKS)
-#define CHAINS(NAME, MODE, CASES)                                                                            \
-    HOT void NAME(int64_t rows, int asks, int64_t lines, const char *x, int64_t stride, const float *panel, \
-                  float *sums) {                                                                             \
-        if (asks) switch (rows) { CASES(MODE, 1) }                                                           \
-        else switch (rows) { CASES(MODE, 0) }                                                                \
-    }
-CHAINS(mixed_chains, MIXED, FIVE)
+#define SIZES(ROWS_, COLUMNS_) (16 * (ROWS_) + (COLUMNS_) - 1)
+#define CASE(R, C, MODE, ASKS) \
+    case SIZES(R, C): chain(R, C, MODE, ASKS, c); break;
 #if LANES_OF_A_PART == 16
-CHAINS(float_chains, FLOATS, SIX)
+#define ALL_WIDTHS(MODE, ASKS)                                                                      \
+    CASE(1, 4, MODE, ASKS) CASE(2, 4, MODE, ASKS) CASE(3, 4, MODE, ASKS) CASE(4, 4, MODE, ASKS) CASE(5, 4, MODE, ASKS) \
+    CASE(1, 2, MODE, ASKS) CASE(2, 2, MODE, ASKS) CASE(3, 2, MODE, ASKS) CASE(4, 2, MODE, ASKS) CASE(5, 2, MODE, ASKS) \
+    CASE(1, 1, MODE, ASKS)
+#define SIXTH(MODE, ASKS) CASE(6, 4, MODE, ASKS) CASE(6, 2, MODE, ASKS)
+#elif LANES_OF_A_PART == 8
+#define ALL_WIDTHS(MODE, ASKS)                                                                      \
+    CASE(1, 8, MODE, ASKS) CASE(1, 4, MODE, ASKS) CASE(1, 2, MODE, ASKS) CASE(2, 4, MODE, ASKS) CASE(2, 2, MODE, ASKS) \
+    CASE(3, 2, MODE, ASKS) CASE(4, 2, MODE, ASKS) CASE(5, 2, MODE, ASKS)
+#define SIXTH(MODE, ASKS) CASE(6, 2, MODE, ASKS)
 #else
-CHAINS(float_chains, FLOATS, FIVE)
+#define ALL_WIDTHS(MODE, ASKS)                                                                      \
+    CASE(1, 16, MODE, ASKS) CASE(1, 8, MODE, ASKS) CASE(1, 4, MODE, ASKS) CASE(2, 8, MODE, ASKS) CASE(2, 4, MODE, ASKS) \
+    CASE(3, 4, MODE, ASKS) CASE(4, 4, MODE, ASKS) CASE(5, 4, MODE, ASKS)
+#define SIXTH(MODE, ASKS)
 #endif
-#ifdef __AVX512BF16__
+#define FIVE(MODE, ASKS) ALL_WIDTHS(MODE, ASKS)
+#define SIX(MODE, ASKS) ALL_WIDTHS(MODE, ASKS) SIXTH(MODE, ASKS)
+#define CHAINS(NAME, MODE, CASES)                                                 \
+    HOT void NAME(int64_t rows, int64_t columns, int asks, const Chain *c) {      \
+        int64_t sizes = SIZES(rows, columns);                                     \
+        if (asks == 0) switch (sizes) { CASES(MODE, 0) }                          \
+        else if (asks == 1) switch (sizes) { CASES(MODE, 1) }                     \
+        else if (asks == 2) switch (sizes) { CASES(MODE, 2) }                     \
+        else switch (sizes) { CASES(MODE, 4) }                                    \
+    }
+CHAINS(float_chains, FLOATS, SIX)
+CHAINS(upward_chains, UPWARDS, SIX)
+CHAINS(in_pairs_chains, IN_PAIRS, SIX)
+CHAINS(mixed_chains, MIXED, FIVE)
+#if HAS_PAIRS
 CHAINS(pair_chains, PAIRS, SIX)
 #else
 CHAINS(pair_chains, PAIRS, FIVE)
 #endif
+
+/* Lines of a panel as blocks of WIDTH outputs, [TILE / WIDTH][columns][WIDTH] of floats. */
+HOT void widen_floats(int64_t lines, const float *panel, float *wide) {
+    for (int64_t i = 0; i < lines; i++)
+#pragma GCC unroll 16
+        for (int o = 0; o < TILE; o += LANES_OF_A_PART)
+            store_part(wide + o / WIDTH * WIDTH * LONGEST + i * WIDTH + o % WIDTH, load_part(panel + i * TILE + o));
+}
+HOT void widen_pairs(int64_t lines, const float *panel, float *wide) {
+    for (int64_t i = 0; i < lines; i++)
+#pragma GCC unroll 16
+        for (int o = 0; o < TILE; o += LANES_OF_A_PART) {
+            int64_t at = o / WIDTH * WIDTH * LONGEST + 2 * i * WIDTH + o % WIDTH;
+            part pairs = load_part(panel + i * TILE + o);
+            store_part(wide + at, low_of(pairs)), store_part(wide + at + WIDTH, high_of(pairs));
+        }
+}
+/* bfloat16 as floats. */
+HOT void widen_row(int64_t count, const uint16_t *x, float *wide) {
+#define BODY(o, left) store_row(wide, o, left, 0, load_row(x, o, left, 1));
+    ALONG_ROW(count, BODY)
+#undef BODY
+}
 
 /* A finished row of a tile, with its bias, in y's dtype. */
 INLINE void finish_at(const int is_bf16, int64_t o, int left, const float *sums, const float *bias, void *y, int64_t to) {
@@ -188,50 +290,162 @@ static Stored stored_tile(const Call *c, int64_t matrix, const int64_t *tile) {
     return s;
 }
 
-/* Rows first to last of x with tile t. */
-static void tile_product(const Call *c, int64_t matrix, int64_t t, int64_t first, int64_t last) {
-    float own[LONGEST * TILE] __attribute__((aligned(64))), sums[STRETCH * TILE] __attribute__((aligned(64)));
-    const int64_t *tile = c->tile + 3 * t;
-    int64_t rows = last - first, size = c->x_bf16 ? 2 : 4, stride = c->x_stride * size, words = words_of(c);
-    int64_t together = c->x_bf16 ? PAIR_ROWS : c->w_bf16 ? ROWS_BY_HALVES : ROWS;
-    int64_t groups = (rows + together - 1) / together; /* of equal size: one row alone takes half as long as six */
-    int64_t most = rows <= FEW ? LONGEST / 2 : LONGEST;
-    if (c->is_tiled) most = groups == 1 ? c->inner : LONGEST * words;
-    const char *x = (const char *)c->x + first * stride + matrix * c->x_matrix * size;
-    const float *tiled = (const float *)c->weights + (matrix * c->tiles + t) * lines_of(c) * TILE;
-    Stored stored = c->is_tiled ? (Stored){0} : stored_tile(c, matrix, tile);
-    memset(sums, 0, sizeof(float) * (size_t)(rows * TILE));
+/* What is computed at once: rows [first, last) of x with the outputs [from, to) of a tile. */
+typedef struct {
+    int64_t matrix, tile, from, to, first, last;
+    const float *end; /* of the tiles that are read one after the other */
+} Piece;
+
+/* Its memory; all of it lies in the second cache. */
+typedef struct {
+    float panel[LONGEST * TILE], wide[LONGEST * TILE], x[STRETCH * LONGEST], sums[STRETCH * TILE];
+} Space;
+
+/* Panels and rows as chains read them. */
+typedef struct {
+    int mode, chain;  /* of the numbers, and of what adds them */
+    int is_wide;      /* the panel is in blocks of floats */
+    int64_t bytes;    /* of the panel in tiles */
+    int64_t groups;   /* of rows, of equal size: one row alone takes half as long as six */
+    int64_t columns;  /* parts of a line that are taken along at most */
+    const float *next; /* what is read after this panel; none: nothing is asked for */
+} Way;
+
+/* All rows and outputs of a piece with one panel. While it is computed with, the next one comes to the cache: a part of it
+   with each group of rows, so that none waits for memory. */
+static void sweep(const Way *way, const Piece *p, Chain whole, float *sums) {
+    int64_t rows = p->last - p->first;
+    for (int64_t o = p->from, columns; o < p->to; o += columns * LANES_OF_A_PART) {
+        columns = (p->to - o) / LANES_OF_A_PART < way->columns ? (p->to - o) / LANES_OF_A_PART : way->columns;
+        int64_t pieces = columns * LANES_OF_A_PART / 16, a_pass = way->groups > 3 ? 1 : way->groups > 1 ? 2 : 4;
+        int most_asks = (int)(way->is_wide ? way->mode == FLOATS ? 2 : 1 : a_pass < pieces ? a_pass : pieces);
+        for (int64_t g = 0; g < way->groups; g++) {
+            int64_t r = g * rows / way->groups, some = (g + 1) * rows / way->groups - r, at;
+            int asks = most_asks;
+            Chain c = whole;
+            c.x += r * c.stride;
+            c.panel += way->is_wide ? o * LONGEST : o;
+            c.sums = sums + r * TILE + o;
+            if (way->is_wide) { /* along all of the next panel */
+                at = (WIDTH == TILE ? g : o / WIDTH) * whole.lines * 64 * asks, c.ahead_step = 64 * asks;
+                if (at >= way->bytes || (WIDTH < TILE && g > 0)) asks = 0;
+            } else { /* along the lines, where these outputs are */
+                at = 4 * o + 64 * asks * g, c.ahead_step = 4 * TILE;
+                if (asks * g >= pieces) asks = 0;
+            }
+            if (!way->next) asks = 0;
+            c.ahead = (const char *)way->next + at;
+            switch (way->chain) {
+            case FLOATS: float_chains(some, columns, asks, &c); break;
+            case PAIRS: pair_chains(some, columns, asks, &c); break;
+            case MIXED: mixed_chains(some, columns, asks, &c); break;
+            case UPWARDS: upward_chains(some, columns, asks, &c); break;
+            default: in_pairs_chains(some, columns, asks, &c);
+            }
+        }
+    }
+}
+
+static void piece_product(const Call *c, const Piece *p, Space *space) {
+    const int64_t *tile = c->tile + 3 * p->tile;
+    int64_t rows = p->last - p->first, size = c->x_bf16 ? 2 : 4, stride = c->x_stride * size, words = words_of(c);
+    Way way = {.mode = !c->w_bf16 ? FLOATS : c->x_bf16 ? PAIRS : MIXED, };
+    way.chain = way.mode;
+    int by_instruction = HAS_PAIRS && way.mode == PAIRS;
+    int64_t together = way.mode == FLOATS || by_instruction ? ROWS : ROWS_BY_HALVES;
+    way.is_wide = rows > together && !by_instruction && (way.mode != FLOATS || WIDTH < TILE);
+    if (way.is_wide) together = ROWS;
+    way.groups = (rows + together - 1) / together;
+    way.columns = rows == 1 ? COLUMNS_OF_ONE : rows == 2 ? COLUMNS_OF_TWO : COLUMNS;
+    int once = p->to - p->from <= way.columns * LANES_OF_A_PART && way.groups == 1;
+    int64_t most = way.is_wide ? LONGEST : c->is_tiled ? LINES * words : rows <= FEW ? LONGEST / 2 : LONGEST;
+    const char *x = (const char *)c->x + p->first * stride + p->matrix * c->x_matrix * size;
+    const float *tiled = (const float *)c->weights + (p->matrix * c->tiles + p->tile) * lines_of(c) * TILE;
+    Stored stored = c->is_tiled ? (Stored){0} : stored_tile(c, p->matrix, tile);
+    memset(space->sums, 0, sizeof(float) * (size_t)(rows * TILE));
     for (int64_t k = 0; k < c->inner; k += most) {
         int64_t count = k + most < c->inner ? most : c->inner - k, lines = (count + words - 1) / words;
-        const float *panel = c->is_tiled ? tiled + k / words * TILE : own;
-        if (!c->is_tiled) fill(&stored, k, count, own);
-        for (int64_t g = 0; g < groups; g++)
-            for (int64_t o = 0; o < TILE; o += COLUMNS * LANES_OF_A_PART) {
-                int64_t r = g * rows / groups, some = (g + 1) * rows / groups - r;
-                int asks = c->is_tiled && g == 0;
-                const char *from = x + r * stride + k * size;
-                float *to = sums + r * TILE + o;
-                if (c->x_bf16) pair_chains(some, asks, lines, from, stride, panel + o, to);
-                else if (c->w_bf16) mixed_chains(some, asks, lines, from, stride, panel + o, to);
-                else float_chains(some, asks, lines, from, stride, panel + o, to);
-            }
+        way.bytes = 4 * lines * TILE;
+        Chain whole = {.x = x + k * size, .stride = stride, .step = TILE, .lines = lines};
+        if (c->is_tiled) {
+            whole.panel = tiled + k / words * TILE;
+            way.next = whole.panel + (once ? AHEAD / 4 : lines * TILE);
+            if (!once && way.next >= p->end) way.next = 0;
+        } else {
+            whole.panel = space->panel;
+            fill(&stored, k, count, space->panel);
+        }
+        if (way.mode == PAIRS && !by_instruction) {
+            for (int64_t r = 0; r < rows; r++)
+                widen_row(lines * words, (const uint16_t *)(whole.x + r * stride), space->x + r * LONGEST);
+            whole.x = (const char *)space->x, whole.stride = 4 * LONGEST;
+        }
+        if (way.is_wide) {
+            if (words == 2) widen_pairs(lines, whole.panel, space->wide);
+            else widen_floats(lines, whole.panel, space->wide);
+            int by_two = words == 2 || lines % 2 == 0;
+            way.chain = !by_two ? FLOATS : way.mode == PAIRS ? IN_PAIRS : UPWARDS;
+            whole.panel = space->wide, whole.step = WIDTH, whole.lines = by_two ? lines * words / 2 : lines;
+        }
+        sweep(&way, p, whole, space->sums);
     }
+    int64_t outputs = (p->to < tile[1] ? p->to : tile[1]) - p->from, o = tile[0] + p->from;
     for (int64_t r = 0; r < rows; r++)
-        finish_row(tile[1], sums + r * TILE, c->bias ? c->bias + tile[0] : 0, (int)c->x_bf16, c->y,
-                   matrix * c->y_matrix + (first + r) * c->y_stride + tile[0]);
+        finish_row(outputs, space->sums + r * TILE + p->from, c->bias ? c->bias + o : 0, (int)c->x_bf16, c->y,
+                   p->matrix * c->y_matrix + (p->first + r) * c->y_stride + o);
+}
+
+/* How a product is cut: the rows of every span into `blocks`, its tiles into `parts` each, of which `share` make a turn. */
+typedef struct {
+    const Call *c;
+    int64_t blocks, parts, share, turns; /* turns: of one block */
+} Cut;
+
+static void product_turn(void *context, int64_t index, int64_t worker) {
+    const Cut *cut = context;
+    const Call *c = cut->c;
+    const int64_t *span = c->span + 3 * (index / (cut->blocks * cut->turns));
+    int64_t rows = span[2] - span[1], own = (rows + cut->blocks - 1) / cut->blocks, units = c->tiles * cut->parts;
+    int64_t first = span[1] + index / cut->turns % cut->blocks * own, last = first + own < span[2] ? first + own : span[2];
+    int64_t unit = index % cut->turns * cut->share, end = unit + cut->share < units ? unit + cut->share : units;
+    Space space __attribute__((aligned(64)));
+    (void)worker;
+    Piece p = {.matrix = span[0]};
+    p.end = (const float *)c->weights + (p.matrix * c->tiles + (end + cut->parts - 1) / cut->parts) * lines_of(c) * TILE;
+    for (; unit < end; unit++)
+        for (p.first = first; p.first < last; p.first = p.last) {
+            p.last = p.first + STRETCH < last ? p.first + STRETCH : last;
+            p.tile = unit / cut->parts;
+            p.from = unit % cut->parts * TILE / cut->parts, p.to = p.from + TILE / cut->parts;
+            if (p.from < c->tile[3 * p.tile + 1]) piece_product(c, &p, &space);
+        }
 }
 
 /* Each span's rows of x times its matrix. Rows that meet bf16 weights have an even number of columns, `inner` or one
    more, whose last is zero then. */
 int hyla_product(const Call *c) {
-    int64_t rows = 0, share = c->spans * c->tiles / (8 * omp_get_max_threads());
-    for (int64_t s = 0; s < c->spans; s++) rows += c->span[3 * s + 2] - c->span[3 * s + 1];
-    share = share < 1 ? 1 : share > 4 ? 4 : share; /* tiles that follow one another are asked for ahead */
-#pragma omp parallel for collapse(2) schedule(dynamic, share) if (rows * c->outputs * c->inner > SMALL)
-    for (int64_t s = 0; s < c->spans; s++)
-        for (int64_t t = 0; t < c->tiles; t++)
-            for (int64_t r = c->span[3 * s + 1]; r < c->span[3 * s + 2]; r += STRETCH)
-                tile_product(c, c->span[3 * s], t, r, r + STRETCH < c->span[3 * s + 2] ? r + STRETCH : c->span[3 * s + 2]);
+    int64_t rows = 0, most = 0, team = team_size();
+    for (int64_t s = 0; s < c->spans; s++) {
+        int64_t own = c->span[3 * s + 2] - c->span[3 * s + 1];
+        rows += own, most = own > most ? own : most;
+    }
+    Cut cut = {.c = c, .blocks = 1, .parts = 1};
+    int64_t units = c->spans * c->tiles;
+    if (units < 2 * team) { /* tiles in two or four, down to 64 bytes of y, which no two threads share */
+        int64_t finest = !c->is_tiled || most > 2 ? 1 : c->x_bf16 ? 2 : most == 1 ? 4 : 2;
+        while (cut.parts < finest && units * cut.parts < 2 * team) cut.parts *= 2;
+        cut.blocks = 2 * team / (units * cut.parts);
+        int64_t many = most / FEWEST;
+        cut.blocks = cut.blocks > many ? many : cut.blocks;
+        if (cut.blocks < 1) cut.blocks = 1;
+    }
+    cut.share = units * cut.parts * cut.blocks / (8 * team); /* tiles that follow one another are asked for ahead */
+    cut.share = cut.share < 1 ? 1 : cut.share > 4 ? 4 : cut.share;
+    cut.turns = (c->tiles * cut.parts + cut.share - 1) / cut.share;
+    int64_t count = c->spans * cut.blocks * cut.turns;
+    if (rows * c->outputs * c->inner > SMALL) team_run(count, product_turn, &cut);
+    else
+        for (int64_t i = 0; i < count; i++) product_turn(&cut, i, 0);
     return 0;
 }
 
