@@ -28,6 +28,7 @@ typedef struct {
     float *u_items, *anchor_items; /* [I, H, 64, V], [I, H, K, V], or 0 */
     const float *first;            /* without a cache: states before the first rows, [N, H, K, V], or 0: zeros */
     float *final;                  /* and after the last ones, or 0 */
+    int64_t per_channel;           /* KDA: a decay per channel of a head's keys */
 } Call;
 
 /* Memory of one thread. Everything begins at a multiple of 16 floats. */
@@ -523,8 +524,8 @@ static void kda_head(const Call *call, int64_t n, int64_t h, const Room *room) {
 }
 
 /* Returns 0, or 1 when memory is short. */
-int hyla_delta(const Call *call, int per_channel) {
-    int64_t units = per_channel ? call->heads : call->key_heads;
+int hyla_delta(const Call *call) {
+    int64_t per_channel = call->per_channel, units = per_channel ? call->heads : call->key_heads;
     size_t bytes = 4 * (size_t)lay_out(call, 0, 0) + 64;
     int failed = 0;
 #pragma omp parallel if (call->sequences * units > 1)
