@@ -127,7 +127,13 @@ def run(options: argparse.Namespace) -> Outcome:
         print(f"{value:8.3f} s  {name}")
     most = max(one["peak_bytes"] for one in held)
     print(f"later than import torch: {later:.3f} s; bytes beside weights and caches: {beside:,}; at most {most:,}")
-    results = {"seconds": seconds, "parts": of_parts, "later_seconds": later, "bytes_beside": beside, "peak_bytes": most}
+    results = {
+        "seconds": seconds,
+        "parts": of_parts,
+        "later_seconds": later,
+        "bytes_beside": beside,
+        "peak_bytes": most,
+    }
     return Outcome(results, later <= MOST_LATER_SECONDS and beside <= MOST_BESIDE_BYTES, found)
 
 

@@ -175,7 +175,7 @@ def stored_products() -> list[torch.Tensor]:
         kinds = {torch.float32: [fp8], torch.bfloat16: [fp8]}
         for dtype in DTYPES:
             plain = weight.to(dtype)
-            tiles = in_tiles(plain)
+            tiles = in_tiles(*plain.split([1, outputs - 1]))
             stored = [products.Stored(plain, plain.shape), products.Stored(tiles, plain.shape, is_tiled=True)]
             kinds[torch.float32] += stored
             kinds[dtype] += stored if dtype == torch.bfloat16 else []

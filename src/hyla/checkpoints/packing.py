@@ -30,7 +30,7 @@ class Packing:
         return not self._open
 
     def reads(self, name: str, tensor: torch.Tensor) -> bool:
-        """Whether packing reads such a weight once and keeps nothing of its memory, which may be a file's until then."""
+        """Whether packing reads such a weight once and keeps nothing of its memory: until then it may be a file's."""
         own = self._weights.projections.get(name, ())
         return bool(own) and all(projection.tiles(tensor) for projection, _ in own)
 

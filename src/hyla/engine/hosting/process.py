@@ -43,9 +43,7 @@ class EngineProcess:
     weights, a pause), it comes up paused: going on with the old weights would be wrong without a word.
     """
 
-    def __init__(
-        self, launch: Launch, *, progress: Progress | None = None, give_up: threading.Event | None = None
-    ):
+    def __init__(self, launch: Launch, *, progress: Progress | None = None, give_up: threading.Event | None = None):
         self.launch = launch
         self.watch: Watch | None = None
         """Sees every request that is taken; set it before the first one."""

@@ -29,9 +29,8 @@ class TilesCall(Structure):
 
 
 def in_tiles(*parts: torch.Tensor) -> torch.Tensor:
-    """Weights [.., O_i, D] of one dtype over one another, in tiles: fp32 [.., N, D, 64], bf16 [.., N, ceil(D / 2), 64, 2].
-
-    They are read once, where they are. `products.from_tiles` undoes it.
+    """Weights [.., O_i, D] of one dtype over one another, in N tiles: fp32 [.., N, D, 64] or bf16
+    [.., N, ceil(D / 2), 64, 2]. They are read once, where they are. `products.from_tiles` undoes it.
     """
     parts = tuple(part if part.stride(-1) == 1 else part.contiguous() for part in parts)
     first, outputs, bf16 = parts[0], sum(part.shape[-2] for part in parts), is_bf16(parts[0])
