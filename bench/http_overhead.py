@@ -83,11 +83,16 @@ def ids_of(answer: bytes, is_streamed: bool) -> list[int]:
     return [token for line in lines for own in json.loads(line[6:])["choices"] for token in own.get("token_ids") or ()]
 
 
-def start_server(folder: str, dtype: str) -> tuple[subprocess.Popen, int]:
+def ask_for_port() -> int:
+    """One on which nobody listens now."""
     from hyla.server.listening import listen
 
     with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start_server(folder: str, dtype: str) -> tuple[subprocess.Popen, int]:
+    port = ask_for_port()
     flags = ["--port", str(port), "--memory", str(MEMORY), "--max-num-sequences", "32", "--dtype", dtype]
     server = subprocess.Popen(
         [sys.executable, "-m", "hyla.cli", "serve", f"{NAME}={folder}", *flags],

@@ -25,6 +25,7 @@ BENCHMARKS = (
     "sampling",
     "snapshots",
     "spill",
+    "start",
     "vectors",
 )
 SHARED = (

@@ -15,6 +15,7 @@ from hyla.errors import CheckpointError, ConfigError
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
+from hyla.ops import native
 
 FAMILIES = ("qwen3", "qwen3_5", "qwen3_next", "kimi_linear", "deepseek_v3", "deepseek_v32", "nemotron_h")
 
@@ -211,6 +212,38 @@ def test_a_loaded_model_survives_the_loss_of_its_folder(tmp_path):
     with open(file, "r+b") as stream:
         stream.write(os.urandom(file.stat().st_size))
     assert_same(model, loaded)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_packed_while_it_is_loaded_is_the_packed_one_and_needs_its_file_no_more(tmp_path, family, dtype):
+    save_model(make(family), tmp_path / "m")
+    expected = load_model(tmp_path / "m", dtype=dtype)
+    loaded = load_model(tmp_path / "m", dtype=dtype, pack=True)
+    file = tmp_path / "m" / "model.safetensors"
+    with open(file, "r+b") as stream:
+        stream.write(os.urandom(file.stat().st_size))
+    is_packed = [projection.is_packed for projection in loaded.projections()]
+    assert is_packed and all(is_packed)
+    with torch.no_grad():
+        assert torch.equal(loaded.logits([[1, 2, 3]])[0], expected.pack().logits([[1, 2, 3]])[0])
+    assert_same(expected.unpack(), loaded.unpack())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.skipif(native.why_missing() is not None, reason="the library's layout is made of copies")
+def test_loading_into_tiles_holds_no_weight_twice_and_lets_go_of_the_file(tmp_path):
+    family = family_of("qwen3_next")
+    sizes = {"num_hidden_layers": 12, "hidden_size": 320, "num_experts": 24, "moe_intermediate_size": 64}
+    large = initialize(Model(family.config_from_hf({**family.tiny_config, **sizes, "vocab_size": 6000})), 0)
+    save_model(make("qwen3_next"), tmp_path / "small")
+    save_model(large, tmp_path / "large")
+    weights = sum(parameter.nbytes for parameter in large.parameters())
+    piece = max(sum(p.nbytes for p in sublayer.parameters()) for sublayer in large.sublayers)
+    assert weights > 100e6 and piece < weights / 8
+    peak, final, _ = measure_loading(tmp_path / "small", tmp_path / "large", pack=True)
+    assert 0.9 * weights < final < 1.1 * weights + 4e6
+    assert peak <= final + 2 * piece + 4e6
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")

@@ -13,6 +13,7 @@ from test_engine_thread import Listener
 from tiny_model import save_tiny_folder
 
 from hyla.engine import EmbedCommand, Engine, EngineProcess, Launch, Overloaded, Request, SamplingParams
+from hyla.engine.hosting import newborn
 from hyla.engine.hosting.child import Child
 from hyla.engine.requests.collect import Collector
 from hyla.errors import CheckpointError, ConfigError, HylaError, RequestError
@@ -52,6 +53,33 @@ def kill(process):
     before = process.num_restarts
     os.kill(process.status()["worker"]["pid"], signal.SIGKILL)
     assert wait_until(lambda: process.num_restarts > before)
+
+
+def test_a_process_that_was_expected_becomes_the_next_engine_and_only_that(folder):
+    newborn.expect()
+    (expected,) = newborn._expected
+    process = EngineProcess(Launch(folder, OPTIONS))
+    try:
+        assert process.status()["worker"]["pid"] == expected.process.pid
+        other = newborn.take()
+        other.connection.close()
+        assert other.process.pid != expected.process.pid
+    finally:
+        process.stop()
+
+
+def test_a_process_that_nobody_gives_an_engine_ends():
+    unused = newborn.Newborn()
+    unused.connection.close()
+    unused.process.join(60)
+    assert unused.process.exitcode == 0
+
+
+def test_starting_is_given_up_when_asked(folder):
+    give_up = threading.Event()
+    give_up.set()
+    with pytest.raises(HylaError, match="given up"):
+        EngineProcess(Launch(folder, OPTIONS), give_up=give_up)
 
 
 def test_answers_are_those_of_an_engine_here(process, folder):

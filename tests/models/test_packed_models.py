@@ -56,6 +56,15 @@ def test_a_tied_embedding_takes_no_ids_and_refuses_those_that_it_has_not(is_pack
             model.embed(torch.tensor([5, token]))
 
 
+@needs_kernels
+def test_a_tied_embedding_and_its_head_are_one_copy_in_bf16():
+    model = cast(model_of(is_tied=True, vocab_size=300), torch.bfloat16).pack()
+    stored = model.head.projection.weights
+    assert model.embed.weight.is_meta and model.head.weight.is_meta
+    assert stored.tiles.dtype == torch.bfloat16 and stored.dtype == torch.float32
+    assert stored.nbytes == 320 * RECIPE.hidden_dim * 2  # of 64 rows a tile
+
+
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_packing_leaves_float64_alone(is_tied):
     model = cast(model_of(is_tied=is_tied), torch.float64)

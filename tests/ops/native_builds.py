@@ -14,6 +14,7 @@ from hyla.ops import gated_delta, kda
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import delta_native
 from hyla.ops.native import build, kernels, latents, moes, products, streams
+from hyla.ops.native.tiles import in_tiles
 from hyla.ops.weights.blocks import num_blocks, strips
 
 SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-41, -1e-44, 3.4e38, -88.0, 89.0, 1e-30)
@@ -174,7 +175,7 @@ def stored_products() -> list[torch.Tensor]:
         kinds = {torch.float32: [fp8], torch.bfloat16: [fp8]}
         for dtype in DTYPES:
             plain = weight.to(dtype)
-            tiles = products.in_tiles(plain)
+            tiles = in_tiles(*plain.split([1, outputs - 1]))
             stored = [products.Stored(plain, plain.shape), products.Stored(tiles, plain.shape, is_tiled=True)]
             kinds[torch.float32] += stored
             kinds[dtype] += stored if dtype == torch.bfloat16 else []
@@ -193,7 +194,7 @@ def head_products() -> list[torch.Tensor]:
             weight, x = draw(3, outputs, inner, seed=1, dtype=dtype), draw(7, 3, inner, seed=2)
             stored = [
                 products.Stored(weight, weight.shape),
-                products.Stored(products.in_tiles(weight), weight.shape, is_tiled=True),
+                products.Stored(in_tiles(weight), weight.shape, is_tiled=True),
             ]
             for one in stored:
                 out = torch.zeros(7, 3, outputs + 5)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from hyla.checkpoints.index import INDEX_FILE, SINGLE_FILE, shard_names
 from hyla.errors import CheckpointError
+from hyla.ops.host_memory import forget_mapped
 from hyla.terminal_text import shortened
 from hyla.whole_files import require_regular
 
@@ -85,6 +86,10 @@ class TensorSource(Protocol):
         """The numbers, possibly a view of a file; copy what must outlive the source."""
         ...
 
+    def forget(self, name: str) -> None:
+        """Let go of memory that holds a file's pages of this tensor, which was copied; it can be read again."""
+        ...
+
 
 DTYPE_NAMES = {
     torch.float32: "F32",
@@ -127,6 +132,9 @@ class TensorReader:
 
     def tensor(self, name: str) -> torch.Tensor:
         return self._tensors[name].detach()
+
+    def forget(self, name: str) -> None:
+        """The memory is its owner's."""
 
 
 class ShardReader:
@@ -201,3 +209,7 @@ class ShardReader:
     def tensor(self, name: str) -> torch.Tensor:
         """A view of the mapped file; copy what must outlive the reader."""
         return self._files[name].get_tensor(name)
+
+    def forget(self, name: str) -> None:
+        """Read pages of a mapped file count as the process's memory while it is mapped."""
+        forget_mapped(self.tensor(name))

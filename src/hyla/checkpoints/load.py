@@ -9,6 +9,7 @@ import torch
 
 from hyla.checkpoints.hub import resolve
 from hyla.checkpoints.opening import open_checkpoint
+from hyla.checkpoints.packing import Packing
 from hyla.checkpoints.placement import (
     DTYPES,
     DtypeRule,
@@ -37,6 +38,7 @@ def load_model(
     device: str | torch.device = "cpu",
     *,
     revision: str | None = None,
+    pack: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Load a model in the Hugging Face format or from a GGUF file. Nothing is unpickled and no code is run.
@@ -49,8 +51,9 @@ def load_model(
     FP8 weights in blocks stay FP8 and are dequantised as they are used; with a dtype, once, here: the same bits. Other
     quantised weights (`checkpoints.quantised`) are dequantised here in any case.
     device: as PyTorch names it.
+    pack: for inference, as by `Model.pack`; weights go from the file straight into the layout of the products.
     progress: called with (bytes placed, bytes of the checkpoint) as tensors come in.
-    Memory: the model plus one rule's tensors. Ignored tensors are logged with the reason.
+    Memory: the model plus one rule's tensors, or one packed product's. Ignored tensors are logged with the reason.
     Raises CheckpointError for missing, extra, damaged or misshapen tensors, ConfigError for what config.json asks
     and for a device that is not there, CapacityError when the device has too little memory.
     """
@@ -72,7 +75,8 @@ def load_model(
         # float64 is an oracle's dtype: dequantised, since no product promises anything there.
         keep = None if requested or dtype == torch.float64 else dtype
         dtype_of = _dtypes_on_loading(weights, dtype, may_widen=requested is None)
-        placer = Placer(weights, checked, dtype_of, place, keep_fp8=keep)
+        packing = Packing(weights, checked.rules) if pack else None
+        placer = Placer(weights, checked, dtype_of, place, keep_fp8=keep, packing=packing)
         total, done = sum(shards.nbytes(name) for name in names.values()), 0
         with says_what_to_lower(place, f"the weights of {folder}, {total:,} bytes as stored", SMALLER_WEIGHTS):
             for rule in checked.rules:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from hyla.checkpoints.files import TensorSource
 from hyla.checkpoints.foreign import refuse_foreign_tensors
 from hyla.checkpoints.fp8_rules import CODE_DTYPE, SCALE_DTYPES, SUFFIX, check_scales, resident
+from hyla.checkpoints.packing import Packing
 from hyla.checkpoints.quantised import looks_quantised
 from hyla.errors import CheckpointError
 from hyla.models.config import ModelConfig
@@ -123,9 +124,13 @@ def _some(items: list[str]) -> str:
     return shortened(", ".join(items[:4]) + (", ..." if len(items) > 4 else ""), MOST_SHOWN)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Placer:
-    """Copies the tensors of a plan into a model, one rule at a time."""
+    """Copies the tensors of a plan into a model, one rule at a time.
+
+    packing: what packs the model's products meanwhile. Weights that go into tiles are then read from the source where
+    they are, and copied only on their way there; the source lets go of what was read.
+    """
 
     weights: NamedWeights
     plan: Plan
@@ -133,9 +138,24 @@ class Placer:
     device: torch.device | str
     keep_fp8: torch.dtype | None
     """The dtype that resident FP8 weights stand for; None: dequantise them."""
+    packing: Packing | None = None
+    _unread: list[str] = field(default_factory=list)
+    """The source's names of what was placed and may still be read by packing."""
 
     def place(self, rule: Rule) -> None:
-        """Put one rule's tensors where they belong. Memory: these tensors once more."""
+        """Put one rule's tensors where they belong, and pack what is complete. Memory: these tensors once more."""
+        if self.packing is not None:
+            self.packing.before(rule)
+        self._place(rule)
+        self._unread += self.plan.stored(rule)
+        if self.packing is not None:
+            self.packing.after(rule)
+        if self.packing is None or self.packing.is_between:
+            for name in self._unread:
+                self.plan.source.forget(name)
+            self._unread.clear()
+
+    def _place(self, rule: Rule) -> None:
         model = self.weights.model
         has_scales = [name + SUFFIX in self.plan.names for name in rule.published]
         for name in rule.published:
@@ -147,9 +167,11 @@ class Placer:
             for name, scaled in zip(rule.published, has_scales)
         ]
         for name, tensor in zip(rule.ours, rule.to_ours(published, self._shapes(rule))):
-            # A copy: the mapped file may be replaced or deleted while the model lives.
-            new = tensor.to(device=self.device, dtype=self.dtype_of(name, tensor), copy=True)
-            self.weights.assign(name, new.contiguous())
+            new = tensor.to(device=self.device, dtype=self.dtype_of(name, tensor))
+            if self.packing is None or not self.packing.reads(name, new):
+                # A copy: the mapped file may be replaced or deleted while the model lives.
+                new = (new.clone() if new is tensor else new).contiguous()
+            self.weights.assign(name, new)
             if not any(has_scales):
                 model.stored_dtypes[name] = tensor.dtype
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from hyla.checkpoints.files import ShardReader, TensorReader
 from hyla.checkpoints.gguf.checkpoint import is_gguf
 from hyla.checkpoints.hub import resolve
 from hyla.checkpoints.opening import open_checkpoint
+from hyla.checkpoints.packing import Packing
 from hyla.checkpoints.placement import Placer, Plan, drop_tied_head, plan, published_names, without_absent_mtp
 from hyla.errors import CheckpointError
-from hyla.layers.linear import Projection
 from hyla.models.config import ModelConfig
-from hyla.models.formats.names import Rule
 from hyla.models.formats.registry import family_of
 from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
@@ -81,37 +79,19 @@ class WeightUpdate:
     def apply(self) -> None:
         """Replace the weights. Memory: one projection's weights at a time, in plain and packed form."""
         keep = self.model.dtype if self.model.quantization is not None else None
-        placer = Placer(self.weights, self._plan, lambda name, _: self._dtypes[name], self.device, keep_fp8=keep)
-        packing = _Packing(self.weights, self._plan.rules) if self.pack else None
+        packing = Packing(self.weights, self._plan.rules) if self.pack else None
+        placer = Placer(
+            self.weights,
+            self._plan,
+            lambda name, _: self._dtypes[name],
+            self.device,
+            keep_fp8=keep,
+            packing=packing,
+        )
         for rule in self._plan.rules:
-            if packing is not None:
-                packing.before(rule)
             placer.place(rule)
-            if packing is not None:
-                packing.after(rule)
         if self.model.quantization is not None and not any(map(self.weights.fp8, self.weights.shapes)):
             self.model.quantization = None
-
-
-class _Packing:
-    """Unpacks what a rule is about to replace, and packs each projection after its last rule."""
-
-    def __init__(self, weights: NamedWeights, rules: Iterable[Rule]):
-        self._weights = weights
-        self._left = Counter(projection for rule in rules for projection in self._of(rule))
-
-    def _of(self, rule: Rule) -> set[Projection]:
-        return {projection for name in rule.ours for projection, _ in self._weights.projections.get(name, ())}
-
-    def before(self, rule: Rule) -> None:
-        for projection in self._of(rule):
-            projection.unpack()
-
-    def after(self, rule: Rule) -> None:
-        for projection in self._of(rule):
-            self._left[projection] -= 1
-            if not self._left[projection]:
-                projection.pack()
 
 
 @torch.no_grad()

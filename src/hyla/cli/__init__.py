@@ -8,6 +8,10 @@ import sys
 
 def main() -> None:
     """Run the command line. Errors that Hyla raises on purpose, and the system's, end in one line and status 1."""
+    if sys.argv[1:2] == ["serve"] and not {"--help", "-h"} & set(sys.argv):
+        from hyla.engine.hosting.newborn import expect
+
+        expect()  # it loads PyTorch while we find out what it is to serve
     from hyla.cli.app import app
     from hyla.errors import HylaError
     from hyla.terminal_text import escaped, shortened

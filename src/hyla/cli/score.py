@@ -65,7 +65,7 @@ def _score(
     place = resolve(name, revision)
     tokenizer = load_tokenizer(place)
     with loading_bar() as loading:
-        model = load_model(place, dtype=dtype, device=device, progress=loading).eval().pack()
+        model = load_model(place, dtype=dtype, device=device, pack=True, progress=loading).eval()
     windows = Windows.of(model.config.max_len, context, overlap)
     start = time.perf_counter()
     with scoring_bar(sum(len(document.data) for document in texts.documents)) as progress:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any
 
 import typer
@@ -159,14 +161,50 @@ def run(config) -> None:
 def _load(model, config):
     """One model of a `ServeConfig`, with its engine's process running and ready."""
     from hyla.checkpoints import open_checkpoint, resolve
-    from hyla.checkpoints.names import find_known
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineProcess, Launch
-    from hyla.errors import ConfigError
+    from hyla.errors import HylaError
     from hyla.server import served_model
+    from hyla.server.watch import logs
+
+    folder = resolve(model.folder, model.engine.revision)
+    launch = Launch(
+        str(folder),
+        model.engine.model_dump(exclude_unset=True, exclude={"revision"}),
+        max_requests=config.limits.max_requests,
+        silence_seconds=config.limits.engine_silence_seconds,
+        stop_seconds=config.limits.engine_stop_seconds,
+        prepare=partial(logs.configure, config.log_format),
+    )
+    give_up = Event()
+    with ThreadPoolExecutor(1) as pool, loading_bar() as progress:
+        reading = pool.submit(_read_beside, open_checkpoint(folder), model)
+        reading.add_done_callback(lambda done: give_up.set() if done.exception() is not None else None)
+        try:
+            worker = EngineProcess(launch, progress=progress, give_up=give_up)
+        except HylaError:
+            reading.result()  # its error says more than that the engine was given up
+            raise
+    try:
+        found = reading.result()
+    except BaseException:
+        worker.stop()
+        raise
+    return served_model(
+        worker, model.name, tool_parser=model.tool_parser, reasoning_parser=model.reasoning_parser, **found
+    )
+
+
+def _read_beside(checkpoint, model) -> dict[str, Any]:
+    """What the server itself needs of a checkpoint, as `served_model` takes it, read while the engine is made.
+
+    Raises CheckpointError and ConfigError.
+    """
+    from hyla.checkpoints.names import find_known
+    from hyla.errors import ConfigError
+    from hyla.server import create_app  # noqa: F401 (it takes a while to load, too)
     from hyla.server.cards import served_card
     from hyla.server.served import use_template
-    from hyla.server.watch import logs
 
     template = None
     if model.chat_template is not None:
@@ -174,32 +212,14 @@ def _load(model, config):
             template = model.chat_template.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
             raise ConfigError(f"cannot read the chat template {model.chat_template}: {error}") from error
-    folder = resolve(model.folder, model.engine.revision)
-    checkpoint = open_checkpoint(folder)
     tokenizer = checkpoint.tokenizer() if checkpoint.has_tokenizer else None
     if tokenizer is not None:
         use_template(tokenizer, template)
-    options = model.engine.model_dump(exclude_unset=True, exclude={"revision"})
-    prepare = partial(logs.configure, config.log_format)
-    launch = Launch(
-        str(folder),
-        options,
-        max_requests=config.limits.max_requests,
-        silence_seconds=config.limits.engine_silence_seconds,
-        stop_seconds=config.limits.engine_stop_seconds,
-        prepare=prepare,
-    )
-    with loading_bar() as progress:
-        worker = EngineProcess(launch, progress=progress)
-    return served_model(
-        worker,
-        model.name,
-        tokenizer,
-        tool_parser=model.tool_parser,
-        reasoning_parser=model.reasoning_parser,
-        model_type=checkpoint.config().published.get("model_type"),
-        card=served_card(checkpoint, find_known(model.folder)),
-    )
+    return {
+        "tokenizer": tokenizer,
+        "model_type": checkpoint.config().published.get("model_type"),
+        "card": served_card(checkpoint, find_known(model.folder)),
+    }
 
 
 def start_server(models: Sequence[tuple[str, str | Path]], *, host: str, port: int, device: str) -> None:

@@ -12,7 +12,6 @@ from hyla.caches import Cache
 from hyla.caches.prefix import PrefixCache
 from hyla.caches.spill import Spill
 from hyla.caches.spill_store import SpillStore
-from hyla.engine.activations import LargestStep, activation_bytes
 from hyla.engine.fingerprint import fingerprint
 from hyla.engine.memory import Demand, MemoryPlan, available_bytes, default_budget
 from hyla.engine.requests.options import EngineOptions
@@ -34,7 +33,7 @@ def load(
 
     found = resolve(folder, options.revision)
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    model = load_model(found, dtype=dtype, device=options.device, progress=progress)
+    model = load_model(found, dtype=dtype, device=options.device, pack=options.pack, progress=progress)
     checkpoint = open_checkpoint(found)
     if tokenizer is None and checkpoint.has_tokenizer:
         tokenizer = checkpoint.tokenizer()
@@ -59,6 +58,8 @@ def cache_budget(options: EngineOptions, model: Model, context_len: int, specula
         return options.memory
     step_bytes = None
     if free_bytes(model.device) is not None:
+        from hyla.engine.activations import LargestStep, activation_bytes  # with it comes all of `cost`
+
         drafts = options.max_draft_tokens if speculation != "off" else 0
         step = LargestStep(
             num_rows=options.max_batch_tokens,

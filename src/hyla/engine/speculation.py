@@ -105,8 +105,8 @@ def _model_drafter(options: EngineOptions, model: Model, cache: Cache, draft_mod
         from hyla.checkpoints import load_model, resolve
 
         dtype = getattr(torch, options.dtype) if options.dtype else None
-        loaded: Model = load_model(resolve(options.draft_model, None), dtype=dtype, device=model.device)
-        draft_model = loaded
+        found = resolve(options.draft_model, None)
+        draft_model = load_model(found, dtype=dtype, device=model.device, pack=options.pack)
     draft_model.eval()
     if options.pack:
         draft_model.pack()

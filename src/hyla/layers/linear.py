@@ -15,6 +15,7 @@ from hyla.ops.weights import (
     Plain,
     Tiled,
     Weights,
+    makes_tiles,
     pack,
     pack_heads,
     pack_stack,
@@ -137,6 +138,10 @@ class Projection:
         if self._tied is None or isinstance(self._packed, Tiled):
             for place, parameter in enumerate(parameters):
                 self._leave_shape(place, parameter.dtype)
+
+    def tiles(self, weight: torch.Tensor) -> bool:
+        """Whether `pack` would copy such a weight of its own into tiles, and keep nothing of its memory."""
+        return self.head_layout is None and makes_tiles(weight, self.dtype)
 
     def _pack(self, parts: list[torch.Tensor]) -> Weights:
         if self.head_layout is not None:

@@ -94,6 +94,9 @@ class GGUFReader:
             ) from error
         return torch.from_numpy(found).to(dtype)
 
+    def forget(self, name: str) -> None:
+        """The file's pages stay mapped until the reader goes: they are fewer than the numbers', as a rule."""
+
 
 def _converted(part: Slice, dtype: torch.dtype) -> torch.Tensor:
     """Rows of a stored tensor in a dtype, a piece at a time, so that the float32 numbers never exist as a whole."""

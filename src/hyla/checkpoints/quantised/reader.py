@@ -145,6 +145,11 @@ class QuantisedReader:
             )
         return into
 
+    def forget(self, name: str) -> None:
+        packed = self._packed.get(name)
+        for part in [name] if packed is None else packed.parts.values():
+            self._shards.forget(part)
+
     def _is_given_in_dtype(self, name: str) -> bool:
         """Packed weights, and matrices in float16; vectors in float16 stay, since bfloat16 would round them."""
         is_half = name not in self._packed and self._shards.dtype(name) == "F16"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import signal
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
 from threading import Event, Thread
 
 from hyla.engine.clock import monotonic
-from hyla.engine.hosting.heartbeat import BEAT_SECONDS, Heart, Pipe, Silence
+from hyla.engine.hosting.heartbeat import BEAT_SECONDS, Silence
+from hyla.engine.hosting.newborn import take
 from hyla.engine.hosting.wire import Beat, Launch, Loading, Ready, Rejected
 from hyla.errors import HylaError
 
@@ -26,28 +25,26 @@ KILL_SECONDS = 10.0
 
 
 class Child:
-    """Starts the process and waits until its engine is ready.
+    """Starts the process, if none is expected already, and waits until its engine is ready.
 
     progress: of loading. give_up: set by another thread, it ends the waiting.
     Raises what keeps the engine from being made (ConfigError, CheckpointError, ...), HylaError when the process dies.
     """
 
     def __init__(self, launch: Launch, *, progress: Progress | None = None, give_up: Event | None = None):
-        context = multiprocessing.get_context("spawn")
         self._launch = launch
         self.silence = Silence()
         self.step_seconds = 0.0
         """How long the step has run that the process was at when it said so last."""
         self._killed_for: str | None = None
-        self._connection, theirs = context.Pipe()
+        begun = monotonic()
+        newborn = take()
+        self._connection, self._process = newborn.connection, newborn.process
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
         self._writer: Thread | None = None
-        self._process = context.Process(target=_work, args=(theirs, launch), name="hyla-engine", daemon=True)
-        begun = monotonic()
-        self._process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
         atexit.register(self.close)
         try:
+            self._connection.send(launch)
             ready = self._wait(progress, give_up)
         except BaseException:
             self._process.kill()
@@ -140,12 +137,3 @@ class Child:
             return f"ended with exit code {code}"
         more = ", as it is when memory runs out" if -code == signal.SIGKILL else ""
         return f"was killed by signal {-code} ({signal.Signals(-code).name}{more})"
-
-
-def _work(connection: Connection, launch: Launch) -> None:
-    pipe = Pipe(connection)
-    heart = Heart(pipe, launch.stop_seconds)
-    heart.start()  # loading what follows may take long
-    from hyla.engine.hosting.worker import work
-
-    work(pipe, heart, launch)

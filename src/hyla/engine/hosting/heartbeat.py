@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from hyla.engine.hosting.wire import Beat, Call, Cancel, Stop
+from hyla.engine.hosting.wire import Beat, Call, Cancel, Launch, Stop
 
 BEAT_SECONDS = 1.0
 """Time between two beats."""
@@ -35,6 +35,13 @@ class Pipe:
             return self._connection.recv()
         except (EOFError, OSError):
             return Stop()
+
+    def receive_launch(self) -> Launch | None:
+        """The first message; None when the other side is gone and there is nothing to launch."""
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError):
+            return None
 
     def close(self) -> None:
         self._connection.close()

@@ -36,17 +36,19 @@ LONGEST_PAUSE = 60.0
 class EngineProcess:
     """Starts the process and waits until its engine is ready; raises what keeps it from that (ConfigError, ...).
 
+    give_up: set by another thread, it ends the waiting with HylaError.
+
     Methods may be called from any thread; callbacks are called, and Futures done, on a thread of this object.
     After a death the engine is made again as it was at first. Where an administrative action had changed it (new
     weights, a pause), it comes up paused: going on with the old weights would be wrong without a word.
     """
 
-    def __init__(self, launch: Launch, *, progress: Progress | None = None):
+    def __init__(self, launch: Launch, *, progress: Progress | None = None, give_up: threading.Event | None = None):
         self.launch = launch
         self.watch: Watch | None = None
         """Sees every request that is taken; set it before the first one."""
         self.num_restarts = 0
-        self._child: Child | None = Child(launch, progress=progress)
+        self._child: Child | None = Child(launch, progress=progress, give_up=give_up)
         """None: there is no process now."""
         self.facts = self._child.facts
         self._status = LastStatus(lambda: self._call("status"), self._child.status)

@@ -1,4 +1,4 @@
-/* Products with stored weights, y = x W^T: W is plain, in tiles (as `hyla_tile` lays them), or FP8. And FP8 weights made
+/* Products with stored weights, y = x W^T: W is plain, in tiles (as tiles.c lays them), or FP8. And FP8 weights made
    plain.
 
    An output is one sum, begun at zero, to which the products are added in the order of the columns. In floats: one fused
@@ -447,19 +447,4 @@ int hyla_product(const Call *c) {
     else
         for (int64_t i = 0; i < count; i++) product_turn(&cut, i, 0);
     return 0;
-}
-
-/* Plain weights [matrices][outputs][inner] in tiles: [matrices][tiles][lines][64], zeros after the last output. */
-void hyla_tile(const Call *c, int64_t matrices, float *out) {
-    int64_t lines = lines_of(c), panels = (c->inner + LONGEST - 1) / LONGEST;
-#pragma omp parallel for collapse(2) schedule(static) if (matrices * c->outputs * c->inner > SMALL)
-    for (int64_t m = 0; m < matrices * c->tiles; m++)
-        for (int64_t p = 0; p < panels; p++) {
-            Stored stored = stored_tile(c, m / c->tiles, c->tile + 3 * (m % c->tiles));
-            float panel[LONGEST * TILE] __attribute__((aligned(64))); /* its last lines may reach past the weight's */
-            int64_t k = p * LONGEST, count = k + LONGEST < c->inner ? LONGEST : c->inner - k;
-            fill(&stored, k, count, panel);
-            memcpy(out + (m * lines + k / words_of(c)) * TILE, panel,
-                   sizeof(float) * (size_t)(TILE * ((count + words_of(c) - 1) / words_of(c))));
-        }
 }

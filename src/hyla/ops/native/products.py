@@ -65,7 +65,7 @@ class Stored:
         strips: tuple[tuple[int, int, int], ...] | None = None,
         is_tiled: bool = False,
     ):
-        """weights: dense, plain [..., O, D] (fp32 or bf16), e4m3 codes with their scales, or `in_tiles`' result.
+        """weights: dense, plain [..., O, D] (fp32 or bf16), e4m3 codes with their scales, or `tiles.in_tiles`' result.
         strips: (first output, last + 1, row of scales) down a matrix of codes."""
         self._made_of = (weights, tuple(shape), scales, strips, is_tiled)
         *_, outputs, inner = shape
@@ -153,22 +153,8 @@ def head_product(x_THD: torch.Tensor, stored: Stored, out_THO: torch.Tensor | No
     return y_THO
 
 
-def in_tiles(weight: torch.Tensor) -> torch.Tensor:
-    """A dense weight [..., O, D] in tiles: fp32 [..., N, D, 64], bf16 [..., N, ceil(D / 2), 64, 2].
-
-    `from_tiles` undoes it.
-    """
-    *lead, outputs, inner = weight.shape
-    words = 2 if weight.dtype == torch.bfloat16 else 1
-    lines = -(-inner // words)
-    out = weight.new_empty(*lead, -(-outputs // TILE), lines, TILE, *([2] if words == 2 else []))
-    stored = Stored(weight, weight.shape)
-    library().hyla_tile(byref(stored.call()), c_int64(weight[..., 0, 0].numel()), c_void_p(out.data_ptr()))
-    return out
-
-
 def from_tiles(tiles: torch.Tensor, outputs: int, inner: int) -> torch.Tensor:
-    """The dense weight [..., O, D], bit for bit."""
+    """The dense weight [..., O, D] of `tiles.in_tiles`, bit for bit."""
     if tiles.dtype == torch.bfloat16:
         *lead, num_tiles, lines, _, _ = tiles.shape
         rows = tiles.transpose(-3, -2).reshape(*lead, num_tiles * TILE, 2 * lines)

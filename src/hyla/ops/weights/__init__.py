@@ -21,6 +21,7 @@ _HOMES = {
     "Tiled": "hyla.ops.weights.tiled",
     "Weights": "hyla.ops.weights.protocol",
     "dequantise": "hyla.ops.weights.fp8_codes",
+    "makes_tiles": "hyla.ops.weights.packed",
     "num_blocks": "hyla.ops.weights.blocks",
     "pack": "hyla.ops.weights.packed",
     "pack_heads": "hyla.ops.weights.heads",

@@ -12,6 +12,7 @@ from hyla.ops import backends
 from hyla.ops.exact.batched import bmm
 from hyla.ops.exact.primitives import wide
 from hyla.ops.native import products
+from hyla.ops.native.tiles import in_tiles
 from hyla.ops.weights.plain import Plain, narrowed
 from hyla.ops.weights.protocol import ShardAxis, Weights, refuse_bias
 
@@ -136,7 +137,7 @@ def pack_heads(stored: torch.Tensor, is_transposed: bool) -> HeadMatrices | Head
         # No layout of a library's, but fp32: bf16 weights are not widened again at every call.
         return HeadMatrices(wide(stored), is_transposed)
     weight_HOI = (stored if is_transposed else stored.transpose(1, 2)).contiguous()
-    return HeadTiles(products.in_tiles(weight_HOI), *weight_HOI.shape[1:], is_transposed)
+    return HeadTiles(in_tiles(weight_HOI), *weight_HOI.shape[1:], is_transposed)
 
 
 def _refuse_other_axes(axis: ShardAxis) -> None:

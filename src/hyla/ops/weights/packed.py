@@ -94,10 +94,9 @@ def pack(*parts: torch.Tensor, dtype: torch.dtype | None = None) -> Weights:
 
     Undo: `dense`, exact.
     """
-    plain = Plain(tuple(part.detach() for part in parts), dtype)
-    if _has_kernel(plain):
+    if makes_tiles(parts[0], dtype):
         return tiled(*parts, dtype=dtype)
-    weight_OD = plain.whole()
+    weight_OD = Plain(tuple(part.detach() for part in parts), dtype).whole()
     part_rows = tuple(part.shape[0] for part in parts)
     if not rows.has_library_layout(weight_OD.device, weight_OD.dtype):
         return Plain(weight_OD.split(part_rows))
@@ -107,12 +106,11 @@ def pack(*parts: torch.Tensor, dtype: torch.dtype | None = None) -> Weights:
 
 def pack_stack(*parts: torch.Tensor, dtype: torch.dtype | None = None) -> Weights:
     """Stacks [E, O_i, D] over one another, as `pack`: in tiles as one stack, else expert by expert."""
-    if _has_kernel(Plain(tuple(part.detach() for part in parts), dtype)):
+    if makes_tiles(parts[0], dtype):
         return tiled(*parts, dtype=dtype)
     return PackedStack(tuple(pack(*(part[e] for part in parts), dtype=dtype) for e in range(parts[0].shape[0])))
 
 
-def _has_kernel(plain: Plain) -> bool:
-    """Whether our kernel computes with such weights as they are stored: in the product's dtype, or bf16 for fp32."""
-    part = plain.parts[0]
-    return backends.uses_native(part) and plain.dtype in (part.dtype, torch.float32)
+def makes_tiles(part: torch.Tensor, dtype: torch.dtype | None) -> bool:
+    """Whether our kernel computes in dtype with such weights as they are stored: in that dtype, or bf16 for fp32."""
+    return backends.uses_native(part) and dtype in (None, part.dtype, torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,13 +12,14 @@ from hyla.errors import BackendUnavailable, ConfigError
 from hyla.ops import backends
 from hyla.ops.exact import rows
 from hyla.ops.native import products
-from hyla.ops.weights.plain import Plain, narrowed
+from hyla.ops.native.tiles import in_tiles
+from hyla.ops.weights.plain import narrowed
 from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Spans, Weights, span_tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Tiled(Weights):
-    """A matrix [O, D], or a stack of them [E, O, D], with 64 outputs side by side (`native.products.in_tiles`).
+    """A matrix [O, D], or a stack of them [E, O, D], with 64 outputs side by side (`native.tiles.in_tiles`).
 
     bf16 numbers meet bf16 rows or, with a compute_dtype of fp32, fp32 ones: they are widened on their way into the sum.
     """
@@ -92,6 +94,7 @@ class Tiled(Weights):
 
 def tiled(*parts: torch.Tensor, dtype: torch.dtype | None = None) -> Tiled:
     """Matrices [O_i, D] over one another, or stacks of them, in tiles. dtype: of the product; None: the parts' own."""
-    whole = Plain(tuple(part.detach() for part in parts)).whole().contiguous()
+    stored_dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts))
+    parts = tuple(part.detach().to(stored_dtype) for part in parts)
     part_rows = tuple(part.shape[-2] for part in parts)
-    return Tiled(products.in_tiles(whole), part_rows, whole.shape[-1], dtype or whole.dtype)
+    return Tiled(in_tiles(*parts), part_rows, parts[0].shape[-1], dtype or stored_dtype)
