@@ -11,7 +11,7 @@ from pathlib import Path
 TORCH = "torch==2.13.0"
 UNUSED = ("torchvision", "torchaudio", "torchcodec")
 """vLLM asks for them; text needs none, and they want a build of torch of their own."""
-STAND_IN = '''"""Stands for torchvision, which text models import and never call: it has every submodule and attribute."""
+STAND_IN = '''"""Stands for torchvision, which text models import and never call: it has every submodule and name."""
 
 import importlib.abc
 import importlib.machinery

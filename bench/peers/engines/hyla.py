@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from itertools import count
+from pathlib import Path
+
+from bench.machine import commit_of
 
 SHORT = 256
 """Tokens for which each sequence of a batch has room, beside one long context."""
@@ -25,7 +28,7 @@ class Hyla:
         memory = (needed(length) + sequences * needed(SHORT)) * 5 // 4
         self.engine = Engine(self.model, memory=memory, max_num_sequences=sequences, prefix_cache=False)
         self.running = None
-        return f"hyla {hyla.__version__}"
+        return f"hyla {commit_of(Path(hyla.__file__).parent)}"
 
     def _params(self, answer: int, **fields):
         from hyla.engine import SamplingParams
