@@ -92,6 +92,6 @@ def decode_bytes(source: str, context: int) -> float:
     from hyla.cost.memory import model_memory
     from hyla.cost.work import step_work
 
-    config = open_checkpoint(source).config()
+    config = open_checkpoint(source).config().config
     works = step_work(config, decode(context), weights="bf16", arithmetic="usual")
     return sum(work.weight_bytes for work in works) + model_memory(config, 2).published_bytes(context)
