@@ -27,6 +27,7 @@ from bench.timing import interval
 from hyla.engine import Engine, EngineThread, Request, SamplingParams
 
 NAME, MEMORY = "model", 3 << 30
+WAYS = ("whole", "streamed")
 
 
 def in_process(thread: EngineThread, prompts: list[list[int]], answer: int) -> tuple[float, list[list[int]]]:
@@ -109,7 +110,7 @@ def measure(folder: str, options: argparse.Namespace) -> dict:
     thread.start()
     found = {}
     try:
-        for way in ("whole", "streamed"):
+        for way in options.ways:
             http = partial(over_http, port, answer=options.answer, is_streamed=way == "streamed")
             found[way] = paired(
                 partial(in_process, thread, answer=options.answer), http, way, thread.facts.vocab_size, options
@@ -134,13 +135,15 @@ def paired(engine, http, way: str, vocabulary: int, options: argparse.Namespace)
             seconds[name].append(taken)
         print(f"{way} {repeat}: engine {seconds['engine'][-1]:.2f} s, HTTP {seconds['http'][-1]:.2f} s", flush=True)
         assert answers["engine"] == answers["http"], f"{way}: HTTP answers differently"
-    rates = {name: options.requests * options.answer / statistics.median(own[1:]) for name, own in seconds.items()}
-    return rates | interval([one / other for one, other in zip(seconds["engine"][1:], seconds["http"][1:])])
+    rates = {name: [options.requests * options.answer / one for one in own[1:]] for name, own in seconds.items()}
+    found = {name: statistics.median(own) for name, own in rates.items()}
+    return found | interval([two / one for one, two in zip(*rates.values())]) | {"rates": rates}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", help="a model folder; default: the random Qwen3.5-shaped model")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--answer", type=int, default=64, help="tokens")
     parser.add_argument("--repeats", type=int, default=10)

@@ -19,6 +19,7 @@ BENCHMARKS = (
     "gguf_families",
     "http_overhead",
     "invariance",
+    "peers",
     "products",
     "qwen35_shape",
     "real_model",
@@ -46,7 +47,8 @@ SHARED = (
 
 def first_line(name: str) -> str:
     """What a benchmark measures, read without importing it."""
-    tree = ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
+    file = HERE / f"{name}.py" if (HERE / f"{name}.py").exists() else HERE / name / "__init__.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
