@@ -9,10 +9,10 @@ from tiny_text import byte_tokenizer
 
 import hyla
 from hyla.checkpoints import load_tokenizer
+from hyla.data.packing import TokenStore
 from hyla.server import single_app
 from hyla.train.config import TrainConfig
 from hyla.train.loop import Trainer
-from hyla.train.packing import TokenStore
 
 KIMI = {
     "vocab_size": 259,

@@ -14,7 +14,7 @@ ORDER = (
     {"models"},
     {"caches"},
     {"answers", "checkpoints", "cost"},
-    {"engine"},
+    {"data", "engine"},
     {"loadtest", "server", "train"},
     {"cli"},
 )

@@ -21,6 +21,7 @@ from pretend import Traffic, counted, register
 
 from hyla.caches import Cache
 from hyla.checkpoints import load_model, save_model
+from hyla.data.packing import TokenStore
 from hyla.engine import Engine, SamplingParams
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
@@ -28,7 +29,6 @@ from hyla.models.trunk import Model
 from hyla.ops import backends
 from hyla.train.config import TrainConfig
 from hyla.train.loop import Trainer
-from hyla.train.packing import TokenStore
 
 CPU, DEVICE = torch.device("cpu"), register()
 TRAIN = TrainConfig(steps=3, seed=3, batch_tokens=96, max_document_tokens=70, checkpoint_every=2, loss_rows=40)

@@ -11,6 +11,7 @@ from hyla.caches import Cache
 from hyla.checkpoints import load_model
 from hyla.checkpoints.placement import Placer
 from hyla.cli import main
+from hyla.data.packing import TokenStore
 from hyla.engine import Engine, SamplingParams
 from hyla.engine.requests.options import EngineOptions
 from hyla.engine.runner import Runner
@@ -20,7 +21,6 @@ from hyla.ops import devices
 from hyla.ops.devices import facts, resolve_device
 from hyla.train import loop
 from hyla.train.config import TrainConfig
-from hyla.train.packing import TokenStore
 from hyla.train.run_state import changed_environment, environment
 
 needs_no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a card")

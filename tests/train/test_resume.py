@@ -108,7 +108,7 @@ def test_a_flipped_bit_goes_back_to_the_checkpoint_before_and_says_so(tmp_path, 
 
 def test_two_trainers_never_share_a_folder(tmp_path):
     with held(tmp_path / "run"):
-        with pytest.raises(ConfigError, match=r"another process trains in .*run; wait for it"), held(tmp_path / "run"):
+        with pytest.raises(ConfigError, match=r"another process works in .*run; wait for it"), held(tmp_path / "run"):
             pass
         with held(tmp_path / "other"):
             pass

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
+from hyla.data.packing import TokenStore
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.config import TrainConfig
 from hyla.train.loop import Trainer
-from hyla.train.packing import TokenStore
 from hyla.train.recipe import HybridRecipe
 
 RECIPE = HybridRecipe(

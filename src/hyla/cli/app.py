@@ -7,6 +7,7 @@ import typer
 from hyla.cli.bench import bench
 from hyla.cli.chat import chat
 from hyla.cli.cost import cost
+from hyla.cli.data import data
 from hyla.cli.generate import generate
 from hyla.cli.inspect import inspect
 from hyla.cli.pull import pull
@@ -25,3 +26,4 @@ app = typer.Typer(
 for verb in (quickstart, train, generate, chat, serve, pull, inspect, score, cost):
     app.command()(verb)
 app.add_typer(bench)
+app.add_typer(data)

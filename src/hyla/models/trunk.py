@@ -29,6 +29,8 @@ class Targets:
     """int64 [T]: the token after each row."""
     chunk_rows: int
     """Rows whose logits live at once: memory against the size of products."""
+    is_learnt_T: torch.Tensor | None = None
+    """bool [T]: the rows whose targets count (a conversation's answers), one at least; None: all."""
 
 
 class Model(nn.Module):
@@ -106,7 +108,12 @@ class Model(nn.Module):
         observer: told of each sublayer's input and output (`models.stack.Tap`).
         """
         head_TD = self.hidden(tokens_T, batch, caches, observer=observer).head_TD
-        return head_TD if targets is None else self.head.loss(head_TD, targets.tokens_T, targets.chunk_rows)
+        if targets is None:
+            return head_TD
+        tokens_R = targets.tokens_T
+        if targets.is_learnt_T is not None:  # the others have no logits
+            head_TD, tokens_R = head_TD[targets.is_learnt_T], tokens_R[targets.is_learnt_T]
+        return self.head.loss(head_TD, tokens_R, targets.chunk_rows)
 
     def hidden(
         self,

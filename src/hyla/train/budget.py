@@ -7,11 +7,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from hyla.data.packing import TokenStore
 from hyla.models.trunk import Model
 from hyla.ops.devices import synchronize
 from hyla.train.config import TrainConfig
 from hyla.train.loop import Trainer
-from hyla.train.packing import TokenStore
 
 WARMUP_STEPS, TIMED_STEPS = 2, 4
 MIN_STEPS = 8

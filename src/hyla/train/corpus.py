@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyla.data.records import text_files
 from hyla.errors import ConfigError
 
 MAX_FILE_BYTES = 4_000_000
@@ -55,18 +54,6 @@ class Corpus:
 def stdlib_folder() -> Path:
     """Where this Python keeps the source of its standard library."""
     return Path(sysconfig.get_path("stdlib"))
-
-
-def text_files(folder: Path, *, skipped: frozenset[str] = frozenset(), suffix: str = "") -> Iterator[Path]:
-    """Regular files below folder in sorted order, without hidden ones, caches, links and the `skipped` folders."""
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name in skipped or entry.name == "__pycache__":
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from text_files(Path(entry.path), skipped=skipped, suffix=suffix)
-        elif entry.is_file(follow_symlinks=False) and entry.name.endswith(suffix):
-            yield Path(entry.path)
 
 
 def read_text(path: Path) -> str | None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import torch
 
+from hyla.data.packing import TokenStore
 from hyla.models.trunk import Model
 from hyla.ops.exact.cross_entropy import chunk_loss
 from hyla.train.corpus import Document
-from hyla.train.packing import TokenStore
 
 EVALUATION_ROWS = 4096
 """Rows of one scoring call."""
@@ -60,7 +60,7 @@ def model_bits(model: Model, store: TokenStore, *, window: int) -> float:
 
 def unigram_bits(train: TokenStore, heldout: TokenStore, vocab_size: int) -> float:
     """Bits of the held-out tokens under the training tokens' frequencies, each count raised by one."""
-    counts = torch.bincount(train.tokens, minlength=vocab_size).double() + 1.0
+    counts = torch.bincount(train.tokens.long(), minlength=vocab_size).double() + 1.0
     bits = -torch.log2(counts / counts.sum())
     pieces = heldout.pieces(1 << 30)
     return bits[heldout.rows(pieces).targets_T].sum().item()

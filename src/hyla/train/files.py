@@ -41,7 +41,7 @@ def held(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigError(
-                    f"another process trains in {folder}; wait for it, end it, or choose another --out"
+                    f"another process works in {folder}; wait for it, end it, or choose another --out"
                 ) from None
             if os.fstat(file.fileno()).st_nlink == 0:  # its last holder has just removed it
                 continue

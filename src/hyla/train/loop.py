@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 
+from hyla.data.packing import PackedRows, Packer, TokenStore
 from hyla.errors import ConfigError
 from hyla.models.trunk import Model, Targets
 from hyla.ops.devices import says_what_to_lower, synchronize
+from hyla.ops.exact.primitives import wide
 from hyla.ranges import named_range
 from hyla.train.config import TrainConfig
 from hyla.train.metrics import MetricsFile, StepMetrics
 from hyla.train.optimizer import Optimizer
-from hyla.train.packing import PackedRows, Packer, TokenStore
 from hyla.train.run_state import (
     DamagedState,
     changed_environment,
@@ -30,8 +31,10 @@ SMALLER_STEPS = "lower batch_tokens, loss_rows or the model's sizes"
 
 
 def batch_loss(model: Model, rows: PackedRows, chunk_rows: int) -> torch.Tensor:
-    """Mean cross-entropy of the packed rows in nats; differentiable."""
-    return model(rows.tokens_T, rows.batch, targets=Targets(rows.targets_T, chunk_rows))
+    """Mean cross-entropy in nats of the packed rows that are to be learnt; differentiable, 0 where there is none."""
+    if rows.is_learnt_T is not None and not bool(rows.is_learnt_T.any()):
+        return wide(model(rows.tokens_T, rows.batch)).sum() * 0.0
+    return model(rows.tokens_T, rows.batch, targets=Targets(rows.targets_T, chunk_rows, rows.is_learnt_T))
 
 
 class Trainer:

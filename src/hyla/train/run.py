@@ -2,7 +2,7 @@
 
 run.json            what was requested, what it was resolved to, on which data and machine
 tokenizer/          trained on the training documents
-tokens.safetensors  training and held-out documents as ids
+tokens.safetensors  training (unless a store has them) and held-out documents as ids
 heldout.json        names and texts of the held-out documents
 metrics.jsonl       one line per step
 checkpoints/        newest states
@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from pydantic import Field, model_validator
 
-from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
-from hyla.errors import CheckpointError, ConfigError
+from hyla.checkpoints import Tokenizer, save_model
+from hyla.data.packing import TokenStore
+from hyla.errors import ConfigError
 from hyla.json_files import read_json
 from hyla.models.config import Config, ModelConfig
 from hyla.models.formats.registry import family_of
@@ -30,29 +31,28 @@ from hyla.models.trunk import Model
 from hyla.ops.devices import says_what_to_lower
 from hyla.train.budget import steps_for
 from hyla.train.config import TrainConfig
-from hyla.train.corpus import Corpus, Document, read_corpus
-from hyla.train.evaluation import heldout_sample
+from hyla.train.corpus import Document
 from hyla.train.files import filling, replace_json
 from hyla.train.loop import Trainer
 from hyla.train.metrics import StepMetrics
-from hyla.train.packing import TokenStore
 from hyla.train.recipe import HybridRecipe
+from hyla.train.run_data import RunData, data_of_store, data_of_texts, is_store, load_data, save_data
 from hyla.train.run_state import environment
-from hyla.train.tokenizer import END_OF_TEXT_ID, encode_documents, train_tokenizer
+from hyla.train.tokenizer import END_OF_TEXT_ID
 
 CPU = torch.device("cpu")
-RUN_FILE, TOKENS_FILE, HELDOUT_FILE = "run.json", "tokens.safetensors", "heldout.json"
+RUN_FILE = "run.json"
 
 
 class RunRequest(Config):
     """What the user asks for. A folder keeps its first request; another one needs another folder."""
 
     data: str | None = None
-    """Folder of text files; None: the source of the Python standard library found on this machine."""
+    """Folder of text files, or a token store; None: the source of the Python standard library found on this machine."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Training time, turned into `train.steps` once at the start; None: `train.steps` as it is."""
     heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Expected share of files that training never sees."""
+    """Expected share of files that training never sees; a store has its own."""
     heldout_bytes: Annotated[int, Field(ge=1)] = 400_000
     """Most held-out text that is scored. More of it: a steadier figure, a longer wait."""
     recipe: HybridRecipe = HybridRecipe()
@@ -89,11 +89,25 @@ class Run:
     folder: Path
     train: TrainConfig
     model_config: ModelConfig
-    tokenizer: Tokenizer
-    train_store: TokenStore
-    heldout_store: TokenStore
-    heldout: tuple[Document, ...]
+    data: RunData
     record: dict
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.data.tokenizer
+
+    @property
+    def train_store(self) -> TokenStore:
+        return self.data.train
+
+    @property
+    def heldout_store(self) -> TokenStore:
+        return self.data.heldout
+
+    @property
+    def heldout(self) -> tuple[Document, ...]:
+        """The held-out documents as texts."""
+        return self.data.documents
 
     @property
     def request(self) -> RunRequest:
@@ -170,31 +184,24 @@ def _flat(nested: dict, prefix: str = "") -> dict:
 
 
 def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], device: torch.device) -> None:
-    """Read the data, train the tokenizer, resolve the number of steps, and write all of it."""
-    from hyla.checkpoints.tensor_files import write_tensors
-
+    """Read the data, or open its store, resolve the number of steps, and write all of it."""
     # What cannot be saved in the end is refused now, not after the training.
     model_config = request.recipe.model_config_of(request.recipe.vocab_size, END_OF_TEXT_ID)
     family_of(model_config.family).config_to_hf(model_config)
-    corpus = read_corpus(Path(request.data) if request.data else None, heldout_share=request.heldout_share)
-    say(f"{len(corpus.train)} files to train on, {len(corpus.heldout)} held out, from {corpus.folder}")
-    tokenizer = train_tokenizer(corpus.train, request.recipe.vocab_size, request.recipe.max_len)
-    heldout = heldout_sample(corpus.heldout, request.heldout_bytes)
-    train_store = TokenStore.from_lists(encode_documents(tokenizer, corpus.train))
-    heldout_store = TokenStore.from_lists(encode_documents(tokenizer, heldout))
-    say(f"tokenizer of {tokenizer.vocab_size} tokens; {len(train_store.tokens):,} tokens to train on")
-    model_config = request.recipe.model_config_of(tokenizer.vocab_size, END_OF_TEXT_ID)
-    train, step_seconds = resolve_steps(request, model_config, train_store, device)
+    if request.data is not None and is_store(request.data):
+        data = data_of_store(request.data, request.heldout_bytes)
+    else:
+        sizes = {"heldout_share": request.heldout_share, "heldout_bytes": request.heldout_bytes}
+        data = data_of_texts(request.data, request.recipe, **sizes, say=say)
+    tokenizer = data.tokenizer
+    say(f"tokenizer of {tokenizer.vocab_size} tokens; {len(data.train.tokens):,} tokens to train on")
+    end_id = tokenizer.eos_token_id
+    model_config = request.recipe.model_config_of(tokenizer.vocab_size, END_OF_TEXT_ID if end_id is None else end_id)
+    train, step_seconds = resolve_steps(request, model_config, data.train, device)
     say(f"{train.steps} steps of {train.batch_tokens} tokens")
-    stores = {"train": train_store, "heldout": heldout_store}
-    tensors = {f"{name}.tokens": store.tokens for name, store in stores.items()}
-    tensors |= {f"{name}.ends": store.ends for name, store in stores.items()}
     with filling(folder) as partial:
-        (partial / "tokenizer").mkdir()
-        tokenizer.save(partial / "tokenizer")
-        write_tensors(tensors, partial / TOKENS_FILE)
-        replace_json(partial / HELDOUT_FILE, {"documents": [asdict(document) for document in heldout]})
-        replace_json(partial / RUN_FILE, _record(request, train, model_config, corpus, step_seconds, device))
+        save_data(partial, data)
+        replace_json(partial / RUN_FILE, _record(request, train, model_config, data.record, step_seconds, device))
 
 
 def resolve_steps(
@@ -208,17 +215,12 @@ def resolve_steps(
     return request.train.model_copy(update={"steps": steps}), step_seconds
 
 
-def _record(request, train: TrainConfig, model: ModelConfig, corpus: Corpus, step_seconds, device) -> dict:
+def _record(request, train: TrainConfig, model: ModelConfig, corpus: dict, step_seconds, device) -> dict:
     return {
         "request": request.model_dump(),
         "train": train.model_dump(),
         "model": model.model_dump(mode="json"),
-        "corpus": {
-            "folder": corpus.folder,
-            "fingerprint": corpus.fingerprint,
-            "train_files": len(corpus.train),
-            "heldout_files": len(corpus.heldout),
-        },
+        "corpus": corpus,
         "step_seconds": step_seconds,
         "python": platform.python_version(),
         "environment": environment(device),
@@ -226,23 +228,13 @@ def _record(request, train: TrainConfig, model: ModelConfig, corpus: Corpus, ste
 
 
 def read_run(folder: Path) -> Run:
-    """Open a prepared run. Raises CheckpointError when one of its files is missing or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    """Open a prepared run. Raises CheckpointError when one of its files is missing or damaged, and ConfigError when its
+    token store is another one now."""
     record = read_json(folder / RUN_FILE)
-    try:
-        tensors = load_file(folder / TOKENS_FILE)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise CheckpointError(f"{folder / TOKENS_FILE} is damaged ({error}); delete {folder} and start anew") from None
-    documents = read_json(folder / HELDOUT_FILE)["documents"]
     return Run(
         folder=folder,
         train=TrainConfig(**record["train"]),
         model_config=ModelConfig(**record["model"]),
-        tokenizer=load_tokenizer(folder / "tokenizer"),
-        train_store=TokenStore(tensors["train.tokens"], tensors["train.ends"]),
-        heldout_store=TokenStore(tensors["heldout.tokens"], tensors["heldout.ends"]),
-        heldout=tuple(Document(**document) for document in documents),
+        data=load_data(folder, record["corpus"]),
         record=record,
     )

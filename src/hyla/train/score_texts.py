@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyla.data.records import text_files
 from hyla.errors import ConfigError
-from hyla.train.corpus import Document, text_files
+from hyla.train.corpus import Document
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_run import tiny_store
 
+from hyla.data.packing import Packer, TokenStore
 from hyla.errors import ConfigError
-from hyla.train.packing import Packer, TokenStore
 
 
 def packer(seed=1, batch_tokens=97, max_document_tokens=30):

@@ -1,0 +1,153 @@
+"""Documents as packed steps: which tokens step s reads is a pure function of (seed, s)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from hyla.errors import ConfigError
+from hyla.ops.batch import Batch
+
+EPOCH_SEED_STRIDE = 1_000_003
+"""Keeps the shuffles of (seed, epoch) apart for all small seeds and epochs."""
+SOURCE_SEED_STRIDE = 7_919
+"""Keeps the shuffles of the sources of a mixture apart."""
+
+
+class TokenStore:
+    """Documents as one flat tensor.
+
+    tokens: an integer dtype [sum of lengths], each document with its end-of-text tokens at both ends.
+    ends:   int64 [documents], flat position after each document's last token.
+    learnt: uint8 like tokens, whether the model is to write a token (conversations); None: all of them.
+    """
+
+    def __init__(self, tokens: torch.Tensor, ends: torch.Tensor, learnt: torch.Tensor | None = None):
+        self.tokens, self.ends, self.learnt = tokens, ends, learnt
+
+    @classmethod
+    def from_lists(cls, documents: Sequence[Sequence[int]]) -> TokenStore:
+        flat = [token for document in documents for token in document]
+        lengths = torch.tensor([len(document) for document in documents], dtype=torch.int64)
+        return cls(torch.tensor(flat, dtype=torch.int32), lengths.cumsum(0))
+
+    def pieces(self, max_tokens: int) -> list[tuple[int, int]]:
+        """(first row, rows) of every piece; for stores whose pieces a list can hold."""
+        firsts, lengths = self.cut(max_tokens)
+        return list(zip(firsts.tolist(), lengths.tolist()))
+
+    def cut(self, max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """First row and rows of every piece, int64 [pieces] each. Row i predicts token i + 1 of the same document, so a
+        document of n tokens has n - 1 rows; pieces are at most max_tokens rows."""
+        starts = torch.cat([self.ends.new_zeros(1), self.ends[:-1]]) if len(self.ends) else self.ends
+        rows = (self.ends - starts - 1).clamp_min(0)
+        counts = (rows + max_tokens - 1) // max_tokens
+        document = torch.repeat_interleave(counts)
+        number = torch.arange(len(document)) - (counts.cumsum(0) - counts)[document]
+        firsts = starts[document] + number * max_tokens
+        return firsts, (rows[document] - number * max_tokens).clamp_max(max_tokens)
+
+    def rows(self, pieces: Sequence[tuple[int, int]]) -> PackedRows:
+        """The pieces' inputs and targets, one after the other."""
+        inputs = torch.cat([self.tokens[first : first + length] for first, length in pieces])
+        targets = torch.cat([self.tokens[first + 1 : first + length + 1] for first, length in pieces])
+        learnt = None
+        if self.learnt is not None:
+            learnt = torch.cat([self.learnt[first + 1 : first + length + 1] for first, length in pieces]).bool()
+        return PackedRows(inputs.long(), targets.long(), tuple(length for _, length in pieces), learnt)
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Rows of one forward: tokens and next tokens int64 [T], and the length of each piece. Pieces share no state."""
+
+    tokens_T: torch.Tensor
+    targets_T: torch.Tensor
+    lengths: tuple[int, ...]
+    is_learnt_T: torch.Tensor | None = None
+    """bool: whose targets the loss is made of; None: of all."""
+
+    @property
+    def batch(self) -> Batch:
+        return Batch.packed(self.lengths, device=self.tokens_T.device)
+
+    def to(self, device: torch.device) -> PackedRows:
+        """The same rows on a device: one copy, and one of what is learnt."""
+        tokens_T, targets_T = torch.stack([self.tokens_T, self.targets_T]).to(device)
+        learnt_T = None if self.is_learnt_T is None else self.is_learnt_T.to(device)
+        return PackedRows(tokens_T, targets_T, self.lengths, learnt_T)
+
+
+class Stream:
+    """The endless stream of a store's rows: every epoch is one permutation of its pieces.
+
+    epoch_rows: how many rows of an epoch are read before the next one begins.
+    """
+
+    def __init__(self, store: TokenStore, *, max_document_tokens: int, seed: int, epoch_rows: int | None = None):
+        self.store, self.seed = store, seed
+        self._firsts, self._lengths = store.cut(max_document_tokens)
+        self.num_rows = int(self._lengths.sum())
+        self.epoch_rows = self.num_rows if epoch_rows is None else epoch_rows
+        self._epoch = lru_cache(maxsize=2)(self._shuffled)
+
+    def _shuffled(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pieces in the epoch's order and the stream position after each."""
+        generator = torch.Generator().manual_seed(self.seed + EPOCH_SEED_STRIDE * (epoch + 1))
+        order = torch.randperm(len(self._firsts), generator=generator)
+        return order, self._lengths[order].cumsum(0)
+
+    def pieces(self, first: int, last: int) -> list[tuple[int, int]]:
+        """(first row of the store, rows) of what stands at [first, last) of the stream, cut at its two ends."""
+        taken = []
+        while first < last:
+            epoch, place = divmod(first, self.epoch_rows)
+            stop = min(place + last - first, self.epoch_rows)
+            first += stop - place
+            taken += self._of_epoch(epoch, place, stop)
+        return taken
+
+    def _of_epoch(self, epoch: int, first: int, last: int) -> list[tuple[int, int]]:
+        order, stream_ends = self._epoch(epoch)
+        number = int(torch.searchsorted(stream_ends, first, right=True))
+        taken = []
+        while first < last:
+            piece, stream_end = int(order[number]), int(stream_ends[number])
+            skipped = first - (stream_end - int(self._lengths[piece]))
+            rows = min(stream_end, last) - first
+            taken.append((int(self._firsts[piece]) + skipped, rows))
+            first += rows
+            number += 1
+        return taken
+
+
+class Packer:
+    """Cuts the shuffled stream of pieces into steps of exactly `batch_tokens` rows.
+
+    Every epoch is one permutation of the pieces; a step takes the next batch_tokens rows of that stream, so a piece
+    may be cut once more at a step's edge (its second part then starts without memory). The rows left at the end of an
+    epoch, fewer than one step, are not read in that epoch.
+    """
+
+    def __init__(self, store: TokenStore, *, batch_tokens: int, max_document_tokens: int, seed: int):
+        self.store, self.batch_tokens = store, batch_tokens
+        self._stream = Stream(store, max_document_tokens=max_document_tokens, seed=seed)
+        self.num_rows = self._stream.num_rows
+        if self.num_rows < batch_tokens:
+            raise ConfigError(
+                f"the training documents hold {self.num_rows} tokens, less than one step of batch_tokens = "
+                f"{batch_tokens}; add text or lower batch_tokens"
+            )
+        self._stream.epoch_rows = self.steps_per_epoch * batch_tokens
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_rows // self.batch_tokens
+
+    def step(self, step: int) -> PackedRows:
+        """The rows of optimizer step `step` (0-based)."""
+        first = step * self.batch_tokens
+        return self.store.rows(self._stream.pieces(first, first + self.batch_tokens))
