@@ -86,6 +86,6 @@ def test_vectors_wider_than_registers_are_seen(tmp_path):
     (tmp_path / "slow.c").write_text(SLOW)
     file = tmp_path / "slow.so"
     avx2 = next(found for found in build.BUILDS if found.name == "avx2")
-    subprocess.run(["gcc", *build.FLAGS, *avx2.flags, str(tmp_path / "slow.c"), "-o", str(file)], check=True)
+    subprocess.run(["gcc", *build.FLAGS, *avx2.flags, "-shared", str(tmp_path / "slow.c"), "-o", str(file)], check=True)
     faults = faults_of(loops_of(file, X86), functions_of(file))
     assert any("through the stack" in fault for fault in faults) or any("scalar" in fault for fault in faults), faults
