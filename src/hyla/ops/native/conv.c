@@ -1,7 +1,9 @@
 /* Depthwise causal convolution with a few taps, over a packed batch. */
+#include "team.h"
 #include "vector.h"
 
 #define CHANNELS 256 /* computed together */
+#define SMALL 16384  /* fewer elements are not worth a second thread */
 
 static const float nothing[CHANNELS] __attribute__((aligned(64))); /* the inputs before a sequence's first */
 
@@ -28,32 +30,51 @@ HOT void conv_row(int taps, int is_bf16, int64_t count, const void *const *from,
     else taps_row(taps, 0, count, from, weight, channels, y);
 }
 
+typedef struct {
+    const int64_t *offset, *length, *start, *slot;
+    int64_t channels, taps, stride, is_bf16, ring_rows;
+    const void *x;
+    const float *weight;
+    void *ring;
+    float *y;
+} Conv;
+
+/* CHANNELS channels of one sequence. */
+static void conv_block(const Conv *c, int64_t n, int64_t first) {
+    int64_t channels = c->channels, count = channels - first < CHANNELS ? channels - first : CHANNELS;
+    int64_t size = c->is_bf16 ? 2 : 4, rows = c->ring_rows, start = c->start[n], length = c->length[n];
+    int taps = (int)c->taps;
+    char *own = c->ring ? (char *)c->ring + c->slot[n] * rows * channels * size : 0;
+    const char *x = (const char *)c->x + size * c->offset[n] * c->stride;
+    for (int64_t t = 0; t < length; t++) {
+        const void *from[taps];
+        for (int j = 0; j < taps; j++) {
+            int64_t at = t - (taps - 1) + j;
+            if (at >= 0) from[j] = x + size * (at * c->stride + first);
+            else if (start + at >= 0 && own) from[j] = own + size * ((start + at) % rows * channels + first);
+            else from[j] = nothing;
+        }
+        conv_row(taps, (int)c->is_bf16, count, from, c->weight + first, channels,
+                 c->y + (c->offset[n] + t) * channels + first);
+    }
+    if (!own) return;
+    for (int64_t t = length > rows ? length - rows : 0; t < length; t++)
+        memcpy(own + size * ((start + t) % rows * channels + first), x + size * (t * c->stride + first),
+               (size_t)(size * count));
+}
+static void conv_blocks(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Conv *c = context;
+    int64_t blocks = (c->channels + CHANNELS - 1) / CHANNELS;
+    for (int64_t i = first; i < last; i++) conv_block(c, i / blocks, i % blocks * CHANNELS);
+}
+
 /* Sequence n has rows offset[n] .. + length[n], from position start[n] on; its ring of the last `ring_rows` inputs is at
    slot[n]. weight: [taps, channels] float. y: [T, channels] float. */
 void hyla_conv(int64_t sequences, const int64_t *offset, const int64_t *length, const int64_t *start,
                const int64_t *slot, int64_t channels, int taps, int64_t stride, int is_bf16, const void *x,
                const float *weight, void *ring, int64_t ring_rows, float *y) {
-    int64_t blocks = (channels + CHANNELS - 1) / CHANNELS, size = is_bf16 ? 2 : 4;
-    for (int64_t n = 0; n < sequences; n++) {
-        char *own = ring ? (char *)ring + slot[n] * ring_rows * channels * size : 0;
-        const char *rows = (const char *)x + size * offset[n] * stride;
-#pragma omp parallel for schedule(static) if (length[n] * channels > 16384)
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t first = b * CHANNELS, count = channels - first < CHANNELS ? channels - first : CHANNELS;
-            for (int64_t t = 0; t < length[n]; t++) {
-                const void *from[taps];
-                for (int j = 0; j < taps; j++) {
-                    int64_t at = t - (taps - 1) + j;
-                    if (at >= 0) from[j] = rows + size * (at * stride + first);
-                    else if (start[n] + at >= 0 && own) from[j] = own + size * ((start[n] + at) % ring_rows * channels + first);
-                    else from[j] = nothing;
-                }
-                conv_row(taps, is_bf16, count, from, weight + first, channels, y + (offset[n] + t) * channels + first);
-            }
-            if (!own) continue;
-            for (int64_t t = length[n] > ring_rows ? length[n] - ring_rows : 0; t < length[n]; t++)
-                memcpy(own + size * ((start[n] + t) % ring_rows * channels + first), rows + size * (t * stride + first),
-                       (size_t)(size * count));
-        }
-    }
+    Conv conv = {offset, length, start, slot, channels, taps, stride, is_bf16, ring_rows, x, weight, ring, y};
+    int64_t blocks = sequences * ((channels + CHANNELS - 1) / CHANNELS), rows = 0;
+    for (int64_t n = 0; n < sequences; n++) rows += length[n];
+    team_ranges(blocks, blocks * SMALL / (1 + rows * channels), conv_blocks, &conv);
 }
