@@ -31,50 +31,51 @@ HOT void conv_row(int taps, int is_bf16, int64_t count, const void *const *from,
 }
 
 typedef struct {
-    const int64_t *offset, *length, *start, *slot;
+    int64_t sequences;
+    const int64_t *offset, *length, *start, *slot; /* sequence n: rows offset[n] .. + length[n], from position start[n] */
     int64_t channels, taps, stride, is_bf16, ring_rows;
     const void *x;
-    const float *weight;
-    void *ring;
-    float *y;
-} Conv;
+    const float *weight; /* [taps, channels] */
+    void *ring;          /* [slots, ring_rows, channels]: each sequence's last inputs; or 0 */
+    float *y;            /* [T, channels] */
+} Call;
 
-/* CHANNELS channels of one sequence. */
-static void conv_block(const Conv *c, int64_t n, int64_t first) {
-    int64_t channels = c->channels, count = channels - first < CHANNELS ? channels - first : CHANNELS;
-    int64_t size = c->is_bf16 ? 2 : 4, rows = c->ring_rows, start = c->start[n], length = c->length[n];
-    int taps = (int)c->taps;
-    char *own = c->ring ? (char *)c->ring + c->slot[n] * rows * channels * size : 0;
-    const char *x = (const char *)c->x + size * c->offset[n] * c->stride;
+/* Channels first to first + count of one sequence: its rows, then its ring. */
+static void conv_block(const Call *call, int64_t n, int64_t first, int64_t count) {
+    int64_t channels = call->channels, ring_rows = call->ring_rows, size = call->is_bf16 ? 2 : 4;
+    int64_t length = call->length[n], start = call->start[n], stride = size * call->stride;
+    int taps = (int)call->taps;
+    const char *rows = (const char *)call->x + call->offset[n] * stride + size * first;
+    float *y = call->y + call->offset[n] * channels + first;
+    char *own = 0;
+    if (call->ring) own = (char *)call->ring + size * (call->slot[n] * ring_rows * channels + first);
     for (int64_t t = 0; t < length; t++) {
         const void *from[taps];
         for (int j = 0; j < taps; j++) {
             int64_t at = t - (taps - 1) + j;
-            if (at >= 0) from[j] = x + size * (at * c->stride + first);
-            else if (start + at >= 0 && own) from[j] = own + size * ((start + at) % rows * channels + first);
+            if (at >= 0) from[j] = rows + at * stride;
+            else if (start + at >= 0 && own) from[j] = own + size * ((start + at) % ring_rows * channels);
             else from[j] = nothing;
         }
-        conv_row(taps, (int)c->is_bf16, count, from, c->weight + first, channels,
-                 c->y + (c->offset[n] + t) * channels + first);
+        conv_row(taps, (int)call->is_bf16, count, from, call->weight + first, channels, y + t * channels);
     }
     if (!own) return;
-    for (int64_t t = length > rows ? length - rows : 0; t < length; t++)
-        memcpy(own + size * ((start + t) % rows * channels + first), x + size * (t * c->stride + first),
-               (size_t)(size * count));
-}
-static void conv_blocks(void *context, int64_t first, int64_t last, int64_t worker) {
-    const Conv *c = context;
-    int64_t blocks = (c->channels + CHANNELS - 1) / CHANNELS;
-    for (int64_t i = first; i < last; i++) conv_block(c, i / blocks, i % blocks * CHANNELS);
+    for (int64_t t = length > ring_rows ? length - ring_rows : 0; t < length; t++)
+        memcpy(own + size * ((start + t) % ring_rows * channels), rows + t * stride, (size_t)(size * count));
 }
 
-/* Sequence n has rows offset[n] .. + length[n], from position start[n] on; its ring of the last `ring_rows` inputs is at
-   slot[n]. weight: [taps, channels] float. y: [T, channels] float. */
-void hyla_conv(int64_t sequences, const int64_t *offset, const int64_t *length, const int64_t *start,
-               const int64_t *slot, int64_t channels, int taps, int64_t stride, int is_bf16, const void *x,
-               const float *weight, void *ring, int64_t ring_rows, float *y) {
-    Conv conv = {offset, length, start, slot, channels, taps, stride, is_bf16, ring_rows, x, weight, ring, y};
-    int64_t blocks = sequences * ((channels + CHANNELS - 1) / CHANNELS), rows = 0;
-    for (int64_t n = 0; n < sequences; n++) rows += length[n];
-    team_ranges(blocks, blocks * SMALL / (1 + rows * channels), conv_blocks, &conv);
+static void conv_blocks(void *context, int64_t from, int64_t end, int64_t worker) {
+    const Call *call = context;
+    int64_t channels = call->channels, blocks = (channels + CHANNELS - 1) / CHANNELS;
+    for (int64_t i = from; i < end; i++) {
+        int64_t first = i % blocks * CHANNELS;
+        conv_block(call, i / blocks, first, channels - first < CHANNELS ? channels - first : CHANNELS);
+    }
+}
+
+int hyla_conv(const Call *call) {
+    int64_t blocks = call->sequences * ((call->channels + CHANNELS - 1) / CHANNELS), rows = 0;
+    for (int64_t n = 0; n < call->sequences; n++) rows += call->length[n];
+    team_ranges(blocks, blocks * SMALL / (1 + rows * call->channels), conv_blocks, (void *)call);
+    return 0;
 }

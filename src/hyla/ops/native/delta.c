@@ -5,7 +5,6 @@
    Sums over channels and over earlier rows go upwards, one fused multiply-add each, and are vectors over the value
    dimension: a row's bits depend neither on how many rows come together nor on the width of the hardware's vectors. */
 #include <stdatomic.h>
-#include <stdlib.h>
 
 #include "rows.h"
 #include "team.h"
@@ -31,6 +30,7 @@ typedef struct {
     float *u_items, *anchor_items; /* [I, H, 64, V], [I, H, K, V], or 0 */
     const float *first;            /* without a cache: states before the first rows, [N, H, K, V], or 0: zeros */
     float *final;                  /* and after the last ones, or 0 */
+    int64_t per_channel;           /* KDA: a decay per channel of a head's keys */
 } Call;
 
 /* Memory of one thread. Everything begins at a multiple of 16 floats. */
@@ -528,7 +528,6 @@ static void kda_head(const Call *call, int64_t n, int64_t h, const Room *room) {
 typedef struct {
     const Call *call;
     int64_t units; /* heads, or groups of them, of each sequence */
-    int per_channel;
     atomic_int failed;
 } Turns;
 
@@ -543,14 +542,14 @@ static void take_units(void *context, int64_t first, int64_t last, int64_t worke
     Room room;
     lay_out(call, memory, &room);
     for (int64_t i = first; i < last; i++) {
-        if (turns->per_channel) kda_head(call, i / turns->units, i % turns->units, &room);
+        if (call->per_channel) kda_head(call, i / turns->units, i % turns->units, &room);
         else gated_head(call, i / turns->units, i % turns->units, &room);
     }
 }
 
 /* Returns 0, or 1 when memory is short. */
-int hyla_delta(const Call *call, int per_channel) {
-    Turns turns = {.call = call, .units = per_channel ? call->heads : call->key_heads, .per_channel = per_channel};
+int hyla_delta(const Call *call) {
+    Turns turns = {.call = call, .units = call->per_channel ? call->heads : call->key_heads};
     int64_t rows = 0, all = call->sequences * turns.units;
     for (int64_t n = 0; n < call->sequences; n++) rows += call->length[n];
     team_ranges(all, all * SMALL / (1 + rows * call->heads * call->K * call->V), take_units, &turns);

@@ -24,22 +24,24 @@ HOT void silu_row(int64_t count, const float *x, float *y) {
     ALONG_ROW(count, BODY)
 #undef BODY
 }
+
 typedef struct {
-    int which;
-    int64_t count;
+    int64_t which, count;
     const float *x;
     float *y;
 } Unary;
+
 static void unary_stretches(void *context, int64_t first, int64_t last, int64_t worker) {
-    const Unary *u = context;
+    const Unary *call = context;
     for (int64_t s = first; s < last; s++) {
-        int64_t left = u->count - s * STRETCH, at = s * STRETCH;
-        (u->which == SIGMOID ? sigmoid_row : silu_row)(left < STRETCH ? left : STRETCH, u->x + at, u->y + at);
+        int64_t left = call->count - s * STRETCH, at = s * STRETCH;
+        (call->which == SIGMOID ? sigmoid_row : silu_row)(left < STRETCH ? left : STRETCH, call->x + at, call->y + at);
     }
 }
-void hyla_unary(int which, int64_t count, const float *x, float *y) {
-    Unary unary = {which, count, x, y};
-    team_ranges((count + STRETCH - 1) / STRETCH, SMALL / STRETCH, unary_stretches, &unary);
+
+int hyla_unary(const Unary *call) {
+    team_ranges((call->count + STRETCH - 1) / STRETCH, SMALL / STRETCH, unary_stretches, (void *)call);
+    return 0;
 }
 
 /* y[i] = silu(gate[i]) * up[i]. */
@@ -55,24 +57,24 @@ HOT void swiglu_row(int64_t width, int is_bf16, const void *gate, const void *up
     else ALONG_ROW(width, BODY)
 #undef BODY
 }
+
 typedef struct {
-    int64_t width, gate_stride, up_stride;
-    int is_bf16;
-    const char *gate, *up;
-    char *y;
+    int64_t rows, width, gate_stride, up_stride, is_bf16; /* rows of gate and up are a stride apart, those of y dense */
+    const void *gate, *up;
+    void *y;
 } Swiglu;
+
 static void swiglu_rows(void *context, int64_t first, int64_t last, int64_t worker) {
-    const Swiglu *s = context;
-    int64_t size = s->is_bf16 ? 2 : 4;
+    const Swiglu *call = context;
+    int64_t width = call->width, size = call->is_bf16 ? 2 : 4;
     for (int64_t r = first; r < last; r++)
-        swiglu_row(s->width, s->is_bf16, s->gate + size * r * s->gate_stride, s->up + size * r * s->up_stride,
-                   s->y + size * r * s->width);
+        swiglu_row(width, (int)call->is_bf16, (const char *)call->gate + size * r * call->gate_stride,
+                   (const char *)call->up + size * r * call->up_stride, (char *)call->y + size * r * width);
 }
-/* Rows of gate and up are `stride` apart. */
-void hyla_swiglu(int64_t rows, int64_t width, int64_t gate_stride, int64_t up_stride, int is_bf16, const void *gate,
-                 const void *up, void *y) {
-    Swiglu swiglu = {width, gate_stride, up_stride, is_bf16, gate, up, y};
-    team_ranges(rows, rows_of(width), swiglu_rows, &swiglu);
+
+int hyla_swiglu(const Swiglu *call) {
+    team_ranges(call->rows, rows_of(call->width), swiglu_rows, (void *)call);
+    return 0;
 }
 
 /* The sum of the squares of a row: 16 sums side by side, then of these. */
@@ -130,20 +132,23 @@ static void norm_row(const Norm *n, const void *x, int64_t at, void *y, int64_t 
 }
 
 typedef struct {
-    Norm norm;
-    int64_t stride;
-    const void *x;
+    int64_t rows, width, stride, x_bf16, w_bf16, y_bf16; /* rows of x are a stride apart, those of y dense */
+    const void *x, *weight;
     void *y;
-} Normed;
+    float shift, eps, divisor; /* divisor: width for RMSNorm, 1 for the L2 norm */
+} Norms;
+
 static void norm_rows(void *context, int64_t first, int64_t last, int64_t worker) {
-    const Normed *n = context;
-    for (int64_t r = first; r < last; r++) norm_row(&n->norm, n->x, r * n->stride, n->y, r * n->norm.width);
+    const Norms *call = context;
+    int64_t width = call->width;
+    Norm norm = {width, (int)call->x_bf16, (int)call->w_bf16, (int)call->y_bf16, call->weight, call->shift, call->eps,
+                 call->divisor};
+    for (int64_t r = first; r < last; r++) norm_row(&norm, call->x, r * call->stride, call->y, r * width);
 }
-/* Divisor: width for RMSNorm, 1 for the L2 norm. */
-void hyla_norm(int64_t rows, int64_t width, int64_t stride, int x_bf16, int w_bf16, int y_bf16, const void *x,
-               const void *weight, float shift, float eps, float divisor, void *y) {
-    Normed normed = {{width, x_bf16, w_bf16, y_bf16, weight, shift, eps, divisor}, stride, x, y};
-    team_ranges(rows, rows_of(width), norm_rows, &normed);
+
+int hyla_norm(const Norms *call) {
+    team_ranges(call->rows, rows_of(call->width), norm_rows, (void *)call);
+    return 0;
 }
 
 /* y = o * sigmoid(gate), o float. */
@@ -166,25 +171,25 @@ HOT void sigmoid_gate_row(int64_t width, int gate_bf16, int y_bf16, const float 
         default: sigmoid_gate_in(1, 1, width, o, gate, y);
     }
 }
+
 typedef struct {
-    int64_t width, gate_stride;
-    int gate_bf16, y_bf16;
+    int64_t rows, width, gate_stride, gate_bf16, y_bf16; /* rows of gate are a stride apart, those of o and y dense */
     const float *o;
-    const char *gate;
-    char *y;
-} Gated;
+    const void *gate;
+    void *y;
+} Gate;
+
 static void sigmoid_gate_rows(void *context, int64_t first, int64_t last, int64_t worker) {
-    const Gated *g = context;
-    int64_t gate_size = g->gate_bf16 ? 2 : 4, y_size = g->y_bf16 ? 2 : 4;
+    const Gate *call = context;
+    int64_t width = call->width, gate_size = call->gate_bf16 ? 2 : 4, y_size = call->y_bf16 ? 2 : 4;
     for (int64_t r = first; r < last; r++)
-        sigmoid_gate_row(g->width, g->gate_bf16, g->y_bf16, g->o + r * g->width, g->gate + gate_size * r * g->gate_stride,
-                         g->y + y_size * r * g->width);
+        sigmoid_gate_row(width, (int)call->gate_bf16, (int)call->y_bf16, call->o + r * width,
+                         (const char *)call->gate + gate_size * r * call->gate_stride, (char *)call->y + y_size * r * width);
 }
-/* Rows of o and y are dense, those of gate `gate_stride` apart. */
-void hyla_sigmoid_gate(int64_t rows, int64_t width, int64_t gate_stride, int gate_bf16, int y_bf16, const float *o,
-                       const void *gate, void *y) {
-    Gated gated = {width, gate_stride, gate_bf16, y_bf16, o, gate, y};
-    team_ranges(rows, rows_of(width), sigmoid_gate_rows, &gated);
+
+int hyla_sigmoid_gate(const Gate *call) {
+    team_ranges(call->rows, rows_of(call->width), sigmoid_gate_rows, (void *)call);
+    return 0;
 }
 
 typedef struct {
@@ -234,6 +239,7 @@ static void heads_rows(void *context, int64_t first, int64_t last, int64_t worke
 }
 
 /* RMSNorm and rotation of every head. */
-void hyla_heads(const Heads *call) {
+int hyla_heads(const Heads *call) {
     team_ranges(call->tokens * call->heads, rows_of(call->width), heads_rows, (void *)call);
+    return 0;
 }

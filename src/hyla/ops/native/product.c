@@ -250,13 +250,14 @@ static void share_product(void *context, int64_t index, int64_t worker) {
 
 /* Each span's rows of x times its matrix. Rows that meet bf16 weights have an even number of columns, `inner` or one
    more, whose last is zero then. */
-void hyla_product(const Call *c) {
+int hyla_product(const Call *c) {
     int64_t rows = 0, all = c->spans * c->tiles, share = all / (8 * team_size());
     for (int64_t s = 0; s < c->spans; s++) rows += c->span[3 * s + 2] - c->span[3 * s + 1];
     share = share < 1 ? 1 : share > 4 ? 4 : share; /* tiles that follow one another are asked for ahead */
     if (rows * c->outputs * c->inner <= SMALL) share = all;
     Shared shared = {c, share};
     if (all) team_run((all + share - 1) / share, share_product, &shared);
+    return 0;
 }
 
 typedef struct {
