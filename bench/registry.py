@@ -19,6 +19,7 @@ BENCHMARKS = (
     "gguf_families",
     "http_overhead",
     "invariance",
+    "neighbours",
     "products",
     "qwen35_shape",
     "real_model",

@@ -44,7 +44,7 @@ def x():
 
 
 def is_right(x: torch.Tensor) -> bool:
-    """A call of many turns gives what calls of one row give. Without a loop of PyTorch's, which has threads of its own."""
+    """A call of many turns gives what calls of one row give. No loop of PyTorch's: it has threads of its own."""
     norm = {"shift": 0.0, "eps": 1e-6, "divisor": 2000.0}
     whole = kernels.norm(x, None, **norm).numpy()
     return all((whole[i] == kernels.norm(x[i : i + 1], None, **norm).numpy()).all() for i in range(64))

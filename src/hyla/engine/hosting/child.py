@@ -146,6 +146,9 @@ def _work(connection: Connection, launch: Launch) -> None:
     pipe = Pipe(connection)
     heart = Heart(pipe, launch.stop_seconds)
     heart.start()  # loading what follows may take long
+    from hyla.engine.waiting_threads import load_torch
+
+    load_torch()
     from hyla.engine.hosting.worker import work
 
     work(pipe, heart, launch)
