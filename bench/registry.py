@@ -20,6 +20,7 @@ BENCHMARKS = (
     "http_overhead",
     "invariance",
     "peers",
+    "neighbours",
     "products",
     "qwen35_shape",
     "real_model",

@@ -229,7 +229,7 @@ def test_it_can_be_left_out(served, tmp_path, monkeypatch):
 WAITING = """
 import os, sys
 import hyla.cli.app
-from hyla.cli.waiting_threads import SPIN_COUNT, WAIT_POLICY, load_torch
+from hyla.engine.waiting_threads import SPIN_COUNT, WAIT_POLICY, load_torch
 assert "torch" not in sys.modules
 load_torch()
 print(os.environ.get(WAIT_POLICY), os.environ.get(SPIN_COUNT), "torch" in sys.modules)

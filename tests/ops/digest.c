@@ -1,5 +1,5 @@
 /* One C file of the kernels, run on numbers that every machine draws alike; prints a digest of the bits of all outputs.
-   gcc -DKERNELS='"delta.c"' -DDELTA -I src/hyla/ops/native digest.c -lm: for processors that only an emulator has. */
+   gcc -DKERNELS='"delta.c"' -DDELTA -I src/hyla/ops/native digest.c team.c -lm: for processors that only an emulator has. */
 #include <stdio.h>
 #include <stdlib.h>
 #include KERNELS
@@ -44,12 +44,19 @@ static void run(void) {
         for (int special = 0; special < 2; special++) {
             float *x = floats(3 * width, 20.0f, special), *o = floats(3 * width, 2.0f, 0);
             uint16_t *g = halves(3 * width, 4.0f, special), *u = halves(3 * width, 2.0f, 0);
-            for (int which = 0; which < 2; which++) hyla_unary(which, 3 * width, x, y), add_floats(y, 3 * width);
-            hyla_swiglu(3, width, width, width, 0, x, o, y), add_floats(y, 3 * width);
-            hyla_swiglu(3, width, width, width, 1, g, u, h), add_halves(h, 3 * width);
-            hyla_sigmoid_gate(3, width, width, 1, 1, o, g, h), add_halves(h, 3 * width);
-            hyla_norm(3, width, width, 0, 1, 0, x, u, 1.0f, 1e-6f, (float)width, y), add_floats(y, 3 * width);
-            hyla_norm(3, width, width, 1, 0, 1, g, o, 0.0f, 1e-6f, 1.0f, h), add_halves(h, 3 * width);
+            for (int which = 0; which < 2; which++) {
+                Unary unary = {which, 3 * width, x, y};
+                hyla_unary(&unary), add_floats(y, 3 * width);
+            }
+            Swiglu floats_in = {3, width, width, width, 0, x, o, y}, halves_in = {3, width, width, width, 1, g, u, h};
+            hyla_swiglu(&floats_in), add_floats(y, 3 * width);
+            hyla_swiglu(&halves_in), add_halves(h, 3 * width);
+            Gate gate = {3, width, width, 1, 1, o, g, h};
+            hyla_sigmoid_gate(&gate), add_halves(h, 3 * width);
+            Norms norms = {3, width, width, 0, 1, 0, x, u, y, 1.0f, 1e-6f, (float)width};
+            Norms of_halves = {3, width, width, 1, 0, 1, g, o, h, 0.0f, 1e-6f, 1.0f};
+            hyla_norm(&norms), add_floats(y, 3 * width);
+            hyla_norm(&of_halves), add_halves(h, 3 * width);
         }
 }
 #endif
@@ -61,7 +68,8 @@ static void run(void) {
         int64_t offset[] = {0, 5}, length[] = {5, 9}, start[] = {3, 0}, slot[] = {0, 1}, channels = 300;
         uint16_t *x = halves(14 * channels, 1.0f, 1), *ring = halves(2 * 6 * channels, 1.0f, 0);
         float *weight = floats(taps * channels, 1.0f, 0);
-        hyla_conv(2, offset, length, start, slot, channels, taps, channels, 1, x, weight, ring, 6, y);
+        Call call = {2, offset, length, start, slot, channels, taps, channels, 1, 6, x, weight, ring, y};
+        hyla_conv(&call);
         add_floats(y, 14 * channels), add_halves(ring, 2 * 6 * channels);
     }
 }
@@ -81,8 +89,8 @@ static void run(void) {
                 Call call = {.sequences = 1, .offset = offset, .length = length, .start = start, .slot = slot,
                              .key_heads = Hk, .heads = H, .K = K, .V = V, .q = floats(T * Hk * K, 0.2f, 0),
                              .k = floats(T * Hk * K, 0.2f, 0), .v = floats(T * H * V, 1.0f, special),
-                             .log_decay = decay, .beta = beta, .o = o, .final = final};
-                if (hyla_delta(&call, per_channel)) exit(1);
+                             .log_decay = decay, .beta = beta, .o = o, .final = final, .per_channel = per_channel};
+                if (hyla_delta(&call)) exit(1);
                 add_floats(o, T * H * V), add_floats(final, H * K * V);
             }
 }
@@ -98,7 +106,7 @@ static void run(void) {
             Call call = {.sequences = 1, .offset = offset, .length = length, .start = start, .first_page = first,
                          .pages = pages, .heads = heads, .group = group, .K = K, .V = V, .window = form & 1 ? 70 : 0,
                          .q_row = heads * group * K, .q_head = K, .kv_bf16 = form / 2, .k_row = heads * K, .k_head = K,
-                         .v_row = heads * V, .v_head = V, .threads = 1, .tile_rows = 512, .spare_bytes = 1 << 20,
+                         .v_row = heads * V, .v_head = V, .tile_rows = 512, .spare_bytes = 1 << 20,
                          .q = floats(T * heads * group * K, 1.0f, 0), .sinks = floats(heads * group, 1.0f, 0), .o = o,
                          .max = max, .sum = sum, .scale = 0.3f};
             call.k = form / 2 ? (void *)halves(T * heads * K, 1.0f, 0) : (void *)floats(T * heads * K, 1.0f, 0);

@@ -29,6 +29,9 @@ def chat(
     dtype: Annotated[str | None, typer.Option(help="Of a folder: float32 or bfloat16; default: as stored.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
     device: Annotated[str, typer.Option(help="Of a folder: where to compute; cpu, cuda, cuda:1.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of a folder: that compute; default: the cores it may use.")
+    ] = None,
     history: Annotated[bool, typer.Option(help="Keep what is typed for the arrow keys of the next time.")] = True,
 ) -> None:
     """Talk to a model, or have a base model continue text.
@@ -44,6 +47,6 @@ def chat(
     key = api_key or os.environ.get(API_KEY_VARIABLE)
     given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     settings = {setting: value for setting, value in given.items() if value is not None}
-    options = {"dtype": dtype, "revision": revision, "device": device}
+    options = {"dtype": dtype, "revision": revision, "device": device, "threads": threads}
     with open_model(model, name=name, api_key=key, options=options) as opened, line_history(history):
         Session(opened, settings, system=system).run()

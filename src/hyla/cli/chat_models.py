@@ -82,11 +82,15 @@ def open_model(
 
 @contextmanager
 def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
+    from hyla.engine.waiting_threads import load_torch
+
+    load_torch()
     import hyla
     from hyla.checkpoints import open_checkpoint, resolve
     from hyla.checkpoints.names import find_known
     from hyla.cli.console import loading_bar
     from hyla.engine import EngineThread
+    from hyla.engine.threads import default_threads
     from hyla.server.cards import served_card
 
     found = resolve(folder, options.pop("revision", None))
@@ -97,6 +101,7 @@ def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
     card = served_card(checkpoint, find_known(folder))
     advice = card.sampling.model_dump(exclude_none=True)
     abilities = Abilities(tokenizer.chat_template is not None, advice, card.examples)
+    options["threads"] = options.get("threads") or default_threads()
     with loading_bar() as progress:
         engine = hyla.Engine(found, tokenizer=tokenizer, **options, max_num_sequences=1, progress=progress)
     thread = EngineThread(engine)

@@ -19,14 +19,21 @@ def generate(
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
+    ] = None,
     profile: Annotated[Path | None, typer.Option(help="File for a Chrome trace of the first steps.")] = None,
 ) -> None:
     """Continue a prompt and print the continuation."""
     import sys
 
+    from hyla.engine.waiting_threads import load_torch
+
+    load_torch()
     import hyla
     from hyla.checkpoints import open_checkpoint, resolve
     from hyla.cli.console import loading_bar
+    from hyla.engine.threads import default_threads
     from hyla.terminal_text import printable
 
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -37,7 +44,8 @@ def generate(
     tokenizer = open_checkpoint(found).tokenizer()
     with loading_bar() as progress:
         options = {"tokenizer": tokenizer, "dtype": dtype, "device": device, "profile": profile}
-        engine = hyla.Engine(found, max_num_sequences=1, progress=progress, **options)
+        options |= {"threads": threads or default_threads(), "max_num_sequences": 1}
+        engine = hyla.Engine(found, progress=progress, **options)
     # A file or a pipe gets what the model wrote; a terminal obeys some of it.
     shown = printable if sys.stdout.isatty() else str
     for event in engine.stream(text, params):

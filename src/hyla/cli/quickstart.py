@@ -35,7 +35,7 @@ def quickstart(
     Ctrl-C keeps what there is. Called again with the same --out, it continues, and goes straight to serving once all is
     done.
     """
-    from hyla.cli.waiting_threads import load_torch
+    from hyla.engine.waiting_threads import load_torch
 
     if serve:
         require_free_port(HOST, port)

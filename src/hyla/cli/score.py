@@ -25,18 +25,27 @@ def score(
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Bits per byte of texts under a model; fewer is better. Files that are no text are left out, and named."""
     import json
     import sys
 
+    from hyla.engine.waiting_threads import load_torch
+
+    load_torch()
+    from hyla.engine.threads import default_threads, use_threads
     from hyla.terminal_text import escaped
     from hyla.train.score_texts import read_texts
 
     texts = read_texts(files, limit)
     if texts.skipped and not as_json:
         print(escaped(_left_out(texts.skipped), keep=""), file=sys.stderr)
+    for note in use_threads(threads or default_threads()):
+        print(note, file=sys.stderr)
     report = _score(model, texts, context, overlap, dtype=dtype, revision=revision, device=device)
     if as_json:
         print(json.dumps(report))

@@ -20,7 +20,7 @@ def train(
     device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Train a hybrid model on a folder of text. Ctrl-C keeps what there is; called again, it continues."""
-    from hyla.cli.waiting_threads import load_torch
+    from hyla.engine.waiting_threads import load_torch
 
     load_torch()
     from hyla.cli.console import console

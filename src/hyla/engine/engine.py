@@ -7,6 +7,8 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+import torch
+
 from hyla.caches.prefix import PrefixCache
 from hyla.engine import assembly
 from hyla.engine.blocking import BlockingUse
@@ -26,6 +28,7 @@ from hyla.engine.sampling.grammar import GrammarCompiler
 from hyla.engine.scheduling.limits import NOTHING, Load, QueueLimits
 from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.engine.speculation import Speculation
+from hyla.engine.threads import use_threads
 from hyla.errors import RequestError
 from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
@@ -66,6 +69,7 @@ class Engine(BlockingUse):
         if isinstance(draft_model, str | Path):  # the option of the same name
             draft_model, options["draft_model"] = None, str(draft_model)
         self.options = EngineOptions(**options)
+        lowered = use_threads(self.options.threads)
         if isinstance(model, str | Path):
             model, tokenizer = assembly.load(model, tokenizer, self.options, progress)
         self.model, self.tokenizer = model.eval(), tokenizer
@@ -79,6 +83,7 @@ class Engine(BlockingUse):
             specs, demand, budget=assembly.cache_budget(self.options, model, self.context_len, speculation)
         )
         self.notes = [
+            *lowered,
             *assembly.context_notes(self.options, self.context_len),
             *self.memory.notes,
             *Speculation.notes(self.options, speculation),
@@ -156,6 +161,7 @@ class Engine(BlockingUse):
             device=str(self.model.device),
             arithmetic=backends.on(self.model.device),
             native_build=backends.native_build(self.model.device),
+            threads=torch.get_num_threads(),
             backends=backends_of(self.model),
             notes=tuple(self.notes),
         )

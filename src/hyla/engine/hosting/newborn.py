@@ -39,7 +39,9 @@ def take() -> Newborn:
 
 def _live(connection: Connection) -> None:
     gc.disable()  # imports make objects that stay: looking for garbage among them took a sixth of PyTorch's import
-    import torch  # noqa: F401 (what takes longest, and nobody needs to be asked for it)
+    from hyla.engine.waiting_threads import load_torch
+
+    load_torch()  # what takes longest, and nobody needs to be asked for it
 
     from hyla.engine.hosting.heartbeat import Heart, Pipe
 

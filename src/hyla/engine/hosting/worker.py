@@ -43,11 +43,13 @@ def work(pipe: Pipe, heart: Heart, launch: Launch) -> None:
 
 def _make(launch: Launch, pipe: Pipe):
     from hyla.engine.engine import Engine
+    from hyla.engine.threads import default_threads
 
     def tell(done: int, total: int) -> None:
         pipe.send(Loading(done, total))
 
-    return Engine(launch.folder, progress=tell, **launch.options)
+    options = launch.options if launch.options.get("threads") else launch.options | {"threads": default_threads()}
+    return Engine(launch.folder, progress=tell, **options)
 
 
 class Worker:

@@ -31,6 +31,8 @@ class EngineFacts:
     """Of most operators there: "native", "torch" or "portable" (docs/backends.md)."""
     native_build: str | None
     """Which build of the CPU's own kernels computes, as "avx2"; None where none does."""
+    threads: int
+    """That compute on the CPU."""
     backends: Mapping[str, Mapping[str, Any]]
     """By operator: {"backend": what computes it, "not": {another backend: why that does not}}."""
     notes: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ VARIABLE = "HYLA_KERNELS"
 """Environment variable with the name of a build that is to run, instead of the first that the processor has."""
 
 COMPILERS = ("gcc", "cc", "clang")
-FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fPIC")
+FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-fPIC")
 SECONDS = 600
 """For one file of C: beside other work it may take a hundred times its usual second or five."""
 SHIPPED = Path(__file__).parent / "shipped"

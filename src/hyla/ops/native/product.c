@@ -6,8 +6,6 @@
    instruction of x86 does (vdpbf16ps, which takes what is smaller than a float can hold as zero). Products of bfloat16
    are exact in floats, so every build has the same bits. How many rows come together, how the weight is stored and how
    many threads there are changes nothing. */
-#include <omp.h>
-
 #include "panel.h"
 #include "team.h"
 
@@ -16,7 +14,7 @@
 #define LINES 128    /* of a panel of tiles */
 #define AHEAD 4096   /* bytes of tiles that are asked for before they are needed, where each is read once */
 #define FEWEST 24    /* rows that a thread takes where threads share a tile */
-#define SMALL 32768  /* fewer products are not worth a second thread */
+#define SMALL 131072 /* fewer products are not worth a second thread */
 
 /* Rows, and parts of a line, whose sums stay in registers beside what is loaded. A row or two take more of a line along:
    sums that do not wait for one another. */
@@ -66,21 +64,34 @@ typedef struct {
 enum { FLOATS, PAIRS, MIXED }; /* x and W in fp32; both in bf16; x in fp32 and W in bf16 */
 enum { UPWARDS = 3, IN_PAIRS }; /* two lines of floats at once; of IN_PAIRS the second is added first */
 
-/* Outputs first to last of one matrix of codes, plain: [last - first][inner] of floats or bfloat16. */
-void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, int is_bf16, void *out) {
-    const uint8_t *codes = (const uint8_t *)c->weights + matrix * c->outputs * c->inner;
-    int64_t blocks = (c->inner + SIDE - 1) / SIDE;
-#pragma omp parallel for schedule(static) if ((last - first) * c->inner > SMALL)
-    for (int64_t t = 0; t < c->tiles; t++) {
+typedef struct {
+    const Call *call;
+    int64_t matrix, first, last;
+    int is_bf16;
+    void *out;
+} Dense;
+
+static void dense_tiles(void *context, int64_t from, int64_t end, int64_t worker) {
+    const Dense *dense = context;
+    const Call *c = dense->call;
+    const uint8_t *codes = (const uint8_t *)c->weights + dense->matrix * c->outputs * c->inner;
+    int64_t blocks = (c->inner + SIDE - 1) / SIDE, first = dense->first, last = dense->last;
+    for (int64_t t = from; t < end; t++) {
         int64_t low = c->tile[3 * t], high = low + c->tile[3 * t + 1];
-        int64_t scales = (matrix * c->scale_rows + c->tile[3 * t + 2]) * blocks;
+        int64_t scales = (dense->matrix * c->scale_rows + c->tile[3 * t + 2]) * blocks;
         for (int64_t o = low < first ? first : low; o < (high < last ? high : last); o++)
             for (int64_t k = 0; k < c->inner; k += SIDE) {
                 int64_t count = c->inner - k < SIDE ? c->inner - k : SIDE;
-                dense_row(count, scale_of(c->scales, c->scale_kind, scales + k / SIDE), is_bf16,
-                          codes + o * c->inner + k, out, (o - first) * c->inner + k);
+                dense_row(count, scale_of(c->scales, c->scale_kind, scales + k / SIDE), dense->is_bf16,
+                          codes + o * c->inner + k, dense->out, (o - first) * c->inner + k);
             }
     }
+}
+
+/* Outputs first to last of one matrix of codes, plain: [last - first][inner] of floats or bfloat16. */
+void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, int is_bf16, void *out) {
+    Dense dense = {c, matrix, first, last, is_bf16, out};
+    team_ranges(c->tiles, SMALL / (TILE * c->inner), dense_tiles, &dense);
 }
 
 INLINE float float_at(const char *p) { float x; memcpy(&x, p, 4); return x; }

@@ -33,6 +33,7 @@ def _health(served: ServedModel) -> dict:
         "arithmetic": facts.arithmetic,
         "cpu_backend": facts.cpu_backend,
         "native_build": facts.native_build,
+        "threads": facts.threads,
         "backends": facts.backends,
         "notes": list(facts.notes),
         "parsers": served.format.names(),

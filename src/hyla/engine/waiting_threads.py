@@ -15,9 +15,9 @@ def load_torch() -> None:
     """Load PyTorch so that its threads soon sleep while they wait, unless the environment says how they wait.
 
     A training step is thousands of short parallel regions. A thread that spins at the end of each uses up the time that
-    its partner needs to get there, beside other work; one that sleeps at once has to be woken each time. No bit depends
-    on it. The setting is read when PyTorch is loaded (by GNU's OpenMP), and is for this process only: a server started
-    from it answers one row at a time and waits the usual way.
+    its partner needs to get there, beside other work; one that sleeps at once has to be woken each time. In an engine
+    it would spin where our kernels' own threads compute. No bit depends on it. The setting is read when PyTorch is
+    loaded (by GNU's OpenMP), and is for this process only.
     """
     is_given = WAIT_POLICY in os.environ or SPIN_COUNT in os.environ
     if not is_given:
