@@ -17,7 +17,7 @@
 #endif
 
 #define MOST_THREADS 512
-#define STACK (1 << 20) /* bytes of a thread's */
+#define STACK (4 << 20) /* bytes of a thread's */
 #define INDEX_BITS 24
 #define CLOSED ((1 << INDEX_BITS) - 1) /* as the next index: there is none. Longer loops have one thread */
 #define PAUSES 200       /* looks in a row before a thread lets others run between them: some microseconds */
