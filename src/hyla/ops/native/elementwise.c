@@ -1,14 +1,14 @@
 /* Non-linearities and norms over rows. Any float or bfloat16 in and out, float inside. */
-#include "vector.h"
+#include "norms.h"
 
-enum { SIGMOID, SILU };
+enum { SIGMOID, SILU, SOFTPLUS };
 #define SMALL 16384 /* fewer elements are not worth a second thread */
 #define STRETCH 4096
 
 /* y = f(x) over count contiguous floats. */
 INLINE void unary_at(const int which, int64_t i, int left, const float *x, float *y) {
     vec v = load_row(x, i, left, 0);
-    store_row(y, i, left, 0, which == SIGMOID ? sigmoid_vec(v) : silu_vec(v));
+    store_row(y, i, left, 0, which == SIGMOID ? sigmoid_vec(v) : which == SILU ? silu_vec(v) : softplus_vec(v));
 }
 HOT void sigmoid_row(int64_t count, const float *x, float *y) {
 #define BODY(i, left) unary_at(SIGMOID, i, left, x, y)
@@ -17,6 +17,11 @@ HOT void sigmoid_row(int64_t count, const float *x, float *y) {
 }
 HOT void silu_row(int64_t count, const float *x, float *y) {
 #define BODY(i, left) unary_at(SILU, i, left, x, y)
+    ALONG_ROW(count, BODY)
+#undef BODY
+}
+HOT void softplus_row(int64_t count, const float *x, float *y) {
+#define BODY(i, left) unary_at(SOFTPLUS, i, left, x, y)
     ALONG_ROW(count, BODY)
 #undef BODY
 }
@@ -32,7 +37,7 @@ int hyla_unary(const Unary *call) {
 #pragma omp parallel for schedule(static) if (count > SMALL)
     for (int64_t s = 0; s < stretches; s++) {
         int64_t left = count - s * STRETCH, at = s * STRETCH;
-        (call->which == SIGMOID ? sigmoid_row : silu_row)(left < STRETCH ? left : STRETCH, call->x + at, call->y + at);
+        (call->which == SIGMOID ? sigmoid_row : call->which == SILU ? silu_row : softplus_row)(left < STRETCH ? left : STRETCH, call->x + at, call->y + at);
     }
     return 0;
 }
@@ -66,20 +71,6 @@ int hyla_swiglu(const Swiglu *call) {
     return 0;
 }
 
-/* The sum of the squares of a row: 16 sums side by side, then of these. */
-HOT float square_sum(int64_t width, int is_bf16, const void *x, int64_t at) {
-    vec total = splat(0.0f);
-    int64_t i = 0;
-    for (; i + LANES <= width; i += LANES) {
-        vec v = load_full(x, at + i, is_bf16);
-        total = fma_vec(v, v, total);
-    }
-    if (i < width) {
-        vec v = load_row(x, at + i, (int)(width - i), is_bf16);
-        total = fma_vec(v, v, total);
-    }
-    return sum_vec(total);
-}
 /* y = x / root * (weight + shift); weight may be absent. */
 typedef struct {
     int64_t width;

@@ -8,7 +8,7 @@ import torch
 
 from hyla.ops.native.launching import empty, launch
 
-KINDS = {"sigmoid": 0, "silu": 1}
+KINDS = {"sigmoid": 0, "silu": 1, "softplus": 2}
 
 
 def is_bf16(x: torch.Tensor) -> int:
@@ -23,7 +23,7 @@ class UnaryCall(Structure):
 
 
 def unary(kind: str, x: torch.Tensor) -> torch.Tensor:
-    """sigmoid or silu of fp32 x."""
+    """sigmoid, silu or softplus of fp32 x."""
     x = x.contiguous()
     y = empty(x.shape, x.dtype)
     launch("unary", UnaryCall(KINDS[kind], x.numel(), x.data_ptr(), y.data_ptr()), x, y)
@@ -141,29 +141,71 @@ class ConvCall(Structure):
     _fields_ = (
         ("sequences", c_int64),
         *((name, c_void_p) for name in ("offset", "length", "start", "slot")),
-        *((name, c_int64) for name in ("channels", "taps", "stride", "is_bf16", "ring_rows")),
-        *((name, c_void_p) for name in ("x", "weight", "ring", "y")),
+        *((name, c_int64) for name in ("channels", "taps", "stride", "is_bf16", "w_bf16", "ring_rows")),
+        *((name, c_int64) for name in ("has_silu", "key_channels", "key_dim")),
+        *((name, c_void_p) for name in ("x", "weight", "ring", "tail", "y", "k", "v")),
+        *((name, c_float) for name in ("eps", "scale")),
     )
+
+
+def _conv_call(x_TC, weight_CL, spans_4N, ring, tail) -> ConvCall:
+    call = ConvCall(spans_4N.shape[1], *(span.data_ptr() for span in spans_4N))
+    call.channels, call.taps = weight_CL.shape
+    call.stride, call.is_bf16, call.w_bf16 = x_TC.stride(0), is_bf16(x_TC), is_bf16(weight_CL)
+    call.x, call.weight = x_TC.data_ptr(), weight_CL.data_ptr()
+    if ring is not None:
+        call.ring_rows, call.ring = ring.shape[1], ring.data_ptr()
+    if tail is not None:
+        call.tail = tail.data_ptr()
+    return call
 
 
 def conv(
-    x_TC: torch.Tensor, weight_LC: torch.Tensor, spans_4N: torch.Tensor, ring: torch.Tensor | None
+    x_TC: torch.Tensor,
+    weight_CL: torch.Tensor,
+    spans_4N: torch.Tensor,
+    ring: torch.Tensor | None,
+    tail: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The short convolution's fp32 rows; reads the ring, then extends it. spans: offsets, lengths, starts, slots."""
-    x_TC = as_rows(x_TC)
+    """The short convolution's fp32 rows; reads the ring, then extends it, and sets the tail beside it.
+
+    spans: offsets, lengths, starts, slots. weight: fp32 or bf16.
+    """
+    x_TC, weight_CL = as_rows(x_TC), weight_CL.contiguous()
     y = empty(x_TC.shape, torch.float32)
-    call = ConvCall(spans_4N.shape[1], *(span.data_ptr() for span in spans_4N))
-    call.channels, call.taps, call.stride, call.is_bf16 = (
-        x_TC.shape[1],
-        weight_LC.shape[0],
-        x_TC.stride(0),
-        is_bf16(x_TC),
-    )
-    call.x, call.weight, call.y = x_TC.data_ptr(), weight_LC.data_ptr(), y.data_ptr()
-    if ring is not None:
-        call.ring_rows, call.ring = ring.shape[1], ring.data_ptr()
-    launch("conv", call, spans_4N, x_TC, weight_LC, ring, y)
+    call = _conv_call(x_TC, weight_CL, spans_4N, ring, tail)
+    call.y = y.data_ptr()
+    launch("conv", call, spans_4N, x_TC, weight_CL, ring, tail, y)
     return y
+
+
+WIDEST_HEAD = 1024
+"""Channels of a head that `conv_heads` takes."""
+
+
+def conv_heads(
+    x_TC: torch.Tensor,
+    weight_CL: torch.Tensor,
+    spans_4N: torch.Tensor,
+    ring: torch.Tensor | None,
+    tail: torch.Tensor | None,
+    *,
+    key_heads: int,
+    key_dim: int,
+    value_heads: int,
+    eps: float,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`conv`, SiLU and unit length: q (times scale), k [T, Hk, K] and v [T, Hv, V] of a delta rule, fp32 and dense."""
+    x_TC, weight_CL = as_rows(x_TC), weight_CL.contiguous()
+    tokens, keys = x_TC.shape[0], key_heads * key_dim
+    q, k = (empty((tokens, key_heads, key_dim), torch.float32) for _ in range(2))
+    v = empty((tokens, value_heads, (x_TC.shape[1] - 2 * keys) // value_heads), torch.float32)
+    call = _conv_call(x_TC, weight_CL, spans_4N, ring, tail)
+    call.has_silu, call.key_channels, call.key_dim, call.eps, call.scale = 1, keys, key_dim, eps, scale
+    call.y, call.k, call.v = q.data_ptr(), k.data_ptr(), v.data_ptr()
+    launch("conv", call, spans_4N, x_TC, weight_CL, ring, tail, q, k, v)
+    return q, k, v
 
 
 class DeltaCall(Structure):
