@@ -264,5 +264,7 @@ KERNELS = {
 
 def bits(x: torch.Tensor) -> torch.Tensor:
     """A tensor's bits, where every NaN is the same: which one an operation gives is the processor's own choice."""
+    if not x.is_floating_point():
+        return x
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     return x.masked_fill(x.isnan(), float("nan")).contiguous().view(integers)
