@@ -1,6 +1,6 @@
 """Where a decode step's time goes: products, rules, small kernels and Python; recorded and not.
 
-    python -m bench decode_step [--models smollm2 qwen35] [--depth 16] [--steps 12] [--sequences 1]
+    python -m bench decode_step [--models smollm2 qwen35] [--depth 16] [--steps 12]
 
 Processor time of one thread. The bare model is called, without sampling: a llama of SmolLM2-135M's sizes, and the hybrid
 of bench/qwen35_folder.py, both in bf16 with random weights. First the bits of recorded steps are compared with those of

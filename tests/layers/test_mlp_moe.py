@@ -2,12 +2,16 @@
 
 import pytest
 import torch
+from dispatched import Dispatched
 
 from hyla.layers.mlp import MLP
 from hyla.layers.moe import MoE
+from hyla.ops import native
 from hyla.ops.moe.reference import experts_reference, route_reference
 
 D, F, WIDTH, E, K, LATENT = 20, 36, 12, 6, 3, 16
+
+needs_kernels = pytest.mark.skipif(native.why_missing() is not None, reason="the CPU has no kernels")
 
 
 MLPS = {"mlp": {}, "relu2": {"activation": "relu2"}, "biased": {"bias": True}}
@@ -115,7 +119,7 @@ def test_packing_keeps_one_copy_and_unpacking_gives_it_back(kind):
         projection.pack()
         assert projection.is_packed
         assert all(torch.equal(mine, other) for mine, other in zip(projection.plain_weights(), plain))
-    matrices = {name for name in before if name.endswith(".weight") or name.startswith("experts")}
+    matrices = {name for name in before if name.endswith(".weight") or name.startswith("experts") or name == "router"}
     after = dict(module.named_parameters())
     assert {name for name, parameter in after.items() if parameter.is_meta} == matrices
     assert {name: parameter.shape for name, parameter in after.items()} == {n: p.shape for n, p in before.items()}
@@ -182,3 +186,18 @@ def test_start_values_repeat_and_have_the_asked_spread():
     for mine, other in zip(first.parameters(), again.parameters()):
         assert torch.equal(mine, other)
     assert first.experts_gate.std().item() == pytest.approx(0.3, rel=0.1)
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in MLPS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_rows", [1, 9])
+def test_a_step_of_experts_is_kernels_and_views_only(kind, dtype, num_rows):
+    module, x_TD = build(kind, dtype), make_rows(num_rows, dtype)
+    for projection in all_projections(module):
+        projection.pack()
+    with torch.no_grad():
+        expected = module(x_TD)
+        with Dispatched() as run:
+            y_TD = module(x_TD)
+    assert run.found == [] and torch.equal(y_TD, expected)

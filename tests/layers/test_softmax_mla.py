@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+from dispatched import Dispatched
 
 from hyla.grid import CHUNK
 from hyla.layers.mla import MLA
 from hyla.layers.norms import RMSNorm
 from hyla.layers.rope import TABLE_POSITIONS, RotaryTable
 from hyla.layers.softmax import SoftmaxAttention
+from hyla.ops import native
 from hyla.ops.batch import Batch
 from hyla.ops.rotary import rotate
+
+needs_kernels = pytest.mark.skipif(native.why_missing() is not None, reason="the CPU has no kernels")
 
 D = 44
 LENGTHS = (1, 63, 64, 65, 200)
@@ -223,3 +227,21 @@ def test_rotated_dots_depend_on_the_distance_alone():
     dots = torch.einsum("ihk,jhk->hij", q_THK, k_THK)
     torch.testing.assert_close(dots[:, 5:, 5:], dots[:, :-5, :-5])
     assert not torch.allclose(dots[:, 5], dots[:, 6])
+
+
+@needs_kernels
+@DTYPES
+@pytest.mark.parametrize("options", [{"q_lora_dim": None, "head_gate": True}, {"q_lora_dim": 16}])
+def test_a_cached_step_of_mla_is_kernels_and_views_only(dtype, options):
+    layer = MLA(D, **LATENT, rotary_dim=6, **options)
+    layer.initialize(0.2, torch.Generator().manual_seed(3))
+    layer.to(dtype)
+    for projection in layer.projections:
+        projection.pack()
+    cache = {spec.name: torch.zeros(4, *spec.shape, dtype=spec.dtype) for spec in layer.cache_spec().page_tensors}
+    batch, x_TD = Batch((1, 1), (3, 70), (1, 2), ((1,), (2, 3))), rows((1, 1), dtype)
+    with torch.no_grad():
+        layer(x_TD, batch, cache)  # the batch's own tables are made once for all layers
+        with Dispatched() as run:
+            layer(x_TD, batch, cache)
+    assert run.found == []

@@ -1,4 +1,4 @@
-"""Recorded decode steps: the bits of the ordinary forward, whatever came before, and what runs in Python beside them."""
+"""Recorded decode steps: the bits of the ordinary forward, whatever came before, and what runs in Python there."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from hyla.errors import BackendUnavailable
 from hyla.ops import gated_delta, kda
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import delta_native
-from hyla.ops.native import build, kernels, products
+from hyla.ops.native import build, kernels, latents, moes, products
 from hyla.ops.weights.blocks import num_blocks, strips
 
 SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-41, -1e-44, 3.4e38, -88.0, 89.0, 1e-30)
@@ -185,6 +185,68 @@ def stored_products() -> list[torch.Tensor]:
     return found
 
 
+def head_products() -> list[torch.Tensor]:
+    """A matrix of each head, in tiles and plain, into a part of wider rows."""
+    found = []
+    for outputs, inner in ((70, 33), (64, 512), (16, 7)):
+        for dtype in DTYPES:
+            weight, x = draw(3, outputs, inner, seed=1, dtype=dtype), draw(7, 3, inner, seed=2)
+            stored = [
+                products.Stored(weight, weight.shape),
+                products.Stored(products.in_tiles(weight), weight.shape, is_tiled=True),
+            ]
+            for one in stored:
+                out = torch.zeros(7, 3, outputs + 5)
+                products.head_product(x, one, out[:, :, 5:])
+                found += [out, products.head_product(x[:1], one)]
+    return found
+
+
+def latent() -> list[torch.Tensor]:
+    """Heads into parts of wider rows, and their outputs with and without gates."""
+    found = []
+    for width in (1, 16, 40, 133):
+        for dtype in DTYPES:
+            o, gate = (
+                draw(5, 3, width, seed=width, special=True),
+                draw(5, 3, seed=1, scale=20.0, dtype=dtype, special=True),
+            )
+            found += [latents.gate_heads(o, gate, out) for out in DTYPES]
+            x, out = draw(5, 3, width, seed=2, dtype=dtype), torch.zeros(5, 3, width + 7, dtype=dtype)
+            kernels.norm_and_rotate(
+                x, draw(width, seed=3), 1e-6, None, shift=0.0, interleaved=False, dtype=dtype, out=out[:, :, 3:-4]
+            )
+            found.append(out)
+        found.append(latents.gate_heads(o, None, torch.bfloat16))
+    return found
+
+
+def experts() -> list[torch.Tensor]:
+    """Routing with ties, groups and biases; rows by expert; sums over slots; what joins them."""
+    found = []
+    common = {"num_chosen": 3, "scaling": 2.5, "eps": 0.0}
+    for num_experts in (6, 16, 40, 129):
+        scores = draw(9, num_experts, seed=num_experts, scale=4.0)
+        logits, bias = torch.cat([scores, scores.round()]), draw(num_experts, seed=1)
+        found += [moes.softmax(logits), moes.softmax(draw(5, num_experts, seed=2, special=True))]
+        num_groups = 2 if num_experts % 2 == 0 else 3
+        for groups, kept in ((1, 1), (num_groups, num_groups - 1)):
+            for is_sigmoid in (False, True):
+                for own in (None, bias):
+                    options = {"num_groups": groups, "num_groups_kept": kept, "is_sigmoid": is_sigmoid}
+                    found += moes.route(logits, own, normalize=is_sigmoid, **options, **common)
+        weights, ids = found[-2:]
+        for dtype in DTYPES:
+            for width in (1, 16, 45):
+                x = draw(18, width, seed=3, dtype=dtype, special=True)
+                rows, spans, order, places = moes.group(x, ids, num_experts)
+                found += [rows, spans, order, places, moes.combine(rows, places, weights), moes.relu2(x)]
+                for gate in (None, draw(18, 1, seed=4, scale=20.0, dtype=dtype)):
+                    found.append(moes.join(draw(18, width, seed=5, dtype=dtype), x, gate))
+        found.append(moes.widen(draw(18, num_experts, seed=6, dtype=torch.bfloat16)))
+    return found
+
+
 KERNELS = {
     "elementwise": elementwise,
     "conv": convolution,
@@ -192,12 +254,17 @@ KERNELS = {
     "kda": lambda: delta("kda"),
     "attention": attention,
     "fp8_dense": dense_weights,
+    "latent": latent,
+    "experts": experts,
     "product": stored_products,
+    "product of heads": head_products,
 }
 """By what is computed: all its outputs."""
 
 
 def bits(x: torch.Tensor) -> torch.Tensor:
     """A tensor's bits, where every NaN is the same: which one an operation gives is the processor's own choice."""
+    if not x.is_floating_point():
+        return x
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     return x.masked_fill(x.isnan(), float("nan")).contiguous().view(integers)

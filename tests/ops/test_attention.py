@@ -1,6 +1,8 @@
 """Softmax attention against its reference, and its independence of how rows arrive and where pages lie."""
 
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from hyla.errors import ConfigError, RequestError
 from hyla.grid import CHUNK
+from hyla.ops import native
 from hyla.ops.attention import PagedKV, attention, cost, gradient, plan, pytorch
 from hyla.ops.attention.pytorch import tree_sum
 from hyla.ops.attention.reference import attention_reference
@@ -279,3 +282,32 @@ def test_costs_are_the_counted_ones():
     assert cost.cache_bytes_per_token(2, 20, 36, 2) * CHUNK == one_page
     assert cost.decode_bytes(100, 2, 20, 36, 2) == 2 * one_page + one_page // CHUNK
     assert cost.scratch_bytes(100, 2, 20, 36, 2) == 3 * one_page
+
+
+MEMORY = """
+import resource
+import torch
+from hyla.ops.attention import attention
+from hyla.ops.batch import Batch
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def attend(tokens):
+    q = torch.randn(tokens, 4, 16)
+    attention(q, q[:, :2].contiguous(), q[:, 2:].contiguous(), batch=Batch.packed([tokens]), cache=None, scale=0.25)
+
+torch.set_num_threads(2)
+attend(200)
+before = peak()
+attend(4096)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(native.why_missing() is not None, reason="the CPU has no kernels")
+def test_a_prompt_s_memory_grows_with_its_length_and_not_with_its_square():
+    """4,096 tokens: the scores of one head alone would be 64 MB. What grows with the length is 6 MB here; 32 MB is what
+    the kernel may take for superblocks side by side."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 48 << 20

@@ -53,7 +53,17 @@ def test_every_backend_s_module_offers_the_same_functions(operator):
     assert modules["torch"].unsupported(FP32) is None, "the torch backend computes everywhere"
     called = ("forward",)
     if operator == "exact.primitives":
-        called = ("l2_norm", "rms_norm", "sigmoid", "sigmoid_gate", "silu", "softmax_last", "softplus", "swiglu")
+        called = (
+            "l2_norm",
+            "relu2",
+            "rms_norm",
+            "sigmoid",
+            "sigmoid_gate",
+            "silu",
+            "softmax_last",
+            "softplus",
+            "swiglu",
+        )
     for module in modules.values():
         has_kernel = module.unsupported(FP32) != backends.NO_KERNEL
         missing = [name for name in called if not callable(getattr(module, name, None))]

@@ -12,10 +12,12 @@ from hyla.ops.weights import (
     FP8Tensor,
     FP8Weights,
     HeadMatrices,
+    HeadTiles,
     Plain,
     Shard,
     dequantise,
     pack,
+    pack_heads,
     pack_stack,
     quantise,
 )
@@ -111,6 +113,44 @@ def test_matrices_of_heads_multiply_each_head_s_rows(is_transposed):
         expected = x[:, head].double() @ weight.take(head).dense().double().t()
         torch.testing.assert_close(y[:, head].double(), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(torch.cat([weight.shard("expert", rank, 3).dense() for rank in range(3)]), weight.dense())
+
+
+@pytest.mark.parametrize("stored_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_transposed", [False, True])
+@pytest.mark.parametrize("into", [12, 7])
+def test_packed_matrices_of_heads_keep_their_bytes_and_the_bits(stored_dtype, is_transposed, into):
+    """128 outputs are whole tiles; an odd inner dimension is filled up."""
+    stored = draw(3, *((128, into) if is_transposed else (into, 128))).to(stored_dtype)
+    plain, packed = HeadMatrices(stored, is_transposed), pack_heads(stored, is_transposed)
+    assert isinstance(packed, HeadTiles) and packed.tiles.dtype == stored_dtype
+    assert packed.nbytes == 3 * 128 * (into + into % (2 if stored_dtype == torch.bfloat16 else 1)) * stored.itemsize
+    assert torch.equal(packed.in_place(), stored) and torch.equal(packed.dense(), plain.dense())
+    x = draw(40, 3, into, seed=1)
+    y = plain.product(x)
+    for rows in (slice(0, 40), slice(39, 40), slice(3, 9)):
+        assert torch.equal(packed.product(x[rows]), y[rows]) and torch.equal(plain.product(x[rows]), y[rows])
+    wide_rows = torch.zeros(40, 3, 200)
+    packed.product(x, out=wide_rows[:, :, 64:192])
+    assert torch.equal(wide_rows[:, :, 64:192], y) and not wide_rows[:, :, :64].any()
+    for head in range(3):  # the sum that a matrix alone has
+        assert torch.equal(packed.take(head).product(x[:, head]), y[:, head])
+    assert torch.equal(torch.cat([packed.shard("expert", rank, 3).dense() for rank in range(3)]), packed.dense())
+    with pytest.raises(BackendUnavailable, match="unpack"):
+        packed.product(x.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_the_gradient_of_matrices_of_heads_is_right_and_autograd_changes_no_bit(is_transposed):
+    stored, x = draw(3, 9, 5).requires_grad_(), draw(4, 3, 5 if is_transposed else 9, seed=1).requires_grad_()
+    y, probe = HeadMatrices(stored, is_transposed).product(x), draw(4, 3, 9 if is_transposed else 5, seed=2)
+    with torch.no_grad():
+        assert torch.equal(HeadMatrices(stored, is_transposed).product(x), y)
+    y.backward(probe)
+    doubles = [tensor.detach().double().requires_grad_() for tensor in (stored, x)]
+    weight = doubles[0] if is_transposed else doubles[0].transpose(1, 2)
+    torch.einsum("hoi,thi->tho", weight, doubles[1]).backward(probe.double())
+    for mine, other in zip((stored, x), doubles):
+        torch.testing.assert_close(mine.grad.double(), other.grad, rtol=1e-5, atol=1e-5)
 
 
 def test_only_plain_weights_are_trained():

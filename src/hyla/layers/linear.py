@@ -6,8 +6,19 @@ import torch
 from torch import nn
 
 from hyla.errors import BackendUnavailable
-from hyla.ops.exact.primitives import concatenated, scaled, wide
-from hyla.ops.weights import FP8Tensor, FP8Weights, HeadMatrices, Plain, Tiled, Weights, pack, pack_stack
+from hyla.ops.exact.primitives import concatenated, scaled
+from hyla.ops.weights import (
+    FP8Tensor,
+    FP8Weights,
+    HeadMatrices,
+    HeadTiles,
+    Plain,
+    Tiled,
+    Weights,
+    pack,
+    pack_heads,
+    pack_stack,
+)
 
 
 class Linear(nn.Module):
@@ -129,16 +140,15 @@ class Projection:
 
     def _pack(self, parts: list[torch.Tensor]) -> Weights:
         if self.head_layout is not None:
-            # No layout of a library's, but fp32: bf16 weights are not widened again at every call.
-            return HeadMatrices(wide(parts[0]), self.head_layout == "out_in")
+            return pack_heads(parts[0], self.head_layout == "out_in")
         return (pack if parts[0].dim() == 2 else pack_stack)(*parts, dtype=self.dtype)
 
     def plain_weights(self) -> list[torch.Tensor]:
         """The plain weight of each parameter, in its stored dtype, without unpacking the projection."""
         if self._packed is None:
             return [parameter.detach() for parameter in self.parameters()]
-        if isinstance(self._packed, HeadMatrices):
-            return [self._packed.stored.to(self._stored_dtype)]
+        if isinstance(self._packed, (HeadMatrices, HeadTiles)):
+            return [self._packed.in_place().to(self._stored_dtype)]
         return list(self._packed.dense().to(self._stored_dtype).split(self.out_dims, dim=-2))
 
     def unpack(self) -> None:

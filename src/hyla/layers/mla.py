@@ -16,9 +16,7 @@ from hyla.layers.rope_scaling import Scaling
 from hyla.layers.tables.mla import parameters
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import Batch
-from hyla.ops.exact import primitives
-from hyla.ops.exact.primitives import wide
-from hyla.ops.rotary import rotate
+from hyla.ops.latent import absorb, head_outputs
 
 
 class MLA(Layer):
@@ -30,7 +28,7 @@ class MLA(Layer):
     2405.04434, section 2.1; the head gate: Ling-3.0.
     """
 
-    operators: tuple[str, ...] = ("attention",)
+    operators: tuple[str, ...] = ("attention", "latent")
     optional = ("q", "q_a", "q_b", "q_a_norm", "gate", "q_projection")
     registered_first = ("kv_a", "kv_norm", "o", "gate")
     kv_a: Linear
@@ -91,19 +89,19 @@ class MLA(Layer):
         if self.q_projection is not None:
             q_latent = self.q_a_norm(q)
             q = self.q_projection(q_latent)[0]
-        q_nope, q_pe = wide(q).unflatten(-1, (self.num_heads, -1)).split([self.nope_dim, self.rope_dim], dim=-1)
-        latent, k_pe = wide(kv).unflatten(-1, (1, -1)).split([self.kv_lora_dim, self.rope_dim], dim=-1)
-        if self.rotary is not None:
-            cos_sin = self.rotary(batch, q_pe.dtype)
-            both = rotate(torch.cat([q_pe, k_pe], dim=1), cos_sin, interleaved=self.rope_interleaved)
-            q_pe, k_pe = both.split([self.num_heads, 1], dim=1)
-        q_THK = torch.cat([self.k_up_projection.fused(q_nope), q_pe], dim=-1)
-        k_T1K = torch.cat([self.kv_norm(latent), k_pe], dim=-1).to(x_TD.dtype)
+        k_up = self.k_up_projection.weights
+        q_THK, k_T1K = absorb(
+            q.unflatten(-1, (self.num_heads, -1)),
+            kv,
+            self.kv_norm.weight,
+            None if self.rotary is None else self.rotary(batch, k_up.dtype),
+            k_up,
+            eps=self.kv_norm.eps,
+            interleaved=self.rope_interleaved,
+        )
         o_THK = self.attend(q_THK, k_T1K, x_TD, q_latent, batch, cache)
-        o_THV = self.v_up_projection.fused(o_THK)
-        if gate:
-            o_THV = o_THV * primitives.sigmoid(wide(gate[0]))[..., None]
-        return self.out_projection(o_THV.flatten(1).to(x_TD.dtype))[0]
+        o = head_outputs(o_THK, self.v_up_projection.weights, gate[0] if gate else None, x_TD.dtype)
+        return self.out_projection(o)[0]
 
     def attend(self, q_THK, k_T1K, x_TD, q_latent_TR, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         """Absorbed queries over the new and the cached latents: [T, H, kv_lora_dim]. x and q_latent (the normed

@@ -12,8 +12,7 @@ from hyla.layers.mlp import MLP
 from hyla.layers.tables.moe import parameters
 from hyla.ops import moe
 from hyla.ops.activations import ACTIVATIONS
-from hyla.ops.exact import rows
-from hyla.ops.exact.primitives import sigmoid
+from hyla.ops.weights import Plain
 
 
 class MoE(Layer):
@@ -77,6 +76,9 @@ class MoE(Layer):
         )
         shared = {"shared": MLP(hidden_dim, intermediate_dim=shared_dim, activation=activation)} if shared_dim else {}
         super().__init__(table, parts=shared)
+        # In full precision always, but packed like the others.
+        self.router_projection = Projection((self, "router"), dtype=torch.float32)
+        self.projections += (self.router_projection,)
         self.activation = activation
         self.routing: dict[str, Any] = dict(
             num_experts_per_token=num_experts_per_token,
@@ -92,11 +94,8 @@ class MoE(Layer):
         y_TD = self._routed(x_TD, weights_Tk, ids_Tk)
         if self.shared is None:
             return y_TD
-        shared_TD = self.shared(x_TD)
-        if self.shared_gate_projection is None:
-            return y_TD + shared_TD
-        gate_T1 = sigmoid(self.shared_gate_projection(x_TD)[0].to(weights_Tk.dtype))
-        return (y_TD + shared_TD * gate_T1).to(x_TD.dtype)
+        gate_T1 = None if self.shared_gate_projection is None else self.shared_gate_projection(x_TD)[0]
+        return moe.add_shared(y_TD, self.shared(x_TD), gate_T1)
 
     def _routed(self, x_TD: torch.Tensor, weights_Tk: torch.Tensor, ids_Tk: torch.Tensor) -> torch.Tensor:
         """The routed experts' sum, through the latent where there is one."""
@@ -108,7 +107,7 @@ class MoE(Layer):
 
     def route(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights (fp32) and ids [T, k] of the chosen experts."""
-        wide = torch.float64 if x_TD.dtype == torch.float64 else torch.float32
-        logits_TE = rows.linear(x_TD.to(wide), self.router.to(wide))
-        bias_E = None if self.router_bias is None else self.router_bias.to(wide)
+        router = Plain((self.router,)) if x_TD.dtype == torch.float64 else self.router_projection.weights
+        logits_TE = moe.scores(x_TD, router)
+        bias_E = None if self.router_bias is None else self.router_bias.to(logits_TE.dtype)
         return moe.route(logits_TE, bias_E, **self.routing)

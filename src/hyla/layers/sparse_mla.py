@@ -68,7 +68,7 @@ class Indexer(Layer):
 class SparseMLA(MLA):
     """`MLA` whose tokens attend to at most `num_selected` keys; caches an index key beside the latent."""
 
-    operators = ("sparse",)
+    operators = ("latent", "sparse")
 
     def __init__(
         self, hidden_dim: int, *, q_lora_dim: int, num_index_heads: int, index_dim: int, num_selected: int, **mla

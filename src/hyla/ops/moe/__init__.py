@@ -9,17 +9,13 @@ import torch
 from hyla.errors import ConfigError
 from hyla.ops.activations import ACTIVATIONS
 from hyla.ops.backends import choose
-from hyla.ops.exact.sums import row_sum
-from hyla.ops.moe.gradient import Experts
-from hyla.ops.moe.groups import group_rows
-from hyla.ops.moe.routing import select, top_k
+from hyla.ops.moe import pytorch
+from hyla.ops.moe.gradient import Experts, Route
+from hyla.ops.moe.routing import top_k
 from hyla.ops.weights.plain import Plain
 from hyla.ops.weights.protocol import Weights
 
-__all__ = ["experts", "route", "top_k"]
-
-NORMALIZE_EPS = {"softmax": 0.0, "sigmoid": 1e-20}
-"""Added to the sum of the selected scores before dividing by it, as the published models do."""
+__all__ = ["add_shared", "experts", "route", "scores", "top_k"]
 
 
 def route(
@@ -53,18 +49,27 @@ def route(
             f"route: {num_experts_per_token} of {num_experts} experts cannot be chosen from {num_groups_kept} of "
             f"{num_groups} groups; groups must divide the experts and the kept ones hold enough"
         )
-    scores_TE, ids_Tk = select(
-        logits_TE,
-        bias_E,
-        num_chosen=num_experts_per_token,
-        score=score,
-        num_groups=num_groups,
-        num_groups_kept=num_groups_kept,
-    )
-    weights_Tk = scores_TE.gather(1, ids_Tk)
-    if normalize:
-        weights_Tk = weights_Tk / (row_sum(weights_Tk)[..., None] + NORMALIZE_EPS[score])
-    return weights_Tk * scaling, ids_Tk
+    options = {
+        "num_chosen": num_experts_per_token,
+        "score": score,
+        "normalize": normalize,
+        "num_groups": num_groups,
+        "num_groups_kept": num_groups_kept,
+        "scaling": scaling,
+    }
+    compute = choose("moe", logits_TE).route
+    bias_E = None if bias_E is None else bias_E.detach()
+    if torch.is_grad_enabled() and logits_TE.requires_grad:
+        return Route.apply(logits_TE, bias_E, compute, options)
+    return compute(logits_TE, bias_E, **options)
+
+
+def scores(x_TD: torch.Tensor, router: Weights) -> torch.Tensor:
+    """The router's logits [T, E] of rows in any dtype, in the router's (fp32, float64 for float64)."""
+    if x_TD.dtype != router.dtype:
+        is_trained = torch.is_grad_enabled() and x_TD.requires_grad
+        x_TD = x_TD.to(router.dtype) if is_trained else choose("moe", x_TD).widened(x_TD)
+    return router.product(x_TD)
 
 
 def experts(
@@ -94,9 +99,25 @@ def experts(
     has_gate = into.shape[1] != out_of.shape[2]
     if has_gate != ACTIVATIONS[activation].has_gate:
         raise ConfigError(f"experts: activation {activation} with{'' if has_gate else 'out'} gate weights")
-    groups, forward = group_rows(ids_Tk, into.shape[0]), choose("moe", x_TD).forward
-    if isinstance(into, Plain) and isinstance(out_of, Plain) and torch.is_grad_enabled():
-        tensors = (x_TD, weights_Tk, *((None,) if not has_gate else ()), *into.parts, *out_of.parts)
-        if any(tensor is not None and tensor.requires_grad for tensor in tensors):
-            return Experts.apply(*tensors, forward, groups, activation)
-    return forward(x_TD, weights_Tk, groups, into, out_of, activation)[0]
+    if x_TD.shape[0] == 0:
+        return x_TD.clone()
+    forward = choose("moe", x_TD).forward
+    if torch.is_grad_enabled():
+        if isinstance(into, Plain) and isinstance(out_of, Plain):
+            tensors = (x_TD, weights_Tk, ids_Tk, *((None,) if not has_gate else ()), *into.parts, *out_of.parts)
+            if any(tensor is not None and tensor.requires_grad for tensor in tensors):
+                return Experts.apply(*tensors, forward, activation)
+        elif x_TD.requires_grad or weights_Tk.requires_grad:
+            forward = pytorch.forward  # the same bits; what is stored otherwise has a gradient to the rows, or says no
+    return forward(x_TD, weights_Tk, ids_Tk, into, out_of, activation)[0]
+
+
+def add_shared(y_TD: torch.Tensor, shared_TD: torch.Tensor, gate_T1: torch.Tensor | None) -> torch.Tensor:
+    """The routed experts' sum and the shared expert's, times sigmoid(gate) where there is one, rounded once.
+
+    All are in one dtype. y: memory of the caller's own, which may be written to.
+    """
+    tensors = (y_TD, shared_TD, gate_T1)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        return pytorch.add_shared(*tensors)
+    return choose("moe", *tensors).add_shared(*tensors)

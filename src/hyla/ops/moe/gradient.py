@@ -1,23 +1,47 @@
-"""The gradients of the experts, one expert's rows at a time."""
+"""The gradients of the router's weights, and of the experts, one expert's rows at a time."""
 
 from __future__ import annotations
 
 import torch
 
 from hyla.ops.moe.groups import Groups
+from hyla.ops.moe.routing import score_of, weigh
 from hyla.ops.weights.plain import Plain
 
 
+class Route(torch.autograd.Function):
+    """apply(logits, bias, route, options) -> (weights, ids), by the backend's `route`.
+
+    The choice is a constant; the scores are computed again.
+    """
+
+    @staticmethod
+    def forward(ctx, logits_TE, bias_E, route, options):
+        weights_Tk, ids_Tk = route(logits_TE, bias_E, **options)
+        ctx.save_for_backward(logits_TE, ids_Tk)
+        ctx.options = {name: options[name] for name in ("score", "normalize", "scaling")}
+        ctx.mark_non_differentiable(ids_Tk)
+        return weights_Tk, ids_Tk
+
+    @staticmethod
+    def backward(ctx, grad_Tk, _):
+        logits_TE, ids_Tk = ctx.saved_tensors
+        with torch.enable_grad():
+            logits_TE = logits_TE.detach().requires_grad_()
+            weights_Tk = weigh(score_of(logits_TE, ctx.options["score"]), ids_Tk, **ctx.options)
+        return *torch.autograd.grad(weights_Tk, logits_TE, grad_Tk), None, None, None
+
+
 class Experts(torch.autograd.Function):
-    """apply(x, weights, gate or None, up, down, forward, groups, activation) -> y, by the backend's `forward`.
+    """apply(x, weights, ids, gate or None, up, down, forward, activation) -> y, by the backend's `forward`.
 
     Saves the inputs and the products with gate and up; recomputes the rest.
     """
 
     @staticmethod
-    def forward(ctx, x_TD, weights_Tk, gate_EID, up_EID, down_EDI, forward, groups, activation):
+    def forward(ctx, x_TD, weights_Tk, ids_Tk, gate_EID, up_EID, down_EDI, forward, activation):
         into = Plain((up_EID,) if gate_EID is None else (gate_EID, up_EID))
-        y_TD, gate_up_AF = forward(x_TD, weights_Tk, groups, into, Plain((down_EDI,)), activation)
+        y_TD, gate_up_AF, groups = forward(x_TD, weights_Tk, ids_Tk, into, Plain((down_EDI,)), activation)
         ctx.save_for_backward(x_TD, weights_Tk, gate_EID, up_EID, down_EDI, gate_up_AF)
         ctx.groups, ctx.activation = groups, activation
         return y_TD
@@ -42,7 +66,7 @@ class Experts(torch.autograd.Function):
         grad_x_TkD = grad_x_AD[groups.rows_A].view(*weights_Tk.shape, -1)
         grad_x = grad_x_TkD.to(weights_Tk.dtype).sum(1).to(x_TD.dtype)
         no_gate = (None,) if gate_EID is None else ()
-        return grad_x, grad_weights_A[groups.rows_A].view_as(weights_Tk), *no_gate, *grads, None, None, None
+        return grad_x, grad_weights_A[groups.rows_A].view_as(weights_Tk), None, *no_gate, *grads, None, None
 
 
 def _backward_swiglu(x_RD, weights_R1, grad_RD, gate_up_RF, weights, grads):

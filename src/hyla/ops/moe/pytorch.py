@@ -7,18 +7,32 @@ same whatever company it comes in.
 
 from __future__ import annotations
 
+import torch
+
 from hyla.ops.activations import ACTIVATIONS, activate
 from hyla.ops.backends import runs_anywhere
-from hyla.ops.moe.groups import Groups
+from hyla.ops.exact.primitives import sigmoid, wide
+from hyla.ops.moe.groups import group_rows
+from hyla.ops.moe.routing import select, weigh
 from hyla.ops.weights.protocol import Weights
 
 unsupported = runs_anywhere
 
 
-def forward(x_TD, weights_Tk, groups: Groups, into: Weights, out_of: Weights, activation: str):
-    """The result [T, D] and, for the backward pass, the products with gate and up [A, 2 I] (no gate: up, [A, I])."""
-    if x_TD.shape[0] == 0:
-        return x_TD.clone(), x_TD
+def widened(x_TD: torch.Tensor) -> torch.Tensor:
+    return x_TD.float()
+
+
+def route(logits_TE, bias_E, *, num_chosen, score, normalize, num_groups, num_groups_kept, scaling):
+    """Weights and ids (see `hyla.ops.moe.route`)."""
+    groups = {"num_groups": num_groups, "num_groups_kept": num_groups_kept}
+    scores_TE, ids_Tk = select(logits_TE, bias_E, num_chosen=num_chosen, score=score, **groups)
+    return weigh(scores_TE, ids_Tk, score=score, normalize=normalize, scaling=scaling), ids_Tk
+
+
+def forward(x_TD, weights_Tk, ids_Tk, into: Weights, out_of: Weights, activation: str):
+    """The result [T, D]; for the backward pass the products with gate and up [A, 2 I] (no gate: [A, I]), and groups."""
+    groups = group_rows(ids_Tk, into.shape[0])
     gate_up_AF = into.grouped(x_TD[groups.tokens_A], groups.spans)
     act_AI = activate(activation, *gate_up_AF.chunk(1 + ACTIVATIONS[activation].has_gate, dim=-1))
     out_AD = out_of.grouped(act_AI, groups.spans)
@@ -26,4 +40,11 @@ def forward(x_TD, weights_Tk, groups: Groups, into: Weights, out_of: Weights, ac
     y_TD = slots_TkD[:, 0] * weights_Tk[:, :1]
     for j in range(1, weights_Tk.shape[1]):
         y_TD += slots_TkD[:, j] * weights_Tk[:, j : j + 1]
-    return y_TD.to(x_TD.dtype), gate_up_AF
+    return y_TD.to(x_TD.dtype), gate_up_AF, groups
+
+
+def add_shared(y_TD, shared_TD, gate_T1):
+    """`add_shared` (see `hyla.ops.moe`)."""
+    if gate_T1 is None:
+        return y_TD + shared_TD
+    return (y_TD + shared_TD * sigmoid(wide(gate_T1))).to(y_TD.dtype)

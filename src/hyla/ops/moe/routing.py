@@ -7,6 +7,9 @@ import torch
 from hyla.ops.exact.primitives import sigmoid, softmax_last
 from hyla.ops.exact.sums import row_sum
 
+NORMALIZE_EPS = {"softmax": 0.0, "sigmoid": 1e-20}
+"""Added to the sum of the selected scores before dividing by it, as the published models do."""
+
 SORT_ROWS = 8
 """Up to this many rows one sort is faster than k searches; both choose the same experts."""
 
@@ -23,9 +26,22 @@ def top_k(x_TE: torch.Tensor, k: int) -> torch.Tensor:
     return torch.cat(places, dim=1)
 
 
+def score_of(logits_TE: torch.Tensor, score: str) -> torch.Tensor:
+    """Scores [T, E]; differentiable."""
+    return sigmoid(logits_TE) if score == "sigmoid" else softmax_last(logits_TE)
+
+
+def weigh(scores_TE, ids_Tk, *, score: str, normalize: bool, scaling: float) -> torch.Tensor:
+    """Weights [T, k] of the chosen experts; differentiable to the scores."""
+    weights_Tk = scores_TE.gather(1, ids_Tk)
+    if normalize:
+        weights_Tk = weights_Tk / (row_sum(weights_Tk)[..., None] + NORMALIZE_EPS[score])
+    return weights_Tk * scaling
+
+
 def select(logits_TE, bias_E, *, num_chosen: int, score: str, num_groups: int, num_groups_kept: int):
     """Scores [T, E] (differentiable) and the chosen experts [T, k]."""
-    scores_TE = sigmoid(logits_TE) if score == "sigmoid" else softmax_last(logits_TE)
+    scores_TE = score_of(logits_TE, score)
     biased_TE = scores_TE.detach()
     if bias_E is not None:
         biased_TE = biased_TE + bias_E.detach()

@@ -171,6 +171,7 @@ typedef struct {
     const float *cos_sin; /* [tokens, rotary]: cosines, then sines */
     void *y;              /* [tokens, heads, width] */
     float shift, eps;
+    int64_t y_row, y_head; /* strides of y in elements; channels are dense */
 } Heads;
 
 /* The first `rotary` channels turn: channel i with i + rotary / 2, or (interleaved) 2i with 2i + 1. */
@@ -202,12 +203,13 @@ int hyla_heads(const Heads *call) {
     Norm norm = {width, (int)call->x_bf16, (int)call->w_bf16, 0, call->weight, call->shift, call->eps, (float)width};
 #pragma omp parallel for schedule(static) if (rows * width > SMALL)
     for (int64_t r = 0; r < rows; r++) {
-        int64_t t = r / call->heads, at = t * call->row + r % call->heads * call->head;
-        float own[width], *y = call->y_bf16 ? own : (float *)call->y + r * width;
+        int64_t t = r / call->heads, h = r % call->heads, at = t * call->row + h * call->head;
+        int64_t to = t * call->y_row + h * call->y_head;
+        float own[width], *y = call->y_bf16 ? own : (float *)call->y + to;
         if (call->has_norm) norm_row(&norm, call->x, at, y, 0);
         else to_floats(width, (int)call->x_bf16, call->x, at, y);
         if (call->rotary) rotate(call->rotary / 2, (int)call->interleaved, call->cos_sin + t * call->rotary, y);
-        if (call->y_bf16) to_bfloats(width, y, call->y, r * width);
+        if (call->y_bf16) to_bfloats(width, y, call->y, to);
     }
     return 0;
 }

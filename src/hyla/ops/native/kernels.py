@@ -104,13 +104,27 @@ class HeadsCall(Structure):
         *((name, c_int64) for name in ("x_bf16", "w_bf16", "y_bf16", "has_norm", "rotary", "interleaved")),
         *((name, c_void_p) for name in ("x", "weight", "cos_sin", "y")),
         *((name, c_float) for name in ("shift", "eps")),
+        *((name, c_int64) for name in ("y_row", "y_head")),
     )
 
 
-def norm_and_rotate(x_THK, weight, eps: float | None, cos_sin_TR, *, shift: float, interleaved: bool, dtype):
-    """Heads [T, H, K], RMS-normed unless eps is None and rotated unless cos_sin is None, in dtype."""
+def norm_and_rotate(
+    x_THK,
+    weight,
+    eps: float | None,
+    cos_sin_TR,
+    *,
+    shift: float,
+    interleaved: bool,
+    dtype,
+    out: torch.Tensor | None = None,
+):
+    """Heads [T, H, K], RMS-normed unless eps is None and rotated unless cos_sin is None, in dtype.
+
+    out: a view with dense rows to write to.
+    """
     x_THK = x_THK if x_THK.stride(2) == 1 else x_THK.contiguous()
-    y = empty(x_THK.shape, dtype)
+    y = empty(x_THK.shape, dtype) if out is None else out
     tokens, heads, width = x_THK.shape
     call = HeadsCall(
         tokens=tokens,
@@ -130,6 +144,8 @@ def norm_and_rotate(x_THK, weight, eps: float | None, cos_sin_TR, *, shift: floa
         y=y.data_ptr(),
         shift=shift,
         eps=eps or 0.0,
+        y_row=y.stride(0),
+        y_head=y.stride(1),
     )
     launch("heads", call, x_THK, weight, cos_sin_TR, y)
     return y

@@ -49,6 +49,7 @@ typedef struct {
     int64_t y_stride;
     int64_t x_bf16;      /* x and y; fp32 x may meet bf16 weights */
     const float *bias;   /* [outputs], added to the finished sum before it is rounded; none: nothing is added */
+    int64_t x_matrix, y_matrix; /* elements from a matrix's rows of x (of y) to the next one's; 0: all share the rows */
 } Call;
 
 enum { FLOATS, PAIRS, MIXED }; /* x and W in fp32; both in bf16; x in fp32 and W in bf16 */
@@ -196,7 +197,7 @@ static void tile_product(const Call *c, int64_t matrix, int64_t t, int64_t first
     int64_t groups = (rows + together - 1) / together; /* of equal size: one row alone takes half as long as six */
     int64_t most = rows <= FEW ? LONGEST / 2 : LONGEST;
     if (c->is_tiled) most = groups == 1 ? c->inner : LONGEST * words;
-    const char *x = (const char *)c->x + first * stride;
+    const char *x = (const char *)c->x + first * stride + matrix * c->x_matrix * size;
     const float *tiled = (const float *)c->weights + (matrix * c->tiles + t) * lines_of(c) * TILE;
     Stored stored = c->is_tiled ? (Stored){0} : stored_tile(c, matrix, tile);
     memset(sums, 0, sizeof(float) * (size_t)(rows * TILE));
@@ -217,7 +218,7 @@ static void tile_product(const Call *c, int64_t matrix, int64_t t, int64_t first
     }
     for (int64_t r = 0; r < rows; r++)
         finish_row(tile[1], sums + r * TILE, c->bias ? c->bias + tile[0] : 0, (int)c->x_bf16, c->y,
-                   (first + r) * c->y_stride + tile[0]);
+                   matrix * c->y_matrix + (first + r) * c->y_stride + tile[0]);
 }
 
 /* Each span's rows of x times its matrix. Rows that meet bf16 weights have an even number of columns, `inner` or one

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import Structure, addressof, byref, c_int64, c_void_p
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 
 import torch
 
@@ -40,6 +40,7 @@ class ProductCall(Structure):
         ("y", c_void_p),
         *((name, c_int64) for name in ("y_stride", "x_bf16")),
         ("bias", c_void_p),
+        *((name, c_int64) for name in ("x_matrix", "y_matrix")),
     )
 
 
@@ -124,6 +125,32 @@ def product(
         call.bias = bias_O.data_ptr()
     launch("product", call, stored, spans, x_TD, y_TO, bias_O)
     return y_TO
+
+
+@lru_cache(256)
+def _head_spans(num_heads: int, num_rows: int) -> torch.Tensor:
+    """All rows for each matrix."""
+    return torch.tensor([(head, 0, num_rows) for head in range(num_heads)], dtype=torch.int64)
+
+
+def head_product(x_THD: torch.Tensor, stored: Stored, out_THO: torch.Tensor | None = None) -> torch.Tensor:
+    """fp32 rows [T, H, D], each head's times its own matrix of a stack [H, O, D] in fp32 or bf16: fp32 [T, H, O].
+
+    out: a view with dense rows to write to.
+    """
+    call = stored.call()
+    if call.w_bf16 and call.inner % 2:
+        x_THD = torch.nn.functional.pad(x_THD, (0, 1))
+    if x_THD.stride(2) != 1:
+        x_THD = x_THD.contiguous()
+    num_rows, num_heads, _ = x_THD.shape
+    y_THO = empty((num_rows, num_heads, stored.outputs), torch.float32) if out_THO is None else out_THO
+    spans_H3 = _head_spans(num_heads, num_rows)
+    call.spans, call.span = num_heads, spans_H3.data_ptr()
+    call.x, call.x_stride, call.x_matrix = x_THD.data_ptr(), x_THD.stride(0), x_THD.stride(1)
+    call.y, call.y_stride, call.y_matrix = y_THO.data_ptr(), y_THO.stride(0), y_THO.stride(1)
+    launch("product", call, stored, spans_H3, x_THD, y_THO)
+    return y_THO
 
 
 def in_tiles(weight: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-/* What joins a sublayer to the residual stream, rows in another dtype, and relu squared. */
+/* What joins a sublayer to the residual stream, and rows in another dtype. */
 #include "team.h"
 #include "vector.h"
 
@@ -50,39 +50,5 @@ int hyla_sum(const Sum *call) {
     if (call->rows * call->width > SMALL) team_run(call->rows, sum_rows, (void *)call);
     else
         for (int64_t r = 0; r < call->rows; r++) sum_rows((void *)call, r, 0);
-    return 0;
-}
-
-typedef struct {
-    int64_t rows, width, stride, is_bf16;
-    const void *x;
-    void *y; /* [rows, width] */
-} Relu;
-
-INLINE void relu2_at(const int is_bf16, int64_t i, int left, const void *x, void *y) {
-    vec v = larger(splat(0.0f), load_row(x, i, left, is_bf16)); /* what is not a number stays so */
-    store_row(y, i, left, is_bf16, multiply(v, v));
-}
-HOT void relu2_row(int64_t width, int is_bf16, const void *x, void *y) {
-#define BODY(i, left) relu2_at(1, i, left, x, y)
-    if (is_bf16) ALONG_ROW(width, BODY)
-#undef BODY
-#define BODY(i, left) relu2_at(0, i, left, x, y)
-    else ALONG_ROW(width, BODY)
-#undef BODY
-}
-static void relu2_rows(void *context, int64_t r, int64_t worker) {
-    const Relu *call = context;
-    int64_t size = call->is_bf16 ? 2 : 4;
-    (void)worker;
-    relu2_row(call->width, (int)call->is_bf16, (const char *)call->x + size * r * call->stride,
-              (char *)call->y + size * r * call->width);
-}
-
-/* y = max(x, 0)^2. */
-int hyla_relu2(const Relu *call) {
-    if (call->rows * call->width > SMALL) team_run(call->rows, relu2_rows, (void *)call);
-    else
-        for (int64_t r = 0; r < call->rows; r++) relu2_rows((void *)call, r, 0);
     return 0;
 }

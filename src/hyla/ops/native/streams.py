@@ -47,20 +47,3 @@ def concatenated(*parts: torch.Tensor) -> torch.Tensor:
     for part, place in zip(parts, whole.split(sizes)):
         scaled(part, 1.0, whole.dtype, out=place)
     return whole
-
-
-class ReluCall(Structure):
-    """The struct `Relu` of stream.c."""
-
-    _fields_ = (
-        *((name, c_int64) for name in ("rows", "width", "stride", "is_bf16")),
-        *((name, c_void_p) for name in ("x", "y")),
-    )
-
-
-def relu2(x: torch.Tensor) -> torch.Tensor:
-    """max(x, 0)^2 in fp32, rounded once."""
-    x_RW = as_rows(x)
-    y = empty(x.shape, x.dtype)
-    launch("relu2", ReluCall(*x_RW.shape, x_RW.stride(0), is_bf16(x), x_RW.data_ptr(), y.data_ptr()), x_RW, y)
-    return y

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from hyla.ops.exact import rows
 from hyla.ops.native import products
 from hyla.ops.weights.fp8_codes import FP8Tensor
 from hyla.ops.weights.plain import narrowed
-from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Span, Weights, shard_bounds
+from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Spans, Weights, shard_bounds, span_tensor
 
 Part = torch.Tensor | FP8Tensor
 
@@ -73,10 +73,10 @@ class FP8Weights(Weights):
             return _FP8Linear.apply(x_TD, bias_O, self)
         return _forward(x_TD, bias_O, self)
 
-    def grouped(self, x_AD: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
+    def grouped(self, x_AD: torch.Tensor, spans: Spans) -> torch.Tensor:
         wants_gradient = torch.is_grad_enabled() and x_AD.requires_grad
         if not wants_gradient and x_AD.dtype == self.dtype and _has_kernel(x_AD, self):
-            return _native(x_AD, self, torch.tensor(spans))
+            return _native(x_AD, self, span_tensor(spans))
         return super().grouped(x_AD, spans)
 
 

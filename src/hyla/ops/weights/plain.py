@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +9,8 @@ import torch
 from hyla.errors import ConfigError
 from hyla.ops import backends
 from hyla.ops.exact import rows
-from hyla.ops.exact.batched import bmm
-from hyla.ops.exact.primitives import wide
-from hyla.ops.native import products
-from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Span, Weights, refuse_bias, shard_bounds
+from hyla.ops.native import launching, products
+from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Spans, Weights, shard_bounds, span_tensor
 
 
 def narrowed(tensor: torch.Tensor, axis: ShardAxis, rank: int, size: int) -> torch.Tensor:
@@ -64,61 +61,14 @@ class Plain(Weights):
     def product(self, x_TD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
         return rows.linear(x_TD, self.whole(), bias_O)
 
-    def grouped(self, x_AD: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
+    def grouped(self, x_AD: torch.Tensor, spans: Spans) -> torch.Tensor:
         wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (x_AD, *self.parts))
         if wants_gradient or self.dtype != self.parts[0].dtype or not backends.uses_native(x_AD):
             return super().grouped(x_AD, spans)
-        spans_S3, start = torch.tensor(spans), 0
-        y_AO = x_AD.new_empty(x_AD.shape[0], self.shape[-2])
+        spans_S3, start = span_tensor(spans), 0
+        y_AO = launching.empty((x_AD.shape[0], self.shape[-2]), x_AD.dtype)
         for part in self.parts:  # each where it is: a stack is large, and a token needs little of it
             stored, stop = products.Stored(part.detach().contiguous(), part.shape), start + part.shape[-2]
             products.product(x_AD, stored, spans_S3=spans_S3, out_TO=y_AO[:, start:stop])
             start = stop
         return y_AO
-
-
-@dataclass(frozen=True, eq=False)
-class HeadMatrices(Weights):
-    """One matrix a head, each over that head's own rows, in fp32 (float64 for float64). Differentiable.
-
-    Stored [H, in, out], or [H, out, in] with `is_transposed`. The two layouts are different calls of the library, so
-    the stored one is kept.
-    """
-
-    stored: torch.Tensor
-    is_transposed: bool
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        count, first, second = self.stored.shape
-        return (count, first, second) if self.is_transposed else (count, second, first)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.promote_types(self.stored.dtype, torch.float32)
-
-    @property
-    def nbytes(self) -> int:
-        return self.stored.nbytes
-
-    def _oriented(self) -> torch.Tensor:
-        """[H, out, in], a view."""
-        return self.stored if self.is_transposed else self.stored.transpose(1, 2)
-
-    def dense(self, first: int = 0, last: int | None = None) -> torch.Tensor:
-        return self._oriented().detach()[:, first:last]
-
-    def take(self, expert: int) -> Plain:
-        return Plain((self._oriented()[expert],), self.dtype)
-
-    def shard(self, axis: ShardAxis, rank: int, size: int) -> HeadMatrices:
-        if axis != "expert":
-            raise ConfigError("matrices of heads are divided by heads only")
-        return HeadMatrices(narrowed(self.stored, axis, rank, size), self.is_transposed)
-
-    def product(self, x_TD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
-        """fp32 rows [T, H, in] -> [T, H, out]."""
-        refuse_bias(bias_O)
-        weight_HIO = wide(self.stored)
-        weight_HIO = weight_HIO.transpose(1, 2) if self.is_transposed else weight_HIO
-        return bmm(x_TD.transpose(0, 1), weight_HIO).transpose(0, 1)

@@ -12,6 +12,8 @@ from hyla.errors import ConfigError
 
 Span = tuple[int, int, int]
 """(expert, first row, last row + 1): the rows of a call that one expert multiplies."""
+Spans = Sequence[Span] | torch.Tensor
+"""Spans that cover the rows in order; or int64 [S, 3] on the host, of which some may be empty."""
 ShardAxis = Literal["expert", "out", "in"]
 
 
@@ -59,10 +61,21 @@ class Weights(ABC):
         Raises ConfigError where a bias is given to heads or experts, which have rows of their own.
         """
 
-    def grouped(self, x_AD: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
-        """A stack's products: spans, which cover the rows in order, say whose rows they are; [A, O]."""
-        parts = [self.take(expert).product(x_AD[first:last]) for expert, first, last in spans]
+    def grouped(self, x_AD: torch.Tensor, spans: Spans) -> torch.Tensor:
+        """A stack's products: the spans say whose rows they are; [A, O]."""
+        parts = [self.take(expert).product(x_AD[first:last]) for expert, first, last in span_list(spans)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def span_list(spans: Spans) -> list[Span]:
+    """The spans that have rows."""
+    found = spans.tolist() if isinstance(spans, torch.Tensor) else spans
+    return [(expert, first, last) for expert, first, last in found if first < last]
+
+
+def span_tensor(spans: Spans) -> torch.Tensor:
+    """int64 [S, 3], as the kernels read them."""
+    return spans if isinstance(spans, torch.Tensor) else torch.tensor(spans, dtype=torch.int64).view(-1, 3)
 
 
 def refuse_bias(bias_O: torch.Tensor | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +12,7 @@ from hyla.ops import backends
 from hyla.ops.exact import rows
 from hyla.ops.native import products
 from hyla.ops.weights.plain import Plain, narrowed
-from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Span, Weights
+from hyla.ops.weights.protocol import AXIS_PLACES, ShardAxis, Spans, Weights, span_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +79,11 @@ class Tiled(Weights):
             return rows.linear(x_TD, self.dense(), bias_O)
         return products.product(x_TD, self._stored, None if bias_O is None else bias_O.detach())
 
-    def grouped(self, x_AD: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
+    def grouped(self, x_AD: torch.Tensor, spans: Spans) -> torch.Tensor:
         self._refuse_gradient(x_AD)
         if not backends.uses_native(x_AD):
             return super().grouped(x_AD, spans)
-        return products.product(x_AD, self._stored, spans_S3=torch.tensor(spans))
+        return products.product(x_AD, self._stored, spans_S3=span_tensor(spans))
 
     def _refuse_gradient(self, x_TD: torch.Tensor) -> None:
         if torch.is_grad_enabled() and x_TD.requires_grad:

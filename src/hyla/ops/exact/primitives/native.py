@@ -7,12 +7,11 @@ import torch
 
 from hyla.ops import native
 from hyla.ops.exact.primitives import pytorch
-from hyla.ops.native import gates, kernels, streams
+from hyla.ops.native import gates, kernels, moes, streams
 
 unsupported = native.unsupported
 
-softmax_last = pytorch.softmax_last
-concatenated, relu2, scaled, weighted_sum = streams.concatenated, streams.relu2, streams.scaled, streams.weighted_sum
+concatenated, scaled, weighted_sum = streams.concatenated, streams.scaled, streams.weighted_sum
 
 
 def _is_narrow(x: torch.Tensor) -> bool:
@@ -32,10 +31,18 @@ def softplus(x: torch.Tensor) -> torch.Tensor:
     return pytorch.softplus(x) if _is_narrow(x) else kernels.unary("softplus", x)
 
 
+def softmax_last(x: torch.Tensor) -> torch.Tensor:
+    return pytorch.softmax_last(x) if _is_narrow(x) else moes.softmax(x)
+
+
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     if gate.dtype != up.dtype:
         return silu(pytorch.wide(gate)).mul_(up).to(up.dtype)
     return kernels.swiglu(gate, up)
+
+
+def relu2(x: torch.Tensor) -> torch.Tensor:
+    return moes.relu2(x)
 
 
 def sigmoid_gate(x: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

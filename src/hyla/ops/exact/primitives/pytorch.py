@@ -33,6 +33,11 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return silu(wide(gate)).mul_(up).to(up.dtype)
 
 
+def relu2(x: torch.Tensor) -> torch.Tensor:
+    positive = wide(x).clamp_min(0.0)
+    return (positive * positive).to(x.dtype)
+
+
 def sigmoid_gate(x: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return (x * sigmoid(gate.to(x.dtype))).to(dtype)
 
@@ -69,11 +74,6 @@ def l2_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
 def softmax_last(x: torch.Tensor) -> torch.Tensor:
     weights = (x - x.amax(-1, keepdim=True)).exp_()
     return weights / sum_last(weights)
-
-
-def relu2(x: torch.Tensor) -> torch.Tensor:
-    positive = wide(x).clamp_min(0.0)
-    return (positive * positive).to(x.dtype)
 
 
 def scaled(x: torch.Tensor, factor: float, dtype: torch.dtype) -> torch.Tensor:
