@@ -13,7 +13,7 @@ from hyla.errors import BackendUnavailable
 from hyla.ops import gated_delta, kda
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import delta_native
-from hyla.ops.native import build, kernels, latents, moes, products
+from hyla.ops.native import build, kernels, latents, moes, products, streams
 from hyla.ops.weights.blocks import num_blocks, strips
 
 SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-41, -1e-44, 3.4e38, -88.0, 89.0, 1e-30)
@@ -247,8 +247,21 @@ def experts() -> list[torch.Tensor]:
     return found
 
 
+def stream() -> list[torch.Tensor]:
+    """Sums, plain and weighted, and rows in another dtype; rows that stand apart."""
+    found = []
+    for seed, width in enumerate(WIDTHS):
+        for dtype in DTYPES:
+            x, y = (draw(5, width + 3, seed=seed + n, dtype=dtype, special=True)[:, :width] for n in (0, 1))
+            found += [streams.weighted_sum(x, y), streams.weighted_sum(x, y, 0.7, 1.3)]
+            found += [streams.scaled(x, factor, out) for factor in (1.0, 0.3) for out in DTYPES]
+            found.append(streams.concatenated(x[0], y[1]))
+    return found
+
+
 KERNELS = {
     "elementwise": elementwise,
+    "stream": stream,
     "conv": convolution,
     "gated_delta": lambda: delta("gated_delta"),
     "kda": lambda: delta("kda"),
