@@ -14,6 +14,7 @@ BENCHMARKS = (
     "cost_claims",
     "cost_prediction",
     "decode_gate",
+    "decode_step",
     "engine",
     "fp8_product",
     "gguf_families",

@@ -38,9 +38,9 @@ def params_of(sampling: str, subject: Subject) -> SamplingParams:
 
 @cache
 def plain_answer(mixer: str, dtype: str, sampling: str, subject: Subject) -> Completion:
-    """Alone, without prefix cache and drafts, the prompt in one piece."""
-    model = subject.model_of(mixer, dtype)
-    engine = Engine(model, memory=subject.memory, max_num_sequences=1, prefix_cache=False, prefill_chunk=256)
+    """Alone, without prefix cache, drafts and recorded steps, the prompt in one piece."""
+    options = {"max_num_sequences": 1, "prefix_cache": False, "prefill_chunk": 256, "record_steps": False}
+    engine = Engine(subject.model_of(mixer, dtype), memory=subject.memory, **options)
     (answer,) = engine.generate([prompt(subject)], params_of(sampling, subject))
     return answer
 

@@ -1,4 +1,4 @@
-"""Recorded decode steps: the bits of the ordinary forward, whatever came before, and what runs in Python beside them."""
+"""Recorded decode steps: the bits of the ordinary forward, whatever came before, and what runs in Python there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(native.why_missing() is not None, reason="no ker
 
 FAMILIES = tuple(sorted(family.name for family in families()))
 DTYPES = (torch.float32, torch.bfloat16)
-IN_PYTHON = {"gated_delta", "gla", "kda", "lightning", "linear", "mamba2", "mla", "moe", "sparse_mla"}
+IN_PYTHON = {"gla", "lightning", "linear", "mamba2", "sparse_mla"}
 """Kinds of sublayers that compute with PyTorch between their kernels. All others are recorded."""
 
 

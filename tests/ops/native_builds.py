@@ -248,8 +248,21 @@ def experts() -> list[torch.Tensor]:
     return found
 
 
+def stream() -> list[torch.Tensor]:
+    """Sums, plain and weighted, and rows in another dtype; rows that stand apart."""
+    found = []
+    for seed, width in enumerate(WIDTHS):
+        for dtype in DTYPES:
+            x, y = (draw(5, width + 3, seed=seed + n, dtype=dtype, special=True)[:, :width] for n in (0, 1))
+            found += [streams.weighted_sum(x, y), streams.weighted_sum(x, y, 0.7, 1.3)]
+            found += [streams.scaled(x, factor, out) for factor in (1.0, 0.3) for out in DTYPES]
+            found.append(streams.concatenated(x[0], y[1]))
+    return found
+
+
 KERNELS = {
     "elementwise": elementwise,
+    "stream": stream,
     "conv": convolution,
     "gated_delta": lambda: delta("gated_delta"),
     "kda": lambda: delta("kda"),
@@ -265,5 +278,7 @@ KERNELS = {
 
 def bits(x: torch.Tensor) -> torch.Tensor:
     """A tensor's bits, where every NaN is the same: which one an operation gives is the processor's own choice."""
+    if not x.is_floating_point():
+        return x
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     return x.masked_fill(x.isnan(), float("nan")).contiguous().view(integers)

@@ -21,6 +21,7 @@ KERNELS = {
     "hyla_combine": ("combine_row",),
     "hyla_join": ("join_row",),
     "hyla_relu2": ("relu2_row",),
+    "hyla_sum": ("sum_row",),
     "hyla_delta, gated": ("weigh", "decayed_keys"),
     "hyla_delta, KDA": ("pair_dots", "decayed_pair", "decayed_row", "exp_of_sums"),
     "hyla_attention": ("score_group", "value_group", "merge_row", "factors_of", "soften_rows"),
@@ -28,7 +29,7 @@ KERNELS = {
     "hyla_product": ("float_chains", "mixed_chains", "pair_chains"),
 }
 """By kernel: the functions whose innermost loops it spends its time in."""
-WITHOUT_FMA = {"conv_row", "decayed_keys", "dense_row", "gated_head", "combine_row", "join_row", "relu2_row"}
+WITHOUT_FMA = {"conv_row", "decayed_keys", "dense_row", "gated_head", "combine_row", "join_row", "relu2_row", "sum_row"}
 """They multiply only: their sums are rounded after each product, as PyTorch's are."""
 X86_BUILDS = [found for found in build.BUILDS if found.machine == "x86_64"]
 CROSS = "aarch64-linux-gnu-"

@@ -120,4 +120,5 @@ def _model_drafter(options: EngineOptions, model: Model, cache: Cache, draft_mod
         options.max_draft_tokens,
         vocab_size=model.config.vocab_size,
         acceptance=options.acceptance,
+        record_steps=options.record_steps,
     )

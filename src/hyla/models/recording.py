@@ -34,16 +34,22 @@ MAX_ROWS = 64
 """Rows of a step that is worth recording: with more, Python is a small part of it."""
 
 VIEWS = frozenset(
-    "alias as_strided chunk contiguous detach expand flatten narrow permute reshape select slice split "
-    "split_with_sizes squeeze t to transpose unbind unflatten unsqueeze view view_as _reshape_alias".split()
-)
+    {
+        "_reshape_alias", "alias", "as_strided", "chunk", "contiguous", "detach", "expand", "flatten", "narrow",
+        "permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "to", "transpose",
+        "unbind", "unflatten", "unsqueeze", "view", "view_as",
+    }
+)  # fmt: skip
 """PyTorch's operations that compute nothing where their result lies in their operand's memory."""
 
 MEMORY = frozenset(("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"))
 
 INTEGERS = frozenset(
-    "starts ends slots pages window_pages cached_slots cached_pages pages_of positions_T last_rows_N memo".split()
-)
+    {
+        "cached_pages", "cached_slots", "ends", "last_rows_N", "memo", "pages", "pages_of", "positions_T", "slots",
+        "starts", "window_pages",
+    }
+)  # fmt: skip
 """What a batch says that the next one of the same lengths says otherwise."""
 
 

@@ -10,6 +10,7 @@ from hyla.engine.generation import Generation
 from hyla.engine.requests.options import Acceptance
 from hyla.errors import ConfigError
 from hyla.grid import num_pages_for
+from hyla.models.recording import StepForward
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 
@@ -22,7 +23,14 @@ class ModelDrafter:
     """
 
     def __init__(
-        self, model: Model, cache: Cache, max_drafts: int, *, vocab_size: int, acceptance: Acceptance = "exact"
+        self,
+        model: Model,
+        cache: Cache,
+        max_drafts: int,
+        *,
+        vocab_size: int,
+        acceptance: Acceptance = "exact",
+        record_steps: bool = True,
     ):
         if model.config.vocab_size != vocab_size:
             raise ConfigError(
@@ -30,6 +38,7 @@ class ModelDrafter:
                 f"choose a draft model that was trained with the same tokenizer"
             )
         self.model, self.cache, self.max_drafts = model, cache, max_drafts
+        self.forward = StepForward(model, is_on=record_steps)
         self.acceptance: Acceptance = acceptance
         self._sequences: dict[Generation, Sequence] = {}
 
@@ -87,7 +96,7 @@ class ModelDrafter:
         """Compute tokens and append a guess to each part's drafts."""
         batch = self.cache.batch([(sequence, len(ids)) for sequence, ids in zip(sequences, tokens)])
         flat = [token for ids in tokens for token in ids]
-        hidden_TD = self.model(batch.index(flat), batch, self.cache.layers)
+        hidden_TD = self.forward(batch.index(flat), batch, self.cache.layers).head_TD
         logits_NV = self.model.head_logits(hidden_TD[batch.last_rows_N])
         for n, part in enumerate(parts):
             draft = part.generation.guess(logits_NV[n], part.drafts, self.acceptance)

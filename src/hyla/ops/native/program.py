@@ -29,33 +29,24 @@ class ProgramStep(Structure):
 
 
 class Program:
-    """Calls in their order."""
+    """Calls in their order: each a kernel's name, its struct and what its pointers lead to."""
 
     def __init__(self):
-        self._calls: list[tuple[int, Structure, tuple[Any, ...]]] = []
+        self.calls: list[tuple[str, Structure, tuple[Any, ...]]] = []
         self._steps: Any = None
-
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    def add(self, kernel: str, call: Structure, kept: tuple[Any, ...]) -> None:
-        """kept: what the call's pointers lead to."""
-        address = cast(getattr(library(), f"hyla_{kernel}"), c_void_p).value
-        assert address is not None  # a function of a library that is loaded
-        self._calls.append((address, call, kept))
-
-    def cut(self, count: int) -> None:
-        """Keep the first `count` calls only."""
-        del self._calls[count:]
 
     def close(self) -> None:
         """No call is added any more."""
-        steps = [ProgramStep(address, addressof(call)) for address, call, _ in self._calls]
+        functions = library()
+        steps = [
+            ProgramStep(cast(getattr(functions, f"hyla_{kernel}"), c_void_p), addressof(call))
+            for kernel, call, _ in self.calls
+        ]
         self._steps = (ProgramStep * len(steps))(*steps)
 
     def run(self) -> None:
         """Make all calls of a closed program. Raises MemoryError when a kernel found no memory."""
-        if library().hyla_run(self._steps, c_int64(len(self._calls))):
+        if library().hyla_run(self._steps, c_int64(len(self.calls))):
             raise MemoryError("a kernel of a recorded step found no memory")
 
 
@@ -86,7 +77,7 @@ class Arena:
 
 
 class Tape:
-    """A `launching.Recorder` of calls that come in parts: a part's results live until the part after the next begins."""
+    """A `launching.Recorder` of calls that come in parts; a part's results live until the part after the next begins."""
 
     def __init__(self):
         self.program = Program()
@@ -102,11 +93,11 @@ class Tape:
         """The next part."""
         self._part += 1
         self._arenas[self._part % 2].begin()
-        self._mark = len(self.program)
+        self._mark = len(self.program.calls)
 
     def withdraw(self) -> Program:
         """Forget the calls of this part. Returns the closed program of those before it; a new one begins."""
-        self.program.cut(self._mark)
+        del self.program.calls[self._mark :]
         return self.take()
 
     def take(self) -> Program:
@@ -119,4 +110,4 @@ class Tape:
         return self._arenas[self._part % 2].empty(shape, dtype)
 
     def record(self, kernel: str, call: Structure, kept: tuple[Any, ...]) -> None:
-        self.program.add(kernel, call, kept)
+        self.program.calls.append((kernel, call, kept))
