@@ -81,9 +81,7 @@ class KDA(Layer):
             key_dim=self.key_dim,
             value_heads=heads,
         )
-        log_decay_TC, beta_TH = decays_and_betas(
-            f, b_TH, self.A_log, self.dt_bias, lower_bound=self.decay_lower_bound
-        )
+        log_decay_TC, beta_TH = decays_and_betas(f, b_TH, self.A_log, self.dt_bias, lower_bound=self.decay_lower_bound)
         log_decay_THK = log_decay_TC.view(k_THK.shape)
         o_THV = kda(q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=1.0)
         return self.out_projection(self.norm.gated(o_THV, g, activation="sigmoid", dtype=x_TD.dtype))[0]

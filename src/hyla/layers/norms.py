@@ -20,7 +20,6 @@ class RMSNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return primitives.rms_norm(x, self.weight, eps=self.eps, zero_centered=self.zero_centered)
 
-
     def gated(self, x_THV: torch.Tensor, gate_TW: torch.Tensor, *, activation, dtype: torch.dtype) -> torch.Tensor:
         """The norm of each head times its activated gate, rounded once: [T, H V] in dtype."""
         options = {"eps": self.eps, "zero_centered": self.zero_centered, "activation": activation, "dtype": dtype}
