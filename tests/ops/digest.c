@@ -67,11 +67,41 @@ static void run(void) {
     for (int taps = 2; taps < 6; taps++) {
         int64_t offset[] = {0, 5}, length[] = {5, 9}, start[] = {3, 0}, slot[] = {0, 1}, channels = 300;
         uint16_t *x = halves(14 * channels, 1.0f, 1), *ring = halves(2 * 6 * channels, 1.0f, 0);
-        float *weight = floats(taps * channels, 1.0f, 0);
-        Call call = {2, offset, length, start, slot, channels, taps, channels, 1, 6, x, weight, ring, y};
-        hyla_conv(&call);
+        uint16_t *tail = halves(2 * (taps - 1) * channels, 1.0f, 0);
+        Call call = {.sequences = 2, .offset = offset, .length = length, .start = start, .slot = slot, .channels = channels,
+                     .taps = taps, .stride = channels, .is_bf16 = 1, .ring_rows = 6, .x = x,
+                     .weight = floats(taps * channels, 1.0f, 0), .ring = ring, .tail = tail, .y = y};
+        if (hyla_conv(&call)) exit(1);
         add_floats(y, 14 * channels), add_halves(ring, 2 * 6 * channels);
+        call.has_silu = 1, call.key_channels = 80, call.key_dim = 20, call.eps = 1e-6f, call.scale = 0.3f;
+        call.k = floats(14 * 80, 1.0f, 0), call.v = floats(14 * 140, 1.0f, 0), start[0] = 62;
+        if (hyla_conv(&call)) exit(1);
+        add_floats(y, 14 * 80), add_floats(call.k, 14 * 80), add_floats(call.v, 14 * 140);
+        add_halves(tail, 2 * (taps - 1) * channels);
     }
+}
+#endif
+
+#ifdef GATES
+static void run(void) {
+    static float y[MOST], beta[MOST];
+    for (int64_t K = 1; K < 60; K += 19)
+        for (int form = 0; form < 8; form++) {
+            int64_t T = 5, H = 3, is_bf16 = form & 1, has_bound = form >> 1 & 1;
+            Decays call = {.tokens = T, .heads = H, .channels = K, .raw_row = H * K, .raw_bf16 = is_bf16, .beta_row = H,
+                           .beta_bf16 = is_bf16, .has_bound = has_bound, .A_log = floats(H, 1.0f, 0),
+                           .dt_bias = floats(H * K, 1.0f, 0), .log_decay = y, .beta = beta, .bound = -5.0f};
+            call.raw = is_bf16 ? (void *)halves(T * H * K, 9.0f, 1) : (void *)floats(T * H * K, 9.0f, 1);
+            call.raw_beta = is_bf16 ? (void *)halves(T * H, 9.0f, 1) : (void *)floats(T * H, 9.0f, 1);
+            if (hyla_decays(&call)) exit(1);
+            add_floats(y, T * H * K), add_floats(beta, T * H);
+            GatedNorm norm = {.tokens = T, .heads = H, .width = K, .gate_row = H * K, .which = has_bound,
+                              .w_bf16 = form >> 2, .gate_bf16 = is_bf16, .x = floats(T * H * K, 2.0f, form >> 2),
+                              .gate = call.raw, .y = y, .eps = 1e-6f};
+            norm.weight = form >> 2 ? (void *)halves(K, 1.0f, 0) : (void *)floats(K, 1.0f, 0);
+            if (hyla_gated_norm(&norm)) exit(1);
+            add_floats(y, T * H * K);
+        }
 }
 #endif
 

@@ -13,7 +13,7 @@ from hyla.errors import BackendUnavailable
 from hyla.ops import gated_delta, kda
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import delta_native
-from hyla.ops.native import build, kernels, latents, moes, products, streams
+from hyla.ops.native import build, gates, kernels, latents, moes, products, streams
 from hyla.ops.native.tiles import in_tiles
 from hyla.ops.weights.blocks import num_blocks, strips
 
@@ -84,7 +84,37 @@ def convolution() -> list[torch.Tensor]:
                 for first, last in ((0, 1), (1, 3), (3, 20), (20, 30)):
                     spans = torch.tensor([[0], [last - first], [first], [1]])
                     found.append(kernels.conv(x[first:last], weight.t(), spans, ring))
-                found += [ring, kernels.conv(x, weight, torch.tensor([[0, 11], [11, 19], [0, 0], [0, 0]]), None)]
+                found += [ring, kernels.conv(x, weight.t(), torch.tensor([[0, 11], [11, 19], [0, 0], [0, 0]]), None)]
+    return found
+
+
+def convolved_heads() -> list[torch.Tensor]:
+    found = []
+    for key_dim in (16, 20, 300):
+        for dtype in DTYPES:
+            channels = 4 * key_dim + 2 * 27
+            x, weight = draw(30, channels, seed=8, dtype=dtype, special=True), draw(channels, 4, seed=9, dtype=dtype)
+            ring, tail = torch.zeros(2, 16, channels, dtype=dtype), torch.zeros(2, 3, channels, dtype=dtype)
+            spans = torch.tensor([[0, 11], [11, 19], [60, 0], [1, 0]])
+            sizes = {"key_heads": 2, "key_dim": key_dim, "value_heads": 2}
+            found += [*kernels.conv_heads(x, weight, spans, ring, tail, eps=1e-6, scale=0.3, **sizes), ring, tail]
+    return found
+
+
+def delta_gates() -> list[torch.Tensor]:
+    found = []
+    for channels in (1, 16, 37):
+        for dtype in DTYPES:
+            raw, beta = (
+                draw(9, 3 * channels, seed=1, scale=20.0, dtype=dtype, special=True),
+                draw(9, 3, seed=2, dtype=dtype),
+            )
+            for bound in (None, -5.0):
+                found += gates.decays(raw, beta, draw(3, seed=3), draw(3 * channels, seed=4), bound)
+            x, weight = draw(9, 3, channels, seed=5, special=True), draw(channels, seed=6, dtype=dtype)
+            for activation in gates.ACTIVATIONS:
+                options = {"shift": 0.0, "eps": 1e-6, "activation": activation}
+                found += [gates.gated_norm(x, weight, raw, dtype=out, **options) for out in DTYPES]
     return found
 
 
@@ -264,6 +294,8 @@ KERNELS = {
     "elementwise": elementwise,
     "stream": stream,
     "conv": convolution,
+    "conv_heads": convolved_heads,
+    "gates": delta_gates,
     "gated_delta": lambda: delta("gated_delta"),
     "kda": lambda: delta("kda"),
     "attention": attention,

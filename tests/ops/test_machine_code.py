@@ -10,11 +10,13 @@ from native_builds import compiled, every_build
 from hyla.ops.native import build
 
 KERNELS = {
-    "hyla_unary": ("sigmoid_row", "silu_row"),
+    "hyla_unary": ("sigmoid_row", "silu_row", "softplus_row"),
     "hyla_swiglu": ("swiglu_row",),
     "hyla_norm, hyla_heads": ("square_sum",),
     "hyla_sigmoid_gate": ("sigmoid_gate_row",),
-    "hyla_conv": ("conv_row",),
+    "hyla_conv": ("conv_row", "conv_silu_row"),
+    "hyla_decays": ("decay_row", "beta_row"),
+    "hyla_gated_norm": ("silu_gated_row", "sigmoid_gated_row"),
     "hyla_delta, both rules": ("product_rows", "add_rows", "fold_rows", "solve_rows"),
     "hyla_gate_heads": ("gated_head",),
     "hyla_softmax, hyla_route": ("exponentials", "sigmoid_scores"),

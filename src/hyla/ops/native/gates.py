@@ -36,8 +36,8 @@ def decays(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log decays, of raw's shape [T, H] or [T, H K] in fp32, and betas [T, H] where raw ones are given.
 
-    -exp(A_log) softplus(raw + dt_bias), or lower_bound sigmoid(exp(A_log) (raw + dt_bias)); sigmoid(raw_beta). A_log [H]
-    and dt_bias are fp32.
+    -exp(A_log) softplus(raw + dt_bias), or lower_bound sigmoid(exp(A_log) (raw + dt_bias)); sigmoid(raw_beta).
+    A_log [H] and dt_bias are fp32.
     """
     raw, heads = _with_dense_rows(raw), A_log_H.shape[0]
     tokens, columns = raw.shape
