@@ -82,7 +82,7 @@ def convolution() -> list[torch.Tensor]:
                 ring = torch.zeros(2, taps + 2, channels, dtype=dtype)
                 for first, last in ((0, 1), (1, 3), (3, 20), (20, 30)):
                     spans = torch.tensor([[0], [last - first], [first], [1]])
-                    found.append(kernels.conv(x[first:last], weight, spans, ring))
+                    found.append(kernels.conv(x[first:last], weight.t(), spans, ring))
                 found += [ring, kernels.conv(x, weight, torch.tensor([[0, 11], [11, 19], [0, 0], [0, 0]]), None)]
     return found
 

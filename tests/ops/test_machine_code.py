@@ -15,7 +15,7 @@ KERNELS = {
     "hyla_norm, hyla_heads": ("square_sum",),
     "hyla_sigmoid_gate": ("sigmoid_gate_row",),
     "hyla_conv": ("conv_row",),
-    "hyla_delta, both rules": ("product_rows", "add_rows", "fold_rows", "last_term"),
+    "hyla_delta, both rules": ("product_rows", "add_rows", "fold_rows", "solve_rows"),
     "hyla_delta, gated": ("weigh", "decayed_keys"),
     "hyla_delta, KDA": ("pair_dots", "decayed_pair", "decayed_row", "exp_of_sums"),
     "hyla_decay, all rules": ("product_rows", "read_many", "read_few", "fold_rows", "scaled_row"),

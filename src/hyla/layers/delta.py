@@ -5,19 +5,16 @@ from __future__ import annotations
 import torch
 
 from hyla.layers.protocol import CacheSpec, TensorSpec
-from hyla.ops.exact import primitives
 from hyla.ops.short_conv import RING, short_conv
+from hyla.ops.short_conv.heads import conv_heads
 from hyla.ops.slots import SlotTensors
 
 
 def convolved_heads(qkv_TC, conv_weight_CL, *, batch, cache, key_heads: int, key_dim: int, value_heads: int):
-    """q, k [T, Hk, K] (unit length) and v [T, Hv, V] after the short convolution and SiLU, in fp32."""
-    mixed_TC = primitives.silu(cached_conv(qkv_TC, conv_weight_CL, batch=batch, cache=cache))
-    width = key_heads * key_dim
-    q, k, v = mixed_TC.split([width, width, mixed_TC.shape[1] - 2 * width], dim=-1)
-    q_THK = primitives.l2_norm(q.unflatten(-1, (key_heads, key_dim)))
-    k_THK = primitives.l2_norm(k.unflatten(-1, (key_heads, key_dim)))
-    return q_THK, k_THK, v.unflatten(-1, (value_heads, -1)).contiguous()
+    """q, k [T, Hk, K] (unit length, q over sqrt(K)) and v [T, Hv, V] after the short convolution and SiLU, in fp32."""
+    ring, tail = (None, None) if cache is None else (cache["conv"], cache["conv_tail"])
+    sizes = {"key_heads": key_heads, "key_dim": key_dim, "value_heads": value_heads}
+    return conv_heads(qkv_TC, conv_weight_CL, batch=batch, cache=ring, tail=tail, scale=key_dim**-0.5, **sizes)
 
 
 def cached_conv(x_TC, conv_weight_CL, *, batch, cache) -> torch.Tensor:

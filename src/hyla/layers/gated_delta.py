@@ -14,8 +14,7 @@ from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.layers.tables.gated_delta import parameters
 from hyla.ops.batch import Batch
-from hyla.ops.exact import primitives
-from hyla.ops.exact.primitives import wide
+from hyla.ops.exact.gates import decays_and_betas
 from hyla.ops.gated_delta import cache_tensors, gated_delta
 
 
@@ -69,7 +68,7 @@ class GatedDelta(Layer):
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         heads = self.num_value_heads
         mixed = self.in_projection.fused(x_TD)
-        qkv_TC, z, a_TH, b_TH = mixed.split([self.channels, heads * self.value_dim, heads, heads], dim=-1)
+        qkv_TC, z_TW, a_TH, b_TH = mixed.split([self.channels, heads * self.value_dim, heads, heads], dim=-1)
         q_THK, k_THK, v_THV = convolved_heads(
             qkv_TC,
             self.conv_weight,
@@ -79,11 +78,6 @@ class GatedDelta(Layer):
             key_dim=self.key_dim,
             value_heads=heads,
         )
-        rate_H = torch.exp(wide(self.A_log))
-        log_decay_TH = -rate_H * primitives.softplus(wide(a_TH) + self.dt_bias)
-        beta_TH = primitives.sigmoid(wide(b_TH))
-        o_THV = gated_delta(
-            q_THK, k_THK, v_THV, log_decay_TH, beta_TH, batch=batch, cache=cache, scale=self.key_dim**-0.5
-        )
-        gate_THV = primitives.silu(wide(z)).view(o_THV.shape)
-        return self.out_projection((self.norm(o_THV) * gate_THV).flatten(1).to(x_TD.dtype))[0]
+        log_decay_TH, beta_TH = decays_and_betas(a_TH, b_TH, self.A_log, self.dt_bias)
+        o_THV = gated_delta(q_THK, k_THK, v_THV, log_decay_TH, beta_TH, batch=batch, cache=cache, scale=1.0)
+        return self.out_projection(self.norm.gated(o_THV, z_TW, activation="silu", dtype=x_TD.dtype))[0]

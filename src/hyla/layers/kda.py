@@ -14,8 +14,7 @@ from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.layers.tables.kda import parameters
 from hyla.ops.batch import Batch
-from hyla.ops.exact import primitives
-from hyla.ops.exact.primitives import wide
+from hyla.ops.exact.gates import decays_and_betas
 from hyla.ops.kda import cache_tensors, kda
 
 
@@ -82,15 +81,9 @@ class KDA(Layer):
             key_dim=self.key_dim,
             value_heads=heads,
         )
-        log_decay_THK = self._log_decay((wide(f) + self.dt_bias).unflatten(-1, (heads, self.key_dim)))
-        beta_TH = primitives.sigmoid(wide(b_TH))
-        o_THV = kda(q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=self.key_dim**-0.5)
-        gate_THV = primitives.sigmoid(wide(g)).view(o_THV.shape)
-        return self.out_projection((self.norm(o_THV) * gate_THV).flatten(1).to(x_TD.dtype))[0]
-
-    def _log_decay(self, raw_THK: torch.Tensor) -> torch.Tensor:
-        """Log decays [T, H, K] from the projected decay with its bias."""
-        rate_H1 = torch.exp(wide(self.A_log))[:, None]
-        if self.decay_lower_bound is None:
-            return -rate_H1 * primitives.softplus(raw_THK)
-        return self.decay_lower_bound * primitives.sigmoid(rate_H1 * raw_THK)
+        log_decay_TC, beta_TH = decays_and_betas(
+            f, b_TH, self.A_log, self.dt_bias, lower_bound=self.decay_lower_bound
+        )
+        log_decay_THK = log_decay_TC.view(k_THK.shape)
+        o_THV = kda(q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=1.0)
+        return self.out_projection(self.norm.gated(o_THV, g, activation="sigmoid", dtype=x_TD.dtype))[0]

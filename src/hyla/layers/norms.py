@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from hyla.ops.exact import primitives
+from hyla.ops.exact.gates import gated_norm
 
 
 class RMSNorm(nn.Module):
@@ -18,6 +19,12 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return primitives.rms_norm(x, self.weight, eps=self.eps, zero_centered=self.zero_centered)
+
+
+    def gated(self, x_THV: torch.Tensor, gate_TW: torch.Tensor, *, activation, dtype: torch.dtype) -> torch.Tensor:
+        """The norm of each head times its activated gate, rounded once: [T, H V] in dtype."""
+        options = {"eps": self.eps, "zero_centered": self.zero_centered, "activation": activation, "dtype": dtype}
+        return gated_norm(x_THV, self.weight, gate_TW, **options)
 
 
 class GroupRMSNorm(RMSNorm):

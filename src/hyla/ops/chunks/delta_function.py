@@ -43,7 +43,7 @@ def delta_rule(
     q, k, v, log_decay, beta = inputs
     _check(name, q, k, v, log_decay, beta, batch)
     check_states(name, batch, cache, state_NHKV, return_state, (v.shape[1], k.shape[2], v.shape[2]), v)
-    inputs = (q * scale, k, v, log_decay, beta)
+    inputs = (q if scale == 1.0 else q * scale, k, v, log_decay, beta)
     if cache is not None:
         return backend.forward(inputs, batch=batch, cache=cache).o_THV
     o_THV, final_NHKV = _DeltaRule.apply(measure, backend.forward, batch, return_state, state_NHKV, *inputs)

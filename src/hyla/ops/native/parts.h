@@ -120,12 +120,14 @@ INLINE part from_doubles_part(const double *p) {
 #define HALF_LESS 0x7fff
 #define NAN_ABOVE 0x7f800000
 #define NAN_BF16 0x7fc0
-#if LANES_OF_A_PART < 16
-#if LANES_OF_A_PART == 8
+#if LANES_OF_A_PART == 16
+#define WHOLE(x) {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}
+#elif LANES_OF_A_PART == 8
 #define WHOLE(x) {x, x, x, x, x, x, x, x}
 #else
 #define WHOLE(x) {x, x, x, x}
 #endif
+#if LANES_OF_A_PART < 16
 typedef struct {
     part low, high, log2_e, round, ln2_high, ln2_low, p7, p6, p5, p4, p3, p2, one, infinity;
     ipart half_less, nan_above, nan_bf16;
@@ -165,6 +167,26 @@ INLINE part exp_part(part x) {
     part half = (part)(((exponent >> 1) + 127) << 23), rest = (part)((exponent - (exponent >> 1) + 127) << 23);
     part y = p * half * rest;
     return select_part(is_high, NUMBER(infinity, INFINITY), (part)((ipart)y & ~is_low));
+}
+
+/* 2 / 3, 2 / 5, ..: from memory in every build, since they are used beside the numbers of e^x. */
+static const part artanh[] __attribute__((unused)) = {WHOLE(2.0f / 3), WHOLE(2.0f / 5),  WHOLE(2.0f / 7), WHOLE(2.0f / 9),
+                                                      WHOLE(2.0f / 11), WHOLE(2.0f / 13), WHOLE(2.0f / 15)};
+
+/* log(1 + y) for y in [0, 1]: 2 artanh(s) with s = y / (2 + y), written as y - s (y - r), r from artanh's series up to
+   s^14, so that what s was rounded by counts half. */
+INLINE part log1p_part(part y) {
+    NUMBERS;
+    const part *series = artanh;
+    __asm__ volatile("" : "+r"(series));
+    part two = NUMBER(one, 1.0f) + NUMBER(one, 1.0f), s = y / (y + two), z = s * s;
+    part r = fma_part(series[6], z, series[5]);
+    r = fma_part(r, z, series[4]);
+    r = fma_part(r, z, series[3]);
+    r = fma_part(r, z, series[2]);
+    r = fma_part(r, z, series[1]);
+    r = fma_part(r, z, series[0]);
+    return fma_part(-s, fma_part(-z, r, y), y);
 }
 
 /* The 16 bits of each as bfloat16: the upper half, rounded to nearest, ties to even. */

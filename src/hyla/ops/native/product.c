@@ -222,7 +222,7 @@ static void tile_product(const Call *c, int64_t matrix, int64_t t, int64_t first
 
 /* Each span's rows of x times its matrix. Rows that meet bf16 weights have an even number of columns, `inner` or one
    more, whose last is zero then. */
-void hyla_product(const Call *c) {
+int hyla_product(const Call *c) {
     int64_t rows = 0, share = c->spans * c->tiles / (8 * omp_get_max_threads());
     for (int64_t s = 0; s < c->spans; s++) rows += c->span[3 * s + 2] - c->span[3 * s + 1];
     share = share < 1 ? 1 : share > 4 ? 4 : share; /* tiles that follow one another are asked for ahead */
@@ -231,6 +231,7 @@ void hyla_product(const Call *c) {
         for (int64_t t = 0; t < c->tiles; t++)
             for (int64_t r = c->span[3 * s + 1]; r < c->span[3 * s + 2]; r += STRETCH)
                 tile_product(c, c->span[3 * s], t, r, r + STRETCH < c->span[3 * s + 2] ? r + STRETCH : c->span[3 * s + 2]);
+    return 0;
 }
 
 /* Plain weights [matrices][outputs][inner] in tiles: [matrices][tiles][lines][64], zeros after the last output. */

@@ -44,6 +44,19 @@
         }                                                                                                  \
     }
 
+/* The same over floats, where the vectors of a row of s lie `panel` elements apart. */
+#define SUM_PANELS(n, wide, first, last, x, x_row, s, s_row, panel, sum)                                   \
+    for (int64_t c = (first); c < (last); c++) {                                                           \
+        vec own[MOST_SIDE_BY_SIDE];                                                                        \
+        _Pragma("GCC unroll 8") for (int m = 0; m < (wide); m++)                                           \
+            own[m] = load((s) + c * (s_row) + m * (panel));                                                \
+        _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++) {                                            \
+            vec factor = splat((x)[i * (x_row) + c]);                                                      \
+            _Pragma("GCC unroll 8") for (int m = 0; m < (wide); m++)                                       \
+                sum[i][m] = fma_vec(factor, own[m], sum[i][m]);                                            \
+        }                                                                                                  \
+    }
+
 /* Ask for the bytes of `vectors` vectors that are read later: pages lie anywhere, and no hardware guesses where. */
 INLINE void fetch(const char *ahead, int64_t vectors, const int is_bf16, const int wide) {
     const int bytes = LANES * (is_bf16 ? 2 : 4);

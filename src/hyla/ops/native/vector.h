@@ -86,6 +86,13 @@ INLINE float exp_one(float x) { return exp_part(splat_part(x))[0]; }
 INLINE vec sigmoid_vec(vec x) { return divide(splat(1.0f), add(splat(1.0f), exp_vec(negative(x)))); }
 INLINE vec silu_vec(vec x) { return divide(x, add(splat(1.0f), exp_vec(negative(x)))); }
 
+/* log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which cannot overflow. */
+INLINE vec softplus_vec(vec x) {
+    vec y = exp_vec(negative(larger(x, negative(x))));
+    EVERY_PART y.at[i] = log1p_part(y.at[i]);
+    return add(y, larger(x, splat(0.0f)));
+}
+
 /* bfloat16: the upper half of a float; rounded to nearest, ties to even. */
 static inline float from_bf16(uint16_t x) {
     uint32_t bits = (uint32_t)x << 16;

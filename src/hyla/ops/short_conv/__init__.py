@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, overload
 
 import torch
@@ -12,7 +13,6 @@ from hyla.ops.batch import Batch
 from hyla.ops.short_conv.gradient import ShortConv
 from hyla.ops.short_conv.plan import RING, conv_plan
 from hyla.ops.short_conv.state import behind_ring, check_state, last_inputs, ring_of
-from hyla.ops.short_conv.tail import keep_tail
 
 __all__ = ["RING", "conv_plan", "short_conv"]
 
@@ -88,9 +88,7 @@ def short_conv(
     if state is not None:
         batch, cache = behind_ring(batch), ring_of(state)
     plan = conv_plan(batch, taps)
-    if tail is not None and cache is not None:
-        keep_tail(x_TC.detach(), plan, cache, tail)
-    forward = choose("short_conv", x_TC).forward
+    forward = partial(choose("short_conv", x_TC).forward, tail=None if cache is None else tail)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (x_TC, weight_CL, state)):
         y_TC = ShortConv.apply(x_TC, weight_CL, state, forward, plan, cache)
     else:

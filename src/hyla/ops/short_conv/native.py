@@ -7,12 +7,15 @@ import torch
 from hyla.ops import native
 from hyla.ops.native import kernels
 from hyla.ops.short_conv.plan import ConvPlan
-from hyla.ops.short_conv.pytorch import taps_first
 
 unsupported = native.unsupported
 
 
-def forward(x_TC: torch.Tensor, weight_CL: torch.Tensor, plan: ConvPlan, ring: torch.Tensor | None) -> torch.Tensor:
-    """Rows [T, C] in fp32; reads the ring, then extends it."""
-    x_TC = x_TC.detach()
-    return kernels.conv(x_TC, taps_first(weight_CL, x_TC.dtype), plan.spans_4N, ring)
+def forward(x_TC: torch.Tensor, weight_CL: torch.Tensor, plan: ConvPlan, ring=None, tail=None) -> torch.Tensor:
+    """Rows [T, C] in fp32; reads the ring, then extends it and sets the tail."""
+    return kernels.conv(x_TC.detach(), as_stored(weight_CL), plan.spans_4N, ring, tail)
+
+
+def as_stored(weight_CL: torch.Tensor) -> torch.Tensor:
+    """The weight in a dtype that the kernel reads."""
+    return weight_CL.detach() if weight_CL.dtype in native.DTYPES else weight_CL.detach().float()

@@ -11,6 +11,7 @@ import torch
 
 from hyla.ops.backends import runs_anywhere
 from hyla.ops.short_conv.plan import ConvPlan
+from hyla.ops.short_conv.tail import keep_tail
 
 unsupported = runs_anywhere
 
@@ -18,9 +19,11 @@ STRETCH_ELEMENTS = 1 << 18
 """Elements of one stretch of rows: 1 MiB of fp32."""
 
 
-def forward(x_TC: torch.Tensor, weight_CL: torch.Tensor, plan: ConvPlan, ring: torch.Tensor | None) -> torch.Tensor:
-    """The forward pass; reads the ring, then extends it."""
+def forward(x_TC: torch.Tensor, weight_CL: torch.Tensor, plan: ConvPlan, ring=None, tail=None) -> torch.Tensor:
+    """The forward pass; reads the ring, then extends it and sets the tail."""
     x_TC = x_TC.detach()
+    if ring is not None and tail is not None:
+        keep_tail(x_TC, plan, ring, tail)
     weight_LC = taps_first(weight_CL, x_TC.dtype)
     heads_NMC = _head_rows(x_TC, weight_LC, plan, ring)
     if plan.is_decode:

@@ -6,11 +6,11 @@ import torch
 
 from hyla.ops import native
 from hyla.ops.exact.primitives import pytorch
-from hyla.ops.native import kernels
+from hyla.ops.native import gates, kernels
 
 unsupported = native.unsupported
 
-softplus, softmax_last = pytorch.softplus, pytorch.softmax_last
+softmax_last = pytorch.softmax_last
 
 
 def _is_narrow(x: torch.Tensor) -> bool:
@@ -24,6 +24,10 @@ def sigmoid(x: torch.Tensor) -> torch.Tensor:
 
 def silu(x: torch.Tensor) -> torch.Tensor:
     return pytorch.silu(x) if _is_narrow(x) else kernels.unary("silu", x)
+
+
+def softplus(x: torch.Tensor) -> torch.Tensor:
+    return pytorch.softplus(x) if _is_narrow(x) else kernels.unary("softplus", x)
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -44,3 +48,12 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float, zero_cent
 
 def l2_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
     return pytorch.l2_norm(x, eps) if _is_narrow(x) else kernels.norm(x, None, shift=0.0, eps=eps, divisor=1.0)
+
+
+def decays(raw, raw_beta_TH, A_log_H, dt_bias, lower_bound: float | None):
+    return gates.decays(raw, raw_beta_TH, pytorch.wide(A_log_H), pytorch.wide(dt_bias), lower_bound)
+
+
+def gated_norm(x_THV, weight_V, gate_TW, *, eps: float, zero_centered: bool, activation: str, dtype: torch.dtype):
+    options = {"shift": float(zero_centered), "eps": eps, "activation": activation, "dtype": dtype}
+    return gates.gated_norm(x_THV, weight_V, gate_TW, **options)

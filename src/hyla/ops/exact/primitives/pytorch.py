@@ -69,3 +69,19 @@ def l2_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
 def softmax_last(x: torch.Tensor) -> torch.Tensor:
     weights = (x - x.amax(-1, keepdim=True)).exp_()
     return weights / sum_last(weights)
+
+
+def decays(raw, raw_beta_TH, A_log_H, dt_bias, lower_bound: float | None):
+    z_THK = (wide(raw) + dt_bias).unflatten(-1, (A_log_H.shape[0], -1))
+    rate_H1 = torch.exp(wide(A_log_H))[:, None]
+    if lower_bound is None:
+        log_decay_THK = -rate_H1 * softplus(z_THK)
+    else:
+        log_decay_THK = lower_bound * sigmoid(rate_H1 * z_THK)
+    beta_TH = None if raw_beta_TH is None else sigmoid(wide(raw_beta_TH))
+    return log_decay_THK.flatten(1), beta_TH
+
+
+def gated_norm(x_THV, weight_V, gate_TW, *, eps: float, zero_centered: bool, activation: str, dtype: torch.dtype):
+    gate = {"silu": silu, "sigmoid": sigmoid}[activation](wide(gate_TW)).view(x_THV.shape)
+    return (rms_norm(x_THV, weight_V, eps, zero_centered) * gate).flatten(1).to(dtype)
