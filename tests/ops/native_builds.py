@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from test_attention import SCALE
 
 from hyla.errors import BackendUnavailable
-from hyla.ops import gated_delta, kda
+from hyla.ops import gated_delta, gla, kda, lightning, linear, ssd
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import delta_native
 from hyla.ops.native import build, gates, kernels, latents, moes, products, streams
@@ -148,6 +148,41 @@ def delta(kind: str) -> list[torch.Tensor]:
                 start += rows
             found += [cache[name] for name in sorted(cache)]
     assert delta_native.forward  # the operators reach the kernels through it
+    return found
+
+
+def decay_calls(kind: str, key_dim: int, value_dim: int, special: bool):
+    """(operator of inputs, its inputs for 149 tokens, its cache tensors): 2 groups of keys where heads share them."""
+    tokens, heads = 149, 4 if kind == "ssd" else 2
+    q, k = (draw(tokens, 2, key_dim, seed=seed) * 0.3 for seed in (0, 1))
+    v = draw(tokens, heads, value_dim, seed=2, special=special)
+    sizes = {"num_heads": heads, "key_dim": key_dim, "value_dim": value_dim}
+    if kind == "lightning":
+        slopes = (0.0, 0.3)
+        return partial(lightning.lightning, slopes=slopes, scale=0.7), [q, k, v], lightning.cache_tensors(**sizes)
+    if kind == "linear":
+        return partial(linear.linear_attention, eps=1e-3), [q.abs(), k.abs(), v], linear.cache_tensors(**sizes)
+    if kind == "ssd":
+        decay = -draw(tokens, heads, seed=3).abs() * 0.3
+        return ssd.ssd, [q, k, v, decay], ssd.cache_tensors(num_groups=2, **sizes)
+    decay = -draw(tokens, heads, key_dim, seed=3).abs() * 0.3
+    return partial(gla.gla, scale=0.7), [q, k, v, decay], gla.cache_tensors(**sizes)
+
+
+def decay(kind: str) -> list[torch.Tensor]:
+    """Whole sequences with their states, then pieces against a cache: fewer rows than go together, and more."""
+    found = []
+    for key_dim, value_dim in ((24, 20), (128, 64), (17, 148), (16, 9)):
+        for special in (False, True):
+            operator, inputs, specs = decay_calls(kind, key_dim, value_dim, special)
+            found += operator(*inputs, batch=Batch.packed([119, 1, 29]), return_state=True)
+            cache = {name: torch.zeros(2, *shape, dtype=dtype) for name, shape, dtype, _ in specs}
+            start = 0
+            for rows in (3, 1, 62, 1, 1, 5, 9, 67):
+                batch = Batch((rows,), (start,), (1,), ((),))
+                found.append(operator(*(x[start : start + rows] for x in inputs), batch=batch, cache=cache))
+                start += rows
+            found += [cache[name] for name in sorted(cache)]
     return found
 
 
@@ -298,6 +333,10 @@ KERNELS = {
     "gates": delta_gates,
     "gated_delta": lambda: delta("gated_delta"),
     "kda": lambda: delta("kda"),
+    "lightning": lambda: decay("lightning"),
+    "linear": lambda: decay("linear"),
+    "ssd": lambda: decay("ssd"),
+    "gla": lambda: decay("gla"),
     "attention": attention,
     "fp8_dense": dense_weights,
     "latent": latent,

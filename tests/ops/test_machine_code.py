@@ -26,12 +26,18 @@ KERNELS = {
     "hyla_sum": ("sum_row",),
     "hyla_delta, gated": ("weigh", "decayed_keys"),
     "hyla_delta, KDA": ("pair_dots", "decayed_pair", "decayed_row", "exp_of_sums"),
+    "hyla_decay, all rules": ("product_rows", "read_many", "read_few", "fold_rows", "scaled_row"),
+    "hyla_decay, numbers": ("weigh_by_table", "weigh_by_gaps", "exp_row"),
+    "hyla_decay, by channel": ("meet", "decayed_row", "exp_of_row", "exp_of_sums", "scaled_columns"),
     "hyla_attention": ("score_group", "value_group", "merge_row", "factors_of", "soften_rows"),
     "hyla_fp8_dense": ("dense_row",),
     "hyla_product": ("float_chains", "mixed_chains", "pair_chains"),
 }
 """By kernel: the functions whose innermost loops it spends its time in."""
-WITHOUT_FMA = {"conv_row", "decayed_keys", "dense_row", "gated_head", "combine_row", "join_row", "relu2_row", "sum_row"}
+WITHOUT_FMA = {
+    *("conv_row", "decayed_keys", "dense_row", "gated_head", "combine_row", "join_row", "relu2_row", "sum_row"),
+    *("scaled_row", "weigh_by_table", "scaled_columns"),
+}
 """They multiply only: their sums are rounded after each product, as PyTorch's are."""
 X86_BUILDS = [found for found in build.BUILDS if found.machine == "x86_64"]
 CROSS = "aarch64-linux-gnu-"

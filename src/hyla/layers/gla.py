@@ -14,6 +14,7 @@ from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
 from hyla.layers.tables.gla import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
+from hyla.ops.exact.mixers import in_floats
 from hyla.ops.exact.primitives import wide
 from hyla.ops.gla import cache_tensors, gla
 
@@ -46,21 +47,23 @@ class GLA(Layer):
         table = parameters(hidden_dim, num_heads=num_heads, key_dim=key_dim, value_dim=value_dim, gate_rank=gate_rank)
         super().__init__(table, norms={"norm": partial(RMSNorm, eps=norm_eps)})
         self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim
-        self.decay_divisor = decay_divisor
+        self.gate_rank, self.decay_divisor = gate_rank, decay_divisor
 
     def cache_spec(self) -> CacheSpec:
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.key_dim, value_dim=self.value_dim)
         return CacheSpec(slot_tensors=tuple(TensorSpec(*tensor) for tensor in tensors))
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
-        q, k, v, gate, f = self.in_projection(x_TD)
+        keys, values = self.num_heads * self.key_dim, self.num_heads * self.value_dim
+        mixed = self.in_projection.fused(x_TD)
+        qkv, gate, f = mixed.split([2 * keys + values, values, self.gate_rank], dim=-1)
         raw_THK = self._by_head(wide(self.decay_projection(f.contiguous())[0]) + self.decay_bias)
         # log sigmoid(x) = -softplus(-x)
         log_decay_THK = -primitives.softplus(-raw_THK) / self.decay_divisor
-        q_THK, k_THK, v_THV = (self._by_head(wide(x)) for x in (q, k, v))
+        q, k, v = in_floats(qkv).split([keys, keys, values], dim=-1)
+        q_THK, k_THK, v_THV = (x.unflatten(-1, (self.num_heads, -1)) for x in (q, k, v))
         o_THV = gla(q_THK, k_THK, v_THV, log_decay_THK, batch=batch, cache=cache, scale=self.key_dim**-0.5)
-        o = self.norm(o_THV).flatten(1) * primitives.silu(wide(gate).contiguous())
-        return self.out_projection(o.to(x_TD.dtype))[0]
+        return self.out_projection(self.norm.gated(o_THV, gate, activation="silu", dtype=x_TD.dtype))[0]
 
     def _by_head(self, x: torch.Tensor) -> torch.Tensor:
         """[T, H W] -> [T, H, W]."""

@@ -14,10 +14,9 @@ from hyla.layers.rope import rotary_table
 from hyla.layers.rope_scaling import Scaling
 from hyla.layers.tables.lightning import parameters
 from hyla.ops.batch import Batch
-from hyla.ops.exact import primitives
-from hyla.ops.exact.primitives import wide
+from hyla.ops.exact.mixers import in_floats
 from hyla.ops.lightning import cache_tensors, lightning
-from hyla.ops.rotary import rotate
+from hyla.ops.rotary import norm_and_rotate
 
 
 class Lightning(Layer):
@@ -64,29 +63,38 @@ class Lightning(Layer):
         self.slopes, self.has_silu, self.scale = slopes, has_silu, scale
         self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
         self.rope_interleaved = rope_interleaved
+        self.has_final_form = has_qk_norm or rotary_dim > 0
+        """Whether queries and keys are normed or rotated."""
 
     def cache_spec(self) -> CacheSpec:
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.head_dim, value_dim=self.head_dim)
         return CacheSpec(slot_tensors=tuple(TensorSpec(*tensor) for tensor in tensors))
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
-        mixed = wide(self.in_projection.fused(x_TD))
+        mixed = self.in_projection.fused(x_TD)
         width = self.num_heads * self.head_dim
         qkv, gate = mixed.split([3 * width, width], dim=-1)
-        if self.has_silu:
-            qkv = primitives.silu(qkv)
-        q_THK, k_THK, v_THV = qkv.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(1)
-        q_THK, k_THK = self._normed_and_rotated(q_THK, k_THK, batch)
-        o_THV = lightning(q_THK, k_THK, v_THV.contiguous(), self.slopes, batch=batch, cache=cache, scale=self.scale)
-        o = self.norm(o_THV.flatten(1)) * primitives.sigmoid(gate)
-        return self.out_projection(o.to(x_TD.dtype))[0]
+        qk, v = qkv.split([2 * width, width], dim=-1)
+        activation = "silu" if self.has_silu else "none"
+        v_THV = self._by_head(in_floats(v, activation))
+        if self.has_silu or not self.has_final_form:
+            qk = in_floats(qk, activation)
+        q_THK, k_THK = (self._by_head(x) for x in qk.chunk(2, dim=-1))
+        if self.has_final_form:
+            q_THK, k_THK = self._normed_and_rotated(q_THK, k_THK, batch)
+        o_THV = lightning(q_THK, k_THK, v_THV, self.slopes, batch=batch, cache=cache, scale=self.scale)
+        o_TC = self.norm.gated_groups(o_THV.flatten(1), gate, activation="sigmoid", dtype=x_TD.dtype)
+        return self.out_projection(o_TC)[0]
+
+    def _by_head(self, x_TC: torch.Tensor) -> torch.Tensor:
+        return x_TC.unflatten(-1, (self.num_heads, self.head_dim))
 
     def _normed_and_rotated(self, q_THK, k_THK, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.q_norm is not None and self.k_norm is not None:
-            q_THK, k_THK = self.q_norm(q_THK), self.k_norm(k_THK)
-        if self.rotary is None:
-            return q_THK, k_THK
-        cos_sin = self.rotary(batch, q_THK.dtype)
-        both = rotate(torch.cat([q_THK, k_THK], dim=1), cos_sin, interleaved=self.rope_interleaved)
-        q_THK, k_THK = both.chunk(2, dim=1)
+        dtype = torch.float64 if q_THK.dtype == torch.float64 else torch.float32
+        cos_sin = None if self.rotary is None else self.rotary(batch, dtype)
+        norms = ((None, None) if norm is None else (norm.weight, norm.eps) for norm in (self.q_norm, self.k_norm))
+        q_THK, k_THK = (
+            norm_and_rotate(x_THK, weight, cos_sin, eps=eps, interleaved=self.rope_interleaved)
+            for x_THK, (weight, eps) in zip((q_THK, k_THK), norms)
+        )
         return q_THK, k_THK

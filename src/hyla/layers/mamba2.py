@@ -14,7 +14,7 @@ from hyla.layers.norms import GroupRMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.layers.tables.mamba2 import parameters
 from hyla.ops.batch import Batch
-from hyla.ops.exact import primitives
+from hyla.ops.exact.mixers import rates_and_values
 from hyla.ops.exact.primitives import wide
 from hyla.ops.ssd import cache_tensors, ssd
 
@@ -73,13 +73,22 @@ class Mamba2(Layer):
         values, keys = self.num_heads * self.head_dim, self.num_groups * self.state_dim
         mixed = self.in_projection.fused(x_TD)
         z_TC, xbc_TC, dt_TH = mixed.split([values, self.channels, self.num_heads], dim=-1)
+        rate_H = -torch.exp(wide(self.A_log))
         convolved_TC = cached_conv(xbc_TC, self.conv_weight, batch=batch, cache=cache)
-        x, b, c = primitives.silu(convolved_TC + wide(self.conv_bias)).split([values, keys, keys], dim=-1)
-        x_THV = x.unflatten(-1, (self.num_heads, self.head_dim))
+        mixed_TC, v_THV, log_decay_TH = rates_and_values(
+            convolved_TC,
+            self.conv_bias,
+            dt_TH,
+            self.dt_bias,
+            rate_H,
+            head_dim=self.head_dim,
+            limit=self.time_step_limit,
+        )
+        x_TC, b, c = mixed_TC.split([values, keys, keys], dim=-1)
         b_TGK, c_TGK = (part.unflatten(-1, (self.num_groups, self.state_dim)) for part in (b, c))
-        dt_TH = primitives.softplus(wide(dt_TH) + self.dt_bias).clamp(*self.time_step_limit)
-        log_decay_TH = -torch.exp(wide(self.A_log)) * dt_TH
-        y_THV = ssd(c_TGK, b_TGK, x_THV * dt_TH[..., None], log_decay_TH, batch=batch, cache=cache)
-        y_THV = y_THV + x_THV * wide(self.D)[:, None]
-        gated_TC = y_THV.flatten(1) * primitives.silu(wide(z_TC))
-        return self.out_projection(self.norm(gated_TC).to(x_TD.dtype))[0]
+        y_THV = ssd(c_TGK, b_TGK, v_THV, log_decay_TH, batch=batch, cache=cache)
+        skip = (x_TC, wide(self.D))
+        y_TC = self.norm.gated_groups(
+            y_THV.flatten(1), z_TC, activation="silu", is_gate_first=True, skip=skip, dtype=x_TD.dtype
+        )
+        return self.out_projection(y_TC)[0]

@@ -7,6 +7,7 @@ from torch import nn
 
 from hyla.ops.exact import primitives
 from hyla.ops.exact.gates import gated_norm
+from hyla.ops.exact.mixers import Activation, gated_group_norm
 
 
 class RMSNorm(nn.Module):
@@ -37,6 +38,20 @@ class GroupRMSNorm(RMSNorm):
         """x: [T, W]."""
         groups_TGW = primitives.wide(x).unflatten(-1, (self.num_groups, -1))
         return primitives.rms_norm(groups_TGW, None, eps=self.eps).flatten(-2) * primitives.wide(self.weight)
+
+    def gated_groups(
+        self,
+        x_TC: torch.Tensor,
+        gate_TC: torch.Tensor,
+        *,
+        activation: Activation,
+        is_gate_first: bool = False,
+        skip: tuple[torch.Tensor, torch.Tensor] | None = None,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """The norm under an activated gate, after it or before, rounded once to dtype; see `gated_group_norm`."""
+        options = {"activation": activation, "is_gate_first": is_gate_first, "skip": skip, "dtype": dtype}
+        return gated_group_norm(x_TC, gate_TC, self.weight, groups=self.num_groups, eps=self.eps, **options)
 
 
 class LayerNorm(nn.Module):

@@ -41,8 +41,9 @@ typedef struct {
 
 /* Memory of one thread. Everything begins at a multiple of 16 floats. */
 typedef struct {
-    float *x, *dots, *weights; /* [CHUNK, K], [CHUNK, CHUNK], [CHUNK, CHUNK] */
-    float *v_out;              /* [CHUNK, V]: values decayed to the chunk's end */
+    float *x, *dots, *weights; /* [CHUNK, K] (`spread` apart), [CHUNK, CHUNK], [CHUNK, CHUNK] */
+    float *v_out;              /* values decayed to the chunk's end, `spread` apart */
+    float *strip;              /* [K + CHUNK, 2 LANES] */
     float *since, *gap, *by_distance; /* [CHUNK], [CHUNK], [CHUNK + LANES] */
     float *q, *rows;           /* by channel: [BLOCK, K], [BLOCK, K] */
     float *decays, *decay;     /* [BLOCK, K], [K] */
@@ -58,6 +59,9 @@ typedef struct {
 
 static int64_t whole(int64_t floats) { return (floats + LANES - 1) / LANES * LANES; }
 
+/* Floats from one row to the next, so that rows lie in different places of the first cache. */
+static int64_t spread(int64_t floats) { return whole(floats) + LANES; }
+
 /* Floats of one head's state in a call without a cache, beside its group's keys. */
 static int64_t head_floats(const Call *call) {
     return 2 * CHUNK + whole(call->K * call->V) + CHUNK * whole(call->V) + (call->rule == BY_CHANNEL ? CHUNK * call->K : 0);
@@ -66,7 +70,7 @@ static int64_t head_floats(const Call *call) {
 /* How many floats in all; the places are filled in where there is memory. */
 static int64_t lay_out(const Call *call, float *memory, Room *room) {
     int64_t K = call->K, group = call->heads / call->groups, by_channel = call->rule == BY_CHANNEL;
-    const int64_t sizes[] = {CHUNK * K, CHUNK * CHUNK, CHUNK * CHUNK, CHUNK * call->V, CHUNK, CHUNK, CHUNK + LANES,
+    const int64_t sizes[] = {CHUNK * spread(K), CHUNK * CHUNK, CHUNK * CHUNK, CHUNK * spread(call->V), 2 * LANES * (K + CHUNK), CHUNK, CHUNK, CHUNK + LANES,
                              by_channel * BLOCK * K, by_channel * BLOCK * K, by_channel * BLOCK * K, K,
                              by_channel * CHUNK * K, by_channel * CHUNK * K, by_channel * 2 * (BLOCK + 1) * whole(K),
                              by_channel * 2 * BLOCKS * whole(K), call->anchor ? 0 : CHUNK * K + group * head_floats(call)};
@@ -79,7 +83,7 @@ static int64_t lay_out(const Call *call, float *memory, Room *room) {
     }
     if (memory)
         *room = (Room){at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12],
-                       (double *)at[13], (double *)at[14], at[15]};
+                       at[13], (double *)at[14], (double *)at[15], at[16]};
     return total;
 }
 
@@ -91,11 +95,19 @@ typedef struct {
     const float *weights, *v; /* [., CHUNK], [CHUNK, V] */
     float *o;
     int64_t o_row;
+    float *strip; /* room for columns of the anchor and of the values, side by side */
 } Reads;
 
-INLINE void read_block(const int n, const int wide, const Reads *call, int64_t row, int64_t column) {
-    int64_t V = call->V, before = call->place + row, o_row = call->o_row, K = call->K, x_row = call->x_row;
-    const float *x = call->x + row * x_row, *s = call->anchor + column, *v = call->v + column;
+/* Columns of the anchor and of the values where they lie, or packed. */
+typedef struct {
+    const float *s, *v;
+    int64_t row;
+} Columns;
+
+INLINE void read_block(const int n, const int wide, const int is_streamed, const Reads *call, Columns from, int64_t row,
+                       int64_t column) {
+    int64_t before = call->place + row, o_row = call->o_row, K = call->K, x_row = call->x_row, s_row = from.row;
+    const float *x = call->x + row * x_row, *s = from.s, *v = from.v;
     const float *weights = call->weights + row * CHUNK, *since = call->since + row;
     float *o = call->o + row * o_row + column;
     vec sum[MOST_ROWS][MOST_SIDE_BY_SIDE];
@@ -103,19 +115,19 @@ INLINE void read_block(const int n, const int wide, const Reads *call, int64_t r
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 8
         for (int m = 0; m < wide; m++) sum[i][m] = splat(0.0f);
-    if (PARTS > 1 && n <= 2 && column + 2 * wide * LANES <= V) fetch_strip(wide, K, s + wide * LANES, V);
-    SUM_ROWS(n, wide, 0, 0, K, x, x_row, s, V, (const char *)0, sum)
+    if (is_streamed && PARTS > 1 && column + 2 * wide * LANES <= call->V) fetch_strip(wide, K, s + wide * LANES, s_row);
+    SUM_ROWS(n, wide, 0, 0, K, x, x_row, s, s_row, (const char *)0, sum)
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 8
         for (int m = 0; m < wide; m++) sum[i][m] = multiply(sum[i][m], splat(since[i]));
-    SUM_ROWS(n, wide, 0, 0, before, weights, CHUNK, v, V, (const char *)0, sum)
+    SUM_ROWS(n, wide, 0, 0, before, weights, CHUNK, v, s_row, (const char *)0, sum)
     /* The rows' own places: each reads its own and those before it. */
 #pragma GCC unroll 8
     for (int j = 0; j < n; j++)
 #pragma GCC unroll 8
         for (int m = 0; m < wide; m++) {
-            vec own = load(v + (before + j) * V + m * LANES);
+            vec own = load(v + (before + j) * s_row + m * LANES);
 #pragma GCC unroll 8
             for (int i = j; i < n; i++) sum[i][m] = fma_vec(splat(weights[i * CHUNK + before + j]), own, sum[i][m]);
         }
@@ -125,20 +137,40 @@ INLINE void read_block(const int n, const int wide, const Reads *call, int64_t r
         for (int m = 0; m < wide; m++) store(o + i * o_row + m * LANES, sum[i][m]);
 }
 
-/* Columns outside, rows inside: a strip of the anchor and of the values stays in the first cache. */
-INLINE void read_groups(const int n, const Reads *call, int64_t row, int64_t end) {
-    const int wide = SIDE_BY_SIDE(n);
-    int64_t w = 0;
-    for (; w + wide * LANES <= call->V; w += wide * LANES)
-        for (int64_t r = row; r < end; r += n) read_block(n, wide, call, r, w);
-    for (; wide > 1 && w + LANES <= call->V; w += LANES)
-        for (int64_t r = row; r < end; r += n) read_block(n, 1, call, r, w);
+INLINE void pack_columns(const int wide, int64_t rows, const float *x, int64_t x_row, float *out) {
+    for (int64_t r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int m = 0; m < wide; m++) store(out + (r * wide + m) * LANES, load(x + r * x_row + m * LANES));
 }
 
-/* The columns after the last whole vector. */
+/* All rows over `wide` vectors from `column` on. */
+INLINE void read_strip(const int n, const int wide, const int is_packed, const Reads *call, int64_t row, int64_t end,
+                       int64_t column) {
+    Columns from = {call->anchor + column, call->v + column, call->V};
+    if (is_packed) {
+        /* Rows of the anchor are a power of two apart, so its columns meet in a few places of the first cache. */
+        float *v = call->strip + call->K * wide * LANES;
+        pack_columns(wide, call->K, from.s, call->V, call->strip);
+        pack_columns(wide, call->place + end, from.v, call->V, v);
+        from = (Columns){call->strip, v, wide * LANES};
+    }
+    for (int64_t r = row; r < end; r += n) read_block(n, wide, n <= 2, call, from, r, column);
+}
+
+/* Columns outside, rows inside: a strip of the anchor and of the values stays in the first cache. */
+INLINE void read_groups(const int n, const int is_packed, const Reads *call, int64_t row, int64_t end) {
+    const int wide = SIDE_BY_SIDE(n);
+    int64_t w = 0;
+    for (; w + wide * LANES <= call->V; w += wide * LANES) read_strip(n, wide, is_packed, call, row, end, w);
+    for (; wide > 1 && w + LANES <= call->V; w += LANES) read_strip(n, 1, is_packed, call, row, end, w);
+    /* What is left is the end of a whole vector: some columns are computed twice, to the same bits. */
+    if (w < call->V && call->V > LANES) read_strip(n, 1, is_packed, call, row, end, call->V - LANES);
+}
+
+/* Fewer columns than a vector has. */
 TAIL void read_tail(int64_t rows, const Reads *call) {
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t w = call->V / LANES * LANES; w < call->V; w++) {
+        for (int64_t w = 0; w < call->V; w++) {
             float a = 0.0f;
             for (int64_t c = 0; c < call->K; c++)
                 a = __builtin_fmaf(call->x[i * call->x_row + c], call->anchor[c * call->V + w], a);
@@ -149,13 +181,21 @@ TAIL void read_tail(int64_t rows, const Reads *call) {
         }
 }
 
-HOT void read_rows(int64_t rows, const Reads *call) {
-    int64_t done = rows / MOST_ROWS * MOST_ROWS;
-    if (done) read_groups(MOST_ROWS, call, 0, done);
-    if ((rows - done) & 4) read_groups(4, call, done, done + 4), done += 4;
-    if ((rows - done) & 2) read_groups(2, call, done, done + 2), done += 2;
-    if ((rows - done) & 1) read_groups(1, call, done, done + 1);
-    if (call->V % LANES) read_tail(rows, call);
+HOT void read_many(int64_t rows, const Reads *call) { read_groups(MOST_ROWS, 1, call, 0, rows); }
+HOT void read_few(int64_t rows, const Reads *call, int64_t done) {
+    if (rows - done >= MOST_ROWS) read_groups(MOST_ROWS, 0, call, done, done + MOST_ROWS), done += MOST_ROWS;
+    if ((rows - done) & 4) read_groups(4, 0, call, done, done + 4), done += 4;
+    if ((rows - done) & 2) read_groups(2, 0, call, done, done + 2), done += 2;
+    if ((rows - done) & 1) read_groups(1, 0, call, done, done + 1);
+}
+static void read_rows(int64_t rows, const Reads *call) {
+    int64_t done = rows < 2 * MOST_ROWS ? 0 : rows / MOST_ROWS * MOST_ROWS;
+    if (call->V < LANES) {
+        read_tail(rows, call);
+        return;
+    }
+    if (done) read_many(done, call);
+    read_few(rows, call, done);
 }
 
 HOT void scaled_row(int64_t count, float a, const float *restrict x, float *restrict out) {
@@ -169,7 +209,7 @@ static void keep_values(const Call *call, int64_t h, int64_t row, int place, int
 }
 
 /* p = decays * dots. The first is there; or it is the exponential of gaps. */
-HOT void weigh(int count, const float *decay, const float *dots, float *p) {
+HOT void weigh_by_table(int count, const float *decay, const float *dots, float *p) {
     for (int j = 0; j < count; j += LANES) store(p + j, multiply(load(dots + j), load(decay + j)));
 }
 HOT void weigh_by_gaps(int count, const float *gap, const float *dots, float *p) {
@@ -191,7 +231,7 @@ static void weigh_constant(const Call *call, int64_t h, int place, int count, co
     for (int i = 0; i < count; i++) {
         int at = place + i;
         room->since[i] = table[at + 1];
-        weigh(at / LANES * LANES + LANES, room->by_distance + CHUNK - 1 - at, room->dots + i * CHUNK,
+        weigh_by_table(at / LANES * LANES + LANES, room->by_distance + CHUNK - 1 - at, room->dots + i * CHUNK,
               room->weights + i * CHUNK);
     }
 }
@@ -208,52 +248,72 @@ static void weigh_summed(const Call *call, double *sums, int64_t h, int64_t row,
     exp_row(count, room->since, room->since);
 }
 
-/* Dots of new queries with all keys of the chunk so far; those with later ones are not used. Returns the queries. */
-static const float *group_dots(const Call *call, float *keys, int64_t g, int64_t row, int place, int count, const Room *room,
-                               int64_t *x_row) {
-    int64_t K = call->K, k_row = call->k_row;
-    const float *k = call->k + row * k_row + g * K, *x = call->q + row * call->q_row + g * K;
+/* Rows of keys as columns, rows of out 64 apart. */
+static __attribute__((noinline)) void keys_by_channel(int64_t K, int count, const float *x, int64_t x_row, float *out) {
     for (int64_t c = 0; c < K; c++)
-        for (int i = 0; i < count; i++) keys[c * CHUNK + place + i] = k[i * k_row + c];
-    *x_row = call->q_row;
-    if (call->scale != 1.0f) {
-        for (int i = 0; i < count; i++) scaled_row(K, call->scale, x + i * call->q_row, room->x + i * K);
-        x = room->x, *x_row = K;
+        for (int i = 0; i < count; i++) out[c * CHUNK + i] = x[i * x_row + c];
+}
+
+/* Dots of new queries with the keys of the chunk so far; those with later ones are not used. The queries
+   stay in x. */
+HOT void pack_keys(int64_t K, const float *keys, float *out) { pack_columns(1, K, keys, CHUNK, out); }
+static void group_dots(const Call *call, float *keys, int64_t g, int64_t row, int place, int count, const Room *room) {
+    int64_t K = call->K, x_row = spread(K);
+    const float *k = call->k + row * call->k_row + g * K, *q = call->q + row * call->q_row + g * K;
+    /* Tokens are far apart: a row is read as a whole. */
+    for (int i = 0; i < count; i++) memcpy(room->x + i * x_row, k + i * call->k_row, 4 * (size_t)K);
+    keys_by_channel(K, count, room->x, x_row, keys + place);
+    for (int i = 0; i < count; i++) scaled_row(K, call->scale, q + i * call->q_row, room->x + i * x_row);
+    Sums dots = {.count = K, .columns = whole(place + count), .x = room->x, .x_row = x_row, .s = keys, .s_row = CHUNK,
+                 .out = room->dots, .out_row = CHUNK};
+    if (count < 2 * MOST_ROWS) {
+        product_rows(count, &dots);
+        return;
     }
-    for (int i = 0; i < count; i += LANES) {
-        int rows = count - i < LANES ? count - i : LANES;
-        Sums dots = {.count = K, .columns = whole(place + i + rows), .x = x + i * *x_row, .x_row = *x_row, .s = keys,
-                     .s_row = CHUNK, .out = room->dots + i * CHUNK, .out_row = CHUNK};
-        product_rows(rows, &dots);
+    for (int at = 0; at < place + count; at += LANES) {
+        int first = at > place ? at - place : 0; /* rows before it do not meet these keys */
+        pack_keys(K, keys + at, room->strip);
+        dots = (Sums){.count = K, .columns = LANES, .x = room->x + first * x_row, .x_row = x_row, .s = room->strip, .s_row = LANES,
+                      .out = room->dots + first * CHUNK + at, .out_row = CHUNK};
+        product_rows(count - first, &dots);
     }
-    return x;
 }
 
 /* Rows [place, place + count) of one chunk for all heads of a group: decays are numbers. */
 static void group_rows(const Call *call, State *s, int64_t g, int64_t row, int place, int count, const Room *room) {
-    int64_t H = call->heads, V = call->V, group = H / call->groups, x_row;
-    const float *x = group_dots(call, s[0].keys, g, row, place, count, room, &x_row);
+    int64_t H = call->heads, V = call->V, K = call->K, group = H / call->groups;
+    group_dots(call, s[0].keys, g, row, place, count, room);
     for (int64_t i = 0; i < group; i++) {
         int64_t h = g * group + i;
         keep_values(call, h, row, place, count, s[i].v);
         if (call->rule == CONSTANT) weigh_constant(call, h, place, count, room);
         else weigh_summed(call, s[i].sums, h, row, place, count, room);
-        Reads reads = {.K = call->K, .V = V, .place = place, .x = x, .x_row = x_row, .anchor = s[i].anchor,
+        Reads reads = {.K = K, .V = V, .place = place, .x = room->x, .x_row = spread(K), .anchor = s[i].anchor,
                        .since = room->since, .weights = room->weights, .v = s[i].v, .o = call->o + (row * H + h) * V,
-                       .o_row = H * V};
+                       .o_row = H * V, .strip = room->strip};
         read_rows(count, &reads);
     }
 }
 
-/* The first `end` rows of a chunk enter the next anchor. */
-static void fold(const Call *call, const float *k_out, const float *v_out, const float *decay, int per_channel, int end,
-                 float *S) {
-    Sums sums = {.count = end, .columns = call->V, .x = k_out, .x_row = CHUNK, .s = v_out, .s_row = call->V, .out = S,
-                 .out_row = call->V, .factor = decay, .factor_step = per_channel};
-    fold_rows(call->K, &sums);
+/* The first `end` rows of a chunk enter the next anchor: S = decay S + k_out v_out. */
+static void fold(const Call *call, const float *k_out, const float *v_out, int64_t v_row, const float *decay,
+                 int per_channel, int end, float *S, const Room *room) {
+    int64_t K = call->K, V = call->V, left = V % LANES, w = V - left;
+    Sums sums = {.count = end, .columns = w, .x = k_out, .x_row = CHUNK, .s = v_out, .s_row = v_row, .out = S, .out_row = V,
+                 .factor = decay, .factor_step = per_channel};
+    fold_rows(K, &sums);
+    if (!left) return;
+    /* The last columns by themselves, in whole vectors. */
+    float *own = room->strip + CHUNK * LANES;
+    for (int j = 0; j < end; j++) memcpy(room->strip + j * LANES, v_out + j * v_row + w, 4 * (size_t)left);
+    for (int64_t c = 0; c < K; c++) memcpy(own + c * LANES, S + c * V + w, 4 * (size_t)left);
+    sums.columns = sums.s_row = sums.out_row = LANES, sums.s = room->strip, sums.out = own;
+    fold_rows(K, &sums);
+    for (int64_t c = 0; c < K; c++) memcpy(S + c * V + w, own + c * LANES, 4 * (size_t)left);
 }
 static void group_fold(const Call *call, State s, int64_t h, int end, const Room *room) {
     const float *table = call->table + h * TABLE;
+    int64_t v_row = spread(call->V);
     float decay;
     if (call->rule == CONSTANT) {
         decay = table[end];
@@ -265,8 +325,8 @@ static void group_fold(const Call *call, State s, int64_t h, int end, const Room
         exp_row(end, room->gap, room->gap);
     }
     /* The decay stands on values: they are the smaller side in published models, and heads share their keys. */
-    for (int j = 0; j < end; j++) scaled_row(call->V, room->gap[j], s.v + j * call->V, room->v_out + j * call->V);
-    fold(call, s.keys, room->v_out, &decay, 0, end, s.anchor);
+    for (int j = 0; j < end; j++) scaled_row(call->V, room->gap[j], s.v + j * call->V, room->v_out + j * v_row);
+    fold(call, s.keys, room->v_out, v_row, &decay, 0, end, s.anchor, room);
 }
 
 /* out = before + decay. */
@@ -320,7 +380,7 @@ static void decays_of(const Call *call, State s, int at, const Room *room) {
    factors. What goes further is the exponential of a sum in double, so that no error grows with the distance. */
 static void block_rows(const Call *call, State s, int64_t h, int64_t row, int at, int stop, float *x, float *weights,
                        const Room *room) {
-    int64_t K = call->K, padded = whole(K);
+    int64_t K = call->K, padded = whole(K), x_row = spread(K);
     int block = at / BLOCK, count = stop - at, first = at % BLOCK;
     double *run = room->run + (first + 1) * padded;
     for (int i = 0; i < count; i++) {
@@ -336,9 +396,9 @@ static void block_rows(const Call *call, State s, int64_t h, int64_t row, int at
     }
     /* Earlier blocks, nearest first, then the anchor: run is the log decay since that block's end. */
     for (int earlier = block - 1; earlier >= -1; earlier--) {
-        for (int i = 0; i < count; i++) decayed_row(K, run + i * padded, room->q + i * K, x + i * K);
+        for (int i = 0; i < count; i++) decayed_row(K, run + i * padded, room->q + i * K, x + i * x_row);
         if (earlier < 0) break;
-        Sums dots = {.count = K, .columns = BLOCK, .x = x, .x_row = K, .s = room->k_scaled + earlier * K * BLOCK,
+        Sums dots = {.count = K, .columns = BLOCK, .x = x, .x_row = x_row, .s = room->k_scaled + earlier * K * BLOCK,
                      .s_row = BLOCK, .out = weights + earlier * BLOCK, .out_row = CHUNK};
         product_rows(count, &dots);
         for (int i = 0; i < count; i++) add_sums(K, room->block_sum + earlier * padded, run + i * padded);
@@ -358,10 +418,11 @@ static void channel_rows(const Call *call, State s, int64_t h, int64_t row, int 
         memset(room->run, 0, 8 * (size_t)whole(K));
         for (int before = at / BLOCK * BLOCK; before < at; before++) decays_of(call, s, before, room);
         int done = at - place;
-        block_rows(call, s, h, row + done, at, stop, room->x + done * K, room->weights + done * CHUNK, room);
+        block_rows(call, s, h, row + done, at, stop, room->x + done * spread(K), room->weights + done * CHUNK, room);
     }
-    Reads reads = {.K = K, .V = V, .place = place, .x = room->x, .x_row = K, .anchor = s.anchor, .since = room->since,
-                   .weights = room->weights, .v = s.v, .o = call->o + (row * H + h) * V, .o_row = H * V};
+    Reads reads = {.K = K, .V = V, .place = place, .x = room->x, .x_row = spread(K), .anchor = s.anchor, .since = room->since,
+                   .weights = room->weights, .v = s.v, .o = call->o + (row * H + h) * V, .o_row = H * V,
+                   .strip = room->strip};
     for (int i = 0; i < count; i++) room->since[i] = 1.0f; /* it is in x */
     read_rows(count, &reads);
 }
@@ -377,7 +438,7 @@ static void channel_fold(const Call *call, State s, int end, const Room *room) {
         add_sums(K, room->block_sum + b * padded, room->run);
     }
     exp_of_sums(K, room->run, room->decay);
-    fold(call, room->k_out, s.v, room->decay, 1, end, s.anchor);
+    fold(call, room->k_out, s.v, call->V, room->decay, 1, end, s.anchor, room);
 }
 
 /* Where a head's state is: in the cache, or in the thread's own memory, filled with what the sequence begins with. */
