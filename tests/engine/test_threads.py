@@ -4,10 +4,16 @@ import os
 
 import pytest
 import torch
+from tiny_text import tiny_model
 
 from hyla import Engine
 from hyla.engine import threads
 from hyla.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("qwen3")
 
 
 @pytest.fixture
