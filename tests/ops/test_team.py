@@ -95,3 +95,9 @@ torch.set_num_threads(3)
 kernels.unary("silu", torch.ones(10**6))
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_no_kernel_has_a_loop_for_openmp():
+    """A compiler without its flag ignores the pragma, and one thread does it all."""
+    texts = {file.name: file.read_text() for file in build.sources()}
+    assert [name for name, text in texts.items() if "omp.h" in text or "pragma omp" in text] == []

@@ -19,7 +19,7 @@ def use_threads(wanted: int | None) -> list[str]:
     """
     if wanted is None:
         return []
-    most = min(usable_cpus(), quota(os.cpu_count() or 1))
+    most = quota(usable_cpus())
     torch.set_num_threads(min(wanted, most))
     return [f"threads={wanted} became {most}: this process may use no more processors"] if wanted > most else []
 

@@ -27,7 +27,7 @@ class EngineOptions(Config):
     memory: Annotated[int, Field(ge=1)] | None = None
     """Bytes for caches. None: on the CPU a quarter of what is free, at most 4 GiB; on a device of its own nine tenths
     of what weights and a step's temporaries leave free; never more than `max_num_sequences` whole contexts need."""
-    threads: Annotated[int, Field(ge=1, le=512)] | None = None
+    threads: Count | None = None
     """Threads that compute on the CPU, of the whole process; no more than it may use. None: in a process of its own
     (`hyla serve`) what OMP_NUM_THREADS says, or the cores that it may use; else as many as PyTorch has."""
     max_num_sequences: Count = 32
