@@ -6,8 +6,6 @@
    instruction of x86 does (vdpbf16ps, which takes what is smaller than a float can hold as zero). Products of bfloat16
    are exact in floats, so every build has the same bits. How many rows come together, how the weight is stored and how
    many threads there are changes nothing. */
-#include <omp.h>
-
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__)
 #define HAS_TILES 1
 #ifdef __linux__
@@ -27,7 +25,7 @@
 #define LINES 64     /* of a panel of tiles: it and the next one lie in the first cache */
 #define AHEAD 4096   /* bytes of tiles that are asked for before they are needed, where each is read once */
 #define FEWEST 24    /* rows that a thread takes where threads share a tile */
-#define SMALL 32768  /* fewer products are not worth a second thread */
+#define SMALL 131072 /* fewer products are not worth a second thread */
 
 /* Rows, and parts of a line, whose sums stay in registers beside what is loaded. A row or two take more of a line along:
    sums that do not wait for one another. */
@@ -41,11 +39,16 @@
 #define COLUMNS 2
 #define COLUMNS_OF_ONE 8
 #define COLUMNS_OF_TWO 4
-#else
+#elif !defined(PLAIN_C)
 #define ROWS 5
 #define COLUMNS 4
 #define COLUMNS_OF_ONE 16
 #define COLUMNS_OF_TWO 8
+#else /* to be compared with only: what compiles fast */
+#define ROWS 5
+#define COLUMNS 1
+#define COLUMNS_OF_ONE 1
+#define COLUMNS_OF_TWO 1
 #endif
 #define WIDTH (COLUMNS * LANES_OF_A_PART)
 #define ROWS_BY_HALVES 5 /* where a line is added in two halves: compilers load more at once then */
@@ -76,21 +79,34 @@ typedef struct {
 enum { FLOATS, PAIRS, MIXED }; /* x and W in fp32; both in bf16; x in fp32 and W in bf16 */
 enum { UPWARDS = 3, IN_PAIRS }; /* two lines of floats at once; of IN_PAIRS the second is added first */
 
-/* Outputs first to last of one matrix of codes, plain: [last - first][inner] of floats or bfloat16. */
-void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, int is_bf16, void *out) {
-    const uint8_t *codes = (const uint8_t *)c->weights + matrix * c->outputs * c->inner;
-    int64_t blocks = (c->inner + SIDE - 1) / SIDE;
-#pragma omp parallel for schedule(static) if ((last - first) * c->inner > SMALL)
-    for (int64_t t = 0; t < c->tiles; t++) {
+typedef struct {
+    const Call *call;
+    int64_t matrix, first, last;
+    int is_bf16;
+    void *out;
+} Dense;
+
+static void dense_tiles(void *context, int64_t from, int64_t end, int64_t worker) {
+    const Dense *dense = context;
+    const Call *c = dense->call;
+    const uint8_t *codes = (const uint8_t *)c->weights + dense->matrix * c->outputs * c->inner;
+    int64_t blocks = (c->inner + SIDE - 1) / SIDE, first = dense->first, last = dense->last;
+    for (int64_t t = from; t < end; t++) {
         int64_t low = c->tile[3 * t], high = low + c->tile[3 * t + 1];
-        int64_t scales = (matrix * c->scale_rows + c->tile[3 * t + 2]) * blocks;
+        int64_t scales = (dense->matrix * c->scale_rows + c->tile[3 * t + 2]) * blocks;
         for (int64_t o = low < first ? first : low; o < (high < last ? high : last); o++)
             for (int64_t k = 0; k < c->inner; k += SIDE) {
                 int64_t count = c->inner - k < SIDE ? c->inner - k : SIDE;
-                dense_row(count, scale_of(c->scales, c->scale_kind, scales + k / SIDE), is_bf16,
-                          codes + o * c->inner + k, out, (o - first) * c->inner + k);
+                dense_row(count, scale_of(c->scales, c->scale_kind, scales + k / SIDE), dense->is_bf16,
+                          codes + o * c->inner + k, dense->out, (o - first) * c->inner + k);
             }
     }
+}
+
+/* Outputs first to last of one matrix of codes, plain: [last - first][inner] of floats or bfloat16. */
+void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, int is_bf16, void *out) {
+    Dense dense = {c, matrix, first, last, is_bf16, out};
+    team_ranges(c->tiles, SMALL / (TILE * c->inner), dense_tiles, &dense);
 }
 
 INLINE float float_at(const char *p) { float x; memcpy(&x, p, 4); return x; }
@@ -225,6 +241,9 @@ INLINE void chain(const int rows, const int columns, const int mode, const int a
 #define FIVE(MODE, ASKS)                                                                                \
     CASE(1, 8, MODE, ASKS) CASE(1, 4, MODE, ASKS) CASE(1, 2, MODE, ASKS) CASE(2, 4, MODE, ASKS) CASE(2, 2, MODE, ASKS) \
     CASE(3, 2, MODE, ASKS) CASE(4, 2, MODE, ASKS) CASE(5, 2, MODE, ASKS)
+#elif defined(PLAIN_C)
+#define FIVE(MODE, ASKS) \
+    CASE(1, 1, MODE, ASKS) CASE(2, 1, MODE, ASKS) CASE(3, 1, MODE, ASKS) CASE(4, 1, MODE, ASKS) CASE(5, 1, MODE, ASKS)
 #else
 #define FIVE(MODE, ASKS)                                                                                \
     CASE(1, 16, MODE, ASKS) CASE(1, 8, MODE, ASKS) CASE(1, 4, MODE, ASKS) CASE(2, 8, MODE, ASKS) CASE(2, 4, MODE, ASKS) \
@@ -622,23 +641,34 @@ int hyla_product(const Call *c) {
     cut.share = cut.share < 1 ? 1 : cut.share > 4 ? 4 : cut.share;
     cut.turns = (c->tiles * cut.parts + cut.share - 1) / cut.share;
     int64_t count = c->spans * cut.blocks * cut.turns;
-    if (rows * c->outputs * c->inner > SMALL) team_run(count, product_turn, &cut);
-    else
+    if (rows * c->outputs * c->inner <= SMALL)
         for (int64_t i = 0; i < count; i++) product_turn(&cut, i, 0);
+    else team_run(count, product_turn, &cut);
     return 0;
+}
+
+typedef struct {
+    const Call *call;
+    float *out;
+} Tiling;
+
+static void lay_tiles(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Tiling *tiling = context;
+    const Call *c = tiling->call;
+    int64_t lines = lines_of(c), panels = (c->inner + LONGEST - 1) / LONGEST;
+    for (int64_t i = first; i < last; i++) {
+        int64_t m = i / panels, k = i % panels * LONGEST, count = k + LONGEST < c->inner ? LONGEST : c->inner - k;
+        Stored stored = stored_tile(c, m / c->tiles, c->tile + 3 * (m % c->tiles));
+        float panel[LONGEST * TILE] __attribute__((aligned(64))); /* its last lines may reach past the weight's */
+        fill(&stored, k, count, panel);
+        memcpy(tiling->out + (m * lines + k / words_of(c)) * TILE, panel,
+               sizeof(float) * (size_t)(TILE * ((count + words_of(c) - 1) / words_of(c))));
+    }
 }
 
 /* Plain weights [matrices][outputs][inner] in tiles: [matrices][tiles][lines][64], zeros after the last output. */
 void hyla_tile(const Call *c, int64_t matrices, float *out) {
-    int64_t lines = lines_of(c), panels = (c->inner + LONGEST - 1) / LONGEST;
-#pragma omp parallel for collapse(2) schedule(static) if (matrices * c->outputs * c->inner > SMALL)
-    for (int64_t m = 0; m < matrices * c->tiles; m++)
-        for (int64_t p = 0; p < panels; p++) {
-            Stored stored = stored_tile(c, m / c->tiles, c->tile + 3 * (m % c->tiles));
-            float panel[LONGEST * TILE] __attribute__((aligned(64))); /* its last lines may reach past the weight's */
-            int64_t k = p * LONGEST, count = k + LONGEST < c->inner ? LONGEST : c->inner - k;
-            fill(&stored, k, count, panel);
-            memcpy(out + (m * lines + k / words_of(c)) * TILE, panel,
-                   sizeof(float) * (size_t)(TILE * ((count + words_of(c) - 1) / words_of(c))));
-        }
+    Tiling tiling = {c, out};
+    int64_t panels = (c->inner + LONGEST - 1) / LONGEST;
+    team_ranges(matrices * c->tiles * panels, SMALL / (LONGEST * TILE), lay_tiles, &tiling);
 }
