@@ -154,7 +154,23 @@ static void run(void) {
     static uint16_t h[MOST];
     uint8_t codes[512];
     for (int i = 0; i < 512; i++) codes[i] = (uint8_t)i;
-    float scales[] = {0.75f, 2.0f};
+    float scales[] = {0.75f, 2.0f}, *x = floats(40 * 258, 1.0f, 0), *w = floats(70 * 258, 1.0f, 0);
+    uint16_t *x16 = halves(40 * 258, 1.0f, 0), *w16 = halves(70 * 258, 1.0f, 0);
+    for (int64_t inner = 255; inner <= 258; inner++)
+        for (int is_tiled = 0; is_tiled < 2; is_tiled++)
+            for (int mode = 0; mode < 3; mode++)
+                for (int64_t rows = 1; rows <= 40; rows += rows < 8 ? 1 : 32) {
+                    static float tiles[MOST];
+                    int64_t tile[] = {0, 64, 0, 64, 6, 0}, span[] = {0, 0, rows};
+                    Call call = {.spans = 1, .span = span, .tiles = 2, .tile = tile, .outputs = 70, .inner = inner,
+                                 .weights = mode ? (void *)w16 : w, .w_bf16 = mode > 0, .x = mode == 1 ? (void *)x16 : x,
+                                 .x_bf16 = mode == 1, .x_stride = 258, .y = mode == 1 ? (void *)h : y, .y_stride = 70};
+                    for (int64_t r = 0; r < 40 && inner % 2; r++) x[258 * r + inner] = 0.0f, x16[258 * r + inner] = 0;
+                    if (is_tiled) hyla_tile(&call, 1, tiles), call.weights = tiles, call.is_tiled = 1;
+                    hyla_product(&call);
+                    if (mode == 1) add_halves(h, 70 * rows);
+                    else add_floats(y, 70 * rows);
+                }
     for (int64_t inner = 250; inner <= 256; inner += 3) {
         int64_t tile[] = {0, 2, 0};
         Call call = {.tiles = 1, .tile = tile, .outputs = 2, .inner = inner, .scale_rows = 1, .scale_kind = FLOAT,

@@ -35,7 +35,7 @@ class Language:
 X86 = Language(
     jump=re.compile(r"j\w+\s+([0-9a-f]+)\b"),
     call=re.compile(r"call\w*\s+[0-9a-f]+ <([^>+]+)"),
-    vector_fma=re.compile(r"vfn?m\w+p[sd]\s|vdpbf16ps\s"),
+    vector_fma=re.compile(r"vfn?m\w+p[sd]\s|vdpbf16ps\s|tdpbf16ps\s"),
     vector_multiply=re.compile(r"vmulps\s"),
     scalar_fma=re.compile(r"vfn?m\w+s[sd]\s"),
     stack=re.compile(r"(?=.*%[xyz]mm)(?!v?\w+s[sd]\s)(?!vmov[dq]\s)(?!vbroadcast).*\(%rsp"),

@@ -246,8 +246,10 @@ def stored_products() -> list[torch.Tensor]:
             kinds[dtype] += stored if dtype == torch.bfloat16 else []
             found.append(tiles)
         for dtype, stored in kinds.items():
-            x = draw(15, inner, seed=3, dtype=dtype)
-            found += [products.product(x[:rows], one, bias) for one in stored for rows in (1, 2, 3, 4, 5, 6, 15)]
+            x = draw(125, inner, seed=3, dtype=dtype)
+            found += [
+                products.product(x[:rows], one, bias) for one in stored for rows in (1, 2, 3, 4, 5, 6, 7, 15, 125)
+            ]
     return found
 
 

@@ -58,6 +58,8 @@ def test_every_build_gives_the_same_bits(kernel, use_build):
     use_build(plain)
     expected = [bits(x) for x in KERNELS[kernel]()]
     for other in BUILDS[:-1]:
+        if other.name == "amx" and kernel == "product":
+            continue  # it has an order of its own: test_tiles.py
         use_build(other)
         got = [bits(x) for x in KERNELS[kernel]()]
         different = [n for n, (x, y) in enumerate(zip(got, expected, strict=True)) if not torch.equal(x, y)]

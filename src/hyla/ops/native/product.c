@@ -6,12 +6,23 @@
    instruction of x86 does (vdpbf16ps, which takes what is smaller than a float can hold as zero). Products of bfloat16
    are exact in floats, so every build has the same bits. How many rows come together, how the weight is stored and how
    many threads there are changes nothing. */
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__)
+#define HAS_TILES 1
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+#ifndef HAS_TILES
+#define HAS_TILES 0
+#endif
+
 #include "panel.h"
 #include "team.h"
 
 #define STRETCH 120  /* rows that are computed with one panel: a multiple of 5 and 6 */
 #define FEW 12       /* rows, for which a panel of plain weights is half as long: it stays in the first cache */
-#define LINES 128    /* of a panel of tiles */
+#define LINES 64     /* of a panel of tiles: it and the next one lie in the first cache */
 #define AHEAD 4096   /* bytes of tiles that are asked for before they are needed, where each is read once */
 #define FEWEST 24    /* rows that a thread takes where threads share a tile */
 #define SMALL 131072 /* fewer products are not worth a second thread */
@@ -28,11 +39,16 @@
 #define COLUMNS 2
 #define COLUMNS_OF_ONE 8
 #define COLUMNS_OF_TWO 4
-#else
+#elif !defined(PLAIN_C)
 #define ROWS 5
 #define COLUMNS 4
 #define COLUMNS_OF_ONE 16
 #define COLUMNS_OF_TWO 8
+#else /* to be compared with only: what compiles fast */
+#define ROWS 5
+#define COLUMNS 1
+#define COLUMNS_OF_ONE 1
+#define COLUMNS_OF_TWO 1
 #endif
 #define WIDTH (COLUMNS * LANES_OF_A_PART)
 #define ROWS_BY_HALVES 5 /* where a line is added in two halves: compilers load more at once then */
@@ -142,8 +158,8 @@ typedef struct {
 /* Nothing is loaded for the other halves before: there are no registers for both. */
 #define FINISH_FIRST __asm__ volatile("" ::: "memory")
 
-/* Sums of `rows` rows with `columns` parts of the lines. asks: for how many pieces of 64 bytes with each line. What is read
-   once goes to the first cache, the rest to the second. */
+/* Sums of `rows` rows with `columns` parts of the lines. asks: for how many pieces of 64 bytes with each line. What
+   widened panels are made of goes to the second cache only. */
 INLINE void chain(const int rows, const int columns, const int mode, const int asks, const Chain *c) {
     const char *x = c->x, *fourth = x + 3 * c->stride, *ahead = c->ahead;
     const float *line = c->panel;
@@ -160,7 +176,7 @@ INLINE void chain(const int rows, const int columns, const int mode, const int a
     do {
         if (asks) {
 #pragma GCC unroll 4
-            for (int n = 0; n < asks; n++) __builtin_prefetch(ahead + 64 * n, 0, asks == 4 ? 3 : 2);
+            for (int n = 0; n < asks; n++) __builtin_prefetch(ahead + 64 * n, 0, mode == UPWARDS || mode == IN_PAIRS ? 2 : 3);
             ahead += ahead_step;
         }
         if (mode == FLOATS) {
@@ -210,27 +226,40 @@ INLINE void chain(const int rows, const int columns, const int mode, const int a
 }
 
 #define SIZES(ROWS_, COLUMNS_) (16 * (ROWS_) + (COLUMNS_) - 1)
-#define CASE(R, C, MODE, ASKS) \
+#define ALWAYS(R, C, MODE, ASKS) \
     case SIZES(R, C): chain(R, C, MODE, ASKS, c); break;
+/* All of what the next lines have here is asked for, or nothing; where all rows take whole lines, some with each group. */
+#define CASE(R, C, MODE, ASKS)                                                                                 \
+    case SIZES(R, C):                                                                                          \
+        if (ASKS == 0 || 16 * ASKS == C * LANES_OF_A_PART || (LANES_OF_A_PART == 16 && ASKS <= C)) \
+            chain(R, C, MODE, ASKS, c);                                                                        \
+        break;
 #if LANES_OF_A_PART == 16
-#define ALL_WIDTHS(MODE, ASKS)                                                                      \
-    CASE(1, 4, MODE, ASKS) CASE(2, 4, MODE, ASKS) CASE(3, 4, MODE, ASKS) CASE(4, 4, MODE, ASKS) CASE(5, 4, MODE, ASKS) \
-    CASE(1, 2, MODE, ASKS) CASE(2, 2, MODE, ASKS) CASE(3, 2, MODE, ASKS) CASE(4, 2, MODE, ASKS) CASE(5, 2, MODE, ASKS) \
-    CASE(1, 1, MODE, ASKS)
-#define SIXTH(MODE, ASKS) CASE(6, 4, MODE, ASKS) CASE(6, 2, MODE, ASKS)
+#define FIVE(MODE, ASKS)                                                                                \
+    CASE(1, 4, MODE, ASKS) CASE(1, 2, MODE, ASKS) CASE(1, 1, MODE, ASKS) CASE(2, 4, MODE, ASKS) CASE(2, 2, MODE, ASKS) \
+    CASE(3, 4, MODE, ASKS) CASE(4, 4, MODE, ASKS) CASE(5, 4, MODE, ASKS)
 #elif LANES_OF_A_PART == 8
-#define ALL_WIDTHS(MODE, ASKS)                                                                      \
+#define FIVE(MODE, ASKS)                                                                                \
     CASE(1, 8, MODE, ASKS) CASE(1, 4, MODE, ASKS) CASE(1, 2, MODE, ASKS) CASE(2, 4, MODE, ASKS) CASE(2, 2, MODE, ASKS) \
     CASE(3, 2, MODE, ASKS) CASE(4, 2, MODE, ASKS) CASE(5, 2, MODE, ASKS)
-#define SIXTH(MODE, ASKS) CASE(6, 2, MODE, ASKS)
+#elif defined(PLAIN_C)
+#define FIVE(MODE, ASKS) \
+    CASE(1, 1, MODE, ASKS) CASE(2, 1, MODE, ASKS) CASE(3, 1, MODE, ASKS) CASE(4, 1, MODE, ASKS) CASE(5, 1, MODE, ASKS)
 #else
-#define ALL_WIDTHS(MODE, ASKS)                                                                      \
+#define FIVE(MODE, ASKS)                                                                                \
     CASE(1, 16, MODE, ASKS) CASE(1, 8, MODE, ASKS) CASE(1, 4, MODE, ASKS) CASE(2, 8, MODE, ASKS) CASE(2, 4, MODE, ASKS) \
     CASE(3, 4, MODE, ASKS) CASE(4, 4, MODE, ASKS) CASE(5, 4, MODE, ASKS)
-#define SIXTH(MODE, ASKS)
 #endif
-#define FIVE(MODE, ASKS) ALL_WIDTHS(MODE, ASKS)
-#define SIX(MODE, ASKS) ALL_WIDTHS(MODE, ASKS) SIXTH(MODE, ASKS)
+#if ROWS == 6
+#define SIX(MODE, ASKS) FIVE(MODE, ASKS) CASE(6, COLUMNS, MODE, ASKS)
+#define WIDE(MODE, ASKS) THREE(MODE, ASKS) ALWAYS(6, COLUMNS, MODE, ASKS)
+#else
+#define SIX(MODE, ASKS) FIVE(MODE, ASKS)
+#define WIDE(MODE, ASKS) THREE(MODE, ASKS)
+#endif
+/* A panel is widened for more rows than one group has, so that a group has half of that at least. */
+#define THREE(MODE, ASKS) \
+    ALWAYS(3, COLUMNS, MODE, ASKS) ALWAYS(4, COLUMNS, MODE, ASKS) ALWAYS(5, COLUMNS, MODE, ASKS)
 #define CHAINS(NAME, MODE, CASES)                                                 \
     HOT void NAME(int64_t rows, int64_t columns, int asks, const Chain *c) {      \
         int64_t sizes = SIZES(rows, columns);                                     \
@@ -239,15 +268,22 @@ INLINE void chain(const int rows, const int columns, const int mode, const int a
         else if (asks == 2) switch (sizes) { CASES(MODE, 2) }                     \
         else switch (sizes) { CASES(MODE, 4) }                                    \
     }
+#define WIDE_CHAINS(NAME, MODE)                                                   \
+    HOT void NAME(int64_t rows, int asks, const Chain *c) {                       \
+        int64_t sizes = SIZES(rows, COLUMNS);                                     \
+        if (asks == 0) switch (sizes) { WIDE(MODE, 0) }                           \
+        else if (asks == 1) switch (sizes) { WIDE(MODE, 1) }                      \
+        else switch (sizes) { WIDE(MODE, 2) }                                     \
+    }
 CHAINS(float_chains, FLOATS, SIX)
-CHAINS(upward_chains, UPWARDS, SIX)
-CHAINS(in_pairs_chains, IN_PAIRS, SIX)
 CHAINS(mixed_chains, MIXED, FIVE)
 #if HAS_PAIRS
 CHAINS(pair_chains, PAIRS, SIX)
 #else
 CHAINS(pair_chains, PAIRS, FIVE)
 #endif
+WIDE_CHAINS(upward_chains, UPWARDS)
+WIDE_CHAINS(in_pairs_chains, IN_PAIRS)
 
 /* Lines of a panel as blocks of WIDTH outputs, [TILE / WIDTH][columns][WIDTH] of floats. */
 HOT void widen_floats(int64_t lines, const float *panel, float *wide) {
@@ -344,21 +380,168 @@ static void sweep(const Way *way, const Piece *p, Chain whole, float *sums) {
                 at = 4 * o + 64 * asks * g, c.ahead_step = 4 * TILE;
                 if (asks * g >= pieces) asks = 0;
             }
-            if (!way->next) asks = 0;
+            if (!way->next || (way->is_wide && way->chain == FLOATS)) asks = 0;
             c.ahead = (const char *)way->next + at;
             switch (way->chain) {
             case FLOATS: float_chains(some, columns, asks, &c); break;
             case PAIRS: pair_chains(some, columns, asks, &c); break;
             case MIXED: mixed_chains(some, columns, asks, &c); break;
-            case UPWARDS: upward_chains(some, columns, asks, &c); break;
-            default: in_pairs_chains(some, columns, asks, &c);
+            case UPWARDS: upward_chains(some, asks, &c); break;
+            default: in_pairs_chains(some, asks, &c);
             }
         }
     }
 }
 
-static void piece_product(const Call *c, const Piece *p, Space *space) {
+#if HAS_TILES
+
+/* The processor's tiles of 16 rows of 64 bytes, for bfloat16 with bfloat16: 0 to 3 are sums, 4 and 5 rows of x, 6 and 7
+   weights: 16 lines of a panel. Each product takes 32 columns, so what is left of them is filled up with zeros. */
+#define DEEP 16        /* lines of a tile of weights */
+#define PANEL_DEEP 256 /* lines that meet all rows, one group after the other */
+#define GROUP 32       /* rows of two tiles */
+#define AHEAD_OF_TILES 8192
+
+/* As the processor reads it. */
+typedef struct {
+    uint8_t palette, start, unused[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} Shape;
+
+/* For up to 16 rows, or up to 32, the second half in tiles of its own. */
+static void shape_tiles(int64_t rows) {
+    uint8_t first = (uint8_t)(rows < 16 ? rows : 16), second = (uint8_t)(rows > 16 ? rows - 16 : first);
+    Shape shape = {.palette = 1, .rows = {first, first, second, second, first, second, DEEP, DEEP}};
+    for (int i = 0; i < 8; i++) shape.bytes[i] = 64;
+    _tile_loadconfig(&shape);
+}
+
+/* The instructions name no memory to the compiler. */
+#define MEMORY_IS_READ __asm__ volatile("" ::: "memory")
+
+/* Up to 16 rows, 64 or 32 outputs. */
+INLINE void few_rows(const int is_whole, int64_t blocks, const char *x, int64_t stride, const float *panel, float *sums) {
+    MEMORY_IS_READ;
+    _tile_loadd(0, sums, 4 * TILE);
+    _tile_loadd(1, sums + 16, 4 * TILE);
+    if (is_whole) {
+        _tile_loadd(2, sums + 32, 4 * TILE);
+        _tile_loadd(3, sums + 48, 4 * TILE);
+    }
+    do {
+#pragma GCC unroll 16
+        for (int i = 0; i < DEEP; i++)
+#pragma GCC unroll 4
+            for (int n = 0; n < 4; n++)
+                if (is_whole || n < 2) __builtin_prefetch((const char *)(panel + i * TILE + 16 * n) + AHEAD_OF_TILES);
+        _tile_loadd(4, x, stride);
+        _tile_loadd(6, panel, 4 * TILE);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, panel + 16, 4 * TILE);
+        _tile_dpbf16ps(1, 4, 7);
+        if (is_whole) {
+            _tile_loadd(6, panel + 32, 4 * TILE);
+            _tile_dpbf16ps(2, 4, 6);
+            _tile_loadd(7, panel + 48, 4 * TILE);
+            _tile_dpbf16ps(3, 4, 7);
+        }
+        x += 4 * DEEP, panel += DEEP * TILE;
+    } while (--blocks);
+    _tile_stored(0, sums, 4 * TILE);
+    _tile_stored(1, sums + 16, 4 * TILE);
+    if (is_whole) {
+        _tile_stored(2, sums + 32, 4 * TILE);
+        _tile_stored(3, sums + 48, 4 * TILE);
+    }
+    MEMORY_IS_READ;
+}
+HOT void few_rows_in_tiles(int is_whole, int64_t blocks, const char *x, int64_t stride, const float *panel, float *sums) {
+    if (is_whole) few_rows(1, blocks, x, stride, panel, sums);
+    else few_rows(0, blocks, x, stride, panel, sums);
+}
+
+/* 17 to 32 rows, 32 outputs. */
+HOT void rows_in_tiles(int64_t blocks, const char *x, int64_t stride, const float *panel, float *sums) {
+    const char *second = x + 16 * stride;
+    float *below = sums + 16 * TILE;
+    MEMORY_IS_READ;
+    _tile_loadd(0, sums, 4 * TILE);
+    _tile_loadd(1, sums + 16, 4 * TILE);
+    _tile_loadd(2, below, 4 * TILE);
+    _tile_loadd(3, below + 16, 4 * TILE);
+    do {
+        _tile_loadd(4, x, stride);
+        _tile_loadd(6, panel, 4 * TILE);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, panel + 16, 4 * TILE);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, second, stride);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        x += 4 * DEEP, second += 4 * DEEP, panel += DEEP * TILE;
+    } while (--blocks);
+    _tile_stored(0, sums, 4 * TILE);
+    _tile_stored(1, sums + 16, 4 * TILE);
+    _tile_stored(2, below, 4 * TILE);
+    _tile_stored(3, below + 16, 4 * TILE);
+    MEMORY_IS_READ;
+}
+
+/* All rows of a piece with `blocks` times 16 lines. */
+static void sweep_tiles(const Piece *p, int64_t blocks, const char *x, int64_t stride, const float *panel, float *sums) {
+    int64_t rows = p->last - p->first, shaped = 0;
+    for (int64_t o = p->from, width = rows > 16 ? 32 : p->to - p->from; o < p->to; o += width)
+        for (int64_t r = 0, some; r < rows; r += some) {
+            some = rows - r < GROUP ? rows - r : GROUP;
+            if (some != shaped) shape_tiles(shaped = some);
+            if (some > 16) rows_in_tiles(blocks, x + r * stride, stride, panel + o, sums + r * TILE + o);
+            else few_rows_in_tiles(width == TILE, blocks, x + r * stride, stride, panel + o, sums + r * TILE + o);
+        }
+}
+
+static void sum_in_tiles(const Call *c, const Piece *p, Space *space) {
+    int64_t rows = p->last - p->first, stride = 2 * c->x_stride, most = c->is_tiled ? 2 * PANEL_DEEP : LONGEST;
+    const float *tiled = (const float *)c->weights + (p->matrix * c->tiles + p->tile) * lines_of(c) * TILE;
+    Stored stored = c->is_tiled ? (Stored){0} : stored_tile(c, p->matrix, c->tile + 3 * p->tile);
+    for (int64_t k = 0; k < c->inner; k += most) {
+        int64_t count = k + most < c->inner ? most : c->inner - k, lines = (count + 1) / 2, rest = lines % DEEP;
+        const float *panel = c->is_tiled ? tiled + k / 2 * TILE : space->panel;
+        const char *x = (const char *)c->x + p->first * stride + 2 * (p->matrix * c->x_matrix + k);
+        if (!c->is_tiled) fill(&stored, k, count, space->panel);
+        if (lines > rest) sweep_tiles(p, lines / DEEP, x, stride, panel, space->sums);
+        if (rest) {
+            memset(space->wide, 0, 4 * DEEP * TILE);
+            memcpy(space->wide, panel + (lines - rest) * TILE, sizeof(float) * (size_t)(rest * TILE));
+            memset(space->x, 0, 4 * DEEP * (size_t)rows);
+            for (int64_t r = 0; r < rows; r++)
+                memcpy(space->x + r * DEEP, x + r * stride + 4 * (lines - rest), sizeof(float) * (size_t)rest);
+            sweep_tiles(p, 1, (const char *)space->x, 4 * DEEP, space->wide, space->sums);
+        }
+    }
+    _tile_release();
+}
+
+#endif
+
+/* Ask the kernel of Linux for tiles, which it gives to those that ask only. 0: they can be used, or there are none here. */
+int hyla_tiles_refused(void) {
+#if defined(__AMX_TILE__) && defined(__linux__)
+    return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* the tiles' data */);
+#else
+    return 0;
+#endif
+}
+
+static void finish_piece(const Call *c, const Piece *p, const float *sums) {
     const int64_t *tile = c->tile + 3 * p->tile;
+    int64_t outputs = (p->to < tile[1] ? p->to : tile[1]) - p->from, o = tile[0] + p->from;
+    for (int64_t r = 0; r < p->last - p->first; r++)
+        finish_row(outputs, sums + r * TILE + p->from, c->bias ? c->bias + o : 0, (int)c->x_bf16, c->y,
+                   p->matrix * c->y_matrix + (p->first + r) * c->y_stride + o);
+}
+
+static void sum_by_lines(const Call *c, const Piece *p, Space *space) {
     int64_t rows = p->last - p->first, size = c->x_bf16 ? 2 : 4, stride = c->x_stride * size, words = words_of(c);
     Way way = {.mode = !c->w_bf16 ? FLOATS : c->x_bf16 ? PAIRS : MIXED, };
     way.chain = way.mode;
@@ -372,8 +555,7 @@ static void piece_product(const Call *c, const Piece *p, Space *space) {
     int64_t most = way.is_wide ? LONGEST : c->is_tiled ? LINES * words : rows <= FEW ? LONGEST / 2 : LONGEST;
     const char *x = (const char *)c->x + p->first * stride + p->matrix * c->x_matrix * size;
     const float *tiled = (const float *)c->weights + (p->matrix * c->tiles + p->tile) * lines_of(c) * TILE;
-    Stored stored = c->is_tiled ? (Stored){0} : stored_tile(c, p->matrix, tile);
-    memset(space->sums, 0, sizeof(float) * (size_t)(rows * TILE));
+    Stored stored = c->is_tiled ? (Stored){0} : stored_tile(c, p->matrix, c->tile + 3 * p->tile);
     for (int64_t k = 0; k < c->inner; k += most) {
         int64_t count = k + most < c->inner ? most : c->inner - k, lines = (count + words - 1) / words;
         way.bytes = 4 * lines * TILE;
@@ -400,10 +582,16 @@ static void piece_product(const Call *c, const Piece *p, Space *space) {
         }
         sweep(&way, p, whole, space->sums);
     }
-    int64_t outputs = (p->to < tile[1] ? p->to : tile[1]) - p->from, o = tile[0] + p->from;
-    for (int64_t r = 0; r < rows; r++)
-        finish_row(outputs, space->sums + r * TILE + p->from, c->bias ? c->bias + o : 0, (int)c->x_bf16, c->y,
-                   p->matrix * c->y_matrix + (p->first + r) * c->y_stride + o);
+}
+
+static void piece_product(const Call *c, const Piece *p, Space *space) {
+    memset(space->sums, 0, sizeof(float) * (size_t)((p->last - p->first) * TILE));
+#if HAS_TILES
+    if (c->w_bf16 && c->x_bf16) sum_in_tiles(c, p, space);
+    else
+#endif
+        sum_by_lines(c, p, space);
+    finish_piece(c, p, space->sums);
 }
 
 /* How a product is cut: the rows of every span into `blocks`, its tiles into `parts` each, of which `share` make a turn. */
@@ -454,8 +642,8 @@ int hyla_product(const Call *c) {
     cut.share = cut.share < 1 ? 1 : cut.share > 4 ? 4 : cut.share;
     cut.turns = (c->tiles * cut.parts + cut.share - 1) / cut.share;
     int64_t count = c->spans * cut.blocks * cut.turns;
-    if (rows * c->outputs * c->inner > SMALL) team_run(count, product_turn, &cut);
-    else
+    if (rows * c->outputs * c->inner <= SMALL)
         for (int64_t i = 0; i < count; i++) product_turn(&cut, i, 0);
+    else team_run(count, product_turn, &cut);
     return 0;
 }
