@@ -54,8 +54,8 @@ def in_process(thread: EngineThread, prompts: list[list[int]], answer: int) -> t
 
 async def ask(port: int, body: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
+    head = f"Host: 127.0.0.1\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(b"POST /v1/completions HTTP/1.1\r\n" + head.encode() + body)
     answer = await reader.read()
     writer.close()
     return answer

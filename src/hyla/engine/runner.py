@@ -141,29 +141,31 @@ class Runner:
         first = 0
         for part, outcome, span in ready:
             with part.generation.alone():
-                self._verify(
-                    part, outcome, logits_RV[first : first + len(span)], best and best[first : first + len(span)]
-                )
+                self._verify(part, outcome, logits_RV, best, first)
             if part.generation.fault is not None:
                 outcome.problem, outcome.is_dead_end = part.generation.fault, False
             first += len(span)
 
     @staticmethod
-    def _verify(part: Part, outcome: Outcome, logits_RV: torch.Tensor, best: list[int | None] | None) -> None:
-        """Choose token after token, for as long as the drafts before it were accepted."""
+    def _verify(
+        part: Part, outcome: Outcome, logits_RV: torch.Tensor, best: list[int | None] | None, first: int
+    ) -> None:
+        """Choose token after token from the rows from `first` on, for as long as the drafts before were accepted."""
         generation = part.generation
-        for row, logits_V in enumerate(logits_RV):
-            chooser = generation.chooser
-            is_plain = chooser.is_plain
+        chooser, wants_logprobs = generation.chooser, generation.params.logprobs is not None
+        for row in range(len(part.drafts) + 1):
+            is_plain = chooser.is_plain and best is not None
             draft = part.draft_of(row)
-            token = (
-                best[row] if is_plain and best is not None else chooser.choose(logits_V, len(generation.tokens), draft)
-            )
+            if is_plain:
+                token = best[first + row]
+            else:
+                token = chooser.choose(logits_RV[first + row], len(generation.tokens), draft)
             if token is None:
                 outcome.problem = NOT_NUMBERS if is_plain else chooser.problem
                 outcome.is_dead_end = outcome.problem != NOT_NUMBERS
                 break
-            outcome.events.append(generation.accept(token, chooser.logprob(logits_V, token)))
+            logprob = chooser.logprob(logits_RV[first + row], token) if wants_logprobs else None
+            outcome.events.append(generation.accept(token, logprob))
             if outcome.events[-1].finish_reason is not None or row == len(part.drafts):
                 break
             if draft is None or token != draft.token:

@@ -31,6 +31,11 @@ MARGIN = 1e-6
 
 def greedy(logits_RV: torch.Tensor) -> list[int | None]:
     """The most likely id of each row, the lowest on a tie; None for a row with a NaN."""
+    if logits_RV.device.type == "cpu":  # numpy's argmax reads a row once; it gives the first of several, or a NaN
+        rows_RV = logits_RV.numpy()
+        best_R = rows_RV.argmax(1)
+        is_number_R = ~np.isnan(rows_RV[np.arange(len(best_R)), best_R])
+        return [token if is_number else None for token, is_number in zip(best_R.tolist(), is_number_R.tolist())]
     vocab = logits_RV.shape[1]
     ids = torch.arange(vocab, device=logits_RV.device)
     best_R1 = logits_RV.amax(-1, keepdim=True)
@@ -55,7 +60,8 @@ def filtered(
     """Logits after temperature, the best of them 0, and ids (ascending; None: all) of what the filters leave."""
     # The difference to the best logit cannot become +inf, whatever the temperature.
     with np.errstate(over="ignore"):
-        scaled = (values - values.max()) / params.temperature
+        scaled = values - values.max()
+        scaled /= params.temperature
     kept = kept_places(scaled, params)
     if kept is None:
         return scaled, ids
