@@ -87,7 +87,13 @@ def _pip(python: str, *arguments: str, **variables: str) -> None:
 
 def _llama(python: str) -> None:
     """Compiled for the machine: a wheel has the instructions that every processor has."""
-    _pip(python, "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36", CMAKE_ARGS="-DGGML_NATIVE=ON")
+    _pip(
+        python,
+        "--no-binary",
+        "llama-cpp-python",
+        "llama-cpp-python==0.3.36",
+        CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF",
+    )
     _pip(python, "gguf==0.19.0")
 
 

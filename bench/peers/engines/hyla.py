@@ -25,7 +25,7 @@ class Hyla:
         torch.set_num_threads(threads)
         self.torch, self.model, self.names = torch, hyla.load(model, dtype=torch.bfloat16).eval(), count()
         needed = model_memory(self.model.config, 2).resident_bytes
-        memory = (needed(length) + sequences * needed(SHORT)) * 5 // 4
+        memory = 3 * (needed(length) + sequences * needed(SHORT))
         self.engine = Engine(self.model, memory=memory, max_num_sequences=sequences, prefix_cache=False)
         self.running = None
         return f"hyla {commit_of(Path(hyla.__file__).parent)}"
