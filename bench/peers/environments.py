@@ -19,8 +19,15 @@ import sys
 import types
 
 
-class Anything:
-    """Called, subclassed or read: itself."""
+class Meta(type):
+    def __getattr__(cls, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return cls()
+
+
+class Anything(metaclass=Meta):
+    """Called, subclassed or read: the same again."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -31,7 +38,7 @@ class Anything:
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return Anything()
+        return self
 
 
 class Module(types.ModuleType):

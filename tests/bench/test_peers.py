@@ -327,7 +327,8 @@ def test_the_stand_in_has_every_submodule_and_attribute(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     try:
         functional = importlib.import_module("torchvision.transforms.v2.functional")
-        assert functional.InterpolationMode and importlib.import_module("torchvision").ops
+        assert functional.InterpolationMode.NEAREST and functional.resize([1], size=2).shape
+        assert importlib.import_module("torchvision").ops
         assert issubclass(type("Own", (functional.Image,), {}), functional.Image.__mro__[1])
     finally:
         sys.meta_path[:] = before
