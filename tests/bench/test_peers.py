@@ -3,12 +3,14 @@
 import argparse
 import importlib
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from bench.machine import ROOT
 from bench.peers import command, environments, goals, models, parts, stage, tables
 from bench.peers.goals import Goal
 from bench.peers.models import Files, Model
@@ -296,6 +298,13 @@ def test_a_worker_refuses_what_its_engine_cannot(capsys):
     assert answer(Engine(), '{"verb": "load", "model": "x"}') == {"error": "ValueError: no x"}
     assert answer(Engine(), '{"verb": "batch"}') == {"error": "NotImplementedError: this engine has no way to batch"}
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_worker_starts_where_no_pytorch_is():
+    code = "import sys; sys.modules |= dict.fromkeys(('torch', 'hyla')); import bench.peers.worker"
+    code += "; import bench.peers.engines.llama, bench.peers.engines.openvino"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_only_known_names_are_chosen_and_in_their_order():
