@@ -123,9 +123,10 @@ def stand_in_for_torchvision(packages: Path) -> None:
 
 
 def _openvino(python: str) -> None:
-    """One call, so that pip finds versions that go together."""
+    """One call, so that pip finds versions that go together; without the torchvision that comes with another torch."""
     tools = ("openvino", "openvino-genai", "openvino-tokenizers", "nncf")
     _pip(python, TORCH, *tools, "optimum-intel==2.2.*", "transformers==5.2.*")
+    _run([python, "-m", "pip", "uninstall", "--yes", "torchvision"])
 
 
 def _transformers(python: str) -> None:
