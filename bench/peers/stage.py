@@ -31,7 +31,8 @@ def tokens(count: int, seed: int) -> list[int]:
 
 @dataclass
 class Run:
-    """What all stages share. versions: of every engine that loaded. memory: its worker, if it came up."""
+    """What all stages share. longest: tokens of prompts and depths that are worked on, the deep part apart. versions:
+    of every engine that loaded. memory: its worker, if it came up."""
 
     files: Files
     logs: Path
@@ -39,8 +40,13 @@ class Run:
     rounds: int
     steps: int
     patience: float
+    longest: int = 4096
     versions: dict[str, str] = field(default_factory=dict)
     memory: Peer | None = None
+
+    def within(self, lengths: tuple[int, ...]) -> list[int]:
+        """Those that are short enough, or the shortest."""
+        return [length for length in lengths if length <= max(self.longest, min(lengths))]
 
     def worker(self, engine: str, python: str) -> Peer:
         """Not loaded yet. Other environments do not see this one's PYTHONPATH."""

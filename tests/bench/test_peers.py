@@ -3,12 +3,14 @@
 import argparse
 import importlib
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from bench.machine import ROOT
 from bench.peers import command, environments, goals, models, parts, stage, tables
 from bench.peers.goals import Goal
 from bench.peers.models import Files, Model
@@ -298,6 +300,13 @@ def test_a_worker_refuses_what_its_engine_cannot(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_worker_starts_where_no_pytorch_is():
+    code = "import sys; sys.modules |= dict.fromkeys(('torch', 'hyla')); import bench.peers.worker"
+    code += "; import bench.peers.engines.llama, bench.peers.engines.openvino"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_only_known_names_are_chosen_and_in_their_order():
     read = command.listed(("a", "b", "c"))
     assert read("c,a") == ["a", "c"]
@@ -327,7 +336,8 @@ def test_the_stand_in_has_every_submodule_and_attribute(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     try:
         functional = importlib.import_module("torchvision.transforms.v2.functional")
-        assert functional.InterpolationMode and importlib.import_module("torchvision").ops
+        assert functional.InterpolationMode.NEAREST and functional.resize([1], size=2).shape
+        assert importlib.import_module("torchvision").ops
         assert issubclass(type("Own", (functional.Image,), {}), functional.Image.__mro__[1])
     finally:
         sys.meta_path[:] = before

@@ -25,8 +25,9 @@ class Hyla:
         torch.set_num_threads(threads)
         self.torch, self.model, self.names = torch, hyla.load(model, dtype=torch.bfloat16).eval(), count()
         needed = model_memory(self.model.config, 2).resident_bytes
-        memory = (needed(length) + sequences * needed(SHORT)) * 5 // 4
-        self.engine = Engine(self.model, memory=memory, max_num_sequences=sequences, prefix_cache=False)
+        memory = 3 * (needed(length) + sequences * needed(SHORT))
+        sizes = {"memory": memory, "max_num_sequences": sequences, "context_len": length}
+        self.engine = Engine(self.model, prefix_cache=False, **sizes)
         self.running = None
         return f"hyla {commit_of(Path(hyla.__file__).parent)}"
 
@@ -63,13 +64,17 @@ class Hyla:
         return "caches of random numbers"
 
     def decode(self, steps: int) -> list[float]:
-        step = self.running.step if isinstance(self.running, Filled) else self.engine.step
+        step = self.running.step if isinstance(self.running, Filled) else self._step
         found = []
         for _ in range(steps):
             start = time.perf_counter()
             step()
             found.append(time.perf_counter() - start)
         return found
+
+    def _step(self) -> None:
+        if not any(event.token_ids for event in self.engine.step()):
+            raise ValueError("the running sequence gave no token")
 
     def batch(self, prompts: list[list[int]], answer: int) -> float:
         self._drop()

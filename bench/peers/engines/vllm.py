@@ -62,8 +62,10 @@ class Vllm:
         found = []
         for _ in range(steps):
             start = time.perf_counter()
-            self.llm.llm_engine.step()
+            outputs = self.llm.llm_engine.step()
             found.append(time.perf_counter() - start)
+            if not outputs:
+                raise ValueError("the running sequence gave no token")
         return found
 
     def batch(self, prompts: list[list[int]], answer: int) -> float:
