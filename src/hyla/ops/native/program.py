@@ -77,7 +77,7 @@ class Arena:
 
 
 class Tape:
-    """A `launching.Recorder` of calls that come in parts; a part's results live until the part after the next begins."""
+    """A `launching.Recorder` of calls in parts; a part's results live until the part after the next begins."""
 
     def __init__(self):
         self.program = Program()
