@@ -138,17 +138,18 @@ typedef struct {
 
 static int64_t blocks_of(const Part *part) { return (part->count + part->block - 1) / part->block; }
 
-static void turn(void *context, int64_t index, int64_t worker) {
-    const Job *job = context;
+static void conv_turn(const Job *job, int64_t index) {
     const Call *call = job->call;
     const Part *part = job->part;
     int64_t groups = (call->sequences + SEQUENCES - 1) / SEQUENCES, block = index / groups, n = index % groups * SEQUENCES;
-    (void)worker;
     for (; block >= blocks_of(part); part++) block -= blocks_of(part);
     int64_t first = block * part->block, left = part->count - first, count = left < part->block ? left : part->block;
     float turned[MOST_TAPS * WIDEST];
     turn_taps(call, part->first + first, count, turned);
     for (int64_t i = n; i < n + SEQUENCES && i < call->sequences; i++) conv_block(call, i, part, first, count, turned);
+}
+static void conv_turns(void *context, int64_t first, int64_t last, int64_t worker) {
+    for (int64_t i = first; i < last; i++) conv_turn(context, i);
 }
 
 int hyla_conv(const Call *call) {
@@ -164,7 +165,6 @@ int hyla_conv(const Call *call) {
     for (int i = 0; i < job.parts; i++) turns += blocks_of(job.part + i);
     turns *= (call->sequences + SEQUENCES - 1) / SEQUENCES;
     for (int64_t n = 0; n < call->sequences; n++) rows += call->length[n];
-    if (rows * call->channels > SMALL) team_run(turns, turn, &job);
-    else for (int64_t i = 0; i < turns; i++) turn(&job, i, 0);
+    team_ranges(turns, turns * SMALL / (1 + rows * call->channels), conv_turns, &job);
     return 0;
 }

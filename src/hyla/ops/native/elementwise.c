@@ -40,8 +40,10 @@ static void unary_stretches(void *context, int64_t first, int64_t last, int64_t 
     const Unary *call = context;
     for (int64_t s = first; s < last; s++) {
         int64_t left = call->count - s * STRETCH, at = s * STRETCH;
-        int64_t count = left < STRETCH ? left : STRETCH;
-        (call->which == SIGMOID ? sigmoid_row : call->which == SILU ? silu_row : softplus_row)(count, call->x + at, call->y + at);
+        void (*row)(int64_t, const float *, float *) = call->which == SIGMOID ? sigmoid_row
+                                                       : call->which == SILU  ? silu_row
+                                                                              : softplus_row;
+        row(left < STRETCH ? left : STRETCH, call->x + at, call->y + at);
     }
 }
 

@@ -3,8 +3,7 @@
 #include "norms.h"
 #include "team.h"
 
-#define SMALL 16384 /* fewer elements are not worth a second thread */
-#define ROWS 16     /* of one turn */
+#define SMALL 8192 /* fewer elements, each with an exponential or two, are not worth a second thread */
 
 /* How a log decay comes from z = raw + bias: -rate softplus(z), rate for each channel or one for all; or
    bound sigmoid(rate z). */
@@ -60,13 +59,12 @@ typedef struct {
 } Decays;
 
 /* Some rows. Rates are computed anew in every turn: their bits are a function of A_log alone. */
-static void decay_rows(void *context, int64_t index, int64_t worker) {
+static void decay_rows(void *context, int64_t first, int64_t last, int64_t worker) {
     const Decays *call = context;
-    int64_t H = call->heads, C = call->channels, last = (index + 1) * ROWS;
+    int64_t H = call->heads, C = call->channels;
     float rates[H];
-    (void)worker;
     rates_of(H, call->A_log, rates);
-    for (int64_t t = index * ROWS; t < last && t < call->tokens; t++) {
+    for (int64_t t = first; t < last; t++) {
         if (C == 1 && !call->has_bound)
             decay_row(BY_CHANNEL, (int)call->raw_bf16, H, call->raw, t * call->raw_row, call->dt_bias, rates, 0.0f, 0.0f,
                       call->log_decay + t * H);
@@ -80,9 +78,7 @@ static void decay_rows(void *context, int64_t index, int64_t worker) {
     }
 }
 int hyla_decays(const Decays *call) {
-    int64_t turns = (call->tokens + ROWS - 1) / ROWS;
-    if (call->tokens * call->heads * call->channels > SMALL) team_run(turns, decay_rows, (void *)call);
-    else for (int64_t i = 0; i < turns; i++) decay_rows((void *)call, i, 0);
+    team_ranges(call->tokens, 1 + SMALL / (1 + call->heads * call->channels), decay_rows, (void *)call);
     return 0;
 }
 
@@ -132,11 +128,10 @@ typedef struct {
     float shift, eps;
 } GatedNorm;
 
-static void gated_rows(void *context, int64_t index, int64_t worker) {
+static void gated_rows(void *context, int64_t first, int64_t last, int64_t worker) {
     const GatedNorm *call = context;
-    int64_t H = call->heads, width = call->width, last = (index + 1) * ROWS;
-    (void)worker;
-    for (int64_t t = index * ROWS; t < last && t < call->tokens; t++)
+    int64_t H = call->heads, width = call->width;
+    for (int64_t t = first; t < last; t++)
         for (int64_t h = 0; h < H; h++) {
             int64_t to = (t * H + h) * width;
             float root = sqrtf(square_sum(width, 0, call->x, to) / (float)width + call->eps);
@@ -146,8 +141,6 @@ static void gated_rows(void *context, int64_t index, int64_t worker) {
         }
 }
 int hyla_gated_norm(const GatedNorm *call) {
-    int64_t turns = (call->tokens + ROWS - 1) / ROWS;
-    if (call->tokens * call->heads * call->width > SMALL) team_run(turns, gated_rows, (void *)call);
-    else for (int64_t i = 0; i < turns; i++) gated_rows((void *)call, i, 0);
+    team_ranges(call->tokens, 1 + SMALL / (1 + call->heads * call->width), gated_rows, (void *)call);
     return 0;
 }
