@@ -23,10 +23,14 @@ from hyla.ops.attention import attention
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
 from hyla.ops.gated_delta import gated_delta
+from hyla.ops.gla import gla
 from hyla.ops.host_memory import keep_freed_memory
 from hyla.ops.kda import kda
+from hyla.ops.lightning import lightning
+from hyla.ops.linear import linear_attention
 from hyla.ops.native import build
 from hyla.ops.short_conv import short_conv
+from hyla.ops.ssd import ssd
 
 TOKENS, HEADS, DIM, SIDE = 512, 16, 128, 1024
 TARGETS = {"avx512_bf16": 1.0, "avx512": 1.0, "avx2": 2.0, "neon": 2.0}
@@ -38,7 +42,8 @@ def draw(*shape: int, seed: int) -> torch.Tensor:
 
 
 def works() -> dict[str, Callable[[], torch.Tensor]]:
-    """By name: the kernels' work for a layer of 16 heads of 128 over one sequence of 512 tokens."""
+    """By name: the kernels' work for a layer over one sequence of 512 tokens: 16 heads of 128; lightning has 32, SSD 64
+    of 64 with a state of 128 in 8 groups."""
     batch = Batch.packed([TOKENS])
     q, k = (torch.nn.functional.normalize(draw(TOKENS, HEADS, DIM, seed=seed), dim=-1) for seed in (0, 1))
     v, beta = draw(TOKENS, HEADS, DIM, seed=2), draw(TOKENS, HEADS, seed=3).sigmoid()
@@ -47,9 +52,17 @@ def works() -> dict[str, Callable[[], torch.Tensor]]:
     taps = draw(3 * HEADS * DIM, 4, seed=7)
     gate, up = (draw(TOKENS, 3584, seed=seed).bfloat16() for seed in (8, 9))
     keys = k[:, :2].bfloat16()
+    slopes = tuple(0.01 * head for head in range(32))
+    heads_of_32 = [draw(TOKENS, 32, DIM, seed=seed) for seed in (10, 11, 12)]
+    of_groups, steps = [draw(TOKENS, 8, DIM, seed=seed) for seed in (13, 14)], -0.1 * draw(TOKENS, 64, seed=15).abs()
+    values = draw(TOKENS, 64, 64, seed=16)
     return {
         "gated_delta": lambda: gated_delta(q, k, v, decay, beta, batch=batch, scale=1.0),
         "kda": lambda: kda(q, k, v, by_channel, beta, batch=batch, scale=1.0),
+        "lightning": lambda: lightning(*heads_of_32, slopes, batch=batch, scale=1.0),
+        "ssd": lambda: ssd(*of_groups, values, steps, batch=batch),
+        "linear": lambda: linear_attention(q.abs(), k.abs(), v, batch=batch, eps=1e-6),
+        "gla": lambda: gla(q, k, v, by_channel, batch=batch, scale=1.0),
         "attention": lambda: attention(q, keys, keys, batch=batch, cache=None, scale=1.0),
         "short_conv": lambda: short_conv(wide, taps, batch=batch, cache=None),
         "swiglu": lambda: primitives.swiglu(gate, up),

@@ -13,7 +13,7 @@ from hyla.errors import BackendUnavailable
 from hyla.ops import gated_delta, gla, kda, lightning, linear, ssd
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import delta_native
-from hyla.ops.native import build, gates, kernels, latents, moes, products, streams
+from hyla.ops.native import build, gates, kernels, latents, mixers, moes, products, streams
 from hyla.ops.native.tiles import in_tiles
 from hyla.ops.weights.blocks import num_blocks, strips
 
@@ -186,6 +186,23 @@ def decay(kind: str) -> list[torch.Tensor]:
     return found
 
 
+def around_mixers() -> list[torch.Tensor]:
+    found = []
+    for dtype in DTYPES:
+        for head in (12, 64):
+            width = 6 * head
+            x, wide = draw(18, width, seed=1, special=True), draw(18, width + 3, seed=2, dtype=dtype, scale=4.0)
+            gate, weight = wide[:, 3:], draw(width, seed=3, dtype=dtype)
+            skip = (draw(18, width, seed=4), draw(6, seed=5))
+            found += [mixers.activated(gate, activation) for activation in mixers.ACTIVATIONS]
+            for is_gate_first, added in ((False, None), (True, skip)):
+                options = {"groups": 3, "eps": 1e-5, "activation": "silu", "is_gate_first": is_gate_first}
+                found.append(mixers.group_norm(x, gate, weight, added, dtype=dtype, **options))
+            steps = (draw(18, 6, seed=6, dtype=dtype, scale=9.0, special=True), draw(6, seed=7), -draw(6, seed=8).abs())
+            found += mixers.rates(x, weight, *steps, head_dim=head // 2, limit=(0.1, 5.0))
+    return found
+
+
 def attention() -> list[torch.Tensor]:
     found = []
     for heads, groups, key_dim, value_dim, is_latent in (
@@ -339,6 +356,7 @@ KERNELS = {
     "linear": lambda: decay("linear"),
     "ssd": lambda: decay("ssd"),
     "gla": lambda: decay("gla"),
+    "around mixers": around_mixers,
     "attention": attention,
     "fp8_dense": dense_weights,
     "latent": latent,

@@ -29,6 +29,8 @@ KERNELS = {
     "hyla_decay, all rules": ("product_rows", "read_many", "read_few", "fold_rows", "scaled_row"),
     "hyla_decay, numbers": ("weigh_by_table", "weigh_by_gaps", "exp_row"),
     "hyla_decay, by channel": ("meet", "decayed_row", "exp_of_row", "exp_of_sums", "scaled_columns"),
+    "hyla_activated, hyla_group_norm": ("activated_row", "product_row", "normed_row", "skip_row"),
+    "hyla_rates": ("biased_row", "steps_row", "times_row"),
     "hyla_attention": ("score_group", "value_group", "merge_row", "factors_of", "soften_rows"),
     "hyla_fp8_dense": ("dense_row",),
     "hyla_product": ("float_chains", "mixed_chains", "pair_chains", "upward_chains", "in_pairs_chains"),
@@ -38,7 +40,7 @@ IN_TILES = {"hyla_product": ("rows_in_tiles", "few_rows_in_tiles")}
 """The same of the build that has matrix tiles."""
 WITHOUT_FMA = {
     *("conv_row", "decayed_keys", "dense_row", "gated_head", "combine_row", "join_row", "relu2_row", "sum_row"),
-    *("scaled_row", "weigh_by_table", "scaled_columns"),
+    *("scaled_row", "weigh_by_table", "scaled_columns", "product_row", "normed_row", "skip_row", "times_row"),
 }
 """They multiply only: their sums are rounded after each product, as PyTorch's are."""
 X86_BUILDS = [found for found in build.BUILDS if found.machine == "x86_64"]

@@ -36,11 +36,8 @@ def test_rows_in_floats_have_the_bits_of_the_primitive(dtype, activation):
 @pytest.mark.parametrize("groups, head", [(1, 12), (3, 20), (4, 64)])
 def test_a_gated_norm_of_groups_has_the_bits_of_the_primitives(dtype, is_gate_first, activation, groups, head):
     width = 2 * groups * head
-    x, wide, weight = (
-        draw(TOKENS, width),
-        draw(TOKENS, width + 5, seed=1, dtype=dtype),
-        draw(width, seed=2, dtype=dtype),
-    )
+    x, weight = draw(TOKENS, width), draw(width, seed=2, dtype=dtype)
+    wide = draw(TOKENS, width + 5, seed=1, dtype=dtype)
     skip = (draw(TOKENS, width + 3, seed=3)[:, :width], draw(2 * groups, seed=4))
     sizes = {"groups": groups, "eps": 1e-5, "activation": activation, "is_gate_first": is_gate_first, "dtype": dtype}
     for added in (None, skip):

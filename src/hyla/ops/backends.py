@@ -149,7 +149,7 @@ def report(operators: Iterable[str], device: torch.device, dtype: torch.dtype) -
 
 
 def describe(found: dict[str, dict]) -> list[str]:
-    """A report in lines, one for each backend and reason: "torch (native: no kernel for this operator): moe, ssd"."""
+    """A report in lines, one for each backend and reason: "torch (native: no kernel for this operator): moe"."""
     lines: dict[str, list[str]] = {}
     for operator, entry in found.items():
         why = "; ".join(f"{backend}: {reason}" for backend, reason in entry["not"].items())

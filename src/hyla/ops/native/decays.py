@@ -1,4 +1,4 @@
-"""The kernel of the operators without a solve (decay.c) as a function on tensors: for the CPU, fp32, without autograd."""
+"""The kernel of the operators without a solve (decay.c) as a function: for the CPU, fp32, without autograd."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
 
 #include "rows.h"
 
-/* What a sum begins with: zero, what is there, or that times the row's factor. */
-enum { FROM_ZERO, FROM_OUT, FROM_SCALED };
+/* What a sum begins with: zero, or what is there times the row's factor. */
+enum { FROM_ZERO, FROM_SCALED };
 
 typedef struct {
     int64_t count, columns; /* of s */
@@ -76,7 +76,6 @@ INLINE void sum_all(const int start, int64_t rows, const Sums *call) {
     if (call->columns % LANES) sum_tail(rows, start, call);
 }
 HOT void product_rows(int64_t rows, const Sums *call) { sum_all(FROM_ZERO, rows, call); }
-HOT void add_rows(int64_t rows, const Sums *call) { sum_all(FROM_OUT, rows, call); }
 HOT void fold_rows(int64_t rows, const Sums *call) { sum_all(FROM_SCALED, rows, call); }
 
 #endif
