@@ -1,7 +1,9 @@
 /* Depthwise causal convolution with a few taps, over a packed batch. */
+#include "team.h"
 #include "vector.h"
 
 #define CHANNELS 256 /* computed together */
+#define SMALL 16384  /* fewer elements are not worth a second thread */
 
 static const float nothing[CHANNELS] __attribute__((aligned(64))); /* the inputs before a sequence's first */
 
@@ -62,13 +64,18 @@ static void conv_block(const Call *call, int64_t n, int64_t first, int64_t count
         memcpy(own + size * ((start + t) % ring_rows * channels), rows + t * stride, (size_t)(size * count));
 }
 
-int hyla_conv(const Call *call) {
-    int64_t channels = call->channels, blocks = (channels + CHANNELS - 1) / CHANNELS, rows = 0;
-    for (int64_t n = 0; n < call->sequences; n++) rows += call->length[n];
-#pragma omp parallel for schedule(static) if (rows * channels > 16384)
-    for (int64_t i = 0; i < call->sequences * blocks; i++) {
+static void conv_blocks(void *context, int64_t from, int64_t end, int64_t worker) {
+    const Call *call = context;
+    int64_t channels = call->channels, blocks = (channels + CHANNELS - 1) / CHANNELS;
+    for (int64_t i = from; i < end; i++) {
         int64_t first = i % blocks * CHANNELS;
         conv_block(call, i / blocks, first, channels - first < CHANNELS ? channels - first : CHANNELS);
     }
+}
+
+int hyla_conv(const Call *call) {
+    int64_t blocks = call->sequences * ((call->channels + CHANNELS - 1) / CHANNELS), rows = 0;
+    for (int64_t n = 0; n < call->sequences; n++) rows += call->length[n];
+    team_ranges(blocks, blocks * SMALL / (1 + rows * call->channels), conv_blocks, (void *)call);
     return 0;
 }

@@ -1,9 +1,13 @@
 /* Non-linearities and norms over rows. Any float or bfloat16 in and out, float inside. */
+#include "team.h"
 #include "vector.h"
 
 enum { SIGMOID, SILU };
 #define SMALL 16384 /* fewer elements are not worth a second thread */
 #define STRETCH 4096
+
+/* Rows that go together. */
+static int64_t rows_of(int64_t width) { return SMALL / (width < 1 ? 1 : width); }
 
 /* y = f(x) over count contiguous floats. */
 INLINE void unary_at(const int which, int64_t i, int left, const float *x, float *y) {
@@ -27,13 +31,16 @@ typedef struct {
     float *y;
 } Unary;
 
-int hyla_unary(const Unary *call) {
-    int64_t count = call->count, stretches = (count + STRETCH - 1) / STRETCH;
-#pragma omp parallel for schedule(static) if (count > SMALL)
-    for (int64_t s = 0; s < stretches; s++) {
-        int64_t left = count - s * STRETCH, at = s * STRETCH;
+static void unary_stretches(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Unary *call = context;
+    for (int64_t s = first; s < last; s++) {
+        int64_t left = call->count - s * STRETCH, at = s * STRETCH;
         (call->which == SIGMOID ? sigmoid_row : silu_row)(left < STRETCH ? left : STRETCH, call->x + at, call->y + at);
     }
+}
+
+int hyla_unary(const Unary *call) {
+    team_ranges((call->count + STRETCH - 1) / STRETCH, SMALL / STRETCH, unary_stretches, (void *)call);
     return 0;
 }
 
@@ -57,12 +64,16 @@ typedef struct {
     void *y;
 } Swiglu;
 
-int hyla_swiglu(const Swiglu *call) {
+static void swiglu_rows(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Swiglu *call = context;
     int64_t width = call->width, size = call->is_bf16 ? 2 : 4;
-#pragma omp parallel for schedule(static) if (call->rows * width > SMALL)
-    for (int64_t r = 0; r < call->rows; r++)
+    for (int64_t r = first; r < last; r++)
         swiglu_row(width, (int)call->is_bf16, (const char *)call->gate + size * r * call->gate_stride,
                    (const char *)call->up + size * r * call->up_stride, (char *)call->y + size * r * width);
+}
+
+int hyla_swiglu(const Swiglu *call) {
+    team_ranges(call->rows, rows_of(call->width), swiglu_rows, (void *)call);
     return 0;
 }
 
@@ -127,12 +138,16 @@ typedef struct {
     float shift, eps, divisor; /* divisor: width for RMSNorm, 1 for the L2 norm */
 } Norms;
 
-int hyla_norm(const Norms *call) {
-    int64_t rows = call->rows, width = call->width;
+static void norm_rows(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Norms *call = context;
+    int64_t width = call->width;
     Norm norm = {width, (int)call->x_bf16, (int)call->w_bf16, (int)call->y_bf16, call->weight, call->shift, call->eps,
                  call->divisor};
-#pragma omp parallel for schedule(static) if (rows * width > SMALL)
-    for (int64_t r = 0; r < rows; r++) norm_row(&norm, call->x, r * call->stride, call->y, r * width);
+    for (int64_t r = first; r < last; r++) norm_row(&norm, call->x, r * call->stride, call->y, r * width);
+}
+
+int hyla_norm(const Norms *call) {
+    team_ranges(call->rows, rows_of(call->width), norm_rows, (void *)call);
     return 0;
 }
 
@@ -164,12 +179,16 @@ typedef struct {
     void *y;
 } Gate;
 
-int hyla_sigmoid_gate(const Gate *call) {
+static void sigmoid_gate_rows(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Gate *call = context;
     int64_t width = call->width, gate_size = call->gate_bf16 ? 2 : 4, y_size = call->y_bf16 ? 2 : 4;
-#pragma omp parallel for schedule(static) if (call->rows * width > SMALL)
-    for (int64_t r = 0; r < call->rows; r++)
+    for (int64_t r = first; r < last; r++)
         sigmoid_gate_row(width, (int)call->gate_bf16, (int)call->y_bf16, call->o + r * width,
                          (const char *)call->gate + gate_size * r * call->gate_stride, (char *)call->y + y_size * r * width);
+}
+
+int hyla_sigmoid_gate(const Gate *call) {
+    team_ranges(call->rows, rows_of(call->width), sigmoid_gate_rows, (void *)call);
     return 0;
 }
 
@@ -206,12 +225,11 @@ HOT void to_floats(int64_t width, int x_bf16, const void *x, int64_t at, float *
 }
 HOT void to_bfloats(int64_t width, const float *x, void *y, int64_t to) { copy_in(0, 1, width, x, 0, y, to); }
 
-/* RMSNorm and rotation of every head. */
-int hyla_heads(const Heads *call) {
-    int64_t width = call->width, rows = call->tokens * call->heads;
+static void heads_rows(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Heads *call = context;
+    int64_t width = call->width;
     Norm norm = {width, (int)call->x_bf16, (int)call->w_bf16, 0, call->weight, call->shift, call->eps, (float)width};
-#pragma omp parallel for schedule(static) if (rows * width > SMALL)
-    for (int64_t r = 0; r < rows; r++) {
+    for (int64_t r = first; r < last; r++) {
         int64_t t = r / call->heads, h = r % call->heads, at = t * call->row + h * call->head;
         int64_t to = t * call->y_row + h * call->y_head;
         float own[width], *y = call->y_bf16 ? own : (float *)call->y + to;
@@ -220,5 +238,10 @@ int hyla_heads(const Heads *call) {
         if (call->rotary) rotate(call->rotary / 2, (int)call->interleaved, call->cos_sin + t * call->rotary, y);
         if (call->y_bf16) to_bfloats(width, y, call->y, to);
     }
+}
+
+/* RMSNorm and rotation of every head. */
+int hyla_heads(const Heads *call) {
+    team_ranges(call->tokens * call->heads, rows_of(call->width), heads_rows, (void *)call);
     return 0;
 }

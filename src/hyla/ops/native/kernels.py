@@ -234,7 +234,7 @@ class AttentionCall(Structure):
         *((name, c_int64) for name in ("heads", "group", "K", "V", "window")),
         *((name, c_int64) for name in ("q_bf16", "q_row", "q_head")),
         *((name, c_int64) for name in ("kv_bf16", "k_row", "k_head", "v_row", "v_head")),
-        *((name, c_int64) for name in ("threads", "tile_rows", "spare_bytes")),
+        *((name, c_int64) for name in ("tile_rows", "spare_bytes")),
         *((name, c_void_p) for name in ("q", "k", "v", "k_pages", "v_pages", "sinks", "o", "max", "sum")),
         ("scale", c_float),
     )
@@ -265,7 +265,6 @@ def attention(q, k, v, page_table, spans_4N, k_pages, v_pages, *, scale, value_d
         window=window or 0,
         q_bf16=is_bf16(q),
         kv_bf16=is_bf16(k),
-        threads=torch.get_num_threads(),
         tile_rows=TILE_BYTES // (4 * (key_dim + value_dim)),
         spare_bytes=SPARE_BYTES,
         scale=scale,
