@@ -10,7 +10,7 @@ from hyla.ops.native.kernels import is_bf16
 from hyla.ops.native.launching import empty, launch
 
 
-def _fields(*names: str, kind=c_int64) -> tuple:
+def _fields(*names: str, kind: type[c_int64] | type[c_void_p] | type[c_float] = c_int64) -> tuple:
     return tuple((name, kind) for name in names)
 
 

@@ -137,7 +137,8 @@ def pack_heads(stored: torch.Tensor, is_transposed: bool) -> HeadMatrices | Head
         # No layout of a library's, but fp32: bf16 weights are not widened again at every call.
         return HeadMatrices(wide(stored), is_transposed)
     weight_HOI = (stored if is_transposed else stored.transpose(1, 2)).contiguous()
-    return HeadTiles(in_tiles(weight_HOI), *weight_HOI.shape[1:], is_transposed)
+    _, out_dim, in_dim = weight_HOI.shape
+    return HeadTiles(in_tiles(weight_HOI), out_dim, in_dim, is_transposed)
 
 
 def _refuse_other_axes(axis: ShardAxis) -> None:
