@@ -168,6 +168,7 @@ def test_after_all_of_it_the_server_still_serves(http, live):
     health = http.get("/health").json()
     assert health["device"] == "cpu" and health["arithmetic"] in ("native", "torch")
     assert (health["native_build"] in {found.name for found in BUILDS}) == (health["arithmetic"] == "native")
+    assert health["threads"] >= 1
     assert health["status"] == "ok" and health["cache"]["pages"]["used"] == 0
     assert "tiny" in http.get("/").text
 

@@ -48,7 +48,8 @@ def _make(launch: Launch, pipe: Pipe):
     def tell(done: int, total: int) -> None:
         pipe.send(Loading(done, total))
 
-    options = launch.options if launch.options.get("threads") else launch.options | {"threads": default_threads()}
+    options = dict(launch.options)
+    options["threads"] = options.get("threads") or default_threads()
     return Engine(launch.folder, progress=tell, **options)
 
 
