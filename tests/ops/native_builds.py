@@ -181,7 +181,9 @@ def stored_products() -> list[torch.Tensor]:
             found.append(tiles)
         for dtype, stored in kinds.items():
             x = draw(125, inner, seed=3, dtype=dtype)
-            found += [products.product(x[:rows], one, bias) for one in stored for rows in (1, 2, 3, 4, 5, 6, 7, 15, 125)]
+            found += [
+                products.product(x[:rows], one, bias) for one in stored for rows in (1, 2, 3, 4, 5, 6, 7, 15, 125)
+            ]
     return found
 
 

@@ -23,7 +23,9 @@ MANY_THREADS = """
 #include "team.h"
 int64_t team_size(void) { return 64; }
 void team_run(int64_t count, Work *work, void *context) { while (count--) work(context, count, 0); }
-void team_ranges(int64_t count, int64_t least, RangeWork *work, void *context) { (void)least, work(context, 0, count, 0); }
+void team_ranges(int64_t count, int64_t least, RangeWork *work, void *context) {
+    (void)least, work(context, 0, count, 0);
+}
 """
 """Turns as they are made for 64 threads, in another order."""
 
