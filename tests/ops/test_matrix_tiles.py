@@ -24,7 +24,9 @@ MANY_THREADS = """
 #include "team.h"
 int64_t team_size(void) { return 64; }
 void team_run(int64_t count, Work *work, void *context) { while (count--) work(context, count, 0); }
-void team_ranges(int64_t count, int64_t least, RangeWork *work, void *context) { (void)least, work(context, 0, count, 0); }
+void team_ranges(int64_t count, int64_t least, RangeWork *work, void *context) {
+    (void)least, work(context, 0, count, 0);
+}
 """
 """Turns as they are made for 64 threads, in another order."""
 
@@ -42,12 +44,7 @@ def emulated(tmp_path_factory) -> ctypes.CDLL:
     sources, folder = Path(build.__file__).parent, tmp_path_factory.mktemp("tiles")
     file = folder / "emulated.so"
     (folder / "team.c").write_text(MANY_THREADS)
-    code = (
-        "-include",
-        str(Path(__file__).parent / "emulated_tiles.h"),
-        f"-I{sources}",
-        *(str(sources / f"{name}.c") for name in ("product", "tiles")),
-    )
+    code = ("-include", str(Path(__file__).parent / "emulated_tiles.h"), f"-I{sources}", *(str(sources / f"{name}.c") for name in ("product", "tiles")))
     command = [compiler, *build.FLAGS, "-shared", *own.flags, *code, str(folder / "team.c"), "-o", str(file), "-lm"]
     subprocess.run(command, check=True, timeout=build.SECONDS)
     return ctypes.CDLL(str(file))
