@@ -1,6 +1,8 @@
 """FP8 checkpoints: they stay what was published, in memory and on the way back, and compute what they stand for."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,20 @@ def test_resident_weights_give_the_bits_of_dequantised_ones(folder, packed):
             assert torch.equal(got, expected)
         for got, alone in zip(resident.logits(PROMPTS), PROMPTS):
             assert torch.equal(got, resident.logits([alone])[0])
+
+
+def test_what_is_packed_while_it_is_loaded_is_the_same_and_needs_its_file_no_more(folder, tmp_path):
+    """Plain weights beside FP8 ones in one product are not packed: they must not stay views of the file."""
+    copy = shutil.copytree(folder, tmp_path / "m")
+    loaded, expected = load_model(copy, pack=True), load_model(folder)
+    file = copy / "model.safetensors"
+    with open(file, "r+b") as stream:
+        stream.write(os.urandom(file.stat().st_size))
+    mixed = [one for one in loaded.projections() if one.is_quantised and not all(p.is_meta for p in one.parameters())]
+    assert mixed
+    with torch.inference_mode():
+        for got, wanted in zip(loaded.logits(PROMPTS), expected.logits(PROMPTS)):
+            assert torch.equal(got, wanted)
 
 
 def test_logits_under_autograd_are_the_same_and_reach_the_embedding(folder):

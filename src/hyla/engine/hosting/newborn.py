@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
 from multiprocessing.connection import Connection
 
 
@@ -38,6 +39,7 @@ def take() -> Newborn:
 
 
 def _live(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the command line, whose end closes the connection
     gc.disable()  # imports make objects that stay: looking for garbage among them took a sixth of PyTorch's import
     from hyla.engine.waiting_threads import load_torch
 
