@@ -84,14 +84,13 @@ def smollm2(run: Run, engines: list[str]) -> Iterator[Row]:
 def long(run: Run, engines: list[str]) -> Iterator[Row]:
     """Depth 32,768: nobody reads so long a prompt in every run."""
     chosen = [engine for engine in engines if engine in ("hyla", "llama")]
-    kept = str(run.files.folder / f"llama-state-{DEEP}")
-    with stage(run, HYBRID, chosen, length=DEEP + ROOM, sequences=1) as own:
+    with stage(run, HYBRID, chosen, length=DEEP + ROOM, sequences=2) as own:
         nbytes = decode_bytes(run.files.of(HYBRID, "hyla"), DEEP)
         ways: dict[str, str] = {}
 
         def fill(peer: Peer) -> None:
             name = next(name for name, one in own.peers.items() if one is peer)
-            ways[name] = f"came to the depth by {peer.ask('fill', depth=DEEP, kept=kept)}"
+            ways[name] = f"came to the depth by {peer.ask('fill', depth=DEEP)}"
 
         row = own.one_stream(f"one stream at {DEEP:,}", fill, nbytes)
         row.notes |= ways

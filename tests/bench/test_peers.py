@@ -223,7 +223,7 @@ def test_every_goal_is_about_a_row_that_a_part_makes(monkeypatch, tmp_path):
     assert set(goals.GOALS) <= set(rows) and len(rows) == 7 + 3 + 3 + 8
     assert all(row.rates and not row.reasons for row in rows.values())
     assert all(goals.reached(rows[title], goal) for title, own in goals.GOALS.items() for goal in own)
-    assert rows["one stream at 32,768"].notes["llama"] == "came to the depth by a prefill"
+    assert rows["one stream at 32,768"].notes["llama"] == "came to the depth by copies"
 
 
 class Constant:
@@ -231,7 +231,7 @@ class Constant:
 
     answers = {  # noqa: RUF012
         **{"load": "1.0", "best": list(range(10)), "prefill": 1.0, "start": 1.0, "batch": 1.0, "read": 1.0},
-        **{"decode": [0.5] * 5, "fill": "a prefill"},
+        **{"decode": [0.5] * 5, "fill": "copies"},
     }
 
     def ask(self, verb, **arguments):
@@ -361,6 +361,6 @@ def test_hyla_comes_to_a_depth_and_answers_as_its_engine_does(tmp_path):
     assert len(set(best)) == 5 and engine.prefill([1, 2, 3]) > 0
     assert engine.start([1, 2, 3]) > 0 and len(engine.decode(4)) == 4
     assert engine.batch([[1, 2], [3, 4], [5, 6]], 4) > 0 and not engine.engine.has_work
-    assert engine.fill(130, "") and min(engine.decode(3)) > 0
+    assert engine.fill(130) and min(engine.decode(3)) > 0
     assert engine.best([1, 2, 3], 5) == best
     assert models.decode_bytes(str(tmp_path / "model"), 10) > 0
