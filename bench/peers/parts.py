@@ -105,7 +105,9 @@ def twin(run: Run, engines: list[str]) -> Iterator[Row]:
             own.open(name, "hyla", model, max(run.within(LENGTHS)) + ROOM, 1)
         for length in run.within(LENGTHS):
             title = f"3:1 hybrid, prefill {length:,}"
-            yield own.row(title, partial(prefill, length), warm_up=int(length == LENGTHS[0]))
+            row = own.row(title, partial(prefill, length), warm_up=int(length == LENGTHS[0]))
+            row.first = "hybrid"
+            yield row
     finally:
         for peer in own.peers.values():
             peer.close()
@@ -128,9 +130,11 @@ def http(run: Run, engines: list[str]) -> Iterator[Row]:
     command = [sys.executable, "-m", "bench", "http_overhead", *options, "--threads", str(run.threads)]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=run.patience)
-        yield Row(title, json.loads(done.stdout.strip().splitlines()[-1])["results"]["streamed"]["rates"])
+        yield Row(title, json.loads(done.stdout.strip().splitlines()[-1])["results"]["streamed"]["rates"], first="http")
     except (subprocess.TimeoutExpired, IndexError, ValueError, KeyError) as error:
-        yield Row(title, {}, {"http": f"{type(error).__name__}: no numbers of python -m bench http_overhead"})
+        yield Row(
+            title, {}, {"http": f"{type(error).__name__}: no numbers of python -m bench http_overhead"}, first="http"
+        )
 
 
 OTHERS = {"smollm2": smollm2, "long": long, "http": http, "twin": twin, "shapes": other_shapes}
