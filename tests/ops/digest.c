@@ -1,5 +1,5 @@
 /* One C file of the kernels, run on numbers that every machine draws alike; prints a digest of the bits of all outputs.
-   gcc -DKERNELS='"delta.c"' -DDELTA -I src/hyla/ops/native digest.c -lm: for processors that only an emulator has. */
+   gcc -DKERNELS='"delta.c"' -DDELTA -I src/hyla/ops/native digest.c team.c -lm: for processors that only an emulator has. */
 #include <stdio.h>
 #include <stdlib.h>
 #include KERNELS
@@ -98,7 +98,7 @@ static void run(void) {
             Call call = {.sequences = 1, .offset = offset, .length = length, .start = start, .first_page = first,
                          .pages = pages, .heads = heads, .group = group, .K = K, .V = V, .window = form & 1 ? 70 : 0,
                          .q_row = heads * group * K, .q_head = K, .kv_bf16 = form / 2, .k_row = heads * K, .k_head = K,
-                         .v_row = heads * V, .v_head = V, .threads = 1, .tile_rows = 512, .spare_bytes = 1 << 20,
+                         .v_row = heads * V, .v_head = V, .tile_rows = 512, .spare_bytes = 1 << 20,
                          .q = floats(T * heads * group * K, 1.0f, 0), .sinks = floats(heads * group, 1.0f, 0), .o = o,
                          .max = max, .sum = sum, .scale = 0.3f};
             call.k = form / 2 ? (void *)halves(T * heads * K, 1.0f, 0) : (void *)floats(T * heads * K, 1.0f, 0);

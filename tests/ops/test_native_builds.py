@@ -6,7 +6,7 @@ from native_builds import KERNELS, bits, compiled, every_build, library
 
 from hyla.errors import BackendUnavailable, ConfigError
 from hyla.ops import backends, native
-from hyla.ops.native import build, kernels
+from hyla.ops.native import build, launching, products
 
 BUILDS = every_build()
 NAMES = [found.name for found in build.BUILDS]
@@ -30,7 +30,7 @@ def use_build(monkeypatch):
 
     def use(wanted):
         found = library(compiled(wanted))
-        for module in (native, kernels):
+        for module in (native, launching, products):
             monkeypatch.setattr(module, "library", lambda: found)
 
     backends.use("native")

@@ -23,9 +23,10 @@ pytestmark = [
 def digest_of(kernel: str, compiler: str, found: build.Build, folder: Path, run=(), flags=()) -> str:
     """What tests/ops/digest.c prints, compiled for a build and run, by an emulator if one is named."""
     sources, program = Path(build.__file__).parent, folder / f"{found.name}-{kernel}"
-    names = (f'-DKERNELS="{kernel}.c"', f"-D{kernel.upper()}", f"-I{sources}", str(Path(__file__).parent / "digest.c"))
+    names = (f'-DKERNELS="{kernel}.c"', f"-D{kernel.upper()}", f"-I{sources}")
+    code = (str(Path(__file__).parent / "digest.c"), str(sources / "team.c"))
     shared = [flag for flag in build.FLAGS if flag not in ("-shared", "-fPIC")]
-    subprocess.run([compiler, *shared, *found.flags, *flags, *names, "-o", str(program), "-lm"], check=True)
+    subprocess.run([compiler, *shared, *found.flags, *flags, *names, *code, "-o", str(program), "-lm"], check=True)
     done = subprocess.run([*run, str(program)], capture_output=True, text=True, check=True, timeout=300)
     return done.stdout.strip()
 

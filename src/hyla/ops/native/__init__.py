@@ -7,6 +7,7 @@ rounding.
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 
 import torch
@@ -21,7 +22,15 @@ DTYPES = (torch.float32, torch.bfloat16)
 def _loaded():
     from hyla.ops.native.build import load
 
-    return load()
+    library, build = load()
+    follow_threads(library)
+    return library, build
+
+
+def follow_threads(library: ctypes.CDLL) -> None:
+    """Let loops have as many threads as PyTorch's, at every call: `torch.set_num_threads`, OMP_NUM_THREADS."""
+    # PyTorch's own function, found through the library that needs it: a callback into Python would take microseconds.
+    library.hyla_follow_threads(ctypes.CDLL(torch._C.__file__)._ZN2at15get_num_threadsEv)
 
 
 @cache

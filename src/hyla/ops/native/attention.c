@@ -7,14 +7,18 @@
    as 16 partial sums. Superblocks are merged in ascending order. Keys that a row does not see have p = 0; a page or a
    superblock of such keys has f = 1 and changes nothing. So a row's bits depend neither on the rows computed with it
    nor on where a superblock was computed. */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "rows.h"
+#include "team.h"
 
 #define PAGE 64
 #define SUPER 16 /* pages of a superblock */
 #define GROUP 6  /* rows at most whose sums stand in registers together */
 #define MOST_VECTORS 4 /* of a page */
+#define SMALL 16384  /* fewer new elements are not worth a second thread */
+#define FEW 262144   /* nor are fewer products */
 
 typedef struct {
     int64_t sequences;
@@ -23,7 +27,7 @@ typedef struct {
     int64_t heads, group, K, V, window;      /* key heads, query heads of each; window 0: all earlier keys are seen */
     int64_t q_bf16, q_row, q_head;           /* strides in elements; channels are dense */
     int64_t kv_bf16, k_row, k_head, v_row, v_head;
-    int64_t threads, tile_rows, spare_bytes; /* at most so many rows together; for superblocks computed side by side */
+    int64_t tile_rows, spare_bytes;          /* at most so many rows together; for superblocks computed side by side */
     const void *q, *k, *v;                   /* [T, heads * group, K], new keys and values [T, heads, .] */
     void *k_pages, *v_pages;                 /* [P, heads, K, 64], [P, heads, 64, V]; v_pages 0: channels of the keys */
     const float *sinks;                      /* [heads * group], or 0 */
@@ -494,92 +498,115 @@ static void attend_tile(const Call *call, const Tile *tile, Room *room) {
 /* What one call computes: tiles, and where there are few of them, their superblocks as pieces. */
 typedef struct {
     int64_t rows, width, num_tiles, num_pieces, touched; /* most rows of a tile; most pages that a sequence writes */
+    int64_t products;                                    /* of rows with pages */
     Tile *tiles;
     Piece *pieces; /* or 0 */
     float *spare;
-} Work;
+    const Call *call;
+    atomic_int failed;
+} Plan;
 
 /* Returns 0 when memory is short. */
-static int plan_work(const Call *call, Work *work) {
-    int64_t most_rows = most(call->tile_rows, GROUP), enough = 4 * call->threads, num_supers;
-    work->num_tiles = make_tiles(call, most_rows, 0, &num_supers);
-    while (call->threads > 1 && num_supers < enough && most_rows > 4 * GROUP)
-        work->num_tiles = make_tiles(call, most_rows /= 2, 0, &num_supers);
-    work->rows = most_rows + GROUP, work->width = (call->V + LANES - 1) / LANES * LANES;
+static int make_plan(const Call *call, Plan *plan) {
+    int64_t most_rows = most(call->tile_rows, GROUP), threads = team_size(), enough = 4 * threads, num_supers;
+    plan->num_tiles = make_tiles(call, most_rows, 0, &num_supers);
+    while (threads > 1 && num_supers < enough && most_rows > 4 * GROUP)
+        plan->num_tiles = make_tiles(call, most_rows /= 2, 0, &num_supers);
+    plan->rows = most_rows + GROUP, plan->width = (call->V + LANES - 1) / LANES * LANES;
     for (int64_t n = 0; n < call->sequences; n++)
-        work->touched = most(work->touched, (call->start[n] + call->length[n] - 1) / PAGE - call->start[n] / PAGE + 1);
-    if (!(work->tiles = malloc((size_t)work->num_tiles * sizeof(Tile)))) return 0;
-    make_tiles(call, most_rows, work->tiles, &num_supers);
-    qsort(work->tiles, (size_t)work->num_tiles, sizeof(Tile), by_work);
-    work->num_pieces = num_supers;
-    int64_t floats = work->rows * (work->width + 2);
-    if (call->threads == 1 || work->num_tiles >= enough || num_supers == work->num_tiles ||
+        plan->touched = most(plan->touched, (call->start[n] + call->length[n] - 1) / PAGE - call->start[n] / PAGE + 1);
+    if (!(plan->tiles = malloc((size_t)plan->num_tiles * sizeof(Tile)))) return 0;
+    make_tiles(call, most_rows, plan->tiles, &num_supers);
+    for (const Tile *tile = plan->tiles; tile < plan->tiles + plan->num_tiles; tile++)
+        plan->products += (tile->last - tile->first + 1) * tile->count * PAGE * (call->K + call->V);
+    qsort(plan->tiles, (size_t)plan->num_tiles, sizeof(Tile), by_work);
+    plan->num_pieces = num_supers;
+    int64_t floats = plan->rows * (plan->width + 2);
+    if (threads == 1 || plan->num_tiles >= enough || num_supers == plan->num_tiles ||
         num_supers * floats * 4 > call->spare_bytes)
         return 1;
-    work->pieces = malloc((size_t)num_supers * sizeof(Piece)), work->spare = malloc((size_t)(num_supers * floats) * 4);
-    if (!work->pieces || !work->spare) return 0;
-    Piece *piece = work->pieces;
-    float *own = work->spare;
-    for (int64_t i = 0; i < work->num_tiles; i++)
-        for (int64_t super = work->tiles[i].first / SUPER; super <= work->tiles[i].last / SUPER; super++, own += floats)
-            *piece++ = (Piece){i, super, {own, own + work->rows, own + 2 * work->rows}};
+    plan->pieces = malloc((size_t)num_supers * sizeof(Piece)), plan->spare = malloc((size_t)(num_supers * floats) * 4);
+    if (!plan->pieces || !plan->spare) return 0;
+    Piece *piece = plan->pieces;
+    float *own = plan->spare;
+    for (int64_t i = 0; i < plan->num_tiles; i++)
+        for (int64_t super = plan->tiles[i].first / SUPER; super <= plan->tiles[i].last / SUPER; super++, own += floats)
+            *piece++ = (Piece){i, super, {own, own + plan->rows, own + 2 * plan->rows}};
     return 1;
 }
 
-/* A thread's share of the pieces; then the first piece of each tile takes in the others. */
-static void attend_pieces(const Call *call, const Work *work, Room *room) {
-    const Piece *piece = work->pieces;
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < work->num_pieces; i++) {
-        if (!room->q) continue;
-        room->part = piece[i].part;
-        open_tile(call, work->tiles + piece[i].tile, room);
-        take_superblock(call, work->tiles + piece[i].tile, room, piece[i].super);
+static int open_room(const Plan *plan, Room *room) {
+    float *memory = team_memory(4 * lay_out(plan->call, plan->rows, 0, 0));
+    if (memory) lay_out(plan->call, plan->rows, memory, room);
+    return memory != 0;
+}
+
+static void take_tile(void *context, int64_t i, int64_t worker) {
+    Plan *plan = context;
+    Room room;
+    if (open_room(plan, &room)) attend_tile(plan->call, plan->tiles + i, &room);
+    else plan->failed = 1;
+}
+
+static void take_piece(void *context, int64_t i, int64_t worker) {
+    Plan *plan = context;
+    const Piece *piece = plan->pieces + i;
+    const Tile *tile = plan->tiles + piece->tile;
+    Room room;
+    if (!open_room(plan, &room)) {
+        plan->failed = 1;
+        return;
     }
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < work->num_pieces; i++) {
-        const Tile *tile = work->tiles + piece[i].tile;
-        if (i && piece[i - 1].tile == piece[i].tile) continue;
-        for (int64_t j = i + 1; j < work->num_pieces && piece[j].tile == piece[i].tile; j++)
-            merge(tile->count, work->width, piece[i].part, piece[j].part);
-        finish(call, tile, work->width, piece[i].part);
+    room.part = piece->part;
+    open_tile(plan->call, tile, &room);
+    take_superblock(plan->call, tile, &room, piece->super);
+}
+
+/* The first piece of each tile takes in the others. */
+static void join_pieces(void *context, int64_t i, int64_t worker) {
+    const Plan *plan = context;
+    const Piece *piece = plan->pieces;
+    const Tile *tile = plan->tiles + piece[i].tile;
+    if (i && piece[i - 1].tile == piece[i].tile) return;
+    for (int64_t j = i + 1; j < plan->num_pieces && piece[j].tile == piece[i].tile; j++)
+        merge(tile->count, plan->width, piece[i].part, piece[j].part);
+    finish(plan->call, tile, plan->width, piece[i].part);
+}
+
+static void write_pages(void *context, int64_t from, int64_t end, int64_t worker) {
+    const Plan *plan = context;
+    const Call *call = plan->call;
+    int64_t units = plan->touched * call->heads;
+    for (int64_t i = from; i < end; i++) {
+        int64_t first, last, n = i / units;
+        if (page_rows(call, n, i / call->heads % plan->touched, &first, &last))
+            write_rows(call, n, i % call->heads, first, last);
     }
 }
 
-/* A thread's share of the call: new rows are written before any is read. */
-static void attend(const Call *call, const Work *work, Room *room) {
-    int64_t units = work->touched * call->heads;
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < call->sequences * units; i++) {
-        int64_t first, last, n = i / units;
-        if (page_rows(call, n, i / call->heads % work->touched, &first, &last))
-            write_rows(call, n, i % call->heads, first, last);
-    }
-    if (work->pieces) {
-        attend_pieces(call, work, room);
+/* New rows are written before any is read. */
+static void attend(Plan *plan) {
+    const Call *call = plan->call;
+    int64_t all = call->sequences * plan->touched * call->heads, rows = 0;
+    for (int64_t n = 0; n < call->sequences; n++) rows += call->length[n];
+    team_ranges(all, all * SMALL / (1 + rows * call->heads * (call->K + call->V)), write_pages, plan);
+    if (plan->products < FEW) {
+        for (int64_t i = 0; i < plan->num_tiles; i++) take_tile(plan, i, 0);
         return;
     }
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < work->num_tiles; i++)
-        if (room->q) attend_tile(call, work->tiles + i, room);
+    if (!plan->pieces) {
+        team_run(plan->num_tiles, take_tile, plan);
+        return;
+    }
+    team_run(plan->num_pieces, take_piece, plan);
+    if (!plan->failed) team_run(plan->num_pieces, join_pieces, plan);
 }
 
 /* Returns 0, or 1 when memory is short. */
 int hyla_attention(const Call *call) {
-    Work work = {0};
-    int failed = !plan_work(call, &work);
-    if (!failed) {
-        size_t floats = lay_out(call, work.rows, 0, 0);
-#pragma omp parallel num_threads((int)call->threads) if (work.num_pieces > 1)
-        {
-            Room room = {0};
-            float *memory = malloc(4 * floats + 64);
-            if (memory) lay_out(call, work.rows, (float *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), &room);
-            else failed = 1;
-            attend(call, &work, &room);
-            free(memory);
-        }
-    }
-    free(work.tiles), free(work.pieces), free(work.spare);
-    return failed;
+    Plan plan = {.call = call};
+    if (make_plan(call, &plan)) attend(&plan);
+    else plan.failed = 1;
+    free(plan.tiles), free(plan.pieces), free(plan.spare);
+    return plan.failed;
 }

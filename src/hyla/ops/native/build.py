@@ -26,7 +26,7 @@ VARIABLE = "HYLA_KERNELS"
 """Environment variable with the name of a build that is to run, instead of the first that the processor has."""
 
 COMPILERS = ("gcc", "cc", "clang")
-FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-fPIC", "-shared")
 SECONDS = 120
 SHIPPED = Path(__file__).parent / "shipped"
 """Builds that came with the wheel."""

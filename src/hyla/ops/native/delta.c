@@ -4,13 +4,15 @@
        u_r = beta_r (v_r - S^T k_in_r) - sum_{j<r} A_rj u_j        o_r = S^T q_in_r + sum_{j<=r} P_rj u_j
    Sums over channels and over earlier rows go upwards, one fused multiply-add each, and are vectors over the value
    dimension: a row's bits depend neither on how many rows come together nor on the width of the hardware's vectors. */
-#include <stdlib.h>
+#include <stdatomic.h>
 
 #include "rows.h"
+#include "team.h"
 
 #define CHUNK 64
 #define BLOCK 16
 #define TILE 8 /* rows that read the anchor together */
+#define SMALL 32768 /* fewer elements of states, each for every row that meets it, are not worth a second thread */
 
 typedef struct {
     int64_t sequences;
@@ -28,6 +30,7 @@ typedef struct {
     float *u_items, *anchor_items; /* [I, H, 64, V], [I, H, K, V], or 0 */
     const float *first;            /* without a cache: states before the first rows, [N, H, K, V], or 0: zeros */
     float *final;                  /* and after the last ones, or 0 */
+    int64_t per_channel;           /* KDA: a decay per channel of a head's keys */
 } Call;
 
 /* Memory of one thread. Everything begins at a multiple of 16 floats. */
@@ -522,24 +525,33 @@ static void kda_head(const Call *call, int64_t n, int64_t h, const Room *room) {
     finish(call, n, h, s.anchor);
 }
 
-/* Returns 0, or 1 when memory is short. */
-int hyla_delta(const Call *call, int per_channel) {
-    int64_t units = per_channel ? call->heads : call->key_heads;
-    size_t bytes = 4 * (size_t)lay_out(call, 0, 0) + 64;
-    int failed = 0;
-#pragma omp parallel if (call->sequences * units > 1)
-    {
-        Room room = {0};
-        float *memory = malloc(bytes);
-        if (memory) lay_out(call, (float *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), &room);
-        else failed = 1;
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < call->sequences * units; i++) {
-            if (!memory) continue;
-            if (per_channel) kda_head(call, i / units, i % units, &room);
-            else gated_head(call, i / units, i % units, &room);
-        }
-        free(memory);
+typedef struct {
+    const Call *call;
+    int64_t units; /* heads, or groups of them, of each sequence */
+    atomic_int failed;
+} Turns;
+
+static void take_units(void *context, int64_t first, int64_t last, int64_t worker) {
+    Turns *turns = context;
+    const Call *call = turns->call;
+    float *memory = team_memory(4 * (size_t)lay_out(call, 0, 0));
+    if (!memory) {
+        turns->failed = 1;
+        return;
     }
-    return failed;
+    Room room;
+    lay_out(call, memory, &room);
+    for (int64_t i = first; i < last; i++) {
+        if (call->per_channel) kda_head(call, i / turns->units, i % turns->units, &room);
+        else gated_head(call, i / turns->units, i % turns->units, &room);
+    }
+}
+
+/* Returns 0, or 1 when memory is short. */
+int hyla_delta(const Call *call) {
+    Turns turns = {.call = call, .units = call->per_channel ? call->heads : call->key_heads};
+    int64_t rows = 0, all = call->sequences * turns.units;
+    for (int64_t n = 0; n < call->sequences; n++) rows += call->length[n];
+    team_ranges(all, all * SMALL / (1 + rows * call->heads * call->K * call->V), take_units, &turns);
+    return turns.failed;
 }

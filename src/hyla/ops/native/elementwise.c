@@ -1,9 +1,13 @@
 /* Non-linearities and norms over rows. Any float or bfloat16 in and out, float inside. */
+#include "team.h"
 #include "vector.h"
 
 enum { SIGMOID, SILU };
 #define SMALL 16384 /* fewer elements are not worth a second thread */
 #define STRETCH 4096
+
+/* Rows that go together. */
+static int64_t rows_of(int64_t width) { return SMALL / (width < 1 ? 1 : width); }
 
 /* y = f(x) over count contiguous floats. */
 INLINE void unary_at(const int which, int64_t i, int left, const float *x, float *y) {
@@ -20,13 +24,24 @@ HOT void silu_row(int64_t count, const float *x, float *y) {
     ALONG_ROW(count, BODY)
 #undef BODY
 }
-void hyla_unary(int which, int64_t count, const float *x, float *y) {
-    int64_t stretches = (count + STRETCH - 1) / STRETCH;
-#pragma omp parallel for schedule(static) if (count > SMALL)
-    for (int64_t s = 0; s < stretches; s++) {
-        int64_t left = count - s * STRETCH, at = s * STRETCH;
-        (which == SIGMOID ? sigmoid_row : silu_row)(left < STRETCH ? left : STRETCH, x + at, y + at);
+
+typedef struct {
+    int64_t which, count;
+    const float *x;
+    float *y;
+} Unary;
+
+static void unary_stretches(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Unary *call = context;
+    for (int64_t s = first; s < last; s++) {
+        int64_t left = call->count - s * STRETCH, at = s * STRETCH;
+        (call->which == SIGMOID ? sigmoid_row : silu_row)(left < STRETCH ? left : STRETCH, call->x + at, call->y + at);
     }
+}
+
+int hyla_unary(const Unary *call) {
+    team_ranges((call->count + STRETCH - 1) / STRETCH, SMALL / STRETCH, unary_stretches, (void *)call);
+    return 0;
 }
 
 /* y[i] = silu(gate[i]) * up[i]. */
@@ -42,14 +57,24 @@ HOT void swiglu_row(int64_t width, int is_bf16, const void *gate, const void *up
     else ALONG_ROW(width, BODY)
 #undef BODY
 }
-/* Rows of gate and up are `stride` apart. */
-void hyla_swiglu(int64_t rows, int64_t width, int64_t gate_stride, int64_t up_stride, int is_bf16, const void *gate,
-                 const void *up, void *y) {
-    int64_t size = is_bf16 ? 2 : 4;
-#pragma omp parallel for schedule(static) if (rows * width > SMALL)
-    for (int64_t r = 0; r < rows; r++)
-        swiglu_row(width, is_bf16, (const char *)gate + size * r * gate_stride, (const char *)up + size * r * up_stride,
-                   (char *)y + size * r * width);
+
+typedef struct {
+    int64_t rows, width, gate_stride, up_stride, is_bf16; /* rows of gate and up are a stride apart, those of y dense */
+    const void *gate, *up;
+    void *y;
+} Swiglu;
+
+static void swiglu_rows(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Swiglu *call = context;
+    int64_t width = call->width, size = call->is_bf16 ? 2 : 4;
+    for (int64_t r = first; r < last; r++)
+        swiglu_row(width, (int)call->is_bf16, (const char *)call->gate + size * r * call->gate_stride,
+                   (const char *)call->up + size * r * call->up_stride, (char *)call->y + size * r * width);
+}
+
+int hyla_swiglu(const Swiglu *call) {
+    team_ranges(call->rows, rows_of(call->width), swiglu_rows, (void *)call);
+    return 0;
 }
 
 /* The sum of the squares of a row: 16 sums side by side, then of these. */
@@ -106,12 +131,24 @@ static void norm_row(const Norm *n, const void *x, int64_t at, void *y, int64_t 
     scale_row(n, sqrtf(total / n->divisor + n->eps), x, at, y, to);
 }
 
-/* Divisor: width for RMSNorm, 1 for the L2 norm. */
-void hyla_norm(int64_t rows, int64_t width, int64_t stride, int x_bf16, int w_bf16, int y_bf16, const void *x,
-               const void *weight, float shift, float eps, float divisor, void *y) {
-    Norm norm = {width, x_bf16, w_bf16, y_bf16, weight, shift, eps, divisor};
-#pragma omp parallel for schedule(static) if (rows * width > SMALL)
-    for (int64_t r = 0; r < rows; r++) norm_row(&norm, x, r * stride, y, r * width);
+typedef struct {
+    int64_t rows, width, stride, x_bf16, w_bf16, y_bf16; /* rows of x are a stride apart, those of y dense */
+    const void *x, *weight;
+    void *y;
+    float shift, eps, divisor; /* divisor: width for RMSNorm, 1 for the L2 norm */
+} Norms;
+
+static void norm_rows(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Norms *call = context;
+    int64_t width = call->width;
+    Norm norm = {width, (int)call->x_bf16, (int)call->w_bf16, (int)call->y_bf16, call->weight, call->shift, call->eps,
+                 call->divisor};
+    for (int64_t r = first; r < last; r++) norm_row(&norm, call->x, r * call->stride, call->y, r * width);
+}
+
+int hyla_norm(const Norms *call) {
+    team_ranges(call->rows, rows_of(call->width), norm_rows, (void *)call);
+    return 0;
 }
 
 /* y = o * sigmoid(gate), o float. */
@@ -134,14 +171,25 @@ HOT void sigmoid_gate_row(int64_t width, int gate_bf16, int y_bf16, const float 
         default: sigmoid_gate_in(1, 1, width, o, gate, y);
     }
 }
-/* Rows of o and y are dense, those of gate `gate_stride` apart. */
-void hyla_sigmoid_gate(int64_t rows, int64_t width, int64_t gate_stride, int gate_bf16, int y_bf16, const float *o,
-                       const void *gate, void *y) {
-    int64_t gate_size = gate_bf16 ? 2 : 4, y_size = y_bf16 ? 2 : 4;
-#pragma omp parallel for schedule(static) if (rows * width > SMALL)
-    for (int64_t r = 0; r < rows; r++)
-        sigmoid_gate_row(width, gate_bf16, y_bf16, o + r * width, (const char *)gate + gate_size * r * gate_stride,
-                         (char *)y + y_size * r * width);
+
+typedef struct {
+    int64_t rows, width, gate_stride, gate_bf16, y_bf16; /* rows of gate are a stride apart, those of o and y dense */
+    const float *o;
+    const void *gate;
+    void *y;
+} Gate;
+
+static void sigmoid_gate_rows(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Gate *call = context;
+    int64_t width = call->width, gate_size = call->gate_bf16 ? 2 : 4, y_size = call->y_bf16 ? 2 : 4;
+    for (int64_t r = first; r < last; r++)
+        sigmoid_gate_row(width, (int)call->gate_bf16, (int)call->y_bf16, call->o + r * width,
+                         (const char *)call->gate + gate_size * r * call->gate_stride, (char *)call->y + y_size * r * width);
+}
+
+int hyla_sigmoid_gate(const Gate *call) {
+    team_ranges(call->rows, rows_of(call->width), sigmoid_gate_rows, (void *)call);
+    return 0;
 }
 
 typedef struct {
@@ -176,12 +224,11 @@ HOT void to_floats(int64_t width, int x_bf16, const void *x, int64_t at, float *
 }
 HOT void to_bfloats(int64_t width, const float *x, void *y, int64_t to) { copy_in(0, 1, width, x, 0, y, to); }
 
-/* RMSNorm and rotation of every head. */
-void hyla_heads(const Heads *call) {
-    int64_t width = call->width, rows = call->tokens * call->heads;
+static void heads_rows(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Heads *call = context;
+    int64_t width = call->width;
     Norm norm = {width, (int)call->x_bf16, (int)call->w_bf16, 0, call->weight, call->shift, call->eps, (float)width};
-#pragma omp parallel for schedule(static) if (rows * width > SMALL)
-    for (int64_t r = 0; r < rows; r++) {
+    for (int64_t r = first; r < last; r++) {
         int64_t t = r / call->heads, at = t * call->row + r % call->heads * call->head;
         float own[width], *y = call->y_bf16 ? own : (float *)call->y + r * width;
         if (call->has_norm) norm_row(&norm, call->x, at, y, 0);
@@ -189,4 +236,10 @@ void hyla_heads(const Heads *call) {
         if (call->rotary) rotate(call->rotary / 2, (int)call->interleaved, call->cos_sin + t * call->rotary, y);
         if (call->y_bf16) to_bfloats(width, y, call->y, r * width);
     }
+}
+
+/* RMSNorm and rotation of every head. */
+int hyla_heads(const Heads *call) {
+    team_ranges(call->tokens * call->heads, rows_of(call->width), heads_rows, (void *)call);
+    return 0;
 }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, byref, c_float, c_int64, c_void_p
+from ctypes import Structure, c_float, c_int64, c_void_p
 
 import torch
 
-from hyla.ops.native import library
+from hyla.ops.native.launching import empty, launch
 
 KINDS = {"sigmoid": 0, "silu": 1}
 
@@ -16,11 +16,17 @@ def is_bf16(x: torch.Tensor) -> int:
     return int(x.dtype == torch.bfloat16)
 
 
+class UnaryCall(Structure):
+    """The struct `Unary` of elementwise.c."""
+
+    _fields_ = (("which", c_int64), ("count", c_int64), ("x", c_void_p), ("y", c_void_p))
+
+
 def unary(kind: str, x: torch.Tensor) -> torch.Tensor:
     """sigmoid or silu of fp32 x."""
     x = x.contiguous()
-    y = torch.empty_like(x)
-    library().hyla_unary(KINDS[kind], c_int64(x.numel()), c_void_p(x.data_ptr()), c_void_p(y.data_ptr()))
+    y = empty(x.shape, x.dtype)
+    launch("unary", UnaryCall(KINDS[kind], x.numel(), x.data_ptr(), y.data_ptr()), x, y)
     return y
 
 
@@ -30,47 +36,63 @@ def _as_rows(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
 
 
+class SwigluCall(Structure):
+    """The struct `Swiglu` of elementwise.c."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "width", "gate_stride", "up_stride", "is_bf16")),
+        *((name, c_void_p) for name in ("gate", "up", "y")),
+    )
+
+
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up in fp32, rounded once to their dtype."""
     gate_RW, up_RW = _as_rows(gate), _as_rows(up)
-    rows, width = gate_RW.shape
-    y = torch.empty(gate.shape, dtype=up.dtype)
-    strides = (c_int64(gate_RW.stride(0)), c_int64(up_RW.stride(0)))
-    pointers = (c_void_p(x.data_ptr()) for x in (gate_RW, up_RW, y))
-    library().hyla_swiglu(c_int64(rows), c_int64(width), *strides, is_bf16(up), *pointers)
+    y = empty(gate.shape, up.dtype)
+    call = SwigluCall(*gate_RW.shape, gate_RW.stride(0), up_RW.stride(0), is_bf16(up))
+    call.gate, call.up, call.y = gate_RW.data_ptr(), up_RW.data_ptr(), y.data_ptr()
+    launch("swiglu", call, gate_RW, up_RW, y)
     return y
+
+
+class NormCall(Structure):
+    """The struct `Norms` of elementwise.c."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "width", "stride", "x_bf16", "w_bf16", "y_bf16")),
+        *((name, c_void_p) for name in ("x", "weight", "y")),
+        *((name, c_float) for name in ("shift", "eps", "divisor")),
+    )
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor | None, *, shift: float, eps: float, divisor: float) -> torch.Tensor:
     """x / sqrt(sum(x^2) / divisor + eps) * (weight + shift) over the last dimension, in x's dtype."""
     rows_RW = _as_rows(x)
-    rows, width = rows_RW.shape
-    y = torch.empty(x.shape, dtype=x.dtype)
-    bf16 = is_bf16(x)
-    library().hyla_norm(
-        c_int64(rows),
-        c_int64(width),
-        c_int64(rows_RW.stride(0)),
-        bf16,
-        0 if weight is None else is_bf16(weight),
-        bf16,
-        c_void_p(rows_RW.data_ptr()),
-        c_void_p(0 if weight is None else weight.data_ptr()),
-        c_float(shift),
-        c_float(eps),
-        c_float(divisor),
-        c_void_p(y.data_ptr()),
-    )
+    y = empty(x.shape, x.dtype)
+    call = NormCall(*rows_RW.shape, rows_RW.stride(0), is_bf16(x), y_bf16=is_bf16(x), x=rows_RW.data_ptr())
+    if weight is not None:
+        call.w_bf16, call.weight = is_bf16(weight), weight.data_ptr()
+    call.y, call.shift, call.eps, call.divisor = y.data_ptr(), shift, eps, divisor
+    launch("norm", call, rows_RW, weight, y)
     return y
+
+
+class GateCall(Structure):
+    """The struct `Gate` of elementwise.c."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "width", "gate_stride", "gate_bf16", "y_bf16")),
+        *((name, c_void_p) for name in ("o", "gate", "y")),
+    )
 
 
 def sigmoid_gate(o: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """o * sigmoid(gate) for fp32 o, rounded once to dtype."""
     o_RW, gate_RW = _as_rows(o).contiguous(), _as_rows(gate)
-    rows, width = o_RW.shape
-    y = torch.empty(o.shape, dtype=dtype)
-    sizes = (c_int64(rows), c_int64(width), c_int64(gate_RW.stride(0)), is_bf16(gate), is_bf16(y))
-    library().hyla_sigmoid_gate(*sizes, *(c_void_p(x.data_ptr()) for x in (o_RW, gate_RW, y)))
+    y = empty(o.shape, dtype)
+    call = GateCall(*o_RW.shape, gate_RW.stride(0), is_bf16(gate), is_bf16(y))
+    call.o, call.gate, call.y = o_RW.data_ptr(), gate_RW.data_ptr(), y.data_ptr()
+    launch("sigmoid_gate", call, o_RW, gate_RW, y)
     return y
 
 
@@ -88,7 +110,7 @@ class HeadsCall(Structure):
 def norm_and_rotate(x_THK, weight, eps: float | None, cos_sin_TR, *, shift: float, interleaved: bool, dtype):
     """Heads [T, H, K], RMS-normed unless eps is None and rotated unless cos_sin is None, in dtype."""
     x_THK = x_THK if x_THK.stride(2) == 1 else x_THK.contiguous()
-    y = torch.empty(x_THK.shape, dtype=dtype)
+    y = empty(x_THK.shape, dtype)
     tokens, heads, width = x_THK.shape
     call = HeadsCall(
         tokens=tokens,
@@ -109,8 +131,19 @@ def norm_and_rotate(x_THK, weight, eps: float | None, cos_sin_TR, *, shift: floa
         shift=shift,
         eps=eps or 0.0,
     )
-    library().hyla_heads(byref(call))
+    launch("heads", call, x_THK, weight, cos_sin_TR, y)
     return y
+
+
+class ConvCall(Structure):
+    """The struct `Call` of conv.c."""
+
+    _fields_ = (
+        ("sequences", c_int64),
+        *((name, c_void_p) for name in ("offset", "length", "start", "slot")),
+        *((name, c_int64) for name in ("channels", "taps", "stride", "is_bf16", "ring_rows")),
+        *((name, c_void_p) for name in ("x", "weight", "ring", "y")),
+    )
 
 
 def conv(
@@ -118,20 +151,18 @@ def conv(
 ) -> torch.Tensor:
     """The short convolution's fp32 rows; reads the ring, then extends it. spans: offsets, lengths, starts, slots."""
     x_TC = _as_rows(x_TC)
-    y = torch.empty(x_TC.shape, dtype=torch.float32)
-    library().hyla_conv(
-        c_int64(spans_4N.shape[1]),
-        *(c_void_p(span.data_ptr()) for span in spans_4N),
-        c_int64(x_TC.shape[1]),
+    y = empty(x_TC.shape, torch.float32)
+    call = ConvCall(spans_4N.shape[1], *(span.data_ptr() for span in spans_4N))
+    call.channels, call.taps, call.stride, call.is_bf16 = (
+        x_TC.shape[1],
         weight_LC.shape[0],
-        c_int64(x_TC.stride(0)),
+        x_TC.stride(0),
         is_bf16(x_TC),
-        c_void_p(x_TC.data_ptr()),
-        c_void_p(weight_LC.data_ptr()),
-        c_void_p(0 if ring is None else ring.data_ptr()),
-        c_int64(0 if ring is None else ring.shape[1]),
-        c_void_p(y.data_ptr()),
     )
+    call.x, call.weight, call.y = x_TC.data_ptr(), weight_LC.data_ptr(), y.data_ptr()
+    if ring is not None:
+        call.ring_rows, call.ring = ring.shape[1], ring.data_ptr()
+    launch("conv", call, spans_4N, x_TC, weight_LC, ring, y)
     return y
 
 
@@ -145,6 +176,7 @@ class DeltaCall(Structure):
         *((name, c_void_p) for name in ("q", "k", "v", "log_decay", "beta")),
         *((name, c_void_p) for name in ("o", "anchor", "u", "keys", "sums", "decay_rows", "k_scaled", "block_sum")),
         *((name, c_void_p) for name in ("u_items", "anchor_items", "first", "final")),
+        ("per_channel", c_int64),
     )
 
 
@@ -158,15 +190,15 @@ def delta(inputs, spans_4N: torch.Tensor, states: dict[str, torch.Tensor], items
     """
     tensors = [x.contiguous() for x in inputs]
     _, k, v, log_decay, _ = tensors
-    o = torch.empty_like(v)
+    o = empty(v.shape, v.dtype)
     call = DeltaCall(sequences=spans_4N.shape[1], key_heads=k.shape[1], heads=v.shape[1], K=k.shape[2], V=v.shape[2])
+    call.per_channel = int(log_decay.dim() == 3)
     named = dict(zip(("offset", "length", "start", "slot"), spans_4N))
     named |= dict(zip(("q", "k", "v", "log_decay", "beta"), tensors)) | {"o": o} | states
     named |= dict(zip(("first_item", "items"), items or ())) | dict(zip(("u_items", "anchor_items"), kept or ()))
     for name, tensor in named.items():
         setattr(call, name, tensor.data_ptr())
-    if library().hyla_delta(byref(call), int(log_decay.dim() == 3)):
-        raise MemoryError("the delta rule's kernels found no memory")
+    launch("delta", call, spans_4N, named)
     return o
 
 
@@ -186,7 +218,7 @@ class AttentionCall(Structure):
         *((name, c_int64) for name in ("heads", "group", "K", "V", "window")),
         *((name, c_int64) for name in ("q_bf16", "q_row", "q_head")),
         *((name, c_int64) for name in ("kv_bf16", "k_row", "k_head", "v_row", "v_head")),
-        *((name, c_int64) for name in ("threads", "tile_rows", "spare_bytes")),
+        *((name, c_int64) for name in ("tile_rows", "spare_bytes")),
         *((name, c_void_p) for name in ("q", "k", "v", "k_pages", "v_pages", "sinks", "o", "max", "sum")),
         ("scale", c_float),
     )
@@ -206,8 +238,8 @@ def attention(q, k, v, page_table, spans_4N, k_pages, v_pages, *, scale, value_d
     v = None if v is None else _with_dense_heads(v)
     sinks = None if sinks is None else sinks.contiguous()
     tokens, query_heads, key_dim = q.shape
-    o = torch.empty(tokens, query_heads, value_dim, dtype=torch.float32)
-    maximum, total = torch.empty(2, tokens, query_heads) if with_statistics else (None, None)
+    o = empty((tokens, query_heads, value_dim), torch.float32)
+    maximum, total = empty((2, tokens, query_heads), torch.float32) if with_statistics else (None, None)
     call = AttentionCall(
         sequences=spans_4N.shape[1],
         heads=k.shape[1],
@@ -217,7 +249,6 @@ def attention(q, k, v, page_table, spans_4N, k_pages, v_pages, *, scale, value_d
         window=window or 0,
         q_bf16=is_bf16(q),
         kv_bf16=is_bf16(k),
-        threads=torch.get_num_threads(),
         tile_rows=TILE_BYTES // (4 * (key_dim + value_dim)),
         spare_bytes=SPARE_BYTES,
         scale=scale,
@@ -231,6 +262,5 @@ def attention(q, k, v, page_table, spans_4N, k_pages, v_pages, *, scale, value_d
     for name, tensor in named.items():
         if tensor is not None:
             setattr(call, name, tensor.data_ptr())
-    if library().hyla_attention(byref(call)):
-        raise MemoryError("the attention kernel found no memory")
+    launch("attention", call, spans_4N, page_table, named)
     return o, maximum, total

@@ -6,14 +6,13 @@
    instruction of x86 does (vdpbf16ps, which takes what is smaller than a float can hold as zero). Products of bfloat16
    are exact in floats, so every build has the same bits. How many rows come together, how the weight is stored and how
    many threads there are changes nothing. */
-#include <omp.h>
-
 #include "panel.h"
+#include "team.h"
 
 #define STRETCH 180  /* rows that are computed with one panel: a multiple of 5 and 6 */
 #define FEW 12       /* rows, for which the panel is to stay in the first cache: it is half as long then */
 #define AHEAD 4096   /* bytes of tiles that are asked for before they are needed */
-#define SMALL 32768  /* fewer products are not worth a second thread */
+#define SMALL 131072 /* fewer products are not worth a second thread */
 
 /* Rows, and parts of a line, whose sums stay in registers beside what is loaded. */
 #if LANES_OF_A_PART == 16
@@ -53,21 +52,34 @@ typedef struct {
 
 enum { FLOATS, PAIRS, MIXED }; /* x and W in fp32; both in bf16; x in fp32 and W in bf16 */
 
-/* Outputs first to last of one matrix of codes, plain: [last - first][inner] of floats or bfloat16. */
-void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, int is_bf16, void *out) {
-    const uint8_t *codes = (const uint8_t *)c->weights + matrix * c->outputs * c->inner;
-    int64_t blocks = (c->inner + SIDE - 1) / SIDE;
-#pragma omp parallel for schedule(static) if ((last - first) * c->inner > SMALL)
-    for (int64_t t = 0; t < c->tiles; t++) {
+typedef struct {
+    const Call *call;
+    int64_t matrix, first, last;
+    int is_bf16;
+    void *out;
+} Dense;
+
+static void dense_tiles(void *context, int64_t from, int64_t end, int64_t worker) {
+    const Dense *dense = context;
+    const Call *c = dense->call;
+    const uint8_t *codes = (const uint8_t *)c->weights + dense->matrix * c->outputs * c->inner;
+    int64_t blocks = (c->inner + SIDE - 1) / SIDE, first = dense->first, last = dense->last;
+    for (int64_t t = from; t < end; t++) {
         int64_t low = c->tile[3 * t], high = low + c->tile[3 * t + 1];
-        int64_t scales = (matrix * c->scale_rows + c->tile[3 * t + 2]) * blocks;
+        int64_t scales = (dense->matrix * c->scale_rows + c->tile[3 * t + 2]) * blocks;
         for (int64_t o = low < first ? first : low; o < (high < last ? high : last); o++)
             for (int64_t k = 0; k < c->inner; k += SIDE) {
                 int64_t count = c->inner - k < SIDE ? c->inner - k : SIDE;
-                dense_row(count, scale_of(c->scales, c->scale_kind, scales + k / SIDE), is_bf16,
-                          codes + o * c->inner + k, out, (o - first) * c->inner + k);
+                dense_row(count, scale_of(c->scales, c->scale_kind, scales + k / SIDE), dense->is_bf16,
+                          codes + o * c->inner + k, dense->out, (o - first) * c->inner + k);
             }
     }
+}
+
+/* Outputs first to last of one matrix of codes, plain: [last - first][inner] of floats or bfloat16. */
+void hyla_fp8_dense(const Call *c, int64_t matrix, int64_t first, int64_t last, int is_bf16, void *out) {
+    Dense dense = {c, matrix, first, last, is_bf16, out};
+    team_ranges(c->tiles, SMALL / (TILE * c->inner), dense_tiles, &dense);
 }
 
 INLINE uint32_t bits_at(const char *p) { uint32_t x; memcpy(&x, p, 4); return x; }
@@ -220,30 +232,56 @@ static void tile_product(const Call *c, int64_t matrix, int64_t t, int64_t first
                    (first + r) * c->y_stride + tile[0]);
 }
 
+typedef struct {
+    const Call *call;
+    int64_t share; /* tiles of one turn */
+} Shared;
+
+static void share_product(void *context, int64_t index, int64_t worker) {
+    const Shared *shared = context;
+    const Call *c = shared->call;
+    int64_t end = (index + 1) * shared->share, all = c->spans * c->tiles;
+    for (int64_t i = index * shared->share; i < (end < all ? end : all); i++) {
+        const int64_t *span = c->span + 3 * (i / c->tiles);
+        for (int64_t r = span[1]; r < span[2]; r += STRETCH)
+            tile_product(c, span[0], i % c->tiles, r, r + STRETCH < span[2] ? r + STRETCH : span[2]);
+    }
+}
+
 /* Each span's rows of x times its matrix. Rows that meet bf16 weights have an even number of columns, `inner` or one
    more, whose last is zero then. */
-void hyla_product(const Call *c) {
-    int64_t rows = 0, share = c->spans * c->tiles / (8 * omp_get_max_threads());
+int hyla_product(const Call *c) {
+    int64_t rows = 0, all = c->spans * c->tiles, share = all / (8 * team_size());
     for (int64_t s = 0; s < c->spans; s++) rows += c->span[3 * s + 2] - c->span[3 * s + 1];
     share = share < 1 ? 1 : share > 4 ? 4 : share; /* tiles that follow one another are asked for ahead */
-#pragma omp parallel for collapse(2) schedule(dynamic, share) if (rows * c->outputs * c->inner > SMALL)
-    for (int64_t s = 0; s < c->spans; s++)
-        for (int64_t t = 0; t < c->tiles; t++)
-            for (int64_t r = c->span[3 * s + 1]; r < c->span[3 * s + 2]; r += STRETCH)
-                tile_product(c, c->span[3 * s], t, r, r + STRETCH < c->span[3 * s + 2] ? r + STRETCH : c->span[3 * s + 2]);
+    if (rows * c->outputs * c->inner <= SMALL) share = all;
+    Shared shared = {c, share};
+    if (all) team_run((all + share - 1) / share, share_product, &shared);
+    return 0;
+}
+
+typedef struct {
+    const Call *call;
+    float *out;
+} Tiling;
+
+static void lay_tiles(void *context, int64_t first, int64_t last, int64_t worker) {
+    const Tiling *tiling = context;
+    const Call *c = tiling->call;
+    int64_t lines = lines_of(c), panels = (c->inner + LONGEST - 1) / LONGEST;
+    for (int64_t i = first; i < last; i++) {
+        int64_t m = i / panels, k = i % panels * LONGEST, count = k + LONGEST < c->inner ? LONGEST : c->inner - k;
+        Stored stored = stored_tile(c, m / c->tiles, c->tile + 3 * (m % c->tiles));
+        float panel[LONGEST * TILE] __attribute__((aligned(64))); /* its last lines may reach past the weight's */
+        fill(&stored, k, count, panel);
+        memcpy(tiling->out + (m * lines + k / words_of(c)) * TILE, panel,
+               sizeof(float) * (size_t)(TILE * ((count + words_of(c) - 1) / words_of(c))));
+    }
 }
 
 /* Plain weights [matrices][outputs][inner] in tiles: [matrices][tiles][lines][64], zeros after the last output. */
 void hyla_tile(const Call *c, int64_t matrices, float *out) {
-    int64_t lines = lines_of(c), panels = (c->inner + LONGEST - 1) / LONGEST;
-#pragma omp parallel for collapse(2) schedule(static) if (matrices * c->outputs * c->inner > SMALL)
-    for (int64_t m = 0; m < matrices * c->tiles; m++)
-        for (int64_t p = 0; p < panels; p++) {
-            Stored stored = stored_tile(c, m / c->tiles, c->tile + 3 * (m % c->tiles));
-            float panel[LONGEST * TILE] __attribute__((aligned(64))); /* its last lines may reach past the weight's */
-            int64_t k = p * LONGEST, count = k + LONGEST < c->inner ? LONGEST : c->inner - k;
-            fill(&stored, k, count, panel);
-            memcpy(out + (m * lines + k / words_of(c)) * TILE, panel,
-                   sizeof(float) * (size_t)(TILE * ((count + words_of(c) - 1) / words_of(c))));
-        }
+    Tiling tiling = {c, out};
+    int64_t panels = (c->inner + LONGEST - 1) / LONGEST;
+    team_ranges(matrices * c->tiles * panels, SMALL / (LONGEST * TILE), lay_tiles, &tiling);
 }

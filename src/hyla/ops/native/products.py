@@ -14,6 +14,7 @@ import torch
 
 from hyla.ops.native import library
 from hyla.ops.native.kernels import is_bf16
+from hyla.ops.native.launching import empty, launch
 
 TILE = 64
 """Outputs that lie beside one another in a tile."""
@@ -108,17 +109,18 @@ def product(
     if x_TD.stride(1) != 1:
         x_TD = x_TD.contiguous()
     num_rows = x_TD.shape[0]
-    y_TO = x_TD.new_empty(num_rows, stored.outputs) if out_TO is None else out_TO
+    y_TO = empty((num_rows, stored.outputs), x_TD.dtype) if out_TO is None else out_TO
     if spans_S3 is None:
-        span = (c_int64 * 3)(0, 0, num_rows)
-        call.spans, call.span = 1, addressof(span)
+        spans = (c_int64 * 3)(0, 0, num_rows)
+        call.spans, call.span = 1, addressof(spans)
     else:
+        spans = spans_S3
         call.spans, call.span = spans_S3.shape[0], spans_S3.data_ptr()
     call.x, call.x_stride, call.y, call.y_stride = x_TD.data_ptr(), x_TD.stride(0), y_TO.data_ptr(), y_TO.stride(0)
     if bias_O is not None:
         bias_O = bias_O.to(torch.float32).contiguous()
         call.bias = bias_O.data_ptr()
-    library().hyla_product(byref(call))
+    launch("product", call, stored, spans, x_TD, y_TO, bias_O)
     return y_TO
 
 
