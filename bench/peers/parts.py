@@ -84,14 +84,13 @@ def smollm2(run: Run, engines: list[str]) -> Iterator[Row]:
 def long(run: Run, engines: list[str]) -> Iterator[Row]:
     """Depth 32,768: nobody reads so long a prompt in every run."""
     chosen = [engine for engine in engines if engine in ("hyla", "llama")]
-    kept = str(run.files.folder / f"llama-state-{DEEP}")
-    with stage(run, HYBRID, chosen, length=DEEP + ROOM, sequences=1) as own:
+    with stage(run, HYBRID, chosen, length=DEEP + ROOM, sequences=2) as own:
         nbytes = decode_bytes(run.files.of(HYBRID, "hyla"), DEEP)
         ways: dict[str, str] = {}
 
         def fill(peer: Peer) -> None:
             name = next(name for name, one in own.peers.items() if one is peer)
-            ways[name] = f"came to the depth by {peer.ask('fill', depth=DEEP, kept=kept)}"
+            ways[name] = f"came to the depth by {peer.ask('fill', depth=DEEP)}"
 
         row = own.one_stream(f"one stream at {DEEP:,}", fill, nbytes)
         row.notes |= ways
@@ -106,7 +105,9 @@ def twin(run: Run, engines: list[str]) -> Iterator[Row]:
             own.open(name, "hyla", model, max(run.within(LENGTHS)) + ROOM, 1)
         for length in run.within(LENGTHS):
             title = f"3:1 hybrid, prefill {length:,}"
-            yield own.row(title, partial(prefill, length), warm_up=int(length == LENGTHS[0]))
+            row = own.row(title, partial(prefill, length), warm_up=int(length == LENGTHS[0]))
+            row.first = "hybrid"
+            yield row
     finally:
         for peer in own.peers.values():
             peer.close()
@@ -129,9 +130,11 @@ def http(run: Run, engines: list[str]) -> Iterator[Row]:
     command = [sys.executable, "-m", "bench", "http_overhead", *options, "--threads", str(run.threads)]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=run.patience)
-        yield Row(title, json.loads(done.stdout.strip().splitlines()[-1])["results"]["streamed"]["rates"])
+        yield Row(title, json.loads(done.stdout.strip().splitlines()[-1])["results"]["streamed"]["rates"], first="http")
     except (subprocess.TimeoutExpired, IndexError, ValueError, KeyError) as error:
-        yield Row(title, {}, {"http": f"{type(error).__name__}: no numbers of python -m bench http_overhead"})
+        yield Row(
+            title, {}, {"http": f"{type(error).__name__}: no numbers of python -m bench http_overhead"}, first="http"
+        )
 
 
 OTHERS = {"smollm2": smollm2, "long": long, "http": http, "twin": twin, "shapes": other_shapes}

@@ -24,18 +24,20 @@ class Row:
     bandwidth: list[float] = field(default_factory=list)
     """Bytes a second of a plain sum, in the same rounds."""
     notes: dict[str, str] = field(default_factory=dict)
+    first: str = "hyla"
+    """Who is held against the others."""
 
     def median(self, name: str) -> float:
         return statistics.median(self.rates[name])
 
-    def ratios(self, first: str, other: str) -> tuple[float, float, float] | None:
-        """Median, least and largest ratio of two engines' rates within rounds; None where one of them has none."""
-        pairs = [one / two for one, two in zip(self.rates.get(first, ()), self.rates.get(other, ()))]
+    def ratios(self, other: str) -> tuple[float, float, float] | None:
+        """Median, least and largest ratio of the first one's rates to another's, within rounds; None without them."""
+        pairs = [one / two for one, two in zip(self.rates.get(self.first, ()), self.rates.get(other, ()))]
         return (statistics.median(pairs), min(pairs), max(pairs)) if pairs else None
 
-    def best(self, without: str) -> str | None:
+    def best(self) -> str | None:
         """The fastest of the others, by medians."""
-        names = [name for name in self.rates if name != without]
+        names = [name for name in self.rates if name != self.first]
         return max(names, key=self.median, default=None)
 
     def share(self, name: str) -> float | None:

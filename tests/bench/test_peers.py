@@ -167,14 +167,14 @@ def test_rounds_alternate_their_order_and_the_first_does_not_count():
     row = interleaved("work", peers, ask, 3)
     assert row.rates == {"hyla": [10, 30, 20], "llama": [5, 10, 40]}
     assert order == ["hyla", "llama", "llama", "hyla", "hyla", "llama", "llama", "hyla"]
-    assert row.median("hyla") == 20 and row.ratios("hyla", "llama") == (2, 0.5, 3)
+    assert row.median("hyla") == 20 and row.ratios("llama") == (2, 0.5, 3)
 
 
 def test_an_engine_that_fails_leaves_the_row_and_the_others_go_on():
     peers = scripted(hyla=[1, 2, 3], llama=[1, "out of memory"])
     row = interleaved("work", peers, ask, 2)
     assert row.rates == {"hyla": [2, 3]} and row.reasons == {"llama": "out of memory"}
-    assert row.ratios("hyla", "llama") is None and row.best("hyla") is None and set(peers) == {"hyla", "llama"}
+    assert row.ratios("llama") is None and row.best() is None and set(peers) == {"hyla", "llama"}
     assert each(scripted(one=[7], other=["no"]), ask) == ({"one": 7}, {"other": "no"})
 
 
@@ -194,9 +194,10 @@ def test_the_table_has_medians_ratios_goals_and_reasons():
     rows = [
         Row("one", {"hyla": [110.0, 130.0], "llama": [100.0, 100.0]}, {"vllm": "needs AVX-512"}),
         Row("two", {"hyla": [5.0]}, {"vllm": "needs AVX-512", "llama": "no file"}, 2.0, [20.0]),
+        Row("three", {"engine": [2.0], "http": [1.9]}, first="http"),
     ]
     asked = {"one": [Goal(1.1, "best"), Goal(1.0, "vllm")], "two": [Goal(0.85, "bandwidth")]}
-    assert tables.table(rows, asked).splitlines() == [
+    assert tables.tables(rows, asked).splitlines() == [
         "| tokens/s | Hyla | llama.cpp | vLLM | share of bandwidth | goal |",
         "| --- | --- | --- | --- | --- | --- |",
         "| one | 120 | 100 (1.20x: 1.10, 1.30) | - |  | 1.1 x llama.cpp: 1.20, met; 1 x vLLM: not measured |",
@@ -204,6 +205,10 @@ def test_the_table_has_medians_ratios_goals_and_reasons():
         "",
         "- vLLM (one, two): needs AVX-512",
         "- llama.cpp (two): no file",
+        "",
+        "| tokens/s | http | engine | goal |",
+        "| --- | --- | --- | --- |",
+        "| three | 1.9 | 2.0 (0.95x: 0.95, 0.95) |  |",
     ]
 
 
@@ -223,7 +228,7 @@ def test_every_goal_is_about_a_row_that_a_part_makes(monkeypatch, tmp_path):
     assert set(goals.GOALS) <= set(rows) and len(rows) == 7 + 3 + 3 + 8
     assert all(row.rates and not row.reasons for row in rows.values())
     assert all(goals.reached(rows[title], goal) for title, own in goals.GOALS.items() for goal in own)
-    assert rows["one stream at 32,768"].notes["llama"] == "came to the depth by a prefill"
+    assert rows["one stream at 32,768"].notes["llama"] == "came to the depth by copies"
 
 
 class Constant:
@@ -231,7 +236,7 @@ class Constant:
 
     answers = {  # noqa: RUF012
         **{"load": "1.0", "best": list(range(10)), "prefill": 1.0, "start": 1.0, "batch": 1.0, "read": 1.0},
-        **{"decode": [0.5] * 5, "fill": "a prefill"},
+        **{"decode": [0.5] * 5, "fill": "copies"},
     }
 
     def ask(self, verb, **arguments):
@@ -361,6 +366,6 @@ def test_hyla_comes_to_a_depth_and_answers_as_its_engine_does(tmp_path):
     assert len(set(best)) == 5 and engine.prefill([1, 2, 3]) > 0
     assert engine.start([1, 2, 3]) > 0 and len(engine.decode(4)) == 4
     assert engine.batch([[1, 2], [3, 4], [5, 6]], 4) > 0 and not engine.engine.has_work
-    assert engine.fill(130, "") and min(engine.decode(3)) > 0
+    assert engine.fill(130) and min(engine.decode(3)) > 0
     assert engine.best([1, 2, 3], 5) == best
     assert models.decode_bytes(str(tmp_path / "model"), 10) > 0

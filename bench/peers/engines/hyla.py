@@ -58,7 +58,7 @@ class Hyla:
         self.running = name
         return time.perf_counter() - start
 
-    def fill(self, depth: int, kept: str) -> str:
+    def fill(self, depth: int) -> str:
         self._drop()
         self.running = Filled(self.model, depth)
         return "caches of random numbers"

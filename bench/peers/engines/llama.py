@@ -65,19 +65,21 @@ class Llama(Stepwise):
         pointer = self.library.llama_get_logits_ith(self.context, index)
         return np.ctypeslib.as_array(pointer, shape=(self.vocabulary,)).copy()  # the next piece writes over it
 
-    def fill(self, depth: int, kept: str) -> str:
-        self.clear()
-        self.token = 5
-        if Path(kept).exists():
-            tokens, count = (self.library.llama_token * 1)(), ctypes.c_size_t()
-            place = kept.encode()
-            if not self.library.llama_state_seq_load_file(self.context, place, 0, tokens, 1, ctypes.byref(count)):
-                raise ValueError(f"llama.cpp refuses the state {Path(kept).name}")
-            self.depth = depth
-            return "the state of an earlier run's prefill"
-        self.feed([[(7 * n * n + 13 * n) % self.vocabulary for n in range(depth)]])
-        self.library.llama_state_seq_save_file(self.context, kept.encode(), 0, (self.library.llama_token * 1)(), 0)
-        return "a prefill"
+    def fill(self, depth: int) -> str:
+        """A first piece is read; copies of what it left make the rest. Every cell of keys and values is the running
+        sequence's, so a token attends to all of them, though their positions repeat."""
+        memory = self.library.llama_get_memory(self.context)
+        length, spare = min(PIECE, depth), 1
+        self.prefill([(7 * n * n + 13 * n) % self.vocabulary for n in range(length)])
+        size = self.library.llama_state_seq_get_size(self.context, 0)
+        state = (ctypes.c_uint8 * size)()
+        self.library.llama_state_seq_get_data(self.context, state, size, 0)
+        for _ in range(depth // length - 1):
+            if not self.library.llama_state_seq_set_data(self.context, state, size, spare):
+                raise ValueError("llama.cpp refuses a copy of its state")
+            self.library.llama_memory_seq_cp(memory, spare, 0, -1, -1)
+            self.library.llama_memory_seq_rm(memory, spare, -1, -1)
+        return f"copies of the state after {length:,} tokens"
 
 
 ENGINE = Llama

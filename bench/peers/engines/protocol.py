@@ -23,9 +23,8 @@ class PeerEngine(Protocol):
         """The same; the sequence stays, and `decode` goes on with it."""
         ...
 
-    def fill(self, depth: int, kept: str) -> str:
-        """Come to a depth without reading a prompt in full, or read it once and keep what it left in the file `kept`.
-        Returns how. `decode` goes on there."""
+    def fill(self, depth: int) -> str:
+        """Come to a depth without reading a prompt of that length. Returns how. `decode` goes on there."""
         ...
 
     def decode(self, steps: int) -> list[float]:
