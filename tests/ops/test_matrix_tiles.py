@@ -44,7 +44,8 @@ def emulated(tmp_path_factory) -> ctypes.CDLL:
     sources, folder = Path(build.__file__).parent, tmp_path_factory.mktemp("tiles")
     file = folder / "emulated.so"
     (folder / "team.c").write_text(MANY_THREADS)
-    code = ("-include", str(Path(__file__).parent / "emulated_tiles.h"), f"-I{sources}", *(str(sources / f"{name}.c") for name in ("product", "tiles")))
+    files = [str(sources / f"{name}.c") for name in ("product", "tiles")]
+    code = ("-include", str(Path(__file__).parent / "emulated_tiles.h"), f"-I{sources}", *files)
     command = [compiler, *build.FLAGS, "-shared", *own.flags, *code, str(folder / "team.c"), "-o", str(file), "-lm"]
     subprocess.run(command, check=True, timeout=build.SECONDS)
     return ctypes.CDLL(str(file))
