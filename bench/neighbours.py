@@ -94,11 +94,15 @@ def one_round(streams: list[Stream], seconds: float) -> dict[str, float]:
 
 
 def measure(engine: str, folder: str, options: argparse.Namespace) -> dict[str, float]:
-    streams = [Stream(engine, folder, options) for _ in range(2)]
-    rounds = [one_round(streams, options.seconds) for _ in range(options.rounds)]
-    for stream in streams:
-        stream.go_on()
-        stream.worker.close()
+    streams = []
+    try:
+        streams += [Stream(engine, folder, options)]
+        streams += [Stream(engine, folder, options)]
+        rounds = [one_round(streams, options.seconds) for _ in range(options.rounds)]
+    finally:
+        for stream in streams:  # one that is stopped would stay for ever
+            stream.go_on()
+            stream.worker.close()
     row = {"alone_tokens_s": round(statistics.median(found["alone"] for found in rounds), 1)}
     for case in TARGETS:
         ratios = [found[case] / found["alone"] for found in rounds]
