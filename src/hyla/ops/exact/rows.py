@@ -51,7 +51,15 @@ class Buckets:
 
 def has_library_layout(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the library has a layout of its own for weights there, which `reorder` makes."""
-    return not backends.is_portable(device) and dtype in (torch.float32, torch.bfloat16)
+    if backends.is_portable(device):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and _has_bf16_layout())
+
+
+@cache
+def _has_bf16_layout() -> bool:
+    """oneDNN computes in bf16 only on processors with AVX-512 (or their like on ARM); elsewhere it refuses the call."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def reorder(weight_OD: torch.Tensor) -> torch.Tensor:
