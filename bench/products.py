@@ -3,9 +3,9 @@
     python -m bench products [--rounds 7] [--cpu-time]
 
 bf16 rows with bf16 weights, fp32 rows with fp32 weights, and fp32 rows with bf16 weights, for which the library needs
-an fp32 copy. Ours lie in tiles, the library's in its own packed layout, or plain where it has none for the processor (bf16
-with AVX2). Each call meets the next of several copies, so that weights come from memory. First every row count must give
-the same bits, which is true of ours by construction.
+an fp32 copy. Ours lie in tiles, the library's in its own packed layout, or plain where it has none for the processor
+(bf16 with AVX2). Each call meets the next of several copies, so that weights come from memory. First every row count
+must give the same bits, which is true of ours by construction.
 What counts is the median of the ratios of a round; no target.
 """
 
