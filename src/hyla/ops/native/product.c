@@ -4,8 +4,8 @@
    An output is one sum, begun at zero, to which the products are added in the order of the columns. In floats: one fused
    multiply-add at a time. Of bfloat16 with bfloat16 two columns at a time, the second of the two first, as the
    instruction of x86 does (vdpbf16ps, which takes what is smaller than a float can hold as zero). Products of bfloat16
-   are exact in floats, so every build has the same bits. (But for matrix tiles, which have an order of their own.) How many rows come together, how the weight is stored and how
-   many threads there are changes nothing. */
+   are exact in floats, so every build has the same bits, but for matrix tiles, which have an order of their own. How many
+   rows come together, how the weight is stored and how many threads there are changes nothing. */
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__)
 #define HAS_TILES 1
 #ifdef __linux__
@@ -176,7 +176,8 @@ INLINE void chain(const int rows, const int columns, const int mode, const int a
     do {
         if (asks) {
 #pragma GCC unroll 4
-            for (int n = 0; n < asks; n++) __builtin_prefetch(ahead + 64 * n, 0, mode == UPWARDS || mode == IN_PAIRS ? 2 : 3);
+            for (int n = 0; n < asks; n++)
+                __builtin_prefetch(ahead + 64 * n, 0, mode == UPWARDS || mode == IN_PAIRS ? 2 : 3);
             ahead += ahead_step;
         }
         if (mode == FLOATS) {
