@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from hyla.layers.protocol import LayerCache
 from hyla.models.mtp import Hidden
@@ -129,11 +129,11 @@ class _WatchedBatch(Batch):
         return self.table("spans", lambda batch: batch.spans_4N)
 
     def table(self, key: Hashable, make: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
-        with torch.utils._python_dispatch._disable_current_modes():
+        with _disable_current_modes():
             return self.tables.table(key, make)
 
     def require(self, key: Hashable, check: Callable[[Batch], None]) -> None:
-        with torch.utils._python_dispatch._disable_current_modes():
+        with _disable_current_modes():
             self.tables.require(key, check)
 
 
