@@ -130,11 +130,14 @@ def http(run: Run, engines: list[str]) -> Iterator[Row]:
     command = [sys.executable, "-m", "bench", "http_overhead", *options, "--threads", str(run.threads)]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=run.patience)
-        yield Row(title, json.loads(done.stdout.strip().splitlines()[-1])["results"]["streamed"]["rates"], first="http")
-    except (subprocess.TimeoutExpired, IndexError, ValueError, KeyError) as error:
-        yield Row(
-            title, {}, {"http": f"{type(error).__name__}: no numbers of python -m bench http_overhead"}, first="http"
-        )
+    except subprocess.TimeoutExpired:
+        yield Row(title, {}, {"http": f"no end in {run.patience:.0f} s"}, first="http")
+        return
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        yield Row(title, {}, {"http": f"ended with {done.returncode}: {''.join(last)[:300]}"}, first="http")
+        return
+    yield Row(title, json.loads(done.stdout.splitlines()[-1])["results"]["streamed"]["rates"], first="http")
 
 
 OTHERS = {"smollm2": smollm2, "long": long, "http": http, "twin": twin, "shapes": other_shapes}

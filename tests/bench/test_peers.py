@@ -220,7 +220,7 @@ def test_every_goal_is_about_a_row_that_a_part_makes(monkeypatch, tmp_path):
     monkeypatch.setattr(parts, "decode_bytes", lambda source, context: 1.0)
     monkeypatch.setattr("hyla.checkpoints.resolve", Path)
     line = json.dumps({"results": {"streamed": {"rates": {"engine": [2.0], "http": [1.9]}}}})
-    done = argparse.Namespace(stdout=f"log\n{line}\n")
+    done = argparse.Namespace(stdout=f"log\n{line}\n", returncode=0)
     monkeypatch.setattr(parts.subprocess, "run", lambda *own, **options: done)
     run = stage.Run(Files(tmp_path, tmp_path), tmp_path, 1, 2, 1, 1.0)
     stage.open_memory(run)

@@ -183,12 +183,13 @@ def _parsed(place: str, line: bytes) -> Any:
 
 def _parquet_file(path: str | Path):
     try:
+        import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise ConfigError("parquet files need pyarrow; install it with: pip install 'hyla[data]'") from None
     try:
         return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.lib.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ConfigError(f"{path} is no parquet file that can be read: {error}") from None
 
 

@@ -154,10 +154,9 @@ class Runner:
         generation = part.generation
         chooser, wants_logprobs = generation.chooser, generation.params.logprobs is not None
         for row in range(len(part.drafts) + 1):
-            is_plain = chooser.is_plain and best is not None
-            draft = part.draft_of(row)
-            if is_plain:
-                token = best[first + row]
+            is_plain, draft = False, part.draft_of(row)
+            if best is not None and chooser.is_plain:
+                is_plain, token = True, best[first + row]
             else:
                 token = chooser.choose(logits_RV[first + row], len(generation.tokens), draft)
             if token is None:

@@ -106,7 +106,8 @@ def _model_drafter(options: EngineOptions, model: Model, cache: Cache, draft_mod
 
         dtype = getattr(torch, options.dtype) if options.dtype else None
         found = resolve(options.draft_model, None)
-        draft_model = load_model(found, dtype=dtype, device=model.device, pack=options.pack)
+        loaded: Model = load_model(found, dtype=dtype, device=model.device, pack=options.pack)
+        draft_model = loaded
     draft_model.eval()
     if options.pack:
         draft_model.pack()
