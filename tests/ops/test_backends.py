@@ -86,15 +86,15 @@ def test_a_model_names_the_operators_that_it_computes_with(family, caplog):
 
 @needs_kernels
 def test_what_was_not_chosen_has_its_reason():
-    report = backends.report(["kda", "moe"], torch.device("cpu"), torch.bfloat16)
+    report = backends.report(["kda", "sparse"], torch.device("cpu"), torch.bfloat16)
     assert report["kda"]["backend"] == "native"
-    assert report["moe"] == {"backend": "torch", "not": {"native": backends.NO_KERNEL}}
+    assert report["sparse"] == {"backend": "torch", "not": {"native": backends.NO_KERNEL}}
     wide = backends.report(["kda"], torch.device("cpu"), torch.float64)
     assert wide["kda"] == {"backend": "torch", "not": {"native": "no kernels in float64"}}
     backends.use("torch")
     chosen = backends.report(["kda"], torch.device("cpu"), torch.float32)
     assert chosen["kda"]["not"] == {"native": "the choice is 'torch'"}
-    assert backends.describe(report) == ["native: kda", "torch (native: no kernel for this operator): moe"]
+    assert backends.describe(report) == ["native: kda", "torch (native: no kernel for this operator): sparse"]
 
 
 def test_nothing_is_compiled_for_a_device_that_does_not_use_it(monkeypatch):
