@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hyla.errors import BackendUnavailable, ConfigError
+from hyla.ops import native
 from hyla.ops.weights import (
     BlockLayout,
     FP8Tensor,
@@ -115,6 +116,7 @@ def test_matrices_of_heads_multiply_each_head_s_rows(is_transposed):
     assert torch.equal(torch.cat([weight.shard("expert", rank, 3).dense() for rank in range(3)]), weight.dense())
 
 
+@pytest.mark.skipif(native.why_missing() is not None, reason="no C compiler on this machine")
 @pytest.mark.parametrize("stored_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("is_transposed", [False, True])
 @pytest.mark.parametrize("into", [12, 7])
@@ -156,8 +158,9 @@ def test_the_gradient_of_matrices_of_heads_is_right_and_autograd_changes_no_bit(
 def test_only_plain_weights_are_trained():
     x = draw(3, IN).to(DTYPE).requires_grad_()
     every = kinds()
-    with pytest.raises(BackendUnavailable, match="unpack"):
-        every["packed"].product(x)
+    if not isinstance(every["packed"], Plain):  # neither tiles nor a layout of the library's in bf16: it stays plain
+        with pytest.raises(BackendUnavailable, match="unpack"):
+            every["packed"].product(x)
     every["fp8"].product(x).sum().backward()
     assert x.grad is not None
     part = every["plain"].parts[0].clone().requires_grad_()

@@ -118,6 +118,8 @@ def row_buckets(
 @cache
 def joins_bias(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.device, num_threads: int) -> bool:
     """Whether the library adds a bias to bf16's sum before it is rounded. The counts agree: one shows it for all."""
+    if not has_library_layout(device, dtype):  # its plain product takes no bias that is wider than the weight
+        return False
     count = row_buckets(out_dim, in_dim, dtype, device, num_threads, True).rows[0]
     with check_lock, torch.no_grad():
         return adds_bias_once(_linear_once, count, out_dim, in_dim, device)
