@@ -179,5 +179,5 @@ def test_pages_outside_the_pool_are_named():
     data = inputs(GQA, 70)
     served = Served(GQA, data, (70,))
     served.pages = [(1, 7)]
-    with pytest.raises(ConfigError, match="have page 7"):
+    with pytest.raises(ConfigError, match="has page 7, and the cache pages below 3"):
         served.step({0: 70})
