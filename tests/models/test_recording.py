@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(native.why_missing() is not None, reason="no ker
 
 FAMILIES = tuple(sorted(family.name for family in families()))
 DTYPES = (torch.float32, torch.bfloat16)
-IN_PYTHON = {"gla", "linear", "mamba2", "sparse_mla"}
+IN_PYTHON = {"gla", "linear", "sparse_mla"}
 """Kinds of sublayers that compute with PyTorch between their kernels. All others are recorded."""
 
 

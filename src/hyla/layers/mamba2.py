@@ -14,6 +14,7 @@ from hyla.layers.norms import GroupRMSNorm
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.layers.tables.mamba2 import parameters
 from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
 from hyla.ops.exact.mixers import rates_and_values
 from hyla.ops.exact.primitives import wide
 from hyla.ops.ssd import cache_tensors, ssd
@@ -73,7 +74,7 @@ class Mamba2(Layer):
         values, keys = self.num_heads * self.head_dim, self.num_groups * self.state_dim
         mixed = self.in_projection.fused(x_TD)
         z_TC, xbc_TC, dt_TH = mixed.split([values, self.channels, self.num_heads], dim=-1)
-        rate_H = -torch.exp(wide(self.A_log))
+        rate_H = primitives.scaled(primitives.exp(wide(self.A_log)), -1.0, wide(self.A_log).dtype)
         convolved_TC = cached_conv(xbc_TC, self.conv_weight, batch=batch, cache=cache)
         mixed_TC, v_THV, log_decay_TH = rates_and_values(
             convolved_TC,

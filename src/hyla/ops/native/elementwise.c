@@ -2,7 +2,7 @@
 #include "norms.h"
 #include "team.h"
 
-enum { SIGMOID, SILU, SOFTPLUS };
+enum { SIGMOID, SILU, SOFTPLUS, EXP };
 #define SMALL 16384 /* fewer elements are not worth a second thread */
 #define STRETCH 4096
 
@@ -12,7 +12,9 @@ static int64_t rows_of(int64_t width) { return SMALL / (width < 1 ? 1 : width); 
 /* y = f(x) over count contiguous floats. */
 INLINE void unary_at(const int which, int64_t i, int left, const float *x, float *y) {
     vec v = load_row(x, i, left, 0);
-    store_row(y, i, left, 0, which == SIGMOID ? sigmoid_vec(v) : which == SILU ? silu_vec(v) : softplus_vec(v));
+    if (which == EXP) v = exp_vec(v);
+    else v = which == SIGMOID ? sigmoid_vec(v) : which == SILU ? silu_vec(v) : softplus_vec(v);
+    store_row(y, i, left, 0, v);
 }
 HOT void sigmoid_row(int64_t count, const float *x, float *y) {
 #define BODY(i, left) unary_at(SIGMOID, i, left, x, y)
@@ -30,6 +32,12 @@ HOT void softplus_row(int64_t count, const float *x, float *y) {
 #undef BODY
 }
 
+HOT void power_row(int64_t count, const float *x, float *y) {
+#define BODY(i, left) unary_at(EXP, i, left, x, y)
+    ALONG_ROW(count, BODY)
+#undef BODY
+}
+
 typedef struct {
     int64_t which, count;
     const float *x;
@@ -40,10 +48,8 @@ static void unary_stretches(void *context, int64_t first, int64_t last, int64_t 
     const Unary *call = context;
     for (int64_t s = first; s < last; s++) {
         int64_t left = call->count - s * STRETCH, at = s * STRETCH;
-        void (*row)(int64_t, const float *, float *) = call->which == SIGMOID ? sigmoid_row
-                                                       : call->which == SILU  ? silu_row
-                                                                              : softplus_row;
-        row(left < STRETCH ? left : STRETCH, call->x + at, call->y + at);
+        void (*rows[])(int64_t, const float *, float *) = {sigmoid_row, silu_row, softplus_row, power_row};
+        rows[call->which](left < STRETCH ? left : STRETCH, call->x + at, call->y + at);
     }
 }
 

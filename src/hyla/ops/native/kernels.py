@@ -8,7 +8,7 @@ import torch
 
 from hyla.ops.native.launching import empty, launch
 
-KINDS = {"sigmoid": 0, "silu": 1, "softplus": 2}
+KINDS = {"sigmoid": 0, "silu": 1, "softplus": 2, "exp": 3}
 
 
 def is_bf16(x: torch.Tensor) -> int:

@@ -11,7 +11,7 @@ from hyla.errors import ConfigError
 from hyla.ops.backends import choose
 from hyla.ops.batch import Batch
 from hyla.ops.short_conv.gradient import ShortConv
-from hyla.ops.short_conv.plan import RING, conv_plan
+from hyla.ops.short_conv.plan import RING, check_taps, conv_plan
 from hyla.ops.short_conv.state import behind_ring, check_state, last_inputs, ring_of
 
 __all__ = ["RING", "conv_plan", "short_conv"]
@@ -81,16 +81,16 @@ def short_conv(
         raise ConfigError(f"short_conv: rows have {x_TC.shape[1]} channels, the weight has {channels}")
     if cache is not None and tuple(cache.shape[1:]) != (RING, channels):
         raise ConfigError(f"short_conv: the cache is {list(cache.shape)}; it must be [slots, {RING}, {channels}]")
+    check_taps(taps)
     check_state(batch, cache, state, return_state, x_TC, taps)
     if tail is not None and tuple(tail.shape[1:]) != (taps - 1, channels):
         raise ConfigError(f"short_conv: the tail is {list(tail.shape)}; it must be [slots, {taps - 1}, {channels}]")
     final = last_inputs(x_TC, state, batch, taps) if return_state else None
     if state is not None:
         batch, cache = behind_ring(batch), ring_of(state)
-    plan = conv_plan(batch, taps)
     forward = partial(choose("short_conv", x_TC).forward, tail=None if cache is None else tail)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (x_TC, weight_CL, state)):
-        y_TC = ShortConv.apply(x_TC, weight_CL, state, forward, plan, cache)
+        y_TC = ShortConv.apply(x_TC, weight_CL, state, forward, batch, cache)
     else:
-        y_TC = forward(x_TC, weight_CL, plan, cache)
+        y_TC = forward(x_TC, weight_CL, batch, cache)
     return y_TC if final is None else (y_TC, final)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops.short_conv.plan import ConvPlan
+from hyla.ops.short_conv.plan import ConvPlan, conv_plan
 from hyla.ops.short_conv.pytorch import stretches, taps_first
 
 
 class ShortConv(torch.autograd.Function):
-    """apply(x [T, C], weight [C, L], state [N, L - 1, C] or None, forward, plan, ring): the backend's `forward` with a
+    """apply(x [T, C], weight [C, L], state [N, L - 1, C] or None, forward, batch, ring): the backend's `forward` with a
     gradient to x, the weight and the state.
 
     state: what the ring was made from; without it the ring's inputs are constants. Saves x only, not L copies.
     """
 
     @staticmethod
-    def forward(ctx, x_TC, weight_CL, state_NJC, forward, plan, ring):
+    def forward(ctx, x_TC, weight_CL, state_NJC, forward, batch, ring):
         # The inputs before the call are needed for the weight's gradient, and the ring is about to be overwritten.
+        plan = conv_plan(batch, weight_CL.shape[1])
         history = None if ring is None or plan.taps == 1 else ring[plan.slots_N1, plan.history_NJ]
         ctx.save_for_backward(x_TC, weight_CL, history)
         ctx.plan = plan
-        return forward(x_TC, weight_CL, plan, ring)
+        return forward(x_TC, weight_CL, batch, ring)
 
     @staticmethod
     def backward(ctx, grad_TC):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from hyla.ops import native
+from hyla.ops.batch import Batch
 from hyla.ops.native import kernels
-from hyla.ops.short_conv.plan import ConvPlan
 
 unsupported = native.unsupported
 
 
-def forward(x_TC: torch.Tensor, weight_CL: torch.Tensor, plan: ConvPlan, ring=None, tail=None) -> torch.Tensor:
+def forward(x_TC: torch.Tensor, weight_CL: torch.Tensor, batch: Batch, ring=None, tail=None) -> torch.Tensor:
     """Rows [T, C] in fp32; reads the ring, then extends it and sets the tail."""
-    return kernels.conv(x_TC.detach(), as_stored(weight_CL), plan.spans_4N, ring, tail)
+    return kernels.conv(x_TC.detach(), as_stored(weight_CL), batch.spans_4N, ring, tail)
 
 
 def as_stored(weight_CL: torch.Tensor) -> torch.Tensor:

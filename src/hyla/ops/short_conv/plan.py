@@ -54,14 +54,18 @@ class ConvPlan:
         return [offset + i - first for offset in self.offsets for i in range(shift) if first <= offset + i < last]
 
 
+def check_taps(taps: int) -> None:
+    """Raise ConfigError for more taps than a ring has inputs."""
+    if not 1 <= taps <= RING:
+        raise ConfigError(f"short_conv: {taps} taps; the ring of {RING} inputs allows 1 to {RING}")
+
+
 def conv_plan(batch: Batch, taps: int) -> ConvPlan:
     """The batch's plan for this many taps; kept on the batch."""
     return batch.memo(("conv plan", taps), lambda: _make_plan(batch, taps))
 
 
 def _make_plan(batch: Batch, taps: int) -> ConvPlan:
-    if not 1 <= taps <= RING:
-        raise ConfigError(f"short_conv: {taps} taps; the ring of {RING} inputs allows 1 to {RING}")
     num_heads = max(1, min(taps - 1, max(batch.lengths)))
     spans = list(zip(batch.offsets, batch.lengths))
     heads = [(o + i, n * num_heads + i) for n, (o, length) in enumerate(spans) for i in range(min(num_heads, length))]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.backends import runs_anywhere
-from hyla.ops.short_conv.plan import ConvPlan
+from hyla.ops.batch import Batch
+from hyla.ops.short_conv.plan import ConvPlan, conv_plan
 from hyla.ops.short_conv.tail import keep_tail
 
 unsupported = runs_anywhere
@@ -19,9 +20,9 @@ STRETCH_ELEMENTS = 1 << 18
 """Elements of one stretch of rows: 1 MiB of fp32."""
 
 
-def forward(x_TC: torch.Tensor, weight_CL: torch.Tensor, plan: ConvPlan, ring=None, tail=None) -> torch.Tensor:
+def forward(x_TC: torch.Tensor, weight_CL: torch.Tensor, batch: Batch, ring=None, tail=None) -> torch.Tensor:
     """The forward pass; reads the ring, then extends it and sets the tail."""
-    x_TC = x_TC.detach()
+    x_TC, plan = x_TC.detach(), conv_plan(batch, weight_CL.shape[1])
     if ring is not None and tail is not None:
         keep_tail(x_TC, plan, ring, tail)
     weight_LC = taps_first(weight_CL, x_TC.dtype)

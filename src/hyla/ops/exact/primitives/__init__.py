@@ -20,6 +20,7 @@ from hyla.ops.exact.sums import sum_last
 
 __all__ = [
     "concatenated",
+    "exp",
     "l2_norm",
     "log_softmax_last",
     "relu2",
@@ -116,6 +117,24 @@ class _Softplus(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return grad * sigmoid(*ctx.saved_tensors)
+
+
+def exp(x: torch.Tensor) -> torch.Tensor:
+    """e^x of fp32 or float64 x."""
+    return _Exp.apply(x) if _differentiable(x) else choose(OPERATOR, x).exp(x)
+
+
+class _Exp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = choose(OPERATOR, x).exp(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        (y,) = ctx.saved_tensors
+        return grad * y
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, *, eps: float, zero_centered: bool = False) -> torch.Tensor:

@@ -35,6 +35,10 @@ def softmax_last(x: torch.Tensor) -> torch.Tensor:
     return pytorch.softmax_last(x) if _is_narrow(x) else moes.softmax(x)
 
 
+def exp(x: torch.Tensor) -> torch.Tensor:
+    return pytorch.exp(x) if _is_narrow(x) else kernels.unary("exp", x)
+
+
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     if gate.dtype != up.dtype:
         return silu(pytorch.wide(gate)).mul_(up).to(up.dtype)

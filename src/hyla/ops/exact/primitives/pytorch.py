@@ -29,6 +29,10 @@ def silu_backward(x: torch.Tensor, sigmoid_of_x: torch.Tensor) -> torch.Tensor:
     return sigmoid_of_x * (1.0 + x * (1.0 - sigmoid_of_x))
 
 
+def exp(x: torch.Tensor) -> torch.Tensor:
+    return torch.exp(x)
+
+
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return silu(wide(gate)).mul_(up).to(up.dtype)
 
