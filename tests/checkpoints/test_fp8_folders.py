@@ -73,7 +73,7 @@ def test_what_is_packed_while_it_is_loaded_is_the_same_and_needs_its_file_no_mor
     with open(file, "r+b") as stream:
         stream.write(os.urandom(file.stat().st_size))
     mixed = [one for one in loaded.projections() if one.is_quantised and not all(p.is_meta for p in one.parameters())]
-    assert mixed
+    assert bool(mixed) == (loaded.config.family != "qwen3_next")  # whose products are all of one kind
     with torch.inference_mode():
         for got, wanted in zip(loaded.logits(PROMPTS), expected.logits(PROMPTS)):
             assert torch.equal(got, wanted)
