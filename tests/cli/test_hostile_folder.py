@@ -6,7 +6,7 @@ from tiny_model import save_tiny_folder
 from hyla.checkpoints.templates import process
 from hyla.cli.chat_models import open_model
 from hyla.cli.serve import _load
-from hyla.errors import CheckpointError
+from hyla.errors import CapacityError, CheckpointError
 from hyla.server import ServeConfig, ServedModelConfig
 
 
@@ -22,11 +22,18 @@ def never(*arguments, **options):
     raise AssertionError("an engine was started")
 
 
-def test_a_server_refuses_it_before_it_starts_an_engine(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("hyla.engine.EngineProcess", never, raising=False)
+def given_up(launch, *, progress, give_up):
+    """An engine that loads for ever, unless it is told that nobody wants it any more."""
+    assert give_up.wait(60)
+    raise CapacityError("given up")
+
+
+def test_a_server_refuses_it_while_its_engine_still_loads(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("hyla.engine.EngineProcess", given_up, raising=False)
     model = ServedModelConfig(name="x", folder=str(folder))
     with pytest.raises(CheckpointError, match="cannot be compiled: takes more than 0 seconds of processor time"):
         _load(model, ServeConfig(models=[model]))
+    monkeypatch.setattr("hyla.engine.EngineProcess", never, raising=False)
     # Another template takes its place, before it is looked at.
     (tmp_path / "other.jinja").write_text("x")
     other = model.model_copy(update={"chat_template": tmp_path / "other.jinja"})
