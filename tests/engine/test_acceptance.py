@@ -291,7 +291,7 @@ def verified(params, target_RV, source_RV, grammar=None, *, knows_rules=True):
         for row in source_RV[known : len(target_RV) - 1][:2]:
             part.drafts.append(drafter.guess(row, part.drafts, "rejection"))
         part.cut_off()
-        Runner._verify(part, Outcome(generation), target_RV[known : known + len(part.drafts) + 1], None)
+        Runner._verify(part, Outcome(generation), target_RV[known : known + len(part.drafts) + 1], None, 0)
     return tuple(generation.tokens[2:])
 
 

@@ -289,7 +289,7 @@ def test_an_operator_that_raises_ends_its_batch_and_nothing_else(engine, monkeyp
     def fail(*args):
         raise RuntimeError("broken operator")
 
-    monkeypatch.setattr(engine.model.sublayers[2], "forward", fail)
+    monkeypatch.setattr("hyla.models.recording.StepForward.__call__", fail)
     (failed,) = engine.generate("fine", params)
     assert failed.finish_reason == "error" and "broken operator" in failed.error
     monkeypatch.undo()

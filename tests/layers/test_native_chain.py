@@ -52,15 +52,10 @@ def mamba2():
     return Mamba2(D, time_step_limit=(0.0, float("inf")), **MAMBA)
 
 
-@pytest.mark.parametrize(
-    "build, computed",
-    # Mamba-2's rates are of its weights alone.
-    [(ling, []), (minimax, []), (mamba2, ["exp", "neg"])],
-    ids=["ling", "minimax", "mamba2"],
-)
+@pytest.mark.parametrize("build", [ling, minimax, mamba2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @torch.no_grad()
-def test_a_decoded_row_is_a_chain_of_kernels(build, computed, dtype):
+def test_a_decoded_row_is_a_chain_of_kernels(build, dtype):
     layer = build()
     layer.initialize(0.3, torch.Generator().manual_seed(0))
     for name, parameter in layer.named_parameters():
@@ -76,4 +71,4 @@ def test_a_decoded_row_is_a_chain_of_kernels(build, computed, dtype):
     layer(x[3:], batch, {name: tensor.clone() for name, tensor in cache.items()})
     with Names() as names:
         layer(x[3:], batch, cache)
-    assert names.found == computed
+    assert names.found == []

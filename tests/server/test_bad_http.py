@@ -215,7 +215,7 @@ def test_an_operator_that_fails_is_a_500_and_the_next_request_works(live, http, 
     def fail(*args):
         raise RuntimeError("broken operator")
 
-    monkeypatch.setattr(live.engine.model.sublayers[0], "forward", fail)
+    monkeypatch.setattr("hyla.models.recording.StepForward.__call__", fail)
     assert "broken operator" in error_of(http.post("/v1/completions", json=GOOD), 500)["message"]
     streamed = http.post("/v1/completions", json=GOOD | {"stream": True})
     assert streamed.status_code == 200 and "broken operator" in streamed.text

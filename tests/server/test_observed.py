@@ -90,7 +90,7 @@ def test_a_broken_engine_is_counted_as_an_error(http, live, monkeypatch):
         raise RuntimeError("broken operator")
 
     before = samples(http)
-    monkeypatch.setattr(live.engine.model.sublayers[0], "forward", fail)
+    monkeypatch.setattr("hyla.models.recording.StepForward.__call__", fail)
     assert http.post("/v1/completions", json=GOOD).status_code == 500
     after = samples(http)
     assert grown(before, after, "hyla_requests_total", outcome="error") == 1
