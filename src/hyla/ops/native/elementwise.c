@@ -44,12 +44,13 @@ typedef struct {
     float *y;
 } Unary;
 
+static void (*const unary_rows[])(int64_t, const float *, float *) = {sigmoid_row, silu_row, softplus_row, power_row};
+
 static void unary_stretches(void *context, int64_t first, int64_t last, int64_t worker) {
     const Unary *call = context;
     for (int64_t s = first; s < last; s++) {
         int64_t left = call->count - s * STRETCH, at = s * STRETCH;
-        void (*rows[])(int64_t, const float *, float *) = {sigmoid_row, silu_row, softplus_row, power_row};
-        rows[call->which](left < STRETCH ? left : STRETCH, call->x + at, call->y + at);
+        unary_rows[call->which](left < STRETCH ? left : STRETCH, call->x + at, call->y + at);
     }
 }
 
