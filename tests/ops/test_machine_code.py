@@ -10,7 +10,7 @@ from native_builds import compiled, every_build
 from hyla.ops.native import build
 
 KERNELS = {
-    "hyla_unary": ("sigmoid_row", "silu_row", "softplus_row"),
+    "hyla_unary": ("sigmoid_row", "silu_row", "softplus_row", "power_row"),
     "hyla_swiglu": ("swiglu_row",),
     "hyla_norm, hyla_heads": ("square_sum",),
     "hyla_sigmoid_gate": ("sigmoid_gate_row",),
