@@ -207,9 +207,7 @@ def compile_to(file: Path, build: Build, compiler: str) -> None:
         commands = [
             [compiler, *FLAGS, *build.flags, "-c", str(code), "-o", str(out)] for code, out in zip(codes, objects)
         ]
-        with ThreadPoolExecutor(
-            max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-        ) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(_run, commands):
                 pass
         _run([compiler, *FLAGS, "-shared", *map(str, objects), "-o", str(made), "-lm"])

@@ -4,6 +4,9 @@
 
 #include "vector.h"
 
+/* Floats, rounded up to whole vectors. */
+INLINE int64_t whole(int64_t floats) { return (floats + LANES - 1) / LANES * LANES; }
+
 /* out = e^run, with run's zeros after the last channel. */
 HOT void exp_of_sums(int64_t K, const double *run, float *out) {
 #define BODY(c, left) store_row(out, c, left, 0, exp_vec(from_doubles(run + (c))))

@@ -57,8 +57,6 @@ typedef struct {
     double *sums;
 } State;
 
-static int64_t whole(int64_t floats) { return (floats + LANES - 1) / LANES * LANES; }
-
 /* Floats from one row to the next, so that rows lie in different places of the first cache. */
 static int64_t spread(int64_t floats) { return whole(floats) + LANES; }
 

@@ -6,6 +6,7 @@
    dimension: a row's bits depend neither on how many rows come together nor on the width of the hardware's vectors. */
 #include <stdatomic.h>
 
+#include "channels.h"
 #include "rows.h"
 #include "team.h"
 
@@ -55,8 +56,6 @@ typedef struct {
     float *own;                /* states of a call without a cache */
     float *anchors, *us;       /* [G, V / 16, K, 16], [G, V / 16, CHUNK, 16]: panels, of the G heads that share a key */
 } Room;
-
-static int64_t whole(int64_t floats) { return (floats + LANES - 1) / LANES * LANES; }
 
 /* How many floats in all; the places are filled in where there is memory. */
 static int64_t lay_out(const Call *call, float *memory, Room *room) {
@@ -481,25 +480,7 @@ static void gated_head(const Call *call, int64_t n, int64_t kh, const Room *room
     }
 }
 
-/* out = e^run, with run's zeros after the last channel. */
-HOT void exp_of_sums(int64_t K, const double *run, float *out) {
-#define BODY(c, left) store_row(out, c, left, 0, exp_vec(from_doubles(run + (c))))
-    ALONG_ROW(K, BODY)
-#undef BODY
-}
-HOT void add_decays(int64_t K, const float *restrict decay, double *restrict run) {
-    for (int64_t c = 0; c < K; c++) run[c] += (double)decay[c];
-}
-HOT void add_sums(int64_t K, const double *restrict sum, double *restrict run) {
-    for (int64_t c = 0; c < K; c++) run[c] += sum[c];
-}
-
-/* out = x e^run, of one row or of a key and its query. */
-HOT void decayed_row(int64_t K, const double *run, const float *x, float *out) {
-#define BODY(c, left) store_row(out, c, left, 0, multiply(exp_vec(from_doubles(run + (c))), load_row(x, c, left, 0)))
-    ALONG_ROW(K, BODY)
-#undef BODY
-}
+/* A key and its query. */
 INLINE void decayed_at(int64_t c, int left, const double *run, const float *k, const float *q, float *kx, float *qx) {
     vec w = exp_vec(from_doubles(run + c));
     store_row(kx, c, left, 0, multiply(load_row(k, c, left, 0), w));
@@ -593,11 +574,6 @@ static void kda_rows(const Call *call, State s, int64_t h, int64_t row, int plac
     int64_t first = (row * H + h) * V;
     solve(&s, place, count, V, room, beta, call->v + first, H * V, call->o + first);
     if ((place + count) % BLOCK == 0) kda_close_block(call, s, block, room);
-}
-
-/* out[c, 0..16) = factor[c] x[c, :], rows of out 64 apart. */
-HOT void scaled_columns(int64_t K, const float *factor, const float *x, float *out) {
-    for (int64_t c = 0; c < K; c++) store(out + c * CHUNK, multiply(splat(factor[c]), load(x + c * BLOCK)));
 }
 
 static void kda_fold(const Call *call, State s, const Room *room) {

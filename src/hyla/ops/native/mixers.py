@@ -6,14 +6,10 @@ from ctypes import Structure, c_float, c_int64, c_void_p
 
 import torch
 
-from hyla.ops.native.kernels import is_bf16
+from hyla.ops.native.kernels import as_rows, is_bf16
 from hyla.ops.native.launching import empty, launch
 
 ACTIVATIONS = {"none": 0, "sigmoid": 1, "silu": 2}
-
-
-def _with_dense_channels(x: torch.Tensor) -> torch.Tensor:
-    return x if x.stride(1) == 1 else x.contiguous()
 
 
 class ActivatedCall(Structure):
@@ -27,7 +23,7 @@ class ActivatedCall(Structure):
 
 def activated(x_TC: torch.Tensor, activation: str) -> torch.Tensor:
     """Rows in fp32, through a function of `ACTIVATIONS`."""
-    x_TC = _with_dense_channels(x_TC)
+    x_TC = as_rows(x_TC)
     y = empty(x_TC.shape, torch.float32)
     sizes = (*x_TC.shape, x_TC.stride(0), is_bf16(x_TC), ACTIVATIONS[activation])
     launch("activated", ActivatedCall(*sizes, x_TC.data_ptr(), y.data_ptr()), x_TC, y)
@@ -61,13 +57,13 @@ def group_norm(
 
     skip: (fp32 [T, C], fp32 [H]) is added before all, each head times its factor.
     """
-    x_TC, gate_TC, weight_C = x_TC.contiguous(), _with_dense_channels(gate_TC), weight_C.contiguous()
+    x_TC, gate_TC, weight_C = x_TC.contiguous(), as_rows(gate_TC), weight_C.contiguous()
     y = empty(x_TC.shape, dtype)
     call = GroupNormCall(x_TC.shape[0], groups, x_TC.shape[1] // groups, gate_TC.stride(0), is_bf16(gate_TC))
     call.which, call.is_gate_first = ACTIVATIONS[activation], int(is_gate_first)
     call.w_bf16, call.y_bf16, call.eps = is_bf16(weight_C), is_bf16(y), eps
     if skip is not None:
-        rows_TC, factor_H = _with_dense_channels(skip[0]), skip[1].contiguous()
+        rows_TC, factor_H = as_rows(skip[0]), skip[1].contiguous()
         skip = (rows_TC, factor_H)
         call.head, call.skip_row = x_TC.shape[1] // factor_H.shape[0], rows_TC.stride(0)
         call.skip, call.factor = rows_TC.data_ptr(), factor_H.data_ptr()
@@ -101,7 +97,7 @@ def rates(
 
     dt = softplus(raw dt + dt_bias) within `limit`.
     """
-    convolved_TC, bias_C, dt_TH = convolved_TC.contiguous(), bias_C.contiguous(), _with_dense_channels(dt_TH)
+    convolved_TC, bias_C, dt_TH = convolved_TC.contiguous(), bias_C.contiguous(), as_rows(dt_TH)
     dt_bias_H, rate_H = dt_bias_H.contiguous(), rate_H.contiguous()
     tokens, heads = dt_TH.shape
     mixed = empty(convolved_TC.shape, torch.float32)

@@ -6,7 +6,7 @@ from ctypes import Structure, c_float, c_int64, c_void_p
 
 import torch
 
-from hyla.ops.native.kernels import is_bf16
+from hyla.ops.native.kernels import as_rows, is_bf16
 from hyla.ops.native.launching import empty, launch
 
 
@@ -59,10 +59,6 @@ class JoinCall(Structure):
     )
 
 
-def _with_dense_rows(x_TD: torch.Tensor) -> torch.Tensor:
-    return x_TD if x_TD.stride(1) == 1 else x_TD.contiguous()
-
-
 def softmax(x: torch.Tensor) -> torch.Tensor:
     """Over the last dimension of fp32 x."""
     x, y = x.contiguous(), empty(x.shape, x.dtype)
@@ -103,7 +99,7 @@ def group(x_TD: torch.Tensor, ids_Tk: torch.Tensor, num_experts: int) -> tuple[t
 
     S is the most experts that can have rows; the spans that are left over are empty. Ids must be experts.
     """
-    x_TD, ids_Tk = _with_dense_rows(x_TD), ids_Tk.contiguous()
+    x_TD, ids_Tk = as_rows(x_TD), ids_Tk.contiguous()
     tokens, chosen = ids_Tk.shape
     pairs, width = tokens * chosen, x_TD.shape[1]
     sorted_AD, spans_S3 = empty((pairs, width), x_TD.dtype), empty((min(num_experts, pairs), 3), torch.int64)
@@ -129,7 +125,7 @@ def combine(slots_AD: torch.Tensor, rows_A: torch.Tensor, weights_Tk: torch.Tens
 
 def join(y_TD: torch.Tensor, shared_TD: torch.Tensor, gate_T1: torch.Tensor | None) -> torch.Tensor:
     """y, to which shared times sigmoid(gate) was added in place; all in one dtype."""
-    shared_TD = _with_dense_rows(shared_TD)
+    shared_TD = as_rows(shared_TD)
     call = JoinCall(*y_TD.shape, is_bf16(y_TD), shared_TD.stride(0), shared=shared_TD.data_ptr(), y=y_TD.data_ptr())
     if gate_T1 is not None:
         call.gate, call.gate_row = gate_T1.data_ptr(), gate_T1.stride(0)
