@@ -17,7 +17,8 @@ from bench.outcome import Outcome
 from bench.timing import add_clock_option, alternated, chosen_clock, medians
 from hyla.caches import Cache
 from hyla.models.initialize import initialize
-from hyla.models.trunk import Model, Targets
+from hyla.models.objective import Targets
+from hyla.models.trunk import Model
 from hyla.ops import backends
 from hyla.ops.batch import Batch
 from hyla.ops.host_memory import keep_freed_memory
@@ -70,7 +71,7 @@ class Way:
     def train(self) -> None:
         self.use()
         tokens, targets = self.ids[:-1], Targets(self.ids[1:], ROWS)
-        self.trained(tokens, Batch.packed((TRAINED // 2,) * 2), targets=targets).backward()
+        self.trained(tokens, Batch.packed((TRAINED // 2,) * 2), targets=targets).total.backward()
         self.trained.zero_grad(set_to_none=True)
 
     def is_exact(self) -> bool:

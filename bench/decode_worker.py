@@ -88,8 +88,9 @@ class Transformers:
         from transformers import AutoModelForCausalLM, DynamicCache
 
         torch.set_num_threads(args.threads)
-        self.torch, self.cache = torch, DynamicCache()
+        self.torch = torch
         self.model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).eval()
+        self.cache = DynamicCache(config=self.model.config)  # its layers' kinds: a hybrid keeps states
 
     def forward(self, tokens: list[int]) -> tuple[int, np.ndarray]:
         with self.torch.inference_mode():

@@ -12,7 +12,7 @@ from hyla.checkpoints import load_tokenizer
 from hyla.data.packing import TokenStore
 from hyla.server import single_app
 from hyla.train.config import TrainConfig
-from hyla.train.loop import Trainer
+from hyla.train.loop import Trainer, packer_of
 
 KIMI = {
     "vocab_size": 259,
@@ -79,7 +79,7 @@ def test_a_folder_from_transformers_is_loaded_checked_served_trained_and_saved(t
     store = TokenStore.from_lists([[256, *TEXT, 256]] * 3)
     config = TrainConfig(steps=50, batch_tokens=160, max_document_tokens=80, checkpoint_every=50)
     (tmp_path / "run").mkdir()
-    trainer = Trainer(model, store, config, tmp_path / "run")
+    trainer = Trainer(model, packer_of(store, config), config, tmp_path / "run")
     trainer.run()
     losses = [line.loss for line in trainer.metrics.read()]
     assert len(losses) == 50 and losses[-1] < 0.5 * losses[0]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_text import byte_tokenizer
 
+from hyla.data.batch_sizes import BatchSizes
 from hyla.data.build import BuildRequest, build_store, is_heldout
 from hyla.data.mixture import Mixture
 from hyla.data.packing import TokenStore
@@ -187,7 +188,7 @@ def mixture(seed=3, batch_tokens=101):
         lengths = torch.randint(2, 60, (20,), generator=generator).tolist()
         stores.append(TokenStore.from_lists([list(range(first, first + length)) for length in lengths]))
     weights = (0.7, 0.001, 0.2)
-    return Mixture(stores, weights, batch_tokens=batch_tokens, max_document_tokens=40, seed=seed), weights
+    return Mixture(stores, weights, BatchSizes(batch_tokens), max_document_tokens=40, seed=seed), weights
 
 
 def test_a_mixture_gives_each_store_its_share_and_is_a_function_of_the_step():
@@ -207,7 +208,7 @@ def test_a_mixture_gives_each_store_its_share_and_is_a_function_of_the_step():
 def test_wrong_weights_are_refused(weights):
     store = TokenStore.from_lists([[0, 1, 2, 0]])
     with pytest.raises(ConfigError, match="weight"):
-        Mixture([store, store], weights, batch_tokens=4, max_document_tokens=4, seed=0)
+        Mixture([store, store], weights, BatchSizes(4), max_document_tokens=4, seed=0)
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):

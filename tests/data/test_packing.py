@@ -4,12 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_run import tiny_store
 
+from hyla.data.batch_sizes import BatchSizes
 from hyla.data.packing import Packer, TokenStore
 from hyla.errors import ConfigError
 
 
 def packer(seed=1, batch_tokens=97, max_document_tokens=30):
-    return Packer(tiny_store(), batch_tokens=batch_tokens, max_document_tokens=max_document_tokens, seed=seed)
+    return Packer(tiny_store(), BatchSizes(batch_tokens), max_document_tokens=max_document_tokens, seed=seed)
 
 
 def flat_pairs(rows):

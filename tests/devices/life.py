@@ -28,7 +28,7 @@ from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.ops import backends
 from hyla.train.config import TrainConfig
-from hyla.train.loop import Trainer
+from hyla.train.loop import Trainer, packer_of
 
 CPU, DEVICE = torch.device("cpu"), register()
 TRAIN = TrainConfig(steps=3, seed=3, batch_tokens=96, max_document_tokens=70, checkpoint_every=2, loss_rows=40)
@@ -72,7 +72,7 @@ def training(family: str, folder: Path) -> tuple[bool, Traffic]:
     def trainer(name: str, device: torch.device) -> Trainer:
         model = model_on(family, device)
         (folder / name).mkdir(exist_ok=True)
-        return Trainer(model, store(model.config.vocab_size), TRAIN, folder / name)
+        return Trainer(model, packer_of(store(model.config.vocab_size), TRAIN), TRAIN, folder / name)
 
     (expected := trainer("cpu", CPU)).run()
     (there := trainer("device", DEVICE)).run()

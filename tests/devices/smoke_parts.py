@@ -140,7 +140,7 @@ def _trained(smoke: Smoke, family: str, name: str) -> list[bytes]:
     """The losses, and the weights after five steps."""
     from hyla.data.packing import TokenStore
     from hyla.train.config import TrainConfig
-    from hyla.train.loop import Trainer
+    from hyla.train.loop import Trainer, packer_of
 
     config = TrainConfig(steps=5, seed=3, batch_tokens=96, max_document_tokens=70, checkpoint_every=2, loss_rows=40)
     folder = smoke.folder / f"{family}-{name}"
@@ -150,7 +150,7 @@ def _trained(smoke: Smoke, family: str, name: str) -> list[bytes]:
         model = oracle.tiny_model(family, torch.float32)
         generator = torch.Generator().manual_seed(5)
         texts = [torch.randint(model.config.vocab_size, (n,), generator=generator).tolist() for n in (90, 40, 70, 33)]
-        return Trainer(model.to(smoke.device), TokenStore.from_lists(texts), config, folder)
+        return Trainer(model.to(smoke.device), packer_of(TokenStore.from_lists(texts), config), config, folder)
 
     run = trainer()
     if name == "stopped":

@@ -90,7 +90,8 @@ def test_loading_and_training_without_memory_say_what_to_lower(folder, monkeypat
         with pytest.raises(CapacityError, match=r"cpu has too little memory for the weights of .*smaller dtype"):
             load_model(folder)
     store = TokenStore.from_lists([list(range(40))] * 3)
-    trainer = loop.Trainer(tiny_model(), store, TrainConfig(steps=2, batch_tokens=64, max_document_tokens=40), tmp_path)
+    config = TrainConfig(steps=2, batch_tokens=64, max_document_tokens=40)
+    trainer = loop.Trainer(tiny_model(), loop.packer_of(store, config), config, tmp_path)
     monkeypatch.setattr(loop, "batch_loss", no_memory)
     with pytest.raises(CapacityError, match=r"a training step of 64 tokens \(asked for 20.00 MiB.*lower batch_tokens"):
         trainer.update(0)

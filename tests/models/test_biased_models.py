@@ -13,7 +13,8 @@ from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
 from hyla.models.parameters import model_parameters
 from hyla.models.state import NamedWeights, cast
-from hyla.models.trunk import Model, Targets
+from hyla.models.objective import Targets
+from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 
 FAMILIES = ("llama", "qwen2")
@@ -56,7 +57,7 @@ def test_gradients_of_biases_are_those_of_float64(family):
     def gradients(model):
         tokens = torch.tensor(PROMPTS[0])
         batch = Batch.packed([len(tokens)])
-        model(tokens, batch, targets=Targets(tokens.roll(-1), chunk_rows=16)).backward()
+        model(tokens, batch, targets=Targets(tokens.roll(-1), chunk_rows=16)).total.backward()
         return {name: bias.grad.double() for name, bias in biases(model).items()}
 
     found, exact = gradients(make(family)), gradients(cast(make(family), torch.float64))

@@ -7,7 +7,8 @@ from tiny_model import tiny_model
 
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
-from hyla.models.trunk import Model, Targets
+from hyla.models.objective import Targets
+from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.ops.exact.cross_entropy import cross_entropy
 
@@ -61,8 +62,8 @@ def test_the_loss_of_a_forward_call_is_that_of_its_logits_and_a_wrapper_sees_eve
     tokens, batch = rows(model, (40, 25))
     targets = torch.arange(65) % model.config.vocab_size
     seen = []
-    model.register_forward_hook(lambda module, arguments, loss: seen.append(loss))
-    loss = model(tokens, batch, targets=Targets(targets, chunk_rows=16))
+    model.register_forward_hook(lambda module, arguments, losses: seen.append(losses.total))
+    loss = model(tokens, batch, targets=Targets(targets, chunk_rows=16)).total
     assert seen[0] is loss and loss.shape == ()
     expected = cross_entropy(model(tokens, batch), model.head.weight, targets, chunk_rows=16)
     assert torch.equal(loss, expected)
@@ -73,7 +74,7 @@ def test_the_loss_of_a_forward_call_is_that_of_its_logits_and_a_wrapper_sees_eve
 def test_a_float64_model_has_a_float64_loss():
     model = tiny_model().double()
     tokens, batch = rows(model, (12,))
-    loss = model(tokens, batch, targets=Targets(tokens, chunk_rows=5))
+    loss = model(tokens, batch, targets=Targets(tokens, chunk_rows=5)).total
     logits = model.head.logits(model(tokens, batch))
     expected = torch.nn.functional.cross_entropy(logits, tokens)
     assert loss.dtype == torch.float64 and abs(loss.item() - expected.item()) < 1e-12

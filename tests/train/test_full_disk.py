@@ -18,7 +18,9 @@ from hyla.models.initialize import initialize
 from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
 from hyla.train.files import held
+from hyla.train.model_source import ModelSource
 from hyla.train.run import RunRequest, open_run
+from hyla.train.run_data import DataSource
 from hyla.train.run_state import finished_states
 
 LIMITS = (0, 1, 50, 300, 700, 1000, 3000, 10_000, 20_000, 40_000, 80_000, 160_000, 320_000)
@@ -93,7 +95,7 @@ def test_training_ends_with_an_error_and_goes_on_from_the_checkpoint_before(tmp_
 
 def test_a_run_is_prepared_whole_or_not_at_all(tmp_path):
     data = write_text_folder(tmp_path / "data")
-    request = RunRequest(data=str(data), recipe=RECIPE, train=CONFIG)
+    request = RunRequest(model=ModelSource(hybrid=RECIPE), data=DataSource(texts=str(data)), train=CONFIG)
     refused = 0
     for limit in (*LIMITS, 10**9):
         try:

@@ -3,10 +3,12 @@ import torch
 from tiny_run import CONFIG, RECIPE
 
 from hyla.errors import ConfigError
+from hyla.models.parameters import model_parameters
 from hyla.models.trunk import Model
 from hyla.ops.exact.cross_entropy import cross_entropy
 from hyla.train.config import TrainConfig
-from hyla.train.optimizer import Muon, Optimizer, orthogonalize
+from hyla.train.muon import Muon, orthogonalize
+from hyla.train.optimizer import Optimizer
 from hyla.train.schedule import rate_factor
 
 LOSS_TOLERANCE = 2e-6
@@ -48,7 +50,8 @@ def test_only_matrices_decay_and_muon_takes_only_those_of_the_stack():
     with torch.device("meta"):
         model = Model(RECIPE.model_config_of(300, 0))
     parameters = dict(model.named_parameters())
-    adamw, muon = Optimizer(model, TrainConfig(steps=10, optimizer="muon")).parts
+    table = model_parameters(model.config)
+    adamw, muon = Optimizer(parameters, table, TrainConfig(steps=10, optimizer="muon")).parts
     names = {parameter: name for name, parameter in parameters.items()}
     orthogonal = {names[parameter] for group in muon.param_groups for parameter in group["params"]}
     decayed = orthogonal | {

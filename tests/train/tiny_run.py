@@ -8,7 +8,7 @@ from hyla.data.packing import TokenStore
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.config import TrainConfig
-from hyla.train.loop import Trainer
+from hyla.train.loop import Trainer, packer_of
 from hyla.train.recipe import HybridRecipe
 
 RECIPE = HybridRecipe(
@@ -38,7 +38,7 @@ def tiny_store(num_documents: int = 12) -> TokenStore:
 
 def tiny_trainer(folder: Path, config: TrainConfig = CONFIG) -> Trainer:
     model = initialize(Model(RECIPE.model_config_of(300, 0)), config.seed)
-    return Trainer(model, tiny_store(), config, folder)
+    return Trainer(model, packer_of(tiny_store(), config), config, folder)
 
 
 def write_text_folder(folder: Path, num_files: int = 8) -> Path:

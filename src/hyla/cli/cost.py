@@ -144,10 +144,16 @@ def _target(name: str):
     if not name.endswith(".toml"):
         return find_target(name)
     from hyla.cli.config_file import read_toml
+    from hyla.toml_files import read_tables
+    from hyla.train.dry_run import DRAFT_END
     from hyla.train.recipe import HybridRecipe
+    from hyla.train.recipe_file import read_recipe
 
+    if "model" in read_tables(Path(name)):
+        source = read_recipe(Path(name)).model
+        return Target(Path(name).stem, source.model_config_of(source.draft_vocab_size, DRAFT_END))
     recipe = HybridRecipe(**read_toml(Path(name)).get("recipe", {}))
-    return Target(Path(name).stem, recipe.model_config_of(recipe.vocab_size, 0))
+    return Target(Path(name).stem, recipe.model_config_of(recipe.vocab_size, DRAFT_END))
 
 
 def _print(found: list, question, *, as_json: bool, as_csv: bool, plot: Path | None) -> None:

@@ -90,8 +90,9 @@ def make_run(out: Path, request, device: str) -> None:
 
     run, trained = train_with_bar(out, request, device)
     score = keep(run, trained)
+    assert score is not None, "files are held out"
     if not trained.is_finished:
-        say_stopped(run, trained, score.bits_per_byte)
+        say_stopped(run, trained, score)
         raise typer.Exit(STATUS)
     model = trained.model
     with console.status("scoring its rivals"):

@@ -1,4 +1,4 @@
-"""`hyla train DATA`: a folder of text becomes a model folder."""
+"""`hyla train`: a recipe, a folder of text or a token store becomes a model folder."""
 
 from __future__ import annotations
 
@@ -9,29 +9,59 @@ import typer
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder of UTF-8 text files, read with all its subfolders.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; the model ends up in its subfolder model/.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE.toml|DATA",
+            help="A recipe, or a folder of UTF-8 text files (read with its subfolders), or a token store.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; the model ends up in its subfolder model/.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. train.steps=100; wins over it.")
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with the tables [recipe] (sizes) and [train] (steps, rates, ...).")
+        Path | None, typer.Option(help="For DATA: TOML file with the tables [recipe] (sizes) and [train] (steps, ...).")
     ] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Training time; sets the number of steps.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps; default 350.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps; default for DATA: 350.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Start values and order of the documents.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Only go on with a run that --out holds already.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved recipe, parameters, cost, bytes and time; then stop.")
+    ] = False,
     device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
-    """Train a hybrid model on a folder of text. Ctrl-C keeps what there is; called again, it continues."""
+    """Train a hybrid model. Ctrl-C keeps what there is; called again, it continues."""
+    from hyla.cli.training import make_request
+
+    request = make_request(data, config=config, minutes=minutes, steps=steps, seed=seed, settings=settings or ())
+    if dry_run:
+        from hyla.cli.train_tables import show_dry_run
+
+        show_dry_run(request)
+        return
+    from hyla.errors import ConfigError
+    from hyla.train.run import RUN_FILE
+
+    if out is None:
+        raise ConfigError("--out is missing: the folder that the run is kept in")
+    if resume and not (out / RUN_FILE).is_file():
+        raise ConfigError(f"--resume: {out} holds no run; leave the flag out to begin one")
     from hyla.engine.waiting_threads import load_torch
 
     load_torch()
     from hyla.cli.console import console
     from hyla.cli.interrupts import STATUS
-    from hyla.cli.training import keep, make_request, say_stopped, train_with_bar
+    from hyla.cli.training import keep, say_stopped, train_with_bar
 
-    request = make_request(data, config=config, minutes=minutes, steps=steps, seed=seed)
     run, trained = train_with_bar(out, request, device)
     score = keep(run, trained)
     if not trained.is_finished:
-        say_stopped(run, trained, score.bits_per_byte)
+        say_stopped(run, trained, score)
         raise typer.Exit(STATUS)
-    console.print(f"{score.bits_per_byte:.3f} bits per byte on held-out text")
+    if score is not None:
+        console.print(f"{score.bits_per_byte:.3f} bits per byte on held-out text")
     console.print(f"saved {run.model_folder}; try: hyla generate {run.model_folder} 'def '")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hyla.checkpoints.card import HeldoutScore
@@ -14,9 +15,12 @@ from hyla.ops.host_memory import keep_freed_memory
 from hyla.train.card import leave_card
 from hyla.train.config import TrainConfig
 from hyla.train.files import held
+from hyla.train.model_source import ModelSource
 from hyla.train.recipe import HybridRecipe
+from hyla.train.recipe_file import read_recipe
 from hyla.train.report import heldout_score
 from hyla.train.run import Run, RunRequest, Trained, open_run
+from hyla.train.run_data import DataSource, is_store
 
 DEFAULT_STEPS = 350
 """About two minutes on two quiet cores. A number, not a time: what comes out must not depend on the neighbours."""
@@ -26,23 +30,44 @@ UNRESOLVED_STEPS = 1
 
 
 def make_request(
-    data: Path | None, *, config: Path | None, minutes: float | None, steps: int | None, seed: int | None
+    data: Path | None,
+    *,
+    config: Path | None,
+    minutes: float | None,
+    steps: int | None,
+    seed: int | None,
+    settings: Sequence[str] = (),
 ) -> RunRequest:
-    """Flags win over the file; without steps or minutes, DEFAULT_STEPS. Raises ConfigError."""
+    """What a recipe, or a folder or store with a file of sizes, asks for; flags win over files. Raises ConfigError.
+
+    data: a .toml file is a recipe. Without one, and without steps or minutes, DEFAULT_STEPS.
+    """
     if minutes is not None and steps is not None:
         raise ConfigError("give --minutes or --steps, not both: minutes are turned into a number of steps")
-    tables = read_toml(config)
+    if data is not None and data.suffix == ".toml":
+        if config is not None:
+            raise ConfigError(f"{data} is a recipe, which says all that --config could; leave one of them out")
+        request = read_recipe(data, settings)
+    else:
+        request = _request_of_data(data, read_toml(config), settings)
+    changed = {"seed": seed, "steps": UNRESOLVED_STEPS if minutes is not None else steps}
+    changed = {key: value for key, value in changed.items() if value is not None}
+    train = TrainConfig(**{**request.train.model_dump(), **changed})
+    return request.model_copy(update={"train": train, **({} if minutes is None else {"minutes": minutes})})
+
+
+def _request_of_data(data: Path | None, tables: dict, settings: Sequence[str]) -> RunRequest:
+    """The quickstart's recipe on a folder of text, a token store, or (None) the standard library."""
+    if settings:
+        raise ConfigError("--set changes a recipe; give a RECIPE.toml, or --config FILE with what differs")
+    source: dict = {}
+    if data is not None:
+        place = str(data.absolute())
+        source = {"stores": [{"folder": place}]} if is_store(place) else {"texts": place}
     train = {"steps": DEFAULT_STEPS, **tables.get("train", {})}
-    if seed is not None:
-        train["seed"] = seed
-    if steps is not None:
-        train["steps"] = steps
-    elif minutes is not None:
-        train["steps"] = UNRESOLVED_STEPS
     return RunRequest(
-        data=str(data.absolute()) if data is not None else None,
-        minutes=minutes,
-        recipe=HybridRecipe(**tables.get("recipe", {})),
+        model=ModelSource(hybrid=HybridRecipe(**tables.get("recipe", {}))),
+        data=DataSource(**source),
         train=TrainConfig(**train),
     )
 
@@ -61,23 +86,26 @@ def train_with_bar(out: Path, request: RunRequest, device: str) -> tuple[Run, Tr
     return run, trained
 
 
-def keep(run: Run, trained: Trained) -> HeldoutScore:
-    """Save the model with its card, and score it for the card.
+def keep(run: Run, trained: Trained) -> HeldoutScore | None:
+    """Save the model with its card, and score it for the card; None where nothing was held out.
 
     Saved first: whoever presses Ctrl-C again while it is scored still has the model.
     """
     run.save_model(trained.model)
     leave_card(run, trained, None)
+    if not run.heldout:
+        return None
     with console.status("scoring the held-out files"):
         score = heldout_score(run, trained.model)
     leave_card(run, trained, score)
     return score
 
 
-def say_stopped(run: Run, trained: Trained, bits_per_byte: float) -> None:
+def say_stopped(run: Run, trained: Trained, score: HeldoutScore | None) -> None:
     """One line on what a stopped run left."""
+    found = "" if score is None else f"{score.bits_per_byte:.3f} bits per byte on held-out text, "
     console.print(
-        f"stopped after step {trained.steps} of {trained.planned_steps}: {bits_per_byte:.3f} bits per byte on held-out "
-        f"text, saved in {run.model_folder}; the same command goes on, `hyla serve {run.model_folder}` serves it",
+        f"stopped after step {trained.steps} of {trained.planned_steps}: {found}saved in {run.model_folder}; "
+        f"the same command goes on, `hyla serve {run.model_folder}` serves it",
         soft_wrap=True,
     )

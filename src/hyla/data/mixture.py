@@ -7,23 +7,24 @@ from fractions import Fraction
 
 import torch
 
+from hyla.data.batch_sizes import BatchSizes
 from hyla.data.packing import SOURCE_SEED_STRIDE, PackedRows, Stream, TokenStore
 from hyla.errors import ConfigError
 
 
 class Mixture:
-    """Steps of exactly `batch_tokens` rows, of each store its share.
+    """Steps of exactly `sizes.of(step)` rows, of each store its share.
 
     A store's rows come from its own stream, which begins again when it ends (`Stream`). After s steps a store has given
-    its share of s * batch_tokens rows, to within a row a store; no state is kept: step s is a function of (seed, s).
+    its share of their rows, to within a row a store; no state is kept: step s is a function of (seed, s).
     """
 
     def __init__(
         self,
         stores: Sequence[TokenStore],
         weights: Sequence[float],
+        sizes: BatchSizes,
         *,
-        batch_tokens: int,
         max_document_tokens: int,
         seed: int,
     ):
@@ -36,7 +37,7 @@ class Mixture:
         wrong = next((weight for weight in weights if not 0 < weight < float("inf")), None)
         if wrong is not None:
             raise ConfigError(f"the weight {wrong} of a mixture is no share; weights are greater than 0")
-        self.stores, self.batch_tokens = tuple(stores), batch_tokens
+        self.stores, self.sizes = tuple(stores), sizes
         self._streams = [
             Stream(store, max_document_tokens=max_document_tokens, seed=seed + SOURCE_SEED_STRIDE * number)
             for number, store in enumerate(stores)
@@ -50,7 +51,7 @@ class Mixture:
     def _given(self, step: int) -> list[int]:
         """Rows of each store before this step. Each takes its share, rounded down, of what those before it left: so
         they add up, and no store's count ever falls."""
-        left, counts = step * self.batch_tokens, []
+        left, counts = self.sizes.before(step), []
         for share in self._of_rest:
             counts.append(int(share * left))
             left -= counts[-1]

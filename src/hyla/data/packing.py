@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import torch
 
+from hyla.data.batch_sizes import BatchSizes
 from hyla.errors import ConfigError
 from hyla.ops.batch import Batch
 
@@ -80,6 +81,37 @@ class PackedRows:
         learnt_T = None if self.is_learnt_T is None else self.is_learnt_T.to(device)
         return PackedRows(tokens_T, targets_T, self.lengths, learnt_T)
 
+    @property
+    def num_learnt(self) -> int:
+        """Rows that the loss is made of."""
+        return self.tokens_T.shape[0] if self.is_learnt_T is None else int(self.is_learnt_T.sum())
+
+    @property
+    def denominator(self) -> int:
+        """What a step's sum of losses is divided by."""
+        return self.num_learnt
+
+    def micro_batches(self, most_rows: int | None) -> list[PackedRows]:
+        """The same pieces in groups of at most so many rows, in order; a longer piece is a group of its own.
+
+        None: one group. A function of the lengths alone, so the groups are the same wherever they are computed.
+        """
+        if most_rows is None:
+            return [self]
+        groups: list[list[int]] = []
+        for length in self.lengths:
+            if groups and sum(groups[-1]) + length <= most_rows:
+                groups[-1].append(length)
+            else:
+                groups.append([length])
+        found, first = [], 0
+        for group in groups:
+            here = slice(first, first + sum(group))
+            learnt_T = None if self.is_learnt_T is None else self.is_learnt_T[here]
+            found.append(PackedRows(self.tokens_T[here], self.targets_T[here], tuple(group), learnt_T))
+            first = here.stop
+        return found
+
 
 class Stream:
     """The endless stream of a store's rows: every epoch is one permutation of its pieces.
@@ -125,15 +157,16 @@ class Stream:
 
 
 class Packer:
-    """Cuts the shuffled stream of pieces into steps of exactly `batch_tokens` rows.
+    """Cuts the shuffled stream of pieces into steps of exactly `sizes.of(step)` rows.
 
-    Every epoch is one permutation of the pieces; a step takes the next batch_tokens rows of that stream, so a piece
-    may be cut once more at a step's edge (its second part then starts without memory). The rows left at the end of an
-    epoch, fewer than one step, are not read in that epoch.
+    Every epoch is one permutation of the pieces; a step takes the next rows of that stream, so a piece may be cut once
+    more at a step's edge (its second part then starts without memory). The rows left at the end of an epoch, fewer than
+    one step of full size, are not read in that epoch.
     """
 
-    def __init__(self, store: TokenStore, *, batch_tokens: int, max_document_tokens: int, seed: int):
-        self.store, self.batch_tokens = store, batch_tokens
+    def __init__(self, store: TokenStore, sizes: BatchSizes, *, max_document_tokens: int, seed: int):
+        self.store, self.sizes = store, sizes
+        batch_tokens = sizes.tokens
         self._stream = Stream(store, max_document_tokens=max_document_tokens, seed=seed)
         self.num_rows = self._stream.num_rows
         if self.num_rows < batch_tokens:
@@ -145,9 +178,9 @@ class Packer:
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.num_rows // self.batch_tokens
+        """Of full size."""
+        return self.num_rows // self.sizes.tokens
 
     def step(self, step: int) -> PackedRows:
         """The rows of optimizer step `step` (0-based)."""
-        first = step * self.batch_tokens
-        return self.store.rows(self._stream.pieces(first, first + self.batch_tokens))
+        return self.store.rows(self._stream.pieces(self.sizes.before(step), self.sizes.before(step + 1)))

@@ -6,8 +6,7 @@ import torch
 
 from hyla.layers.linear import Linear, Projection
 from hyla.ops.exact import rows
-from hyla.ops.exact.cross_entropy import cross_entropy
-from hyla.ops.exact.primitives import wide
+from hyla.ops.exact.cross_entropy import cross_entropy_and_z
 
 
 class Head(Linear):
@@ -22,12 +21,24 @@ class Head(Linear):
         """Hidden states [R, D] -> fp32 [R, vocab] (float64 for float64, an oracle's dtype, which is never packed)."""
         if hidden_RD.dtype == torch.float64:
             return rows.linear(hidden_RD, self.weight)
-        return self.projection(hidden_RD)[0]
+        return self.projection.widened(hidden_RD)
 
-    def loss(self, hidden_TD: torch.Tensor, targets_T: torch.Tensor, chunk_rows: int) -> torch.Tensor:
-        """Mean cross-entropy in nats of hidden states [T, D] against the next tokens int64 [T]; a scalar.
+    def loss(
+        self,
+        hidden_TD: torch.Tensor,
+        targets_T: torch.Tensor,
+        chunk_rows: int,
+        *,
+        denominator: int | None = None,
+        z_weight: float = 0.0,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean cross-entropy in nats of hidden states [T, D] against the next tokens int64 [T], plus z_weight times the
+        z-loss, and the z-loss; scalars.
 
-        Differentiable in the hidden states and the weight. chunk_rows: logits of so many rows live at once.
+        The first is differentiable in the hidden states and the weight. chunk_rows: logits of so many rows live at
+        once. denominator: what sums over rows are divided by; None: T.
         """
-        weight_VD = self.weight if hidden_TD.dtype == torch.float64 else self.projection.plain()
-        return cross_entropy(wide(hidden_TD), weight_VD, targets_T, chunk_rows=chunk_rows)
+        self.projection.plain()  # packed and FP8 ones are refused
+        return cross_entropy_and_z(
+            hidden_TD, self.weight, targets_T, chunk_rows=chunk_rows, denominator=denominator, z_weight=z_weight
+        )

@@ -121,6 +121,10 @@ class Projection:
         weights = self.weights
         return weights.product(scaled(x_TD, 1.0, weights.dtype), self.bias())
 
+    def widened(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """Rows [T, D] in any dtype -> fp32 [T, sum of out_dims], without biases: see `Weights.widened`."""
+        return self.weights.widened(x_TD)
+
     def __call__(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Rows [T, D] -> one [T, out_dim] per parameter (views of one tensor)."""
         return self.fused(x_TD).split(self.out_dims, dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -13,6 +13,18 @@ from hyla.layers.tables.moe import parameters
 from hyla.ops import moe
 from hyla.ops.activations import ACTIVATIONS
 from hyla.ops.weights import Plain
+
+
+class RoutingWatch(Protocol):
+    """Who looks at a mixture's choices."""
+
+    def scored(self, logits_TE: torch.Tensor) -> torch.Tensor:
+        """The router's logits; gives back the same numbers, to whose gradient it may add."""
+        ...
+
+    def chosen(self, ids_Tk: torch.Tensor) -> None:
+        """The experts of each row."""
+        ...
 
 
 class MoE(Layer):
@@ -80,6 +92,8 @@ class MoE(Layer):
         self.router_projection = Projection((self, "router"), dtype=torch.float32)
         self.projections += (self.router_projection,)
         self.activation = activation
+        self.watch: RoutingWatch | None = None
+        """Told of every choice while a model is trained."""
         self.routing: dict[str, Any] = dict(
             num_experts_per_token=num_experts_per_token,
             score=score,
@@ -109,5 +123,10 @@ class MoE(Layer):
         """Weights (fp32) and ids [T, k] of the chosen experts."""
         router = Plain((self.router,)) if x_TD.dtype == torch.float64 else self.router_projection.weights
         logits_TE = moe.scores(x_TD, router)
+        if self.watch is not None:
+            logits_TE = self.watch.scored(logits_TE)
         bias_E = None if self.router_bias is None else self.router_bias.to(logits_TE.dtype)
-        return moe.route(logits_TE, bias_E, **self.routing)
+        weights_Tk, ids_Tk = moe.route(logits_TE, bias_E, **self.routing)
+        if self.watch is not None:
+            self.watch.chosen(ids_Tk)
+        return weights_Tk, ids_Tk

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, ChannelMixer, LayerCache, Mixer
@@ -56,6 +58,8 @@ class Sublayer(nn.Module):
         self.norm = build_norm(config.norm, hidden_dim)
         self.module = build_module(config.module, hidden_dim)
         self.residual = build_residual(config.residual)
+        self.is_recomputed = False
+        """Whether the backward pass computes it once more, so that nothing between its ends is kept till then."""
 
     @property
     def mixer(self) -> Mixer:
@@ -96,5 +100,9 @@ def run(
     for index, sublayer in enumerate(sublayers):
         cache = next(remaining) if remaining is not None and sublayer.is_mixer else None
         with named_range("sublayer", index, sublayer.config.module.kind):
-            stream_TD = sublayer(stream_TD, batch, cache, index, observer)
+            if sublayer.is_recomputed and cache is None and torch.is_grad_enabled():
+                step = partial(sublayer, batch=batch, cache=None, index=index, observer=observer)
+                stream_TD = checkpoint(step, stream_TD, use_reentrant=False, preserve_rng_state=False)
+            else:
+                stream_TD = sublayer(stream_TD, batch, cache, index, observer)
     return stream_TD

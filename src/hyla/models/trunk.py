@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import nn
@@ -17,20 +17,9 @@ from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.models.config import ModelConfig
 from hyla.models.ids import check_ids
 from hyla.models.mtp import Hidden, MTPModule
+from hyla.models.objective import Losses, Targets, losses_of
 from hyla.models.stack import Observer, Sublayer, build_norm, cache_specs_of, run
 from hyla.ops.batch import Batch
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What a forward call is to be scored against."""
-
-    tokens_T: torch.Tensor
-    """int64 [T]: the token after each row."""
-    chunk_rows: int
-    """Rows whose logits live at once: memory against the size of products."""
-    is_learnt_T: torch.Tensor | None = None
-    """bool [T]: the rows whose targets count (a conversation's answers), one at least; None: all."""
 
 
 class Model(nn.Module):
@@ -92,6 +81,28 @@ class Model(nn.Module):
             raise ConfigError("this model has no multi-token prediction modules; see `num_mtp_steps`")
         return modules[min(step, len(modules) - 1)]
 
+    @overload
+    def forward(
+        self,
+        tokens_T: torch.Tensor,
+        batch: Batch,
+        caches: Sequence[LayerCache] | None = None,
+        *,
+        targets: None = None,
+        observer: Observer | None = None,
+    ) -> torch.Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        tokens_T: torch.Tensor,
+        batch: Batch,
+        caches: Sequence[LayerCache] | None = None,
+        *,
+        targets: Targets,
+        observer: Observer | None = None,
+    ) -> Losses: ...
+
     def forward(
         self,
         tokens_T: torch.Tensor,
@@ -100,20 +111,15 @@ class Model(nn.Module):
         *,
         targets: Targets | None = None,
         observer: Observer | None = None,
-    ) -> torch.Tensor:
-        """Token ids int64 [T] -> final hidden states [T, D] in the model's dtype; with targets the mean cross-entropy.
+    ) -> torch.Tensor | Losses:
+        """Token ids int64 [T] -> final hidden states [T, D] in the model's dtype; with targets the losses.
 
         caches: one per mixer, as `cache_specs` declares; extended in place by this call. None: whole sequences.
-        targets: the loss is made in here, so that whoever wraps this call (shards, compiles) sees every weight used.
+        targets: losses are made in here, so that whoever wraps this call (shards, compiles) sees every weight used.
         observer: told of each sublayer's input and output (`models.stack.Tap`).
         """
-        head_TD = self.hidden(tokens_T, batch, caches, observer=observer).head_TD
-        if targets is None:
-            return head_TD
-        tokens_R = targets.tokens_T
-        if targets.is_learnt_T is not None:  # the others have no logits
-            head_TD, tokens_R = head_TD[targets.is_learnt_T], tokens_R[targets.is_learnt_T]
-        return self.head.loss(head_TD, tokens_R, targets.chunk_rows)
+        hidden = self.hidden(tokens_T, batch, caches, observer=observer)
+        return hidden.head_TD if targets is None else losses_of(self, hidden, batch, targets)
 
     def hidden(
         self,
@@ -151,8 +157,12 @@ class Model(nn.Module):
 
     def head_logits(self, head_TD: torch.Tensor, *, step: int | None = None) -> torch.Tensor:
         """Hidden states [R, D] -> logits [R, vocab], always fp32. step: of multi-token prediction; None: the trunk."""
-        head = None if step is None else self._mtp_module(step).head
-        return (self.head if head is None else head).logits(head_TD)
+        return (self.head if step is None else self.head_of_step(step)).logits(head_TD)
+
+    def head_of_step(self, step: int) -> Head:
+        """The head of one step of multi-token prediction: its own or the trunk's."""
+        head = self._mtp_module(step).head
+        return self.head if head is None else head
 
     def logits(self, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Logits of whole prompts (token-id lists, each of at least one id): a [T_i, vocab] fp32 tensor for each.

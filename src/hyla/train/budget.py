@@ -7,23 +7,22 @@ import tempfile
 import time
 from pathlib import Path
 
-from hyla.data.packing import TokenStore
 from hyla.models.trunk import Model
 from hyla.ops.devices import synchronize
 from hyla.train.config import TrainConfig
-from hyla.train.loop import Trainer
+from hyla.train.loop import RowSource, Trainer
 
 WARMUP_STEPS, TIMED_STEPS = 2, 4
 MIN_STEPS = 8
 
 
-def steps_for(minutes: float, model: Model, store: TokenStore, config: TrainConfig) -> tuple[int, float]:
+def steps_for(minutes: float, model: Model, source: RowSource, config: TrainConfig) -> tuple[int, float]:
     """(steps that fit into the time, seconds of one step). Trains `model`, so give it a copy of its own.
 
     The first steps are not timed: they check row counts, allocate and warm caches.
     """
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(model, store, config, Path(folder))
+        trainer = Trainer(model, source, config, Path(folder))
         seconds = []
         for step in range(WARMUP_STEPS + TIMED_STEPS):
             started = time.perf_counter()

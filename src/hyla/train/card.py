@@ -50,16 +50,21 @@ def make_card(run: Run, trained: Trained, score: HeldoutScore | None) -> ModelCa
 
 
 def describe_data(run: Run) -> str:
-    """What the run reads, in words; of a folder its name only, since cards travel."""
-    files, tokens = run.record["corpus"]["train_files"], len(run.train_store.tokens)
-    data = run.request.data
-    name = f"the folder {Path(data).name}" if data else f"the standard library of Python {run.record['python']}"
-    return f"{name[:200]}: {files:,} files, {tokens:,} tokens"
+    """What the run reads, in words; of folders their names only, since cards travel."""
+    corpus, tokens = run.record["corpus"], f"{run.data.num_tokens:,} tokens"
+    if "pairs" in corpus:
+        return f"{corpus['pairs']:,} pairs of {corpus['file'][:200]}: {tokens}"
+    if "stores" in corpus:
+        names = ", ".join(Path(store["folder"]).name for store in corpus["stores"])
+        return f"the token stores {names[:200]}: {tokens}"
+    texts = run.request.data.texts
+    name = f"the folder {Path(texts).name}" if texts else f"the standard library of Python {run.record['python']}"
+    return f"{name[:200]}: {corpus['train_files']:,} files, {tokens}"
 
 
 def examples_of(run: Run) -> tuple[str, ...]:
     """Beginnings that a reader can have continued: of held-out files, where nothing better is known."""
-    if run.request.data is None:
+    if "folder" in run.record["corpus"] and run.request.data.texts is None:
         return STDLIB_EXAMPLES
     openings = (document.text.strip().partition("\n")[0][:EXAMPLE_CHARS].rstrip() for document in run.heldout)
     return tuple(dict.fromkeys(opening for opening in openings if opening))[:NUM_EXAMPLES]

@@ -37,30 +37,50 @@ def num_bytes(documents: Sequence[Document]) -> int:
     return sum(len(document.data) for document in documents)
 
 
-@torch.no_grad()
 def model_bits(model: Model, store: TokenStore, *, window: int) -> float:
     """Bits that the model needs for all tokens of the store, end-of-text included.
 
     A document longer than `window` tokens is scored in windows that know nothing of each other.
     """
+    everything = TokenStore(store.tokens, store.ends)
+    return _total_nats(model, everything, store.pieces(window)) / math.log(2)
+
+
+def nats_per_token(model: Model, store: TokenStore, *, window: int, most_tokens: int) -> tuple[float, int]:
+    """(mean cross-entropy of the first tokens of a store, how many they are); of conversations, of what is learnt."""
+    pieces, tokens = [], 0
+    for piece in store.pieces(window):
+        if tokens >= most_tokens:
+            break
+        pieces.append((piece[0], min(piece[1], most_tokens - tokens)))
+        tokens += pieces[-1][1]
+    scored = tokens if store.learnt is None else store.rows(pieces).num_learnt
+    return _total_nats(model, store, pieces) / max(1, scored), scored
+
+
+@torch.no_grad()
+def _total_nats(model: Model, store: TokenStore, pieces: Sequence[tuple[int, int]]) -> float:
     total, waiting = torch.zeros((), dtype=torch.float64, device=model.device), []
-    pieces = store.pieces(window)
     for number, piece in enumerate(pieces):
         waiting.append(piece)
         if sum(length for _, length in waiting) < EVALUATION_ROWS and number + 1 < len(pieces):
             continue
         rows = store.rows(waiting).to(model.device)
-        hidden_TD = model(rows.tokens_T, rows.batch)
-        for hidden_RD, targets_R in zip(hidden_TD.split(LOSS_ROWS), rows.targets_T.split(LOSS_ROWS)):
+        hidden_TD, targets_T = model(rows.tokens_T, rows.batch), rows.targets_T
+        if rows.is_learnt_T is not None:
+            hidden_TD, targets_T = hidden_TD[rows.is_learnt_T], targets_T[rows.is_learnt_T]
+        for hidden_RD, targets_R in zip(hidden_TD.split(LOSS_ROWS), targets_T.split(LOSS_ROWS)):
             losses_R, _ = chunk_loss(model.head_logits(hidden_RD), targets_R)
             total += losses_R.sum(dtype=torch.float64)
         waiting = []
-    return total.item() / math.log(2)
+    return total.item()
 
 
-def unigram_bits(train: TokenStore, heldout: TokenStore, vocab_size: int) -> float:
+def unigram_bits(train: Sequence[TokenStore], heldout: TokenStore, vocab_size: int) -> float:
     """Bits of the held-out tokens under the training tokens' frequencies, each count raised by one."""
-    counts = torch.bincount(train.tokens.long(), minlength=vocab_size).double() + 1.0
+    counts = torch.ones(vocab_size, dtype=torch.float64)
+    for store in train:
+        counts += torch.bincount(store.tokens.long(), minlength=vocab_size)
     bits = -torch.log2(counts / counts.sum())
     pieces = heldout.pieces(1 << 30)
     return bits[heldout.rows(pieces).targets_T].sum().item()

@@ -2,59 +2,124 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
+from hyla.data.batch_sizes import BatchSizes
 from hyla.data.packing import PackedRows, Packer, TokenStore
 from hyla.errors import ConfigError
-from hyla.models.trunk import Model, Targets
+from hyla.models.kinds import KINDS
+from hyla.models.objective import Losses, Targets
+from hyla.models.parameters import model_parameters
+from hyla.models.trunk import Model
 from hyla.ops.devices import says_what_to_lower, synchronize
-from hyla.ops.exact.primitives import wide
 from hyla.ranges import named_range
-from hyla.train.config import TrainConfig
-from hyla.train.metrics import MetricsFile, StepMetrics
+from hyla.train.averages import Average
+from hyla.train.config import RecomputeConfig, TrainConfig
+from hyla.train.evaluation import nats_per_token
+from hyla.train.metrics import HeldoutMetrics, StepLines, StepMetrics
 from hyla.train.optimizer import Optimizer
+from hyla.train.precision import Masters, freeze
+from hyla.train.routing import Routing
 from hyla.train.run_state import (
     DamagedState,
+    StateMaker,
     changed_environment,
     environment,
     finished_states,
-    load_state,
-    save_state,
 )
+from hyla.train.spikes import SpikeWatch
 
-SMALLER_STEPS = "lower batch_tokens, loss_rows or the model's sizes"
+SMALLER_STEPS = "lower micro_batch_tokens or batch_tokens, loss_rows or the model's sizes, or set recompute.kinds"
 
 
-def batch_loss(model: Model, rows: PackedRows, chunk_rows: int) -> torch.Tensor:
-    """Mean cross-entropy in nats of the packed rows that are to be learnt; differentiable, 0 where there is none."""
-    if rows.is_learnt_T is not None and not bool(rows.is_learnt_T.any()):
-        return wide(model(rows.tokens_T, rows.batch)).sum() * 0.0
-    return model(rows.tokens_T, rows.batch, targets=Targets(rows.targets_T, chunk_rows, rows.is_learnt_T))
+class RowSource(Protocol):
+    """Where steps come from: what a step reads is a function of its number alone."""
+
+    sizes: BatchSizes
+
+    def step(self, step: int) -> PackedRows:
+        """The rows of optimizer step `step` (0-based)."""
+        ...
+
+
+def batch_sizes(config: TrainConfig) -> BatchSizes:
+    """Rows of every step of a run."""
+    if config.ramp is None:
+        return BatchSizes(config.batch_tokens)
+    return BatchSizes(config.batch_tokens, config.ramp.batch_tokens, config.ramp.steps)
+
+
+def packer_of(store: TokenStore, config: TrainConfig) -> Packer:
+    """The steps of one store."""
+    return Packer(store, batch_sizes(config), max_document_tokens=config.max_document_tokens, seed=config.seed)
+
+
+def recompute(model: Model, config: RecomputeConfig) -> None:
+    """Mark the sublayers that the backward pass computes once more. Raises ConfigError for a kind that none has."""
+    stacks = [model.sublayers, *(module.sublayers for module in model.mtp)]
+    sublayers = [sublayer for stack in stacks for sublayer in stack]
+    present = {sublayer.config.module.kind for sublayer in sublayers}
+    wrong = next((kind for kind in config.kinds if kind != "all" and kind not in present), None)
+    if wrong is not None:
+        what = "no kind of sublayer" if wrong not in KINDS else "a kind that this model has not"
+        raise ConfigError(f"recompute.kinds: {wrong!r} is {what}; choose of {', '.join(sorted(present))} or all")
+    for sublayer in sublayers:
+        sublayer.is_recomputed = "all" in config.kinds or sublayer.config.module.kind in config.kinds
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step found. losses: by the trainer's `names`. fault: why it changed nothing; None: it was taken."""
+
+    losses: dict[str, float]
+    rate: float
+    norm: float
+    fault: str | None
 
 
 class Trainer:
-    """One run: a model with start values, a token store, a config, and a folder to resume from and write to.
+    """One run: a model with start values, its rows, a config, and a folder to resume from and write to.
 
-    Exactness: with equal config, store, start values and environment, every step's loss has the same bits, in one
+    Exactness: with equal config, rows, start values and environment, every step's loss has the same bits, in one
     process or across any number of killed ones.
     """
 
-    def __init__(self, model: Model, store: TokenStore, config: TrainConfig, folder: Path):
-        self.model, self.config, self.folder = model, config, folder
-        self.packer = Packer(
-            store,
-            batch_tokens=config.batch_tokens,
-            max_document_tokens=config.max_document_tokens,
-            seed=config.seed,
-        )
-        self.optimizer = Optimizer(model, config)
-        self.metrics = MetricsFile(folder / "metrics.jsonl")
+    names: tuple[str, ...] = ("loss", "mtp_loss", "z_loss")
+    """Fields of `StepMetrics`, for what `_losses` gives after its total."""
+
+    def __init__(
+        self, model: Model, source: RowSource, config: TrainConfig, folder: Path, heldout: TokenStore | None = None
+    ):
+        """model: in fp32; it becomes one of `config.dtype`. heldout: scored along the way if the config says so."""
+        self.model, self.config, self.folder, self.source, self.heldout = model, config, folder, source, heldout
+        if config.mtp_weight and not model.num_mtp_steps:
+            raise ConfigError(
+                f"mtp_weight = {config.mtp_weight}, but the model has no multi-token prediction; leave it out"
+            )
+        freeze(model, config.trainable)
+        recompute(model, config.recompute)
+        self.masters = Masters(model, config.dtype)
+        if not self.masters.weights:
+            raise ConfigError("nothing is trainable; see train.trainable")
+        self.routing = Routing(model, config.router)
+        self.optimizer = Optimizer(self.masters.weights, model_parameters(model.config), config)
+        self.average = None
+        if config.average is not None:
+            self.average = Average(self.masters.weights, config.average, config.steps)
+        self.spikes = SpikeWatch(config.spikes)
+        self.metrics = StepLines(folder / "metrics.jsonl", StepMetrics)
+        self.heldout_metrics = StepLines(folder / "heldout.jsonl", HeldoutMetrics)
         self.finished_steps, self.seconds = 0, 0.0
+        self.skipped_data = 0
+        """Steps' worth of rows that were passed over when a run went back."""
+        self._states = StateMaker(folder / "checkpoints", model, self.masters, self.optimizer, self.average)
 
     def resume(self, say: Callable[[str], None] = lambda line: None) -> int:
         """Continue from the newest whole checkpoint, if there is one; returns the number of finished steps.
@@ -64,91 +129,201 @@ class Trainer:
         """
         state = self._newest_state(say)
         if state is not None:
-            self.finished_steps, self.seconds = state["step"], state["seconds"]
             changes = changed_environment(state["environment"], environment(self.model.device))
             if changes:
                 say(f"continued on another machine or device ({changes}): from here on the run's bits differ")
-        self.metrics.forget_after(self.finished_steps)
+        self._forget_later_lines()
         return self.finished_steps
 
     def _newest_state(self, say: Callable[[str], None]) -> dict | None:
-        """The state.json of the newest checkpoint that is whole, once model and optimizer are filled from it."""
-        states = finished_states(self.folder / "checkpoints")
+        """The state.json of the newest checkpoint that is whole, once everything is filled from it."""
+        states = finished_states(self._states.folder)
         for number, path in enumerate(reversed(states), start=1):
             try:
-                return load_state(path, self.model, self.optimizer)
+                state = self._states.load(path)
             except DamagedState as error:
                 if number == len(states):
                     raise DamagedState(
                         f"{error}, and there is no older one; delete {path.parent} and start anew"
                     ) from None
                 say(f"{error}; going on from the one before")
+                continue
+            self.finished_steps, self.seconds = state["step"], state["seconds"]
+            self.skipped_data = state.get("skipped_data", 0)
+            self.spikes.count = state.get("spikes", 0)
+            return state
         return None
 
-    def update(self, step: int) -> tuple[float, float, float]:
-        """Take one optimizer step; returns (loss, learning rate, gradient norm).
+    def _forget_later_lines(self) -> None:
+        self.metrics.forget_after(self.finished_steps)
+        self.heldout_metrics.forget_after(self.finished_steps)
+        self.spikes.forget()
+        for line in self.metrics.read():
+            if line.spike is None:
+                self.spikes.accept(line.grad_norm)
 
-        Raises CapacityError when the device has too little memory for it.
-        """
-        doing = f"a training step of {self.config.batch_tokens} tokens"
+    def update(self, step: int) -> StepResult:
+        """Take one optimizer step. Raises CapacityError when the device has too little memory for it."""
+        doing = f"a training step of {self.source.sizes.of(step)} tokens"
         with says_what_to_lower(self.model.device, doing, SMALLER_STEPS):
             return self._update(step)
 
-    def _update(self, step: int) -> tuple[float, float, float]:
-        with named_range("forward"):
-            loss = batch_loss(self.model, self.packer.step(step).to(self.model.device), self.config.loss_rows)
-        with named_range("backward"):
-            loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+    def _update(self, step: int) -> StepResult:
+        losses = self._gradients(self.source.step(step + self.skipped_data))
+        weights = self.masters.weights.values()
+        with named_range("clip"):
+            norm = torch.nn.utils.clip_grad_norm_(weights, self.config.clip_norm)
         # One copy to the host a step.
-        loss_value, norm_value = torch.stack([loss.detach().double(), norm.double()]).tolist()
-        if not math.isfinite(loss_value) or not math.isfinite(norm_value):
-            raise ConfigError(
-                f"step {step + 1}: loss {loss_value}, gradient norm {norm_value}; "
-                f"lower learning_rate = {self.config.learning_rate} or clip_norm = {self.config.clip_norm}"
-            )
+        *found, norm = torch.stack([*losses, norm.double()]).tolist()
+        losses = dict(zip(self.names, found))
+        fault = self.spikes.fault(losses["loss"], norm)
+        if fault is not None:
+            for weight in weights:
+                weight.grad = None
+            return StepResult(losses, 0.0, norm, fault)
         with named_range("optimizer"):
             rate = self.optimizer.step(step)
-        return loss_value, rate, norm_value
+            self.routing.update_biases()
+            self.masters.publish()
+        self.spikes.accept(norm)
+        if self.average is not None:
+            self.average.update(step + 1)
+        return StepResult(losses, rate, norm, None)
+
+    def _gradients(self, rows: PackedRows) -> list[torch.Tensor]:
+        """Leave a step's gradients at the masters: the ordered sum over its passes. Returns the losses that have
+        `names`, float64.
+
+        A step in which nothing is to be learnt has no loss and no gradient.
+        """
+        config, denominator = self.config, rows.denominator
+        sums = [torch.zeros((), dtype=torch.float64, device=self.model.device) for _ in self.names]
+        self.routing.begin()
+        for part in rows.micro_batches(config.micro_batch_tokens):
+            if not part.num_learnt:
+                continue
+            self.routing.forward_pass(True, denominator)
+            with named_range("forward"):
+                losses = self._losses(part.to(self.model.device), denominator)
+            self.routing.forward_pass(False, denominator)
+            with named_range("backward"):
+                losses.total.backward()
+            self.masters.collect()
+            sums = [total + one.double() for total, one in zip(sums, losses[1:])]
+        return sums
+
+    def _losses(self, rows: PackedRows, denominator: int) -> Losses:
+        """Of one pass, sums over its rows divided by `denominator`."""
+        config = self.config
+        targets = Targets(
+            rows.targets_T,
+            config.loss_rows,
+            None if rows.is_learnt_T is None or bool(rows.is_learnt_T.all()) else rows.is_learnt_T,
+            denominator,
+            mtp_weight=config.mtp_weight,
+            z_weight=config.z_loss,
+        )
+        return self.model(rows.tokens_T, rows.batch, targets=targets)
 
     def run(
         self,
         on_step: Callable[[StepMetrics], None] = lambda metrics: None,
         is_stopped: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Train up to `config.steps`, or to the end of the step in which `is_stopped` comes true.
 
-        on_step is called after each step. Ends with a checkpoint, so that a stopped run can go on.
+        on_step is called after each step; say: of steps that went wrong. Ends with a checkpoint, so that a stopped run
+        can go on. Raises ConfigError where a step goes wrong and the config says to stop.
         """
+        if self.config.spikes.action == "rollback" and not finished_states(self._states.folder):
+            self.save()
         while self.finished_steps < self.config.steps and not is_stopped():
             started = time.perf_counter()
-            loss, rate, norm = self.update(self.finished_steps)
+            result = self.update(self.finished_steps)
             synchronize(self.model.device)
-            elapsed = time.perf_counter() - started
-            self.finished_steps += 1
-            self.seconds += elapsed
-            metrics = StepMetrics(
-                step=self.finished_steps,
-                loss=loss,
-                learning_rate=rate,
-                grad_norm=norm,
-                tokens=self.finished_steps * self.config.batch_tokens,
-                tokens_per_second=self.config.batch_tokens / elapsed,
-                seconds=self.seconds,
-            )
-            self.metrics.append(metrics)
-            on_step(metrics)
+            if result.fault is not None and self._went_back(result, say):
+                continue
+            line = self._line(result, time.perf_counter() - started)
+            self.metrics.append(line)
+            on_step(line)
+            self._score_heldout()
             is_last = self.finished_steps == self.config.steps or is_stopped()
             if self.finished_steps % self.config.checkpoint_every == 0 or is_last:
                 self.save()
 
+    def _line(self, result: StepResult, elapsed: float) -> StepMetrics:
+        """Count a step."""
+        step, sizes = self.finished_steps, self.source.sizes
+        self.finished_steps, self.seconds = step + 1, self.seconds + elapsed
+        loads = self.routing.end()
+        return StepMetrics(
+            step=step + 1,
+            **result.losses,
+            learning_rate=result.rate,
+            grad_norm=result.norm,
+            tokens=sizes.before(step + 1),
+            tokens_per_second=sizes.of(step) / elapsed,
+            seconds=self.seconds,
+            expert_load=max((load.largest for load in loads), default=None),
+            spike=result.fault,
+        )
+
+    def _went_back(self, result: StepResult, say: Callable[[str], None]) -> bool:
+        """What the config says of a step that went wrong; whether the run is at an earlier step now."""
+        config, step = self.config, self.finished_steps
+        self.spikes.count += 1
+        fault = f"step {step + 1}: {result.fault}"
+        if config.spikes.action == "stop" or self.spikes.count > config.spikes.most:
+            often = f", spike number {self.spikes.count}" if config.spikes.action != "stop" else ""
+            raise ConfigError(
+                f"{fault}{often}; lower learning_rate = {config.learning_rate} or clip_norm = {config.clip_norm}, or "
+                f"set spikes.action to skip or rollback (now {config.spikes.action}, at most {config.spikes.most})"
+            )
+        if config.spikes.action == "skip":
+            say(f"{fault}; left out")
+            return False
+        count, skipped = self.spikes.count, self.skipped_data
+        self._newest_state(say)
+        self.spikes.count = count
+        self.skipped_data = skipped + step - self.finished_steps + 1
+        self._forget_later_lines()
+        say(f"{fault}; back to step {self.finished_steps}, over the data of {step - self.finished_steps + 1} steps")
+        return True
+
+    def _score_heldout(self) -> None:
+        """Held-out text, when it is time."""
+        config, step = self.config.heldout, self.finished_steps
+        if config is None or self.heldout is None or (step % config.every and step != self.config.steps):
+            return
+        with self.final_weights():
+            loss, tokens = nats_per_token(
+                self.model, self.heldout, window=self.config.max_document_tokens, most_tokens=config.tokens
+            )
+        self.heldout_metrics.append(HeldoutMetrics(step, loss, tokens))
+
+    @contextmanager
+    def final_weights(self) -> Iterator[None]:
+        """Inside, the model has the weights that the run is judged by: the averaged ones, where there are such."""
+        with self.average.in_place() if self.average is not None else nullcontext():
+            self.masters.publish()
+            yield
+        self.masters.publish()
+
+    @torch.no_grad()
+    def keep_final_weights(self) -> None:
+        """Leave them in the model for good, once the run is over or stopped."""
+        if self.average is not None:
+            for name, mean in self.average.mean.items():
+                self.masters.weights[name].copy_(mean)
+        self.masters.publish()
+
     def save(self) -> None:
         """Write a checkpoint of the finished steps."""
-        save_state(
-            self.folder / "checkpoints",
-            self.model,
-            self.optimizer,
-            step=self.finished_steps,
-            seconds=self.seconds,
-            kept=self.config.checkpoints_kept,
-        )
+        facts = {
+            "step": self.finished_steps,
+            "seconds": self.seconds,
+            "skipped_data": self.skipped_data,
+            "spikes": self.spikes.count,
+        }
+        self._states.save(facts, kept=self.config.checkpoints_kept)

@@ -1,10 +1,11 @@
-"""One JSON line per step, and a file that a killed run leaves in order."""
+"""JSON lines that belong to steps, in files that a killed run leaves in order."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from hyla.train.files import writing
 from hyla.whole_files import write_whole
@@ -12,8 +13,11 @@ from hyla.whole_files import write_whole
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """step: finished optimizer steps, from 1. loss: nats per token before the update. learning_rate: AdamW's.
-    grad_norm: before clipping. tokens, seconds: of the whole run so far, resumed parts included."""
+    """step: finished optimizer steps, from 1. loss: nats per learnt token before the update, of the next token alone.
+    learning_rate: AdamW's. grad_norm: before clipping. tokens, seconds: of the whole run so far, resumed parts included.
+    mtp_loss, z_loss: without their weights, 0 where they have none. preferred, margin: of preference optimisation, the
+    share of pairs that moved the right way, and how far. expert_load: tokens of the busiest expert, in
+    multiples of the mean, the worst of all mixtures. spike: why the step was left out; None: it was not."""
 
     step: int
     loss: float
@@ -22,25 +26,48 @@ class StepMetrics:
     tokens: int
     tokens_per_second: float
     seconds: float
+    mtp_loss: float | None = None
+    z_loss: float | None = None
+    preferred: float | None = None
+    margin: float | None = None
+    expert_load: float | None = None
+    spike: str | None = None
 
 
-class MetricsFile:
+@dataclass(frozen=True)
+class HeldoutMetrics:
+    """What the model knew of held-out text after `step` steps: nats per token, and what it wrote."""
+
+    step: int
+    loss: float
+    tokens: int
+    samples: tuple[str, ...] = ()
+
+
+Line = TypeVar("Line", StepMetrics, HeldoutMetrics)
+
+
+class StepLines(Generic[Line]):
     """Appends lines; floats are written so that reading gives the same bits."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, kind: type[Line]):
+        self.path, self.kind = path, kind
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that the checkpoint of `step` does not contain: they are computed again."""
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        if not lines and not self.path.exists():
+            return
         with writing(self.path):
             write_whole(self.path, "".join(kept))
 
-    def append(self, metrics: StepMetrics) -> None:
+    def append(self, line: Line) -> None:
         with writing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(metrics)) + "\n")
+            file.write(json.dumps(asdict(line)) + "\n")
 
-    def read(self) -> list[StepMetrics]:
+    def read(self) -> list[Line]:
+        if not self.path.exists():
+            return []
         lines = self.path.read_text(encoding="utf-8").splitlines()
-        return [StepMetrics(**json.loads(line)) for line in lines]
+        return [self.kind(**json.loads(line)) for line in lines]

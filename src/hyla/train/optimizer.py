@@ -5,87 +5,47 @@ Which are decayed and which Muon takes, the model's table of parameters says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
-from hyla.layers.parameters import by_name
-from hyla.models.parameters import model_parameters
-from hyla.models.trunk import Model
+from hyla.layers.parameters import Table, by_name
 from hyla.train.config import TrainConfig
+from hyla.train.muon import Muon, heads_of
+from hyla.train.rounding import generator_of, round_by_chance
 from hyla.train.schedule import rate_factor
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Quintic coefficients of Muon (K. Jordan, 2024): five rounds bring singular values near 1."""
-
-NEWTON_SCHULZ_ROUNDS = 5
-
-
-def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
-    """The nearest matrix with singular values near 1, for [O, I] or each of a stack [.., O, I]; in bfloat16 inside."""
-    a, b, c = NEWTON_SCHULZ
-    is_tall = matrix.shape[-2] > matrix.shape[-1]
-    x = (matrix.mT if is_tall else matrix).bfloat16()
-    x = x / (x.float().square().sum((-2, -1), keepdim=True).sqrt() + 1e-7).bfloat16()
-    for _ in range(NEWTON_SCHULZ_ROUNDS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if is_tall else x).to(matrix.dtype)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (torch.optim.Muon takes no stacks of matrices, which experts are).
-
-    p <- p (1 - lr wd) - lr sqrt(max(1, O / I)) orthogonalize(g + m buf),  buf = m buf + g.
-    """
-
-    def __init__(self, params, *, lr: float, momentum: float, weight_decay: float):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
-
-    def _update(self, parameter: torch.Tensor, group: dict) -> None:
-        state = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        buffer = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
-        update = orthogonalize(parameter.grad + group["momentum"] * buffer)
-        out_dim, in_dim = parameter.shape[-2:]
-        parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * max(1.0, out_dim / in_dim) ** 0.5)
+COUNT = "step"
+"""AdamW's own count of its steps, a number on the host."""
 
 
 class Optimizer:
     """The optimizers of one run, their schedule, and their state as named tensors."""
 
-    def __init__(self, model: Model, config: TrainConfig):
+    def __init__(self, weights: Mapping[str, torch.nn.Parameter], table: Table, config: TrainConfig):
+        """weights: fp32, by name, as `train.precision.Masters` has them. table: the model's parameters; what is not in
+        it (an adapter's) is updated by AdamW and not decayed."""
         self.config = config
-        self.names: dict[torch.Tensor, str] = {
-            parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
-        }
-        rows = by_name(model_parameters(model.config))
+        self.names: dict[torch.Tensor, str] = {weight: name for name, weight in weights.items()}
+        rows = by_name(table)
         use_muon = config.optimizer == "muon"
-        matrices = [p for p, name in self.names.items() if use_muon and rows[name].muon is not None]
+        matrices = [w for w, n in self.names.items() if use_muon and n in rows and rows[n].muon is not None]
         chosen = set(matrices)
-        rest = {p: rows[name] for p, name in self.names.items() if p not in chosen}
-        groups = [
-            {"params": [p for p, row in rest.items() if row.is_decayed], "weight_decay": config.weight_decay},
-            {"params": [p for p, row in rest.items() if not row.is_decayed], "weight_decay": 0.0},
-        ]
+        rest = [(weight, rows.get(name)) for weight, name in self.names.items() if weight not in chosen]
+        decayed = [weight for weight, row in rest if row is not None and row.is_decayed]
+        others = [weight for weight, row in rest if row is None or not row.is_decayed]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [group for group in groups if group["params"]]
         betas = (config.beta1, config.beta2)
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=betas, fused=True)
-        ]
+        self.parts: list[torch.optim.Optimizer] = []
+        if groups:
+            self.parts.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True))
         if matrices:
-            rate = config.matrix_learning_rate
-            muon = Muon(matrices, lr=rate, momentum=config.momentum, weight_decay=config.weight_decay)
-            self.parts.append(muon)
+            heads = {w: heads_of(rows[self.names[w]]) for w in matrices} if config.muon_unit == "head" else {}
+            rate, decay = config.matrix_learning_rate, config.weight_decay
+            self.parts.append(Muon(matrices, lr=rate, momentum=config.momentum, weight_decay=decay, heads=heads))
         self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
+        self._owners = {w: part for part in self.parts for group in part.param_groups for w in group["params"]}
 
     def step(self, step: int) -> float:
         """Update the weights with their gradients, at the rate of `step`, and clear these; returns AdamW's rate."""
@@ -93,9 +53,30 @@ class Optimizer:
         for part, peaks in zip(self.parts, self.peaks):
             for group, peak in zip(part.param_groups, peaks):
                 group["lr"] = peak * factor
-            part.step()
+        if self.config.state_dtype == "bf16":
+            self._step_one_by_one(step)
+        else:
+            for part in self.parts:
+                part.step()
+        for part in self.parts:
             part.zero_grad(set_to_none=True)
         return self.config.learning_rate * factor
+
+    def _step_one_by_one(self, step: int) -> None:
+        """The same updates, of one parameter after another, so that only its memory is in fp32."""
+        gradients = {weight: weight.grad for weight in self.names}
+        for weight in self.names:
+            weight.grad = None
+        for number, (weight, gradient) in enumerate(gradients.items()):
+            part = self._owners[weight]
+            weight.grad, state = gradient, part.state[weight]
+            for kind, tensor in state.items():
+                state[kind] = tensor if kind == COUNT else tensor.to(torch.float32)
+            part.step()
+            generator = generator_of(self.config.seed, step, number)
+            for kind, tensor in state.items():
+                state[kind] = tensor if kind == COUNT else round_by_chance(tensor, generator)
+            weight.grad = None
 
     def _states(self) -> Iterator[tuple[str, dict]]:
         for part in self.parts:
@@ -107,14 +88,13 @@ class Optimizer:
         return {f"{kind}/{name}": tensor for name, state in self._states() for kind, tensor in state.items()}
 
     def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Put back what `state_tensors` returned."""
-        owners = {}
+        """Put back what `state_tensors` returned; what stood there before is forgotten."""
         for part in self.parts:
-            for group in part.param_groups:
-                owners.update({self.names[parameter]: (part, parameter) for parameter in group["params"]})
+            part.state.clear()
+        weights = {name: weight for weight, name in self.names.items()}
         for key, tensor in tensors.items():
             kind, name = key.split("/", 1)
-            part, parameter = owners[name]
-            # AdamW counts its steps on the host, all else lives where the parameter does.
-            device = tensor.device if kind == "step" else parameter.device
+            parameter = weights[name]
+            part = self._owners[parameter]
+            device = tensor.device if kind == COUNT else parameter.device
             part.state[parameter][kind] = tensor.to(device, copy=True)

@@ -51,7 +51,7 @@ def bits_per_byte(run: Run, trained: HeldoutScore, device: torch.device) -> Bits
     size = num_bytes(run.heldout)
     alone, whole = gzip_bits(run.heldout)
     untrained = model_bits(run.untrained(device), run.heldout_store, window=run.train.max_document_tokens)
-    unigram = unigram_bits(run.train_store, run.heldout_store, run.model_config.vocab_size)
+    unigram = unigram_bits(run.data.train, run.heldout_store, run.model_config.vocab_size)
     rivals = {"untrained": untrained, "unigram": unigram, "gzip_files": alone, "gzip_whole": whole}
     return BitsPerByte(**{name: bits / size for name, bits in rivals.items()}, trained=trained.bits_per_byte)
 
@@ -94,7 +94,8 @@ def complete_heldout(run: Run, device: torch.device) -> Completion:
 
 def decode_curves(run: Run, trained: Model) -> dict[str, list[dict]]:
     """The trained hybrid and a full-attention twin (random weights: they do not change the time) at four contexts."""
-    recipe = full_attention_twin(run.request.recipe)
+    assert run.request.model.hybrid is not None, "the quickstart's model is one"
+    recipe = full_attention_twin(run.request.model.hybrid)
     twin_config = recipe.model_config_of(run.model_config.vocab_size, END_OF_TEXT_ID)
     twin = initialize(Model(twin_config), run.train.seed).to(trained.device)
     curves = twin_curves({"hybrid": trained, "full attention": twin})

@@ -2,9 +2,10 @@
 
 run.json            what was requested, what it was resolved to, on which data and machine
 tokenizer/          trained on the training documents
-tokens.safetensors  training (unless a store has them) and held-out documents as ids
+tokens.safetensors  training (unless stores have them) and held-out documents as ids
 heldout.json        names and texts of the held-out documents
 metrics.jsonl       one line per step
+heldout.jsonl       scores along the way, if they are asked for
 checkpoints/        newest states
 model/              the trained model as a Hugging Face folder
 """
@@ -20,50 +21,55 @@ from typing import Annotated
 import torch
 from pydantic import Field, model_validator
 
-from hyla.checkpoints import Tokenizer, save_model
+from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
 from hyla.data.packing import TokenStore
-from hyla.errors import ConfigError
+from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
 from hyla.models.config import Config, ModelConfig
 from hyla.models.formats.registry import family_of
-from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.ops.devices import says_what_to_lower
 from hyla.train.budget import steps_for
 from hyla.train.config import TrainConfig
 from hyla.train.corpus import Document
 from hyla.train.files import filling, replace_json
-from hyla.train.loop import Trainer
+from hyla.train.loop import RowSource, Trainer, batch_sizes
 from hyla.train.metrics import StepMetrics
-from hyla.train.recipe import HybridRecipe
-from hyla.train.run_data import RunData, data_of_store, data_of_texts, is_store, load_data, save_data
+from hyla.train.model_source import ModelSource
+from hyla.train.preferences import DPOConfig, PairSource, PreferenceTrainer, read_pairs
+from hyla.train.run_data import DataSource, RunData, load_data, read_data, save_data
 from hyla.train.run_state import environment
 from hyla.train.tokenizer import END_OF_TEXT_ID
 
 CPU = torch.device("cpu")
 RUN_FILE = "run.json"
+FORMAT = 2
 
 
 class RunRequest(Config):
     """What the user asks for. A folder keeps its first request; another one needs another folder."""
 
-    data: str | None = None
-    """Folder of text files, or a token store; None: the source of the Python standard library found on this machine."""
+    model: ModelSource
+    """What is trained."""
+    data: DataSource = DataSource()
+    """What it reads."""
+    dpo: DPOConfig | None = None
+    """Preferences in the place of `data`: a trained model learns which answers are better."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Training time, turned into `train.steps` once at the start; None: `train.steps` as it is."""
-    heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Expected share of files that training never sees; a store has its own."""
-    heldout_bytes: Annotated[int, Field(ge=1)] = 400_000
-    """Most held-out text that is scored. More of it: a steadier figure, a longer wait."""
-    recipe: HybridRecipe = HybridRecipe()
-    """The model's sizes."""
     train: TrainConfig
     """How it is trained."""
 
     @model_validator(mode="after")
-    def _data_is_absolute(self):
-        if self.data is not None and not Path(self.data).is_absolute():
-            raise ValueError("data must be an absolute path, so that a run can be continued from anywhere")
+    def _preferences_stand_alone(self):
+        if self.dpo is not None:
+            if self.model.start_from is None:
+                raise ValueError("dpo needs a trained model: set model.start_from")
+            if self.data != DataSource():
+                raise ValueError("dpo reads dpo.pairs; leave data out")
+            wrong = next((name for name in ("mtp_weight", "z_loss") if getattr(self.train, name)), None)
+            if wrong is not None or self.train.heldout is not None or self.train.ramp is not None:
+                raise ValueError(f"dpo has no use for train.{wrong or 'heldout or train.ramp'}; leave it out")
         return self
 
 
@@ -97,10 +103,6 @@ class Run:
         return self.data.tokenizer
 
     @property
-    def train_store(self) -> TokenStore:
-        return self.data.train
-
-    @property
     def heldout_store(self) -> TokenStore:
         return self.data.heldout
 
@@ -118,8 +120,8 @@ class Run:
         return self.folder / "model"
 
     def untrained(self, device: torch.device = CPU) -> Model:
-        """A new model with the run's start values, which are the same on every device."""
-        model = initialize(Model(self.model_config), self.train.seed)
+        """The model that the run begins with, in fp32; the same on every device."""
+        model = self.request.model.made(self.model_config, self.train.seed)
         with says_what_to_lower(device, "the model", "choose smaller sizes in the recipe"):
             return model.to(device)
 
@@ -137,10 +139,18 @@ class Run:
         device: where the run goes on; it is no part of the request. say: told when it was elsewhere before.
         is_stopped: asked after each step; once true, what there is gets kept, and a later call goes on bit for bit.
         """
-        trainer = Trainer(self.untrained(device), self.train_store, self.train, self.folder)
+        trainer = self._trainer(self.untrained(device))
         on_resume(trainer.resume(say))
-        trainer.run(on_step, is_stopped)
+        trainer.run(on_step, is_stopped, say)
+        trainer.keep_final_weights()
         return Trained(trainer.model, trainer.finished_steps, self.train.steps, trainer.seconds)
+
+    def _trainer(self, model: Model) -> Trainer:
+        dpo = self.request.dpo
+        if dpo is not None:
+            pairs = PairSource(self.data.train[0], dpo.pairs_per_step, self.train.seed)
+            return PreferenceTrainer(model, pairs, self.train, self.folder, dpo)
+        return Trainer(model, steps_of(self.data, self.train), self.train, self.folder, self.heldout_store)
 
     def save_model(self, model: Model) -> None:
         """Write the Hugging Face folder."""
@@ -165,7 +175,7 @@ def open_run(folder: Path, request: RunRequest, say: Callable[[str], None], *, d
 
 def check_same_request(folder: Path, request: RunRequest) -> None:
     """Raise ConfigError unless the run in `folder` is the requested one."""
-    record = read_json(folder / RUN_FILE)
+    record = read_record(folder)
     recorded, resolved = RunRequest(**record["request"]), TrainConfig(**record["train"])
     if request in (recorded, recorded.model_copy(update={"minutes": None, "train": resolved})):
         return
@@ -185,38 +195,65 @@ def _flat(nested: dict, prefix: str = "") -> dict:
 
 def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], device: torch.device) -> None:
     """Read the data, or open its store, resolve the number of steps, and write all of it."""
+    source, pretrained = request.model, request.model.start_from
+    vocab_size = None if pretrained else source.vocab_size
     # What cannot be saved in the end is refused now, not after the training.
-    model_config = request.recipe.model_config_of(request.recipe.vocab_size, END_OF_TEXT_ID)
-    family_of(model_config.family).config_to_hf(model_config)
-    if request.data is not None and is_store(request.data):
-        data = data_of_store(request.data, request.heldout_bytes)
+    draft = source.model_config_of(source.draft_vocab_size, END_OF_TEXT_ID)
+    family_of(draft.family).config_to_hf(draft)
+    if request.dpo is not None:
+        assert pretrained is not None
+        data = read_preferences(request.dpo, pretrained, request.train.max_document_tokens, say)
     else:
-        sizes = {"heldout_share": request.heldout_share, "heldout_bytes": request.heldout_bytes}
-        data = data_of_texts(request.data, request.recipe, **sizes, say=say)
+        data = read_data(request.data, say, trained_from=pretrained, vocab_size=vocab_size, max_len=draft.max_len)
     tokenizer = data.tokenizer
-    say(f"tokenizer of {tokenizer.vocab_size} tokens; {len(data.train.tokens):,} tokens to train on")
+    say(f"tokenizer of {tokenizer.vocab_size} tokens; {data.num_tokens:,} tokens to train on")
     end_id = tokenizer.eos_token_id
-    model_config = request.recipe.model_config_of(tokenizer.vocab_size, END_OF_TEXT_ID if end_id is None else end_id)
-    train, step_seconds = resolve_steps(request, model_config, data.train, device)
+    model_config = source.model_config_of(tokenizer.vocab_size, END_OF_TEXT_ID if end_id is None else end_id)
+    if tokenizer.vocab_size > model_config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model rows for {model_config.vocab_size}"
+        )
+    train, step_seconds = resolve_steps(request, model_config, data, device)
     say(f"{train.steps} steps of {train.batch_tokens} tokens")
     with filling(folder) as partial:
         save_data(partial, data)
         replace_json(partial / RUN_FILE, _record(request, train, model_config, data.record, step_seconds, device))
 
 
+def steps_of(data: RunData, train: TrainConfig) -> RowSource:
+    """What every step reads. Raises ConfigError for less text than one step."""
+    return data.steps(batch_sizes(train), max_document_tokens=train.max_document_tokens, seed=train.seed)
+
+
 def resolve_steps(
-    request: RunRequest, model_config: ModelConfig, store: TokenStore, device: torch.device
+    request: RunRequest, model_config: ModelConfig, data: RunData, device: torch.device
 ) -> tuple[TrainConfig, float | None]:
     """(the config with its final number of steps, measured seconds of a step or None)."""
+    train = request.train
+    if request.dpo is not None:
+        if request.minutes is not None:
+            raise ConfigError("dpo takes train.steps, not minutes")
+        PairSource(data.train[0], request.dpo.pairs_per_step, train.seed)  # fewer pairs than a step are refused now
+        return train, None
+    steps = steps_of(data, train)
     if request.minutes is None:
-        return request.train, None
-    copy = initialize(Model(model_config), request.train.seed).to(device)
-    steps, step_seconds = steps_for(request.minutes, copy, store, request.train)
-    return request.train.model_copy(update={"steps": steps}), step_seconds
+        return train, None
+    copy = request.model.made(model_config, train.seed).to(device)
+    count, step_seconds = steps_for(request.minutes, copy, steps, train)
+    return train.model_copy(update={"steps": count}), step_seconds
+
+
+def read_preferences(dpo: DPOConfig, pretrained: str, longest: int, say: Callable[[str], None]) -> RunData:
+    """The pairs of a new run, as the trained model's tokenizer and template write them."""
+    tokenizer = load_tokenizer(pretrained)
+    store = read_pairs(Path(dpo.pairs), tokenizer, max_document_tokens=longest, say=say)
+    record = {"pairs": len(store.ends) // 2, "file": Path(dpo.pairs).name}
+    return RunData(tokenizer, (store,), (1.0,), TokenStore.from_lists([]), (), record)
 
 
 def _record(request, train: TrainConfig, model: ModelConfig, corpus: dict, step_seconds, device) -> dict:
     return {
+        "format": FORMAT,
         "request": request.model_dump(),
         "train": train.model_dump(),
         "model": model.model_dump(mode="json"),
@@ -227,10 +264,21 @@ def _record(request, train: TrainConfig, model: ModelConfig, corpus: dict, step_
     }
 
 
-def read_run(folder: Path) -> Run:
-    """Open a prepared run. Raises CheckpointError when one of its files is missing or damaged, and ConfigError when its
-    token store is another one now."""
+def read_record(folder: Path) -> dict:
+    """run.json. Raises CheckpointError for a run that another version of Hyla prepared."""
     record = read_json(folder / RUN_FILE)
+    if record.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder} holds a run of format {record.get('format')!r}, this version goes on with {FORMAT}; finish it "
+            "with the version that began it, or choose another --out"
+        )
+    return record
+
+
+def read_run(folder: Path) -> Run:
+    """Open a prepared run. Raises CheckpointError when one of its files is missing or damaged, or it is another
+    version's, and ConfigError when its token store is another one now."""
+    record = read_record(folder)
     return Run(
         folder=folder,
         train=TrainConfig(**record["train"]),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hyla.checkpoints.tokenizer import Tokenizer
+from hyla.data.encoding import Encoder
+from hyla.data.records import Damaged, Record
+from hyla.errors import ConfigError
 from hyla.train.corpus import Document
 
 END_OF_TEXT = "<|endoftext|>"
@@ -42,9 +45,13 @@ def train_tokenizer(documents: Sequence[Document], vocab_size: int, max_len: int
 
 
 def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[list[int]]:
-    """Token ids of each document between two end-of-text tokens. Special tokens in the text stay plain text."""
-    backend = tokenizer.backend
-    backend.encode_special_tokens = True
-    encodings = backend.encode_batch_fast([document.text for document in documents], add_special_tokens=False)
-    backend.encode_special_tokens = False
-    return [[END_OF_TEXT_ID, *encoding.ids, END_OF_TEXT_ID] for encoding in encodings]
+    """Token ids of each document between two end-of-text tokens (the first one is the tokenizer's beginning, where it
+    has one). Special tokens in the text stay plain text. Raises ConfigError for a tokenizer without an end."""
+    encoder = Encoder(tokenizer)
+    records = [Record(document.name, text=document.text) for document in documents]
+    found = []
+    for one in encoder.encode(records):
+        if isinstance(one, Damaged):
+            raise ConfigError(f"{one.place}: {one.reason}")
+        found.append(one.ids)
+    return found

@@ -234,6 +234,39 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
+def _widened_rows(x_TD: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
+    if backends.uses_native(x_TD):
+        weight_OD = weight_OD.detach().contiguous()
+        return products.product(x_TD, products.Stored(weight_OD, weight_OD.shape), dtype=torch.float32)
+    return _linear_rows(x_TD.to(torch.float32), weight_OD.detach().to(torch.float32), None)
+
+
+class _Widened(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_TD, weight):
+        ctx.save_for_backward(x_TD, weight)
+        return _widened_rows(x_TD, weight)
+
+    @staticmethod
+    def backward(ctx, grad_TO):
+        x_TD, weight = ctx.saved_tensors
+        grad_x = gradient_product(grad_TO, weight.to(grad_TO.dtype)).to(x_TD.dtype)
+        grad_weight = gradient_product(grad_TO.t(), x_TD.to(grad_TO.dtype)).to(weight.dtype)
+        return grad_x, grad_weight
+
+
+def linear_widened(x_TD: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
+    """x W^T in fp32, of bf16 rows and a plain bf16 weight: the sums of `linear` without their rounding.
+
+    On the CPU's kernel it is bf16's own product, at its rate; elsewhere both are widened first. Exactness: as `linear`.
+    """
+    if x_TD.shape[0] == 0:
+        return x_TD.new_zeros(0, weight_OD.shape[0], dtype=torch.float32)
+    if torch.is_grad_enabled() and (x_TD.requires_grad or weight_OD.requires_grad):
+        return _Widened.apply(x_TD, weight_OD)
+    return _widened_rows(x_TD, weight_OD)
+
+
 def linear(x_TD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
     """x W^T + bias for rows x [T, D] and a plain weight [O, D] of one dtype, and a bias [O]; [T, O] in that dtype.
 

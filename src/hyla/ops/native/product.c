@@ -72,7 +72,8 @@ typedef struct {
     int64_t x_stride;
     void *y;
     int64_t y_stride;
-    int64_t x_bf16;      /* x and y; fp32 x may meet bf16 weights */
+    int64_t x_bf16;      /* fp32 x may meet bf16 weights */
+    int64_t y_bf16;
     const float *bias;   /* [outputs], added to the finished sum before it is rounded; none: nothing is added */
     int64_t x_matrix, y_matrix; /* elements from a matrix's rows of x (of y) to the next one's; 0: all share the rows */
 } Call;
@@ -538,7 +539,7 @@ static void finish_piece(const Call *c, const Piece *p, const float *sums) {
     const int64_t *tile = c->tile + 3 * p->tile;
     int64_t outputs = (p->to < tile[1] ? p->to : tile[1]) - p->from, o = tile[0] + p->from;
     for (int64_t r = 0; r < p->last - p->first; r++)
-        finish_row(outputs, sums + r * TILE + p->from, c->bias ? c->bias + o : 0, (int)c->x_bf16, c->y,
+        finish_row(outputs, sums + r * TILE + p->from, c->bias ? c->bias + o : 0, (int)c->y_bf16, c->y,
                    p->matrix * c->y_matrix + (p->first + r) * c->y_stride + o);
 }
 
@@ -632,7 +633,7 @@ int hyla_product(const Call *c) {
     Cut cut = {.c = c, .blocks = 1, .parts = 1};
     int64_t units = c->spans * c->tiles;
     if (units < 2 * team) { /* tiles in two or four, down to 64 bytes of y, which no two threads share */
-        int64_t finest = !c->is_tiled || most > 2 ? 1 : c->x_bf16 ? 2 : most == 1 ? 4 : 2;
+        int64_t finest = !c->is_tiled || most > 2 ? 1 : c->y_bf16 ? 2 : most == 1 ? 4 : 2;
         while (cut.parts < finest && units * cut.parts < 2 * team) cut.parts *= 2;
         cut.blocks = 2 * team / (units * cut.parts);
         int64_t many = most / FEWEST;

@@ -38,7 +38,7 @@ class ProductCall(Structure):
         ("x", c_void_p),
         ("x_stride", c_int64),
         ("y", c_void_p),
-        *((name, c_int64) for name in ("y_stride", "x_bf16")),
+        *((name, c_int64) for name in ("y_stride", "x_bf16", "y_bf16")),
         ("bias", c_void_p),
         *((name, c_int64) for name in ("x_matrix", "y_matrix")),
     )
@@ -96,8 +96,11 @@ def product(
     *,
     spans_S3: torch.Tensor | None = None,
     out_TO: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Rows x [T, D], fp32 or bf16, times the weight: [T, O] in x's dtype. fp32 rows may meet bf16 weights.
+    """Rows x [T, D], fp32 or bf16, times the weight: [T, O]. fp32 rows may meet bf16 weights.
+
+    dtype: of the result, fp32 or bf16; None: out's, or x's.
 
     spans: int64 (matrix, first row, last row + 1), which matrix of a stack multiplies which rows; None: one matrix, all
     rows. out: a view with dense rows to write to. bias [O]: joins the finished fp32 sum before it is rounded.
@@ -111,7 +114,8 @@ def product(
     if x_TD.stride(1) != 1:
         x_TD = x_TD.contiguous()
     num_rows = x_TD.shape[0]
-    y_TO = empty((num_rows, stored.outputs), x_TD.dtype) if out_TO is None else out_TO
+    y_TO = empty((num_rows, stored.outputs), dtype or x_TD.dtype) if out_TO is None else out_TO
+    call.y_bf16 = is_bf16(y_TO)
     if spans_S3 is None:
         spans = (c_int64 * 3)(0, 0, num_rows)
         call.spans, call.span = 1, addressof(spans)

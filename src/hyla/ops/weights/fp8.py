@@ -73,6 +73,12 @@ class FP8Weights(Weights):
             return _FP8Linear.apply(x_TD, bias_O, self)
         return _forward(x_TD, bias_O, self)
 
+    def widened(self, x_TD: torch.Tensor) -> torch.Tensor:
+        if x_TD.dtype != torch.bfloat16 or any(part.dtype != torch.bfloat16 for part in self.parts):
+            return super().widened(x_TD)
+        blocks = [self.dense(*block).to(torch.bfloat16) for block in _blocks(self)]  # exact: they were rounded to it
+        return torch.cat([rows.linear_widened(x_TD, block) for block in blocks], dim=1)
+
     def grouped(self, x_AD: torch.Tensor, spans: Spans) -> torch.Tensor:
         wants_gradient = torch.is_grad_enabled() and x_AD.requires_grad
         if not wants_gradient and x_AD.dtype == self.dtype and _has_kernel(x_AD, self):

@@ -61,6 +61,11 @@ class Plain(Weights):
     def product(self, x_TD: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
         return rows.linear(x_TD, self.whole(), bias_O)
 
+    def widened(self, x_TD: torch.Tensor) -> torch.Tensor:
+        if x_TD.dtype != torch.bfloat16 or any(part.dtype != torch.bfloat16 for part in self.parts):
+            return super().widened(x_TD)
+        return rows.linear_widened(x_TD, Plain(self.parts).whole())
+
     def grouped(self, x_AD: torch.Tensor, spans: Spans) -> torch.Tensor:
         wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (x_AD, *self.parts))
         if wants_gradient or self.dtype != self.parts[0].dtype or not backends.uses_native(x_AD):

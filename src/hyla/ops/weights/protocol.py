@@ -61,6 +61,11 @@ class Weights(ABC):
         Raises ConfigError where a bias is given to heads or experts, which have rows of their own.
         """
 
+    def widened(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """Rows [T, D] -> x W^T [T, O] in fp32: of bf16 rows and a weight whose numbers are bf16 by bf16's own product
+        (`rows.linear_widened`), of others as `product` has it."""
+        return self.product(x_TD.to(self.dtype))
+
     def grouped(self, x_AD: torch.Tensor, spans: Spans) -> torch.Tensor:
         """A stack's products: the spans say whose rows they are; [A, O]."""
         parts = [self.take(expert).product(x_AD[first:last]) for expert, first, last in span_list(spans)]

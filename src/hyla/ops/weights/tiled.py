@@ -81,6 +81,15 @@ class Tiled(Weights):
             return rows.linear(x_TD, self.dense(), bias_O)
         return products.product(x_TD, self._stored, None if bias_O is None else bias_O.detach())
 
+    def widened(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """Raises BackendUnavailable when a gradient is asked."""
+        if x_TD.dtype != torch.bfloat16 or self.tiles.dtype != torch.bfloat16:
+            return super().widened(x_TD)
+        self._refuse_gradient(x_TD)
+        if not backends.uses_native(x_TD):  # the choice has changed since
+            return rows.linear_widened(x_TD, self.stored_dense())
+        return products.product(x_TD, self._stored, dtype=torch.float32)
+
     def grouped(self, x_AD: torch.Tensor, spans: Spans) -> torch.Tensor:
         self._refuse_gradient(x_AD)
         if not backends.uses_native(x_AD):

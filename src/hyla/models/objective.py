@@ -1,0 +1,84 @@
+"""What a model is trained on: the next token, the tokens after it, and small logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from hyla.models.mtp import Hidden
+from hyla.ops.batch import Batch
+
+if TYPE_CHECKING:
+    from hyla.models.trunk import Model
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a forward call is to be scored against."""
+
+    tokens_T: torch.Tensor
+    """int64 [T]: the token after each row."""
+    chunk_rows: int
+    """Rows whose logits live at once: memory against the size of products."""
+    is_learnt_T: torch.Tensor | None = None
+    """bool [T]: the rows whose targets count (a conversation's answers); None: all."""
+    denominator: int | None = None
+    """What all sums over rows are divided by: the learnt rows of a whole step, when this call is a part of one. None:
+    this call's learnt rows."""
+    mtp_weight: float = 0.0
+    """Weight of the loss of multi-token prediction, the mean over its steps (arXiv 2412.19437, eq. 25)."""
+    z_weight: float = 0.0
+    """Weight of the mean squared logsumexp of the logits."""
+
+
+class Losses(NamedTuple):
+    """Scalars of one forward call, in nats per learnt row. Only `total` has a gradient."""
+
+    total: torch.Tensor
+    next_token: torch.Tensor
+    mtp: torch.Tensor
+    """Mean over the steps of multi-token prediction, 0 where it has no weight. A step's sum is divided by the same
+    number of rows, though a document's last rows have no target so far ahead."""
+    z: torch.Tensor
+
+
+def losses_of(model: Model, hidden: Hidden, batch: Batch, targets: Targets) -> Losses:
+    """The losses of hidden states that `Model.hidden` gave for the rows of `batch`."""
+    learnt_T, denominator = targets.is_learnt_T, targets.denominator
+    if denominator is None:
+        denominator = hidden.head_TD.shape[0] if learnt_T is None else int(learnt_T.sum())
+    denominator = max(1, denominator)
+    scored = {"chunk_rows": targets.chunk_rows, "denominator": denominator}
+    total, z = model.head.loss(
+        *_selected(hidden.head_TD, targets.tokens_T, learnt_T), **scored, z_weight=targets.z_weight
+    )
+    next_token = total.detach() - targets.z_weight * z if targets.z_weight else total.detach()
+    mtp = torch.zeros_like(next_token)
+    if targets.mtp_weight:
+        further = _further(model, hidden, batch, targets, scored)
+        total, mtp = total + targets.mtp_weight * further, further.detach()
+    return Losses(total, next_token, mtp, z)
+
+
+def _selected(hidden_TD: torch.Tensor, tokens_T: torch.Tensor, is_scored_T: torch.Tensor | None):
+    """The rows that have logits."""
+    return (hidden_TD, tokens_T) if is_scored_T is None else (hidden_TD[is_scored_T], tokens_T[is_scored_T])
+
+
+def _further(model: Model, hidden: Hidden, batch: Batch, targets: Targets, scored: dict) -> torch.Tensor:
+    """The mean loss of all steps of multi-token prediction. Step k reads the token k + 1 places on and guesses the one
+    after it, within its own sequence."""
+    left_T = torch.cat([torch.arange(length - 1, -1, -1) for length in batch.lengths]).to(hidden.next_TD.device)
+    inputs_T, losses = targets.tokens_T, []
+    for step in range(model.num_mtp_steps):
+        hidden = model.predict_next(inputs_T, hidden.next_TD, batch, step=step)
+        # A sequence's last rows look past its end: they read the start of the next one, and are not scored.
+        goals_T, is_scored_T = inputs_T.roll(-1), left_T > step
+        if targets.is_learnt_T is not None:
+            is_scored_T = is_scored_T & targets.is_learnt_T.roll(-1 - step)
+        head = model.head_of_step(step)
+        losses.append(head.loss(*_selected(hidden.head_TD, goals_T, is_scored_T), **scored)[0])
+        inputs_T = goals_T
+    return torch.stack(losses).mean()

@@ -1,0 +1,84 @@
+"""A recipe: the TOML file that says what a run trains, on what, and how.
+
+    [model]     one of hybrid, stack, family, start_from     (train.model_source)
+    [data]      texts or stores                              (train.run_data)
+    [dpo]       pairs of answers, in the place of data       (train.preferences)
+    [train]     steps, rates, precision, memory, ...         (train.config)
+
+Relative paths are meant from the recipe's own folder, those of `--set` from where the command is given.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hyla.errors import ConfigError
+from hyla.toml_files import read_tables
+from hyla.train.run import RunRequest
+
+
+def read_recipe(path: Path, settings: Sequence[str] = ()) -> RunRequest:
+    """The request of a recipe. settings: "train.steps=100" and the like, which win over the file.
+
+    Raises ConfigError that names the file, the key and what is wrong with it.
+    """
+    tables = read_tables(path)
+    _absolute_paths(tables, path.absolute().parent)
+    given: dict[str, Any] = {}
+    for setting in settings:
+        _set(given, setting)
+    _absolute_paths(given, Path.cwd())
+    return request_of(_merged(tables, given), str(path))
+
+
+def request_of(tables: dict, place: str) -> RunRequest:
+    """Validated. place: how errors call it."""
+    try:
+        return RunRequest(**tables)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+def _set(tables: dict, setting: str) -> None:
+    """Put "a.b=value" into nested tables; the value is TOML, or else a text."""
+    key, equals, text = setting.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"--set {setting!r} is not of the form table.key=value, e.g. train.steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for name in names[:-1]:
+        tables = tables.setdefault(name, {})
+        if not isinstance(tables, dict):
+            raise ConfigError(f"--set {setting!r}: {name} has a value already")
+    tables[names[-1]] = value
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """Tables of both, key by key; what is no table is replaced."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {key: _merged(below.get(key), above[key]) if key in above else below[key] for key in {**below, **above}}
+
+
+def _absolute_paths(tables: dict, folder: Path) -> None:
+    """Make the paths of a recipe absolute, in place. A start_from that is no path there is a name."""
+    data, model, dpo = tables.get("data"), tables.get("model"), tables.get("dpo")
+    if isinstance(dpo, dict) and isinstance(dpo.get("pairs"), str):
+        dpo["pairs"] = str(folder / dpo["pairs"])
+    if isinstance(data, dict):
+        if isinstance(data.get("texts"), str):
+            data["texts"] = str(folder / data["texts"])
+        stores = data.get("stores")
+        for store in stores if isinstance(stores, list) else ():
+            if isinstance(store, dict) and isinstance(store.get("folder"), str):
+                store["folder"] = str(folder / store["folder"])
+    if isinstance(model, dict) and isinstance(model.get("start_from"), str):
+        place = folder / model["start_from"]
+        if place.exists():
+            model["start_from"] = str(place)
