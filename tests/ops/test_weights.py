@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from hyla.errors import BackendUnavailable, ConfigError
+from hyla.layers.linear import Linear, Projection
 from hyla.ops import native
+from hyla.ops.exact import rows
+from hyla.ops.exact.cross_entropy import logits_of
 from hyla.ops.weights import (
     BlockLayout,
     FP8Tensor,
@@ -171,3 +174,32 @@ def test_only_plain_weights_are_trained():
 def test_where_blocks_lie_is_known_without_torch():
     code = "import hyla.ops.weights.blocks, hyla.ops.weights.cost, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("inner", [40, 41])
+def test_widened_sums_of_bf16_have_one_result_for_any_storage_and_number_of_rows(inner):
+    x, weight = (draw(count, inner, seed=count).to(DTYPE) for count in (70, 130))
+    exact = x.double() @ weight.double().t()
+    head = Linear(inner, 130)
+    head.weight = torch.nn.Parameter(weight.clone())
+    projection = Projection(head, dtype=torch.float32)
+    whole = projection.widened(x).detach()
+    assert whole.dtype == torch.float32
+    assert float((whole - exact).abs().max()) <= 1e-5 * float(exact.abs().max())
+    assert torch.equal(rows.linear_widened(x, weight), whole)
+    assert torch.equal(logits_of(x, weight), whole)
+    assert torch.equal(whole.bfloat16(), rows.linear(x, weight))  # the sums of bf16's own product, not yet rounded
+    assert torch.equal(torch.cat([projection.widened(row[None]).detach() for row in x]), whole)
+    projection.pack()
+    with torch.no_grad():
+        assert torch.equal(projection.widened(x), whole)
+        assert torch.equal(torch.cat([projection.widened(x[:7]), projection.widened(x[7:])]), whole)
+
+
+def test_the_gradient_of_widened_sums_is_that_of_the_plain_formula():
+    x, weight = (draw(count, 40, seed=count).to(DTYPE).requires_grad_() for count in (9, 130))
+    grad = draw(9, 130, seed=3).float()
+    rows.linear_widened(x, weight).backward(grad)
+    for found, exact in ((x.grad, grad.double() @ weight.double()), (weight.grad, grad.double().t() @ x.double())):
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, exact.bfloat16()) or (found.double() - exact).abs().max() <= 2**-8 * exact.abs().max()
