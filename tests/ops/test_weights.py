@@ -132,8 +132,8 @@ def test_packed_matrices_of_heads_keep_their_bytes_and_the_bits(stored_dtype, is
     assert torch.equal(packed.in_place(), stored) and torch.equal(packed.dense(), plain.dense())
     x = draw(40, 3, into, seed=1)
     y = plain.product(x)
-    for rows in (slice(0, 40), slice(39, 40), slice(3, 9)):
-        assert torch.equal(packed.product(x[rows]), y[rows]) and torch.equal(plain.product(x[rows]), y[rows])
+    for some in (slice(0, 40), slice(39, 40), slice(3, 9)):
+        assert torch.equal(packed.product(x[some]), y[some]) and torch.equal(plain.product(x[some]), y[some])
     wide_rows = torch.zeros(40, 3, 200)
     packed.product(x, out=wide_rows[:, :, 64:192])
     assert torch.equal(wide_rows[:, :, 64:192], y) and not wide_rows[:, :, :64].any()
