@@ -13,6 +13,7 @@ BENCHMARKS = (
     "beside_llama",
     "cost_claims",
     "cost_prediction",
+    "decay_gradients",
     "decode_gate",
     "decode_step",
     "engine",

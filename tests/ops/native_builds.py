@@ -186,6 +186,21 @@ def decay(kind: str) -> list[torch.Tensor]:
     return found
 
 
+def decay_gradients(kind: str) -> list[torch.Tensor]:
+    """Of whole sequences and of their states, through outputs and last states."""
+    found = []
+    for key_dim, value_dim in ((24, 20), (128, 64), (17, 148), (16, 9)):
+        for special in (False, True):
+            operator, inputs, _ = decay_calls(kind, key_dim, value_dim, special)
+            inputs = [x.requires_grad_() for x in inputs]
+            for with_states in (False, True):
+                found_o = operator(*inputs, batch=Batch.packed([119, 1, 29]), return_state=with_states)
+                o, *final = found_o if with_states else (found_o,)
+                loss = (o * draw(*o.shape, seed=5)).sum() + sum((x * draw(*x.shape, seed=6)).sum() for x in final)
+                found += torch.autograd.grad(loss, inputs)
+    return found
+
+
 def around_mixers() -> list[torch.Tensor]:
     found = []
     for dtype in DTYPES:
@@ -356,6 +371,10 @@ KERNELS = {
     "linear": lambda: decay("linear"),
     "ssd": lambda: decay("ssd"),
     "gla": lambda: decay("gla"),
+    "gradients of lightning": lambda: decay_gradients("lightning"),
+    "gradients of linear": lambda: decay_gradients("linear"),
+    "gradients of ssd": lambda: decay_gradients("ssd"),
+    "gradients of gla": lambda: decay_gradients("gla"),
     "around mixers": around_mixers,
     "attention": attention,
     "fp8_dense": dense_weights,

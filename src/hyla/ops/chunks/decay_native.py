@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.batch import Batch
+from hyla.ops.chunks.decay_gradient import DecayGrads
 from hyla.ops.chunks.decay_walk import DecayOutputs
 from hyla.ops.chunks.plan import chunk_plan
-from hyla.ops.native.decays import decay
+from hyla.ops.native.decays import decay, decay_gradients
 
 
 def forward(
@@ -44,3 +45,22 @@ def forward(
     anchors = v.new_empty(plan.rows_IC.shape[0], heads, key_dim, value_dim)
     kept = {"items": plan.item_lists, "anchor_items": anchors}
     return DecayOutputs(decay(rule_number, inputs, batch.spans_4N, states, scale=scale, **kept), anchors, final)
+
+
+def backward(
+    rule_number: int,
+    rule,
+    inputs,
+    anchors_IHKV: torch.Tensor,
+    grad_o_THV: torch.Tensor,
+    grad_final_NHKV: torch.Tensor | None,
+    *,
+    batch: Batch,
+    has_state: bool,
+) -> DecayGrads:
+    """As `decay_gradient.backward`. A sequence's gradients depend on nothing else in the batch, bit for bit."""
+    inputs = (*inputs, *rule.constants)
+    grads = (grad_o_THV, grad_final_NHKV)
+    items = chunk_plan(batch).item_lists
+    found = decay_gradients(rule_number, inputs, batch.spans_4N, items, anchors_IHKV, *grads, has_state=has_state)
+    return DecayGrads(*found)

@@ -14,3 +14,4 @@ FIELDS = {"anchor": "anchor", "k": "keys", "v": "v_rows", "log_decay": "decay_ro
 """The kernel's field for each cache tensor."""
 
 forward = partial(decay_native.forward, decays.BY_CHANNEL, FIELDS)
+backward = partial(decay_native.backward, decays.BY_CHANNEL)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hyla.ops.backends import runs_anywhere
-from hyla.ops.chunks import decay_walk
+from hyla.ops.chunks import decay_gradient, decay_walk
 
 unsupported = runs_anywhere
 
-forward = decay_walk.forward
+forward, backward = decay_walk.forward, decay_gradient.backward

@@ -14,3 +14,4 @@ FIELDS = {"anchor": "anchor", "k_t": "keys", "v": "v_rows"}
 """The kernel's field for each cache tensor."""
 
 forward = partial(decay_native.forward, decays.CONSTANT, FIELDS)
+backward = partial(decay_native.backward, decays.CONSTANT)

@@ -8,16 +8,9 @@
    come together nor on the width of the hardware's vectors. Nothing is read of rows after the own one. */
 #include <stdlib.h>
 
-#include "channels.h"
+#include "decay.h"
 #include "sums.h"
 #include "team.h"
-
-#define CHUNK 64
-#define BLOCK 16
-#define BLOCKS (CHUNK / BLOCK)
-#define TABLE (CHUNK + 2) /* columns of the table of constant decays */
-
-enum { CONSTANT, SUMMED, BY_CHANNEL };
 
 typedef struct {
     int64_t sequences;
@@ -56,9 +49,6 @@ typedef struct {
     float *anchor, *v, *keys, *decay_rows;
     double *sums;
 } State;
-
-/* Floats from one row to the next, so that rows lie in different places of the first cache. */
-static int64_t spread(int64_t floats) { return whole(floats) + LANES; }
 
 /* Floats of one head's state in a call without a cache, beside its group's keys. */
 static int64_t head_floats(const Call *call) {
@@ -196,10 +186,6 @@ static void read_rows(int64_t rows, const Reads *call) {
     read_few(rows, call, done);
 }
 
-HOT void scaled_row(int64_t count, float a, const float *restrict x, float *restrict out) {
-    for (int64_t c = 0; c < count; c++) out[c] = x[c] * a;
-}
-
 /* New values go to their places. */
 static void keep_values(const Call *call, int64_t h, int64_t row, int place, int count, float *v) {
     for (int i = 0; i < count; i++)
@@ -212,13 +198,6 @@ HOT void weigh_by_table(int count, const float *decay, const float *dots, float 
 }
 HOT void weigh_by_gaps(int count, const float *gap, const float *dots, float *p) {
     for (int j = 0; j < count; j += LANES) store(p + j, multiply(load(dots + j), exp_vec(load(gap + j))));
-}
-/* gap[j] = end - sums[j] in floats. */
-HOT void gaps(int count, double end, const double *restrict sums, float *restrict gap) {
-    for (int j = 0; j < count; j++) gap[j] = (float)(end - sums[j]);
-}
-HOT void exp_row(int64_t count, const float *x, float *y) {
-    for (int64_t j = 0; j < count; j += LANES) store(y + j, exp_vec(load(x + j)));
 }
 
 /* The decays from every place to each new row, onto the rows' dots; and since the chunk's start. */
@@ -330,11 +309,6 @@ static void group_fold(const Call *call, State s, int64_t h, int end, const Room
 /* out = before + decay. */
 HOT void next_sums(int64_t K, const double *restrict before, const float *restrict decay, double *restrict out) {
     for (int64_t c = 0; c < K; c++) out[c] = before[c] + (double)decay[c];
-}
-HOT void exp_of_row(int64_t K, const float *x, float *out) {
-#define BODY(c, left) store_row(out, c, left, 0, exp_vec(load_row(x, c, left, 0)))
-    ALONG_ROW(K, BODY)
-#undef BODY
 }
 
 /* A reader's dot with a key; then the reader goes on to the row before, through that key's decay. */

@@ -1,4 +1,4 @@
-"""The kernel of the operators without a solve (decay.c) as a function: for the CPU, fp32, without autograd."""
+"""The kernels of the operators without a solve (decay.c, decay_grad.c) as functions: CPU, fp32, no autograd."""
 
 from __future__ import annotations
 
@@ -75,3 +75,62 @@ def decay(
         setattr(call, name, tensor.data_ptr())
     launching.launch("decay", call, *named.values())
     return o
+
+
+class DecayGradCall(Structure):
+    """The struct `Call` of decay_grad.c."""
+
+    _fields_ = (
+        ("sequences", c_int64),
+        *((name, c_void_p) for name in ("offset", "length", "first_item", "items")),
+        *((name, c_int64) for name in ("rule", "groups", "heads", "K", "V", "q_row", "k_row", "v_row")),
+        *((name, c_void_p) for name in ("q", "k", "v", "log_decay", "table", "anchor_items", "grad_o", "grad_final")),
+        *((name, c_void_p) for name in ("grad_q", "grad_k", "grad_v", "grad_decay", "grad_first")),
+    )
+
+
+def decay_gradients(
+    rule: int,
+    inputs: Sequence[torch.Tensor],
+    spans_4N: torch.Tensor,
+    items: Sequence[torch.Tensor],
+    anchors_IHKV: torch.Tensor,
+    grad_o_THV: torch.Tensor,
+    grad_final_NHKV: torch.Tensor | None,
+    *,
+    has_state: bool,
+) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """Gradients of whole sequences: those of q, k, v and of log decays (a table has none), and with has_state those of
+    the states before the first rows, [N, H, K, V].
+
+    inputs, items, anchors: as `decay` had and filled them, queries with their scale. grad_final: of the last states,
+    None where none were given out.
+    """
+    q, k, v = (_with_dense_heads(x) for x in inputs[:3])
+    decays, grad_o_THV = inputs[3].contiguous(), grad_o_THV.contiguous()
+    (heads, value_dim), (groups, key_dim) = v.shape[1:], k.shape[1:]
+    call = DecayGradCall(
+        sequences=spans_4N.shape[1],
+        rule=rule,
+        groups=groups,
+        heads=heads,
+        K=key_dim,
+        V=value_dim,
+        q_row=q.stride(0),
+        k_row=k.stride(0),
+        v_row=v.stride(0),
+    )
+    shapes = [x.shape for x in (q, k, v) + (() if rule == CONSTANT else (decays,))]
+    grads = [launching.empty(shape, torch.float32) for shape in shapes]
+    states = (spans_4N.shape[1], heads, key_dim, value_dim)
+    grad_first = launching.empty(states, torch.float32) if has_state else None
+    named = dict(zip(("offset", "length"), spans_4N)) | dict(zip(("first_item", "items"), items))
+    named |= {"q": q, "k": k, "v": v, "table" if rule == CONSTANT else "log_decay": decays}
+    named |= {"anchor_items": anchors_IHKV, "grad_o": grad_o_THV, "grad_first": grad_first}
+    named |= dict(zip(("grad_q", "grad_k", "grad_v", "grad_decay"), grads))
+    named["grad_final"] = None if grad_final_NHKV is None else grad_final_NHKV.contiguous()
+    for name, tensor in named.items():
+        if tensor is not None:
+            setattr(call, name, tensor.data_ptr())
+    launching.launch("decay_grad", call, *named.values())
+    return grads, grad_first

@@ -14,3 +14,4 @@ FIELDS = {"anchor": "anchor", "v": "v_rows", "k_t": "keys", "decay_sum": "sums"}
 """The kernel's field for each cache tensor."""
 
 forward = partial(decay_native.forward, decays.SUMMED, FIELDS)
+backward = partial(decay_native.backward, decays.SUMMED)
