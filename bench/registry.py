@@ -15,6 +15,7 @@ BENCHMARKS = (
     "cost_prediction",
     "decode_gate",
     "decode_step",
+    "delta_gradients",
     "engine",
     "fp8_product",
     "gguf_families",
