@@ -16,6 +16,7 @@ BENCHMARKS = (
     "decay_gradients",
     "decode_gate",
     "decode_step",
+    "delta_gradients",
     "engine",
     "fp8_product",
     "gguf_families",

@@ -151,6 +151,25 @@ def delta(kind: str) -> list[torch.Tensor]:
     return found
 
 
+def delta_back(kind: str) -> list[torch.Tensor]:
+    """Gradients, of first states too, with and without what comes from behind the last rows."""
+    found = []
+    for key_heads, heads, key_dim, value_dim in ((2, 4, 24, 20), (1, 1, 128, 128), (1, 2, 17, 148), (1, 1, 16, 33)):
+        key_heads = heads if kind == "kda" else key_heads
+        for special in (False, True):
+            tokens = 149
+            inputs = delta_inputs(kind, tokens, key_heads, heads, key_dim, value_dim, special)
+            operator = kda.kda if kind == "kda" else gated_delta.gated_delta
+            states, grad_final = (draw(3, heads, key_dim, value_dim, seed=seed) for seed in (5, 6))
+            leaves = [x.requires_grad_() for x in (*inputs, states)]
+            batch = Batch.packed([tokens - 30, 1, 29])
+            o, final = operator(*leaves[:5], batch=batch, scale=1.0, state=leaves[5], return_state=True)
+            grad_o = draw(tokens, heads, value_dim, seed=7)
+            found += torch.autograd.grad((o, final), leaves, (grad_o, grad_final))
+            found += torch.autograd.grad(operator(*leaves[:5], batch=batch, scale=1.0), leaves[:5], grad_o)
+    return found
+
+
 def decay_calls(kind: str, key_dim: int, value_dim: int, special: bool):
     """(operator of inputs, its inputs for 149 tokens, its cache tensors): 2 groups of keys where heads share them."""
     tokens, heads = 149, 4 if kind == "ssd" else 2
@@ -367,6 +386,8 @@ KERNELS = {
     "gates": delta_gates,
     "gated_delta": lambda: delta("gated_delta"),
     "kda": lambda: delta("kda"),
+    "gated_delta, backward": lambda: delta_back("gated_delta"),
+    "kda, backward": lambda: delta_back("kda"),
     "lightning": lambda: decay("lightning"),
     "linear": lambda: decay("linear"),
     "ssd": lambda: decay("ssd"),

@@ -26,6 +26,12 @@ KERNELS = {
     "hyla_sum": ("sum_row",),
     "hyla_delta, gated": ("weigh", "decayed_keys"),
     "hyla_delta, KDA": ("pair_dots", "decayed_pair", "decayed_row", "exp_of_sums"),
+    "hyla_delta_grad, both rules": (
+        *("product_by_rows", "add_by_rows", "product_by_columns", "add_by_columns", "fold_by_columns"),
+        *("solve_block", "add_times_row", "add_scaled_row", "dot_row"),
+    ),
+    "hyla_delta_grad, gated": ("weigh_pairs", "pairs_back"),
+    "hyla_delta_grad, KDA": ("decay_along", "decayed_dots", "take_read", "inside_back", "add_decayed"),
     "hyla_decay, all rules": ("product_rows", "read_many", "read_few", "fold_rows", "scaled_row"),
     "hyla_decay, numbers": ("weigh_by_table", "weigh_by_gaps", "exp_row"),
     "hyla_decay, by channel": ("meet", "decayed_row", "exp_of_row", "exp_of_sums", "scaled_columns"),

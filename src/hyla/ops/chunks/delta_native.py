@@ -1,6 +1,9 @@
-"""The native backend of the delta rules: one kernel for whole sequences and for rows against a cache."""
+"""The native backend of the delta rules: one kernel for whole sequences and for rows against a cache, and
+one for the way back."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
@@ -8,7 +11,7 @@ from hyla.grid import CHUNK
 from hyla.ops.batch import Batch
 from hyla.ops.chunks.delta_rule import DeltaOutputs
 from hyla.ops.chunks.plan import chunk_plan
-from hyla.ops.native import kernels
+from hyla.ops.native import delta_grads, kernels
 
 
 def forward(
@@ -40,3 +43,24 @@ def forward(
     # For the backward pass, in the order of the plan's items, as the torch backend keeps them.
     kept = (v_THV.new_empty(items, heads, CHUNK, value_dim), v_THV.new_empty(items, heads, key_dim, value_dim))
     return DeltaOutputs(kernels.delta(inputs, batch.spans_4N, states, plan.item_lists, kept), *kept, final)
+
+
+def backward(
+    inputs: Sequence[torch.Tensor],
+    kept: Sequence[torch.Tensor],
+    grad_o_THV: torch.Tensor,
+    grad_final_NHKV: torch.Tensor | None,
+    *,
+    batch: Batch,
+    has_state: bool,
+) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """As `delta_backward.backward`."""
+    return delta_grads.delta_grad(
+        inputs,
+        kept,
+        grad_o_THV,
+        grad_final_NHKV,
+        spans_4N=batch.spans_4N,
+        items=chunk_plan(batch).item_lists,
+        has_state=has_state,
+    )

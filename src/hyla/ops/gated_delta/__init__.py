@@ -10,7 +10,6 @@ from hyla.grid import BLOCK, CHUNK
 from hyla.ops.backends import choose
 from hyla.ops.batch import Batch
 from hyla.ops.chunks.delta_function import delta_rule
-from hyla.ops.gated_delta import pytorch
 from hyla.ops.slots import SlotTensors
 
 
@@ -84,7 +83,6 @@ def gated_delta(
     return delta_rule(
         "gated_delta",
         choose("gated_delta", v_THV, k_THK),
-        pytorch.RULE.measure,
         (q_THK, k_THK, v_THV, log_decay_TH, beta_TH),
         batch=batch,
         cache=cache,

@@ -1,4 +1,4 @@
-"""The gated delta rule by the CPU's own kernel (ops/native/delta.c)."""
+"""The gated delta rule by the CPU's own kernel (ops/native/delta.c, delta_grad.c)."""
 
 from __future__ import annotations
 
@@ -13,3 +13,4 @@ FIELDS = {"anchor": "anchor", "u": "u", "k_t": "keys", "decay_sum": "sums"}
 """The kernel's field for each cache tensor."""
 
 forward = partial(delta_native.forward, FIELDS)
+backward = delta_native.backward

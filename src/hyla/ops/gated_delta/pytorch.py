@@ -8,7 +8,7 @@ import torch
 
 from hyla.grid import CHUNK
 from hyla.ops.backends import runs_anywhere
-from hyla.ops.chunks import delta_walk
+from hyla.ops.chunks import delta_backward, delta_walk
 from hyla.ops.chunks.decay_rule import spread
 from hyla.ops.chunks.decay_sums import append_sum, chunk_sums
 from hyla.ops.chunks.delta_chain import Intra, fold
@@ -104,3 +104,4 @@ def _close(cache, slots, heads: int) -> None:
 
 RULE = DeltaRule(measure, load_rows, store_rows, append)
 forward = partial(delta_walk.forward, RULE)
+backward = partial(delta_backward.backward, RULE)

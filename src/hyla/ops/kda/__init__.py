@@ -11,7 +11,6 @@ from hyla.ops.backends import choose
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import channel_decay
 from hyla.ops.chunks.delta_function import delta_rule
-from hyla.ops.kda import pytorch
 from hyla.ops.slots import SlotTensors
 
 
@@ -85,7 +84,6 @@ def kda(
     return delta_rule(
         "kda",
         choose("kda", v_THV, k_THK),
-        pytorch.RULE.measure,
         (q_THK, k_THK, v_THV, log_decay_THK, beta_TH),
         batch=batch,
         cache=cache,

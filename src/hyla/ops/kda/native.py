@@ -1,4 +1,4 @@
-"""Kimi Delta Attention by the CPU's own kernel (ops/native/delta.c)."""
+"""Kimi Delta Attention by the CPU's own kernel (ops/native/delta.c, delta_grad.c)."""
 
 from __future__ import annotations
 
@@ -20,3 +20,4 @@ FIELDS = {
 """The kernel's field for each cache tensor."""
 
 forward = partial(delta_native.forward, FIELDS)
+backward = delta_native.backward

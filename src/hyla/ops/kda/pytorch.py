@@ -8,7 +8,7 @@ import torch
 
 from hyla.grid import BLOCK, CHUNK
 from hyla.ops.backends import runs_anywhere
-from hyla.ops.chunks import channel_decay, delta_walk
+from hyla.ops.chunks import channel_decay, delta_backward, delta_walk
 from hyla.ops.chunks.delta_chain import Intra, fold
 from hyla.ops.chunks.delta_row import append_row
 from hyla.ops.chunks.delta_rule import DeltaRule
@@ -72,3 +72,4 @@ def _close(cache, slots) -> None:
 
 RULE = DeltaRule(measure, channel_decay.load_rows, channel_decay.store_rows, append)
 forward = partial(delta_walk.forward, RULE)
+backward = partial(delta_backward.backward, RULE)
