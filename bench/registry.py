@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 BENCHMARKS = (
     "acceptance",
     "arithmetics",
+    "attention_gradient",
     "attention_kernel",
     "beside_llama",
     "cost_claims",

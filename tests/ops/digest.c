@@ -148,6 +148,33 @@ static void run(void) {
 }
 #endif
 
+#ifdef ATTENTION_GRAD
+static void run(void) {
+    static float by_head[MOST];
+    for (int64_t group = 1; group < 9; group++)
+        for (int form = 0; form < 4; form++) {
+            int64_t offset[] = {0}, length[] = {133}, T = 133, K = 24 + 8 * group, V = form & 2 ? 20 : 64, heads = 2;
+            int64_t width = (K + 15) / 16 * 16, values = (V + 15) / 16 * 16, rows = T * heads * group;
+            Call call = {.sequences = 1, .offset = offset, .length = length, .tokens = T, .heads = heads, .group = group,
+                         .K = K, .V = V, .window = form & 1 ? 70 : 0, .q_row = heads * group * K, .q_head = K,
+                         .kv_bf16 = form / 2, .k_row = heads * K, .k_head = K, .v_row = heads * V, .v_head = V,
+                         .grad_row = heads * group * V, .grad_head = V, .q = floats(rows * K, 1.0f, 0),
+                         .o = floats(rows * V, 1.0f, 0), .grad = floats(rows * V, 1.0f, 0), .max = floats(rows, 1.0f, 0),
+                         .sinks = floats(heads * group, 1.0f, 0), .by_head = by_head, .scale = 0.3f};
+            float *sum = floats(rows, 1.0f, 0), sinks[16];
+            for (int64_t i = 0; i < rows; i++) sum[i] = 1.0f + fabsf(sum[i]);
+            call.sum = sum, call.grad_sinks = sinks;
+            call.k = form / 2 ? (void *)halves(T * heads * K, 1.0f, 0) : (void *)floats(T * heads * K, 1.0f, 0);
+            call.v = form / 2 ? (void *)halves(T * heads * V, 1.0f, 1) : (void *)floats(T * heads * V, 1.0f, 1);
+            call.grad_q = calloc((size_t)(rows * width), 4), call.grad_k = calloc((size_t)(T * heads * width), 4);
+            call.grad_v = calloc((size_t)(T * heads * values), 4);
+            if (hyla_attention_grad(&call)) exit(1);
+            add_floats(call.grad_q, rows * width), add_floats(call.grad_k, T * heads * width);
+            add_floats(call.grad_v, T * heads * values), add_floats(sinks, heads * group);
+        }
+}
+#endif
+
 #ifdef PRODUCT
 static void run(void) {
     static float y[MOST];

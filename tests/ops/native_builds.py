@@ -13,7 +13,7 @@ from hyla.errors import BackendUnavailable
 from hyla.ops import gated_delta, gla, kda, lightning, linear, ssd
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import delta_native
-from hyla.ops.native import build, gates, kernels, latents, mixers, moes, products, streams
+from hyla.ops.native import attentions, build, gates, kernels, latents, mixers, moes, products, streams
 from hyla.ops.native.tiles import in_tiles
 from hyla.ops.weights.blocks import num_blocks, strips
 
@@ -265,6 +265,27 @@ def attention() -> list[torch.Tensor]:
     return found
 
 
+def attention_gradients() -> list[torch.Tensor]:
+    """Of an output that need not be the forward pass's own, and statistics near it."""
+    found = []
+    lengths = (1, 90, 133)
+    tokens = sum(lengths)
+    spans = torch.tensor([(0, 1, 91), lengths, (0, 0, 0), (0, 0, 0)])
+    for heads, groups, key_dim, value_dim in ((8, 2, 64, 48), (3, 3, 20, 133), (5, 1, 72, 52)):
+        for dtype in DTYPES:
+            for window, with_sinks, special in ((None, False, False), (70, True, False), (None, True, True)):
+                q, k = draw(tokens, heads, key_dim, seed=0), draw(tokens, groups, key_dim, seed=1, dtype=dtype)
+                v = None if heads == 5 else draw(tokens, groups, value_dim, seed=2, dtype=dtype, special=special)
+                grad_o, o = (draw(tokens, heads, value_dim, seed=seed) for seed in (3, 4))
+                maximum, total = 30.0 + draw(tokens, heads, seed=6), draw(tokens, heads, seed=7).abs() + 1.0
+                sinks = draw(heads, seed=5) if with_sinks else None
+                out = attentions.attention_grad(
+                    grad_o, q, k, v, sinks, o, maximum, total, spans, scale=SCALE, value_dim=value_dim, window=window
+                )
+                found += [x for x in out if x is not None]
+    return found
+
+
 def dense_weights() -> list[torch.Tensor]:
     """Of all 256 codes, and of rows whose length no vector divides."""
     found = []
@@ -398,6 +419,7 @@ KERNELS = {
     "gradients of gla": lambda: decay_gradients("gla"),
     "around mixers": around_mixers,
     "attention": attention,
+    "attention_grad": attention_gradients,
     "fp8_dense": dense_weights,
     "latent": latent,
     "experts": experts,

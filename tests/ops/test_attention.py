@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hyla.errors import ConfigError, RequestError
 from hyla.grid import CHUNK
 from hyla.ops import native
-from hyla.ops.attention import PagedKV, attention, cost, gradient, plan, pytorch
+from hyla.ops.attention import PagedKV, attention, cost, plan, pytorch, stretches
 from hyla.ops.attention.pytorch import tree_sum
 from hyla.ops.attention.reference import attention_reference
 from hyla.ops.batch import Batch
@@ -226,7 +226,7 @@ def test_gradients_pass_gradcheck(form):
 @FORMS
 @pytest.mark.parametrize("score_bytes", [1 << 24, 1 << 12], ids=["one stretch", "many stretches"])
 def test_fp32_gradients_equal_the_reference(form, score_bytes, monkeypatch):
-    monkeypatch.setattr(gradient, "SCORE_BYTES", score_bytes)
+    monkeypatch.setattr(stretches, "SCORE_BYTES", score_bytes)
     lengths = (1, 65, 3, 140)
     data = inputs(form, sum(lengths))
     weight = torch.randn(sum(lengths), form[0], form[3], generator=torch.Generator().manual_seed(9))

@@ -41,6 +41,8 @@ KERNELS = {
     "hyla_activated, hyla_group_norm": ("activated_row", "product_row", "normed_row", "skip_row"),
     "hyla_rates": ("biased_row", "steps_row", "times_row"),
     "hyla_attention": ("score_group", "value_group", "merge_row", "factors_of", "soften_rows"),
+    "hyla_attention_grad": ("score_block", "add_over_keys", "add_over_rows", "weigh_block", "dot_of_rows"),
+    "hyla_attention_grad, sinks": ("sink_of_sequence",),
     "hyla_fp8_dense": ("dense_row",),
     "hyla_product": ("float_chains", "mixed_chains", "pair_chains", "upward_chains", "in_pairs_chains"),
 }

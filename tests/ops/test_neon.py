@@ -9,7 +9,7 @@ import pytest
 from hyla.ops.native import build
 
 CROSS_COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
-KERNELS = ("elementwise", "conv", "gates", "delta", "attention", "product")
+KERNELS = ("elementwise", "conv", "gates", "delta", "attention", "attention_grad", "product")
 
 pytestmark = [
     pytest.mark.slow,

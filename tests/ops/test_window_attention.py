@@ -22,7 +22,7 @@ from test_attention import (
 
 from hyla.errors import ConfigError
 from hyla.grid import CHUNK
-from hyla.ops.attention import cost, gradient, plan, pytorch
+from hyla.ops.attention import cost, plan, pytorch, stretches
 from hyla.ops.attention.pytorch import tree_sum
 from hyla.ops.attention.reference import attention_reference
 from hyla.ops.batch import Batch
@@ -198,7 +198,7 @@ def test_gradients_pass_gradcheck(form, has_sinks):
 @pytest.mark.parametrize("window", [None, 5, 100])
 @pytest.mark.parametrize("score_bytes", [1 << 24, 1 << 12], ids=["one stretch", "many stretches"])
 def test_fp32_gradients_equal_the_reference(form, window, score_bytes, monkeypatch):
-    monkeypatch.setattr(gradient, "SCORE_BYTES", score_bytes)
+    monkeypatch.setattr(stretches, "SCORE_BYTES", score_bytes)
     lengths = (1, 65, 140)
     data, sinks = inputs(form, sum(lengths)), sinks_of(form).requires_grad_()
     weight = torch.randn(sum(lengths), form[0], form[3], generator=torch.Generator().manual_seed(9))

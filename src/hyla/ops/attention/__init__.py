@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
 from hyla.errors import ConfigError, RequestError
@@ -58,12 +56,12 @@ def attention(
     value_dim = _check(q_THK, k_TGK, v_TGV, batch, cache, value_dim)
     _check_window_and_sinks(q_THK, window, sinks_H)
     inputs = (q_THK, k_TGK, v_TGV, sinks_H)
-    common = {"batch": batch, "cache": cache, "scale": scale, "value_dim": value_dim, "window": window}
-    compute = partial(choose("attention", q_THK, k_TGK, v_TGV).forward, **common)
+    options = {"batch": batch, "scale": scale, "value_dim": value_dim, "window": window}
+    backend = choose("attention", q_THK, k_TGK, v_TGV)
     if cache is None and torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
-        return Attention.apply(*inputs, compute, batch, scale, value_dim, window)
+        return Attention.apply(*inputs, backend, options)
     with torch.no_grad():
-        return compute(*inputs)[0]
+        return backend.forward(*inputs, cache=cache, **options)[0]
 
 
 def _check(q_THK, k_TGK, v_TGV: torch.Tensor | None, batch: Batch, cache: PagedKV | None, value_dim: int | None) -> int:

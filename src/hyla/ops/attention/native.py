@@ -1,4 +1,4 @@
-"""Attention by the CPU's own kernel (ops/native/attention.c), which reads the pages where they lie."""
+"""Attention by the CPU's own kernels (ops/native/attention.c and attention_grad.c); pages are read where they lie."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hyla.ops import native
 from hyla.ops.attention.page_table import highest_page, page_table
 from hyla.ops.attention.pages import PagedKV, scratch_pages
 from hyla.ops.batch import Batch
-from hyla.ops.native import kernels
+from hyla.ops.native import attentions, kernels
 
 unsupported = native.unsupported
 
@@ -31,6 +31,22 @@ def forward(q_THK, k_TGK, v_TGV, sinks_H, *, batch: Batch, cache: PagedKV | None
         window=window,
         sinks=sinks_H,
         with_statistics=cache is None,
+    )
+
+
+def backward(grad_o_THV, q_THK, k_TGK, v_TGV, sinks_H, found, *, batch: Batch, scale: float, value_dim: int, window):
+    """Gradients of q, k, v and the sinks, fp32; None where there are none. found: what `forward` gave."""
+    return attentions.attention_grad(
+        grad_o_THV,
+        q_THK,
+        k_TGK,
+        v_TGV,
+        sinks_H,
+        *found,
+        batch.spans_4N,
+        scale=scale,
+        value_dim=value_dim,
+        window=window,
     )
 
 

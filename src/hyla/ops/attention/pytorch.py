@@ -13,10 +13,13 @@ import torch
 from hyla.grid import CHUNK
 from hyla.ops.attention.pages import PagedKV, scratch_pages
 from hyla.ops.attention.plan import AttentionPlan, HeadLayout, TileGroup, WritePlan, attention_plan
+from hyla.ops.attention.stretches import backward
 from hyla.ops.backends import is_portable, runs_anywhere
 from hyla.ops.batch import Batch
 from hyla.ops.exact.batched import TINY_SIDE, bmm, bmm_rows
 from hyla.ops.exact.sums import row_sum
+
+__all__ = ["attend", "backward", "forward", "tree_sum", "unsupported", "write_rows"]
 
 unsupported = runs_anywhere
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.backends import choose
+from hyla.ops.exact.primitives import rms_norm, wide
 from hyla.ops.rotary import pytorch
-from hyla.ops.rotary.pytorch import rotate
+from hyla.ops.rotary.gradient import Rotation
 
 __all__ = ["norm_and_rotate", "rotate"]
 
@@ -40,10 +41,23 @@ def norm_and_rotate(
         norm as far as `exact.primitives.rms_norm` does.
     """
     inputs = (x_THK, weight_K)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
-        # Composed of the primitives, which have gradients; the same bits as the kernel.
-        backend = pytorch
-    else:
-        backend = choose("rotary", *inputs)
     options = {"eps": eps, "zero_centered": zero_centered, "interleaved": interleaved, "dtype": dtype}
-    return backend.forward(x_THK, weight_K, cos_sin_TR, **options)
+    if not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in inputs):
+        return choose("rotary", *inputs).forward(x_THK, weight_K, cos_sin_TR, **options)
+    # One after the other, each with its gradient; the same bits as both at once.
+    if cos_sin_TR is None:
+        return pytorch.forward(x_THK, weight_K, None, **options)
+    if eps is not None:
+        x_THK = rms_norm(wide(x_THK), weight_K, eps=eps, zero_centered=zero_centered)
+    return _turn(x_THK, cos_sin_TR, interleaved, dtype)
+
+
+def rotate(x_THK: torch.Tensor, cos_sin_TR: torch.Tensor, *, interleaved: bool = False) -> torch.Tensor:
+    """The rotation alone: `norm_and_rotate` without a norm, in fp32 (float64 for float64)."""
+    if torch.is_grad_enabled() and x_THK.requires_grad:
+        return _turn(x_THK, cos_sin_TR, interleaved, None)
+    return pytorch.rotate(x_THK, cos_sin_TR, interleaved=interleaved)
+
+
+def _turn(x_THK: torch.Tensor, cos_sin_TR: torch.Tensor, interleaved: bool, dtype: torch.dtype | None) -> torch.Tensor:
+    return Rotation.apply(x_THK, cos_sin_TR, interleaved, cos_sin_TR.dtype if dtype is None else dtype)
