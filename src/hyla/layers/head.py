@@ -24,10 +24,13 @@ class Head(Linear):
             return rows.linear(hidden_RD, self.weight)
         return self.projection(hidden_RD)[0]
 
-    def loss(self, hidden_TD: torch.Tensor, targets_T: torch.Tensor, chunk_rows: int) -> torch.Tensor:
+    def loss(
+        self, hidden_TD: torch.Tensor, targets_T: torch.Tensor, chunk_rows: int, divisor: float | None = None
+    ) -> torch.Tensor:
         """Mean cross-entropy in nats of hidden states [T, D] against the next tokens int64 [T]; a scalar.
 
         Differentiable in the hidden states and the weight. chunk_rows: logits of so many rows live at once.
+        divisor: of the summed losses; None: the number of rows.
         """
         weight_VD = self.weight if hidden_TD.dtype == torch.float64 else self.projection.plain()
-        return cross_entropy(wide(hidden_TD), weight_VD, targets_T, chunk_rows=chunk_rows)
+        return cross_entropy(wide(hidden_TD), weight_VD, targets_T, chunk_rows=chunk_rows, divisor=divisor)

@@ -31,6 +31,9 @@ class Targets:
     """Rows whose logits live at once: memory against the size of products."""
     is_learnt_T: torch.Tensor | None = None
     """bool [T]: the rows whose targets count (a conversation's answers), one at least; None: all."""
+    divisor: float | None = None
+    """What the summed losses are divided by; None: the number of rows that count. With the count of a whole step, the
+    losses and gradients of its micro-batches add up to those of the step."""
 
 
 class Model(nn.Module):
@@ -113,7 +116,7 @@ class Model(nn.Module):
         tokens_R = targets.tokens_T
         if targets.is_learnt_T is not None:  # the others have no logits
             head_TD, tokens_R = head_TD[targets.is_learnt_T], tokens_R[targets.is_learnt_T]
-        return self.head.loss(head_TD, tokens_R, targets.chunk_rows)
+        return self.head.loss(head_TD, tokens_R, targets.chunk_rows, targets.divisor)
 
     def hidden(
         self,
