@@ -13,7 +13,7 @@ from hyla.errors import BackendUnavailable
 from hyla.ops import gated_delta, gla, kda, lightning, linear, ssd
 from hyla.ops.batch import Batch
 from hyla.ops.chunks import delta_native
-from hyla.ops.native import attentions, build, gates, kernels, latents, mixers, moes, products, streams
+from hyla.ops.native import attentions, build, gates, gradients, kernels, latents, mixers, moes, products, streams
 from hyla.ops.native.tiles import in_tiles
 from hyla.ops.weights.blocks import num_blocks, strips
 
@@ -314,6 +314,7 @@ def stored_products() -> list[torch.Tensor]:
             plain = weight.to(dtype)
             tiles = in_tiles(*plain.split([1, outputs - 1]))
             stored = [products.Stored(plain, plain.shape), products.Stored(tiles, plain.shape, is_tiled=True)]
+            stored.append(products.plain(plain.t().contiguous().t()))  # read as it lies
             kinds[torch.float32] += stored
             kinds[dtype] += stored if dtype == torch.bfloat16 else []
             found.append(tiles)
@@ -334,6 +335,7 @@ def head_products() -> list[torch.Tensor]:
             stored = [
                 products.Stored(weight, weight.shape),
                 products.Stored(in_tiles(weight), weight.shape, is_tiled=True),
+                products.plain(weight.mT.contiguous().mT),
             ]
             for one in stored:
                 out = torch.zeros(7, 3, outputs + 5)
@@ -399,7 +401,58 @@ def stream() -> list[torch.Tensor]:
     return found
 
 
+def gradients_by_rows() -> list[torch.Tensor]:
+    """Of non-linearities, losses, norms, gates and steps."""
+    found = []
+    for seed, width in enumerate(WIDTHS):
+        x, grad = draw(70, width, seed=seed, scale=4.0, special=True), draw(70, width, seed=1)
+        found += [gradients.unary(kind, x, grad) for kind in gradients.KINDS]
+        logits = draw(9, 40 * width, seed=2, scale=9.0)
+        found += gradients.chunk_loss(logits, torch.arange(9), 0.3)
+        for dtype in DTYPES:
+            gate, up, of_y = (draw(70, width + 3, seed=seed + n, dtype=dtype)[:, 3:] for n in (0, 1, 2))
+            found += [y for y in gradients.swiglu(of_y, gate, up, draw(70, seed=3)) if y is not None]
+            found.append(gradients.swiglu(of_y, gate, up)[0])
+            for weight in (None, draw(width, seed=4)):
+                found += [
+                    y for y in gradients.norm(of_y, gate, weight, eps=1e-6, divisor=float(width)) if y is not None
+                ]
+            for bound in (None, -5.0):
+                found += gradients.decays(grad, gate, draw(1, seed=5), draw(width, seed=6), bound)
+    for dtype in DTYPES:
+        x, gate, of_y = (
+            draw(70, 36, seed=1),
+            draw(70, 40, seed=2, dtype=dtype)[:, 4:],
+            draw(70, 36, seed=3, dtype=dtype),
+        )
+        for activation in gradients.ACTIVATIONS:
+            options = {"groups": 2, "eps": 1e-6, "activation": activation}
+            found += gradients.gated_norm(of_y, x, gate, draw(18, seed=4), is_gate_first=False, **options)
+            skip = (draw(70, 36, seed=5), draw(4, seed=6))
+            found += gradients.gated_norm(of_y, x, gate, draw(36, seed=4), skip, is_gate_first=True, **options)
+        grads = (draw(70, 36, seed=7), draw(70, 4, 7, seed=8), draw(70, 4, seed=9))
+        steps = (draw(36, seed=2), draw(70, 4, seed=3, dtype=dtype, scale=3.0), draw(4, seed=4), -draw(4, seed=5).abs())
+        found += gradients.rates(grads, x, *steps, limit=(0.1, 2.0))
+    return found
+
+
+def convolution_gradients() -> list[torch.Tensor]:
+    found, spans = [], torch.tensor([[0, 70, 71], [70, 1, 2], [0, 0, 0], [0, 0, 0]])
+    for taps in (1, 4, 5):
+        for dtype in DTYPES:
+            for key_dim in (16, 21, 300):
+                channels = 4 * key_dim + 26
+                x, weight = draw(73, channels, seed=1, dtype=dtype), draw(channels, taps, seed=2, dtype=dtype)
+                found += gradients.conv((draw(73, channels, seed=3),), x, weight, spans)
+                grads = (draw(73, 2, key_dim, seed=4), draw(73, 2, key_dim, seed=5), draw(73, 2, 13, seed=6))
+                sizes = {"key_heads": 2, "key_dim": key_dim, "eps": 1e-6, "scale": 0.3}
+                found += gradients.conv(grads, x, weight, spans, **sizes)
+    return found
+
+
 KERNELS = {
+    "gradients by rows": gradients_by_rows,
+    "gradients of convolutions": convolution_gradients,
     "elementwise": elementwise,
     "stream": stream,
     "conv": convolution,

@@ -1,7 +1,7 @@
 """The non-linearities of channel mixers by name. The table needs no PyTorch: configs and costs read it, too.
 
 A new one is an entry here, a function of its name in `ops.exact.primitives`, and its gradient in `ops.moe.gradient`
-(`EXPERT_GRADIENTS`), where experts write theirs out.
+(`ACTIVATION_GRADIENTS`), where experts write theirs out.
 """
 
 from __future__ import annotations

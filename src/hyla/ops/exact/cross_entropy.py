@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import torch
 
+from hyla.ops.backends import choose
 from hyla.ops.exact import rows
-from hyla.ops.exact.sums import row_sum
+from hyla.ops.exact.primitives import OPERATOR
 
 
-def chunk_loss(logits_RV: torch.Tensor, targets_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row's cross-entropy in nats [R], and the probabilities [R, V]. Overwrites logits_RV."""
-    logits_RV -= logits_RV.amax(-1, keepdim=True)
-    picked_R = logits_RV.gather(1, targets_R[:, None])[:, 0]
-    weights_RV = logits_RV.exp_()
-    sums_R = row_sum(weights_RV)
-    return sums_R.log() - picked_R, weights_RV.div_(sums_R[:, None])
+def chunk_loss(
+    logits_RV: torch.Tensor, targets_R: torch.Tensor, scale: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's cross-entropy in nats [R], and the probabilities [R, V]. Overwrites dense logits_RV.
+
+    scale: give the gradient of so many times the losses' sum instead of the probabilities.
+    """
+    return choose(OPERATOR, logits_RV).chunk_loss(logits_RV, targets_R, scale)
 
 
 def logits_of(hidden_RD: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
@@ -41,16 +43,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             hidden_RD, targets_R = hidden_TD[chunk], targets_T[chunk]
             logits_RV = logits_of(hidden_RD, weight_VD)
             of_targets_R = logits_RV.gather(1, targets_R[:, None])[:, 0] if z_weight else None
-            losses_R, grad_RV = chunk_loss(logits_RV, targets_R)
+            losses_R, grad_RV = chunk_loss(logits_RV, targets_R, None if z_weight else scale)
             total += losses_R.sum(dtype=torch.float64)
             if of_targets_R is not None:
                 log_sums_R = losses_R + of_targets_R
                 z_total += log_sums_R.double().square().sum()
                 grad_RV *= (1.0 + 2.0 * z_weight * log_sums_R)[:, None]
-            grad_RV[torch.arange(targets_R.shape[0], device=targets_R.device), targets_R] -= 1.0
-            grad_RV *= scale
-            grad_hidden_TD[chunk] = rows.gradient_product(grad_RV, wide_VD)
-            grad_weight_VD += rows.gradient_product(grad_RV.t(), hidden_RD.to(wide_VD.dtype))
+                grad_RV[torch.arange(targets_R.shape[0], device=targets_R.device), targets_R] -= 1.0
+                grad_RV *= scale
+            grad_hidden_TD[chunk] = rows.input_gradient(grad_RV, wide_VD)
+            grad_weight_VD += rows.weight_gradient(grad_RV, hidden_RD.to(wide_VD.dtype))
         ctx.save_for_backward(grad_hidden_TD, grad_weight_VD)
         ctx.dtypes = hidden_TD.dtype, weight_VD.dtype
         z_loss = (z_total * scale).to(wide_VD.dtype)

@@ -10,9 +10,11 @@ from typing import Literal
 
 import torch
 
-from hyla.ops.backends import choose
+from hyla.ops.backends import choose, uses_native
 from hyla.ops.exact import primitives
 from hyla.ops.exact.primitives import OPERATOR, wide
+from hyla.ops.exact.primitives.pytorch import scale_of
+from hyla.ops.native import gradients
 
 
 def decays_and_betas(
@@ -49,19 +51,7 @@ class _LogDecay(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         raw, A_log_H, dt_bias = ctx.saved_tensors
-        z_THK = (wide(raw) + dt_bias).unflatten(-1, (A_log_H.shape[0], -1))
-        rate_H1 = torch.exp(wide(A_log_H))[:, None]
-        grad_THK = grad.view(z_THK.shape)
-        if ctx.lower_bound is None:
-            by_z = -rate_H1 * primitives.sigmoid(z_THK)
-            by_A_log = -rate_H1 * primitives.softplus(z_THK)
-        else:
-            y = primitives.sigmoid(rate_H1 * z_THK)
-            by_z = ctx.lower_bound * y * (1.0 - y) * rate_H1
-            by_A_log = by_z * z_THK
-        grad_z = (grad_THK * by_z).flatten(1)
-        grad_A_log_H = (grad_THK * by_A_log).sum((0, 2))
-        return grad_z.to(raw.dtype), grad_A_log_H.to(A_log_H.dtype), grad_z.sum(0).to(dt_bias.dtype), None
+        return *choose(OPERATOR, raw).decays_grad(grad, raw, A_log_H, dt_bias, ctx.lower_bound), None
 
 
 def gated_norm(
@@ -80,9 +70,30 @@ def gated_norm(
     """
     inputs = (x_THV, weight_V, gate_TW)
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        if all(map(uses_native, inputs)):
+            return _GatedNorm.apply(x_THV, weight_V, gate_TW, eps, zero_centered, activation, dtype)
         # Composed of the primitives, which have gradients; the same bits as the kernel.
         normed = primitives.rms_norm(x_THV, weight_V, eps=eps, zero_centered=zero_centered)
         gate = {"silu": primitives.silu, "sigmoid": primitives.sigmoid}[activation](wide(gate_TW))
         return (normed * gate.view(x_THV.shape)).flatten(1).to(dtype)
     options = {"eps": eps, "zero_centered": zero_centered, "activation": activation, "dtype": dtype}
     return choose(OPERATOR, *inputs).gated_norm(x_THV, weight_V, gate_TW, **options)
+
+
+class _GatedNorm(torch.autograd.Function):
+    """By the CPU's kernels, both ways; saves its inputs only."""
+
+    @staticmethod
+    def forward(ctx, x_THV, weight_V, gate_TW, eps, zero_centered, activation, dtype):
+        ctx.save_for_backward(x_THV, weight_V, gate_TW)
+        ctx.eps, ctx.zero_centered, ctx.activation = eps, zero_centered, activation
+        options = {"eps": eps, "zero_centered": zero_centered, "activation": activation, "dtype": dtype}
+        return choose(OPERATOR, x_THV, weight_V, gate_TW).gated_norm(x_THV, weight_V, gate_TW, **options)
+
+    @staticmethod
+    def backward(ctx, grad_TW):
+        x_THV, weight_V, gate_TW = ctx.saved_tensors
+        scale_V = scale_of(weight_V, torch.float32, ctx.zero_centered)
+        options = {"groups": x_THV.shape[1], "eps": ctx.eps, "activation": ctx.activation, "is_gate_first": False}
+        x_grad, gate_grad, weight_grad = gradients.gated_norm(grad_TW, x_THV.flatten(1), gate_TW, scale_V, **options)
+        return x_grad.view(x_THV.shape), weight_grad.to(weight_V.dtype), gate_grad, None, None, None, None

@@ -32,8 +32,8 @@ class _ChunkedLogProbs(torch.autograd.Function):
             _, grad_RV = chunk_loss(logits_of(hidden_RD, weight_VD), targets_R)
             grad_RV[torch.arange(targets_R.shape[0], device=targets_R.device), targets_R] -= 1.0
             grad_RV *= -grad_T[chunk, None]
-            grad_hidden_TD[chunk] = rows.gradient_product(grad_RV, wide_VD)
-            grad_weight_VD += rows.gradient_product(grad_RV.t(), hidden_RD.to(wide_VD.dtype))
+            grad_hidden_TD[chunk] = rows.input_gradient(grad_RV, wide_VD)
+            grad_weight_VD += rows.weight_gradient(grad_RV, hidden_RD.to(wide_VD.dtype))
         return grad_hidden_TD.to(hidden_TD.dtype), grad_weight_VD.to(weight_VD.dtype), None, None
 
 

@@ -1,6 +1,7 @@
 """What stands around the operators without a solve: compositions of primitives that one kernel computes each.
 
-The kernel is for inference on the CPU (ops/native/mixers.c) and has the bits of the composition, which has gradients.
+On the CPU a kernel computes each (ops/native/mixers.c), with the bits of the composition, and another one its gradient
+where it takes much of a step (ops/native/norms_grad.c); elsewhere the composition has gradients.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ import torch
 from hyla.ops.backends import uses_native
 from hyla.ops.exact import primitives
 from hyla.ops.exact.primitives import wide
-from hyla.ops.native import DTYPES, mixers
+from hyla.ops.native import DTYPES, gradients, mixers
 
 Activation = Literal["none", "sigmoid", "silu"]
 
 
-def _is_fused(*tensors: torch.Tensor) -> bool:
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        return False
+def _is_differentiable(*tensors: torch.Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def _has_kernels(*tensors: torch.Tensor) -> bool:
     return uses_native(tensors[0]) and all(x.dtype in DTYPES for x in tensors)
+
+
+def _is_fused(*tensors: torch.Tensor) -> bool:
+    return not _is_differentiable(*tensors) and _has_kernels(*tensors)
 
 
 def _activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
@@ -49,8 +56,11 @@ def gated_group_norm(
     x_TC: fp32 (float64); gate_TC: any dtype. is_gate_first: the norm is of x times the gate, not of x. skip: ([T, C],
     [H]) is added to x before all, the channels of each of H heads times its factor. Returns [T, C] in dtype.
     """
-    if _is_fused(x_TC, gate_TC, weight_C, *(skip or ())):
+    tensors = (x_TC, gate_TC, weight_C, *(skip or ()))
+    if _has_kernels(*tensors):
         options = {"groups": groups, "eps": eps, "activation": activation, "is_gate_first": is_gate_first}
+        if _is_differentiable(*tensors):
+            return _GatedGroupNorm.apply(x_TC, gate_TC, weight_C, *(skip or (None, None)), dtype, options)
         return mixers.group_norm(x_TC, gate_TC, weight_C, skip, dtype=dtype, **options)
     if skip is not None:
         rows_TC, factor_H = skip
@@ -61,6 +71,26 @@ def gated_group_norm(
     normed_TGW = primitives.rms_norm(x_TC.unflatten(-1, (groups, -1)), None, eps=eps)
     y_TC = normed_TGW.flatten(-2) * wide(weight_C)
     return (y_TC if is_gate_first else y_TC * gate_TC).to(dtype)
+
+
+class _GatedGroupNorm(torch.autograd.Function):
+    """By the CPU's kernels, both ways; saves its inputs only."""
+
+    @staticmethod
+    def forward(ctx, x_TC, gate_TC, weight_C, rows_TC, factor_H, dtype, options):
+        ctx.save_for_backward(x_TC, gate_TC, weight_C, rows_TC, factor_H)
+        ctx.options = options
+        skip = None if rows_TC is None else (rows_TC, factor_H)
+        return mixers.group_norm(x_TC, gate_TC, weight_C, skip, dtype=dtype, **options)
+
+    @staticmethod
+    def backward(ctx, grad_TC):
+        x_TC, gate_TC, weight_C, rows_TC, factor_H = ctx.saved_tensors
+        skip = None if rows_TC is None else (rows_TC, factor_H)
+        x_grad, gate_grad, weight_grad, *rest = gradients.gated_norm(
+            grad_TC, x_TC, gate_TC, wide(weight_C), skip, **ctx.options
+        )
+        return x_grad, gate_grad, weight_grad.to(weight_C.dtype), *(rest or (None, None)), None, None
 
 
 def rates_and_values(
@@ -82,9 +112,29 @@ def rates_and_values(
     Returns: silu(convolved + bias) [T, C]; the heads' channels of it times their steps, [T, H, P]; log decays, rates
         times steps, [T, H]. A step is softplus(raw + bias) within its limits.
     """
-    if _is_fused(convolved_TC, bias_C, dt_TH, dt_bias_H, rate_H):
+    tensors = (convolved_TC, bias_C, dt_TH, dt_bias_H, rate_H)
+    if _has_kernels(*tensors):
+        if _is_differentiable(*tensors):
+            return _RatesAndValues.apply(*tensors, head_dim, limit)
         return mixers.rates(convolved_TC, bias_C, dt_TH, dt_bias_H, rate_H, head_dim=head_dim, limit=limit)
     mixed_TC = primitives.silu(convolved_TC + wide(bias_C))
     dt_TH = primitives.softplus(wide(dt_TH) + dt_bias_H).clamp(*limit)
     x_THV = mixed_TC[:, : dt_TH.shape[1] * head_dim].unflatten(-1, (dt_TH.shape[1], head_dim))
     return mixed_TC, x_THV * dt_TH[..., None], rate_H * dt_TH
+
+
+class _RatesAndValues(torch.autograd.Function):
+    """By the CPU's kernels, both ways; saves its inputs only."""
+
+    @staticmethod
+    def forward(ctx, convolved_TC, bias_C, dt_TH, dt_bias_H, rate_H, head_dim, limit):
+        ctx.save_for_backward(convolved_TC, bias_C, dt_TH, dt_bias_H, rate_H)
+        ctx.limit = limit
+        return mixers.rates(convolved_TC, bias_C, dt_TH, dt_bias_H, rate_H, head_dim=head_dim, limit=limit)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        inputs = ctx.saved_tensors
+        convolved_TC, bias_C, *rest = inputs
+        found = gradients.rates(grads, convolved_TC, wide(bias_C), *rest, limit=ctx.limit)
+        return *(grad.to(x.dtype) for grad, x in zip(found, inputs)), None, None

@@ -196,21 +196,33 @@ def linear_blocks(
 def _linear_rows(x_TD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
     bias_O = None if bias_O is None else bias_O.detach()
     if backends.uses_native(x_TD):
-        weight_OD = weight_OD.detach().contiguous()
-        return products.product(x_TD, products.Stored(weight_OD, weight_OD.shape), bias_O)
-    return linear_blocks(x_TD, weight_OD.detach().split(block_sizes(*weight_OD.shape)), bias_O)
+        return products.product(x_TD, products.plain(weight_OD.detach()), bias_O)
+    return linear_blocks(x_TD, weight_OD.detach().contiguous().split(block_sizes(*weight_OD.shape)), bias_O)
 
 
-def gradient_product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
-    """a b for backward passes: repeats itself bit for bit, but a row may depend on M. Either may be a transposed view.
+def input_gradient(grad_TO: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
+    """The gradient grad W [T, D] of the rows of x W^T, from that of the products [T, O]; all in one dtype.
 
-    On the CPU this is oneDNN, at twice the rate of the library behind `@` in fp32 (docs/log.md).
+    Exactness: as `linear`'s, whose product it is with the transposed weight: a row's bits do not depend on the others.
     """
-    if not (has_library_layout(a_MK.device, a_MK.dtype) and a_MK.numel() and b_KN.numel()):
-        return a_MK @ b_KN
+    return _linear_rows(grad_TO, weight_OD.mT, None)
+
+
+def weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
+    """The gradient grad^T x [O, D] of a weight: sums over rows in fp32 (float64), rounded once to their dtype.
+
+    Repeats itself bit for bit. On the CPU this is oneDNN, at twice the rate of the library behind `@` in fp32
+    (docs/log.md); where it has no bf16, the rows are widened.
+    """
+    dtype, device = grad_TO.dtype, grad_TO.device
+    has_layout = has_library_layout(device, dtype)
+    if dtype == torch.bfloat16 and device.type == "cpu" and not has_layout:
+        return weight_gradient(grad_TO.float(), x_TD.float()).to(dtype)
+    if not (has_layout and grad_TO.numel() and x_TD.numel()):
+        return grad_TO.t() @ x_TD
     # The library has a fast routine for dense operands only, transposed or not.
-    a_MK, b_KN = (x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous() for x in (a_MK, b_KN))
-    return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.t(), None, "none", [], "")
+    grad_TO, x_TD = (x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous() for x in (grad_TO, x_TD))
+    return torch.ops.mkldnn._linear_pointwise(grad_TO.t(), x_TD.t(), None, "none", [], "")
 
 
 def bias_gradient(grad_TO: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -228,8 +240,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_TO):
         x_TD, weight = ctx.saved_tensors
-        grad_x = gradient_product(grad_TO, weight) if ctx.needs_input_grad[0] else None
-        grad_weight = gradient_product(grad_TO.t(), x_TD) if ctx.needs_input_grad[1] else None
+        grad_x = input_gradient(grad_TO, weight) if ctx.needs_input_grad[0] else None
+        grad_weight = weight_gradient(grad_TO, x_TD) if ctx.needs_input_grad[1] else None
         grad_bias = bias_gradient(grad_TO, ctx.bias_dtype) if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias
 
@@ -250,8 +262,8 @@ class _Widened(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_TO):
         x_TD, weight = ctx.saved_tensors
-        grad_x = gradient_product(grad_TO, weight.to(grad_TO.dtype)).to(x_TD.dtype)
-        grad_weight = gradient_product(grad_TO.t(), x_TD.to(grad_TO.dtype)).to(weight.dtype)
+        grad_x = input_gradient(grad_TO, weight.to(grad_TO.dtype)).to(x_TD.dtype)
+        grad_weight = weight_gradient(grad_TO, x_TD.to(grad_TO.dtype)).to(weight.dtype)
         return grad_x, grad_weight
 
 

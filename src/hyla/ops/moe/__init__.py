@@ -99,12 +99,13 @@ def experts(
         raise ConfigError(f"experts: activation {activation} with{'' if has_gate else 'out'} gate weights")
     if x_TD.shape[0] == 0:
         return x_TD.clone()
-    forward = choose("moe", x_TD).forward
+    module = choose("moe", x_TD)
+    forward = module.forward
     if torch.is_grad_enabled():
         if isinstance(into, Plain) and isinstance(out_of, Plain):
             tensors = (x_TD, weights_Tk, ids_Tk, *((None,) if not has_gate else ()), *into.parts, *out_of.parts)
             if any(tensor is not None and tensor.requires_grad for tensor in tensors):
-                return Experts.apply(*tensors, forward, activation)
+                return Experts.apply(*tensors, module, activation)
         elif x_TD.requires_grad or weights_Tk.requires_grad:
             forward = pytorch.forward  # the same bits; what is stored otherwise has a gradient to the rows, or says no
     return forward(x_TD, weights_Tk, ids_Tk, into, out_of, activation)[0]

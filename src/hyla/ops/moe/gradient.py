@@ -1,9 +1,11 @@
-"""The gradients of the router's weights, and of the experts, one expert's rows at a time."""
+"""The gradients of the router's weights, and of the experts, over rows grouped by expert."""
 
 from __future__ import annotations
 
 import torch
 
+from hyla.ops.backends import choose
+from hyla.ops.exact.primitives import OPERATOR, sum_last, wide
 from hyla.ops.moe.groups import Groups
 from hyla.ops.moe.routing import score_of, weigh
 from hyla.ops.weights.plain import Plain
@@ -33,77 +35,72 @@ class Route(torch.autograd.Function):
 
 
 class Experts(torch.autograd.Function):
-    """apply(x, weights, ids, gate or None, up, down, forward, activation) -> y, by the backend's `forward`.
+    """apply(x, weights, ids, gate or None, up, down, module, activation) -> y, by the backend's `forward`.
 
-    Saves the inputs and the products with gate and up; recomputes the rest.
+    Saves the inputs and the products with gate and up; recomputes the rest. A row's gradient depends on that row alone.
     """
 
     @staticmethod
-    def forward(ctx, x_TD, weights_Tk, ids_Tk, gate_EID, up_EID, down_EDI, forward, activation):
+    def forward(ctx, x_TD, weights_Tk, ids_Tk, gate_EID, up_EID, down_EDI, module, activation):
         into = Plain((up_EID,) if gate_EID is None else (gate_EID, up_EID))
-        y_TD, gate_up_AF, groups = forward(x_TD, weights_Tk, ids_Tk, into, Plain((down_EDI,)), activation)
+        y_TD, gate_up_AF, groups = module.forward(x_TD, weights_Tk, ids_Tk, into, Plain((down_EDI,)), activation)
         ctx.save_for_backward(x_TD, weights_Tk, gate_EID, up_EID, down_EDI, gate_up_AF)
-        ctx.groups, ctx.activation = groups, activation
+        ctx.groups, ctx.activation, ctx.module = groups, activation, module
         return y_TD
 
     @staticmethod
     def backward(ctx, grad_TD):
         x_TD, weights_Tk, gate_EID, up_EID, down_EDI, gate_up_AF = ctx.saved_tensors
-        stacks = (up_EID, down_EDI) if gate_EID is None else (gate_EID, up_EID, down_EDI)
-        grads = [torch.zeros_like(weight) for weight in stacks]
-        backward_expert = EXPERT_GRADIENTS[ctx.activation]
         groups: Groups = ctx.groups
-        weights_A1 = weights_Tk.flatten()[groups.order_A, None]
-        grad_rows_AD, x_AD = grad_TD[groups.tokens_A], x_TD[groups.tokens_A]
-        grad_x_AD, grad_weights_A = torch.empty_like(x_AD), torch.empty_like(weights_A1[:, 0])
-        for expert, first, last in groups.spans:
-            rows = slice(first, last)
-            weights = [stack[expert] for stack in stacks]
-            grad_x_AD[rows], grad_weights_A[rows] = backward_expert(
-                x_AD[rows], weights_A1[rows], grad_rows_AD[rows], gate_up_AF[rows], weights, [g[expert] for g in grads]
-            )
+        stacks = (up_EID,) if gate_EID is None else (gate_EID, up_EID)
+        grad_AD, x_AD = grad_TD[groups.tokens_A], x_TD[groups.tokens_A]
+        weights_A = weights_Tk.flatten()[groups.order_A]
+        # y = w down(act): the gradient of act before the factor w also gives w's.
+        grad_act_AI = _backward_rows(grad_AD, (down_EDI,), groups)
+        to_in_AF, act_AI, grad_weights_A = ACTIVATION_GRADIENTS[ctx.activation](grad_act_AI, gate_up_AF, weights_A)
+        grad_x_AD = _backward_rows(to_in_AF, stacks, groups)
+        to_stacks = to_in_AF.chunk(len(stacks), dim=-1)
+        grads = [_backward_weights(part, x_AD, stack, groups) for part, stack in zip(to_stacks, stacks)]
+        grads.append(_backward_weights(grad_AD, act_AI, down_EDI, groups))
         # The slots of a token are added in order, not scattered: the gradient repeats bit for bit.
-        grad_x_TkD = grad_x_AD[groups.rows_A].view(*weights_Tk.shape, -1)
-        grad_x = grad_x_TkD.to(weights_Tk.dtype).sum(1).to(x_TD.dtype)
+        grad_x = ctx.module.joined(grad_x_AD, groups, torch.ones_like(weights_Tk))
         no_gate = (None,) if gate_EID is None else ()
         return grad_x, grad_weights_A[groups.rows_A].view_as(weights_Tk), None, *no_gate, *grads, None, None
 
 
-def _backward_swiglu(x_RD, weights_R1, grad_RD, gate_up_RF, weights, grads):
-    """Backward pass of one expert's rows: gradients to x and to the slots' weights; fills those of the expert."""
-    gate, up, down = weights
-    grad_gate, grad_up, grad_down = grads
-    dtype = x_RD.dtype
-    gate_RI, up_RI = gate_up_RF.to(weights_R1.dtype).chunk(2, dim=-1)
-    sigmoid_RI = torch.sigmoid(gate_RI)
-    silu_RI = gate_RI * sigmoid_RI
-    act_RI = silu_RI * up_RI
-    # y = w down(act): its gradient to act before the factor w also gives the gradient to w.
-    grad_act_RI = (grad_RD @ down).to(weights_R1.dtype)
-    grad_weights_R = (act_RI * grad_act_RI).sum(-1)
-    torch.mm(grad_RD.t(), (act_RI * weights_R1).to(dtype), out=grad_down)
-    grad_act_RI = grad_act_RI * weights_R1
-    to_gate = (grad_act_RI * up_RI * sigmoid_RI * (1.0 + gate_RI * (1.0 - sigmoid_RI))).to(dtype)
-    to_up = (grad_act_RI * silu_RI).to(dtype)
-    torch.mm(to_gate.t(), x_RD, out=grad_gate)
-    torch.mm(to_up.t(), x_RD, out=grad_up)
-    return to_gate @ gate + to_up @ up, grad_weights_R
+def _backward_rows(grad_AF: torch.Tensor, stacks: tuple[torch.Tensor, ...], groups: Groups) -> torch.Tensor:
+    """Gradients of the rows that met the experts' matrices, which stand over one another: [A, D]."""
+    parts = grad_AF.split([stack.shape[1] for stack in stacks], dim=-1)
+    found = [Plain((stack.detach().mT,)).grouped(part, groups.found) for part, stack in zip(parts, stacks)]
+    return found[0] if len(found) == 1 else found[0].add_(found[1])
 
 
-def _backward_relu2(x_RD, weights_R1, grad_RD, up_RI, weights, grads):
-    """`_backward_swiglu` of an expert without a gate."""
-    up, down = weights
-    grad_up, grad_down = grads
-    dtype = x_RD.dtype
-    positive_RI = up_RI.to(weights_R1.dtype).clamp_min(0.0)
-    act_RI = positive_RI * positive_RI
-    grad_act_RI = (grad_RD @ down).to(weights_R1.dtype)
-    grad_weights_R = (act_RI * grad_act_RI).sum(-1)
-    torch.mm(grad_RD.t(), (act_RI * weights_R1).to(dtype), out=grad_down)
-    to_up = (grad_act_RI * weights_R1 * 2.0 * positive_RI).to(dtype)
-    torch.mm(to_up.t(), x_RD, out=grad_up)
-    return to_up @ up, grad_weights_R
+def _backward_weights(grad_AO: torch.Tensor, x_AD: torch.Tensor, stack: torch.Tensor, groups: Groups) -> torch.Tensor:
+    """The gradient of a stack [E, O, D]: zero for experts without rows."""
+    grad_EOD = torch.zeros_like(stack)
+    for expert, first, last in groups.spans:
+        # Not `rows.weight_gradient`: the number of rows changes with every call, and oneDNN compiles for each.
+        grad_RO, x_RD = wide(grad_AO[first:last]), wide(x_AD[first:last])
+        if stack.dtype == grad_RO.dtype:
+            torch.mm(grad_RO.t(), x_RD, out=grad_EOD[expert])
+        else:
+            grad_EOD[expert] = grad_RO.t() @ x_RD
+    return grad_EOD
 
 
-EXPERT_GRADIENTS = {"swiglu": _backward_swiglu, "relu2": _backward_relu2}
-"""The backward pass of one expert's rows, by activation."""
+def _swiglu(grad_AI, gate_up_AF, weights_A):
+    """The gradients of gate and up, the weighed activations, and the gradients of the weights."""
+    return choose(OPERATOR, grad_AI).swiglu_grad(grad_AI, *gate_up_AF.chunk(2, dim=-1), weights_A)
+
+
+def _relu2(grad_AI, up_AI, weights_A):
+    """The same of an activation without a gate."""
+    dtype, weights_A1 = grad_AI.dtype, weights_A[:, None]
+    positive_AI, grad_AI = wide(up_AI).clamp_min(0.0), wide(grad_AI)
+    act_AI = positive_AI * positive_AI
+    grad_up_AI = (grad_AI * weights_A1 * 2.0 * positive_AI).to(dtype)
+    return grad_up_AI, (act_AI * weights_A1).to(dtype), sum_last(act_AI * grad_AI)[:, 0]
+
+
+ACTIVATION_GRADIENTS = {"swiglu": _swiglu, "relu2": _relu2}
+"""The backward pass of an activation and of the weights behind it, by name."""

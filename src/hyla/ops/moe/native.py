@@ -26,6 +26,11 @@ def forward(x_TD, weights_Tk, ids_Tk, into: Weights, out_of: Weights, activation
     return y_TD, gate_up_AF, Groups(spans_S3, order_A, rows_A, ids_Tk.shape[1])
 
 
+def joined(slots_AD, groups: Groups, factors_Tk):
+    """As in `pytorch.py`."""
+    return moes.combine(slots_AD, groups.rows_A, factors_Tk)
+
+
 def add_shared(y_TD, shared_TD, gate_T1):
     """`add_shared` (see `hyla.ops.moe`)."""
     return moes.join(y_TD, shared_TD, gate_T1)

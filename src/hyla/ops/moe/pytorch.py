@@ -10,7 +10,7 @@ from __future__ import annotations
 from hyla.ops.activations import ACTIVATIONS, activate
 from hyla.ops.backends import runs_anywhere
 from hyla.ops.exact.primitives import sigmoid, wide
-from hyla.ops.moe.groups import group_rows
+from hyla.ops.moe.groups import Groups, group_rows
 from hyla.ops.moe.routing import select, weigh
 from hyla.ops.weights.protocol import Weights
 
@@ -30,11 +30,16 @@ def forward(x_TD, weights_Tk, ids_Tk, into: Weights, out_of: Weights, activation
     gate_up_AF = into.grouped(x_TD[groups.tokens_A], groups.spans)
     act_AI = activate(activation, *gate_up_AF.chunk(1 + ACTIVATIONS[activation].has_gate, dim=-1))
     out_AD = out_of.grouped(act_AI, groups.spans)
-    slots_TkD = out_AD[groups.rows_A].view(*weights_Tk.shape, -1)
-    y_TD = slots_TkD[:, 0] * weights_Tk[:, :1]
-    for j in range(1, weights_Tk.shape[1]):
-        y_TD += slots_TkD[:, j] * weights_Tk[:, j : j + 1]
-    return y_TD.to(x_TD.dtype), gate_up_AF, groups
+    return joined(out_AD, groups, weights_Tk), gate_up_AF, groups
+
+
+def joined(slots_AD, groups: Groups, factors_Tk):
+    """The sum over each token's slots in their order, times their factors, in fp32 (float64), rounded once: [T, D]."""
+    slots_TkD = slots_AD[groups.rows_A].view(*factors_Tk.shape, -1)
+    y_TD = slots_TkD[:, 0] * factors_Tk[:, :1]
+    for j in range(1, factors_Tk.shape[1]):
+        y_TD += slots_TkD[:, j] * factors_Tk[:, j : j + 1]
+    return y_TD.to(slots_AD.dtype)
 
 
 def add_shared(y_TD, shared_TD, gate_T1):

@@ -18,7 +18,45 @@ typedef struct {
     int64_t words;        /* columns of a line: 2 for bfloat16, else 1 */
     const void *scales;   /* of codes: the tile's row of them; none: plain */
     int64_t scale_kind;
+    int64_t is_turned;    /* plain ones whose outputs lie beside one another: `rows` are of columns, `stride` bytes apart */
 } Stored;
+
+/* The columns k to k + count of a tile whose outputs lie beside one another already. */
+HOT void float_lines(int64_t count, int64_t outputs, const float *p, int64_t stride, float *panel) {
+    for (int64_t i = 0; i < count; i++, p += stride, panel += TILE) {
+        if (outputs < TILE) {
+            memset(panel, 0, 4 * TILE);
+            memcpy(panel, p, 4 * (size_t)outputs);
+            continue;
+        }
+#pragma GCC unroll 16
+        for (int o = 0; o < TILE; o += LANES_OF_A_PART) store_part(panel + o, load_part(p + o));
+    }
+}
+/* Two columns, the second in the upper halves. */
+INLINE void pair_line(const uint16_t *first, const uint16_t *second, float *line) {
+#pragma GCC unroll 16
+    for (int o = 0; o < TILE; o += LANES_OF_A_PART)
+        store_part(line + o, (part)((upart)widen_part(first + o) >> 16 | (upart)widen_part(second + o)));
+}
+HOT void pair_lines(int64_t count, int64_t outputs, const uint16_t *p, int64_t stride, float *panel) {
+    uint16_t own[2][TILE];
+    for (int64_t i = 0; i < count; i += 2, p += 2 * stride, panel += TILE) {
+        if (outputs == TILE && i + 1 < count) {
+            pair_line(p, p + stride, panel);
+            continue;
+        }
+        memset(own, 0, sizeof own);
+        memcpy(own[0], p, 2 * (size_t)outputs);
+        if (i + 1 < count) memcpy(own[1], p + stride, 2 * (size_t)outputs);
+        pair_line(own[0], own[1], panel);
+    }
+}
+static void fill_lines(const Stored *s, int64_t k, int64_t count, float *panel) {
+    const uint8_t *rows = s->rows + k * s->stride;
+    if (s->words == 2) pair_lines(count, s->outputs, (const uint16_t *)rows, s->stride / 2, panel);
+    else float_lines(count, s->outputs, (const float *)rows, s->stride / 4, panel);
+}
 
 #if defined(__AVX512VBMI__) && LANES_OF_A_PART == 16
 
@@ -130,6 +168,7 @@ HOT void fill_floats(const uint8_t *p, int64_t stride, int rows, int64_t bytes, 
 /* The columns k to k + count of a tile. k is a multiple of SIDE. */
 static void fill(const Stored *s, int64_t k, int64_t count, float *panel) {
     int64_t step = 64 / s->size;
+    if (s->is_turned) { fill_lines(s, k, count, panel); return; }
     Table tables[LONGEST / SIDE];
     float scales[LONGEST / SIDE];
     if (s->scales)
@@ -164,6 +203,7 @@ static void fill_words(const uint8_t *rows, int64_t stride, int64_t outputs, int
 static void fill(const Stored *s, int64_t k, int64_t count, float *panel) {
     int64_t lines = (count + s->words - 1) / s->words, whole = count / s->words;
     float dense[TILE][SIDE];
+    if (s->is_turned) { fill_lines(s, k, count, panel); return; }
     if (s->outputs < TILE || whole < lines) memset(panel, 0, sizeof(float) * (size_t)(lines * TILE));
     if (!s->scales) {
         const uint8_t *rows = s->rows + k * s->size;

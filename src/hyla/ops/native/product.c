@@ -76,6 +76,7 @@ typedef struct {
     int64_t y_bf16;
     const float *bias;   /* [outputs], added to the finished sum before it is rounded; none: nothing is added */
     int64_t x_matrix, y_matrix; /* elements from a matrix's rows of x (of y) to the next one's; 0: all share the rows */
+    int64_t is_turned;   /* plain weights lie as [matrices][inner][outputs]: y = x W, as gradients of rows are */
 } Call;
 
 enum { FLOATS, PAIRS, MIXED }; /* x and W in fp32; both in bf16; x in fp32 and W in bf16 */
@@ -333,6 +334,10 @@ static Stored stored_tile(const Call *c, int64_t matrix, const int64_t *tile) {
     Stored s = {.stride = c->inner * size, .size = size, .outputs = tile[1], .inner = c->inner, .words = words_of(c),
                 .scale_kind = c->scale_kind};
     s.rows = (const uint8_t *)c->weights + (matrix * c->outputs + tile[0]) * s.stride;
+    if (c->is_turned) {
+        s.is_turned = 1, s.stride = c->outputs * size;
+        s.rows = (const uint8_t *)c->weights + matrix * c->inner * s.stride + tile[0] * size;
+    }
     if (c->scales)
         s.scales = (const char *)c->scales +
                    (matrix * c->scale_rows + tile[2]) * ((c->inner + SIDE - 1) / SIDE) * scale_size;

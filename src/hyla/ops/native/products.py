@@ -40,7 +40,7 @@ class ProductCall(Structure):
         ("y", c_void_p),
         *((name, c_int64) for name in ("y_stride", "x_bf16", "y_bf16")),
         ("bias", c_void_p),
-        *((name, c_int64) for name in ("x_matrix", "y_matrix")),
+        *((name, c_int64) for name in ("x_matrix", "y_matrix", "is_turned")),
     )
 
 
@@ -64,16 +64,19 @@ class Stored:
         scales: torch.Tensor | None = None,
         strips: tuple[tuple[int, int, int], ...] | None = None,
         is_tiled: bool = False,
+        is_turned: bool = False,
     ):
         """weights: dense, plain [..., O, D] (fp32 or bf16), e4m3 codes with their scales, or `tiles.in_tiles`' result.
-        strips: (first output, last + 1, row of scales) down a matrix of codes."""
-        self._made_of = (weights, tuple(shape), scales, strips, is_tiled)
+        strips: (first output, last + 1, row of scales) down a matrix of codes. is_turned: plain ones lie as
+        [..., D, O]; the shape is [..., O, D] all the same."""
+        self._made_of = (weights, tuple(shape), scales, strips, is_tiled, is_turned)
         *_, outputs, inner = shape
         tiles_N3 = tile_list(((0, outputs, 0),) if strips is None else strips)
         self._tiles = tiles_N3
         self.outputs = outputs
         call = ProductCall(tiles=tiles_N3.shape[0], tile=tiles_N3.data_ptr(), outputs=outputs, inner=inner)
         call.weights, call.is_tiled, call.w_bf16 = weights.data_ptr(), int(is_tiled), is_bf16(weights)
+        call.is_turned = int(is_turned)
         if scales is not None:
             call.scale_rows, call.scale_kind = scales.shape[-2], SCALE_KINDS[scales.dtype]
             call.scales = scales.data_ptr()
@@ -81,12 +84,21 @@ class Stored:
 
     def __reduce__(self):
         """A copy points at the tensors that are copied with it."""
-        weights, shape, scales, strips, is_tiled = self._made_of
-        return partial(Stored, scales=scales, strips=strips, is_tiled=is_tiled), (weights, shape)
+        weights, shape, scales, strips, is_tiled, is_turned = self._made_of
+        layout = {"scales": scales, "strips": strips, "is_tiled": is_tiled, "is_turned": is_turned}
+        return partial(Stored, **layout), (weights, shape)
 
     def call(self) -> ProductCall:
         """A call of its own, in which the rows are still missing."""
         return ProductCall.from_buffer_copy(self._call)
+
+
+def plain(weights: torch.Tensor) -> Stored:
+    """Plain matrices [.., O, D] where they lie; a transposed view is read as it lies, too: no copy is made."""
+    turned = weights.mT
+    if turned.is_contiguous() and not weights.is_contiguous():
+        return Stored(turned, weights.shape, is_turned=True)
+    return Stored(weights.contiguous(), weights.shape)
 
 
 def product(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal, overload
 
 import torch
@@ -88,9 +87,9 @@ def short_conv(
     final = last_inputs(x_TC, state, batch, taps) if return_state else None
     if state is not None:
         batch, cache = behind_ring(batch), ring_of(state)
-    forward = partial(choose("short_conv", x_TC).forward, tail=None if cache is None else tail)
+    module, tail = choose("short_conv", x_TC), None if cache is None else tail
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (x_TC, weight_CL, state)):
-        y_TC = ShortConv.apply(x_TC, weight_CL, state, forward, batch, cache)
+        y_TC = ShortConv.apply(x_TC, weight_CL, state, module, batch, cache, tail)
     else:
-        y_TC = forward(x_TC, weight_CL, batch, cache)
+        y_TC = module.forward(x_TC, weight_CL, batch, cache, tail)
     return y_TC if final is None else (y_TC, final)

@@ -9,6 +9,7 @@ from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
 from hyla.ops.native import kernels
 from hyla.ops.short_conv import short_conv
+from hyla.ops.short_conv.gradient import ConvHeads
 from hyla.ops.short_conv.native import as_stored
 
 EPS = 1e-6
@@ -32,12 +33,16 @@ def conv_heads(
     x_TC: the channels of q, k and v beside one another. The rest as for `short_conv`, of which this is the composition
     with the primitives; where the CPU's kernels compute it is one pass over the rows, with the same bits.
     """
-    sizes = {"key_heads": key_heads, "key_dim": key_dim, "value_heads": value_heads}
+    sizes: dict = {"key_heads": key_heads, "key_dim": key_dim, "value_heads": value_heads}
     is_differentiable = torch.is_grad_enabled() and (x_TC.requires_grad or weight_CL.requires_grad)
     is_whole = cache is not None or not any(batch.starts)
-    if not is_differentiable and is_whole and key_dim <= kernels.WIDEST_HEAD and uses_native(x_TC):
-        kept = (cache, None if cache is None else tail)
-        return kernels.conv_heads(x_TC, as_stored(weight_CL), batch.spans_4N, *kept, eps=EPS, scale=scale, **sizes)
+    if is_whole and key_dim <= kernels.WIDEST_HEAD and uses_native(x_TC):
+        sizes |= {"eps": EPS, "scale": scale}
+        if not is_differentiable:
+            kept = (cache, None if cache is None else tail)
+            return kernels.conv_heads(x_TC, as_stored(weight_CL), batch.spans_4N, *kept, **sizes)
+        if cache is None:
+            return ConvHeads.apply(x_TC, weight_CL, batch.spans_4N, sizes)
     mixed_TC = primitives.silu(short_conv(x_TC, weight_CL, batch=batch, cache=cache, tail=tail))
     width = key_heads * key_dim
     q, k, v = mixed_TC.split([width, width, mixed_TC.shape[1] - 2 * width], dim=-1)

@@ -81,3 +81,61 @@ def _body_rows(x_TC: torch.Tensor, weight_LC: torch.Tensor, y_TC: torch.Tensor) 
             shift = taps - 1 - j
             torch.mul(x_TC[first - shift : last - shift], weight_LC[j], out=product)
             y += product
+
+
+def backward(grad_TC, x_TC, weight_CL, history_NJC, plan: ConvPlan, wants_state: bool):
+    """Gradients of x [T, C], of the weight [C, L] and, where it is wanted, of the inputs before the call [N, L - 1, C],
+    each in its dtype, from that of `forward`'s rows.
+
+    history: those inputs; None: there were none. A row's gradient is added tap by tap, wherever the row lies.
+    """
+    weight_LC = taps_first(weight_CL, x_TC.dtype)
+    grad_TC = grad_TC.to(weight_LC.dtype)
+    grad_x, grad_weight_LC = torch.zeros_like(grad_TC), torch.zeros_like(weight_LC)
+    for first, last in stretches(0, *x_TC.shape):
+        for j in range(plan.taps):
+            _backward_tap(x_TC, grad_TC, weight_LC, plan, (j, first, last), grad_x, grad_weight_LC)
+    grad_state = None
+    if history_NJC is not None:
+        _backward_history(history_NJC, grad_TC, plan, grad_weight_LC)
+        grad_state = _state_gradient(history_NJC, grad_TC, weight_LC, plan) if wants_state else None
+    return grad_x.to(x_TC.dtype), grad_weight_LC.t().to(weight_CL.dtype), grad_state
+
+
+def _backward_tap(x_TC, grad_TC, weight_LC, plan: ConvPlan, place, grad_x, grad_weight_LC) -> None:
+    """Add tap j's share of the inputs [first, last) to both gradients."""
+    j, first, last = place
+    shift = plan.taps - 1 - j
+    last = min(last, x_TC.shape[0] - shift)
+    if first >= last:
+        return
+    grad = grad_TC[first + shift : last + shift]
+    crossing = plan.crossing_rows(first + shift, last + shift, shift)
+    if crossing:
+        grad = grad.index_fill(0, torch.tensor(crossing, device=grad.device), 0.0)
+    grad_x[first:last] += grad * weight_LC[j]
+    grad_weight_LC[j] += (grad * x_TC[first:last]).sum(0)
+
+
+def _backward_history(history_NJC, grad_TC, plan: ConvPlan, grad_weight_LC) -> None:
+    """Add the share of inputs from before the call to the weight's gradient."""
+    wide = history_NJC.to(grad_TC.dtype)
+    if plan.has_history_NJ1 is not None:
+        wide = torch.where(plan.has_history_NJ1, wide, wide.new_zeros(()))
+    ends = (*plan.offsets[1:], grad_TC.shape[0])
+    for n, (offset, end) in enumerate(zip(plan.offsets, ends)):
+        for i in range(min(plan.taps - 1, end - offset)):
+            # Row i of the sequence meets history input i + j at tap j.
+            count = plan.taps - 1 - i
+            grad_weight_LC[:count] += wide[n, i : i + count] * grad_TC[offset + i]
+
+
+def _state_gradient(history_NJC, grad_TC, weight_LC, plan: ConvPlan) -> torch.Tensor:
+    """Gradient of the inputs before each sequence's first row."""
+    grad_NJC = torch.zeros_like(history_NJC, dtype=grad_TC.dtype)
+    ends = (*plan.offsets[1:], grad_TC.shape[0])
+    for n, (offset, end) in enumerate(zip(plan.offsets, ends)):
+        for i in range(min(plan.taps - 1, end - offset)):
+            # Row i meets state input i + j at tap j.
+            grad_NJC[n, i:] += weight_LC[: plan.taps - 1 - i] * grad_TC[offset + i]
+    return grad_NJC.to(history_NJC.dtype)

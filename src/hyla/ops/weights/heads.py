@@ -64,14 +64,9 @@ class HeadMatrices(Weights):
     ) -> torch.Tensor:
         """fp32 rows [T, H, in] -> [T, H, out]. out: a view with dense rows to write to, where no gradient is asked."""
         refuse_bias(bias_O)
-        if not backends.uses_native(x_TD):
-            # The two layouts are different calls of the library, so the stored one is kept.
-            weight_HIO = wide(self.stored)
-            weight_HIO = weight_HIO.transpose(1, 2) if self.is_transposed else weight_HIO
-            return _placed(bmm(x_TD.transpose(0, 1), weight_HIO).transpose(0, 1), out)
         if torch.is_grad_enabled() and (x_TD.requires_grad or self.stored.requires_grad):
-            return _HeadProduct.apply(x_TD, self._oriented())
-        return _native(x_TD, self._oriented(), out)
+            return _placed(_HeadProduct.apply(x_TD, self._oriented()), out)
+        return _products(x_TD, self._oriented(), out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,23 +145,26 @@ def _placed(y_THO: torch.Tensor, out_THO: torch.Tensor | None) -> torch.Tensor:
     return y_THO if out_THO is None else out_THO.copy_(y_THO)
 
 
-def _native(x_THI: torch.Tensor, weight_HOI: torch.Tensor, out_THO: torch.Tensor | None = None) -> torch.Tensor:
-    weight_HOI = weight_HOI.detach().contiguous()
-    return products.head_product(x_THI, products.Stored(weight_HOI, weight_HOI.shape), out_THO)
+def _products(x_THI: torch.Tensor, weight_HOI: torch.Tensor, out_THO: torch.Tensor | None = None) -> torch.Tensor:
+    """Every head's rows times its matrix, which is read as it lies: it may be a transposed view."""
+    if backends.uses_native(x_THI):
+        return products.head_product(x_THI, products.plain(weight_HOI.detach()), out_THO)
+    # The two layouts are different calls of the library, so the stored one is kept.
+    return _placed(bmm(x_THI.transpose(0, 1), wide(weight_HOI.detach()).mT).transpose(0, 1), out_THO)
 
 
 class _HeadProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_THI, weight_HOI):
         ctx.save_for_backward(x_THI, weight_HOI)
-        return _native(x_THI, weight_HOI)
+        return _products(x_THI, weight_HOI)
 
     @staticmethod
     def backward(ctx, grad_THO):
         x_THI, weight_HOI = ctx.saved_tensors
-        grad_HTO, grad_x, grad_weight = grad_THO.transpose(0, 1), None, None
+        grad_x, grad_weight = None, None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.bmm(grad_HTO, wide(weight_HOI)).transpose(0, 1)
+            grad_x = _products(grad_THO, weight_HOI.mT)
         if ctx.needs_input_grad[1]:
-            grad_weight = torch.bmm(grad_HTO.transpose(1, 2), x_THI.transpose(0, 1)).to(weight_HOI.dtype)
+            grad_weight = torch.bmm(grad_THO.permute(1, 2, 0), x_THI.transpose(0, 1)).to(weight_HOI.dtype)
         return grad_x, grad_weight

@@ -73,7 +73,7 @@ class Plain(Weights):
         spans_S3, start = span_tensor(spans), 0
         y_AO = launching.empty((x_AD.shape[0], self.shape[-2]), x_AD.dtype)
         for part in self.parts:  # each where it is: a stack is large, and a token needs little of it
-            stored, stop = products.Stored(part.detach().contiguous(), part.shape), start + part.shape[-2]
+            stored, stop = products.plain(part.detach()), start + part.shape[-2]
             products.product(x_AD, stored, spans_S3=spans_S3, out_TO=y_AO[:, start:stop])
             start = stop
         return y_AO

@@ -15,7 +15,7 @@ import torch
 
 from hyla.ops.backends import choose
 from hyla.ops.exact.primitives import pytorch
-from hyla.ops.exact.primitives.pytorch import root_mean_square, root_sum_square, scale_of, silu_backward, wide
+from hyla.ops.exact.primitives.pytorch import wide
 from hyla.ops.exact.sums import sum_last
 
 __all__ = [
@@ -59,7 +59,7 @@ class _Sigmoid(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (y,) = ctx.saved_tensors
-        return grad * y * (1.0 - y)
+        return choose(OPERATOR, y).sigmoid_grad(y, grad)
 
 
 def silu(x: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ class _Silu(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        return grad * silu_backward(x, sigmoid(x))
+        return choose(OPERATOR, x).silu_grad(x, grad)
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -92,8 +92,10 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        gate, up = (wide(tensor) for tensor in ctx.saved_tensors)
-        return (grad * up * silu_backward(gate, sigmoid(gate))).to(grad.dtype), (grad * silu(gate)).to(grad.dtype)
+        gate, up = ctx.saved_tensors
+        both, _, _ = choose(OPERATOR, gate, up).swiglu_grad(grad, gate, up)
+        to_gate, to_up = both.chunk(2, dim=-1)
+        return to_gate.to(gate.dtype), to_up.to(up.dtype)
 
 
 def sigmoid_gate(x: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -116,7 +118,8 @@ class _Softplus(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return grad * sigmoid(*ctx.saved_tensors)
+        (x,) = ctx.saved_tensors
+        return choose(OPERATOR, x).softplus_grad(x, grad)
 
 
 def exp(x: torch.Tensor) -> torch.Tensor:
@@ -157,15 +160,8 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        values, grad = wide(x), wide(grad)
-        root = root_mean_square(values, ctx.eps)
-        normed = values / root
-        grad_weight = None
-        if weight is not None:
-            grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
-            grad = grad * scale_of(weight, values.dtype, ctx.zero_centered)
-        grad_x = (grad - normed * (grad * normed).mean(-1, keepdim=True)) / root
-        return grad_x.to(x.dtype), grad_weight, None, None
+        grads = choose(OPERATOR, x, weight).rms_norm_grad(grad, x, weight, ctx.eps, ctx.zero_centered)
+        return *grads, None, None
 
 
 def l2_norm(x: torch.Tensor, *, eps: float = 1e-6) -> torch.Tensor:
@@ -183,9 +179,7 @@ class _L2Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        root = root_sum_square(x, ctx.eps)
-        normed = x / root
-        return (grad - normed * (grad * normed).sum(-1, keepdim=True)) / root, None
+        return choose(OPERATOR, x).l2_norm_grad(grad, x, ctx.eps), None
 
 
 def softmax_last(x: torch.Tensor) -> torch.Tensor:
@@ -203,7 +197,7 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (y,) = ctx.saved_tensors
-        return y * (grad - (grad * y).sum(-1, keepdim=True))
+        return y * (grad - sum_last(grad * y))
 
 
 def log_softmax_last(x: torch.Tensor) -> torch.Tensor:
