@@ -67,8 +67,8 @@ class Hyla:
 
 
 class Transformers:
-    """Its model, eager; sequences side by side, since none of its hybrids packs on a CPU. AdamW on fp32 weights, in bf16
-    under autocast, as its users train."""
+    """Its model, eager; sequences side by side, since none of its hybrids packs on a CPU. AdamW on fp32 weights, in
+    bf16 under autocast, as its users train."""
 
     def __init__(self, args: argparse.Namespace):
         import torch
