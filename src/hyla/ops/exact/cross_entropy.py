@@ -24,7 +24,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden_TD, weight_VD, targets_T, chunk_rows):
         total = torch.zeros((), dtype=torch.float64, device=hidden_TD.device)
         grad_hidden_TD = torch.empty_like(hidden_TD)
-        grad_weight_VD = torch.zeros_like(weight_VD)
+        # A frozen head, which is as large as the vocabulary, has no gradient to compute or to hold.
+        grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         scale = 1.0 / hidden_TD.shape[0]
         for first in range(0, hidden_TD.shape[0], chunk_rows):
             chunk = slice(first, first + chunk_rows)
@@ -34,14 +35,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_RV[torch.arange(targets_R.shape[0], device=targets_R.device), targets_R] -= 1.0
             grad_RV *= scale
             grad_hidden_TD[chunk] = rows.gradient_product(grad_RV, weight_VD)
-            grad_weight_VD += rows.gradient_product(grad_RV.t(), hidden_RD)
+            if grad_weight_VD is not None:
+                grad_weight_VD += rows.gradient_product(grad_RV.t(), hidden_RD)
         ctx.save_for_backward(grad_hidden_TD, grad_weight_VD)
         return (total * scale).to(hidden_TD.dtype)
 
     @staticmethod
     def backward(ctx, grad):
         grad_hidden_TD, grad_weight_VD = ctx.saved_tensors
-        return grad_hidden_TD * grad, grad_weight_VD * grad, None, None
+        return grad_hidden_TD * grad, None if grad_weight_VD is None else grad_weight_VD * grad, None, None
 
 
 def cross_entropy(
