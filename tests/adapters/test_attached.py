@@ -69,9 +69,10 @@ def test_the_merged_model_computes_nearly_the_same(family):
     assert not any(projection.terms for projection in model.projections())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gradients_reach_all_terms_and_nothing_else(family):
-    model, adapters = adapted(family, targets=targets_of(model_of(family)))
+def test_gradients_reach_all_terms_and_nothing_else(family, dtype):
+    model, adapters = adapted(family, dtype, targets=targets_of(model_of(family)))
     ids = prompt(model, 71)
     batch, tokens = Batch.packed([70]), torch.tensor(ids)
     model.train()(tokens[:-1], batch, targets=Targets(tokens[1:], chunk_rows=32)).backward()

@@ -60,7 +60,9 @@ def weights_digest(model: Model) -> str:
 
 
 def _add_term(digest, name: str, term: LowRank | None) -> None:
-    for part, tensor in () if term is None else (("down", term.down), ("up", term.up), ("magnitude", term.magnitude_O)):
+    if term is None:
+        return
+    for part, tensor in (("down", term.down), ("up", term.up), ("magnitude", term.magnitude_O)):
         if tensor is not None:
             digest.update(f"{name} {part} {term.scale} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             for piece in _parts(tensor):
