@@ -14,6 +14,7 @@ ORDER = (
     {"models"},
     {"caches"},
     {"answers", "checkpoints", "cost"},
+    {"adapters"},
     {"data", "engine"},
     {"loadtest", "server", "train"},
     {"cli"},

@@ -46,7 +46,9 @@ def refuse_adapter(folder: Path, *, is_alone: bool) -> None:
     kind, base = (keys.get(key) for key in ("peft_type", "base_model_name_or_path"))
     of = f" of {base}" if isinstance(base, str) and base else ""
     kind = kind if isinstance(kind, str) else "PEFT"
-    raise CheckpointError(f"{folder} is a {kind} adapter{of}, not a model; {MERGE}")
+    raise CheckpointError(
+        f"{folder} is a {kind} adapter{of}, not a model; {MERGE}, or give it as --adapter of its base"
+    )
 
 
 def refuse_quantised_mlx(place: object, published: Mapping) -> None:

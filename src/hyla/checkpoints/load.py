@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from hyla.checkpoints.packing import Packing
 from hyla.checkpoints.placement import (
     DTYPES,
     DtypeRule,
+    Edit,
     Placer,
     Plan,
     drop_tied_head,
@@ -40,6 +41,7 @@ def load_model(
     revision: str | None = None,
     pack: bool = False,
     progress: Progress | None = None,
+    edits: Mapping[str, Edit] | None = None,
 ) -> Model:
     """Load a model in the Hugging Face format or from a GGUF file. Nothing is unpickled and no code is run.
 
@@ -52,6 +54,8 @@ def load_model(
     quantised weights (`checkpoints.quantised`) are dequantised here in any case.
     device: as PyTorch names it.
     pack: for inference, as by `Model.pack`; weights go from the file straight into the layout of the products.
+    edits: by our name of a weight, what is made of its numbers as they are stored, before they get their dtype: how an
+    adapter is merged (`hyla.adapters.load_adapted`). FP8 weights with an edit are dequantised.
     progress: called with (bytes placed, bytes of the checkpoint) as tensors come in.
     Memory: the model plus one rule's tensors, or one packed product's. Ignored tensors are logged with the reason.
     Raises CheckpointError for missing, extra, damaged or misshapen tensors, ConfigError for what config.json asks
@@ -76,7 +80,7 @@ def load_model(
         keep = None if requested or dtype == torch.float64 else dtype
         dtype_of = _dtypes_on_loading(weights, dtype, may_widen=requested is None)
         packing = Packing(weights, checked.rules) if pack else None
-        placer = Placer(weights, checked, dtype_of, place, keep_fp8=keep, packing=packing)
+        placer = Placer(weights, checked, dtype_of, place, keep_fp8=keep, packing=packing, edits=edits or {})
         total, done = sum(shards.nbytes(name) for name in names.values()), 0
         with says_what_to_lower(place, f"the weights of {folder}, {total:,} bytes as stored", SMALLER_WEIGHTS):
             for rule in checked.rules:

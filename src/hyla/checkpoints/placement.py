@@ -30,6 +30,9 @@ logger = logging.getLogger("hyla.checkpoints")
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F64": torch.float64}
 """Stored dtypes that a model can compute in."""
 
+Edit = Callable[[torch.Tensor], torch.Tensor]
+"""A weight's numbers as they are stored -> others of the same shape, in whatever dtype."""
+
 DtypeRule = Callable[[str, torch.Tensor], torch.dtype]
 """(name of ours, its new numbers) -> the dtype that it gets."""
 
@@ -139,6 +142,8 @@ class Placer:
     keep_fp8: torch.dtype | None
     """The dtype that resident FP8 weights stand for; None: dequantise them."""
     packing: Packing | None = None
+    edits: Mapping[str, Edit] = field(default_factory=dict)
+    """By our name, what is made of a weight's numbers before they get their dtype: an adapter's terms join them."""
     _unread: list[str] = field(default_factory=list)
     """The source's names of what was placed and may still be read by packing."""
 
@@ -167,12 +172,14 @@ class Placer:
             for name, scaled in zip(rule.published, has_scales)
         ]
         for name, tensor in zip(rule.ours, rule.to_ours(published, self._shapes(rule))):
-            new = tensor.to(device=self.device, dtype=self.dtype_of(name, tensor))
+            dtype = self.dtype_of(name, tensor)
+            tensor = self.edits[name](tensor) if name in self.edits else tensor
+            new = tensor.to(device=self.device, dtype=dtype)
             if self.packing is None or not self.packing.reads(name, new):
                 # A copy: the mapped file may be replaced or deleted while the model lives.
                 new = (new.clone() if new is tensor else new).contiguous()
             self.weights.assign(name, new)
-            if not any(has_scales):
+            if not any(has_scales) and name not in self.edits:
                 model.stored_dtypes[name] = tensor.dtype
 
     def _shapes(self, rule: Rule) -> list[tuple[int, ...]]:
@@ -181,6 +188,8 @@ class Placer:
     def _place_fp8(self, rule: Rule) -> bool:
         """Place a rule's FP8 tensors as they are; False where they must be dequantised."""
         if self.keep_fp8 is None:
+            return False
+        if any(name in self.edits for name in rule.ours):  # its numbers change: they are plain from here on
             return False
         codes = [self.plan.read(name) for name in rule.published]
         scales = [self.plan.read(name + SUFFIX) for name in rule.published]

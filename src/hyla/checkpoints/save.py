@@ -44,8 +44,14 @@ def save_model(
     hf_config: a config.json to write instead of our own; it must describe this very model.
     The folder appears whole or not at all: it is written beside its place and renamed. An older model there is
     replaced; a folder with other files is refused.
-    Raises ConfigError when the format cannot describe the model, CheckpointError when the folder cannot be written.
+    Raises ConfigError when the format cannot describe the model or an adapter is attached to it, CheckpointError when
+    the folder cannot be written.
     """
+    if any(projection.terms for projection in model.projections()):
+        raise ConfigError(
+            "the model has an adapter, which its own folder cannot hold; merge it (hyla.adapters.merge), or save it "
+            "apart (save_adapter) and detach it"
+        )
     folder = Path(folder).absolute()
     family = family_of(model.config.family)
     published = family.config_to_hf(model.config) if hf_config is None else dict(hf_config)

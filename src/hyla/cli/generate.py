@@ -18,6 +18,9 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Folder of a LoRA adapter, merged as the model is loaded.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
@@ -31,6 +34,7 @@ def generate(
 
     load_torch()
     import hyla
+    from hyla.adapters import tokenizer_beside
     from hyla.checkpoints import open_checkpoint, resolve
     from hyla.cli.console import loading_bar
     from hyla.engine.threads import default_threads
@@ -41,9 +45,11 @@ def generate(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop or ())
     )
     found = resolve(folder, revision)
-    tokenizer = open_checkpoint(found).tokenizer()
+    checkpoint = open_checkpoint(found)
+    checkpoint.config()  # what is no model says so before its tokenizer is missed
+    tokenizer = tokenizer_beside(checkpoint, adapter) or checkpoint.tokenizer()
     with loading_bar() as progress:
-        options = {"tokenizer": tokenizer, "dtype": dtype, "device": device, "profile": profile}
+        options = {"tokenizer": tokenizer, "dtype": dtype, "adapter": adapter, "device": device, "profile": profile}
         options |= {"threads": threads or default_threads(), "max_num_sequences": 1}
         engine = hyla.Engine(found, progress=progress, **options)
     # A file or a pipe gets what the model wrote; a terminal obeys some of it.

@@ -200,6 +200,7 @@ def _read_beside(checkpoint, model) -> dict[str, Any]:
 
     Raises CheckpointError and ConfigError.
     """
+    from hyla.adapters import tokenizer_beside
     from hyla.checkpoints.names import find_known
     from hyla.errors import ConfigError
     from hyla.server import create_app  # noqa: F401 (it takes a while to load, too)
@@ -212,7 +213,7 @@ def _read_beside(checkpoint, model) -> dict[str, Any]:
             template = model.chat_template.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
             raise ConfigError(f"cannot read the chat template {model.chat_template}: {error}") from error
-    tokenizer = checkpoint.tokenizer() if checkpoint.has_tokenizer else None
+    tokenizer = tokenizer_beside(checkpoint, model.engine.adapter)
     if tokenizer is not None:
         use_template(tokenizer, template)
     return {

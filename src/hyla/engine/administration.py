@@ -110,6 +110,11 @@ class Administration:
 
         self._require_paused("update the weights")
         engine = self.engine
+        if engine.options.adapter is not None:
+            raise HylaError(
+                f"the adapter {engine.options.adapter} is part of the weights and would be lost; start an engine with "
+                "the new ones instead"
+            )
         options = {"device": engine.cache.device, "pack": engine.options.pack, "whole": not self.has_weights}
         with WeightUpdate(engine.model, source, **options) as update:
             self._forget_states()

@@ -28,15 +28,20 @@ def load(
     options: EngineOptions,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Model, TextCodec | None]:
-    """The model of a folder or GGUF file, and its tokenizer if it has one and none is given."""
+    """The model of a folder or GGUF file, and its tokenizer if it has one and none is given; with the adapter's, if the
+    options name one."""
+    from hyla.adapters import load_adapted, tokenizer_beside
     from hyla.checkpoints import load_model, open_checkpoint, resolve
 
     found = resolve(folder, options.revision)
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    model = load_model(found, dtype=dtype, device=options.device, pack=options.pack, progress=progress)
-    checkpoint = open_checkpoint(found)
-    if tokenizer is None and checkpoint.has_tokenizer:
-        tokenizer = checkpoint.tokenizer()
+    how = {"dtype": dtype, "device": options.device, "pack": options.pack, "progress": progress}
+    if options.adapter is None:
+        model = load_model(found, **how)
+    else:
+        model = load_adapted(found, options.adapter, **how)
+    if tokenizer is None:
+        tokenizer = tokenizer_beside(open_checkpoint(found), options.adapter)
     return model, tokenizer
 
 

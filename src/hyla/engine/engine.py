@@ -29,7 +29,7 @@ from hyla.engine.scheduling.limits import NOTHING, Load, QueueLimits
 from hyla.engine.scheduling.scheduler import Scheduler
 from hyla.engine.speculation import Speculation
 from hyla.engine.threads import use_threads
-from hyla.errors import RequestError
+from hyla.errors import ConfigError, RequestError
 from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
 from hyla.ops import backends
@@ -72,6 +72,8 @@ class Engine(BlockingUse):
         lowered = use_threads(self.options.threads)
         if isinstance(model, str | Path):
             model, tokenizer = assembly.load(model, tokenizer, self.options, progress)
+        elif self.options.adapter is not None:
+            raise ConfigError("adapter is merged as a folder is loaded; this model is one already: use adapters.merge")
         self.model, self.tokenizer = model.eval(), tokenizer
         if self.options.pack:
             model.pack()

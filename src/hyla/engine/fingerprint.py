@@ -18,6 +18,7 @@ from hyla.models.state import NamedWeights
 from hyla.models.trunk import Model
 from hyla.ops import native
 from hyla.ops.devices import facts
+from hyla.ops.weights import LowRank
 
 
 def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
@@ -44,7 +45,7 @@ def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
 
 
 def weights_digest(model: Model) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all weights, packed or not."""
+    """SHA-256 over names, dtypes, shapes and bytes of all weights, packed or not, and of terms beside them."""
     weights, digest = NamedWeights(model), hashlib.sha256()
     for name in weights.shapes:
         stored = weights.fp8(name)
@@ -52,7 +53,20 @@ def weights_digest(model: Model) -> str:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             for part in _parts(tensor):
                 digest.update(part)
+    for name, places in weights.projections.items():
+        for projection, place in places:
+            _add_term(digest, name, projection.terms.get(place))
     return digest.hexdigest()
+
+
+def _add_term(digest, name: str, term: LowRank | None) -> None:
+    if term is None:
+        return
+    for part, tensor in (("down", term.down), ("up", term.up), ("magnitude", term.magnitude_O)):
+        if tensor is not None:
+            digest.update(f"{name} {part} {term.scale} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            for piece in _parts(tensor):
+                digest.update(piece)
 
 
 def _parts(tensor: torch.Tensor) -> Iterator[memoryview]:

@@ -8,10 +8,12 @@ from torch import nn
 from hyla.errors import BackendUnavailable
 from hyla.ops.exact.primitives import concatenated, scaled
 from hyla.ops.weights import (
+    Adapted,
     FP8Tensor,
     FP8Weights,
     HeadMatrices,
     HeadTiles,
+    LowRank,
     Plain,
     Tiled,
     Weights,
@@ -46,6 +48,8 @@ class Projection:
     read where they are, at every call, so they can be trained and replaced. `pack` and FP8 leave only their shapes
     behind (parameters on the meta device), so memory is not doubled. All kinds of storage give the same bits.
 
+    `adapt` puts a low-rank term beside a parameter: it joins the product, whatever the parameter is stored as.
+
     Biases of its `Linear`s stay plain parameters beside any storage; they are added in fp32, and the sum with the
     product is rounded once.
     """
@@ -61,6 +65,7 @@ class Projection:
         self._packed: Weights | None = None
         self._stored_dtype: torch.dtype | None = None
         self._fp8: dict[int, FP8Tensor] = {}
+        self._terms: dict[int, LowRank] = {}
 
     def tie(self, module: nn.Module, name: str) -> None:
         """Say that a module's parameter is the first of these, too: an embedding's, which reads rows of it."""
@@ -76,8 +81,9 @@ class Projection:
 
     @property
     def stored(self) -> object:
-        """Equal as long as packed and FP8 numbers stay where they are."""
-        return self._packed if self._packed is not None else tuple(map(id, self._fp8.values()))
+        """Equal as long as packed and FP8 numbers, and what is beside them, stay where they are."""
+        numbers = self._packed if self._packed is not None else tuple(map(id, self._fp8.values()))
+        return (numbers, *map(id, self._terms.values())) if self._terms else numbers
 
     @property
     def is_quantised(self) -> bool:
@@ -86,7 +92,18 @@ class Projection:
 
     @property
     def weights(self) -> Weights:
-        """What it computes with now: packed, partly FP8 or plain."""
+        """What it computes with now: packed, partly FP8 or plain; with the terms beside it, if there are some."""
+        if not self._terms:
+            return self._stored_weights
+        if self.head_layout is not None:
+            # Matrices of heads are small, and made anew for each call; others never are.
+            merged = self._terms[0].merged(self.plain_weights()[0])
+            return HeadMatrices(merged, self.head_layout == "out_in")
+        terms = tuple(self._terms.get(place) for place in range(len(self._places)))
+        return Adapted(self._stored_weights, terms, tuple(self.out_dims))
+
+    @property
+    def _stored_weights(self) -> Weights:
         if self._packed is not None:
             return self._packed
         parameters = self.parameters()
@@ -103,6 +120,8 @@ class Projection:
         Raises BackendUnavailable while they are packed or FP8.
         """
         weights = self.weights
+        if isinstance(weights, Adapted):
+            raise BackendUnavailable("a weight with a low-rank term has no plain form; merge the adapter first")
         if not isinstance(weights, Plain):
             raise BackendUnavailable("packed and FP8 weights are not trained; call model.unpack(), or load with dtype=")
         return weights.whole()
@@ -169,6 +188,17 @@ class Projection:
             if getattr(module, name).is_meta:
                 self._put(place, nn.Parameter(weight.clone()))
         self._packed = None
+
+    def adapt(self, place: int, term: LowRank | None) -> None:
+        """Put a low-rank term beside the parameter of a place, instead of the one that is there; None: take it away."""
+        self._terms.pop(place, None)
+        if term is not None:
+            self._terms[place] = term
+
+    @property
+    def terms(self) -> dict[int, LowRank]:
+        """The low-rank terms by place."""
+        return dict(self._terms)
 
     def fp8(self, place: int) -> FP8Tensor | None:
         """The FP8 tensor that is kept in the place of a parameter, if that is what it holds."""

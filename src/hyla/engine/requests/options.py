@@ -22,6 +22,9 @@ class EngineOptions(Config):
     """Dtype of the weights of a folder that is loaded; None: as stored."""
     revision: str | None = None
     """Branch, tag or commit of a model that is given by its name on the hub."""
+    adapter: str | None = None
+    """Folder of a LoRA or DoRA adapter in PEFT's format (docs/adapters.md). It is merged into the weights as they are
+    loaded, so a token costs what it costs without; its tokenizer, if it has one, is used."""
     device: str = "cpu"
     """Device that a folder is loaded to, as PyTorch names it: cpu, cuda, cuda:1 (docs/devices.md)."""
     memory: Annotated[int, Field(ge=1)] | None = None
@@ -91,7 +94,7 @@ class EngineOptions(Config):
             raise ValueError("spill_folder needs prefix_cache=True: there is nothing to spill without it")
         return self
 
-    @field_validator("spill_folder", "profile", mode="before")
+    @field_validator("adapter", "spill_folder", "profile", mode="before")
     @classmethod
     def _folder(cls, folder):
         return str(folder) if isinstance(folder, Path) else folder

@@ -25,7 +25,8 @@ class _ChunkedLogProbs(torch.autograd.Function):
     def backward(ctx, grad_T):
         hidden_TD, weight_VD, targets_T = ctx.saved_tensors
         wide_VD = weight_VD.to(grad_T.dtype)
-        grad_hidden_TD, grad_weight_VD = torch.empty_like(hidden_TD, dtype=grad_T.dtype), torch.zeros_like(wide_VD)
+        grad_hidden_TD = torch.empty_like(hidden_TD, dtype=grad_T.dtype)
+        grad_weight_VD = torch.zeros_like(wide_VD) if ctx.needs_input_grad[1] else None
         for first in range(0, hidden_TD.shape[0], ctx.chunk_rows):
             chunk = slice(first, first + ctx.chunk_rows)
             hidden_RD, targets_R = hidden_TD[chunk], targets_T[chunk]
@@ -33,8 +34,10 @@ class _ChunkedLogProbs(torch.autograd.Function):
             grad_RV[torch.arange(targets_R.shape[0], device=targets_R.device), targets_R] -= 1.0
             grad_RV *= -grad_T[chunk, None]
             grad_hidden_TD[chunk] = rows.input_gradient(grad_RV, wide_VD)
-            grad_weight_VD += rows.weight_gradient(grad_RV, hidden_RD.to(wide_VD.dtype))
-        return grad_hidden_TD.to(hidden_TD.dtype), grad_weight_VD.to(weight_VD.dtype), None, None
+            if grad_weight_VD is not None:
+                grad_weight_VD += rows.weight_gradient(grad_RV, hidden_RD.to(wide_VD.dtype))
+        of_weight = None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype)
+        return grad_hidden_TD.to(hidden_TD.dtype), of_weight, None, None
 
 
 def token_logprobs(

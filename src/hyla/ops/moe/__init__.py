@@ -89,7 +89,7 @@ def experts(
         out_of: stack of their down [E, D, I].
 
     Returns: [T, D] in x's dtype; the sum over slots is fp32 and rounded once. Differentiable to x, the weights of the
-        slots and plain experts; to x alone through FP8 ones.
+        slots and plain experts; to x alone through FP8 ones; to x and the low-rank terms of adapted ones.
     Raises: ConfigError for a gate that the activation does not have, or lacks; BackendUnavailable when a gradient is
         asked through packed experts.
     Cost: cost.py. Exactness: no token is dropped, and a row's bits do not depend on T or on the other rows.
@@ -106,7 +106,7 @@ def experts(
             tensors = (x_TD, weights_Tk, ids_Tk, *((None,) if not has_gate else ()), *into.parts, *out_of.parts)
             if any(tensor is not None and tensor.requires_grad for tensor in tensors):
                 return Experts.apply(*tensors, module, activation)
-        elif x_TD.requires_grad or weights_Tk.requires_grad:
+        elif any(operand.requires_grad for operand in (x_TD, weights_Tk, into, out_of)):
             forward = pytorch.forward  # the same bits; what is stored otherwise has a gradient to the rows, or says no
     return forward(x_TD, weights_Tk, ids_Tk, into, out_of, activation)[0]
 

@@ -7,6 +7,7 @@ PyTorch.
 from hyla.lazy import exports
 
 _HOMES = {
+    "Adapted": "hyla.ops.weights.adapted",
     "FP8_BLOCK": "hyla.ops.weights.blocks",
     "BlockLayout": "hyla.ops.weights.blocks",
     "FP8": "hyla.ops.weights.fp8_codes",
@@ -14,6 +15,7 @@ _HOMES = {
     "FP8Weights": "hyla.ops.weights.fp8",
     "HeadMatrices": "hyla.ops.weights.heads",
     "HeadTiles": "hyla.ops.weights.heads",
+    "LowRank": "hyla.ops.weights.adapted",
     "Packed": "hyla.ops.weights.packed",
     "PackedStack": "hyla.ops.weights.packed",
     "Plain": "hyla.ops.weights.plain",

@@ -44,6 +44,10 @@ class Plain(Weights):
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts)
 
+    @property
+    def requires_grad(self) -> bool:
+        return any(part.requires_grad for part in self.parts)
+
     def whole(self) -> torch.Tensor:
         """All parts as one tensor in the dtype of the product, with its gradient."""
         whole = torch.cat(self.parts, dim=-2) if self.parts[1:] else self.parts[0]

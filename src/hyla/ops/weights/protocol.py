@@ -39,6 +39,11 @@ class Weights(ABC):
     def nbytes(self) -> int:
         """Memory that it holds, scales included."""
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a gradient is asked of what it is made of."""
+        return False
+
     @abstractmethod
     def dense(self, first: int = 0, last: int | None = None) -> torch.Tensor:
         """Outputs first to last (None: to the end) as a plain tensor [..., last - first, D] without gradient."""
