@@ -142,7 +142,8 @@ def test_tensorboard_shows_every_step_once_after_a_stop_and_a_rollback(tmp_path)
 
 @pytest.mark.filterwarnings("ignore")
 def test_trackio_holds_every_step_once_after_a_stop_and_a_rollback(tmp_path, monkeypatch):
-    trackio = pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "viewer"))  # read when trackio is imported
+    pytest.importorskip("trackio")
     from trackio.sqlite_storage import SQLiteStorage
 
     config = with_options(spikes={"action": "rollback"})
@@ -154,9 +155,7 @@ def test_trackio_holds_every_step_once_after_a_stop_and_a_rollback(tmp_path, mon
         trainer.records.reports.close()
     name = json.loads((tmp_path / "trackio.json").read_text())["run"]
     assert name.startswith(f"{tmp_path.name}-")
-    try:
-        logs = SQLiteStorage.get_logs("hyla", name)
-        assert [line["step"] for line in logs] == list(range(1, config.steps + 1))
-        assert [line["train/loss"] for line in logs] == [line.loss for line in trainer.metrics.read()]
-    finally:
-        next(run for run in trackio.Api().runs("hyla") if run.name == name).delete()
+    logs = SQLiteStorage.get_logs("hyla", name)
+    assert [line["step"] for line in logs] == list(range(1, config.steps + 1))
+    assert [line["train/loss"] for line in logs] == [line.loss for line in trainer.metrics.read()]
+    assert len(SQLiteStorage.get_runs("hyla")) == 1

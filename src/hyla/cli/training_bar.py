@@ -43,6 +43,8 @@ class TrainingBar:
         self.task = progress.add_task("training", total=steps, facts="")
         self._loss = self._speed = None
         self._heldout: float | None = None
+        self._last: StepMetrics | None = None
+        self._shown_left = ""
         self._begun: tuple[float, int] | None = None
         """Time and tokens at the first step that was seen: what is left is told from there."""
 
@@ -56,6 +58,7 @@ class TrainingBar:
                 console.print(str(self.utilisation), soft_wrap=True)
 
     def __call__(self, metrics: StepMetrics) -> None:
+        self._last = metrics
         self._loss = self._smooth(self._loss, metrics.loss)
         self._speed = self._smooth(self._speed, metrics.tokens_per_second)
         facts, left = self._facts(metrics), self._left(metrics)
@@ -65,9 +68,12 @@ class TrainingBar:
                     ", ".join([f"step {metrics.step} of {self.steps}: {facts[0]}", *facts[1:], left]), soft_wrap=True
                 )
             return
-        left = left.removeprefix("about ")
+        self._shown_left = left.removeprefix("about ")
+        self._show(facts, metrics.step)
+
+    def _show(self, facts: list[str], step: int) -> None:
         width = console.width - BESIDE - 2 * len(str(self.steps))
-        self.progress.update(self.task, completed=metrics.step, facts=fitting([*facts, left], width))
+        self.progress.update(self.task, completed=step, facts=fitting([*facts, self._shown_left], width))
 
     def heldout(self, metrics: HeldoutMetrics) -> None:
         """A score along the way, and how the model goes on with the beginnings of held-out documents."""
@@ -77,6 +83,8 @@ class TrainingBar:
         )
         for sample in metrics.samples:
             console.print(f"  {on_one_line(sample.prompt, keep_end=True)} → {on_one_line(sample.text)}", soft_wrap=True)
+        if console.is_terminal and self._last is not None:
+            self._show(self._facts(self._last), self._last.step)
 
     def _facts(self, metrics: StepMetrics) -> list[str]:
         facts = [f"loss {self._loss:.3f}"]
@@ -86,7 +94,8 @@ class TrainingBar:
         if self.utilisation is not None and self._speed is not None:
             facts.append(f"MFU {self.utilisation.share(self._speed):.0%}")
         if metrics.memory_bytes is not None and metrics.peak_memory_bytes is not None:
-            facts.append(f"{describe_bytes(metrics.memory_bytes)}, at most {describe_bytes(metrics.peak_memory_bytes)}")
+            now, peak = describe_bytes(metrics.memory_bytes), describe_bytes(metrics.peak_memory_bytes)
+            facts.append(now if now == peak else f"{now}, at most {peak}")
         return facts
 
     def _left(self, metrics: StepMetrics) -> str:

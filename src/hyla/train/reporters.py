@@ -111,19 +111,27 @@ class Trackio:
 
         self.close()
         with redirect_stdout(StringIO()):  # it greets at length
-            if trackio.Api and self._exists(trackio):
-                next(run for run in trackio.Api().runs(TRACKIO_PROJECT) if run.name == self.name).delete()
+            self._delete(trackio)
             self._run = trackio.init(
-                TRACKIO_PROJECT, name=self.name, config=dict(self._config), embed=False, auto_log_gpu=False
+                TRACKIO_PROJECT,
+                name=self.name,
+                config=dict(self._config),
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
             )
         for line in history:
             self.log(line)
 
-    def _exists(self, trackio) -> bool:
+    def _delete(self, trackio) -> None:
+        """Remove what an earlier process, or this one, told of the run."""
         try:
-            return any(run.name == self.name for run in trackio.Api().runs(TRACKIO_PROJECT))
+            runs = list(trackio.Api().runs(TRACKIO_PROJECT))
         except ValueError:  # no run of the project yet
-            return False
+            return
+        for run in runs:
+            if run.name == self.name:
+                run.delete()
 
     def log(self, line: Named) -> None:
         assert self._run is not None
@@ -135,8 +143,10 @@ class Trackio:
 
     def close(self) -> None:
         if self._run is not None:
+            import trackio
+
             with redirect_stdout(StringIO()):
-                self._run.finish()
+                trackio.finish()
             self._run = None
 
 
