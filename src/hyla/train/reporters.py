@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -32,12 +33,14 @@ class Named:
 
 def named(line: Line) -> Named:
     """A line of the run's files, flat."""
+    found: dict[str, Any]
     if isinstance(line, SublayerStatistics):
         group, found = f"layer_{line.sublayer:02}_{line.kind}", dict(line.figures)
     else:
         group, found = ("train" if isinstance(line, StepMetrics) else "heldout"), asdict(line)
         found.pop("step")
-    figures, texts = {}, {}
+    figures: dict[str, float] = {}
+    texts: dict[str, str] = {}
     for name, value in found.items():
         if isinstance(value, float | int):
             figures[f"{group}/{name}"] = float(value)
@@ -107,8 +110,7 @@ class Trackio:
         self.name = _trackio_name(folder)
 
     def start(self, step: int, history: Iterable[Named]) -> None:
-        import trackio
-
+        trackio = import_module("trackio")
         self.close()
         with redirect_stdout(StringIO()):  # it greets at length
             self._delete(trackio)
@@ -143,8 +145,7 @@ class Trackio:
 
     def close(self) -> None:
         if self._run is not None:
-            import trackio
-
+            trackio = import_module("trackio")
             with redirect_stdout(StringIO()):
                 trackio.finish()
             self._run = None

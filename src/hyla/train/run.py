@@ -157,7 +157,7 @@ class Run:
         trainer.keep_final_weights()
         return Trained(trainer.model, trainer.finished_steps, self.train.steps, trainer.seconds)
 
-    def _source(self) -> RowSource:
+    def _source(self) -> RowSource | PairSource:
         dpo = self.request.dpo
         if dpo is not None:
             return PairSource(self.data.train[0], dpo.pairs_per_step, self.train.seed)
@@ -165,8 +165,8 @@ class Run:
 
     def _trainer(self, model: Model) -> Trainer:
         dpo, source = self.request.dpo, self._source()
-        if dpo is not None:
-            assert isinstance(source, PairSource)
+        if isinstance(source, PairSource):
+            assert dpo is not None
             return PreferenceTrainer(model, source, self.train, self.folder, dpo)
         return Trainer(model, source, self.train, self.folder, self.heldout_store)
 
