@@ -1,6 +1,7 @@
 """Viewers of a run get what its files say, each step once, however often it was stopped."""
 
 import json
+import shutil
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,6 +14,7 @@ from hyla.errors import ConfigError
 from hyla.train import reporters
 from hyla.train.metrics import HeldoutMetrics, Sample, StepMetrics, SublayerStatistics
 from hyla.train.reporters import Named, Reports, check_reporters, named, reports_of
+from hyla.train.run_state import finished_states
 
 
 @dataclass
@@ -62,13 +64,15 @@ def test_a_line_has_one_name_for_each_figure():
 
 def test_a_viewer_of_a_stopped_run_has_every_step_once(tmp_path):
     config = with_options(**WATCHED)
-    for stop in (3, 6, config.steps):
+    for stop in (6, config.steps):
         trainer, notebook = tiny_trainer(tmp_path, config), Notebook()
         trainer.heldout, trainer.records.reports = tiny_store(3), Reports([notebook])
         trainer.resume()
         trainer.run(is_stopped=lambda: trainer.finished_steps >= stop)  # noqa: B023
         assert notebook.flushed >= 1
-    assert sorted(notebook.told) == list(range(1, config.steps + 1)) and notebook.starts == [6]
+        if stop < config.steps:
+            kill_after(tmp_path, stop)
+    assert sorted(notebook.told) == list(range(1, config.steps + 1)) and notebook.starts == [4]
     losses = {line.step: line.loss for line in trainer.metrics.read()}
     assert {step: figures["train/loss"] for step, figures in notebook.told.items()} == losses
     assert "heldout/loss" in notebook.told[2] and "layer_00_kda/beta_mean" in notebook.told[3]
@@ -112,6 +116,13 @@ def test_viewers_are_closed_when_a_run_fails(tmp_path, monkeypatch):
     assert notebook.is_closed
 
 
+def kill_after(folder, step: int) -> None:
+    """Leave what a kill leaves between two checkpoints: lines and figures up to `step`, and the state before it."""
+    newest = finished_states(folder / "checkpoints")[-1]
+    assert newest.name == f"step-{step:08d}"
+    shutil.rmtree(newest)
+
+
 def scalars(folder) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -132,6 +143,8 @@ def test_tensorboard_shows_every_step_once_after_a_stop_and_a_rollback(tmp_path)
         trainer.records.reports = reports_of(["tensorboard"], tmp_path, {})
         trainer.run(is_stopped=lambda: trainer.finished_steps >= stop)  # noqa: B023
         trainer.records.reports.close()
+        if stop < config.steps:
+            kill_after(tmp_path, stop)
     found = scalars(tmp_path / "tensorboard")
     expected = [(line.step, line.loss) for line in trainer.metrics.read()]
     assert [step for step, _ in found["train/loss"]] == list(range(1, config.steps + 1))
@@ -153,6 +166,8 @@ def test_trackio_holds_every_step_once_after_a_stop_and_a_rollback(tmp_path, mon
         trainer.records.reports = reports_of(["trackio"], tmp_path, {"seed": 3})
         trainer.run(is_stopped=lambda: trainer.finished_steps >= stop)  # noqa: B023
         trainer.records.reports.close()
+        if stop < config.steps:
+            kill_after(tmp_path, stop)
     name = json.loads((tmp_path / "trackio.json").read_text())["run"]
     assert name.startswith(f"{tmp_path.name}-")
     logs = SQLiteStorage.get_logs("hyla", name)
