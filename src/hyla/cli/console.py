@@ -1,4 +1,4 @@
-"""What several verbs print with: the console, the training progress bar, a table of runs."""
+"""What several verbs print with: the console, bars while files are read, numbers for people."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from hyla.terminal_text import escaped
-from hyla.train.metrics import StepMetrics
 
 
 class PlainConsole(Console):
@@ -25,52 +24,6 @@ class PlainConsole(Console):
 
 
 console = PlainConsole()
-
-SMOOTHING = 0.9
-"""Weight of the past in the shown loss and speed."""
-
-
-class TrainingBar:
-    """Loss, tokens per second and time left of a run; one line on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, progress: Progress, steps: int):
-        self.progress, self.steps = progress, steps
-        self.task = progress.add_task("training", total=steps, loss="", speed="")
-        self._loss = self._speed = None
-
-    def resumed(self, step: int) -> None:
-        if step:
-            console.print(f"continuing after step {step} of {self.steps}")
-            self.progress.update(self.task, completed=step)
-
-    def __call__(self, metrics: StepMetrics) -> None:
-        self._loss = self._smooth(self._loss, metrics.loss)
-        self._speed = self._smooth(self._speed, metrics.tokens_per_second)
-        loss, speed = f"loss {self._loss:.3f}", f"{self._speed:,.0f} tokens/s"
-        self.progress.update(self.task, completed=metrics.step, loss=loss, speed=speed)
-        if not console.is_terminal and metrics.step % max(1, self.steps // 10) == 0:
-            left = (self.steps - metrics.step) * metrics.tokens / metrics.step / self._speed
-            console.print(f"step {metrics.step} of {self.steps}: {loss}, {speed}, about {describe_seconds(left)} left")
-
-    @staticmethod
-    def _smooth(old: float | None, new: float) -> float:
-        return new if old is None else SMOOTHING * old + (1.0 - SMOOTHING) * new
-
-
-@contextmanager
-def training_bar(steps: int) -> Iterator[TrainingBar]:
-    """A live `TrainingBar` for a run of so many steps."""
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield TrainingBar(progress, steps)
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from hyla.checkpoints.card import HeldoutScore
 from hyla.cli.config_file import read_toml
-from hyla.cli.console import console, training_bar
+from hyla.cli.console import console
 from hyla.cli.interrupts import stopped_by_ctrl_c
+from hyla.cli.training_bar import training_bar
 from hyla.errors import ConfigError
 from hyla.ops.devices import resolve_device
 from hyla.ops.host_memory import keep_freed_memory
@@ -81,8 +82,11 @@ def train_with_bar(out: Path, request: RunRequest, device: str) -> tuple[Run, Tr
     place = resolve_device(device)
     with held(out):
         run = open_run(out, request, lambda line: console.print(line), device=place)
-        with stopped_by_ctrl_c(lambda line: console.print(line)) as is_stopped, training_bar(run.train.steps) as bar:
-            trained = run.trained(bar, bar.resumed, device=place, say=console.print, is_stopped=is_stopped)
+        shown = training_bar(run.train.steps, total_tokens=run.total_tokens, utilisation=lambda: run.utilisation(place))
+        with stopped_by_ctrl_c(lambda line: console.print(line)) as is_stopped, shown as bar:
+            trained = run.trained(
+                bar, bar.resumed, device=place, say=console.print, is_stopped=is_stopped, on_heldout=bar.heldout
+            )
     return run, trained
 
 

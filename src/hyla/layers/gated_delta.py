@@ -11,9 +11,10 @@ from hyla.layers.delta import convolved_heads, delta_cache_spec
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.norms import RMSNorm
-from hyla.layers.protocol import CacheSpec, LayerCache
+from hyla.layers.protocol import CacheSpec, Inside, LayerCache
 from hyla.layers.tables.gated_delta import parameters
 from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
 from hyla.ops.exact.gates import decays_and_betas
 from hyla.ops.gated_delta import cache_tensors, gated_delta
 
@@ -66,6 +67,18 @@ class GatedDelta(Layer):
         return delta_cache_spec(tensors, self.conv_weight)
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        operands, z_TW = self._operands(x_TD, batch, cache)
+        o_THV = gated_delta(*operands, batch=batch, cache=cache, scale=1.0)
+        return self.out_projection(self.norm.gated(o_THV, z_TW, activation="silu", dtype=x_TD.dtype))[0]
+
+    def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
+        operands, z_TW = self._operands(x_TD, batch, None)
+        state_NHKV = gated_delta(*operands, batch=batch, scale=1.0, return_state=True)[1]
+        *_, log_decay_TH, beta_TH = operands
+        return Inside(log_decay_TH, beta_TH, primitives.silu(primitives.wide(z_TW)), state_NHKV)
+
+    def _operands(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None):
+        """(q, k, v, log decay, beta) of the rule, and the gate before its SiLU."""
         heads = self.num_value_heads
         mixed = self.in_projection.fused(x_TD)
         qkv_TC, z_TW, a_TH, b_TH = mixed.split([self.channels, heads * self.value_dim, heads, heads], dim=-1)
@@ -79,5 +92,4 @@ class GatedDelta(Layer):
             value_heads=heads,
         )
         log_decay_TH, beta_TH = decays_and_betas(a_TH, b_TH, self.A_log, self.dt_bias)
-        o_THV = gated_delta(q_THK, k_THK, v_THV, log_decay_TH, beta_TH, batch=batch, cache=cache, scale=1.0)
-        return self.out_projection(self.norm.gated(o_THV, z_TW, activation="silu", dtype=x_TD.dtype))[0]
+        return (q_THK, k_THK, v_THV, log_decay_TH, beta_TH), z_TW

@@ -10,7 +10,7 @@ from torch import nn
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.norms import RMSNorm
-from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
+from hyla.layers.protocol import CacheSpec, Inside, LayerCache, TensorSpec
 from hyla.layers.tables.gla import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
@@ -54,6 +54,17 @@ class GLA(Layer):
         return CacheSpec(slot_tensors=tuple(TensorSpec(*tensor) for tensor in tensors))
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        operands, gate = self._operands(x_TD)
+        o_THV = gla(*operands, batch=batch, cache=cache, scale=self.key_dim**-0.5)
+        return self.out_projection(self.norm.gated(o_THV, gate, activation="silu", dtype=x_TD.dtype))[0]
+
+    def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
+        operands, gate = self._operands(x_TD)
+        state_NHKV = gla(*operands, batch=batch, scale=self.key_dim**-0.5, return_state=True)[1]
+        return Inside(log_decay=operands[-1], gate=primitives.silu(wide(gate)), state_NHKV=state_NHKV)
+
+    def _operands(self, x_TD: torch.Tensor):
+        """(q, k, v, log decay) of the recurrence, and the gate before its SiLU."""
         keys, values = self.num_heads * self.key_dim, self.num_heads * self.value_dim
         mixed = self.in_projection.fused(x_TD)
         qkv, gate, f = mixed.split([2 * keys + values, values, self.gate_rank], dim=-1)
@@ -62,8 +73,7 @@ class GLA(Layer):
         log_decay_THK = -primitives.softplus(-raw_THK) / self.decay_divisor
         q, k, v = in_floats(qkv).split([keys, keys, values], dim=-1)
         q_THK, k_THK, v_THV = (x.unflatten(-1, (self.num_heads, -1)) for x in (q, k, v))
-        o_THV = gla(q_THK, k_THK, v_THV, log_decay_THK, batch=batch, cache=cache, scale=self.key_dim**-0.5)
-        return self.out_projection(self.norm.gated(o_THV, gate, activation="silu", dtype=x_TD.dtype))[0]
+        return (q_THK, k_THK, v_THV, log_decay_THK), gate
 
     def _by_head(self, x: torch.Tensor) -> torch.Tensor:
         """[T, H W] -> [T, H, W]."""

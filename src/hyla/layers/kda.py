@@ -11,9 +11,10 @@ from hyla.layers.delta import convolved_heads, delta_cache_spec
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.norms import RMSNorm
-from hyla.layers.protocol import CacheSpec, LayerCache
+from hyla.layers.protocol import CacheSpec, Inside, LayerCache
 from hyla.layers.tables.kda import parameters
 from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
 from hyla.ops.exact.gates import decays_and_betas
 from hyla.ops.kda import cache_tensors, kda
 
@@ -66,6 +67,18 @@ class KDA(Layer):
         return delta_cache_spec(tensors, self.conv_weight)
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        operands, g_TW = self._operands(x_TD, batch, cache)
+        o_THV = kda(*operands, batch=batch, cache=cache, scale=1.0)
+        return self.out_projection(self.norm.gated(o_THV, g_TW, activation="sigmoid", dtype=x_TD.dtype))[0]
+
+    def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
+        operands, g_TW = self._operands(x_TD, batch, None)
+        state_NHKV = kda(*operands, batch=batch, scale=1.0, return_state=True)[1]
+        *_, log_decay_THK, beta_TH = operands
+        return Inside(log_decay_THK, beta_TH, primitives.sigmoid(primitives.wide(g_TW)), state_NHKV)
+
+    def _operands(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None):
+        """(q, k, v, log decay, beta) of the rule, and the gate before its sigmoid."""
         heads = self.num_heads
         mixed = self.in_projection.fused(x_TD)
         gate_dims = self.in_projection.out_dims[3:5]
@@ -82,6 +95,4 @@ class KDA(Layer):
             value_heads=heads,
         )
         log_decay_TC, beta_TH = decays_and_betas(f, b_TH, self.A_log, self.dt_bias, lower_bound=self.decay_lower_bound)
-        log_decay_THK = log_decay_TC.view(k_THK.shape)
-        o_THV = kda(q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=1.0)
-        return self.out_projection(self.norm.gated(o_THV, g, activation="sigmoid", dtype=x_TD.dtype))[0]
+        return (q_THK, k_THK, v_THV, log_decay_TC.view(k_THK.shape), beta_TH), g

@@ -9,11 +9,12 @@ import torch
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.norms import GroupRMSNorm, RMSNorm
-from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
+from hyla.layers.protocol import CacheSpec, Inside, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table
 from hyla.layers.rope_scaling import Scaling
 from hyla.layers.tables.lightning import parameters
 from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
 from hyla.ops.exact.mixers import in_floats
 from hyla.ops.lightning import cache_tensors, lightning
 from hyla.ops.rotary import norm_and_rotate
@@ -71,6 +72,20 @@ class Lightning(Layer):
         return CacheSpec(slot_tensors=tuple(TensorSpec(*tensor) for tensor in tensors))
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        operands, gate = self._operands(x_TD, batch)
+        o_THV = lightning(*operands, self.slopes, batch=batch, cache=cache, scale=self.scale)
+        o_TC = self.norm.gated_groups(o_THV.flatten(1), gate, activation="sigmoid", dtype=x_TD.dtype)
+        return self.out_projection(o_TC)[0]
+
+    def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
+        operands, gate = self._operands(x_TD, batch)
+        state_NHKV = lightning(*operands, self.slopes, batch=batch, scale=self.scale, return_state=True)[1]
+        log_decay_1H = -state_NHKV.new_tensor([self.slopes])
+        gate = primitives.sigmoid(primitives.wide(gate))
+        return Inside(log_decay=log_decay_1H, gate=gate, state_NHKV=state_NHKV)
+
+    def _operands(self, x_TD: torch.Tensor, batch: Batch):
+        """(q, k, v) of the recurrence, and the gate before its sigmoid."""
         mixed = self.in_projection.fused(x_TD)
         width = self.num_heads * self.head_dim
         qkv, gate = mixed.split([3 * width, width], dim=-1)
@@ -82,9 +97,7 @@ class Lightning(Layer):
         q_THK, k_THK = (self._by_head(x) for x in qk.chunk(2, dim=-1))
         if self.has_final_form:
             q_THK, k_THK = self._normed_and_rotated(q_THK, k_THK, batch)
-        o_THV = lightning(q_THK, k_THK, v_THV, self.slopes, batch=batch, cache=cache, scale=self.scale)
-        o_TC = self.norm.gated_groups(o_THV.flatten(1), gate, activation="sigmoid", dtype=x_TD.dtype)
-        return self.out_projection(o_TC)[0]
+        return (q_THK, k_THK, v_THV), gate
 
     def _by_head(self, x_TC: torch.Tensor) -> torch.Tensor:
         return x_TC.unflatten(-1, (self.num_heads, self.head_dim))

@@ -6,7 +6,7 @@ import torch
 
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
-from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
+from hyla.layers.protocol import CacheSpec, Inside, LayerCache, TensorSpec
 from hyla.layers.tables.linear import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact.primitives import wide
@@ -29,6 +29,14 @@ class LinearAttention(Layer):
         return CacheSpec(slot_tensors=tuple(TensorSpec(*fields) for fields in tensors))
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
-        q, k, v = (wide(x).unflatten(-1, (self.num_heads, -1)) for x in self.in_projection(x_TD))
-        o_THV = linear_attention(elu_plus_one(q), elu_plus_one(k), v, batch=batch, cache=cache, eps=self.eps)
+        o_THV = linear_attention(*self._operands(x_TD), batch=batch, cache=cache, eps=self.eps)
         return self.out_projection(o_THV.flatten(1).to(x_TD.dtype))[0]
+
+    def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
+        found = linear_attention(*self._operands(x_TD), batch=batch, eps=self.eps, return_state=True)
+        return Inside(state_NHKV=found[1][..., : self.value_dim])  # the rest is what the sum is divided by
+
+    def _operands(self, x_TD: torch.Tensor):
+        """phi(q), phi(k) and v."""
+        q, k, v = (wide(x).unflatten(-1, (self.num_heads, -1)) for x in self.in_projection(x_TD))
+        return elu_plus_one(q), elu_plus_one(k), v

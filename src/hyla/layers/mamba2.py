@@ -11,7 +11,7 @@ from hyla.layers.delta import cached_conv, delta_cache_spec
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.norms import GroupRMSNorm
-from hyla.layers.protocol import CacheSpec, LayerCache
+from hyla.layers.protocol import CacheSpec, Inside, LayerCache
 from hyla.layers.tables.mamba2 import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
@@ -71,6 +71,21 @@ class Mamba2(Layer):
         return delta_cache_spec(tensors, self.conv_weight)
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        operands, x_TC, z_TC = self._operands(x_TD, batch, cache)
+        y_THV = ssd(*operands, batch=batch, cache=cache)
+        skip = (x_TC, wide(self.D))
+        y_TC = self.norm.gated_groups(
+            y_THV.flatten(1), z_TC, activation="silu", is_gate_first=True, skip=skip, dtype=x_TD.dtype
+        )
+        return self.out_projection(y_TC)[0]
+
+    def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
+        operands, _, z_TC = self._operands(x_TD, batch, None)
+        state_NHKV = ssd(*operands, batch=batch, return_state=True)[1]
+        return Inside(log_decay=operands[-1], gate=primitives.silu(wide(z_TC)), state_NHKV=state_NHKV)
+
+    def _operands(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None):
+        """(C, B, dt x, log decay) of the recurrence, the convolved x that the skip reads, the gate before its SiLU."""
         values, keys = self.num_heads * self.head_dim, self.num_groups * self.state_dim
         mixed = self.in_projection.fused(x_TD)
         z_TC, xbc_TC, dt_TH = mixed.split([values, self.channels, self.num_heads], dim=-1)
@@ -87,9 +102,4 @@ class Mamba2(Layer):
         )
         x_TC, b, c = mixed_TC.split([values, keys, keys], dim=-1)
         b_TGK, c_TGK = (part.unflatten(-1, (self.num_groups, self.state_dim)) for part in (b, c))
-        y_THV = ssd(c_TGK, b_TGK, v_THV, log_decay_TH, batch=batch, cache=cache)
-        skip = (x_TC, wide(self.D))
-        y_TC = self.norm.gated_groups(
-            y_THV.flatten(1), z_TC, activation="silu", is_gate_first=True, skip=skip, dtype=x_TD.dtype
-        )
-        return self.out_projection(y_TC)[0]
+        return (c_TGK, b_TGK, v_THV, log_decay_TH), x_TC, z_TC

@@ -10,12 +10,13 @@ from hyla.grid import CHUNK
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
-from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
+from hyla.layers.protocol import CacheSpec, Inside, LayerCache, Scores, TensorSpec
 from hyla.layers.rope import rotary_table
 from hyla.layers.rope_scaling import Scaling
 from hyla.layers.tables.mla import parameters
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import Batch
+from hyla.ops.exact import primitives
 from hyla.ops.latent import absorb, head_outputs
 
 
@@ -84,6 +85,22 @@ class MLA(Layer):
         return CacheSpec(page_tensors=(TensorSpec("k", shape, self.kv_a.weight.dtype, "kv"),))
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+        q_THK, k_T1K, q_latent, gate = self._operands(x_TD, batch)
+        o_THK = self.attend(q_THK, k_T1K, x_TD, q_latent, batch, cache)
+        o = head_outputs(o_THK, self.v_up_projection.weights, gate[0] if gate else None, x_TD.dtype)
+        return self.out_projection(o)[0]
+
+    def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
+        q_THK, k_T1K, q_latent, gate = self._operands(x_TD, batch)
+        scores = Scores(q_THK, k_T1K, self.scale, positions_TS=self.selected(x_TD, q_latent, batch))
+        return Inside(gate=primitives.sigmoid(primitives.wide(gate[0])) if gate else None, scores=scores)
+
+    def selected(self, x_TD, q_latent_TR, batch: Batch) -> torch.Tensor | None:
+        """The only positions that each row of whole sequences sees (`Scores.positions_TS`); None: all before it."""
+        return None
+
+    def _operands(self, x_TD: torch.Tensor, batch: Batch):
+        """Absorbed queries, keys, the normed query latent or None, and the gate in a list, or an empty one."""
         q, kv, *gate = self.in_projection(x_TD)
         q_latent = None
         if self.q_projection is not None:
@@ -99,9 +116,7 @@ class MLA(Layer):
             eps=self.kv_norm.eps,
             interleaved=self.rope_interleaved,
         )
-        o_THK = self.attend(q_THK, k_T1K, x_TD, q_latent, batch, cache)
-        o = head_outputs(o_THK, self.v_up_projection.weights, gate[0] if gate else None, x_TD.dtype)
-        return self.out_projection(o)[0]
+        return q_THK, k_T1K, q_latent, gate
 
     def attend(self, q_THK, k_T1K, x_TD, q_latent_TR, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         """Absorbed queries over the new and the cached latents: [T, H, kv_lora_dim]. x and q_latent (the normed

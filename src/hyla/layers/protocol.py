@@ -60,6 +60,38 @@ LayerCache = Mapping[str, torch.Tensor]
 """The pool's tensors of one layer by spec name: `[pages, *shape]` or `[slots, *shape]`."""
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Whom the rows of a softmax mixer look at: softmax over scale q . k of their sequence's keys up to their own.
+
+    q_THK: fp32 (float64). k_TGK: heads of queries share keys as in `ops.attention`. window: keys that a row sees, its
+    own included; None: all. sinks_H: a logit for each head without a value. positions_TS: the only positions that a row
+    sees, filled up with -1; None: all.
+    """
+
+    q_THK: torch.Tensor
+    k_TGK: torch.Tensor
+    scale: float
+    window: int | None = None
+    sinks_H: torch.Tensor | None = None
+    positions_TS: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a mixer has between its input and its output, of whole sequences, for statistics. None: it has no such.
+
+    log_decay: natural log, <= 0, [T, H] or [T, H, K], or [1, H] where it is constant. beta_TH: after its sigmoid. gate:
+    the output gate after its non-linearity, rows first. state_NHKV: the memories after each sequence's last row.
+    """
+
+    log_decay: torch.Tensor | None = None
+    beta_TH: torch.Tensor | None = None
+    gate: torch.Tensor | None = None
+    state_NHKV: torch.Tensor | None = None
+    scores: Scores | None = None
+
+
 class Mixer(Protocol):
     """A sublayer module that moves information along the sequence."""
 
@@ -86,6 +118,10 @@ class Mixer(Protocol):
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         """[T, D] -> [T, D]. With a cache, reads and extends the rows of `batch.slots` / `batch.pages` in place."""
+        ...
+
+    def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
+        """What `forward` has on its way for whole sequences, computed once more; `forward` keeps nothing of it."""
         ...
 
 

@@ -11,7 +11,7 @@ from hyla.grid import CHUNK
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
-from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
+from hyla.layers.protocol import CacheSpec, Inside, LayerCache, Scores, TensorSpec
 from hyla.layers.rope import norm_and_rotate, rotary_table
 from hyla.layers.rope_scaling import Scaling
 from hyla.layers.tables.softmax import parameters
@@ -106,11 +106,20 @@ class SoftmaxAttention(Layer):
             cache=None if cache is None else PagedKV(cache["k"], cache["v"]),
             scale=self.head_dim**-0.5,
             window=self.window,
-            sinks_H=None if self.sinks is None else self.sinks.to(q_THK.dtype),
+            sinks_H=self._sinks(q_THK.dtype),
         )
         o = o_THV.flatten(1)
         o = primitives.sigmoid_gate(o, gate[0], x_TD.dtype) if gate else primitives.scaled(o, 1.0, x_TD.dtype)
         return self.out_projection(o)[0]
+
+    def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
+        q, k, _, *gate = self.in_projection(x_TD)
+        q_THK, k_TGK = self._normed_and_rotated(q, k, batch)
+        scores = Scores(q_THK, k_TGK, self.head_dim**-0.5, self.window, self._sinks(q_THK.dtype))
+        return Inside(gate=primitives.sigmoid(primitives.wide(gate[0])) if gate else None, scores=scores)
+
+    def _sinks(self, dtype: torch.dtype) -> torch.Tensor | None:
+        return None if self.sinks is None else self.sinks.to(dtype)
 
     def _scaled(self, v: torch.Tensor) -> torch.Tensor:
         return primitives.scaled(v, self.value_scale, v.dtype)

@@ -85,6 +85,9 @@ class SparseMLA(MLA):
         index_pages = TensorSpec("index_k", (self.indexer.dim, CHUNK), self.indexer.k.weight.dtype, "kv")
         return replace(spec, page_tensors=(*spec.page_tensors, index_pages))
 
+    def selected(self, x_TD, q_latent_TR, batch: Batch) -> torch.Tensor:
+        return self.indexer(x_TD, q_latent_TR, self.rotary, batch, None).positions_TS
+
     def attend(self, q_THK, k_T1K, x_TD, q_latent_TR, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
         """Attention like `MLA.attend`, over the selected latents alone."""
         index_pages, key_pages = (None, None) if cache is None else (cache["index_k"], cache["k"])

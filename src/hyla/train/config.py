@@ -77,6 +77,19 @@ class HeldoutConfig(Config):
     """Most tokens that are scored each time."""
     samples: Annotated[int, Field(ge=0)] = 0
     """Beginnings of held-out documents that the model goes on with each time, greedily."""
+    prompt_tokens: Count = 32
+    """Tokens of such a beginning. Of a conversation: up to where the model has to write, if that is longer."""
+    sample_tokens: Count = 48
+    """Most tokens that it goes on with."""
+
+
+class StatisticsConfig(Config):
+    """Figures of every sublayer along the way (docs/training-progress.md). No bit of the run depends on them."""
+
+    every: Count = 100
+    """Steps between two looks. Each costs two forward passes over `rows`."""
+    rows: Count = 512
+    """The first rows of a step that are looked at. More: steadier figures; attention needs rows x rows for a head."""
 
 
 class TrainConfig(Config):
@@ -151,6 +164,10 @@ class TrainConfig(Config):
     """Rows whose logits live at once. Memory of the loss is this many rows of the vocabulary in fp32."""
     heldout: HeldoutConfig | None = None
     """Scores along the way; None: only the finished model is scored."""
+    statistics: StatisticsConfig | None = None
+    """Figures of every sublayer along the way, in statistics.jsonl; None: none."""
+    report: tuple[Literal["tensorboard", "trackio"], ...] = ()
+    """Where figures go besides the run's folder. Each needs the extra of its name: pip install 'hyla[tensorboard]'."""
     checkpoint_every: Count = 50
     """Steps between checkpoints. What a killed run loses is at most this many steps."""
     checkpoints_kept: Count = 2

@@ -22,19 +22,24 @@ from hyla.ops.devices import says_what_to_lower, synchronize
 from hyla.ranges import named_range
 from hyla.train.averages import Average
 from hyla.train.config import RecomputeConfig, TrainConfig
-from hyla.train.evaluation import nats_per_token
+from hyla.train.events import Kind
+from hyla.train.heldout import Decode, numbers, score_heldout
+from hyla.train.memory_use import memory_use
 from hyla.train.metrics import HeldoutMetrics, StepLines, StepMetrics
 from hyla.train.optimizer import Optimizer
 from hyla.train.precision import Masters, freeze
-from hyla.train.routing import Routing
+from hyla.train.records import Records
+from hyla.train.routing import Load, Routing
 from hyla.train.run_state import (
     DamagedState,
     StateMaker,
     changed_environment,
     environment,
     finished_states,
+    step_of,
 )
 from hyla.train.spikes import SpikeWatch
+from hyla.train.statistics import statistics
 
 SMALLER_STEPS = "lower micro_batch_tokens or batch_tokens, loss_rows or the model's sizes, or set recompute.kinds"
 
@@ -129,12 +134,24 @@ class Trainer:
         if config.average is not None:
             self.average = Average(self.masters.weights, config.average, config.steps)
         self.spikes = SpikeWatch(config.spikes)
-        self.metrics = StepLines(folder / "metrics.jsonl", StepMetrics)
-        self.heldout_metrics = StepLines(folder / "heldout.jsonl", HeldoutMetrics)
+        self.records = Records(folder)
+        self.decode: Decode = numbers
+        """Token ids as text, for samples."""
+        self._loads: list[Load] = []
         self.finished_steps, self.seconds = 0, 0.0
         self.skipped_data = 0
         """Steps' worth of rows that were passed over when a run went back."""
         self._states = StateMaker(folder / "checkpoints", model, self.masters, self.optimizer, self.average)
+
+    @property
+    def metrics(self) -> StepLines[StepMetrics]:
+        """The line of every finished step."""
+        return self.records.steps
+
+    def _tell(self, say: Callable[[str], None], step: int, kind: Kind, text: str) -> None:
+        """Say it, and write it down."""
+        say(text)
+        self.records.event(step, kind, text)
 
     def resume(self, say: Callable[[str], None] = lambda line: None) -> int:
         """Continue from the newest whole checkpoint, if there is one; returns the number of finished steps.
@@ -146,7 +163,8 @@ class Trainer:
         if state is not None:
             changes = changed_environment(state["environment"], environment(self.model.device))
             if changes:
-                say(f"continued on another machine or device ({changes}): from here on the run's bits differ")
+                text = f"continued on another machine or device ({changes}): from here on the run's bits differ"
+                self._tell(say, self.finished_steps, "moved", text)
         self._forget_later_lines()
         return self.finished_steps
 
@@ -161,7 +179,7 @@ class Trainer:
                     raise DamagedState(
                         f"{error}, and there is no older one; delete {path.parent} and start anew"
                     ) from None
-                say(f"{error}; going on from the one before")
+                self._tell(say, step_of(path), "damaged", f"{error}; going on from the one before")
                 continue
             self.finished_steps, self.seconds = state["step"], state["seconds"]
             self.skipped_data = state.get("skipped_data", 0)
@@ -170,8 +188,7 @@ class Trainer:
         return None
 
     def _forget_later_lines(self) -> None:
-        self.metrics.forget_after(self.finished_steps)
-        self.heldout_metrics.forget_after(self.finished_steps)
+        self.records.go_back_to(self.finished_steps)
         self.spikes.forget()
         for line in self.metrics.read():
             if line.spike is None:
@@ -245,12 +262,17 @@ class Trainer:
         on_step: Callable[[StepMetrics], None] = lambda metrics: None,
         is_stopped: Callable[[], bool] = lambda: False,
         say: Callable[[str], None] = lambda line: None,
+        on_heldout: Callable[[HeldoutMetrics], None] = lambda metrics: None,
     ) -> None:
         """Train up to `config.steps`, or to the end of the step in which `is_stopped` comes true.
 
-        on_step is called after each step; say: of steps that went wrong. Ends with a checkpoint, so that a stopped run
-        can go on. Raises ConfigError where a step goes wrong and the config says to stop.
+        on_step is called after each step, on_heldout after each score; say: of steps that went wrong. Ends with a
+        checkpoint, so that a stopped run can go on. Raises ConfigError where a step goes wrong and the config says to
+        stop.
         """
+        if self.finished_steps == self.config.steps:
+            return
+        self._begin()
         if self.config.spikes.action == "rollback" and not finished_states(self._states.folder):
             self.save()
         while self.finished_steps < self.config.steps and not is_stopped():
@@ -260,18 +282,30 @@ class Trainer:
             if result.fault is not None and self._went_back(result, say):
                 continue
             line = self._line(result, time.perf_counter() - started)
-            self.metrics.append(line)
+            self.records.add(line)
             on_step(line)
-            self._score_heldout()
+            self._score_heldout(on_heldout)
+            self._look_inside()
             is_last = self.finished_steps == self.config.steps or is_stopped()
             if self.finished_steps % self.config.checkpoint_every == 0 or is_last:
                 self.save()
+        is_finished = self.finished_steps == self.config.steps
+        text = f"after step {self.finished_steps} of {self.config.steps}"
+        self.records.event(self.finished_steps, "finished" if is_finished else "stopped", text)
+
+    def _begin(self) -> None:
+        """Say in the run's files that a process works on it now."""
+        step, steps = self.finished_steps, self.config.steps
+        text = f"continuing after step {step} of {steps}" if step else f"{steps} steps"
+        self.records.event(step, "resumed" if step else "began", f"{text}, on {self.model.device}")
+        self.records.start_reports(step)
 
     def _line(self, result: StepResult, elapsed: float) -> StepMetrics:
         """Count a step."""
         step, sizes = self.finished_steps, self.source.sizes
         self.finished_steps, self.seconds = step + 1, self.seconds + elapsed
-        loads = self.routing.end()
+        self._loads = self.routing.end()
+        memory = memory_use(self.model.device)
         return StepMetrics(
             step=step + 1,
             **result.losses,
@@ -280,7 +314,9 @@ class Trainer:
             tokens=sizes.before(step + 1),
             tokens_per_second=sizes.of(step) / elapsed,
             seconds=self.seconds,
-            expert_load=max((load.largest for load in loads), default=None),
+            expert_load=max((load.largest for load in self._loads), default=None),
+            memory_bytes=None if memory is None else memory.now,
+            peak_memory_bytes=None if memory is None else memory.peak,
             spike=result.fault,
         )
 
@@ -291,31 +327,42 @@ class Trainer:
         fault = f"step {step + 1}: {result.fault}"
         if config.spikes.action == "stop" or self.spikes.count > config.spikes.most:
             often = f", spike number {self.spikes.count}" if config.spikes.action != "stop" else ""
+            self.records.event(step, "failed", fault + often)
             raise ConfigError(
                 f"{fault}{often}; lower learning_rate = {config.learning_rate} or clip_norm = {config.clip_norm}, or "
                 f"set spikes.action to skip or rollback (now {config.spikes.action}, at most {config.spikes.most})"
             )
         if config.spikes.action == "skip":
-            say(f"{fault}; left out")
+            self._tell(say, step, "spike", f"{fault}; left out")
             return False
         count, skipped = self.spikes.count, self.skipped_data
         self._newest_state(say)
         self.spikes.count = count
         self.skipped_data = skipped + step - self.finished_steps + 1
         self._forget_later_lines()
-        say(f"{fault}; back to step {self.finished_steps}, over the data of {step - self.finished_steps + 1} steps")
+        self.records.start_reports(self.finished_steps)
+        text = f"{fault}; back to step {self.finished_steps}, over the data of {step - self.finished_steps + 1} steps"
+        self._tell(say, step, "rollback", text)
         return True
 
-    def _score_heldout(self) -> None:
+    def _score_heldout(self, on_heldout: Callable[[HeldoutMetrics], None]) -> None:
         """Held-out text, when it is time."""
         config, step = self.config.heldout, self.finished_steps
         if config is None or self.heldout is None or (step % config.every and step != self.config.steps):
             return
         with self.final_weights():
-            loss, tokens = nats_per_token(
-                self.model, self.heldout, window=self.config.max_document_tokens, most_tokens=config.tokens
-            )
-        self.heldout_metrics.append(HeldoutMetrics(step, loss, tokens))
+            window = self.config.max_document_tokens
+            line = score_heldout(self.model, self.heldout, config, step=step, window=window, decode=self.decode)
+        self.records.add(line)
+        on_heldout(line)
+
+    def _look_inside(self) -> None:
+        """Figures of every sublayer on the step's first rows, when it is time."""
+        config, step = self.config.statistics, self.finished_steps
+        if config is None or step % config.every:
+            return
+        rows = self.source.step(step - 1 + self.skipped_data)
+        self.records.add_statistics(statistics(self.model, step, rows, config.rows, self._loads))
 
     @contextmanager
     def final_weights(self) -> Iterator[None]:
@@ -342,3 +389,4 @@ class Trainer:
             "spikes": self.spikes.count,
         }
         self._states.save(facts, kept=self.config.checkpoints_kept)
+        self.records.reports.flush()

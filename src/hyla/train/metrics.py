@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -14,10 +15,12 @@ from hyla.whole_files import write_whole
 @dataclass(frozen=True)
 class StepMetrics:
     """step: finished optimizer steps, from 1. loss: nats per learnt token before the update, of the next token alone.
-    learning_rate: AdamW's. grad_norm: before clipping. tokens, seconds: of the whole run so far, resumed parts
-    included. mtp_loss, z_loss: without their weights, 0 where they have none. preferred, margin: of preference
-    optimisation, the share of pairs that moved the right way, and how far. expert_load: tokens of the busiest expert,
-    in multiples of the mean, the worst of all mixtures. spike: why the step was left out; None: it was not."""
+    learning_rate: AdamW's. grad_norm: before clipping. tokens, seconds: of the whole run, resumed parts included.
+    mtp_loss, z_loss: without their weights, 0 where they have none. preferred, margin: of preference optimisation, the
+    share of pairs that moved the right way, and how far. expert_load: tokens of the busiest expert, in
+    multiples of the mean, the worst of all mixtures. memory_bytes, peak_memory_bytes: after the step, of the process on
+    the CPU, of its tensors on another device; the peak is that of this process, not of the run. spike: why the step
+    was left out; None: it was not."""
 
     step: int
     loss: float
@@ -31,20 +34,42 @@ class StepMetrics:
     preferred: float | None = None
     margin: float | None = None
     expert_load: float | None = None
+    memory_bytes: int | None = None
+    peak_memory_bytes: int | None = None
     spike: str | None = None
 
 
 @dataclass(frozen=True)
+class Sample:
+    """The beginning of a held-out document, and what the model thinks is likeliest to follow."""
+
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
 class HeldoutMetrics:
-    """What the model knew of held-out text after `step` steps: nats per token, and what it wrote."""
+    """What the model knew of held-out text after `step` steps: nats per token, over how many, and what it wrote."""
 
     step: int
     loss: float
     tokens: int
-    samples: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
 
-Line = TypeVar("Line", StepMetrics, HeldoutMetrics)
+@dataclass(frozen=True)
+class SublayerStatistics:
+    """One sublayer after `step` steps, on the first rows of that step; the head comes last, as kind "head".
+
+    figures: numbers, or lists of quantiles, by name (docs/training-progress.md)."""
+
+    step: int
+    sublayer: int
+    kind: str
+    figures: Mapping[str, float | list[float]]
+
+
+Line = TypeVar("Line", StepMetrics, HeldoutMetrics, SublayerStatistics)
 
 
 class StepLines(Generic[Line]):
@@ -62,9 +87,9 @@ class StepLines(Generic[Line]):
         with writing(self.path):
             write_whole(self.path, "".join(kept))
 
-    def append(self, line: Line) -> None:
+    def append(self, *lines: Line) -> None:
         with writing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(line)) + "\n")
+            file.write("".join(json.dumps(asdict(line)) + "\n" for line in lines))
 
     def read(self) -> list[Line]:
         if not self.path.exists():

@@ -5,7 +5,10 @@ tokenizer/          trained on the training documents
 tokens.safetensors  training (unless stores have them) and held-out documents as ids
 heldout.json        names and texts of the held-out documents
 metrics.jsonl       one line per step
-heldout.jsonl       scores along the way, if they are asked for
+heldout.jsonl       scores and samples along the way, if they are asked for
+statistics.jsonl    figures of every sublayer along the way, if they are asked for
+events.jsonl        what happened besides: kills survived, spikes, damaged checkpoints
+tensorboard/        what TensorBoard reads, if it is asked for
 checkpoints/        newest states
 model/              the trained model as a Hugging Face folder
 """
@@ -34,12 +37,14 @@ from hyla.train.config import TrainConfig
 from hyla.train.corpus import Document
 from hyla.train.files import filling, replace_json
 from hyla.train.loop import RowSource, Trainer, batch_sizes
-from hyla.train.metrics import StepMetrics
+from hyla.train.metrics import HeldoutMetrics, StepMetrics
 from hyla.train.model_source import ModelSource
 from hyla.train.preferences import DPOConfig, PairSource, PreferenceTrainer, read_pairs
+from hyla.train.reporters import check_reporters, reports_of
 from hyla.train.run_data import DataSource, RunData, load_data, read_data, save_data
 from hyla.train.run_state import environment
 from hyla.train.tokenizer import END_OF_TEXT_ID
+from hyla.train.utilisation import Utilisation, utilisation
 
 CPU = torch.device("cpu")
 RUN_FILE = "run.json"
@@ -133,26 +138,48 @@ class Run:
         device: torch.device = CPU,
         say: Callable[[str], None] = lambda line: None,
         is_stopped: Callable[[], bool] = lambda: False,
+        on_heldout: Callable[[HeldoutMetrics], None] = lambda metrics: None,
     ) -> Trained:
         """Train, or continue, to the last step; on_resume gets the number of steps that were already there.
 
         device: where the run goes on; it is no part of the request. say: told when it was elsewhere before.
         is_stopped: asked after each step; once true, what there is gets kept, and a later call goes on bit for bit.
+        on_heldout: told of each score of held-out text along the way.
         """
         trainer = self._trainer(self.untrained(device))
         if self.model_config.mtp and not self.train.mtp_weight:
             say("its modules of multi-token prediction are not trained, since train.mtp_weight = 0")
         on_resume(trainer.resume(say))
-        trainer.run(on_step, is_stopped, say)
+        reports = reports_of(self.train.report, self.folder, self.record["request"])
+        trainer.records.reports, trainer.decode = reports, self.tokenizer.decode
+        try:
+            trainer.run(on_step, is_stopped, say, on_heldout)
+        finally:
+            reports.close()
         trainer.keep_final_weights()
         return Trained(trainer.model, trainer.finished_steps, self.train.steps, trainer.seconds)
 
-    def _trainer(self, model: Model) -> Trainer:
+    def _source(self) -> RowSource | PairSource:
         dpo = self.request.dpo
         if dpo is not None:
-            pairs = PairSource(self.data.train[0], dpo.pairs_per_step, self.train.seed)
-            return PreferenceTrainer(model, pairs, self.train, self.folder, dpo)
-        return Trainer(model, steps_of(self.data, self.train), self.train, self.folder, self.heldout_store)
+            return PairSource(self.data.train[0], dpo.pairs_per_step, self.train.seed)
+        return steps_of(self.data, self.train)
+
+    def _trainer(self, model: Model) -> Trainer:
+        dpo, source = self.request.dpo, self._source()
+        if isinstance(source, PairSource):
+            assert dpo is not None
+            return PreferenceTrainer(model, source, self.train, self.folder, dpo)
+        return Trainer(model, source, self.train, self.folder, self.heldout_store)
+
+    def utilisation(self, device: torch.device) -> Utilisation | None:
+        """How a speed compares with the device's products, for documents of the lengths of the first step."""
+        return utilisation(self.model_config, self.train, self._source().step(0).lengths, device)
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Rows of all steps; None where only their number is known before they are read."""
+        return None if self.request.dpo is not None else batch_sizes(self.train).before(self.train.steps)
 
     def save_model(self, model: Model) -> None:
         """Write the Hugging Face folder."""
@@ -197,6 +224,7 @@ def _flat(nested: dict, prefix: str = "") -> dict:
 
 def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], device: torch.device) -> None:
     """Read the data, or open its store, resolve the number of steps, and write all of it."""
+    check_reporters(request.train.report)
     source, pretrained = request.model, request.model.start_from
     vocab_size = None if pretrained else source.vocab_size
     # What cannot be saved in the end is refused now, not after the training.

@@ -55,6 +55,11 @@ def finished_states(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
 
 
+def step_of(state: Path) -> int:
+    """Finished steps of a checkpoint, as its name says them."""
+    return int(state.name.removeprefix("step-"))
+
+
 class StateMaker:
     """Writes and reads the state of one run: weights in fp32, the optimizer's memory, averaged weights."""
 
