@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 BENCHMARKS = (
     "acceptance",
     "arithmetics",
+    "bf16_curve",
     "attention_kernel",
     "beside_llama",
     "cost_claims",

@@ -236,6 +236,8 @@ class Trainer:
         on_step is called after each step; say: of steps that went wrong. Ends with a checkpoint, so that a stopped run
         can go on. Raises ConfigError where a step goes wrong and the config says to stop.
         """
+        if self.model.num_mtp_steps and not self.config.mtp_weight and self.finished_steps < self.config.steps:
+            say("the model's multi-token prediction is left as it is, since mtp_weight = 0: it will guess worse")
         if self.config.spikes.action == "rollback" and not finished_states(self._states.folder):
             self.save()
         while self.finished_steps < self.config.steps and not is_stopped():
