@@ -5,14 +5,15 @@ python tests/train/drills.py FOLDER [COUNT]: so many drills (20), a line each.
 """
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,39 +140,85 @@ def recipe_of(folder: Path, name: str) -> Path:
     return folder / f"{name.replace(' ', '-')}.toml"
 
 
-def start(recipe: Path, run: Path, *more: str) -> subprocess.Popen:
-    """`hyla train` in a process of its own; what it says is in log.txt beside the run."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, "-m", "hyla.cli", "train", str(recipe), "--out", str(run), *more]
-    with open(run.with_name(f"{run.name}.log"), "ab") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+class Process:
+    """`hyla train` in a process of its own, with its own exit. It is forked from one that has imported PyTorch already,
+    since that alone takes seconds; what it says is in a log beside the run."""
+
+    def __init__(self, recipe: Path, run: Path):
+        self.log = run.with_name(f"{run.name}.log")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["hyla.cli.training", "hyla.train.preferences"])
+        self._process = context.Process(target=train, args=(str(recipe), str(run), str(self.log)))
+        with one_thread():
+            self._process.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def send(self, number: signal.Signals) -> None:
+        if self._process.pid is not None and self.is_alive:
+            os.kill(self._process.pid, number)
+
+    def exit_status(self) -> int:
+        """Once it is over; negative: the signal that ended it."""
+        self._process.join(PATIENCE)
+        assert self._process.exitcode is not None, "it hangs"
+        return self._process.exitcode
+
+    def said(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For processes that are started inside: other counts of threads have other bits."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def train(recipe: str, run: str, log: str) -> None:
+    """What runs in the process."""
+    sys.stdout.flush(), sys.stderr.flush()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1), os.dup2(descriptor, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a fork server has it off
+    sys.argv = ["hyla", "train", recipe, "--out", run]
+    from hyla.cli import main
+
+    sys.exit(main())
 
 
 def killed(recipe: Path, run: Path, moment: Moment) -> bool:
     """Start a process and kill it at the moment; False where it finished before."""
-    lines, process, first = num_lines(run), start(recipe, run), 0.0
-    deadline = time.monotonic() + PATIENCE
+    lines, first = num_lines(run), 0.0
+    process, deadline = Process(recipe, run), time.monotonic() + PATIENCE
     try:
-        while process.poll() is None:
+        while process.is_alive:
             assert time.monotonic() < deadline, f"{recipe.stem} hangs"
             if first == 0 and num_lines(run) != lines:
                 first = time.monotonic()
             if moment.has_come(run, first):
                 break
             time.sleep(LOOK_AGAIN)
-        is_alive = process.poll() is None
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    if not is_alive:
-        assert process.returncode == 0, run.with_name(f"{run.name}.log").read_text()
-    return is_alive
+        process.send(signal.SIGKILL)
+    status = process.exit_status()
+    assert status in (0, -signal.SIGKILL), process.said()
+    return status != 0
 
 
 def finished(recipe: Path, run: Path) -> Path:
     """The run after a process that nobody disturbs."""
-    process = start(recipe, run)
-    assert process.wait(PATIENCE) == 0, run.with_name(f"{run.name}.log").read_text()
+    process = Process(recipe, run)
+    assert process.exit_status() == 0, process.said()
     return run
 
 

@@ -1,16 +1,13 @@
 """What a run's folder can suffer: each is one clear message or no harm at all, and nothing is lost."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from drills import LOOK_AGAIN, PATIENCE, ROOT, curve, finished, num_lines, start
+from drills import LOOK_AGAIN, PATIENCE, Process, curve, finished, num_lines
 from test_full_disk import LIMITS, everything, leftovers, no_file_over
 from test_preferences import TEMPLATE, config, pair, small_model
 from tiny_run import CONFIG, RECIPE, tiny_store, tiny_trainer, write_text_folder
@@ -230,27 +227,26 @@ def endless(tmp_path, texts):
     return recipe, tmp_path / "run"
 
 
-def wait_for_lines(run: Path, count: int, process) -> None:
+def wait_for_lines(run: Path, count: int, process: Process) -> None:
     end = time.monotonic() + PATIENCE
     while num_lines(run) < count:
-        assert process.poll() is None and time.monotonic() < end, run.with_name("run.log").read_text()
+        assert process.is_alive and time.monotonic() < end, process.said()
         time.sleep(LOOK_AGAIN)
 
 
 def test_a_second_process_on_a_folder_is_refused_and_the_first_goes_on(endless):
     recipe, run = endless
-    first = start(recipe, run)
+    first = Process(recipe, run)
     try:
         wait_for_lines(run, 2, first)
-        command = [sys.executable, "-m", "hyla.cli", "train", str(recipe), "--out", str(run)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-        second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
-        said = " ".join((second.stdout + second.stderr).split())
-        assert second.returncode == 1 and "another process works in" in said and "Traceback" not in said
+        second = Process(recipe, run)
+        assert second.exit_status() == 1
+        said = " ".join(second.said().split())
+        assert "another process works in" in said and "Traceback" not in said
         wait_for_lines(run, num_lines(run) + 3, first)
     finally:
-        first.send_signal(signal.SIGINT)
-        assert first.wait(PATIENCE) == 130
+        first.send(signal.SIGINT)
+    assert first.exit_status() == 130
     steps = [line["step"] for line in curve(run)]
     assert steps == list(range(1, len(steps) + 1)) and (run / "model" / "config.json").exists()
 

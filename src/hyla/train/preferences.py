@@ -38,7 +38,8 @@ class DPOConfig(Config):
     """How a preference becomes a loss."""
 
     pairs: str
-    """JSON lines of conversations: `chosen` and `rejected`, lists of messages, after those of `prompt` where it is given."""
+    """JSON lines of conversations: `chosen` and `rejected`, lists of messages, after those of `prompt` where it is
+    given."""
     beta: Annotated[float, Field(gt=0)] = 0.1
     """How dearly the model pays for leaving what it was. Smaller: it moves further."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
