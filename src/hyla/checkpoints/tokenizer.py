@@ -47,8 +47,11 @@ class Tokenizer:
         special: dict[str, str] | None = None,
         chat_template: str | Mapping[str, str] | ChatFormat | None = None,
         settings: dict | None = None,
+        source: bytes | None = None,
     ):
+        """source: the tokenizer.json that `backend` was read from; one that is unchanged is saved as these bytes."""
         self.backend = backend
+        self._source = source
         self.special = dict(special or {})
         self.settings = dict(settings or {})
         is_text = isinstance(chat_template, str | Mapping)
@@ -131,11 +134,17 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and the chat templates into a folder. Raises OSError."""
         folder = Path(folder)
-        write_whole(folder / FILE, self.backend.to_str(pretty=True))
+        write_whole(folder / FILE, self._published() or self.backend.to_str(pretty=True))
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", **self.settings, **self.special}
         write_json(folder / "tokenizer_config.json", settings)
         if self.chat_template is not None:
             write_templates(folder, self.chat_template.sources)
+
+    def _published(self) -> str | None:
+        """tokenizer.json as it was read, every byte of it; None where there is none, or the backend is another now."""
+        if self._source is None or parse_backend(self._source, FILE).to_str() != self.backend.to_str():
+            return None
+        return self._source.decode("utf-8")
 
 
 def _not_encoded(text: str, reason: str) -> RequestError:
@@ -212,6 +221,7 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
         )
     file, config_file = folder / FILE, folder / "tokenizer_config.json"
     settings = read_json(config_file) if lexists(config_file) else {}
+    source = None
     if lexists(file):
         try:
             source = read_whole(file, MOST_BYTES)
@@ -232,7 +242,7 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
         if text is not None:
             special[role] = text
     form = ChatTemplate(templates, f"the chat template of {folder}") if templates else _family_format(folder, backend)
-    return Tokenizer(backend, special=special, chat_template=form, settings=settings)
+    return Tokenizer(backend, special=special, chat_template=form, settings=settings, source=source)
 
 
 def _family_format(folder: Path, backend: tokenizers.Tokenizer) -> ChatFormat | None:

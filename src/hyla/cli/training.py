@@ -74,7 +74,8 @@ def _request_of_data(data: Path | None, tables: dict, settings: Sequence[str]) -
 
 
 def train_with_bar(out: Path, request: RunRequest, device: str) -> tuple[Run, Trained]:
-    """Open or prepare the run in `out` and bring it to its last step, or to the one in which Ctrl-C is pressed.
+    """Open or prepare the run in `out`, bring it to its last step, or to the one in which Ctrl-C is pressed, and save
+    the model with a card. Nobody else works in `out` meanwhile.
 
     device: as PyTorch names it.
     """
@@ -87,16 +88,16 @@ def train_with_bar(out: Path, request: RunRequest, device: str) -> tuple[Run, Tr
             trained = run.trained(
                 bar, bar.resumed, device=place, say=console.print, is_stopped=is_stopped, on_heldout=bar.heldout
             )
+        run.save_model(trained.model)
+        leave_card(run, trained, None)
     return run, trained
 
 
 def keep(run: Run, trained: Trained) -> HeldoutScore | None:
-    """Save the model with its card, and score it for the card; None where nothing was held out.
+    """Score the saved model for its card; None where nothing was held out.
 
-    Saved first: whoever presses Ctrl-C again while it is scored still has the model.
+    It was saved before: whoever presses Ctrl-C again while it is scored still has the model.
     """
-    run.save_model(trained.model)
-    leave_card(run, trained, None)
     if not run.heldout:
         return None
     with console.status("scoring the held-out files"):

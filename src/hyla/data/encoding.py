@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hyla.checkpoints.library_errors import failures_as
 from hyla.checkpoints.tokenizer import Tokenizer
+from hyla.data.conversations import for_template, turn_of
 from hyla.data.records import Damaged, Record
 from hyla.errors import ConfigError, HylaError, RequestError
 
@@ -86,29 +87,20 @@ class Encoder:
         Many templates write earlier turns in another way once new ones stand behind them: reasoning is left out. Then
         what the model saw at each answer is a document of its own, in which that answer alone is learnt.
         """
-        messages = record.messages or []
-        text, ids, is_learnt = "", [], []
+        messages = [for_template(message, number) for number, message in enumerate(record.messages or ())]
+        ids, is_learnt, size = [], [], 0  # size: up to the end of the last answer
         for number, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            # What a server would have sent to the model, and the same with the answer behind it.
-            prompt = self._rendered(messages[:number], record, is_prompt=True)
-            whole = self._rendered(messages[: number + 1], record, is_prompt=False)
-            start = _common_length(prompt, whole)
-            before = self._rendered(messages[:number], record, is_prompt=False) if number else ""
-            if start < len(before):
-                raise RequestError(f"message {number}: the chat template writes what stands before it in another way")
-            if ids and not whole[:start].startswith(text):
+            turn = turn_of(self.tokenizer, messages, number, tools=record.tools, names=record.template_names)
+            prompt = self.tokenizer.encode(turn.prompt, add_special_tokens=False)
+            if prompt[:size] != ids[:size]:
                 yield ids, is_learnt
-                text, ids, is_learnt = "", [], []
-            between = self.tokenizer.encode(whole[len(text) : start], add_special_tokens=False)
-            answer, learnt = self._answer(whole[start:])
-            ids, is_learnt = ids + between + answer, is_learnt + [False] * len(between) + learnt
-            text = whole
+                is_learnt, size = [], 0
+            answer, learnt = self._answer(turn.answer)
+            ids, is_learnt = prompt + answer, is_learnt[:size] + [False] * (len(prompt) - size) + learnt
+            size = len(prompt) + sum(learnt)
         yield ids, is_learnt
-
-    def _rendered(self, messages: list[dict], record: Record, *, is_prompt: bool) -> str:
-        return self.tokenizer.render_chat(messages, tools=record.tools, add_generation_prompt=is_prompt)
 
     def _answer(self, text: str) -> tuple[list[int], list[bool]]:
         """Ids of an answer with what the template writes after it; learnt is all up to the token that ends the turn."""
@@ -116,8 +108,3 @@ class Encoder:
         special = {self.tokenizer.token_id(one) for one in self.tokenizer.special_texts}
         last = max((place for place, token in enumerate(ids) if token in special), default=len(ids) - 1)
         return ids, [place <= last for place in range(len(ids))]
-
-
-def _common_length(a: str, b: str) -> int:
-    """How many characters two texts begin with together."""
-    return next((place for place, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))

@@ -16,6 +16,10 @@ PIECE_BYTES = 32 << 20
 MOST_RECORD_BYTES = 64 << 20
 """A longer record is damaged: it would fill a worker's memory."""
 JSON_LINES, PARQUET = (".jsonl", ".ndjson"), (".parquet",)
+TEMPLATE_NAMES = "chat_template_kwargs"
+"""Key of a conversation for what its chat template is given besides, as servers and other trainers call it."""
+RESERVED = frozenset({"self", "messages", "tools", "documents", "add_generation_prompt"})
+"""Names that a template has from elsewhere."""
 
 Kind = Literal["text", "json_lines", "parquet"]
 
@@ -30,6 +34,8 @@ class Record:
     messages: list[dict] | None = None
     """A conversation instead of a text; content and roles as chat templates take them."""
     tools: list[dict] | None = None
+    template_names: dict[str, Any] | None = None
+    """What the client gives the chat template besides (`chat_template_kwargs`); None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +213,7 @@ def _row_groups(file: Path, piece_bytes: int) -> list[tuple[int, int]]:
 
 def _table_rows(part: Part, fields: Fields) -> Iterator[tuple[str, Any]]:
     file = _parquet_file(part.file)
-    wanted = (fields.messages, fields.tools) if fields.is_chat else (fields.text,)
+    wanted = (fields.messages, fields.tools, TEMPLATE_NAMES) if fields.is_chat else (fields.text,)
     columns = [name for name in wanted if name in file.schema_arrow.names]
     if wanted[0] not in columns:
         names = ", ".join(file.schema_arrow.names)
@@ -235,7 +241,12 @@ def _record(place: str, row: Any, fields: Fields) -> Record | Damaged:
         tools = row.get(fields.tools)
         if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
             return Damaged(place, f"{fields.tools}: not a list of objects")
-        return Record(place, messages=value, tools=tools or None)
+        names = row.get(TEMPLATE_NAMES)
+        if names is not None and not (isinstance(names, dict) and not RESERVED & names.keys()):
+            return Damaged(place, f"{TEMPLATE_NAMES}: not an object, or with one of {', '.join(sorted(RESERVED))}")
+        if names is not None:  # tables fill up what a row lacks
+            names = {name: own for name, own in names.items() if own is not None}
+        return Record(place, messages=value, tools=tools or None, template_names=names)
     if not isinstance(value, str):
         found = "missing" if key not in row else f"a {type(value).__name__}"
         return Damaged(place, f"{key} is {found}; it must be a text")

@@ -273,6 +273,8 @@ class Trainer:
         if self.finished_steps == self.config.steps:
             return
         self._begin()
+        if self.model.num_mtp_steps and not self.config.mtp_weight:
+            say("the model's multi-token prediction is left as it is, since mtp_weight = 0: it will guess worse")
         if self.config.spikes.action == "rollback" and not finished_states(self._states.folder):
             self.save()
         while self.finished_steps < self.config.steps and not is_stopped():

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from hyla.errors import CheckpointError
 from hyla.train.files import writing
 from hyla.whole_files import write_whole
 
@@ -79,11 +80,16 @@ class StepLines(Generic[Line]):
         self.path, self.kind = path, kind
 
     def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that the checkpoint of `step` does not contain: they are computed again."""
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        if not lines and not self.path.exists():
+        """Drop the lines of steps that the checkpoint of `step` does not contain: they are computed again.
+
+        Raises CheckpointError for a line that is damaged.
+        """
+        if not self.path.exists():
             return
+        lines = self.path.read_bytes().decode("utf-8", "replace").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):  # a killed process was writing it
+            lines.pop()
+        kept = [line for number, line in enumerate(lines, start=1) if self._parsed(line, number).step <= step]
         with writing(self.path):
             write_whole(self.path, "".join(kept))
 
@@ -94,5 +100,13 @@ class StepLines(Generic[Line]):
     def read(self) -> list[Line]:
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        return [self.kind(**json.loads(line)) for line in lines]
+        lines = self.path.read_bytes().decode("utf-8", "replace").splitlines()
+        return [self._parsed(line, number) for number, line in enumerate(lines, start=1)]
+
+    def _parsed(self, line: str, number: int) -> Line:
+        try:
+            return self.kind(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.path}, line {number} is damaged ({error}); remove that line, no step depends on it"
+            ) from None

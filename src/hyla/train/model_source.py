@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any
 
 import torch
@@ -154,3 +155,15 @@ def trained_config(name: str) -> ModelConfig:
     from hyla.checkpoints import read_config, resolve
 
     return read_config(resolve(name)).config
+
+
+def trained_digest(name: str) -> str:
+    """Of a trained model's files of weights, all their bytes. Raises CheckpointError."""
+    from hyla.checkpoints import resolve
+    from hyla.checkpoints.fetching import checksum
+
+    place, digest = resolve(name), hashlib.sha256()
+    files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+    for file in files:
+        digest.update(f"{file.name} {checksum(file)}\n".encode())
+    return digest.hexdigest()[:16]

@@ -9,6 +9,7 @@ over the tokens that the two do not share.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,11 +23,13 @@ from hyla.checkpoints import Tokenizer
 from hyla.data.encoding import Encoder
 from hyla.data.packing import EPOCH_SEED_STRIDE, PackedRows, TokenStore
 from hyla.data.records import Damaged, Record
-from hyla.errors import ConfigError
+from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import Config, Count
 from hyla.models.trunk import Model
 from hyla.ops.exact.logprobs import token_logprobs
+from hyla.train.files import writing
 from hyla.train.loop import Trainer
+from hyla.whole_files import partial_name
 
 KEYS = {"chosen", "rejected"}
 
@@ -162,13 +165,9 @@ class PreferenceTrainer(Trainer):
     def reference(self) -> torch.Tensor:
         """ln q of every document, float64 [2 pairs]: of the model as it is when this is asked first, kept in the run's
         folder. Ask before anything is trained or resumed."""
-        from hyla.checkpoints.tensor_files import write_tensors
-
         file = self.folder / "reference.safetensors"
         if self._reference is None and file.exists():
-            from safetensors.torch import load_file
-
-            self._reference = load_file(file)["logprobs"]
+            self._reference = _read_reference(file, 2 * self.source.num_pairs)
         if self._reference is None:
             found = []
             with torch.no_grad():
@@ -176,7 +175,7 @@ class PreferenceTrainer(Trainer):
                     rows = self.source.rows([pair]).to(self.model.device)
                     found.append(answer_logprobs(self.model, rows, self.config.loss_rows).cpu())
             self._reference = torch.cat(found)
-            write_tensors({"logprobs": self._reference}, file)
+            _write_reference(file, self._reference)
         return self._reference
 
     def resume(self, say: Callable[[str], None] = lambda line: None) -> int:
@@ -193,6 +192,33 @@ class PreferenceTrainer(Trainer):
         total = -((1 - smoothing) * log_sigmoid(margin) + smoothing * log_sigmoid(-margin)).sum() / denominator
         preferred = (margin.detach() > 0).double().sum() / denominator
         return PreferenceLosses(total, total.detach(), preferred, margin.detach().sum() / denominator)
+
+
+def _write_reference(file: Path, logprobs: torch.Tensor) -> None:
+    """Whole or not at all. Raises CheckpointError."""
+    from hyla.checkpoints.tensor_files import write_tensors
+
+    partial = partial_name(file)
+    with writing(file):
+        write_tensors({"logprobs": logprobs}, partial)
+        os.replace(partial, file)
+
+
+def _read_reference(file: Path, count: int) -> torch.Tensor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(file)["logprobs"]
+    except (SafetensorError, OSError, KeyError) as error:
+        found, reason = None, str(error)
+    else:
+        reason = f"{found.numel()} log-probabilities, not {count}"
+    if found is None or found.shape != (count,):
+        raise CheckpointError(
+            f"{file} is damaged ({reason}); delete it: it is computed again from the model that the run began with"
+        )
+    return found
 
 
 def read_pairs(file: Path, tokenizer: Tokenizer, *, max_document_tokens: int, say: Callable[[str], None]) -> TokenStore:

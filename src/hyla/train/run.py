@@ -16,6 +16,7 @@ model/              the trained model as a Hugging Face folder
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ from hyla.train.corpus import Document
 from hyla.train.files import filling, replace_json
 from hyla.train.loop import RowSource, Trainer, batch_sizes
 from hyla.train.metrics import HeldoutMetrics, StepMetrics
-from hyla.train.model_source import ModelSource
+from hyla.train.model_source import ModelSource, trained_digest
 from hyla.train.preferences import DPOConfig, PairSource, PreferenceTrainer, read_pairs
 from hyla.train.reporters import check_reporters, reports_of
 from hyla.train.run_data import DataSource, RunData, load_data, read_data, save_data
@@ -125,7 +126,14 @@ class Run:
         return self.folder / "model"
 
     def untrained(self, device: torch.device = CPU) -> Model:
-        """The model that the run begins with, in fp32; the same on every device."""
+        """The model that the run begins with, in fp32; the same on every device. Raises ConfigError where it began with
+        a trained model that is another one now."""
+        began, name = self.record.get("start_digest"), self.request.model.start_from
+        if began is not None and name is not None and trained_digest(name) != began:
+            raise ConfigError(
+                f"{name}, with which the run in {self.folder} began, has other weights now; put the old ones back, or "
+                "choose another --out"
+            )
         model = self.request.model.made(self.model_config, self.train.seed)
         with says_what_to_lower(device, "the model", "choose smaller sizes in the recipe"):
             return model.to(device)
@@ -147,8 +155,6 @@ class Run:
         on_heldout: told of each score of held-out text along the way.
         """
         trainer = self._trainer(self.untrained(device))
-        if self.model_config.mtp and not self.train.mtp_weight:
-            say("its modules of multi-token prediction are not trained, since train.mtp_weight = 0")
         on_resume(trainer.resume(say))
         reports = reports_of(self.train.report, self.folder, self.record["request"])
         trainer.records.reports, trainer.decode = reports, self.tokenizer.decode
@@ -182,7 +188,9 @@ class Run:
         return None if self.request.dpo is not None else batch_sizes(self.train).before(self.train.steps)
 
     def save_model(self, model: Model) -> None:
-        """Write the Hugging Face folder."""
+        """Write the Hugging Face folder, and remove what a killed process left of one."""
+        for leftover in self.folder.glob(f".{self.model_folder.name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         save_model(model, self.model_folder, tokenizer=self.tokenizer)
 
 
@@ -209,9 +217,10 @@ def check_same_request(folder: Path, request: RunRequest) -> None:
     if request in (recorded, recorded.model_copy(update={"minutes": None, "train": resolved})):
         return
     old, new = _flat(recorded.model_dump()), _flat(request.model_dump())
-    key = next((key for key in old if old[key] != new[key]), "minutes")
+    key = next((key for key in [*old, *new] if old.get(key) != new.get(key)), "minutes")
     raise ConfigError(
-        f"{folder} holds a run with {key} = {old[key]}, not {new[key]}; choose another --out, or delete that folder"
+        f"{folder} holds a run with {key} = {old.get(key)}, not {new.get(key)}; choose another --out, or delete that "
+        "folder"
     )
 
 
@@ -288,6 +297,7 @@ def _record(request, train: TrainConfig, model: ModelConfig, corpus: dict, step_
         "train": train.model_dump(),
         "model": model.model_dump(mode="json"),
         "corpus": corpus,
+        "start_digest": None if request.model.start_from is None else trained_digest(request.model.start_from),
         "step_seconds": step_seconds,
         "python": platform.python_version(),
         "environment": environment(device),
