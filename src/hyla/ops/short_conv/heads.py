@@ -38,7 +38,15 @@ def conv_heads(
     if not is_differentiable and is_whole and key_dim <= kernels.WIDEST_HEAD and uses_native(x_TC):
         kept = (cache, None if cache is None else tail)
         return kernels.conv_heads(x_TC, as_stored(weight_CL), batch.spans_4N, *kept, eps=EPS, scale=scale, **sizes)
-    mixed_TC = primitives.silu(short_conv(x_TC, weight_CL, batch=batch, cache=cache, tail=tail))
+    convolved_TC = short_conv(x_TC, weight_CL, batch=batch, cache=cache, tail=tail)
+    return silu_heads(convolved_TC, scale=scale, **sizes)
+
+
+def silu_heads(
+    convolved_TC: torch.Tensor, *, key_heads: int, key_dim: int, value_heads: int, scale: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What `conv_heads` makes of the convolution's outputs."""
+    mixed_TC = primitives.silu(convolved_TC)
     width = key_heads * key_dim
     q, k, v = mixed_TC.split([width, width, mixed_TC.shape[1] - 2 * width], dim=-1)
     q_THK, k_THK = (primitives.l2_norm(x.unflatten(-1, (key_heads, key_dim)), eps=EPS) for x in (q, k))
