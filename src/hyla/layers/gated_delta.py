@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from hyla.layers.carry import Carry, recur
 from hyla.layers.delta import convolved_heads, delta_cache_spec
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
@@ -65,7 +66,7 @@ class GatedDelta(Layer):
         )
         return delta_cache_spec(tensors, self.conv_weight)
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         heads = self.num_value_heads
         mixed = self.in_projection.fused(x_TD)
         qkv_TC, z_TW, a_TH, b_TH = mixed.split([self.channels, heads * self.value_dim, heads, heads], dim=-1)
@@ -79,5 +80,5 @@ class GatedDelta(Layer):
             value_heads=heads,
         )
         log_decay_TH, beta_TH = decays_and_betas(a_TH, b_TH, self.A_log, self.dt_bias)
-        o_THV = gated_delta(q_THK, k_THK, v_THV, log_decay_TH, beta_TH, batch=batch, cache=cache, scale=1.0)
+        o_THV = recur(gated_delta, q_THK, k_THK, v_THV, log_decay_TH, beta_TH, batch=batch, cache=cache, scale=1.0)
         return self.out_projection(self.norm.gated(o_THV, z_TW, activation="silu", dtype=x_TD.dtype))[0]

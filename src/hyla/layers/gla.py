@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from hyla.layers.carry import Carry, recur
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.norms import RMSNorm
@@ -53,7 +54,7 @@ class GLA(Layer):
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.key_dim, value_dim=self.value_dim)
         return CacheSpec(slot_tensors=tuple(TensorSpec(*tensor) for tensor in tensors))
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         keys, values = self.num_heads * self.key_dim, self.num_heads * self.value_dim
         mixed = self.in_projection.fused(x_TD)
         qkv, gate, f = mixed.split([2 * keys + values, values, self.gate_rank], dim=-1)
@@ -62,7 +63,7 @@ class GLA(Layer):
         log_decay_THK = -primitives.softplus(-raw_THK) / self.decay_divisor
         q, k, v = in_floats(qkv).split([keys, keys, values], dim=-1)
         q_THK, k_THK, v_THV = (x.unflatten(-1, (self.num_heads, -1)) for x in (q, k, v))
-        o_THV = gla(q_THK, k_THK, v_THV, log_decay_THK, batch=batch, cache=cache, scale=self.key_dim**-0.5)
+        o_THV = recur(gla, q_THK, k_THK, v_THV, log_decay_THK, batch=batch, cache=cache, scale=self.key_dim**-0.5)
         return self.out_projection(self.norm.gated(o_THV, gate, activation="silu", dtype=x_TD.dtype))[0]
 
     def _by_head(self, x: torch.Tensor) -> torch.Tensor:

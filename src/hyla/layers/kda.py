@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from hyla.layers.carry import Carry, recur
 from hyla.layers.delta import convolved_heads, delta_cache_spec
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
@@ -65,7 +66,7 @@ class KDA(Layer):
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.key_dim, value_dim=self.value_dim)
         return delta_cache_spec(tensors, self.conv_weight)
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         heads = self.num_heads
         mixed = self.in_projection.fused(x_TD)
         gate_dims = self.in_projection.out_dims[3:5]
@@ -83,5 +84,5 @@ class KDA(Layer):
         )
         log_decay_TC, beta_TH = decays_and_betas(f, b_TH, self.A_log, self.dt_bias, lower_bound=self.decay_lower_bound)
         log_decay_THK = log_decay_TC.view(k_THK.shape)
-        o_THV = kda(q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=1.0)
+        o_THV = recur(kda, q_THK, k_THK, v_THV, log_decay_THK, beta_TH, batch=batch, cache=cache, scale=1.0)
         return self.out_projection(self.norm.gated(o_THV, g, activation="sigmoid", dtype=x_TD.dtype))[0]

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from hyla.layers.carry import Carry, recur
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.norms import GroupRMSNorm, RMSNorm
@@ -70,7 +71,7 @@ class Lightning(Layer):
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.head_dim, value_dim=self.head_dim)
         return CacheSpec(slot_tensors=tuple(TensorSpec(*tensor) for tensor in tensors))
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         mixed = self.in_projection.fused(x_TD)
         width = self.num_heads * self.head_dim
         qkv, gate = mixed.split([3 * width, width], dim=-1)
@@ -82,7 +83,7 @@ class Lightning(Layer):
         q_THK, k_THK = (self._by_head(x) for x in qk.chunk(2, dim=-1))
         if self.has_final_form:
             q_THK, k_THK = self._normed_and_rotated(q_THK, k_THK, batch)
-        o_THV = lightning(q_THK, k_THK, v_THV, self.slopes, batch=batch, cache=cache, scale=self.scale)
+        o_THV = recur(lightning, q_THK, k_THK, v_THV, self.slopes, batch=batch, cache=cache, scale=self.scale)
         o_TC = self.norm.gated_groups(o_THV.flatten(1), gate, activation="sigmoid", dtype=x_TD.dtype)
         return self.out_projection(o_TC)[0]
 

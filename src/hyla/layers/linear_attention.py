@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from hyla.layers.carry import Carry, recur
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.protocol import CacheSpec, LayerCache, TensorSpec
@@ -28,7 +29,7 @@ class LinearAttention(Layer):
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.key_dim, value_dim=self.value_dim)
         return CacheSpec(slot_tensors=tuple(TensorSpec(*fields) for fields in tensors))
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         q, k, v = (wide(x).unflatten(-1, (self.num_heads, -1)) for x in self.in_projection(x_TD))
-        o_THV = linear_attention(elu_plus_one(q), elu_plus_one(k), v, batch=batch, cache=cache, eps=self.eps)
+        o_THV = recur(linear_attention, elu_plus_one(q), elu_plus_one(k), v, batch=batch, cache=cache, eps=self.eps)
         return self.out_projection(o_THV.flatten(1).to(x_TD.dtype))[0]

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from hyla.layers.carry import Carry, recur
 from hyla.layers.delta import cached_conv, delta_cache_spec
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
@@ -70,7 +71,7 @@ class Mamba2(Layer):
         )
         return delta_cache_spec(tensors, self.conv_weight)
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         values, keys = self.num_heads * self.head_dim, self.num_groups * self.state_dim
         mixed = self.in_projection.fused(x_TD)
         z_TC, xbc_TC, dt_TH = mixed.split([values, self.channels, self.num_heads], dim=-1)
@@ -87,7 +88,7 @@ class Mamba2(Layer):
         )
         x_TC, b, c = mixed_TC.split([values, keys, keys], dim=-1)
         b_TGK, c_TGK = (part.unflatten(-1, (self.num_groups, self.state_dim)) for part in (b, c))
-        y_THV = ssd(c_TGK, b_TGK, v_THV, log_decay_TH, batch=batch, cache=cache)
+        y_THV = recur(ssd, c_TGK, b_TGK, v_THV, log_decay_TH, batch=batch, cache=cache)
         skip = (x_TC, wide(self.D))
         y_TC = self.norm.gated_groups(
             y_THV.flatten(1), z_TC, activation="silu", is_gate_first=True, skip=skip, dtype=x_TD.dtype

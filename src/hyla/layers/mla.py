@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from hyla.grid import CHUNK
+from hyla.layers.carry import Carry, alone
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
@@ -83,7 +84,8 @@ class MLA(Layer):
         shape = (1, self.kv_lora_dim + self.rope_dim, CHUNK)
         return CacheSpec(page_tensors=(TensorSpec("k", shape, self.kv_a.weight.dtype, "kv"),))
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
+        batch, cache = alone(batch, cache)
         q, kv, *gate = self.in_projection(x_TD)
         q_latent = None
         if self.q_projection is not None:

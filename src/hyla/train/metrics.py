@@ -17,7 +17,8 @@ class StepMetrics:
     learning_rate: AdamW's. grad_norm: before clipping. tokens, seconds: of the whole run so far, resumed parts included.
     mtp_loss, z_loss: without their weights, 0 where they have none. preferred, margin: of preference optimisation, the
     share of pairs that moved the right way, and how far. expert_load: tokens of the busiest expert, in
-    multiples of the mean, the worst of all mixtures. spike: why the step was left out; None: it was not."""
+    multiples of the mean, the worst of all mixtures. indexer_loss: nats between index scores and what attention reads,
+    summed over layers, 0 where none learn. spike: why the step was left out; None: it was not."""
 
     step: int
     loss: float
@@ -31,6 +32,7 @@ class StepMetrics:
     preferred: float | None = None
     margin: float | None = None
     expert_load: float | None = None
+    indexer_loss: float | None = None
     spike: str | None = None
 
 
