@@ -11,10 +11,11 @@ from hyla.data.packing import TokenStore
 from hyla.errors import ConfigError
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
-from hyla.models.objective import Targets, teach
+from hyla.models.objective import Targets
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.train.config import TrainConfig
+from hyla.train.indexers import teach
 from hyla.train.loop import Trainer, packer_of
 from hyla.train.precision import Masters
 from hyla.train.run_state import finished_states

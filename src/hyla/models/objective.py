@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from hyla.errors import ConfigError
 from hyla.layers.carry import beginning
-from hyla.layers.lesson import Lesson, Stage
-from hyla.layers.sparse_mla import SparseMLA
+from hyla.layers.lesson import Lesson
 from hyla.models.mtp import Hidden
 from hyla.ops.batch import Batch
 
@@ -36,7 +34,7 @@ class Targets:
     z_weight: float = 0.0
     """Weight of the mean squared logsumexp of the logits."""
     lesson: Lesson | None = None
-    """Of the model's indexers, which its layers have too (`teach`); None: they learn nothing."""
+    """Of the model's indexers, which its layers have too; None: they learn nothing."""
     indexer_weight: float = 1.0
     """Weight of their loss, the sum over layers of the mean divergence."""
 
@@ -77,24 +75,6 @@ def losses_of(model: Model, hidden: Hidden, batch: Batch, targets: Targets) -> L
         # While they warm up, nothing else learns.
         total = targets.indexer_weight * divergence + (0.0 if targets.lesson.stage == "warmup" else total)
     return Losses(total, next_token, mtp, z, indexer)
-
-
-def teach(model: Model, stage: Stage | None) -> Lesson | None:
-    """Let a model's indexers learn from now on wherever gradients are taken, in place; None: no longer.
-
-    Give the lesson to `Targets`. Raises ConfigError for a model without indexers.
-    """
-    lesson = None if stage is None else Lesson(stage)
-    layers = [module for module in model.modules() if isinstance(module, SparseMLA)]
-    if lesson is not None and not any(isinstance(sublayer.module, SparseMLA) for sublayer in model.sublayers):
-        kinds = sorted({sublayer.config.module.kind for sublayer in model.sublayers})
-        raise ConfigError(
-            f"indexer.stage = {stage!r}, but the model has no sparse_mla sublayer, only {', '.join(kinds)}; "
-            "leave it out"
-        )
-    for layer in layers:
-        layer.lesson = lesson
-    return lesson
 
 
 def _owed(lesson: Lesson | None, is_scored_T: torch.Tensor | None) -> list[torch.Tensor]:

@@ -8,6 +8,7 @@ from hyla.cost import count_parameters, train_flops_per_token
 from hyla.cost.device import Device
 from hyla.cost.training import train_seconds_per_token
 from hyla.models.config import ModelConfig
+from hyla.models.parameters import model_parameters
 from hyla.models.pattern import compress, label
 from hyla.train.loop import batch_sizes
 from hyla.train.memory import PaperMemory, memory_on_paper
@@ -24,7 +25,9 @@ class DryRun:
     config: ModelConfig
     pattern: str
     parameters: int
+    """Modules of multi-token prediction included."""
     active_parameters: int
+    """That one token of the trunk meets."""
     tokens: int | None
     """Of the whole run; None where they are not known before the data is read (pairs of answers)."""
     flops_per_token: float
@@ -39,7 +42,7 @@ def dry_run(request: RunRequest, device: Device | None = None) -> DryRun:
     source, train = request.model, request.train
     config = source.model_config_of(source.draft_vocab_size, DRAFT_END)
     length = min(train.max_document_tokens, train.batch_tokens)
-    counts = count_parameters(config)
+    parameters, active = sum(row.numel for row in model_parameters(config)), count_parameters(config).active
     tokens = None if request.dpo is not None else batch_sizes(train).before(train.steps)
     per_token = train_flops_per_token(config, length)
     seconds = None
@@ -50,8 +53,8 @@ def dry_run(request: RunRequest, device: Device | None = None) -> DryRun:
     return DryRun(
         config=config,
         pattern=compress(kinds),
-        parameters=counts.total + counts.mtp,
-        active_parameters=counts.active,
+        parameters=parameters,
+        active_parameters=active,
         tokens=tokens,
         flops_per_token=per_token,
         flops=None if tokens is None else per_token * tokens,

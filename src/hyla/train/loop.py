@@ -16,7 +16,7 @@ from hyla.data.packing import PackedRows, Packer, TokenStore
 from hyla.errors import ConfigError
 from hyla.layers.carry import Carry
 from hyla.models.kinds import KINDS
-from hyla.models.objective import Losses, Targets, teach
+from hyla.models.objective import Losses, Targets
 from hyla.models.parameters import model_parameters
 from hyla.models.trunk import Model
 from hyla.ops.devices import says_what_to_lower, synchronize
@@ -24,6 +24,7 @@ from hyla.ranges import named_range
 from hyla.train.averages import Average
 from hyla.train.config import RecomputeConfig, TrainConfig
 from hyla.train.evaluation import nats_per_token
+from hyla.train.indexers import teach
 from hyla.train.metrics import HeldoutMetrics, StepLines, StepMetrics
 from hyla.train.optimizer import Optimizer
 from hyla.train.precision import Masters, freeze
@@ -40,10 +41,25 @@ from hyla.train.spikes import SpikeWatch
 SMALLER_STEPS = "lower micro_batch_tokens or batch_tokens, loss_rows or the model's sizes, or set recompute.kinds"
 
 
+class StepSizes(Protocol):
+    """Rows of steps, each a function of its number alone."""
+
+    def of(self, step: int) -> int:
+        """Rows of step `step` (from 0)."""
+        ...
+
+    def before(self, step: int) -> int:
+        """Rows of all steps before `step`."""
+        ...
+
+
 class RowSource(Protocol):
     """Where steps come from: what a step reads is a function of its number alone."""
 
-    sizes: BatchSizes
+    @property
+    def sizes(self) -> StepSizes:
+        """How many rows they have."""
+        ...
 
     def step(self, step: int) -> PackedRows:
         """The rows of optimizer step `step` (0-based)."""

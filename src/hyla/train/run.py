@@ -146,6 +146,8 @@ class Run:
         is_stopped: asked after each step; once true, what there is gets kept, and a later call goes on bit for bit.
         """
         trainer = self._trainer(self.untrained(device))
+        if self.model_config.mtp and not self.train.mtp_weight:
+            say("its modules of multi-token prediction are not trained, since train.mtp_weight = 0")
         on_resume(trainer.resume(say))
         memory = self._measured(trainer, lambda: trainer.run(on_step, is_stopped, say))
         trainer.keep_final_weights()
