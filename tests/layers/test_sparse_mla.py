@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hyla.layers.lesson import Lesson
 from hyla.layers.mla import MLA
 from hyla.layers.norms import LayerNorm, RMSNorm
 from hyla.layers.rope_scaling import LinearScaling
@@ -46,9 +47,9 @@ def turn(x_LHK, pairs):
     return out
 
 
-def expected(layer, x_LD, num_selected):
-    """One sequence, keys and values of every head written out."""
-    w = {name: weight.detach().double() for name, weight in layer.named_parameters()}
+def written_out(layer, x_LD, weights=None):
+    """One sequence: the scores of all heads, those of the indexer (minus infinity ahead of a row), and the latents."""
+    w = weights or {name: weight.detach().double() for name, weight in layer.named_parameters()}
 
     def norm(x, name):
         return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * w[f"{name}.weight"]
@@ -68,12 +69,36 @@ def expected(layer, x_LD, num_selected):
     by_head = torch.relu(torch.einsum("lhi,sgi->hls", q_index, turn(k_index[:, None], halves)) * INDEX_DIM**-0.5)
     index_scores = torch.einsum("lh,hls->ls", x_LD @ w["indexer.weights"].T * 9**-0.5, by_head)
     is_ahead = torch.ones(len(x_LD), len(x_LD)).triu(1).bool()
-    index_scores = index_scores.masked_fill(is_ahead, -torch.inf)
+    return scores * 18**-0.5 * 1.3, index_scores.masked_fill(is_ahead, -torch.inf), latent
+
+
+def read_keys(index_scores, num_selected):
+    """Which keys each row reads."""
     best = index_scores.sort(dim=-1, descending=True, stable=True)[1][:, :num_selected]
-    is_read = torch.zeros_like(is_ahead).scatter(1, best, True) & ~is_ahead
-    weights = (scores * 18**-0.5 * 1.3).masked_fill(~is_read, -torch.inf).softmax(-1)
-    o = torch.einsum("hls,sc,hvc->lhv", weights, latent, w["v_up"])
-    return o.flatten(1) @ w["o.weight"].T
+    return torch.zeros_like(index_scores, dtype=torch.bool).scatter(1, best, True) & index_scores.isfinite()
+
+
+def expected(layer, x_LD, num_selected):
+    """One sequence, keys and values of every head written out."""
+    scores, index_scores, latent = written_out(layer, x_LD)
+    weights = scores.masked_fill(~read_keys(index_scores, num_selected), -torch.inf).softmax(-1)
+    o = torch.einsum("hls,sc,hvc->lhv", weights, latent, layer.v_up.detach().double())
+    return o.flatten(1) @ layer.o.weight.detach().double().T
+
+
+def expected_divergence(layer, x_LD, num_selected):
+    """One sequence: the sum over rows, and its gradient to the indexer's parameters by their names."""
+    learnt = {
+        name: p.detach().double().requires_grad_(name.startswith("indexer.")) for name, p in layer.named_parameters()
+    }
+    scores, index_scores, _ = written_out(layer, x_LD, learnt)
+    is_read = read_keys(index_scores.detach(), num_selected)
+    p = scores.masked_fill(~is_read, -torch.inf).softmax(-1).sum(0)
+    p = p / p.sum(-1, keepdim=True)
+    log_r = index_scores.masked_fill(~is_read, -torch.inf).log_softmax(-1)
+    total = (p * (p.log() - log_r))[is_read].sum()
+    total.backward()
+    return total.detach(), {name: weight.grad for name, weight in learnt.items() if weight.requires_grad}
 
 
 @pytest.mark.parametrize("num_selected", [7, 70, 1000])
@@ -111,3 +136,65 @@ def test_a_selection_of_everything_is_mla():
     with torch.no_grad():
         sparse, whole = (module(x_TD, Batch.packed(LENGTHS), None) for module in (layer, dense))
     assert (sparse - whole).abs().max() / whole.abs().max() < TOLERANCE
+
+
+def lesson_of(layer, stage, x_TD, batch=None):
+    """The layer's output, and its rows' divergences."""
+    layer.lesson = Lesson(stage)
+    layer.lesson.begin()
+    out_TD = layer(x_TD, batch or Batch.packed(LENGTHS), None)
+    (found_T,) = layer.lesson.take()
+    layer.lesson.end()
+    return out_TD, found_T
+
+
+@pytest.mark.parametrize(("stage", "num_selected"), [("warmup", 40), ("sparse", 7), ("sparse", 70)])
+def test_what_an_indexer_learns_equals_plain_float64_math(stage, num_selected):
+    layer, x_TD = make(num_selected), rows()
+    _, found_T = lesson_of(layer, stage, x_TD)
+    found_T.sum().backward()
+    wanted = [
+        expected_divergence(layer, x_LD.double(), 1000 if stage == "warmup" else num_selected)
+        for x_LD in x_TD.split(LENGTHS)
+    ]
+    for part_T, (total, _) in zip(found_T.detach().split(LENGTHS), wanted):
+        assert abs(part_T.double().sum() - total) < 1e-5 * max(1.0, float(total))
+    for name, parameter in layer.named_parameters():
+        if name.startswith("indexer."):
+            want = sum(gradients[name] for _, gradients in wanted)
+            assert (parameter.grad - want).abs().max() / want.abs().max() < 1e-4, name
+        else:
+            assert parameter.grad is None, name
+
+
+def test_a_lesson_moves_no_bit_of_a_sparse_layer_nor_of_its_gradients():
+    layer, taught, both = make(), make(), []
+    for one, is_taught in ((layer, False), (taught, True)):
+        x_TD = rows().requires_grad_()
+        out_TD = lesson_of(one, "sparse", x_TD)[0] if is_taught else one(x_TD, Batch.packed(LENGTHS), None)
+        out_TD.square().sum().backward()
+        both.append((out_TD, x_TD.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*both))
+    for (name, one), other in zip(layer.named_parameters(), taught.parameters()):
+        assert name.startswith("indexer.") or torch.equal(one.grad, other.grad), name
+
+
+def test_what_an_indexer_owes_gives_the_stream_no_gradient():
+    for stage in ("warmup", "sparse"):
+        x_TD = rows().requires_grad_()
+        lesson_of(make(), stage, x_TD)[1].sum().backward()
+        assert x_TD.grad is None
+
+
+def test_a_layer_that_warms_up_attends_as_mla_does():
+    layer, x_TD = make(), rows()
+    dense = MLA(D, **ATTENTION, **CODE, norm_eps=1e-5, scale_factor=1.3)
+    dense.load_state_dict({name: x for name, x in layer.state_dict().items() if not name.startswith("indexer.")})
+    assert torch.equal(lesson_of(layer, "warmup", x_TD)[0], dense(x_TD, Batch.packed(LENGTHS), None))
+
+
+def test_a_layer_is_served_as_ever_while_it_has_a_lesson():
+    layer, x_TD = make(), rows()
+    layer.lesson = Lesson("warmup")
+    with torch.no_grad():
+        assert torch.equal(layer(x_TD, Batch.packed(LENGTHS), None), make()(x_TD, Batch.packed(LENGTHS), None))

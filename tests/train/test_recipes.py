@@ -24,7 +24,7 @@ TINY = {
     "quickstart": ["model.hybrid.vocab_size=300", "model.hybrid.hidden_dim=32", "model.hybrid.pattern=KM"],
     "any-stack": ["model.stack.vocab_size=300", "model.stack.hidden_dim=32"],
 }
-TRAINED = {"mtp-healing": "nemotron_h"}
+TRAINED = {"mtp-healing": "nemotron_h", "sparse-attention": "deepseek_v32"}
 """Recipes that begin with a trained model of a certain family; others that do take a hybrid of any."""
 
 
@@ -83,6 +83,8 @@ def test_there_are_the_recipes_that_the_docs_promise():
         "continued-pretraining",
         "long-context",
         "mtp-healing",
+        "deepseek-v32",
+        "sparse-attention",
         "sft",
         "dpo",
     }
@@ -94,10 +96,10 @@ def test_a_dry_run_counts_what_the_model_has(path, tmp_path, texts):
     found = dry_run(request)
     made = request.model.made(found.config, 0)
     assert found.parameters == sum(parameter.numel() for parameter in made.parameters())
-    assert found.gradient_bytes == 4 * found.parameters
+    assert found.memory.gradient_bytes == 4 * found.parameters
     if request.dpo is None:
         assert found.tokens == 2 * 96 and found.flops == found.flops_per_token * found.tokens
-    assert found.bytes > found.weight_bytes + found.optimizer_bytes
+    assert found.memory.bytes > found.memory.weight_bytes + found.memory.optimizer_bytes
 
 
 def test_settings_win_over_the_file_and_keep_the_rest(tmp_path):

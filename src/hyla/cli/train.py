@@ -58,6 +58,8 @@ def train(
     from hyla.cli.training import keep, say_stopped, train_with_bar
 
     run, trained = train_with_bar(out, request, device)
+    if trained.memory is not None:
+        console.print(str(trained.memory), soft_wrap=True)
     score = keep(run, trained)
     if not trained.is_finished:
         say_stopped(run, trained, score)

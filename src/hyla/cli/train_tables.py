@@ -39,20 +39,20 @@ def show_dry_run(request: RunRequest) -> None:
 
 
 def _table(found: DryRun, request: RunRequest) -> Table:
-    table = Table(show_header=False)
+    table, memory = Table(show_header=False), found.memory
     rows = {
         "layers": found.pattern,
         "parameters": f"{found.parameters:,} ({found.active_parameters:,} active)",
         "steps": f"{request.train.steps:,}" + ("" if found.tokens is None else f", {found.tokens:,} tokens"),
         "FLOPs": f"{found.flops_per_token:.3g} a token"
         + ("" if found.flops is None else f", {found.flops:.3g} in all"),
-        "weights": in_bytes(found.weight_bytes),
-        "gradients": in_bytes(found.gradient_bytes),
-        "optimizer": in_bytes(found.optimizer_bytes),
-        "averaged weights": in_bytes(found.average_bytes),
-        "activations of one pass": in_bytes(found.activation_bytes),
-        "logits": in_bytes(found.loss_bytes),
-        "memory in all": in_bytes(found.bytes),
+        "weights": in_bytes(memory.weight_bytes),
+        "gradients": in_bytes(memory.gradient_bytes),
+        "optimizer": in_bytes(memory.optimizer_bytes),
+        "averaged weights": in_bytes(memory.average_bytes),
+        "activations of one pass": in_bytes(memory.activation_bytes),
+        "logits": in_bytes(memory.loss_bytes),
+        "memory in all": in_bytes(memory.bytes),
     }
     if found.step_seconds is not None:
         hours = found.step_seconds * request.train.steps / 3600

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -70,16 +70,22 @@ class PackedRows:
     lengths: tuple[int, ...]
     is_learnt_T: torch.Tensor | None = None
     """bool: whose targets the loss is made of; None: of all."""
+    starts: tuple[int, ...] | None = None
+    """Positions of the pieces' first rows in their documents; None: 0."""
+    goes_on: tuple[int, ...] | None = None
+    """By piece, the place of the one before it in the pass before; None: every piece begins."""
 
     @property
     def batch(self) -> Batch:
-        return Batch.packed(self.lengths, device=self.tokens_T.device)
+        if self.starts is None:
+            return Batch.packed(self.lengths, device=self.tokens_T.device)
+        return Batch(self.lengths, self.starts, device=self.tokens_T.device)
 
     def to(self, device: torch.device) -> PackedRows:
         """The same rows on a device: one copy, and one of what is learnt."""
         tokens_T, targets_T = torch.stack([self.tokens_T, self.targets_T]).to(device)
         learnt_T = None if self.is_learnt_T is None else self.is_learnt_T.to(device)
-        return PackedRows(tokens_T, targets_T, self.lengths, learnt_T)
+        return replace(self, tokens_T=tokens_T, targets_T=targets_T, is_learnt_T=learnt_T)
 
     @property
     def num_learnt(self) -> int:
@@ -98,12 +104,7 @@ class PackedRows:
         """
         if most_rows is None:
             return [self]
-        groups: list[list[int]] = []
-        for length in self.lengths:
-            if groups and sum(groups[-1]) + length <= most_rows:
-                groups[-1].append(length)
-            else:
-                groups.append([length])
+        groups = _groups(self.lengths, most_rows)
         found, first = [], 0
         for group in groups:
             here = slice(first, first + sum(group))
@@ -111,6 +112,52 @@ class PackedRows:
             found.append(PackedRows(self.tokens_T[here], self.targets_T[here], tuple(group), learnt_T))
             first = here.stop
         return found
+
+    def pieces_in_turn(self, piece_rows: int, most_rows: int | None) -> list[PackedRows]:
+        """Documents in pieces of at most `piece_rows`, in passes of at most `most_rows`: a pass has one piece of each
+        of some documents, and the pass after it their next ones. A function of the lengths alone.
+
+        piece_rows: a multiple of 64 where states are handed on. most_rows: None for all documents at once.
+        """
+        firsts = [min(length, piece_rows) for length in self.lengths]
+        groups = [firsts] if most_rows is None else _groups(firsts, most_rows)
+        found, number, offset = [], 0, 0
+        for group in groups:
+            here, places = self.lengths[number : number + len(group)], []
+            for length in here:
+                places.append((offset, length))
+                offset += length
+            number += len(group)
+            found += self._in_turn(places, piece_rows)
+        return found
+
+    def _in_turn(self, places: list[tuple[int, int]], piece_rows: int) -> list[PackedRows]:
+        """The passes of some documents, each as (first row, rows)."""
+        found, before = [], None
+        for start in range(0, max(length for _, length in places), piece_rows):
+            members = [document for document, (_, length) in enumerate(places) if length > start]
+            lengths = tuple(min(places[document][1] - start, piece_rows) for document in members)
+            rows = [slice(places[d][0] + start, places[d][0] + start + n) for d, n in zip(members, lengths)]
+            tokens_T, targets_T, learnt_T = (
+                None if x is None else torch.cat([x[each] for each in rows])
+                for x in (self.tokens_T, self.targets_T, self.is_learnt_T)
+            )
+            assert tokens_T is not None and targets_T is not None
+            goes_on = None if before is None else tuple(before.index(document) for document in members)
+            found.append(PackedRows(tokens_T, targets_T, lengths, learnt_T, (start,) * len(members), goes_on))
+            before = members
+        return found
+
+
+def _groups(lengths: Sequence[int], most_rows: int) -> list[list[int]]:
+    """Lengths in order, in groups of at most so many rows; a longer one is a group of its own."""
+    groups: list[list[int]] = []
+    for length in lengths:
+        if groups and sum(groups[-1]) + length <= most_rows:
+            groups[-1].append(length)
+        else:
+            groups.append([length])
+    return groups
 
 
 class Stream:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from hyla.layers.carry import Carry, recur
 from hyla.layers.delta import convolved_heads, delta_cache_spec
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
@@ -66,9 +67,9 @@ class GatedDelta(Layer):
         )
         return delta_cache_spec(tensors, self.conv_weight)
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         operands, z_TW = self._operands(x_TD, batch, cache)
-        o_THV = gated_delta(*operands, batch=batch, cache=cache, scale=1.0)
+        o_THV = recur(gated_delta, *operands, batch=batch, cache=cache, scale=1.0)
         return self.out_projection(self.norm.gated(o_THV, z_TW, activation="silu", dtype=x_TD.dtype))[0]
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
@@ -77,7 +78,7 @@ class GatedDelta(Layer):
         *_, log_decay_TH, beta_TH = operands
         return Inside(log_decay_TH, beta_TH, primitives.silu(primitives.wide(z_TW)), state_NHKV)
 
-    def _operands(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None):
+    def _operands(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None):
         """(q, k, v, log decay, beta) of the rule, and the gate before its SiLU."""
         heads = self.num_value_heads
         mixed = self.in_projection.fused(x_TD)

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from hyla.layers.carry import Carry, recur
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.norms import RMSNorm
@@ -53,9 +54,9 @@ class GLA(Layer):
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.key_dim, value_dim=self.value_dim)
         return CacheSpec(slot_tensors=tuple(TensorSpec(*tensor) for tensor in tensors))
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         operands, gate = self._operands(x_TD)
-        o_THV = gla(*operands, batch=batch, cache=cache, scale=self.key_dim**-0.5)
+        o_THV = recur(gla, *operands, batch=batch, cache=cache, scale=self.key_dim**-0.5)
         return self.out_projection(self.norm.gated(o_THV, gate, activation="silu", dtype=x_TD.dtype))[0]
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:

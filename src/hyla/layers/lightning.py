@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from hyla.layers.carry import Carry, recur
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.norms import GroupRMSNorm, RMSNorm
@@ -71,9 +72,9 @@ class Lightning(Layer):
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.head_dim, value_dim=self.head_dim)
         return CacheSpec(slot_tensors=tuple(TensorSpec(*tensor) for tensor in tensors))
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         operands, gate = self._operands(x_TD, batch)
-        o_THV = lightning(*operands, self.slopes, batch=batch, cache=cache, scale=self.scale)
+        o_THV = recur(lightning, *operands, self.slopes, batch=batch, cache=cache, scale=self.scale)
         o_TC = self.norm.gated_groups(o_THV.flatten(1), gate, activation="sigmoid", dtype=x_TD.dtype)
         return self.out_projection(o_TC)[0]
 

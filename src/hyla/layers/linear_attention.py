@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from hyla.layers.carry import Carry, recur
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
 from hyla.layers.protocol import CacheSpec, Inside, LayerCache, TensorSpec
@@ -28,8 +29,8 @@ class LinearAttention(Layer):
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.key_dim, value_dim=self.value_dim)
         return CacheSpec(slot_tensors=tuple(TensorSpec(*fields) for fields in tensors))
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
-        o_THV = linear_attention(*self._operands(x_TD), batch=batch, cache=cache, eps=self.eps)
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
+        o_THV = recur(linear_attention, *self._operands(x_TD), batch=batch, cache=cache, eps=self.eps)
         return self.out_projection(o_THV.flatten(1).to(x_TD.dtype))[0]
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from hyla.layers.carry import Carry, recur
 from hyla.layers.delta import cached_conv, delta_cache_spec
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
@@ -70,9 +71,9 @@ class Mamba2(Layer):
         )
         return delta_cache_spec(tensors, self.conv_weight)
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         operands, x_TC, z_TC = self._operands(x_TD, batch, cache)
-        y_THV = ssd(*operands, batch=batch, cache=cache)
+        y_THV = recur(ssd, *operands, batch=batch, cache=cache)
         skip = (x_TC, wide(self.D))
         y_TC = self.norm.gated_groups(
             y_THV.flatten(1), z_TC, activation="silu", is_gate_first=True, skip=skip, dtype=x_TD.dtype
@@ -84,7 +85,7 @@ class Mamba2(Layer):
         state_NHKV = ssd(*operands, batch=batch, return_state=True)[1]
         return Inside(log_decay=operands[-1], gate=primitives.silu(wide(z_TC)), state_NHKV=state_NHKV)
 
-    def _operands(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None):
+    def _operands(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None):
         """(C, B, dt x, log decay) of the recurrence, the convolved x that the skip reads, the gate before its SiLU."""
         values, keys = self.num_heads * self.head_dim, self.num_groups * self.state_dim
         mixed = self.in_projection.fused(x_TD)

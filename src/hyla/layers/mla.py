@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from hyla.grid import CHUNK
+from hyla.layers.carry import Carry, alone
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
@@ -84,7 +85,8 @@ class MLA(Layer):
         shape = (1, self.kv_lora_dim + self.rope_dim, CHUNK)
         return CacheSpec(page_tensors=(TensorSpec("k", shape, self.kv_a.weight.dtype, "kv"),))
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
+        batch, cache = alone(batch, cache)
         q_THK, k_T1K, q_latent, gate = self._operands(x_TD, batch)
         o_THK = self.attend(q_THK, k_T1K, x_TD, q_latent, batch, cache)
         o = head_outputs(o_THK, self.v_up_projection.weights, gate[0] if gate else None, x_TD.dtype)

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from hyla.grid import CHUNK
+from hyla.layers.carry import Carry
 from hyla.layers.parameters import Table
 from hyla.ops.batch import Batch
 from hyla.ops.slots import Role
@@ -116,8 +117,9 @@ class Mixer(Protocol):
 
     def cache_spec(self) -> CacheSpec: ...
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
-        """[T, D] -> [T, D]. With a cache, reads and extends the rows of `batch.slots` / `batch.pages` in place."""
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
+        """[T, D] -> [T, D]. With a cache, reads and extends the rows of `batch.slots` / `batch.pages` in place; with a
+        carry, goes on from what it has and leaves what comes after."""
         ...
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from hyla.grid import CHUNK
+from hyla.layers.carry import Carry, alone
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Linear, Projection
 from hyla.layers.norms import RMSNorm
@@ -95,7 +96,8 @@ class SoftmaxAttention(Layer):
         v_pages = TensorSpec("v", (heads, CHUNK, self.value_dim), dtype, "kv")
         return CacheSpec(page_tensors=(k_pages, v_pages), window=self.window)
 
-    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | None) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
+        batch, cache = alone(batch, cache)
         q, k, v, *gate = self.in_projection(x_TD)
         q_THK, k_TGK = self._normed_and_rotated(q, k, batch)
         o_THV = attention(

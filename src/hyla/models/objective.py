@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from hyla.layers.carry import beginning
+from hyla.layers.lesson import Lesson
 from hyla.models.mtp import Hidden
 from hyla.ops.batch import Batch
 
@@ -31,6 +33,10 @@ class Targets:
     """Weight of the loss of multi-token prediction, the mean over its steps (arXiv 2412.19437, eq. 25)."""
     z_weight: float = 0.0
     """Weight of the mean squared logsumexp of the logits."""
+    lesson: Lesson | None = None
+    """Of the model's indexers, which its layers have too; None: they learn nothing."""
+    indexer_weight: float = 1.0
+    """Weight of their loss, the sum over layers of the mean divergence."""
 
 
 class Losses(NamedTuple):
@@ -42,6 +48,8 @@ class Losses(NamedTuple):
     """Mean over the steps of multi-token prediction, 0 where it has no weight. A step's sum is divided by the same
     number of rows, though a document's last rows have no target so far ahead."""
     z: torch.Tensor
+    indexer: torch.Tensor
+    """How far index scores are from what attention reads: a sum over layers, 0 without a lesson."""
 
 
 def losses_of(model: Model, hidden: Hidden, batch: Batch, targets: Targets) -> Losses:
@@ -55,11 +63,24 @@ def losses_of(model: Model, hidden: Hidden, batch: Batch, targets: Targets) -> L
         *_selected(hidden.head_TD, targets.tokens_T, learnt_T), **scored, z_weight=targets.z_weight
     )
     next_token = total.detach() - targets.z_weight * z if targets.z_weight else total.detach()
-    mtp = torch.zeros_like(next_token)
+    mtp, owed = torch.zeros_like(next_token), _owed(targets.lesson, learnt_T)
     if targets.mtp_weight:
-        further = _further(model, hidden, batch, targets, scored)
-        total, mtp = total + targets.mtp_weight * further, further.detach()
-    return Losses(total, next_token, mtp, z)
+        further, of_steps = _further(model, hidden, batch, targets, scored)
+        total, mtp, owed = total + targets.mtp_weight * further, further.detach(), owed + of_steps
+    indexer = torch.zeros_like(next_token)
+    if targets.lesson is not None:
+        targets.lesson.end()
+        divergence = torch.stack(owed).sum() / denominator
+        indexer = divergence.detach()
+        # While they warm up, nothing else learns.
+        total = targets.indexer_weight * divergence + (0.0 if targets.lesson.stage == "warmup" else total)
+    return Losses(total, next_token, mtp, z, indexer)
+
+
+def _owed(lesson: Lesson | None, is_scored_T: torch.Tensor | None) -> list[torch.Tensor]:
+    """Each layer's divergence since this was asked last, summed over the rows that count."""
+    found = [] if lesson is None else lesson.take()
+    return [(one_T if is_scored_T is None else one_T[is_scored_T]).sum() for one_T in found]
 
 
 def _selected(hidden_TD: torch.Tensor, tokens_T: torch.Tensor, is_scored_T: torch.Tensor | None):
@@ -67,18 +88,21 @@ def _selected(hidden_TD: torch.Tensor, tokens_T: torch.Tensor, is_scored_T: torc
     return (hidden_TD, tokens_T) if is_scored_T is None else (hidden_TD[is_scored_T], tokens_T[is_scored_T])
 
 
-def _further(model: Model, hidden: Hidden, batch: Batch, targets: Targets, scored: dict) -> torch.Tensor:
-    """The mean loss of all steps of multi-token prediction. Step k reads the token k + 1 places on and guesses the one
-    after it, within its own sequence."""
+def _further(model: Model, hidden: Hidden, batch: Batch, targets: Targets, scored: dict):
+    """The mean loss of all steps of multi-token prediction, and what their indexers owe. Step k reads the token k + 1
+    places on and guesses the one after it, within its own sequence."""
+    # Of pieces that go on from others, these modules see the rows of this call alone, as all softmax attention does.
+    batch = beginning(batch)
     left_T = torch.cat([torch.arange(length - 1, -1, -1) for length in batch.lengths]).to(hidden.next_TD.device)
-    inputs_T, losses = targets.tokens_T, []
+    inputs_T, losses, owed = targets.tokens_T, [], []
     for step in range(model.num_mtp_steps):
         hidden = model.predict_next(inputs_T, hidden.next_TD, batch, step=step)
         # A sequence's last rows look past its end: they read the start of the next one, and are not scored.
         goals_T, is_scored_T = inputs_T.roll(-1), left_T > step
         if targets.is_learnt_T is not None:
             is_scored_T = is_scored_T & targets.is_learnt_T.roll(-1 - step)
+        owed += _owed(targets.lesson, is_scored_T)
         head = model.head_of_step(step)
         losses.append(head.loss(*_selected(hidden.head_TD, goals_T, is_scored_T), **scored)[0])
         inputs_T = goals_T
-    return torch.stack(losses).mean()
+    return torch.stack(losses).mean(), owed

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from hyla.layers.carry import Carry
 from hyla.layers.norms import RMSNorm
 from hyla.layers.protocol import CacheSpec, ChannelMixer, LayerCache, Mixer
 from hyla.models.build import build_module
@@ -70,7 +71,7 @@ class Sublayer(nn.Module):
         self,
         stream_TD: torch.Tensor,
         batch: Batch,
-        cache: LayerCache | None,
+        cache: LayerCache | Carry | None,
         index: int = 0,
         observer: Observer | None = None,
     ) -> torch.Tensor:
@@ -92,16 +93,18 @@ def run(
     sublayers: Iterable[Sublayer],
     stream_TD: torch.Tensor,
     batch: Batch,
-    caches: Sequence[LayerCache] | None,
+    caches: Sequence[LayerCache | Carry] | None,
     observer: Observer | None = None,
 ) -> torch.Tensor:
-    """The stream [T, D] after all sublayers. caches: one per mixer, extended in place; None: whole sequences."""
+    """The stream [T, D] after all sublayers. caches: one per mixer, extended in place, or one carry per mixer; None:
+    whole sequences."""
     remaining = iter(caches) if caches is not None else None
     for index, sublayer in enumerate(sublayers):
         cache = next(remaining) if remaining is not None and sublayer.is_mixer else None
         with named_range("sublayer", index, sublayer.config.module.kind):
-            if sublayer.is_recomputed and cache is None and torch.is_grad_enabled():
-                step = partial(sublayer, batch=batch, cache=None, index=index, observer=observer)
+            is_whole = cache is None or isinstance(cache, Carry)
+            if sublayer.is_recomputed and is_whole and torch.is_grad_enabled():
+                step = partial(sublayer, batch=batch, cache=cache, index=index, observer=observer)
                 stream_TD = checkpoint(step, stream_TD, use_reentrant=False, preserve_rng_state=False)
             else:
                 stream_TD = sublayer(stream_TD, batch, cache, index, observer)

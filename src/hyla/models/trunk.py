@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hyla.errors import ConfigError
+from hyla.layers.carry import Carry
 from hyla.layers.embedding import Embedding
 from hyla.layers.head import Head
 from hyla.layers.linear import Projection
@@ -65,6 +66,10 @@ class Model(nn.Module):
         """What each mixer keeps, in stack order."""
         return cache_specs_of(self.sublayers)
 
+    def carries(self) -> list[Carry]:
+        """For pieces that begin documents, one per mixer: what the next pieces go on from (`layers.carry`)."""
+        return [Carry() for sublayer in self.sublayers if sublayer.is_mixer]
+
     @property
     def num_mtp_steps(self) -> int:
         """Tokens after the next one that the checkpoint was trained to guess; 0: none."""
@@ -86,7 +91,7 @@ class Model(nn.Module):
         self,
         tokens_T: torch.Tensor,
         batch: Batch,
-        caches: Sequence[LayerCache] | None = None,
+        caches: Sequence[LayerCache | Carry] | None = None,
         *,
         targets: None = None,
         observer: Observer | None = None,
@@ -97,7 +102,7 @@ class Model(nn.Module):
         self,
         tokens_T: torch.Tensor,
         batch: Batch,
-        caches: Sequence[LayerCache] | None = None,
+        caches: Sequence[LayerCache | Carry] | None = None,
         *,
         targets: Targets,
         observer: Observer | None = None,
@@ -107,17 +112,20 @@ class Model(nn.Module):
         self,
         tokens_T: torch.Tensor,
         batch: Batch,
-        caches: Sequence[LayerCache] | None = None,
+        caches: Sequence[LayerCache | Carry] | None = None,
         *,
         targets: Targets | None = None,
         observer: Observer | None = None,
     ) -> torch.Tensor | Losses:
         """Token ids int64 [T] -> final hidden states [T, D] in the model's dtype; with targets the losses.
 
-        caches: one per mixer, as `cache_specs` declares; extended in place by this call. None: whole sequences.
+        caches: one per mixer, as `cache_specs` declares; extended in place by this call. Or `carries`, for pieces of
+        documents; None: whole sequences.
         targets: losses are made in here, so that whoever wraps this call (shards, compiles) sees every weight used.
         observer: told of each sublayer's input and output (`models.stack.Tap`).
         """
+        if targets is not None and targets.lesson is not None:
+            targets.lesson.begin()
         hidden = self.hidden(tokens_T, batch, caches, observer=observer)
         return hidden.head_TD if targets is None else losses_of(self, hidden, batch, targets)
 
@@ -125,7 +133,7 @@ class Model(nn.Module):
         self,
         tokens_T: torch.Tensor,
         batch: Batch,
-        caches: Sequence[LayerCache] | None = None,
+        caches: Sequence[LayerCache | Carry] | None = None,
         *,
         observer: Observer | None = None,
     ) -> Hidden:

@@ -6,12 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hyla.grid import CHUNK
 from hyla.models.config import Config
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, lt=1)]
+
+WHOLE_DOCUMENT = 1 << 40
+"""More rows than any document has."""
 
 
 class BatchRampConfig(Config):
@@ -45,6 +49,18 @@ class RouterConfig(Config):
     (aux-loss-free balancing, arXiv 2408.15664; 1e-3 there). Needs a model whose routers have a bias."""
     z_loss: Weight = 0.0
     """Weight of the mean squared logsumexp of the routers' logits (arXiv 2202.08906; 1e-3 there)."""
+
+
+class IndexerConfig(Config):
+    """How the lightning indexers of sparse attention learn (DeepSeek-V3.2, arXiv 2512.02556, section 2.1.1)."""
+
+    stage: Literal["warmup", "sparse"]
+    """"warmup": attention reads all keys, and the indexers alone learn to score them as it weighs them (1,000 steps at
+    a rate of 1e-3 there). "sparse": attention reads the selected keys; all else learns from the language loss, and the
+    indexers from what attention reads of the selected keys, without a gradient to the trunk."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the indexers' loss, the sum over layers of the mean divergence in nats. With AdamW, only its share in
+    the clipped norm depends on it."""
 
 
 class SpikeConfig(Config):
@@ -111,6 +127,11 @@ class TrainConfig(Config):
     """Smaller steps at the start; None: all have `batch_tokens`."""
     max_document_tokens: Count = 512
     """Longest piece of a document that is read as one sequence. Longer pieces teach longer memory and cost more."""
+    carry_state: bool = False
+    """Documents are read whole, in pieces of `max_document_tokens` (a multiple of 64), one in each pass of a step:
+    recurrent mixers and convolutions go on from where the piece before ended, without a gradient to it (truncated
+    gradients, arXiv 2507.02782), and positions go on. Softmax attention sees its piece alone. No state outlives a step:
+    a document that is cut at its edge begins anew, so make `batch_tokens` several times as long as most documents."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """"muon": the mixers' and channel mixers' matrices are updated by orthogonalised momentum, all else by AdamW. It
     needs about half the tokens of AdamW alone at this size, for a tenth more time a step."""
@@ -156,6 +177,8 @@ class TrainConfig(Config):
     trained, and a model that has them says so."""
     router: RouterConfig = RouterConfig()
     """Balance of experts."""
+    indexer: IndexerConfig | None = None
+    """Lightning indexers; None: they stay as they are."""
     spikes: SpikeConfig = SpikeConfig()
     """What to do when training goes wrong."""
     recompute: RecomputeConfig = RecomputeConfig()
@@ -180,7 +203,36 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _warm_up_trains_indexers_alone(self):
+        if self.indexer is not None and self.indexer.stage == "warmup":
+            names = ("trainable", "z_loss", "router")
+            wrong = next((n for n in names if getattr(self, n) != type(self).model_fields[n].default), None)
+            if wrong is not None:
+                raise ValueError(f'indexer.stage = "warmup" trains the indexers alone; leave {wrong} out')
+        return self
+
+    @model_validator(mode="after")
+    def _pieces_end_on_the_grid(self):
+        if self.carry_state and self.max_document_tokens % CHUNK:
+            raise ValueError(
+                f"carry_state hands states on at multiples of {CHUNK}, and max_document_tokens = "
+                f"{self.max_document_tokens} is none"
+            )
+        return self
+
+    @property
+    def document_rows(self) -> int:
+        """Most rows of a document that are read as one."""
+        return WHOLE_DOCUMENT if self.carry_state else self.max_document_tokens
+
+    @model_validator(mode="after")
     def _ramp_rises(self):
         if self.ramp is not None and self.ramp.batch_tokens >= self.batch_tokens:
             raise ValueError(f"ramp.batch_tokens must be below batch_tokens = {self.batch_tokens}")
         return self
+
+    @property
+    def learnt(self) -> tuple[str, ...]:
+        """Patterns of the parameters that change."""
+        is_warmup = self.indexer is not None and self.indexer.stage == "warmup"
+        return ("*.indexer.*",) if is_warmup else self.trainable

@@ -14,6 +14,7 @@ import torch
 from hyla.data.batch_sizes import BatchSizes
 from hyla.data.packing import PackedRows, Packer, TokenStore
 from hyla.errors import ConfigError
+from hyla.layers.carry import Carry
 from hyla.models.kinds import KINDS
 from hyla.models.objective import Losses, Targets
 from hyla.models.parameters import model_parameters
@@ -24,6 +25,7 @@ from hyla.train.averages import Average
 from hyla.train.config import RecomputeConfig, TrainConfig
 from hyla.train.events import Kind
 from hyla.train.heldout import Decode, numbers, score_heldout
+from hyla.train.indexers import teach
 from hyla.train.memory_use import memory_use
 from hyla.train.metrics import HeldoutMetrics, StepLines, StepMetrics
 from hyla.train.optimizer import Optimizer
@@ -78,7 +80,7 @@ def batch_sizes(config: TrainConfig) -> BatchSizes:
 
 def packer_of(store: TokenStore, config: TrainConfig) -> Packer:
     """The steps of one store."""
-    return Packer(store, batch_sizes(config), max_document_tokens=config.max_document_tokens, seed=config.seed)
+    return Packer(store, batch_sizes(config), max_document_tokens=config.document_rows, seed=config.seed)
 
 
 def recompute(model: Model, config: RecomputeConfig) -> None:
@@ -111,7 +113,7 @@ class Trainer:
     process or across any number of killed ones.
     """
 
-    names: tuple[str, ...] = ("loss", "mtp_loss", "z_loss")
+    names: tuple[str, ...] = ("loss", "mtp_loss", "z_loss", "indexer_loss")
     """Fields of `StepMetrics`, for what `_losses` gives after its total."""
 
     def __init__(
@@ -123,7 +125,11 @@ class Trainer:
             raise ConfigError(
                 f"mtp_weight = {config.mtp_weight}, but the model has no multi-token prediction; leave it out"
             )
-        freeze(model, config.trainable)
+        self.lesson = teach(model, None if config.indexer is None else config.indexer.stage)
+        freeze(model, config.learnt)
+        if config.carry_state and not any(spec.slot_tensors for spec in model.cache_specs()):
+            raise ConfigError("carry_state: no mixer of the model has a state that could go on; leave it out")
+        self._carries: list[Carry] = []
         recompute(model, config.recompute)
         self.masters = Masters(model, config.dtype)
         if not self.masters.weights:
@@ -228,11 +234,12 @@ class Trainer:
 
         A step in which nothing is to be learnt has no loss and no gradient.
         """
-        config, denominator = self.config, rows.denominator
+        denominator = rows.denominator
         sums = [torch.zeros((), dtype=torch.float64, device=self.model.device) for _ in self.names]
         self.routing.begin()
-        for part in rows.micro_batches(config.micro_batch_tokens):
+        for part in self._passes(rows):
             if not part.num_learnt:
+                self._read(part)
                 continue
             self.routing.forward_pass(True, denominator)
             with named_range("forward"):
@@ -244,6 +251,30 @@ class Trainer:
             sums = [total + one.double() for total, one in zip(sums, losses[1:])]
         return sums
 
+    def _passes(self, rows: PackedRows) -> list[PackedRows]:
+        """What is computed at once, in order."""
+        config = self.config
+        if config.carry_state:
+            return rows.pieces_in_turn(config.max_document_tokens, config.micro_batch_tokens)
+        return rows.micro_batches(config.micro_batch_tokens)
+
+    def _carried(self, rows: PackedRows) -> list[Carry] | None:
+        """What the mixers go on from in this pass, and leave for the next one."""
+        if not self.config.carry_state:
+            return None
+        if rows.goes_on is None:
+            self._carries = self.model.carries()
+        else:
+            self._carries = [carry.next(rows.goes_on) for carry in self._carries]
+        return self._carries
+
+    @torch.no_grad()
+    def _read(self, rows: PackedRows) -> None:
+        """A pass in which nothing is learnt: only what comes after it needs it."""
+        if self.config.carry_state:
+            rows = rows.to(self.model.device)
+            self.model(rows.tokens_T, rows.batch, self._carried(rows))
+
     def _losses(self, rows: PackedRows, denominator: int) -> Losses:
         """Of one pass, sums over its rows divided by `denominator`."""
         config = self.config
@@ -254,8 +285,10 @@ class Trainer:
             denominator,
             mtp_weight=config.mtp_weight,
             z_weight=config.z_loss,
+            lesson=self.lesson,
+            indexer_weight=1.0 if config.indexer is None else config.indexer.weight,
         )
-        return self.model(rows.tokens_T, rows.batch, targets=targets)
+        return self.model(rows.tokens_T, rows.batch, self._carried(rows), targets=targets)
 
     def run(
         self,
@@ -377,6 +410,7 @@ class Trainer:
     @torch.no_grad()
     def keep_final_weights(self) -> None:
         """Leave them in the model for good, once the run is over or stopped."""
+        teach(self.model, None)
         if self.average is not None:
             for name, mean in self.average.mean.items():
                 self.masters.weights[name].copy_(mean)

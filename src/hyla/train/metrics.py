@@ -19,9 +19,10 @@ class StepMetrics:
     learning_rate: AdamW's. grad_norm: before clipping. tokens, seconds: of the whole run, resumed parts included.
     mtp_loss, z_loss: without their weights, 0 where they have none. preferred, margin: of preference optimisation, the
     share of pairs that moved the right way, and how far. expert_load: tokens of the busiest expert, in
-    multiples of the mean, the worst of all mixtures. memory_bytes, peak_memory_bytes: after the step, of the process on
-    the CPU, of its tensors on another device; the peak is that of this process, not of the run. spike: why the step
-    was left out; None: it was not."""
+    multiples of the mean, the worst of all mixtures. indexer_loss: nats between index scores and what attention reads,
+    summed over layers, 0 where none learn. memory_bytes, peak_memory_bytes: after the step, of the process on the CPU,
+    of its tensors on another device; the peak is that of this process, not of the run. spike: why the step was left
+    out; None: it was not."""
 
     step: int
     loss: float
@@ -37,6 +38,7 @@ class StepMetrics:
     expert_load: float | None = None
     memory_bytes: int | None = None
     peak_memory_bytes: int | None = None
+    indexer_loss: float | None = None
     spike: str | None = None
 
 

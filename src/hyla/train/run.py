@@ -8,6 +8,7 @@ metrics.jsonl       one line per step
 heldout.jsonl       scores and samples along the way, if they are asked for
 statistics.jsonl    figures of every sublayer along the way, if they are asked for
 events.jsonl        what happened besides: kills survived, spikes, damaged checkpoints
+memory.json         what the steps took, beside what they take on paper
 tensorboard/        what TensorBoard reads, if it is asked for
 checkpoints/        newest states
 model/              the trained model as a Hugging Face folder
@@ -38,6 +39,7 @@ from hyla.train.config import TrainConfig
 from hyla.train.corpus import Document
 from hyla.train.files import filling, replace_json
 from hyla.train.loop import RowSource, Trainer, batch_sizes
+from hyla.train.memory import MeasuredMemory, PeakWatch, memory_on_paper
 from hyla.train.metrics import HeldoutMetrics, StepMetrics
 from hyla.train.model_source import ModelSource, trained_digest
 from hyla.train.preferences import DPOConfig, PairSource, PreferenceTrainer, read_pairs
@@ -48,7 +50,7 @@ from hyla.train.tokenizer import END_OF_TEXT_ID
 from hyla.train.utilisation import Utilisation, utilisation
 
 CPU = torch.device("cpu")
-RUN_FILE = "run.json"
+RUN_FILE, MEMORY_FILE = "run.json", "memory.json"
 FORMAT = 2
 
 
@@ -73,7 +75,9 @@ class RunRequest(Config):
                 raise ValueError("dpo needs a trained model: set model.start_from")
             if self.data != DataSource():
                 raise ValueError("dpo reads dpo.pairs; leave data out")
-            wrong = next((name for name in ("mtp_weight", "z_loss") if getattr(self.train, name)), None)
+            wrong = next(
+                (name for name in ("mtp_weight", "z_loss", "indexer", "carry_state") if getattr(self.train, name)), None
+            )
             if wrong is not None or self.train.heldout is not None or self.train.ramp is not None:
                 raise ValueError(f"dpo has no use for train.{wrong or 'heldout or train.ramp'}; leave it out")
         return self
@@ -87,6 +91,8 @@ class Trained:
     steps: int
     planned_steps: int
     seconds: float
+    memory: MeasuredMemory | None = None
+    """Of this call's steps; None where it took none, or the system does not say it."""
 
     @property
     def is_finished(self) -> bool:
@@ -159,11 +165,22 @@ class Run:
         reports = reports_of(self.train.report, self.folder, self.record["request"])
         trainer.records.reports, trainer.decode = reports, self.tokenizer.decode
         try:
-            trainer.run(on_step, is_stopped, say, on_heldout)
+            memory = self._measured(trainer, lambda: trainer.run(on_step, is_stopped, say, on_heldout))
         finally:
             reports.close()
         trainer.keep_final_weights()
-        return Trained(trainer.model, trainer.finished_steps, self.train.steps, trainer.seconds)
+        return Trained(trainer.model, trainer.finished_steps, self.train.steps, trainer.seconds, memory)
+
+    def _measured(self, trainer: Trainer, run: Callable[[], None]) -> MeasuredMemory | None:
+        """Run, and write down how much memory the steps took."""
+        before, watch = trainer.finished_steps, PeakWatch(trainer.model.device)
+        run()
+        grown, paper = watch.grown(), memory_on_paper(self.model_config, self.train)
+        if grown is None or trainer.finished_steps == before:
+            return None
+        found = MeasuredMemory(paper.rows, grown, paper)
+        replace_json(self.folder / MEMORY_FILE, found.record())
+        return found
 
     def _source(self) -> RowSource | PairSource:
         dpo = self.request.dpo
@@ -261,7 +278,7 @@ def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], d
 
 def steps_of(data: RunData, train: TrainConfig) -> RowSource:
     """What every step reads. Raises ConfigError for less text than one step."""
-    return data.steps(batch_sizes(train), max_document_tokens=train.max_document_tokens, seed=train.seed)
+    return data.steps(batch_sizes(train), max_document_tokens=train.document_rows, seed=train.seed)
 
 
 def resolve_steps(

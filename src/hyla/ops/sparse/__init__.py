@@ -12,11 +12,12 @@ from hyla.ops.attention.pytorch import write_rows
 from hyla.ops.backends import choose, is_portable
 from hyla.ops.batch import Batch
 from hyla.ops.exact.batched import bmm_rows
+from hyla.ops.sparse.divergence import Divergence
 from hyla.ops.sparse.gradient import SelectedAttention
 from hyla.ops.sparse.pytorch import FlatKeys, PagedKeys
 from hyla.ops.sparse.selection import Selection, select_rows
 
-__all__ = ["Selection", "select_keys", "sparse_attention"]
+__all__ = ["Selection", "index_divergence", "select_keys", "sparse_attention"]
 
 
 @torch.no_grad()
@@ -108,6 +109,47 @@ def sparse_attention(
         return choose("sparse", q_THK, k_TK).forward(q_THK, keys, selection, scale, value_dim).o_THV
 
 
+def index_divergence(
+    q_THI: torch.Tensor,
+    k_TI: torch.Tensor,
+    weights_TH: torch.Tensor,
+    queries_THK: torch.Tensor,
+    keys_TK: torch.Tensor,
+    *,
+    batch: Batch,
+    selection: Selection | None,
+    scale: float,
+    attention_scale: float,
+) -> torch.Tensor:
+    """KL(p_t || softmax(I_t)) of every row: how badly index scores tell what attention reads, which trains an indexer.
+
+    I_ts = sum_h w_th relu((scale q_th) . k_s);  p_ts = sum_h softmax(attention_scale q'_th . k'_s), made to sum to one;
+    over s in S_t, or without a selection over all s <= t. Source: DeepSeek-V3.2, arXiv 2512.02556, section 2.1.1.
+
+    Args:
+        q_THI: [T, H, I] index queries, fp32 or float64.
+        k_TI: [T, I] index keys in the dtype that they are cached in.
+        weights_TH: [T, H] head weights, in the dtype of the queries.
+        queries_THK, keys_TK: [T, Hq, K] and [T, K] of the attention, as `sparse_attention` has them. Constants.
+        batch: which rows belong to which sequence; whole sequences.
+        selection: of `select_keys` for the same batch, where attention reads those keys alone; None: all.
+        scale: factor on the index queries. attention_scale: factor on the attention's scores.
+
+    Returns: [T], nats, in the dtype of the queries; differentiable in q, k and weights.
+    Raises: ConfigError when shapes do not fit; RequestError when the batch starts past 0.
+    Cost: the scores of both (cost.py), and in the backward pass those again and two more products of the indexer's.
+        Memory: a stretch of rows times their keys at a time. Exactness: a row's bits, and those of its
+        gradients, do not depend on other sequences.
+    """
+    _check_index(q_THI, k_TI, weights_TH, batch, 1, "index_divergence")
+    _check_pages("keys", None, keys_TK, batch)
+    _check_attention(queries_THK, keys_TK, selection, batch, 1, "index_divergence")
+    queries_THK = queries_THK.detach().to(q_THI.dtype)
+    return Divergence.apply(
+        q_THI, k_TI, weights_TH, queries_THK, keys_TK.detach(), selection, batch, scale, attention_scale
+    )
+
+
 def _plan(q_THI: torch.Tensor, batch: Batch) -> AttentionPlan:
     """How index queries meet pages of keys: the plan of softmax attention with one key head."""
     heads, dim = q_THI.shape[1:]
@@ -118,23 +160,26 @@ def _plan(q_THI: torch.Tensor, batch: Batch) -> AttentionPlan:
     return attention_plan(batch, layout)
 
 
-def _check_index(q_THI, k_TI, weights_TH, batch: Batch, num_selected: int) -> None:
+def _check_index(q_THI, k_TI, weights_TH, batch: Batch, num_selected: int, name: str = "select_keys") -> None:
     tokens, heads, dim = q_THI.shape
     fits = k_TI.shape == (tokens, dim) and weights_TH.shape == (tokens, heads) and tokens == batch.num_tokens
     if not fits or num_selected < 1:
         raise ConfigError(
-            f"select_keys: shapes do not fit: q {list(q_THI.shape)}, k {list(k_TI.shape)}, weights "
+            f"{name}: shapes do not fit: q {list(q_THI.shape)}, k {list(k_TI.shape)}, weights "
             f"{list(weights_TH.shape)}, {batch.num_tokens} tokens, num_selected {num_selected}"
         )
 
 
-def _check_attention(q_THK, k_TK, selection: Selection, batch: Batch, value_dim: int) -> None:
+def _check_attention(
+    q_THK, k_TK, selection: Selection | None, batch: Batch, value_dim: int, name: str = "sparse_attention"
+) -> None:
     tokens, _, dim = q_THK.shape
-    fits = k_TK.shape == (tokens, dim) and tokens == batch.num_tokens == len(selection.counts)
+    selected = tokens if selection is None else len(selection.counts)
+    fits = k_TK.shape == (tokens, dim) and tokens == batch.num_tokens == selected
     if not fits or not 1 <= value_dim <= dim:
         raise ConfigError(
-            f"sparse_attention: shapes do not fit: q {list(q_THK.shape)}, k {list(k_TK.shape)}, value_dim {value_dim}, "
-            f"{batch.num_tokens} tokens, a selection of {len(selection.counts)}"
+            f"{name}: shapes do not fit: q {list(q_THK.shape)}, k {list(k_TK.shape)}, value_dim {value_dim}, "
+            f"{batch.num_tokens} tokens, a selection of {selected}"
         )
 
 

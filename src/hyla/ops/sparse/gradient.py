@@ -7,10 +7,15 @@ The selection is a constant: which keys are read is not differentiable, and its 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from hyla.ops.backends import choose
+from hyla.ops.batch import Batch
+from hyla.ops.sparse.divergence import add_rows
 from hyla.ops.sparse.pytorch import FlatKeys, scores, steps
+from hyla.ops.sparse.selection import Selection
 
 
 class SelectedAttention(torch.autograd.Function):
@@ -30,7 +35,7 @@ class SelectedAttention(torch.autograd.Function):
         delta_TH = (grad_o_THV * o_THV).sum(-1)
         keys = FlatKeys(k_TK, ctx.batch)
         grad_q, grad_k = torch.empty_like(q_scaled), torch.zeros_like(k_TK, dtype=o_THV.dtype)
-        for rows_L, positions_LS in steps(ctx.selection, keys.key_dim * o_THV.element_size()):
+        for rows_L, positions_LS in _own_steps(ctx.selection, ctx.batch, keys.key_dim * o_THV.element_size()):
             q_LHK, grad_o_LHV = q_scaled[rows_L], grad_o_THV[rows_L]
             p, k_LSK = scores(q_LHK, keys, rows_L, positions_LS)
             p_LHS = p.sub_(max_TH[rows_L][:, None, :, None]).exp_().transpose(1, 2).flatten(2)
@@ -41,14 +46,12 @@ class SelectedAttention(torch.autograd.Function):
             grad_k_LSK = grad_s.transpose(1, 2) @ q_LHK
             grad_k_LSK[..., : ctx.value_dim] += p_LHS.transpose(1, 2) @ grad_o_LHV
             places = keys.rows(rows_L, positions_LS.clamp_min(0))
-            _add_rows(grad_k, places.flatten(), grad_k_LSK.flatten(0, 1))
+            add_rows(grad_k, places.flatten(), grad_k_LSK.flatten(0, 1))
         return grad_q.to(q_THK.dtype), grad_k.to(k_TK.dtype), None, None, None, None
 
 
-def _add_rows(total_TK: torch.Tensor, places_A: torch.Tensor, rows_AK: torch.Tensor) -> None:
-    """Add each row at its place, in place; rows of one place in a fixed order, so that a run can be repeated."""
-    if total_TK.device.type == "cpu":
-        total_TK.index_add_(0, places_A, rows_AK)
-    else:
-        # A GPU's index_add_ adds by atomics, in any order; this one sorts the places first.
-        total_TK.index_put_((places_A,), rows_AK, accumulate=True)
+def _own_steps(selection: Selection, batch: Batch, bytes_per_key: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`steps` of one sequence after the other: the shapes of a row's products, and so its bits, are then a matter of
+    its own sequence."""
+    for offset, length in zip(batch.offsets, batch.lengths):
+        yield from steps(selection, bytes_per_key, range(offset, offset + length))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,10 +91,15 @@ def forward(q_THK: torch.Tensor, keys: Keys, selection: Selection, scale: float,
     return SelectedResult(o_THV, max_TH, sum_TH)
 
 
-def steps(selection: Selection, bytes_per_key: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Flat rows with like numbers of blocks, and their positions [L, n * 64] (int64, -1 in spare places)."""
+def steps(
+    selection: Selection, bytes_per_key: int, rows: Sequence[int] | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Flat rows with like numbers of blocks, and their positions [L, n * 64] (int64, -1 in spare places).
+
+    rows: flat rows to take, in order; None: all.
+    """
     blocks = [-(-count // CHUNK) for count in selection.counts]
-    order = sorted(range(len(blocks)), key=blocks.__getitem__)
+    order = sorted(range(len(blocks)) if rows is None else rows, key=blocks.__getitem__)
     first = 0
     while first < len(order):
         last = first + 1

@@ -36,3 +36,21 @@ def sparse_attention_reference(q_THK, k_TK, chosen: list[list[int]], batch: Batc
             weights_HS = torch.softmax(scale * (q_THK[t] @ keys_SK.T), -1)
             outputs.append(weights_HS @ keys_SK[:, :value_dim])
     return torch.stack(outputs)
+
+
+def divergence_reference(
+    scores: list[torch.Tensor], queries_THK, keys_TK, chosen: list[list[int]] | None, batch: Batch, scale: float
+) -> torch.Tensor:
+    """KL of every row's attention, summed over heads and normalised, from the softmax of its index scores, [T].
+
+    scores: of `index_scores_reference`; chosen: the keys that attention reads, None for all. Differentiable.
+    """
+    found = []
+    for offset, length in zip(batch.offsets, batch.lengths):
+        for t in range(offset, offset + length):
+            read = list(range(t - offset + 1)) if chosen is None else chosen[t]
+            keys_SK = keys_TK[offset : offset + length][read]
+            p_S = torch.softmax(scale * (queries_THK[t] @ keys_SK.T), -1).sum(0)
+            p_S = (p_S / p_S.sum()).detach()
+            found.append((p_S * (p_S.log() - torch.log_softmax(scores[t][read], -1))).sum())
+    return torch.stack(found)
