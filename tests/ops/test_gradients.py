@@ -170,7 +170,7 @@ def test_a_row_s_loss_gradient_does_not_depend_on_the_chunks(chunk_rows):
         others = draw((before + behind, 24), before)
         x_TD = torch.cat([others[:before], hidden_TD, others[before:]]).requires_grad_()
         targets = torch.cat([torch.zeros(before, dtype=torch.int64), targets_T, torch.ones(behind, dtype=torch.int64)])
-        cross_entropy(x_TD, weight_VD, targets, chunk_rows=chunk_rows, divisor=3.0).backward()
+        cross_entropy(x_TD, weight_VD, targets, chunk_rows=chunk_rows, denominator=3).backward()
         assert x_TD.grad is not None
         got = x_TD.grad[before : before + T]
         expected = got if expected is None else expected

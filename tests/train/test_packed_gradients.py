@@ -7,7 +7,8 @@ from matrix.mixers import MIXERS, model_of
 from hyla.models.formats.registry import families, family_of
 from hyla.models.initialize import initialize
 from hyla.models.state import cast
-from hyla.models.trunk import Model, Targets
+from hyla.models.objective import Targets
+from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.train.recipe import HybridRecipe
 
@@ -54,9 +55,9 @@ def learn(model: Model, place, *, learns_all: bool, chunk_rows: int = 32) -> tup
         logits_TV = model.head_logits(hidden_TD[rows].detach())
         is_learnt_T = torch.zeros(len(tokens_T), dtype=torch.bool)
         is_learnt_T[rows] = True
-        targets = Targets(targets_T, chunk_rows, None if learns_all else is_learnt_T, divisor=1.0)
+        targets = Targets(targets_T, chunk_rows, None if learns_all else is_learnt_T, denominator=1)
         found.clear()
-        model(tokens_T, batch, targets=targets).backward()
+        model(tokens_T, batch, targets=targets).total.backward()
     finally:
         handle.remove()
     model.zero_grad(set_to_none=True)
@@ -118,7 +119,7 @@ def step_gradients(model: Model, parts, *, is_grouped: bool = False) -> tuple[to
     num_rows = sum(len(tokens_T) for tokens_T, _, _ in micro_batches(model))
     loss, sums = torch.zeros((), dtype=torch.float64), {}
     for tokens_T, targets_T, batch in parts:
-        own = model(tokens_T, batch, targets=Targets(targets_T, 50, divisor=num_rows))
+        own = model(tokens_T, batch, targets=Targets(targets_T, 50, denominator=num_rows)).total
         own.backward()
         loss += own.detach()
         if is_grouped:
