@@ -9,6 +9,7 @@ from test_preferences import TEMPLATE, pair
 from tiny_run import write_text_folder
 from tiny_text import byte_tokenizer
 
+from hyla.adapters import load_adapted
 from hyla.checkpoints import load_model, save_model
 from hyla.errors import ConfigError
 from hyla.models.formats.registry import family_of
@@ -16,7 +17,7 @@ from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.dry_run import dry_run
 from hyla.train.recipe_file import read_recipe
-from hyla.train.run import open_run
+from hyla.train.run import RunRequest, open_run
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 SHORT = ("train.steps=2", "train.batch_tokens=96", "train.micro_batch_tokens=40", "train.max_document_tokens=48")
@@ -86,6 +87,7 @@ def test_there_are_the_recipes_that_the_docs_promise():
         "deepseek-v32",
         "sparse-attention",
         "sft",
+        "lora",
         "dpo",
     }
 
@@ -158,3 +160,42 @@ def test_what_a_model_cannot_do_is_said_before_it_trains(tmp_path, texts, train,
     run = open_run(tmp_path / "run", request, quiet)
     with pytest.raises(ConfigError, match=words):
         run.trained(lambda metrics: None, lambda step: None)
+
+
+def test_an_adapter_is_trained_kept_and_goes_on_bit_for_bit(tmp_path, texts):
+    path = next(path for path in RECIPES if path.stem == "lora")
+    more = ["train.steps=4", "train.checkpoint_every=1", "train.dtype=bf16", "lora.rank=3"]
+    request, files = tiny_request(path, tmp_path, texts, *more), []
+    base = load_model(request.model.start_from)
+    for name in ("whole", "parts"):
+        run, said = open_run(tmp_path / name, request, quiet), []
+        if name == "parts":
+            count = []
+            run.trained(count.append, quiet, is_stopped=lambda: len(count) == 2)  # noqa: B023
+        trained = run.trained(lambda line: None, lambda step: None, say=said.append)
+        run.save_model(trained.model)
+        assert "matrices" in said[0] and "trained:" in said[0]
+        state = sorted((run.folder / "checkpoints").glob("step-*"))[-1] / "weights.safetensors"
+        files.append((state.read_bytes(), (run.adapter_folder / "adapter_model.safetensors").read_bytes()))
+    assert files[0] == files[1]
+    adapted, merged = load_adapted(request.model.start_from, run.adapter_folder), load_model(run.model_folder)
+    prompts = [[1, 5, 9, 30], [7] * 70]
+    with torch.no_grad():
+        for found, expected, before in zip(adapted.logits(prompts), merged.logits(prompts), base.logits(prompts)):
+            assert not torch.equal(found, before)
+            # One has the file's fp32 weights, the other was trained on bf16 ones.
+            torch.testing.assert_close(found, expected, rtol=0.0, atol=0.05 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"model": {"hybrid": {}}}, "lora needs a trained model"),
+        ({"train": {"steps": 1, "trainable": ["head.*"]}}, "leave train.trainable out"),
+        ({"lora": {"dropout": 0.1}}, "0 by design"),
+        ({"lora": {"ranks": 3}}, "ranks"),
+    ],
+)
+def test_what_goes_with_no_adapter_is_refused(tables, words):
+    with pytest.raises(ConfigError, match=words):
+        RunRequest(**{"model": {"start_from": "x"}, "lora": {}, "train": {"steps": 1}, **tables})

@@ -81,8 +81,11 @@ class Adapters(nn.Module):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """What an optimizer updates, by name: the factors ("<matrix>.down", ...) and what is trained whole."""
-        named = {name.removeprefix("factors."): parameter for name, parameter in self.named_parameters()}
-        return named | {name: self._held(name) for name in self.whole}
+        return self.beside() | {name: self._held(name) for name in self.whole}
+
+    def beside(self) -> dict[str, nn.Parameter]:
+        """The factors alone, by name."""
+        return {name.removeprefix("factors."): parameter for name, parameter in self.named_parameters()}
 
     def _held(self, name: str) -> nn.Parameter:
         return self.model.get_parameter(name)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from hyla.adapters import LoraConfig, attach
 from hyla.data.batch_sizes import BatchSizes
 from hyla.data.packing import PackedRows, Packer, TokenStore
 from hyla.errors import ConfigError
@@ -117,9 +118,16 @@ class Trainer:
     """Fields of `StepMetrics`, for what `_losses` gives after its total."""
 
     def __init__(
-        self, model: Model, source: RowSource, config: TrainConfig, folder: Path, heldout: TokenStore | None = None
+        self,
+        model: Model,
+        source: RowSource,
+        config: TrainConfig,
+        folder: Path,
+        heldout: TokenStore | None = None,
+        lora: LoraConfig | None = None,
     ):
-        """model: in fp32; it becomes one of `config.dtype`. heldout: scored along the way if the config says so."""
+        """model: in fp32; it becomes one of `config.dtype`. heldout: scored along the way if the config says so. lora:
+        an adapter is trained, and the model is frozen."""
         self.model, self.config, self.folder, self.source, self.heldout = model, config, folder, source, heldout
         if config.mtp_weight and not model.num_mtp_steps:
             raise ConfigError(
@@ -131,7 +139,9 @@ class Trainer:
             raise ConfigError("carry_state: no mixer of the model has a state that could go on; leave it out")
         self._carries: list[Carry] = []
         recompute(model, config.recompute)
-        self.masters = Masters(model, config.dtype)
+        self.adapters = None if lora is None else attach(model, lora, seed=config.seed)
+        beside = {} if self.adapters is None else self.adapters.beside()
+        self.masters = Masters(model, config.dtype, beside)
         if not self.masters.weights:
             raise ConfigError("nothing is trainable; see train.trainable")
         self.routing = Routing(model, config.router)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import torch
 
@@ -11,6 +12,7 @@ from hyla.errors import ConfigError
 from hyla.models.state import cast
 from hyla.models.trunk import Model
 
+EMPTY: Mapping[str, torch.nn.Parameter] = MappingProxyType({})
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -35,10 +37,11 @@ class Masters:
     fp32.
     """
 
-    def __init__(self, model: Model, dtype: str = "fp32"):
-        """model: in fp32, with the gradients that are wanted; becomes one of `dtype` in place."""
+    def __init__(self, model: Model, dtype: str = "fp32", beside: Mapping[str, torch.nn.Parameter] = EMPTY):
+        """model: in fp32, with the gradients that are wanted; becomes one of `dtype` in place. beside: fp32 parameters
+        that are trained and not the model's own (an adapter's)."""
         learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self.weights: dict[str, torch.nn.Parameter] = learnt
+        self.weights: dict[str, torch.nn.Parameter] = {**learnt, **beside}
         self._rounded: dict[str, torch.nn.Parameter] = {}
         """By name, the model's parameters that are copies of `weights`."""
         if DTYPES[dtype] == torch.float32:

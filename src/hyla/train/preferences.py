@@ -19,6 +19,7 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field
 
+from hyla.adapters import LoraConfig
 from hyla.checkpoints import Tokenizer
 from hyla.data.encoding import Encoder
 from hyla.data.packing import EPOCH_SEED_STRIDE, PackedRows, TokenStore
@@ -27,6 +28,7 @@ from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import Config, Count
 from hyla.models.trunk import Model
 from hyla.ops.exact.logprobs import token_logprobs
+from hyla.train.config import TrainConfig
 from hyla.train.files import writing
 from hyla.train.loop import Trainer
 from hyla.whole_files import partial_name
@@ -157,8 +159,16 @@ class PreferenceTrainer(Trainer):
     names = ("loss", "preferred", "margin")
     source: PairSource
 
-    def __init__(self, model: Model, source: PairSource, config, folder: Path, dpo: DPOConfig):
-        super().__init__(model, source, config, folder)
+    def __init__(
+        self,
+        model: Model,
+        source: PairSource,
+        config: TrainConfig,
+        folder: Path,
+        dpo: DPOConfig,
+        lora: LoraConfig | None = None,
+    ):
+        super().__init__(model, source, config, folder, lora=lora)
         self.dpo = dpo
         self._reference: torch.Tensor | None = None
 

@@ -3,6 +3,7 @@
     [model]     one of hybrid, stack, family, start_from     (train.model_source)
     [data]      texts or stores                              (train.run_data)
     [dpo]       pairs of answers, in the place of data       (train.preferences)
+    [lora]      an adapter beside a trained model            (adapters.config)
     [train]     steps, rates, precision, memory, ...         (train.config)
 
 Relative paths are meant from the recipe's own folder, those of `--set` from where the command is given.

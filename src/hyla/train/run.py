@@ -12,6 +12,7 @@ memory.json         what the steps took, beside what they take on paper
 tensorboard/        what TensorBoard reads, if it is asked for
 checkpoints/        newest states
 model/              the trained model as a Hugging Face folder
+adapter/            the adapter in PEFT's format, if one was trained; model/ has it merged
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, model_validator
 
+from hyla.adapters import Adapters, LoraConfig, merge, report, save_adapter
 from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
 from hyla.data.packing import TokenStore
 from hyla.errors import CheckpointError, ConfigError
@@ -63,6 +65,8 @@ class RunRequest(Config):
     """What it reads."""
     dpo: DPOConfig | None = None
     """Preferences in the place of `data`: a trained model learns which answers are better."""
+    lora: LoraConfig | None = None
+    """Train low-rank terms beside a trained model, which stays as it is."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Training time, turned into `train.steps` once at the start; None: `train.steps` as it is."""
     train: TrainConfig
@@ -80,6 +84,15 @@ class RunRequest(Config):
             )
             if wrong is not None or self.train.heldout is not None or self.train.ramp is not None:
                 raise ValueError(f"dpo has no use for train.{wrong or 'heldout or train.ramp'}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_stand_beside_something(self):
+        if self.lora is not None:
+            if self.model.start_from is None:
+                raise ValueError("lora needs a trained model: set model.start_from")
+            if self.train.trainable != ("*",):
+                raise ValueError("lora says itself what is trained (targets, modules_to_save); leave train.trainable out")
         return self
 
 
@@ -131,6 +144,10 @@ class Run:
     def model_folder(self) -> Path:
         return self.folder / "model"
 
+    @property
+    def adapter_folder(self) -> Path:
+        return self.folder / "adapter"
+
     def untrained(self, device: torch.device = CPU) -> Model:
         """The model that the run begins with, in fp32; the same on every device. Raises ConfigError where it began with
         a trained model that is another one now."""
@@ -161,6 +178,8 @@ class Run:
         on_heldout: told of each score of held-out text along the way.
         """
         trainer = self._trainer(self.untrained(device))
+        if trainer.adapters is not None:
+            say(report(trainer.adapters))
         on_resume(trainer.resume(say))
         reports = reports_of(self.train.report, self.folder, self.record["request"])
         trainer.records.reports, trainer.decode = reports, self.tokenizer.decode
@@ -169,6 +188,8 @@ class Run:
         finally:
             reports.close()
         trainer.keep_final_weights()
+        if trainer.adapters is not None:
+            self._keep_adapter(trainer.adapters)
         return Trained(trainer.model, trainer.finished_steps, self.train.steps, trainer.seconds, memory)
 
     def _measured(self, trainer: Trainer, run: Callable[[], None]) -> MeasuredMemory | None:
@@ -192,8 +213,13 @@ class Run:
         dpo, source = self.request.dpo, self._source()
         if isinstance(source, PairSource):
             assert dpo is not None
-            return PreferenceTrainer(model, source, self.train, self.folder, dpo)
-        return Trainer(model, source, self.train, self.folder, self.heldout_store)
+            return PreferenceTrainer(model, source, self.train, self.folder, dpo, self.request.lora)
+        return Trainer(model, source, self.train, self.folder, self.heldout_store, self.request.lora)
+
+    def _keep_adapter(self, adapters: Adapters) -> None:
+        """Write the adapter's folder, and make its terms a part of the model."""
+        save_adapter(adapters, self.adapter_folder, base=self.request.model.start_from, tokenizer=self.tokenizer)
+        merge(adapters)
 
     def utilisation(self, device: torch.device) -> Utilisation | None:
         """How a speed compares with the device's products, for documents of the lengths of the first step."""
