@@ -16,8 +16,9 @@ from hyla.ops.ssd import ssd
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
-RELATIVE_TOLERANCE = 2e-6
-"""fp32 gradients against float64, relative to the largest of a tensor; measured: below 1e-6."""
+RELATIVE_TOLERANCE = 4e-6
+"""fp32 gradients against float64, relative to the largest of a tensor; measured: below 9e-7, and 1.9e-6 for linear
+attention, where the gradient of a first row's query is a difference."""
 KINDS = ("lightning", "linear", "ssd", "gla")
 SIZES = ((3, 3, 24, 20), (2, 6, 17, 36), (1, 4, 33, 9), (1, 1, 128, 72), (2, 2, 16, 150))
 """Groups of keys, heads, key and value dimension; only the state space dual has fewer groups than heads."""
