@@ -16,15 +16,16 @@ from hyla.ops.ssd import ssd
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
-RELATIVE_TOLERANCE = 2e-6
-"""fp32 gradients against float64, relative to the largest of a tensor; measured: below 1e-6."""
+RELATIVE_TOLERANCE = 4e-6
+"""fp32 gradients against float64, relative to the largest of a tensor; measured: below 9e-7, and 1.9e-6 for linear
+attention, where the gradient of a first row's query is a difference."""
 KINDS = ("lightning", "linear", "ssd", "gla")
 SIZES = ((3, 3, 24, 20), (2, 6, 17, 36), (1, 4, 33, 9), (1, 1, 128, 72), (2, 2, 16, 150))
 """Groups of keys, heads, key and value dimension; only the state space dual has fewer groups than heads."""
 BESIDE = ((20, (), (5,)), (30, (64, 1, 200), ()), (40, (3,), (300, 77)), (50, (130,), (130, 130)))
 """A seed, and the lengths of documents before and after one's own."""
 NAMES = ("q", "k", "v", "decays or states", "states")
-SLOPES = (0.0, 0.0123, 0.9, 0.3, 0.05, 0.1)
+SLOPES = (0.0, 0.0123, 0.9, 0.3, 0.05, 0.1, 0.2, 0.02)
 
 
 def draw(*shape, seed):
@@ -115,9 +116,11 @@ def test_a_decay_that_nothing_survives_has_a_gradient_as_small_as_what_survives(
     assert (got.double() - exact).abs().max() <= RELATIVE_TOLERANCE * exact.abs().max()
 
 
+@pytest.mark.parametrize("sizes", [SIZES[0], (3, 3, 7, 5)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_document_s_gradients_keep_their_bits_whatever_stands_beside_it(kind):
-    sizes, own = SIZES[0], 130
+def test_a_document_s_gradients_keep_their_bits_whatever_stands_beside_it(kind, sizes):
+    """Narrow heads too, whose products libraries compute by routines that look at the number of items."""
+    own = 130
     inputs = draw_inputs(kind, own, sizes)
     weights, states = draw(*inputs[2].shape, seed=7), draw_states(kind, 1, sizes)
     alone = gradients(kind, inputs, (own,), weights, states=states)

@@ -20,6 +20,7 @@ from hyla.ops.chunks.decay_rule import DecayRule
 from hyla.ops.chunks.items import from_items, to_items
 from hyla.ops.chunks.plan import ChunkPlan, chunk_plan
 from hyla.ops.chunks.states import by_rank, by_sequence
+from hyla.ops.exact.batched import bmm
 
 
 class DecayGrads(NamedTuple):
@@ -72,13 +73,18 @@ def backward(
     return DecayGrads([from_items(grad, plan) for grad in grads], grad_first)
 
 
+def _product(a_IHMN: torch.Tensor, b_IHNP: torch.Tensor) -> torch.Tensor:
+    """A product whose bits depend neither on other items nor on their number: gradients keep theirs in any batch."""
+    return bmm(a_IHMN.flatten(0, 1), b_IHNP.flatten(0, 1)).unflatten(0, a_IHMN.shape[:2])
+
+
 def _part_backward(plan: ChunkPlan, group: range, first: int, computed, grad_o, anchors, grad_state):
     """(what the rule computed, its gradient) for one stretch of steps; `grad_state` is moved to before it."""
     read, fold, v_leaf = computed
     q, since = read.q_IHRK.detach(), read.since_IHR1
     decay = fold.decay.detach().expand(anchors.shape[0], -1, -1, -1)
     grad_read = grad_o if since is None else grad_o * since.detach()
-    q_grad_o = q.transpose(-1, -2) @ grad_read
+    q_grad_o = _product(q.transpose(-1, -2), grad_read)
     grad_next = torch.empty_like(anchors)
     starts = plan.step_starts()
     for step in reversed(group):
@@ -89,11 +95,11 @@ def _part_backward(plan: ChunkPlan, group: range, first: int, computed, grad_o, 
     # Values have two gradients, as read inside the chunk and as folded; autograd adds them when both are the same
     # tensor.
     return (
-        (read.p_IHRC, grad_o @ v_leaf.detach().transpose(-1, -2)),
-        (read.q_IHRK, grad_read @ anchors.transpose(-1, -2)),
-        (since, None if since is None else (grad_o * (q @ anchors)).sum(-1, keepdim=True)),
-        (v_leaf, read.p_IHRC.detach().transpose(-1, -2) @ grad_o),
-        (fold.k_IHKC, grad_next @ fold.v_IHCV.detach().transpose(-1, -2)),
-        (fold.v_IHCV, fold.k_IHKC.detach().transpose(-1, -2) @ grad_next),
+        (read.p_IHRC, _product(grad_o, v_leaf.detach().transpose(-1, -2))),
+        (read.q_IHRK, _product(grad_read, anchors.transpose(-1, -2))),
+        (since, None if since is None else (grad_o * _product(q, anchors)).sum(-1, keepdim=True)),
+        (v_leaf, _product(read.p_IHRC.detach().transpose(-1, -2), grad_o)),
+        (fold.k_IHKC, _product(grad_next, fold.v_IHCV.detach().transpose(-1, -2))),
+        (fold.v_IHCV, _product(fold.k_IHKC.detach().transpose(-1, -2), grad_next)),
         (fold.decay, (anchors * grad_next).sum_to_size(*fold.decay.shape)),
     )
