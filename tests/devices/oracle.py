@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from hyla.models.formats.registry import families, family_of
 from hyla.models.initialize import initialize
-from hyla.models.state import cast
 from hyla.models.objective import Targets
+from hyla.models.state import cast
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 
@@ -66,7 +66,9 @@ def loss(model: Model) -> torch.Tensor:
     flat = [token for ids in texts for token in ids]
     following = [token for ids in texts for token in (*ids[1:], ids[0])]
     tokens, targets = (torch.tensor(ids, device=model.device) for ids in (flat, following))
-    return model(tokens, Batch.packed(list(LENGTHS), device=model.device), targets=Targets(targets, chunk_rows=40)).total
+    return model(
+        tokens, Batch.packed(list(LENGTHS), device=model.device), targets=Targets(targets, chunk_rows=40)
+    ).total
 
 
 def gradients(model: Model) -> torch.Tensor:

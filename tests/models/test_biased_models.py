@@ -11,9 +11,9 @@ from hyla.cost.inventory import inventory
 from hyla.models.config import MLPConfig, SoftmaxConfig, SublayerConfig
 from hyla.models.formats.registry import family_of
 from hyla.models.initialize import initialize
+from hyla.models.objective import Targets
 from hyla.models.parameters import model_parameters
 from hyla.models.state import NamedWeights, cast
-from hyla.models.objective import Targets
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 

@@ -62,9 +62,9 @@ def test_the_loss_of_a_forward_call_is_that_of_its_logits_and_a_wrapper_sees_eve
     tokens, batch = rows(model, (40, 25))
     targets = torch.arange(65) % model.config.vocab_size
     seen = []
-    model.register_forward_hook(lambda module, arguments, losses: seen.append(losses.total))
+    model.register_forward_hook(lambda module, arguments, losses: seen.append(losses))
     loss = model(tokens, batch, targets=Targets(targets, chunk_rows=16)).total
-    assert seen[0] is loss and loss.shape == ()
+    assert seen[0].total is loss and loss.shape == ()
     expected = cross_entropy(model(tokens, batch), model.head.weight, targets, chunk_rows=16)
     assert torch.equal(loss, expected)
     loss.backward()

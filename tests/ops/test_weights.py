@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from hyla.errors import BackendUnavailable, ConfigError
+from hyla.layers.linear import Linear, Projection
 from hyla.ops import native
+from hyla.ops.exact import rows
+from hyla.ops.exact.cross_entropy import logits_of
 from hyla.ops.weights import (
     BlockLayout,
     FP8Tensor,
@@ -129,8 +132,8 @@ def test_packed_matrices_of_heads_keep_their_bytes_and_the_bits(stored_dtype, is
     assert torch.equal(packed.in_place(), stored) and torch.equal(packed.dense(), plain.dense())
     x = draw(40, 3, into, seed=1)
     y = plain.product(x)
-    for rows in (slice(0, 40), slice(39, 40), slice(3, 9)):
-        assert torch.equal(packed.product(x[rows]), y[rows]) and torch.equal(plain.product(x[rows]), y[rows])
+    for some in (slice(0, 40), slice(39, 40), slice(3, 9)):
+        assert torch.equal(packed.product(x[some]), y[some]) and torch.equal(plain.product(x[some]), y[some])
     wide_rows = torch.zeros(40, 3, 200)
     packed.product(x, out=wide_rows[:, :, 64:192])
     assert torch.equal(wide_rows[:, :, 64:192], y) and not wide_rows[:, :, :64].any()
@@ -171,3 +174,32 @@ def test_only_plain_weights_are_trained():
 def test_where_blocks_lie_is_known_without_torch():
     code = "import hyla.ops.weights.blocks, hyla.ops.weights.cost, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("inner", [40, 41])
+def test_widened_sums_of_bf16_have_one_result_for_any_storage_and_number_of_rows(inner):
+    x, weight = (draw(count, inner, seed=count).to(DTYPE) for count in (70, 130))
+    exact = x.double() @ weight.double().t()
+    head = Linear(inner, 130)
+    head.weight = torch.nn.Parameter(weight.clone())
+    projection = Projection(head, dtype=torch.float32)
+    whole = projection.widened(x).detach()
+    assert whole.dtype == torch.float32
+    assert float((whole - exact).abs().max()) <= 1e-5 * float(exact.abs().max())
+    assert torch.equal(rows.linear_widened(x, weight), whole)
+    assert torch.equal(logits_of(x, weight), whole)
+    assert torch.equal(whole.bfloat16(), rows.linear(x, weight))  # the sums of bf16's own product, not yet rounded
+    assert torch.equal(torch.cat([projection.widened(row[None]).detach() for row in x]), whole)
+    projection.pack()
+    with torch.no_grad():
+        assert torch.equal(projection.widened(x), whole)
+        assert torch.equal(torch.cat([projection.widened(x[:7]), projection.widened(x[7:])]), whole)
+
+
+def test_the_gradient_of_widened_sums_is_that_of_the_plain_formula():
+    x, weight = (draw(count, 40, seed=count).to(DTYPE).requires_grad_() for count in (9, 130))
+    grad = draw(9, 130, seed=3).float()
+    rows.linear_widened(x, weight).backward(grad)
+    for found, exact in ((x.grad, grad.double() @ weight.double()), (weight.grad, grad.double().t() @ x.double())):
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, exact.bfloat16()) or (found.double() - exact).abs().max() <= 2**-8 * exact.abs().max()

@@ -128,7 +128,7 @@ def test_a_step_is_the_ordered_sum_over_its_passes(tmp_path, dtype):
     trainer = tiny_trainer(tmp_path, config)
     rows = trainer.source.step(0)
     parts = rows.micro_batches(80)
-    assert len(parts) > 2 and sum((list(part.lengths) for part in parts), []) == list(rows.lengths)
+    assert len(parts) > 2 and [length for part in parts for length in part.lengths] == list(rows.lengths)
     total: dict[str, torch.Tensor] = {}
     for part in parts:
         alone = tiny_trainer(tmp_path, config)
@@ -331,8 +331,13 @@ def test_multi_token_prediction_trains_its_own_modules_within_each_document():
         first += length
         if length < 2:
             continue
-        hidden = model.hidden(own[:-1], Batch.packed([length - 1]))
-        step = model.predict_next(goal[:-1], hidden.next_TD, Batch.packed([length - 1]))
-        total += torch.nn.functional.cross_entropy(model.head_logits(step.head_TD, step=0), goal[1:], reduction="sum")
-    assert losses.mtp.item() == pytest.approx(total.item() / 24, rel=1e-9)
+        hidden = model.hidden(own, Batch.packed([length]))
+        for step in range(model.num_mtp_steps):
+            read = torch.cat([goal[step:], goal.new_zeros(min(step, length))])
+            hidden = model.predict_next(read, hidden.next_TD, Batch.packed([length]), step=step)
+            rows = max(0, length - 1 - step)  # the last ones have no target so far ahead
+            logits = model.head_logits(hidden.head_TD[:rows], step=step)
+            total += torch.nn.functional.cross_entropy(logits, goal[1 + step :], reduction="sum")
+    assert model.num_mtp_steps > 1
+    assert losses.mtp.item() == pytest.approx(total.item() / 24 / model.num_mtp_steps, rel=1e-9)
     assert losses.total.item() == pytest.approx(losses.next_token.item() + 0.5 * losses.mtp.item())

@@ -44,7 +44,8 @@ def _table(found: DryRun, request: RunRequest) -> Table:
         "layers": found.pattern,
         "parameters": f"{found.parameters:,} ({found.active_parameters:,} active)",
         "steps": f"{request.train.steps:,}" + ("" if found.tokens is None else f", {found.tokens:,} tokens"),
-        "FLOPs": f"{found.flops_per_token:.3g} a token" + ("" if found.flops is None else f", {found.flops:.3g} in all"),
+        "FLOPs": f"{found.flops_per_token:.3g} a token"
+        + ("" if found.flops is None else f", {found.flops:.3g} in all"),
         "weights": in_bytes(found.weight_bytes),
         "gradients": in_bytes(found.gradient_bytes),
         "optimizer": in_bytes(found.optimizer_bytes),

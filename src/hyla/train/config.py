@@ -51,8 +51,8 @@ class SpikeConfig(Config):
     """What a step does whose loss or gradient is not finite, or whose gradient is far longer than those before."""
 
     action: Literal["stop", "skip", "rollback"] = "stop"
-    """"stop": end with an error; what was kept before stays. "skip": leave the weights as they are and go on. "rollback":
-    back to the newest checkpoint, and over the data that came since then."""
+    """"stop": end with an error; what was kept before stays. "skip": leave the weights as they are and go on.
+    "rollback": back to the newest checkpoint, and over the data that came since then."""
     factor: Annotated[float, Field(gt=1)] | None = None
     """Longest gradient in medians of the last `window` ones; None: only numbers that are not finite are spikes."""
     window: Annotated[int, Field(ge=4)] = 64

@@ -27,7 +27,9 @@ class DryRun:
     config: ModelConfig
     pattern: str
     parameters: int
+    """Modules of multi-token prediction included."""
     active_parameters: int
+    """That one token of the trunk meets."""
     tokens: int | None
     """Of the whole run; None where they are not known before the data is read (pairs of answers)."""
     flops_per_token: float
@@ -56,7 +58,8 @@ def dry_run(request: RunRequest, device: Device | None = None) -> DryRun:
     source, train = request.model, request.train
     config = source.model_config_of(source.draft_vocab_size, DRAFT_END)
     length = min(train.max_document_tokens, train.batch_tokens)
-    counts, table = count_parameters(config), model_parameters(config)
+    table = model_parameters(config)
+    parameters, active = sum(row.numel for row in table), count_parameters(config).active
     tokens = None if request.dpo is not None else batch_sizes(train).before(train.steps)
     per_token = train_flops_per_token(config, length)
     rows = min(train.micro_batch_tokens or train.batch_tokens, train.batch_tokens)
@@ -71,15 +74,15 @@ def dry_run(request: RunRequest, device: Device | None = None) -> DryRun:
     return DryRun(
         config=config,
         pattern=compress(kinds),
-        parameters=counts.total,
-        active_parameters=counts.active,
+        parameters=parameters,
+        active_parameters=active,
         tokens=tokens,
         flops_per_token=per_token,
         flops=None if tokens is None else per_token * tokens,
         weight_bytes=_weight_bytes(table, train),
-        gradient_bytes=4 * counts.total,
+        gradient_bytes=4 * parameters,
         optimizer_bytes=_optimizer_bytes(table, train),
-        average_bytes=4 * counts.total if train.average is not None else 0,
+        average_bytes=4 * parameters if train.average is not None else 0,
         activation_bytes=factor * kept * rows / length,
         loss_bytes=8 * min(train.loss_rows, rows) * config.vocab_size,
         step_seconds=seconds,

@@ -44,10 +44,25 @@ from hyla.train.statistics import statistics
 SMALLER_STEPS = "lower micro_batch_tokens or batch_tokens, loss_rows or the model's sizes, or set recompute.kinds"
 
 
+class StepSizes(Protocol):
+    """Rows of steps, each a function of its number alone."""
+
+    def of(self, step: int) -> int:
+        """Rows of step `step` (from 0)."""
+        ...
+
+    def before(self, step: int) -> int:
+        """Rows of all steps before `step`."""
+        ...
+
+
 class RowSource(Protocol):
     """Where steps come from: what a step reads is a function of its number alone."""
 
-    sizes: BatchSizes
+    @property
+    def sizes(self) -> StepSizes:
+        """How many rows they have."""
+        ...
 
     def step(self, step: int) -> PackedRows:
         """The rows of optimizer step `step` (0-based)."""

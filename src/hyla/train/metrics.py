@@ -15,11 +15,11 @@ from hyla.whole_files import write_whole
 @dataclass(frozen=True)
 class StepMetrics:
     """step: finished optimizer steps, from 1. loss: nats per learnt token before the update, of the next token alone.
-    learning_rate: AdamW's. grad_norm: before clipping. tokens, seconds: of the whole run, resumed parts included.
-    mtp_loss, z_loss: without their weights, 0 where they have none. preferred, margin: of preference optimisation, the
-    share of pairs that moved the right way, and how far. expert_load: tokens of the busiest expert, in
-    multiples of the mean, the worst of all mixtures. memory_bytes, peak_memory_bytes: after the step, of the process on
-    the CPU, of its tensors on another device; the peak is that of this process, not of the run. spike: why the step
+    learning_rate: AdamW's. grad_norm: before clipping. tokens, seconds: of the whole run so far, resumed parts
+    included. mtp_loss, z_loss: without their weights, 0 where they have none. preferred, margin: of preference
+    optimisation, the share of pairs that moved the right way, and how far. expert_load: tokens of the busiest expert,
+    in multiples of the mean, the worst of all mixtures. memory_bytes, peak_memory_bytes: after the step, of the process
+    on the CPU, of its tensors on another device; the peak is that of this process, not of the run. spike: why the step
     was left out; None: it was not."""
 
     step: int

@@ -1,4 +1,4 @@
-"""Which model a run begins with: sizes in a few numbers, any stack, any family by name, or one that was trained before."""
+"""Which model a run begins with: a few numbers, any stack, any family by name, or one that was trained before."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class FamilySource(Config):
     """The family, as `hyla inspect` and config.json's `model_type` call it, e.g. "qwen3_next"."""
     size: str | None = None
     """One of its published sizes to begin with; None: its tiny one, of two layers."""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     """Keys of its config.json that differ from those: sizes, patterns, switches."""
     vocab_size: Annotated[int, Field(ge=257)] = 4096
     """Tokens of a tokenizer that is trained on the data."""

@@ -30,8 +30,9 @@ def freeze(model: Model, trainable: Sequence[str]) -> None:
 class Masters:
     """By name, the fp32 tensors that an optimizer updates, and the way to and from the model that computes.
 
-    In an fp32 model they are the model's parameters. In a bf16 model, which computes exactly as it will be served, those
-    of fp32 rows are; of the others the model has the nearest bf16 numbers, and its gradients are added up in fp32.
+    In an fp32 model they are the model's parameters. In a bf16 model, which computes exactly as it will be served,
+    those of fp32 rows are; of the others the model has the nearest bf16 numbers, and its gradients are added up in
+    fp32.
     """
 
     def __init__(self, model: Model, dtype: str = "fp32"):

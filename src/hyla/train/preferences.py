@@ -35,7 +35,8 @@ class DPOConfig(Config):
     """How a preference becomes a loss."""
 
     pairs: str
-    """JSON lines of conversations: `chosen` and `rejected`, lists of messages, after those of `prompt` where it is given."""
+    """JSON lines of conversations: `chosen` and `rejected`, lists of messages, after those of `prompt` where it is
+    given."""
     beta: Annotated[float, Field(gt=0)] = 0.1
     """How dearly the model pays for leaving what it was. Smaller: it moves further."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
@@ -194,9 +195,7 @@ class PreferenceTrainer(Trainer):
         return PreferenceLosses(total, total.detach(), preferred, margin.detach().sum() / denominator)
 
 
-def read_pairs(
-    file: Path, tokenizer: Tokenizer, *, max_document_tokens: int, say: Callable[[str], None]
-) -> TokenStore:
+def read_pairs(file: Path, tokenizer: Tokenizer, *, max_document_tokens: int, say: Callable[[str], None]) -> TokenStore:
     """The pairs of a file as documents in turn, learnt where they differ.
 
     Raises ConfigError for a line that is no pair. Pairs longer than max_document_tokens are left out, and counted.
@@ -230,7 +229,7 @@ def _pair(line: str, place: str) -> tuple[list[dict], list[dict]]:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{place} is not JSON: {error}") from None
-    if not isinstance(found, dict) or not KEYS <= found.keys():
+    if not isinstance(found, dict) or not found.keys() >= KEYS:
         raise ConfigError(f"{place}: a pair has the keys chosen and rejected, and perhaps prompt")
     prompt, chosen, rejected = found.get("prompt") or [], found["chosen"], found["rejected"]
     for name, messages in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):

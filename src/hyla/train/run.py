@@ -147,6 +147,8 @@ class Run:
         on_heldout: told of each score of held-out text along the way.
         """
         trainer = self._trainer(self.untrained(device))
+        if self.model_config.mtp and not self.train.mtp_weight:
+            say("its modules of multi-token prediction are not trained, since train.mtp_weight = 0")
         on_resume(trainer.resume(say))
         reports = reports_of(self.train.report, self.folder, self.record["request"])
         trainer.records.reports, trainer.decode = reports, self.tokenizer.decode
@@ -157,7 +159,7 @@ class Run:
         trainer.keep_final_weights()
         return Trained(trainer.model, trainer.finished_steps, self.train.steps, trainer.seconds)
 
-    def _source(self) -> RowSource | PairSource:
+    def _source(self) -> RowSource:
         dpo = self.request.dpo
         if dpo is not None:
             return PairSource(self.data.train[0], dpo.pairs_per_step, self.train.seed)

@@ -1,5 +1,5 @@
-"""What a run reads: a folder of text, encoded by the model's tokenizer or one of its own, or token stores that were built
-before, in fixed shares."""
+"""What a run reads: a folder of text, encoded by the model's tokenizer or one of its own, or token stores that were
+built before, in fixed shares."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def read_data(
 ) -> RunData:
     """The data of a new run.
 
-    trained_from: the model whose tokenizer it must have, or None. vocab_size, max_len: of a tokenizer that is trained on
-    a folder of text otherwise. Raises ConfigError for stores of other tokenizers, or without held-out documents.
+    trained_from: the model whose tokenizer it must have, or None. vocab_size, max_len: of a tokenizer that is trained
+    on a folder of text otherwise. Raises ConfigError for stores of other tokenizers, or without held-out documents.
     """
     tokenizer = None if trained_from is None else load_tokenizer(trained_from)
     if source.stores:

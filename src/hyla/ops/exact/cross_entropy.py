@@ -74,8 +74,8 @@ def cross_entropy(
 ) -> torch.Tensor:
     """Mean cross-entropy in nats of the head's logits hidden W^T against targets int64 [T]; a scalar.
 
-    Differentiable in hidden_TD and weight_VD, both of one dtype; the loss is fp32 at least. Peak memory: chunk_rows rows of the vocabulary. denominator:
-    what the sum over rows is divided by; None: their number.
+    Differentiable in hidden_TD and weight_VD, both of one dtype; the loss is fp32 at least. Peak memory:
+    chunk_rows rows of the vocabulary. denominator: what the sum over rows is divided by; None: their number.
     """
     return cross_entropy_and_z(
         hidden_TD, weight_VD, targets_T, chunk_rows=chunk_rows, denominator=denominator, z_weight=0.0

@@ -42,6 +42,7 @@ def token_logprobs(
 ) -> torch.Tensor:
     """ln p of targets int64 [T] under the softmax of hidden W^T; [T], nats, <= 0.
 
-    Differentiable in hidden_TD and weight_VD, both of one dtype; the result is fp32 at least. Peak memory: chunk_rows rows of the vocabulary.
+    Differentiable in hidden_TD and weight_VD, both of one dtype; the result is fp32 at least. Peak memory:
+    chunk_rows rows of the vocabulary.
     """
     return _ChunkedLogProbs.apply(hidden_TD, weight_VD, targets_T, chunk_rows)
