@@ -23,7 +23,7 @@ from hyla.cli.interrupts import STATUS, stopped_by_ctrl_c
 from hyla.cli.training import DEFAULT_STEPS, make_request
 from hyla.errors import CheckpointError
 from hyla.train.card import EXAMPLE_CHARS, STDLIB_EXAMPLES
-from hyla.train.metrics import MetricsFile
+from hyla.train.metrics import StepLines, StepMetrics
 from hyla.train.run import read_run
 
 COMMAND = typer.main.get_command(app)
@@ -107,7 +107,7 @@ def interrupted(out, data, config, *, after):
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     deadline = time.monotonic() + 300
-    while not ((out / "metrics.jsonl").exists() and len(MetricsFile(out / "metrics.jsonl").read()) >= after):
+    while not ((out / "metrics.jsonl").exists() and len(StepLines(out / "metrics.jsonl", StepMetrics).read()) >= after):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

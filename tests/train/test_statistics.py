@@ -1,6 +1,8 @@
 """Figures of what is inside a layer: each against a plain computation of it."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.train.loop import packer_of
 from hyla.train.metrics import SublayerStatistics
+from hyla.train.routing import Load
 from hyla.train.statistics import QUANTILES, attention_figures, first_rows, quantiles, statistics
 
 RECURRENT = ("KDA", "GLA", "GatedDelta", "LinearAttention", "Lightning", "Mamba2")
@@ -55,16 +58,12 @@ def test_the_memory_of_statistics_is_the_one_that_serving_caches(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", sorted(DECAYING))
 def test_the_memory_decays_by_what_statistics_say(name):
     """One row more, whose key reads nothing: only the decay is left of a state."""
     layer = layer_of(name)
-    layer.mixer.in_projection  # noqa: B018
     x = rows(65, DIM)
     before, after = (layer.mixer.inside(x[:count], Batch.packed([count])) for count in (64, 65))
-    if name not in DECAYING:
-        assert after.log_decay is None
-        return
     log_decay = after.log_decay[-1]
     left = log_decay.exp()[:, None, None] if log_decay.ndim == 1 else log_decay.exp()[:, :, None]
     added = after.state_NHKV[0] - before.state_NHKV[0] * left
@@ -208,3 +207,24 @@ def test_the_routers_of_a_run_are_looked_at_and_put_back(tmp_path):
     assert moe.step == 2 and moe.figures["busiest_expert"] == trainer.metrics.read()[-1].expert_load
     assert 0 <= moe.figures["idle_experts"] < RECIPE.num_experts
     assert all(module.watch is None for module in trainer.model.modules() if isinstance(module, MoE))
+
+
+def test_the_example_of_the_docs_reads_a_run(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "training-progress.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    folder = tmp_path / "runs" / "notes"
+    folder.mkdir(parents=True)
+    config = type(CONFIG)(**{**CONFIG.model_dump(), "steps": 4, "statistics": {"every": 2, "rows": 64}})
+    tiny_trainer(folder, config).run()
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/training-progress.md", "exec"), {"__name__": "example"})
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["2", "0"], ["4", "0"]]
+
+
+def test_the_page_names_every_figure():
+    page = (Path(__file__).parents[2] / "docs" / "training-progress.md").read_text(encoding="utf-8")
+    model = initialize(Model(RECIPE.model_config_of(300, 0)), 3)
+    loads = [Load(name, 1.0, 0) for name, module in model.named_modules() if isinstance(module, MoE)]
+    lines = statistics(model, 1, packer_of(tiny_store(), CONFIG).step(0), 150, loads)
+    names = {name for line in lines for name in line.figures} | {"learnt_sink_mass"}
+    assert len(names) > 12 and all(f"`{name}`" in page for name in names)

@@ -203,7 +203,7 @@ class Run:
         replace_json(self.folder / MEMORY_FILE, found.record())
         return found
 
-    def _source(self) -> RowSource | PairSource:
+    def _source(self) -> RowSource:
         dpo = self.request.dpo
         if dpo is not None:
             return PairSource(self.data.train[0], dpo.pairs_per_step, self.train.seed)
