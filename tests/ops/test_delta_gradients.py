@@ -15,7 +15,8 @@ from hyla.ops.kda.reference import kda_reference
 pytestmark = pytest.mark.usefixtures("each_backend")
 
 RELATIVE_TOLERANCE = 1e-5
-"""fp32 gradients against float64, each tensor's largest error over its largest element; as test_delta.py has it."""
+"""fp32 gradients against float64, each tensor's largest error over its largest element; as test_delta.py has it.
+Measured: below 1.6e-6 (a document of one row between states), else below 8e-7."""
 NAMES = ("q", "k", "v", "log_decay", "beta", "state")
 SCALE = 0.3
 

@@ -128,9 +128,9 @@ HOT float sum_first(int64_t count, const float *x) {
 /* Gradients of the pairs, then those of log decays and betas, the last row first: by_key then holds what later rows and
    this one have with each earlier row, and all of those decayed at this row. */
 static void gated_pairs_back(const Call *call, Room *room, const Chunk *chunk, int64_t h, const Gates *gates) {
-    float by_key[CHUNK] = {0}, total = 0.0f;
-    double before[CHUNK], since = 0.0;
-    for (int64_t c = 0; c < call->K; c++) total += room->total[c];
+    float by_key[CHUNK] = {0};
+    double before[CHUNK], since = 0.0, total = 0.0;
+    for (int64_t c = 0; c < call->K; c++) total += (double)room->total[c];
     for (int64_t r = 0; r < chunk->rows; r++) before[r] = r ? before[r - 1] + (double)gates->by_end[r - 1] : 0.0;
     for (int64_t r = chunk->rows - 1; r >= 0; r--) {
         int64_t at = r * SIDE;
@@ -141,7 +141,7 @@ static void gated_pairs_back(const Call *call, Room *room, const Chunk *chunk, i
         since += (double)gates->by_start[r];
         if (r >= chunk->count) continue;
         int64_t place = (chunk->row + r) * call->heads + h;
-        call->grad_decay[place] = (float)(since + before[r] + (double)total + (double)sum_first(r, by_key));
+        call->grad_decay[place] = (float)(since + before[r] + total + (double)sum_first(r, by_key));
         call->grad_beta[place] = room->grad_beta[r];
     }
 }
