@@ -34,11 +34,11 @@ KERNELS = {
     "hyla_attention": ("score_group", "value_group", "merge_row", "factors_of", "soften_rows"),
     "hyla_fp8_dense": ("dense_row",),
     "hyla_unary_grad": ("sigmoid_grad_row", "silu_grad_row", "softplus_grad_row"),
-    "hyla_swiglu_grad": ("swiglu_grad_row", "expert_grad_row"),
+    "hyla_swiglu_grad": ("silu_slopes", "swiglu_back", "weighed_results"),
     "hyla_loss": ("exponentials_of", "times_number"),
     "hyla_norm_grad, hyla_gated_grad": ("norm_dots", "norm_back"),
     "hyla_gated_grad": ("opened_row", "products_row", "three_row", "added_row", "factor_row", "dot_of", "weighed_row"),
-    "hyla_decays_grad": ("decay_grad_row",),
+    "hyla_decays_grad": ("decay_factors", "decay_back"),
     "hyla_rates_grad": ("mixed_slopes", "step_slopes", "value_back", "slope_back"),
     "hyla_conv_grad": ("mixed_row", "shares_row", "back_row", "unit_dots", "unit_back", "sloped_row"),
     "hyla_product": ("float_chains", "mixed_chains", "pair_chains", "upward_chains", "in_pairs_chains"),
@@ -47,6 +47,7 @@ KERNELS = {
 IN_TILES = {"hyla_product": ("rows_in_tiles", "few_rows_in_tiles")}
 """The same of the build that has matrix tiles."""
 WITHOUT_FMA = {
+    *("swiglu_back", "decay_back"),
     *("conv_row", "decayed_keys", "dense_row", "gated_head", "combine_row", "join_row", "relu2_row", "sum_row"),
     *(
         "sigmoid_grad_row",
