@@ -47,29 +47,10 @@ KERNELS = {
 IN_TILES = {"hyla_product": ("rows_in_tiles", "few_rows_in_tiles")}
 """The same of the build that has matrix tiles."""
 WITHOUT_FMA = {
-    *("swiglu_back", "decay_back"),
     *("conv_row", "decayed_keys", "dense_row", "gated_head", "combine_row", "join_row", "relu2_row", "sum_row"),
-    *(
-        "sigmoid_grad_row",
-        "products_row",
-        "three_row",
-        "added_row",
-        "factor_row",
-        "weighed_row",
-        "unit_back",
-        "sloped_row",
-        "slope_back",
-    ),
-    *(
-        "times_number",
-        "scaled_row",
-        "weigh_by_table",
-        "scaled_columns",
-        "product_row",
-        "normed_row",
-        "skip_row",
-        "times_row",
-    ),
+    *("scaled_row", "weigh_by_table", "scaled_columns", "product_row", "normed_row", "skip_row", "times_row"),
+    *("sigmoid_grad_row", "swiglu_back", "decay_back", "slope_back", "unit_back", "sloped_row", "times_number"),
+    *("products_row", "three_row", "added_row", "factor_row", "weighed_row"),
 }
 """They multiply only: their sums are rounded after each product, as PyTorch's are."""
 X86_BUILDS = [found for found in build.BUILDS if found.machine == "x86_64"]
