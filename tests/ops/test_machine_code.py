@@ -45,11 +45,11 @@ KERNELS = {
     "hyla_attention_grad, sinks": ("sink_of_sequence",),
     "hyla_fp8_dense": ("dense_row",),
     "hyla_unary_grad": ("sigmoid_grad_row", "silu_grad_row", "softplus_grad_row"),
-    "hyla_swiglu_grad": ("swiglu_grad_row", "expert_grad_row"),
+    "hyla_swiglu_grad": ("silu_slopes", "swiglu_back", "weighed_results"),
     "hyla_loss": ("exponentials_of", "times_number"),
     "hyla_norm_grad, hyla_gated_grad": ("norm_dots", "norm_back"),
     "hyla_gated_grad": ("opened_row", "products_row", "three_row", "added_row", "factor_row", "dot_of", "weighed_row"),
-    "hyla_decays_grad": ("decay_grad_row",),
+    "hyla_decays_grad": ("decay_factors", "decay_back"),
     "hyla_rates_grad": ("mixed_slopes", "step_slopes", "value_back", "slope_back"),
     "hyla_conv_grad": ("mixed_row", "shares_row", "back_row", "unit_dots", "unit_back", "sloped_row"),
     "hyla_product": ("float_chains", "mixed_chains", "pair_chains", "upward_chains", "in_pairs_chains"),
@@ -59,27 +59,9 @@ IN_TILES = {"hyla_product": ("rows_in_tiles", "few_rows_in_tiles")}
 """The same of the build that has matrix tiles."""
 WITHOUT_FMA = {
     *("conv_row", "decayed_keys", "dense_row", "gated_head", "combine_row", "join_row", "relu2_row", "sum_row"),
-    *(
-        "sigmoid_grad_row",
-        "products_row",
-        "three_row",
-        "added_row",
-        "factor_row",
-        "weighed_row",
-        "unit_back",
-        "sloped_row",
-        "slope_back",
-    ),
-    *(
-        "times_number",
-        "scaled_row",
-        "weigh_by_table",
-        "scaled_columns",
-        "product_row",
-        "normed_row",
-        "skip_row",
-        "times_row",
-    ),
+    *("scaled_row", "weigh_by_table", "scaled_columns", "product_row", "normed_row", "skip_row", "times_row"),
+    *("sigmoid_grad_row", "swiglu_back", "decay_back", "slope_back", "unit_back", "sloped_row", "times_number"),
+    *("products_row", "three_row", "added_row", "factor_row", "weighed_row"),
 }
 """They multiply only: their sums are rounded after each product, as PyTorch's are."""
 X86_BUILDS = [found for found in build.BUILDS if found.machine == "x86_64"]

@@ -5,6 +5,7 @@
 
 #define SMALL 16384 /* fewer elements are not worth a second thread */
 #define STRETCH 4096
+#define PIECE 512 /* of a row, whose results stay in the first cache */
 
 static int64_t rows_of(int64_t width) { return SMALL / (width < 1 ? 1 : width); }
 
@@ -58,44 +59,78 @@ typedef struct {
     float *weight_grad;        /* weights: [rows], the sums of silu(gate) up times grad */
 } SwigluGrad;
 
-INLINE vec swiglu_grad_at(const SwigluGrad *c, const int is_bf16, const int has_weight, int64_t r, int64_t i, int left,
-                          vec dot) {
-    vec x = load_row(c->gate, r * c->gate_row + i, left, is_bf16), up = load_row(c->up, r * c->up_row + i, left, is_bf16);
-    vec g = load_row(c->grad, r * c->grad_row + i, left, is_bf16), silu = silu_vec(x);
-    if (has_weight) {
-        vec act = multiply(silu, up), weight = splat(c->weights[r]);
-        dot = fma_vec(act, g, dot);
-        store_row(c->act, r * c->width + i, left, is_bf16, multiply(act, weight));
-        g = multiply(g, weight);
+/* silu of a piece of the gate's row, and its derivative. */
+INLINE void silu_slopes_in(const int is_bf16, int64_t count, const void *x, int64_t at, float *silu, float *slope) {
+#define BODY(i, left)                                                        \
+    {                                                                        \
+        vec v = load_row(x, at + (i), left, is_bf16);                        \
+        store_row(silu, i, left, 0, silu_vec(v));                            \
+        store_row(slope, i, left, 0, silu_slope(v));                         \
     }
-    store_row(c->gate_grad, r * c->out_row + i, left, is_bf16, multiply(multiply(g, up), silu_slope(x)));
-    store_row(c->up_grad, r * c->out_row + i, left, is_bf16, multiply(g, silu));
-    return dot;
-}
-HOT void swiglu_grad_row(const SwigluGrad *c, int is_bf16, int64_t r) {
-    vec dot = splat(0.0f);
-#define BODY(i, left) dot = swiglu_grad_at(c, 0, 0, r, i, left, dot)
-    if (!is_bf16) ALONG_ROW(c->width, BODY)
-#undef BODY
-#define BODY(i, left) dot = swiglu_grad_at(c, 1, 0, r, i, left, dot)
-    else ALONG_ROW(c->width, BODY)
+    ALONG_ROW(count, BODY)
 #undef BODY
 }
-HOT void expert_grad_row(const SwigluGrad *c, int is_bf16, int64_t r) {
+HOT void silu_slopes(int is_bf16, int64_t count, const void *x, int64_t at, float *silu, float *slope) {
+    if (is_bf16) silu_slopes_in(1, count, x, at, silu, slope);
+    else silu_slopes_in(0, count, x, at, silu, slope);
+}
+
+/* A piece of a row: where it begins in it, and what was made of the gate there. */
+typedef struct {
+    int64_t row, from, count;
+    const float *silu, *slope;
+} PieceOfRow;
+
+/* Both gradients. factor: of the gradient. */
+INLINE void swiglu_back_in(const SwigluGrad *c, const int is_bf16, const PieceOfRow *p, float factor) {
+    int64_t up_at = p->row * c->up_row + p->from, grad_at = p->row * c->grad_row + p->from, to = p->row * c->out_row + p->from;
+#define BODY(i, left)                                                                                   \
+    {                                                                                                   \
+        vec g = multiply(load_row(c->grad, grad_at + (i), left, is_bf16), splat(factor));               \
+        store_row(c->up_grad, to + (i), left, is_bf16, multiply(g, load_row(p->silu, i, left, 0)));     \
+        g = multiply(g, load_row(c->up, up_at + (i), left, is_bf16));                                   \
+        store_row(c->gate_grad, to + (i), left, is_bf16, multiply(g, load_row(p->slope, i, left, 0)));  \
+    }
+    ALONG_ROW(p->count, BODY)
+#undef BODY
+}
+HOT void swiglu_back(const SwigluGrad *c, int is_bf16, const PieceOfRow *p, float factor) {
+    if (is_bf16) swiglu_back_in(c, 1, p, factor);
+    else swiglu_back_in(c, 0, p, factor);
+}
+/* The result times its weight again, and the sum of the result times the gradient. */
+INLINE float weighed_in(const SwigluGrad *c, const int is_bf16, const PieceOfRow *p, float weight) {
+    int64_t up_at = p->row * c->up_row + p->from, grad_at = p->row * c->grad_row + p->from, to = p->row * c->width + p->from;
     vec dot = splat(0.0f);
-#define BODY(i, left) dot = swiglu_grad_at(c, 0, 1, r, i, left, dot)
-    if (!is_bf16) ALONG_ROW(c->width, BODY)
+#define BODY(i, left)                                                                                   \
+    {                                                                                                   \
+        vec act = multiply(load_row(p->silu, i, left, 0), load_row(c->up, up_at + (i), left, is_bf16)); \
+        dot = fma_vec(act, load_row(c->grad, grad_at + (i), left, is_bf16), dot);                       \
+        store_row(c->act, to + (i), left, is_bf16, multiply(act, splat(weight)));                       \
+    }
+    ALONG_ROW(p->count, BODY)
 #undef BODY
-#define BODY(i, left) dot = swiglu_grad_at(c, 1, 1, r, i, left, dot)
-    else ALONG_ROW(c->width, BODY)
-#undef BODY
-    c->weight_grad[r] = sum_vec(dot);
+    return sum_vec(dot);
+}
+HOT float weighed_results(const SwigluGrad *c, int is_bf16, const PieceOfRow *p, float weight) {
+    return is_bf16 ? weighed_in(c, 1, p, weight) : weighed_in(c, 0, p, weight);
+}
+
+static void swiglu_grad_row(const SwigluGrad *c, int64_t r) {
+    float silu[PIECE], slope[PIECE], weight = c->weights ? c->weights[r] : 1.0f, dot = 0.0f;
+    int is_bf16 = (int)c->is_bf16;
+    for (int64_t from = 0; from < c->width; from += PIECE) {
+        PieceOfRow p = {r, from, c->width - from < PIECE ? c->width - from : PIECE, silu, slope};
+        silu_slopes(is_bf16, p.count, c->gate, r * c->gate_row + from, silu, slope);
+        swiglu_back(c, is_bf16, &p, weight);
+        if (c->weights) dot += weighed_results(c, is_bf16, &p, weight);
+    }
+    if (c->weights) c->weight_grad[r] = dot;
 }
 static void swiglu_grad_rows(void *context, int64_t first, int64_t last, int64_t worker) {
     const SwigluGrad *call = context;
     (void)worker;
-    for (int64_t r = first; r < last; r++)
-        (call->weights ? expert_grad_row : swiglu_grad_row)(call, (int)call->is_bf16, r);
+    for (int64_t r = first; r < last; r++) swiglu_grad_row(call, r);
 }
 int hyla_swiglu_grad(const SwigluGrad *call) {
     team_ranges(call->rows, rows_of(call->width), swiglu_grad_rows, (void *)call);

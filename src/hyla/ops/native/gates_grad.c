@@ -26,39 +26,70 @@ typedef struct {
     float bound;
 } DecaysGrad;
 
-INLINE void decay_grad_in(const DecaysGrad *d, const int has_bound, const int is_bf16, int64_t t, float *biases,
-                          float *rates) {
+/* What the gradient is multiplied with for raw, and for A_log. The two exponentials of one loop would not leave enough
+   registers for the rest of it. */
+INLINE vec decay_input(const DecaysGrad *d, const int is_bf16, int64_t t, int64_t c, int left) {
+    return add(load_row(d->raw, t * d->raw_row + c, left, is_bf16), load_row(d->bias, c, left, 0));
+}
+INLINE void decay_factors_in(const DecaysGrad *d, const int has_bound, const int is_bf16, int64_t t, float *for_raw,
+                             float *for_rate) {
+#define RATE(c, left) load_row(d->rates, c, left, 0)
 #define BODY(c, left)                                                                                             \
     {                                                                                                             \
-        vec z = add(load_row(d->raw, t * d->raw_row + (c), left, is_bf16), load_row(d->bias, c, left, 0));        \
-        vec rate = load_row(d->rates, c, left, 0), g = load_row(d->grad, t * d->columns + (c), left, 0), by_rate;  \
-        if (has_bound) {                                                                                          \
-            vec slope = sigmoid_slope(sigmoid_vec(multiply(rate, z)));                                            \
-            g = multiply(g, multiply(multiply(splat(d->bound), slope), rate)), by_rate = multiply(g, z);          \
-        } else {                                                                                                  \
-            g = multiply(g, negative(rate)), by_rate = multiply(g, softplus_vec(z)), g = multiply(g, sigmoid_vec(z)); \
-        }                                                                                                         \
-        accumulate(biases, c, left, g);                                                                           \
-        accumulate(rates, c, left, by_rate);                                                                      \
-        store_row(d->out, t * d->columns + (c), left, is_bf16, g);                                                \
+        vec z = decay_input(d, is_bf16, t, c, left), rate = RATE(c, left);                                        \
+        vec slope = has_bound ? multiply(splat(d->bound), sigmoid_slope(sigmoid_vec(multiply(rate, z))))          \
+                              : negative(sigmoid_vec(z));                                                         \
+        store_row(for_raw, c, left, 0, multiply(slope, rate));                                                    \
     }
     ALONG_ROW(d->columns, BODY)
 #undef BODY
+#define BODY(c, left)                                                                                             \
+    {                                                                                                             \
+        vec z = decay_input(d, is_bf16, t, c, left);                                                              \
+        store_row(for_rate, c, left, 0,                                                                           \
+                  has_bound ? multiply(load_row(for_raw, c, left, 0), z) : multiply(negative(RATE(c, left)), softplus_vec(z))); \
+    }
+    ALONG_ROW(d->columns, BODY)
+#undef BODY
+#undef RATE
 }
-HOT void decay_grad_row(const DecaysGrad *d, int64_t t, float *biases, float *rates) {
-    if (d->has_bound && d->raw_bf16) decay_grad_in(d, 1, 1, t, biases, rates);
-    else if (d->has_bound) decay_grad_in(d, 1, 0, t, biases, rates);
-    else if (d->raw_bf16) decay_grad_in(d, 0, 1, t, biases, rates);
-    else decay_grad_in(d, 0, 0, t, biases, rates);
+HOT void decay_factors(const DecaysGrad *d, int64_t t, float *for_raw, float *for_rate) {
+    if (d->has_bound && d->raw_bf16) decay_factors_in(d, 1, 1, t, for_raw, for_rate);
+    else if (d->has_bound) decay_factors_in(d, 1, 0, t, for_raw, for_rate);
+    else if (d->raw_bf16) decay_factors_in(d, 0, 1, t, for_raw, for_rate);
+    else decay_factors_in(d, 0, 0, t, for_raw, for_rate);
+}
+/* Products of the gradient with these, into raw's gradient and the sums. */
+INLINE void decay_back_in(const int is_bf16, int64_t count, const float *grad, const float *for_raw, const float *for_rate,
+                          void *out, int64_t to, float *biases, float *rates) {
+#define BODY(c, left)                                                                                             \
+    {                                                                                                             \
+        vec g = load_row(grad, c, left, 0), own = multiply(g, load_row(for_raw, c, left, 0));                     \
+        store_row(out, to + (c), left, is_bf16, own);                                                             \
+        accumulate(biases, c, left, own);                                                                         \
+        accumulate(rates, c, left, multiply(g, load_row(for_rate, c, left, 0)));                                  \
+    }
+    ALONG_ROW(count, BODY)
+#undef BODY
+}
+HOT void decay_back(int is_bf16, int64_t count, const float *grad, const float *for_raw, const float *for_rate, void *out,
+                    int64_t to, float *biases, float *rates) {
+    if (is_bf16) decay_back_in(1, count, grad, for_raw, for_rate, out, to, biases, rates);
+    else decay_back_in(0, count, grad, for_raw, for_rate, out, to, biases, rates);
 }
 static void decays_grad_rows(void *context, int64_t index, int64_t worker) {
     const DecaysGrad *call = context;
     int64_t last = (index + 1) * ROWS, columns = call->columns;
     float *biases = call->bias_sums + index * columns, *rates = call->rate_sums + index * columns;
+    float for_raw[columns], for_rate[columns];
     (void)worker;
     memset(biases, 0, sizeof(float) * (size_t)columns);
     memset(rates, 0, sizeof(float) * (size_t)columns);
-    for (int64_t t = index * ROWS; t < last && t < call->rows; t++) decay_grad_row(call, t, biases, rates);
+    for (int64_t t = index * ROWS; t < last && t < call->rows; t++) {
+        decay_factors(call, t, for_raw, for_rate);
+        decay_back((int)call->raw_bf16, columns, call->grad + t * columns, for_raw, for_rate, call->out, t * columns, biases,
+                   rates);
+    }
 }
 int hyla_decays_grad(const DecaysGrad *call) { return in_turns(call->rows, call->columns, decays_grad_rows, call); }
 
