@@ -29,6 +29,7 @@ BENCHMARKS = (
     "snapshots",
     "spill",
     "start",
+    "training",
     "vectors",
 )
 SHARED = (
