@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -70,9 +70,9 @@ class PackedRows:
     lengths: tuple[int, ...]
     is_learnt_T: torch.Tensor | None = None
     """bool: whose targets the loss is made of; None: of all."""
-    starts: tuple[int, ...] | None = None
+    starts: tuple[int, ...] | None = field(default=None, kw_only=True)
     """Positions of the pieces' first rows in their documents; None: 0."""
-    goes_on: tuple[int, ...] | None = None
+    goes_on: tuple[int, ...] | None = field(default=None, kw_only=True)
     """By piece, the place of the one before it in the pass before; None: every piece begins."""
 
     @property
@@ -143,8 +143,9 @@ class PackedRows:
                 for x in (self.tokens_T, self.targets_T, self.is_learnt_T)
             )
             assert tokens_T is not None and targets_T is not None
+            starts = (start,) * len(members)
             goes_on = None if before is None else tuple(before.index(document) for document in members)
-            found.append(PackedRows(tokens_T, targets_T, lengths, learnt_T, (start,) * len(members), goes_on))
+            found.append(PackedRows(tokens_T, targets_T, lengths, learnt_T, starts=starts, goes_on=goes_on))
             before = members
         return found
 

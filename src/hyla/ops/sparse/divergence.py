@@ -42,8 +42,9 @@ class Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q_THI, k_TI, weights_TH, queries_THK, keys_TK, selection, batch, scale, attention_scale):
-        ctx.save_for_backward(q_THI, k_TI, weights_TH, queries_THK, keys_TK)
-        ctx.selection, ctx.batch, ctx.scale, ctx.attention_scale = selection, batch, scale, attention_scale
+        counts, positions_TS = (None, None) if selection is None else (selection.counts, selection.positions_TS)
+        ctx.save_for_backward(q_THI, k_TI, weights_TH, queries_THK, keys_TK, positions_TS)
+        ctx.counts, ctx.batch, ctx.scale, ctx.attention_scale = counts, batch, scale, attention_scale
         found_T = q_THI.new_empty(q_THI.shape[0])
         for stretch in _stretches(batch, selection, _pair_bytes(q_THI, queries_THK, selection)):
             p_RS = _read(queries_THK, keys_TK, stretch, attention_scale)
@@ -54,10 +55,11 @@ class Divergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_T):
-        q_THI, k_TI, weights_TH, queries_THK, keys_TK = ctx.saved_tensors
+        q_THI, k_TI, weights_TH, queries_THK, keys_TK, positions_TS = ctx.saved_tensors
+        selection = None if positions_TS is None else Selection(positions_TS, ctx.counts)
         grad_q, grad_weights = torch.empty_like(q_THI), torch.empty_like(weights_TH)
         grad_k = torch.zeros_like(k_TI, dtype=q_THI.dtype)
-        for stretch in _stretches(ctx.batch, ctx.selection, _pair_bytes(q_THI, queries_THK, ctx.selection)):
+        for stretch in _stretches(ctx.batch, selection, _pair_bytes(q_THI, queries_THK, selection)):
             rows = stretch.rows
             q_RHI, by_head_RHS, scores_RS, k = _scored(q_THI, k_TI, weights_TH, stretch, ctx.scale)
             p_RS = _read(queries_THK, keys_TK, stretch, ctx.attention_scale)

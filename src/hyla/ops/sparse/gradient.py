@@ -24,18 +24,20 @@ class SelectedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q_THK, k_TK, selection, batch, scale, value_dim):
         found = choose("sparse", q_THK, k_TK).forward(q_THK, FlatKeys(k_TK, batch), selection, scale, value_dim)
-        ctx.save_for_backward(q_THK, k_TK, found.o_THV, found.max_TH, found.sum_TH)
-        ctx.selection, ctx.batch, ctx.scale, ctx.value_dim = selection, batch, scale, value_dim
+        # The positions, too: where a layer is computed once more, they are not kept till then.
+        ctx.save_for_backward(q_THK, k_TK, found.o_THV, found.max_TH, found.sum_TH, selection.positions_TS)
+        ctx.counts, ctx.batch, ctx.scale, ctx.value_dim = selection.counts, batch, scale, value_dim
         return found.o_THV
 
     @staticmethod
     def backward(ctx, grad_o_THV):
-        q_THK, k_TK, o_THV, max_TH, sum_TH = ctx.saved_tensors
+        q_THK, k_TK, o_THV, max_TH, sum_TH, positions_TS = ctx.saved_tensors
+        selection = Selection(positions_TS, ctx.counts)
         q_scaled = q_THK.to(o_THV.dtype) * ctx.scale
         delta_TH = (grad_o_THV * o_THV).sum(-1)
         keys = FlatKeys(k_TK, ctx.batch)
         grad_q, grad_k = torch.empty_like(q_scaled), torch.zeros_like(k_TK, dtype=o_THV.dtype)
-        for rows_L, positions_LS in _own_steps(ctx.selection, ctx.batch, keys.key_dim * o_THV.element_size()):
+        for rows_L, positions_LS in _own_steps(selection, ctx.batch, keys.key_dim * o_THV.element_size()):
             q_LHK, grad_o_LHV = q_scaled[rows_L], grad_o_THV[rows_L]
             p, k_LSK = scores(q_LHK, keys, rows_L, positions_LS)
             p_LHS = p.sub_(max_TH[rows_L][:, None, :, None]).exp_().transpose(1, 2).flatten(2)
