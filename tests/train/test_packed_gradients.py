@@ -6,8 +6,8 @@ from matrix.mixers import MIXERS, model_of
 
 from hyla.models.formats.registry import families, family_of
 from hyla.models.initialize import initialize
-from hyla.models.state import cast
 from hyla.models.objective import Targets
+from hyla.models.state import cast
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.train.recipe import HybridRecipe

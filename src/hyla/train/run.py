@@ -92,7 +92,9 @@ class RunRequest(Config):
             if self.model.start_from is None:
                 raise ValueError("lora needs a trained model: set model.start_from")
             if self.train.trainable != ("*",):
-                raise ValueError("lora says itself what is trained (targets, modules_to_save); leave train.trainable out")
+                raise ValueError(
+                    "lora says itself what is trained (targets, modules_to_save); leave train.trainable out"
+                )
         return self
 
 
