@@ -277,10 +277,10 @@ def attention_gradients() -> list[torch.Tensor]:
                 q, k = draw(tokens, heads, key_dim, seed=0), draw(tokens, groups, key_dim, seed=1, dtype=dtype)
                 v = None if heads == 5 else draw(tokens, groups, value_dim, seed=2, dtype=dtype, special=special)
                 grad_o, o = (draw(tokens, heads, value_dim, seed=seed) for seed in (3, 4))
-                maximum, total = 30.0 + draw(tokens, heads, seed=6), draw(tokens, heads, seed=7).abs() + 1.0
+                forward = (o, 30.0 + draw(tokens, heads, seed=6), draw(tokens, heads, seed=7).abs() + 1.0)
                 sinks = draw(heads, seed=5) if with_sinks else None
                 out = attentions.attention_grad(
-                    grad_o, q, k, v, sinks, o, maximum, total, spans, scale=SCALE, value_dim=value_dim, window=window
+                    grad_o, q, k, v, sinks, forward, spans, scale=SCALE, value_dim=value_dim, window=window
                 )
                 found += [x for x in out if x is not None]
     return found

@@ -42,7 +42,7 @@ def backward(grad_o_THV, q_THK, k_TGK, v_TGV, sinks_H, found, *, batch: Batch, s
         k_TGK,
         v_TGV,
         sinks_H,
-        *found,
+        found,
         batch.spans_4N,
         scale=scale,
         value_dim=value_dim,

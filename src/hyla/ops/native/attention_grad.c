@@ -40,7 +40,7 @@ typedef struct {
 } Call;
 
 typedef struct {
-    int64_t stage, sequence, head, queries, keys; /* the first block of each side */
+    int64_t sequence, head, queries, keys; /* the first block of each side */
 } Tile;
 
 typedef struct {
@@ -258,9 +258,8 @@ static void meet(const Call *call, const Tile *tile, int64_t block, int64_t key_
 /* What one call computes. */
 typedef struct {
     const Call *call;
-    int64_t num_tiles, span;
-    Tile *tiles;
-    const Tile *stage; /* the first tile of the stage that is on */
+    int64_t span;
+    Tile *tiles; /* of the stage that is on */
     atomic_int failed;
 } Plan;
 
@@ -271,18 +270,15 @@ static int sees(const Call *call, int64_t i, int64_t end) {
     return !call->window || i * BLOCK - call->window < end * BLOCK - 1;
 }
 
-/* Stage by stage; with tiles = 0, only counts them. */
-static int64_t make_tiles(const Call *call, int64_t span, Tile *tiles) {
-    int64_t made = 0, longest = 0;
-    for (int64_t n = 0; n < call->sequences; n++) longest = most(longest, (blocks_of(call, n) + span - 1) / span);
-    for (int64_t stage = 0; stage < 2 * longest - 1; stage++)
-        for (int64_t n = 0; n < call->sequences; n++) {
-            int64_t count = (blocks_of(call, n) + span - 1) / span;
-            for (int64_t j = most(0, stage - count + 1); j <= stage / 2; j++) {
-                if (!sees(call, (stage - j) * span, (j + 1) * span)) continue;
-                for (int64_t head = 0; head < call->heads; head++, made++)
-                    if (tiles) tiles[made] = (Tile){stage, n, head, (stage - j) * span, j * span};
-            }
+static int64_t spans_of(const Call *call, int64_t n, int64_t span) { return (blocks_of(call, n) + span - 1) / span; }
+
+/* The tiles of one stage for one head, whichever; returns how many there are. */
+static int64_t open_stage(const Call *call, int64_t span, int64_t stage, Tile *tiles) {
+    int64_t made = 0;
+    for (int64_t n = 0; n < call->sequences; n++)
+        for (int64_t j = most(0, stage - spans_of(call, n, span) + 1); j <= stage / 2; j++) {
+            Tile tile = {.sequence = n, .queries = (stage - j) * span, .keys = j * span};
+            if (sees(call, tile.queries, tile.keys + span)) tiles[made++] = tile;
         }
     return made;
 }
@@ -301,7 +297,8 @@ static size_t lay_out(const Call *call, float *memory, Room *room) {
 static void take_tile(void *context, int64_t index, int64_t worker) {
     Plan *plan = context;
     const Call *call = plan->call;
-    const Tile *tile = plan->stage + index;
+    Tile own = plan->tiles[index / call->heads], *tile = &own;
+    own.head = index % call->heads;
     Room room;
     float *memory = team_memory(4 * lay_out(call, 0, 0));
     if (!memory) {
@@ -363,44 +360,38 @@ static void take_sink(void *context, int64_t head, int64_t worker) {
     call->grad_sinks[head] = total;
 }
 
-/* Returns 0 when memory is short. */
-static int make_plan(const Call *call, Plan *plan) {
-    int64_t side_by_side = 0, threads = team_size();
-    for (plan->span = SPAN; plan->span > 1; plan->span /= 2, side_by_side = 0) {
-        for (int64_t n = 0; n < call->sequences; n++)
-            side_by_side += call->heads * ((blocks_of(call, n) + 2 * plan->span - 1) / (2 * plan->span));
-        if (threads == 1 || side_by_side >= 2 * threads) break;
-    }
-    plan->num_tiles = make_tiles(call, plan->span, 0);
-    if (!(plan->tiles = malloc((size_t)plan->num_tiles * sizeof(Tile)))) return 0;
-    make_tiles(call, plan->span, plan->tiles);
-    return 1;
+/* The most tiles that a stage can have for one head. */
+static int64_t widest_stage(const Call *call, int64_t span) {
+    int64_t tiles = 0;
+    for (int64_t n = 0; n < call->sequences; n++) tiles += (spans_of(call, n, span) + 1) / 2;
+    return tiles;
 }
 
 static void take_stages(Plan *plan) {
     const Call *call = plan->call;
-    int64_t products = 0;
-    for (int64_t n = 0; n < call->sequences; n++)
+    int64_t products = 0, longest = 0;
+    for (int64_t n = 0; n < call->sequences; n++) {
         products += call->length[n] * (call->window ? least(call->window, call->length[n]) : call->length[n]);
+        longest = most(longest, spans_of(call, n, plan->span));
+    }
     int is_small = products * call->heads * call->group * (call->K + call->V) < FEW;
-    for (int64_t end, first = 0; first < plan->num_tiles; first = end) {
-        plan->stage = plan->tiles + first;
-        for (end = first; end < plan->num_tiles && plan->tiles[end].stage == plan->stage->stage; end++) continue;
-        if (is_small) for (int64_t i = 0; i < end - first; i++) take_tile(plan, i, 0);
-        else team_run(end - first, take_tile, plan);
+    for (int64_t stage = 0; stage < 2 * longest - 1; stage++) {
+        int64_t count = open_stage(call, plan->span, stage, plan->tiles) * call->heads;
+        if (is_small) for (int64_t i = 0; i < count; i++) take_tile(plan, i, 0);
+        else team_run(count, take_tile, plan);
     }
 }
 
 /* Returns 0, or 1 when memory is short. */
 int hyla_attention_grad(const Call *call) {
-    Plan plan = {.call = call};
-    if (make_plan(call, &plan)) {
-        team_ranges(call->tokens, ROWS, take_statistics, &plan);
-        if (call->sinks) team_run(call->heads * call->group, take_sink, &plan);
-        take_stages(&plan);
-    } else {
-        plan.failed = 1;
-    }
+    Plan plan = {.call = call, .span = SPAN};
+    int64_t threads = team_size();
+    while (threads > 1 && plan.span > 1 && widest_stage(call, plan.span) * call->heads < 2 * threads) plan.span /= 2;
+    plan.tiles = malloc((size_t)widest_stage(call, plan.span) * sizeof(Tile));
+    if (!plan.tiles) return 1;
+    team_ranges(call->tokens, ROWS, take_statistics, &plan);
+    if (call->sinks) team_run(call->heads * call->group, take_sink, &plan);
+    take_stages(&plan);
     free(plan.tiles);
     return plan.failed;
 }

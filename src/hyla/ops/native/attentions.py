@@ -28,13 +28,13 @@ class AttentionGradCall(Structure):
     )
 
 
-def attention_grad(grad_o, q, k, v, sinks, o, maximum, total, spans_4N, *, scale, value_dim, window):
+def attention_grad(grad_o, q, k, v, sinks, found, spans_4N, *, scale, value_dim, window):
     """Gradients (q, k, v or None, sinks or None) of whole sequences, fp32.
 
     grad_o [T, Hq, V], fp32; q [T, Hq, K], k, v [T, G, .] (v None: the values are the first channels of the keys), fp32
-    or bf16; sinks fp32 [Hq] or None; o, maximum and total: what the forward pass gave. q and k may be what they were
-    there: they are scaled and widened here again.
+    or bf16; sinks fp32 [Hq] or None; found: o [T, Hq, V], maxima and sums [T, Hq], fp32, as the forward pass gave them.
     """
+    o, maximum, total = (x.contiguous() for x in found)
     given = {"grad": grad_o, "q": q, "k": k, "v": v}
     given = {name: x if x is None or x.stride(2) == 1 else x.contiguous() for name, x in given.items()}
     tokens, query_heads, key_dim = q.shape
@@ -58,8 +58,7 @@ def attention_grad(grad_o, q, k, v, sinks, o, maximum, total, spans_4N, *, scale
             setattr(call, f"{name}_row", x.stride(0))
             setattr(call, f"{name}_head", x.stride(1))
     named = dict(zip(("offset", "length"), spans_4N)) | given | made
-    named |= {"o": o.contiguous(), "max": maximum.contiguous(), "sum": total.contiguous()}
-    named |= {"sinks": None if sinks is None else sinks.contiguous()}
+    named |= {"o": o, "max": maximum, "sum": total, "sinks": None if sinks is None else sinks.contiguous()}
     named["by_head"] = empty((3, query_heads, tokens), torch.float32)
     for name, tensor in named.items():
         if tensor is not None:
@@ -71,4 +70,4 @@ def attention_grad(grad_o, q, k, v, sinks, o, maximum, total, spans_4N, *, scale
 
 def _zeros(x_THK: torch.Tensor) -> torch.Tensor:
     tokens, heads, width = x_THK.shape
-    return torch.zeros(tokens, heads, -(-width // LANES) * LANES)
+    return torch.zeros(tokens, heads, -(-width // LANES) * LANES, dtype=torch.float32)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hyla.ops.backends import choose
+from hyla.ops.backends import uses_native
+from hyla.ops.rotary import native, pytorch
 
 
 class Rotation(torch.autograd.Function):
@@ -27,4 +28,5 @@ class Rotation(torch.autograd.Function):
 
 def _rotated(x_THK: torch.Tensor, cos_sin_TR: torch.Tensor, interleaved: bool, dtype: torch.dtype) -> torch.Tensor:
     options = {"eps": None, "zero_centered": False, "interleaved": interleaved, "dtype": dtype}
-    return choose("rotary", x_THK).forward(x_THK, None, cos_sin_TR, **options)
+    module = native if uses_native(x_THK) else pytorch  # the same bits
+    return module.forward(x_THK, None, cos_sin_TR, **options)
