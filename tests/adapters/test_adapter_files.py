@@ -141,7 +141,7 @@ def test_an_adapter_of_another_model_is_refused_with_its_name(tmp_path):
     family = family_of("llama")
     with pytest.raises(CheckpointError, match=r"lora_A of .* instead of .*made for org/llama"):
         read_adapter(tmp_path / "a", family.config_from_hf({**family.tiny_config, "hidden_size": 52}))
-    with pytest.raises(CheckpointError, match=r"adapted modules are not in this model: .*made for org/llama"):
+    with pytest.raises(CheckpointError, match=r"adapted modules are no matrices of this model .*made for org/llama"):
         read_adapter(tmp_path / "a", model_of("nemotron_h").config)
 
 
@@ -181,6 +181,10 @@ def test_files_that_are_missing_or_incomplete_are_named(tmp_path):
         read_adapter(tmp_path / "a", config)
     save_file({**tensors, "base_model.model.lora_extra.weight": tensors[name].clone()}, tmp_path / "a" / TENSORS_FILE)
     with pytest.raises(CheckpointError, match=r"lora_extra\.weight is no parameter"):
+        read_adapter(tmp_path / "a", config)
+    head = {f"base_model.model.lm_head.lora_{part}.weight": tensors[name].clone() for part in "AB"}
+    save_file({**tensors, **head}, tmp_path / "a" / TENSORS_FILE)
+    with pytest.raises(CheckpointError, match=r"no head\): lm_head"):
         read_adapter(tmp_path / "a", config)
     (tmp_path / "a" / TENSORS_FILE).rename(tmp_path / "a" / "adapter_model.bin")
     with pytest.raises(CheckpointError, match="pickles can run code"):

@@ -85,6 +85,8 @@ def read_peft_config(folder: Path) -> PeftConfig:
     file = folder / ADAPTER_CONFIG
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give one with {ADAPTER_CONFIG} and {TENSORS_FILE}")
+    if not file.exists():
+        raise CheckpointError(f"{folder} has no {ADAPTER_CONFIG}; give the folder of an adapter in PEFT's format")
     keys = {key: value for key, value in read_json(file).items() if key not in IGNORED}
     kept = {}
     for key, value in keys.items():

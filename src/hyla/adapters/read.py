@@ -97,7 +97,8 @@ class _Reading:
         if modules:
             paths = shortened(", ".join(sorted(modules)[:3]), 300)
             raise CheckpointError(
-                f"{self.folder}: {len(modules)} adapted modules are not in this model: {paths}{self._of()}"
+                f"{self.folder}: {len(modules)} adapted modules are no matrices of this model that can have terms (its "
+                f"projections and experts; no router, no head): {paths}{self._of()}"
             )
         if not self.terms and not whole:
             raise CheckpointError(f"{self.folder}: {TENSORS_FILE} holds no terms")
