@@ -42,7 +42,7 @@ shared_dim = 32
 TEXTS = "\n[data]\ntexts = 'texts'\nheldout_share = 0.2\n"
 TRAIN = """
 [train]
-steps = 40
+steps = 24
 seed = 3
 batch_tokens = 192
 max_document_tokens = 70
@@ -97,8 +97,8 @@ def drills(count: int, seed: int = 0) -> list[Drill]:
     """So many, of all recipes in turn; each has a save among its moments, and others drawn by chance."""
     chance, names = random.Random(seed), list(RECIPES)
     kinds: dict[str, Callable[[], Moment]] = {
-        "step": lambda: Moment("step", chance.randint(1, 38)),
-        "save": lambda: Moment("save", 4 * chance.randint(1, 10)),
+        "step": lambda: Moment("step", chance.randint(1, 22)),
+        "save": lambda: Moment("save", 4 * chance.randint(1, 6)),
         "any": lambda: Moment("any", chance.randint(0, 400)),
         "preparation": lambda: Moment("preparation"),
         "model": lambda: Moment("model"),
