@@ -30,6 +30,7 @@ BENCHMARKS = (
     "snapshots",
     "spill",
     "start",
+    "training",
     "vectors",
 )
 SHARED = (
