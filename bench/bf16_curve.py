@@ -15,8 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 from bench.outcome import Outcome
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
@@ -38,17 +36,17 @@ RECIPE = HybridRecipe(
     shared_dim=64,
 )
 DTYPES = ("fp32", "bf16")
+THREADS = 1
 ROWS, HELDOUT_TOKENS = 8, 32_768
 """Points of a curve; tokens of its last score."""
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=96)
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    torch.set_num_threads(1)
     keep_freed_memory()
     data = read_data(DataSource(), print, trained_from=None, vocab_size=RECIPE.vocab_size, max_len=RECIPE.max_len)
     curves: dict[str, list[list[float]]] = {dtype: [] for dtype in DTYPES}

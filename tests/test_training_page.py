@@ -71,9 +71,10 @@ def test_the_page_leads_from_a_folder_of_text_to_a_fine_tuned_model(tmp_path, mo
     Path("notes.toml").write_text(RECIPE)
     line = json.loads(CHAT)
     assert [message["role"] for message in line["messages"]] == ["user", "assistant"]
-    chats = [{**line, "n": n, "messages": [*line["messages"], *line["messages"]][: 2 + 2 * (n % 2)]} for n in range(30)]
-    for n, chat in enumerate(chats):
-        chat["messages"] = [{**message, "content": f"{n} {message['content']}"} for message in chat["messages"]]
+    chats = []
+    for n in range(120):
+        own = [{**message, "content": f"{n} {message['content']}"} for message in line["messages"]]
+        chats.append({"messages": own * (1 + n % 2)})
     Path("chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
     Path("pairs.jsonl").write_text("\n".join(json.dumps(pair(number)) for number in range(6)))
     tokenizer = byte_tokenizer(TEMPLATE)

@@ -263,11 +263,12 @@ def main(folder: Path, count: int) -> None:
     """All drills, a line each; ends with an error at the first that differs."""
     shutil.rmtree(folder, ignore_errors=True)
     prepare(folder)
+    for name in ("whole", "killed"):
+        (folder / name).mkdir()
     whole = {name: finished(recipe_of(folder, name), folder / "whole" / str(n)) for n, name in enumerate(RECIPES)}
     kills = 0
     for number, drill in enumerate(drills(count), start=1):
         run = folder / "killed" / str(number)
-        run.parent.mkdir(exist_ok=True)
         hit = disturbed(folder, drill, run)
         kills += len(hit)
         same = curve(run) == curve(whole[drill.recipe]) and weights(run) == weights(whole[drill.recipe])

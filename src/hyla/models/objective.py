@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
+from hyla.layers.head import Head
 from hyla.models.mtp import Hidden
 from hyla.ops.batch import Batch
 
-if TYPE_CHECKING:
-    from hyla.models.trunk import Model
+
+class Scored(Protocol):
+    """What of a model losses are made with (`models.trunk.Model`)."""
+
+    head: Head
+
+    @property
+    def num_mtp_steps(self) -> int: ...
+
+    def head_of_step(self, step: int) -> Head: ...
+
+    def predict_next(self, tokens_T: torch.Tensor, next_TD: torch.Tensor, batch: Batch, *, step: int) -> Hidden: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Losses(NamedTuple):
     z: torch.Tensor
 
 
-def losses_of(model: Model, hidden: Hidden, batch: Batch, targets: Targets) -> Losses:
+def losses_of(model: Scored, hidden: Hidden, batch: Batch, targets: Targets) -> Losses:
     """The losses of hidden states that `Model.hidden` gave for the rows of `batch`."""
     learnt_T, denominator = targets.is_learnt_T, targets.denominator
     if denominator is None:
@@ -67,7 +78,7 @@ def _selected(hidden_TD: torch.Tensor, tokens_T: torch.Tensor, is_scored_T: torc
     return (hidden_TD, tokens_T) if is_scored_T is None else (hidden_TD[is_scored_T], tokens_T[is_scored_T])
 
 
-def _further(model: Model, hidden: Hidden, batch: Batch, targets: Targets, scored: dict) -> torch.Tensor:
+def _further(model: Scored, hidden: Hidden, batch: Batch, targets: Targets, scored: dict) -> torch.Tensor:
     """The mean loss of all steps of multi-token prediction. Step k reads the token k + 1 places on and guesses the one
     after it, within its own sequence."""
     left_T = torch.cat([torch.arange(length - 1, -1, -1) for length in batch.lengths]).to(hidden.next_TD.device)
