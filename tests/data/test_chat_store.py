@@ -101,3 +101,25 @@ def test_a_store_of_conversations_says_by_row_what_is_learnt(tmp_path):
     text = tokenizer.decode(rows.targets_T[rows.is_learnt_T].tolist(), skip_special_tokens=False)
     assert text == "1<|end|>2<|end|>1<|end|>"
     assert rows.is_learnt_T.dtype == torch.bool and rows.to(torch.device("cpu")).is_learnt_T is not None
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_what_a_template_is_given_stands_beside_the_messages(tmp_path, kind):
+    switched = PLAIN.replace("<assistant>{% endif %}", "<assistant>{{ mood or '' }}{% endif %}")
+    tokenizer = byte_tokenizer(switched.replace("<{{ m.role }}>", "<{{ m.role }}>{{ mood or '' }}"))
+    (tmp_path / "t").mkdir()
+    tokenizer.save(tmp_path / "t")
+    rows = [{"messages": DIALOGUE[1:3], "chat_template_kwargs": {"mood": mood}} for mood in ("glad", None)]
+    if kind == "jsonl":
+        rows += [{"messages": DIALOGUE[1:3], "chat_template_kwargs": bad} for bad in ([], {"tools": []})]
+        (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), tmp_path / "chat.parquet")
+    request = BuildRequest(inputs=(str(tmp_path / f"chat.{kind}"),), tokenizer=str(tmp_path / "t"), is_chat=True)
+    store = build_store(tmp_path / "out", request)
+    assert store.record["num_damaged"] == (2 if kind == "jsonl" else 0)
+    assert all("chat_template_kwargs" in one["reason"] for one in store.record["damaged"])
+    texts = tokenizer.decode(store.train.tokens.tolist(), skip_special_tokens=False)
+    assert texts == "<user>gladone?<|end|>\n<assistant>glad1<|end|>\n<user>one?<|end|>\n<assistant>1<|end|>\n"
+    assert int(store.train.learnt.sum()) == 2 * len([*b"1", "<|end|>"])

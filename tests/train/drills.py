@@ -42,7 +42,7 @@ shared_dim = 32
 TEXTS = "\n[data]\ntexts = 'texts'\nheldout_share = 0.2\n"
 TRAIN = """
 [train]
-steps = 40
+steps = 24
 seed = 3
 batch_tokens = 192
 max_document_tokens = 70
@@ -71,17 +71,18 @@ class Moment:
     many milliseconds after the process's first step."""
     number: int = 1
 
-    def has_come(self, run: Path, started: float) -> bool:
-        """Whether it is now. started: the clock when the first line of this process was there."""
+    def has_come(self, run: Path, started: float, begun_ns: int) -> bool:
+        """Whether it is now. started: the clock when the first line of this process was there. begun_ns: when the
+        process began; what is older, a killed one left."""
         if self.kind == "step":
             return num_lines(run) >= self.number
         if self.kind == "save":
-            partials = list((run / "checkpoints").glob(".step-*.partial"))
-            return any(int(place.name[6:14]) >= self.number for place in partials)
+            partials = (run / "checkpoints").glob(".step-*.partial")
+            return any(int(place.name[6:14]) >= self.number and changed_ns(place) > begun_ns for place in partials)
         if self.kind == "model":
-            return any(run.glob(".model-*"))
+            return any(changed_ns(place) > begun_ns for place in run.glob(".model-*"))
         if self.kind == "preparation":
-            return run.with_name(f".{run.name}.partial").exists()
+            return changed_ns(run.with_name(f".{run.name}.partial")) > begun_ns
         return started > 0 and (time.monotonic() - started) * 1000 >= self.number
 
 
@@ -97,8 +98,8 @@ def drills(count: int, seed: int = 0) -> list[Drill]:
     """So many, of all recipes in turn; each has a save among its moments, and others drawn by chance."""
     chance, names = random.Random(seed), list(RECIPES)
     kinds: dict[str, Callable[[], Moment]] = {
-        "step": lambda: Moment("step", chance.randint(1, 38)),
-        "save": lambda: Moment("save", 4 * chance.randint(1, 10)),
+        "step": lambda: Moment("step", chance.randint(1, 22)),
+        "save": lambda: Moment("save", 4 * chance.randint(1, 6)),
         "any": lambda: Moment("any", chance.randint(0, 400)),
         "preparation": lambda: Moment("preparation"),
         "model": lambda: Moment("model"),
@@ -111,6 +112,14 @@ def drills(count: int, seed: int = 0) -> list[Drill]:
         moments.sort(key=lambda moment: order.get(moment.kind, float(moment.number)))
         found.append(Drill(names[number % len(names)], tuple(moments)))
     return found
+
+
+def changed_ns(place: Path) -> int:
+    """When something was put into a folder; 0 where it is gone."""
+    try:
+        return place.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def num_lines(run: Path) -> int:
@@ -198,14 +207,14 @@ def train(recipe: str, run: str, log: str) -> None:
 
 def killed(recipe: Path, run: Path, moment: Moment) -> bool:
     """Start a process and kill it at the moment; False where it finished before."""
-    lines, first = num_lines(run), 0.0
+    lines, first, begun_ns = num_lines(run), 0.0, time.time_ns()
     process, deadline = Process(recipe, run), time.monotonic() + PATIENCE
     try:
         while process.is_alive:
             assert time.monotonic() < deadline, f"{recipe.stem} hangs"
             if first == 0 and num_lines(run) != lines:
                 first = time.monotonic()
-            if moment.has_come(run, first):
+            if moment.has_come(run, first, begun_ns):
                 break
             time.sleep(LOOK_AGAIN)
     finally:
@@ -263,11 +272,12 @@ def main(folder: Path, count: int) -> None:
     """All drills, a line each; ends with an error at the first that differs."""
     shutil.rmtree(folder, ignore_errors=True)
     prepare(folder)
+    for name in ("whole", "killed"):
+        (folder / name).mkdir()
     whole = {name: finished(recipe_of(folder, name), folder / "whole" / str(n)) for n, name in enumerate(RECIPES)}
     kills = 0
     for number, drill in enumerate(drills(count), start=1):
         run = folder / "killed" / str(number)
-        run.parent.mkdir(exist_ok=True)
         hit = disturbed(folder, drill, run)
         kills += len(hit)
         same = curve(run) == curve(whole[drill.recipe]) and weights(run) == weights(whole[drill.recipe])

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
 from hyla.layers.carry import beginning
+from hyla.layers.head import Head
 from hyla.layers.lesson import Lesson
 from hyla.models.mtp import Hidden
 from hyla.ops.batch import Batch
 
-if TYPE_CHECKING:
-    from hyla.models.trunk import Model
+
+class Scored(Protocol):
+    """What of a model losses are made with (`models.trunk.Model`)."""
+
+    head: Head
+
+    @property
+    def num_mtp_steps(self) -> int: ...
+
+    def head_of_step(self, step: int) -> Head: ...
+
+    def predict_next(self, tokens_T: torch.Tensor, next_TD: torch.Tensor, batch: Batch, *, step: int) -> Hidden: ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Losses(NamedTuple):
     """How far index scores are from what attention reads: a sum over layers, 0 without a lesson."""
 
 
-def losses_of(model: Model, hidden: Hidden, batch: Batch, targets: Targets) -> Losses:
+def losses_of(model: Scored, hidden: Hidden, batch: Batch, targets: Targets) -> Losses:
     """The losses of hidden states that `Model.hidden` gave for the rows of `batch`."""
     learnt_T, denominator = targets.is_learnt_T, targets.denominator
     if denominator is None:
@@ -88,7 +99,7 @@ def _selected(hidden_TD: torch.Tensor, tokens_T: torch.Tensor, is_scored_T: torc
     return (hidden_TD, tokens_T) if is_scored_T is None else (hidden_TD[is_scored_T], tokens_T[is_scored_T])
 
 
-def _further(model: Model, hidden: Hidden, batch: Batch, targets: Targets, scored: dict):
+def _further(model: Scored, hidden: Hidden, batch: Batch, targets: Targets, scored: dict):
     """The mean loss of all steps of multi-token prediction, and what their indexers owe. Step k reads the token k + 1
     places on and guesses the one after it, within its own sequence."""
     # Of pieces that go on from others, these modules see the rows of this call alone, as all softmax attention does.
