@@ -222,3 +222,20 @@ def test_costs_count_what_is_read():
     assert cost.cache_bytes_per_token(128, 576, 2) == 1408
     assert cost.decode_bytes(100, 128, 576, 2048, 2) == (128 * 128 + 100 * 576 + 704) * 2
     assert cost.selection_bytes(10, 100, 2048) == 10 * 128 * 4
+
+
+@pytest.mark.parametrize("num_selected", [24, 70, 500])
+def test_other_documents_change_no_bit_of_a_gradient(num_selected):
+    """The third document of some, beside longer and shorter ones, and alone."""
+    own, found = inputs(130, seed=1), []
+    grad = torch.randn(130, HEADS, VALUE_DIM, generator=torch.Generator().manual_seed(6))
+    for around, place in (((200, 1, 130, 63, 65), 2), ((3, 77, 130, 450), 2), ((130,), 0)):
+        data, first = inputs(sum(around), seed=len(around)), sum(around[:place])
+        for x, mine in zip(data, own):
+            x[first : first + 130] = mine
+        q, k = (x.requires_grad_() for x in data[3:])
+        _, o = run(data, Batch.packed(around), num_selected)
+        (o[first : first + 130] * grad).sum().backward()
+        found.append([x.grad[first : first + 130] for x in (q, k)])
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other))
