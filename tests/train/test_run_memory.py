@@ -37,8 +37,8 @@ from hyla.train.memory import PeakWatch
 
 torch.set_num_threads(1)
 kinds = tuple(sys.argv[2].split(",")) if sys.argv[2] else ()
-recipe = RECIPE.model_copy(update={"pattern": "KKKKKKKK", "hidden_dim": 64, "dense_dim": 128})
-config = TrainConfig(steps=2, batch_tokens=3000, max_document_tokens=300, loss_rows=100, recompute={"kinds": kinds})
+recipe = RECIPE.model_copy(update={"pattern": "K" * 16, "hidden_dim": 64, "dense_dim": 128})
+config = TrainConfig(steps=2, batch_tokens=2000, max_document_tokens=300, loss_rows=100, recompute={"kinds": kinds})
 model = initialize(Model(recipe.model_config_of(300, 0)), 0)
 trainer = Trainer(model, packer_of(tiny_store(80), config), config, Path(sys.argv[1]))
 watch = PeakWatch(model.device)
@@ -61,7 +61,7 @@ def test_recomputation_takes_less_memory_and_changes_no_bit(tmp_path):
     plain, losses = grown(tmp_path / "plain", "")
     again, same = grown(tmp_path / "again", "all")
     assert losses == same
-    assert 0 < again < 0.7 * plain
+    assert 0 < again < 0.8 * plain  # 0.57 to 0.61 measured
 
 
 def test_a_watch_sees_what_is_held_for_a_while_only():
