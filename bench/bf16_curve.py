@@ -21,9 +21,10 @@ from hyla.models.trunk import Model
 from hyla.ops.host_memory import keep_freed_memory
 from hyla.train.config import TrainConfig
 from hyla.train.evaluation import nats_per_token
-from hyla.train.loop import Trainer, batch_sizes
+from hyla.train.loop import Trainer
 from hyla.train.recipe import HybridRecipe
 from hyla.train.run_data import DataSource, RunData, read_data
+from hyla.train.sources import batch_sizes
 
 RECIPE = HybridRecipe(
     pattern="KKM",

@@ -12,7 +12,8 @@ from hyla.checkpoints import load_tokenizer
 from hyla.data.packing import TokenStore
 from hyla.server import single_app
 from hyla.train.config import TrainConfig
-from hyla.train.loop import Trainer, packer_of
+from hyla.train.loop import Trainer
+from hyla.train.sources import packer_of
 
 KIMI = {
     "vocab_size": 259,

@@ -28,7 +28,8 @@ from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.ops import backends
 from hyla.train.config import TrainConfig
-from hyla.train.loop import Trainer, packer_of
+from hyla.train.loop import Trainer
+from hyla.train.sources import packer_of
 
 CPU, DEVICE = torch.device("cpu"), register()
 TRAIN = TrainConfig(steps=3, seed=3, batch_tokens=96, max_document_tokens=70, checkpoint_every=2, loss_rows=40)

@@ -140,7 +140,8 @@ def _trained(smoke: Smoke, family: str, name: str) -> list[bytes]:
     """The losses, and the weights after five steps."""
     from hyla.data.packing import TokenStore
     from hyla.train.config import TrainConfig
-    from hyla.train.loop import Trainer, packer_of
+    from hyla.train.loop import Trainer
+    from hyla.train.sources import packer_of
 
     config = TrainConfig(steps=5, seed=3, batch_tokens=96, max_document_tokens=70, checkpoint_every=2, loss_rows=40)
     folder = smoke.folder / f"{family}-{name}"

@@ -22,6 +22,7 @@ from hyla.ops.devices import facts, resolve_device
 from hyla.train import loop
 from hyla.train.config import TrainConfig
 from hyla.train.run_state import changed_environment, environment
+from hyla.train.sources import packer_of
 
 needs_no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a card")
 CPU = torch.device("cpu")
@@ -91,9 +92,11 @@ def test_loading_and_training_without_memory_say_what_to_lower(folder, monkeypat
             load_model(folder)
     store = TokenStore.from_lists([list(range(40))] * 3)
     config = TrainConfig(steps=2, batch_tokens=64, max_document_tokens=40)
-    trainer = loop.Trainer(tiny_model(), loop.packer_of(store, config), config, tmp_path)
-    monkeypatch.setattr(loop, "batch_loss", no_memory)
-    with pytest.raises(CapacityError, match=r"a training step of 64 tokens \(asked for 20.00 MiB.*lower batch_tokens"):
+    trainer = loop.Trainer(tiny_model(), packer_of(store, config), config, tmp_path)
+    monkeypatch.setattr(loop.Trainer, "_losses", no_memory)
+    with pytest.raises(
+        CapacityError, match=r"a training step of 64 tokens \(asked for 20.00 MiB.*lower micro_batch_tokens"
+    ):
         trainer.update(0)
 
 

@@ -16,9 +16,10 @@ from hyla.models.objective import Targets
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.train.config import TrainConfig
-from hyla.train.loop import Trainer, packer_of
+from hyla.train.loop import Trainer
 from hyla.train.precision import Masters
 from hyla.train.run_state import finished_states
+from hyla.train.sources import packer_of
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 

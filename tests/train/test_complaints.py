@@ -28,11 +28,12 @@ from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.ops.exact.primitives import l2_norm
 from hyla.train.config import TrainConfig
-from hyla.train.loop import Trainer, packer_of
+from hyla.train.loop import Trainer
 from hyla.train.model_source import FamilySource, ModelSource
 from hyla.train.optimizer import Optimizer
 from hyla.train.run import RunRequest, open_run
 from hyla.train.run_data import DataSource
+from hyla.train.sources import packer_of
 
 DTYPES = ("float32", "bfloat16")
 FAMILIES = sorted({family.name for family in families()} - {"hyla"})

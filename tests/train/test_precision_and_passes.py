@@ -19,11 +19,12 @@ from hyla.models.parameters import model_parameters
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.train.config import TrainConfig
-from hyla.train.loop import Trainer, packer_of
+from hyla.train.loop import Trainer
 from hyla.train.muon import Muon, heads_of
 from hyla.train.rounding import generator_of, round_by_chance
 from hyla.train.run_state import finished_states
 from hyla.train.schedule import rate_factor
+from hyla.train.sources import packer_of
 
 ONE_PASS = 1e-6
 """A step's gradient in several passes against one: the order of sums over rows differs."""

@@ -12,8 +12,8 @@ from hyla.models.objective import Targets
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.train.config import RecomputeConfig
-from hyla.train.loop import recompute
 from hyla.train.precision import Masters
+from hyla.train.recomputation import recompute
 
 LENGTHS = (70, 1, 131, 29)
 NAMES = sorted(family.name for family in families())

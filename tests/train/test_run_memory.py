@@ -32,7 +32,8 @@ from tiny_run import RECIPE, tiny_store
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.config import TrainConfig
-from hyla.train.loop import Trainer, packer_of
+from hyla.train.loop import Trainer
+from hyla.train.sources import packer_of
 from hyla.train.memory import PeakWatch
 
 torch.set_num_threads(1)

@@ -18,9 +18,9 @@ from hyla.models.initialize import initialize
 from hyla.models.kinds import KINDS
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
-from hyla.train.loop import packer_of
 from hyla.train.metrics import SublayerStatistics
 from hyla.train.routing import Load
+from hyla.train.sources import packer_of
 from hyla.train.statistics import QUANTILES, attention_figures, first_rows, quantiles, statistics
 
 RECURRENT = ("KDA", "GLA", "GatedDelta", "LinearAttention", "Lightning", "Mamba2")

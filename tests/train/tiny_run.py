@@ -8,8 +8,9 @@ from hyla.data.packing import TokenStore
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.config import TrainConfig
-from hyla.train.loop import Trainer, packer_of
+from hyla.train.loop import Trainer
 from hyla.train.recipe import HybridRecipe
+from hyla.train.sources import packer_of
 
 RECIPE = HybridRecipe(
     pattern="KM",

@@ -10,7 +10,8 @@ from pathlib import Path
 from hyla.models.trunk import Model
 from hyla.ops.devices import synchronize
 from hyla.train.config import TrainConfig
-from hyla.train.loop import RowSource, Trainer
+from hyla.train.loop import Trainer
+from hyla.train.sources import RowSource
 
 WARMUP_STEPS, TIMED_STEPS = 2, 4
 MIN_STEPS = 8

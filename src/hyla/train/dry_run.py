@@ -10,9 +10,9 @@ from hyla.cost.training import train_seconds_per_token
 from hyla.models.config import ModelConfig
 from hyla.models.parameters import model_parameters
 from hyla.models.pattern import compress, label
-from hyla.train.loop import batch_sizes
 from hyla.train.memory import PaperMemory, memory_on_paper
 from hyla.train.run import RunRequest
+from hyla.train.sources import batch_sizes
 
 DRAFT_END = 0
 """Stands for the end-of-text id, which the tokenizer decides."""

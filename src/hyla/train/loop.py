@@ -7,23 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from hyla.adapters import LoraConfig, attach
-from hyla.data.batch_sizes import BatchSizes
-from hyla.data.packing import PackedRows, Packer, TokenStore
+from hyla.data.packing import PackedRows, TokenStore
 from hyla.errors import ConfigError
 from hyla.layers.carry import Carry
-from hyla.models.kinds import KINDS
 from hyla.models.objective import Losses, Targets
 from hyla.models.parameters import model_parameters
 from hyla.models.trunk import Model
 from hyla.ops.devices import says_what_to_lower, synchronize
 from hyla.ranges import named_range
 from hyla.train.averages import Average
-from hyla.train.config import RecomputeConfig, TrainConfig
+from hyla.train.config import TrainConfig
 from hyla.train.events import Kind
 from hyla.train.heldout import Decode, numbers, score_heldout
 from hyla.train.indexers import teach
@@ -31,6 +28,7 @@ from hyla.train.memory_use import memory_use
 from hyla.train.metrics import HeldoutMetrics, StepLines, StepMetrics
 from hyla.train.optimizer import Optimizer
 from hyla.train.precision import Masters, freeze
+from hyla.train.recomputation import recompute
 from hyla.train.records import Records
 from hyla.train.routing import Load, Routing
 from hyla.train.run_state import (
@@ -41,60 +39,11 @@ from hyla.train.run_state import (
     finished_states,
     step_of,
 )
+from hyla.train.sources import RowSource
 from hyla.train.spikes import SpikeWatch
 from hyla.train.statistics import statistics
 
 SMALLER_STEPS = "lower micro_batch_tokens or batch_tokens, loss_rows or the model's sizes, or set recompute.kinds"
-
-
-class StepSizes(Protocol):
-    """Rows of steps, each a function of its number alone."""
-
-    def of(self, step: int) -> int:
-        """Rows of step `step` (from 0)."""
-        ...
-
-    def before(self, step: int) -> int:
-        """Rows of all steps before `step`."""
-        ...
-
-
-class RowSource(Protocol):
-    """Where steps come from: what a step reads is a function of its number alone."""
-
-    @property
-    def sizes(self) -> StepSizes:
-        """How many rows they have."""
-        ...
-
-    def step(self, step: int) -> PackedRows:
-        """The rows of optimizer step `step` (0-based)."""
-        ...
-
-
-def batch_sizes(config: TrainConfig) -> BatchSizes:
-    """Rows of every step of a run."""
-    if config.ramp is None:
-        return BatchSizes(config.batch_tokens)
-    return BatchSizes(config.batch_tokens, config.ramp.batch_tokens, config.ramp.steps)
-
-
-def packer_of(store: TokenStore, config: TrainConfig) -> Packer:
-    """The steps of one store."""
-    return Packer(store, batch_sizes(config), max_document_tokens=config.document_rows, seed=config.seed)
-
-
-def recompute(model: Model, config: RecomputeConfig) -> None:
-    """Mark the sublayers that the backward pass computes once more. Raises ConfigError for a kind that none has."""
-    stacks = [model.sublayers, *(module.sublayers for module in model.mtp)]
-    sublayers = [sublayer for stack in stacks for sublayer in stack]
-    present = {sublayer.config.module.kind for sublayer in sublayers}
-    wrong = next((kind for kind in config.kinds if kind != "all" and kind not in present), None)
-    if wrong is not None:
-        what = "no kind of sublayer" if wrong not in KINDS else "a kind that this model has not"
-        raise ConfigError(f"recompute.kinds: {wrong!r} is {what}; choose of {', '.join(sorted(present))} or all")
-    for sublayer in sublayers:
-        sublayer.is_recomputed = "all" in config.kinds or sublayer.config.module.kind in config.kinds
 
 
 @dataclass(frozen=True)

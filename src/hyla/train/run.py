@@ -40,7 +40,7 @@ from hyla.train.budget import steps_for
 from hyla.train.config import TrainConfig
 from hyla.train.corpus import Document
 from hyla.train.files import filling, replace_json
-from hyla.train.loop import RowSource, Trainer, batch_sizes
+from hyla.train.loop import Trainer
 from hyla.train.memory import MeasuredMemory, PeakWatch, memory_on_paper
 from hyla.train.metrics import HeldoutMetrics, StepMetrics
 from hyla.train.model_source import ModelSource, trained_digest
@@ -48,6 +48,7 @@ from hyla.train.preferences import DPOConfig, PairSource, PreferenceTrainer, rea
 from hyla.train.reporters import check_reporters, reports_of
 from hyla.train.run_data import DataSource, RunData, load_data, read_data, save_data
 from hyla.train.run_state import environment
+from hyla.train.sources import RowSource, batch_sizes
 from hyla.train.tokenizer import END_OF_TEXT_ID
 from hyla.train.utilisation import Utilisation, utilisation
 
