@@ -194,10 +194,16 @@ static void fill(const Stored *s, int64_t k, int64_t count, float *panel) {
 
 #else
 
-/* Words of 4 bytes of `outputs` rows, `stride` bytes apart, turned. */
+/* Words of 4 bytes of `outputs` rows, `stride` bytes apart, turned: 64 bytes of each row at a time, since rows of a round
+   size fall into few places of the first cache, and a line that is left half read is fetched again. */
 static void fill_words(const uint8_t *rows, int64_t stride, int64_t outputs, int64_t words, float *panel) {
-    for (int64_t i = 0; i < words; i++)
-        for (int64_t o = 0; o < outputs; o++) memcpy(panel + i * TILE + o, rows + o * stride + 4 * i, 4);
+    for (int64_t first = 0; first < words; first += 16) {
+        int64_t count = words - first < 16 ? words - first : 16;
+        for (int64_t o = 0; o < outputs; o++) {
+            const uint8_t *row = rows + o * stride + 4 * first;
+            for (int64_t i = 0; i < count; i++) memcpy(panel + (first + i) * TILE + o, row + 4 * i, 4);
+        }
+    }
 }
 
 static void fill(const Stored *s, int64_t k, int64_t count, float *panel) {
