@@ -14,6 +14,7 @@ from test_preferences import TEMPLATE, pair, small_model
 from tiny_run import write_text_folder
 from tiny_text import byte_tokenizer
 
+from hyla.adapters import LoraConfig
 from hyla.checkpoints import load_model, save_model
 from hyla.cli.app import app
 from hyla.train.config import TrainConfig
@@ -98,6 +99,7 @@ SECTIONS = {
     "### `[model]`": ModelSource,
     "### `[data]`": DataSource,
     "### `[train]`": TrainConfig,
+    "### `[lora]`": LoraConfig,
     "### `[dpo]`": DPOConfig,
 }
 
