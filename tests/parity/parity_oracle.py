@@ -11,12 +11,14 @@ from safetensors.torch import load_file
 from hyla.caches import Cache
 from hyla.checkpoints import load_model, save_model
 from hyla.models.initialize import initialize
+from hyla.models.objective import Targets
+from hyla.ops.batch import Batch
 
 LENGTHS = (1, 63, 64, 65, 200)
 PROMPT, DECODED = 69, 64
 """Tokens before the decoded ones, and those: the decoded ones close a chunk and a page, at 128."""
 TOLERANCE = 1e-4
-"""Largest difference of fp32 logits over the largest logit."""
+"""Largest difference of fp32 logits over the largest logit, and of gradients over the largest one."""
 MIN_ROUTER_GAP = 1e-5
 """A smaller gap between a chosen and a rejected expert could be decided by rounding, and the test would say nothing."""
 
@@ -156,10 +158,41 @@ def check_parity(config, folder, seed: int = 0) -> None:
     model = load_model(folder / "theirs")
     with torch.no_grad():
         assert error(model.logits(prompts), oracle_logits(oracle, prompts)) <= TOLERANCE
+    check_gradients(oracle, folder / "theirs", prompts)
     save_model(model.pack(), folder / "ours")
     before, after = oracle.state_dict(), read_oracle(folder / "ours").state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def check_gradients(oracle, folder, prompts) -> None:
+    """One packed training step of hyla, in float64 and in fp32, beside transformers' of each prompt alone: the loss, and
+    the gradients at both ends of the stack, which is what every layer hands on."""
+    total = sum(map(len, prompts))
+    expected_loss = 0.0
+    with clear_routing(oracle):
+        for ids in prompts:
+            tokens = torch.tensor(ids)
+            logits = oracle(tokens[None], use_cache=False).logits[0]
+            loss = torch.nn.functional.cross_entropy(logits, tokens.roll(-1), reduction="sum") / total
+            loss.backward()
+            expected_loss += loss.item()
+    expected = [oracle.get_input_embeddings().weight.grad, oracle.get_output_embeddings().weight.grad]
+    padding = oracle.get_input_embeddings().padding_idx  # PyTorch gives this row no gradient
+    flat = torch.tensor([token for ids in prompts for token in ids])
+    targets = torch.cat([torch.tensor(ids).roll(-1) for ids in prompts])
+    for dtype in (torch.float64, torch.float32):  # transformers computes delta rules in fp32 in both
+        model = load_model(folder, dtype=dtype)
+        for parameter in model.parameters():
+            parameter.requires_grad_()
+        losses = model(flat, Batch.packed(list(map(len, prompts))), targets=Targets(targets, chunk_rows=50))
+        losses.total.backward()
+        assert abs(losses.total.item() - expected_loss) <= TOLERANCE * expected_loss
+        if padding is not None:
+            model.embed.weight.grad[padding] = expected[0][padding]
+        for found, exact in zip((model.embed.weight.grad, model.head.weight.grad), expected, strict=True):
+            assert (found.double() - exact).abs().max() <= TOLERANCE * exact.abs().max(), dtype
+    oracle.zero_grad(set_to_none=True)
 
 
 def without_mtp(config):
