@@ -10,7 +10,7 @@ from hyla.adapters.coverage import coverage
 from hyla.checkpoints import save_model
 from hyla.errors import ConfigError
 from hyla.models.formats.registry import families, family_of
-from hyla.models.trunk import Targets
+from hyla.models.objective import Targets
 from hyla.ops.batch import Batch
 
 FAMILIES = tuple(sorted(family.name for family in families()))
@@ -75,7 +75,7 @@ def test_gradients_reach_all_terms_and_nothing_else(family, dtype):
     model, adapters = adapted(family, dtype, targets=targets_of(model_of(family)))
     ids = prompt(model, 71)
     batch, tokens = Batch.packed([70]), torch.tensor(ids)
-    model.train()(tokens[:-1], batch, targets=Targets(tokens[1:], chunk_rows=32)).backward()
+    model.train()(tokens[:-1], batch, targets=Targets(tokens[1:], chunk_rows=32)).total.backward()
     assert all(parameter.grad is None for parameter in model.parameters())
     silent = [
         name for name, parameter in adapters.trainable().items() if parameter.grad is None or not parameter.grad.any()
@@ -94,7 +94,7 @@ def test_gradients_are_those_of_merged_weights_in_float64(family, targets, use_d
     batch, wanted = Batch.packed([70]), Targets(ids[1:], chunk_rows=32)
 
     def loss():
-        return model(ids[:-1], batch, targets=wanted)
+        return model(ids[:-1], batch, targets=wanted).total
 
     loss().backward()
     generator = torch.Generator().manual_seed(1)
@@ -119,7 +119,7 @@ def test_training_the_terms_lowers_the_loss_and_leaves_the_base_as_it_is():
     ids = torch.tensor(prompt(model, 129))
     losses = []
     for _ in range(8):
-        loss = model(ids[:-1], Batch.packed([128]), targets=Targets(ids[1:], chunk_rows=64))
+        loss = model(ids[:-1], Batch.packed([128]), targets=Targets(ids[1:], chunk_rows=64)).total
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -166,8 +166,8 @@ def check_parity(config, folder, seed: int = 0) -> None:
 
 
 def check_gradients(oracle, folder, prompts) -> None:
-    """One packed training step of hyla, in float64 and in fp32, beside transformers' of each prompt alone: the loss, and
-    the gradients at both ends of the stack, which is what every layer hands on."""
+    """One packed training step of hyla, in float64 and in fp32, beside transformers' of each prompt alone: the loss,
+    and the gradients at both ends of the stack, which is what every layer hands on."""
     total = sum(map(len, prompts))
     expected_loss = 0.0
     with clear_routing(oracle):
