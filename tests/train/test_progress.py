@@ -270,6 +270,7 @@ def test_the_share_is_that_of_the_cost_models_flops_in_what_was_measured(tmp_pat
 def test_nothing_is_said_of_what_is_not_known():
     model = RECIPE.model_config_of(300, 0)
     assert utilisation(model, with_options(trainable=("head.*",)), (10,), CPU) is None
+    assert utilisation(model, with_options(indexer={"stage": "warmup"}), (10,), CPU) is None
     assert utilisation(model, CONFIG, (10,), torch.device("meta")) is None
     assert mean_length((4,)) == 4 and mean_length((1, 1, 1)) == 1 and mean_length((10, 30)) == 25
 

@@ -225,7 +225,10 @@ class Run:
         merge(adapters)
 
     def utilisation(self, device: torch.device) -> Utilisation | None:
-        """How a speed compares with the device's products, for documents of the lengths of the first step."""
+        """How a speed compares with the device's products, for documents of the lengths of the first step; None where
+        that is not known, and of adapters, beside which most gradients are not computed."""
+        if self.request.lora is not None:
+            return None
         return utilisation(self.model_config, self.train, self._source().step(0).lengths, device)
 
     @property

@@ -41,7 +41,7 @@ def utilisation(
 ) -> Utilisation | None:
     """Of a run whose steps have documents of about these lengths; None where it cannot be known: on a device that no
     table has, and where parameters are frozen, whose gradients the cost model would count."""
-    if train.trainable != ("*",) or not lengths:
+    if train.learnt != ("*",) or not lengths:
         return None
     found = peak_of(device, train.dtype)
     if found is None:
