@@ -53,7 +53,8 @@ class _Watch:
 
     def chosen(self, ids_Tk: torch.Tensor) -> None:
         if self.is_counting:  # not when the backward pass computes a sublayer once more
-            self.counts_E += torch.bincount(ids_Tk.flatten(), minlength=self.counts_E.shape[0])
+            ids_A = ids_Tk.flatten()
+            self.counts_E.index_add_(0, ids_A, torch.ones_like(ids_A))  # bincount would wait for a card
 
 
 class Routing:
