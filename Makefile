@@ -22,6 +22,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= runs/quickstart
 MINUTES ?= 600
 JOBS ?= 1
+# Processes of make test, each with one thread and 2 GB at most; a file's tests stay together.
+TEST_JOBS ?= 2
 REQUESTS ?= 6000
 DEVICE ?= cuda
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
@@ -40,7 +42,7 @@ chat: $(VENV)/installed
 	$(BIN)/hyla chat $(TEACHER)
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 # What depends on the machine, on another machine: no C compiler to be found, and two threads.
 VARIED := tests/ops tests/matrix/test_matrix.py

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TIMES = ("seconds", "tokens_per_second")
+TIMES = ("seconds", "tokens_per_second", "memory_bytes", "peak_memory_bytes")
 """What a line of metrics.jsonl says of the clock."""
 PATIENCE = 600.0
 """Seconds after which a process hangs."""
