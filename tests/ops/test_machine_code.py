@@ -27,7 +27,7 @@ KERNELS = {
     "hyla_delta, gated": ("weigh", "decayed_keys"),
     "hyla_delta, KDA": ("pair_dots", "decayed_pair", "decayed_row", "exp_of_sums"),
     "hyla_delta_grad, both rules": (
-        *("product_by_rows", "add_by_rows", "product_by_columns", "add_by_columns", "fold_by_columns"),
+        *("new_terms", "added_terms", "new_turned_terms", "added_turned_terms", "turned_terms"),
         *("solve_block", "add_times_row", "add_scaled_row", "dot_row"),
     ),
     "hyla_delta_grad, gated": ("weigh_pairs", "pairs_back"),

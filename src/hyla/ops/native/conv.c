@@ -25,12 +25,7 @@ typedef struct {
     float eps, scale; /* scale: of q */
 } Call;
 
-/* Channels that are written to one place: [first, first + count) of x. head: width of heads that get unit length, or 0. */
-typedef struct {
-    int64_t first, count, block, head;
-    float *y;
-    float scale;
-} Part;
+#include "conv_parts.h"
 
 INLINE void taps_at(const int taps, const int is_bf16, const int has_silu, int64_t c, int left, const void *const *from,
                     const float *weight, int64_t channels, float *y) {
@@ -117,7 +112,7 @@ static void conv_block(const Call *call, int64_t n, const Part *part, int64_t fi
     if (call->ring) p.ring = (char *)call->ring + call->slot[n] * call->ring_rows * kept + size * channel;
     if (call->tail) p.tail = (char *)call->tail + call->slot[n] * (call->taps - 1) * kept + size * channel;
     int taps = (int)call->taps;
-    float *y = part->y + call->offset[n] * part->count + first;
+    float *y = part->rows + call->offset[n] * part->count + first;
     for (int64_t t = 0; t < p.length; t++, y += part->count) {
         const void *from[MOST_TAPS];
         for (int j = 0; j < taps; j++) from[j] = input(&p, t - (taps - 1) + j);
@@ -129,14 +124,6 @@ static void conv_block(const Call *call, int64_t n, const Part *part, int64_t fi
     }
     keep(&p, taps);
 }
-
-typedef struct {
-    const Call *call;
-    Part part[3];
-    int parts;
-} Job;
-
-static int64_t blocks_of(const Part *part) { return (part->count + part->block - 1) / part->block; }
 
 static void conv_turn(const Job *job, int64_t index) {
     const Call *call = job->call;
@@ -153,18 +140,8 @@ static void conv_turns(void *context, int64_t first, int64_t last, int64_t worke
 }
 
 int hyla_conv(const Call *call) {
-    int64_t keys = call->key_channels, head = call->key_dim, rows = 0, turns = 0;
-    int64_t block = head > CHANNELS ? head : head ? CHANNELS / head * head : CHANNELS;
-    Job job = {.call = call, .parts = 1, .part = {{0, call->channels, CHANNELS, 0, call->y, 1.0f}}};
-    if (head) {
-        job.parts = 3;
-        job.part[0] = (Part){0, keys, block, head, call->y, call->scale};
-        job.part[1] = (Part){keys, keys, block, head, call->k, 1.0f};
-        job.part[2] = (Part){2 * keys, call->channels - 2 * keys, CHANNELS, 0, call->v, 1.0f};
-    }
-    for (int i = 0; i < job.parts; i++) turns += blocks_of(job.part + i);
-    turns *= (call->sequences + SEQUENCES - 1) / SEQUENCES;
-    for (int64_t n = 0; n < call->sequences; n++) rows += call->length[n];
-    team_ranges(turns, turns * SMALL / (1 + rows * call->channels), conv_turns, &job);
+    Job job = job_of(call);
+    int64_t turns = job.blocks * ((call->sequences + SEQUENCES - 1) / SEQUENCES);
+    team_ranges(turns, turns * SMALL / (1 + elements_of(call)), conv_turns, &job);
     return 0;
 }

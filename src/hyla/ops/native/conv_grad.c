@@ -20,18 +20,13 @@ typedef struct {
     int64_t has_silu, key_channels, key_dim; /* as the forward pass has them (conv.c) */
     const void *x;           /* [T, channels], rows `stride` apart */
     const float *weight;     /* [taps, channels] */
-    const float *y, *k, *v;  /* gradients of [T, channels]; or of q, k [T, key_channels] and v */
+    float *y, *k, *v;        /* gradients of [T, channels]; or of q, k [T, key_channels] and v */
     void *out;               /* x's gradient, dense */
     float *weight_grad;      /* [taps, channels] */
     float eps, scale;
 } Call;
 
-/* Channels of one of the forward pass's results: [first, first + count) of x. */
-typedef struct {
-    int64_t first, count, block, head;
-    const float *grad;
-    float scale;
-} Part;
+#include "conv_parts.h"
 
 /* silu of the taps' sum and its derivative. */
 INLINE void mixed_in(const int taps, const int is_bf16, int64_t count, const void *const *from, const float *weight,
@@ -178,7 +173,7 @@ static void sequence_grad(Block *b, int64_t n) {
     const Call *call = b->call;
     int64_t size = call->is_bf16 ? 2 : 4, taps = call->taps, length = call->length[n], row = size * call->stride;
     const char *x = (const char *)call->x + call->offset[n] * row + size * (b->part->first + b->first);
-    const float *grad = b->part->grad + call->offset[n] * b->part->count + b->first;
+    const float *grad = b->part->rows + call->offset[n] * b->part->count + b->first;
     for (int64_t t = 0; t < length; t++, grad += b->part->count) {
         const void *from[MOST_TAPS];
         for (int64_t j = 0; j < taps; j++) from[j] = t + j >= taps - 1 ? x + (t + j - (taps - 1)) * row : (const void *)nothing;
@@ -191,14 +186,6 @@ static void sequence_grad(Block *b, int64_t n) {
     }
     for (int64_t r = length < taps - 1 ? 0 : length - (taps - 1); r < length; r++) finish_row(b, n, r);
 }
-
-typedef struct {
-    const Call *call;
-    Part part[3];
-    int parts;
-} Job;
-
-static int64_t blocks_of(const Part *part) { return (part->count + part->block - 1) / part->block; }
 
 static void conv_grad_turn(void *context, int64_t index, int64_t worker) {
     const Job *job = context;
@@ -214,18 +201,8 @@ static void conv_grad_turn(void *context, int64_t index, int64_t worker) {
 }
 
 int hyla_conv_grad(const Call *call) {
-    int64_t keys = call->key_channels, head = call->key_dim, rows = 0, turns = 0;
-    int64_t block = head > CHANNELS ? head : head ? CHANNELS / head * head : CHANNELS;
-    Job job = {.call = call, .parts = 1, .part = {{0, call->channels, CHANNELS, 0, call->y, 1.0f}}};
-    if (head) {
-        job.parts = 3;
-        job.part[0] = (Part){0, keys, block, head, call->y, call->scale};
-        job.part[1] = (Part){keys, keys, block, head, call->k, 1.0f};
-        job.part[2] = (Part){2 * keys, call->channels - 2 * keys, CHANNELS, 0, call->v, 1.0f};
-    }
-    for (int i = 0; i < job.parts; i++) turns += blocks_of(job.part + i);
-    for (int64_t n = 0; n < call->sequences; n++) rows += call->length[n];
-    if (rows * call->channels > SMALL) team_run(turns, conv_grad_turn, &job);
-    else for (int64_t i = 0; i < turns; i++) conv_grad_turn(&job, i, 0);
+    Job job = job_of(call);
+    if (elements_of(call) > SMALL) team_run(job.blocks, conv_grad_turn, &job);
+    else for (int64_t i = 0; i < job.blocks; i++) conv_grad_turn(&job, i, 0);
     return 0;
 }

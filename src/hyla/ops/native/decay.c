@@ -64,11 +64,7 @@ static int64_t lay_out(const Call *call, float *memory, Room *room) {
                              by_channel * 2 * BLOCKS * whole(K), call->anchor ? 0 : CHUNK * K + group * head_floats(call)};
     enum { PLACES = sizeof sizes / sizeof *sizes };
     float *at[PLACES];
-    int64_t total = 0;
-    for (int i = 0; i < PLACES; i++) {
-        at[i] = memory ? memory + total : 0;
-        total += whole(sizes[i]);
-    }
+    int64_t total = places(PLACES, sizes, memory, at);
     if (memory)
         *room = (Room){at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12],
                        at[13], (double *)at[14], (double *)at[15], at[16]};

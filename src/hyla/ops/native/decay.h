@@ -14,6 +14,16 @@ enum { CONSTANT, SUMMED, BY_CHANNEL }; /* rules: how a row decays */
 /* Floats from one row to the next, so that rows lie in different places of the first cache. */
 static int64_t spread(int64_t floats) { return whole(floats) + LANES; }
 
+/* Where pieces of so many floats lie one after another, each at whole vectors, if there is memory; floats in all. */
+static int64_t places(int count, const int64_t *sizes, float *memory, float **at) {
+    int64_t total = 0;
+    for (int i = 0; i < count; i++) {
+        at[i] = memory ? memory + total : 0;
+        total += whole(sizes[i]);
+    }
+    return total;
+}
+
 HOT void scaled_row(int64_t count, float a, const float *restrict x, float *restrict out) {
     for (int64_t c = 0; c < count; c++) out[c] = x[c] * a;
 }

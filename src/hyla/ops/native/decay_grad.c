@@ -70,11 +70,7 @@ static int64_t lay_out(const Call *call, float *memory, Room *room) {
                              BLOCK * LANES, BLOCK * LANES, channel * 2 * whole(K), group * state};
     enum { PLACES = sizeof sizes / sizeof *sizes };
     float *at[PLACES];
-    int64_t total = 0;
-    for (int i = 0; i < PLACES; i++) {
-        at[i] = memory ? memory + total : 0;
-        total += whole(sizes[i]);
-    }
+    int64_t total = places(PLACES, sizes, memory, at);
     if (memory)
         *room = (Room){at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12], at[13],
                        at[14], at[15], at[16], at[17], at[18], at[19], at[20], at[21], at[22], at[23], at[24],

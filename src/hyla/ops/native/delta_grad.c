@@ -11,7 +11,8 @@
    products of one sign's worth, never as a difference of sums: strong decays leave it exact. */
 #include <stdatomic.h>
 
-#include "strided.h"
+#include "channels.h"
+#include "triangles.h"
 #include "team.h"
 
 #define CHUNK 64
@@ -59,6 +60,10 @@ typedef struct {
     float *after, *grad_after, *over;           /* [BLOCKS, K] twice, [K]: from a block's end to the chunk's; all of it */
     double *run, *block_sum;                    /* [K], [BLOCKS, K] */
 } Room;
+
+/* Floats from one row of `columns` to the next: whole vectors, an odd number of them. Rows of a power of two of bytes
+   meet in a few sets of the first cache, and a strip of them would not stay there. */
+INLINE int64_t apart(int64_t columns) { return (whole(columns) / LANES | 1) * LANES; }
 
 /* How many floats in all; the places are filled in where there is memory. */
 static int64_t lay_out(const Call *call, float *memory, Room *room) {
@@ -164,22 +169,22 @@ static void solve_back(const Call *call, const Room *room, const Chunk *chunk, c
     int64_t rows = chunk->rows, V = room->V, columns = whole(call->V);
     float *rhs = room->rhs;
     if (chunk->has_after) {
-        Sums sums = {.count = call->K, .columns = columns, .x = room->k_out, .x_row = room->K, .s = state, .s_row = V,
+        Terms sums = {.count = call->K, .columns = columns, .x = room->k_out, .x_step = room->K, .s = state, .s_row = V,
                      .out = rhs, .out_row = V};
-        product_by_rows(rows, &sums);
+        new_terms(rows, &sums);
     } else {
         memset(rhs, 0, 4 * (size_t)(rows * V));
     }
     for (int64_t first = 0; first < rows; first += BLOCK) {
-        Sums sums = {.count = rows - first, .columns = columns, .x = room->p + first * SIDE + first, .x_row = SIDE,
+        Terms sums = {.count = rows - first, .columns = columns, .x = room->p + first * SIDE + first, .x_step = SIDE,
                      .s = room->o + first * V, .s_row = V, .out = rhs + first * V, .out_row = V};
-        add_by_columns(BLOCK, &sums);
+        added_turned_terms(BLOCK, &sums);
     }
     for (int64_t first = rows - BLOCK; first >= 0; first -= BLOCK) {
         int64_t end = first + BLOCK;
-        Sums sums = {.count = rows - end, .columns = columns, .x = room->minus_a + end * SIDE + first, .x_row = SIDE,
+        Terms sums = {.count = rows - end, .columns = columns, .x = room->minus_a + end * SIDE + first, .x_step = SIDE,
                      .s = rhs + end * V, .s_row = V, .out = rhs + first * V, .out_row = V};
-        if (end < rows) add_by_columns(BLOCK, &sums);
+        if (end < rows) added_turned_terms(BLOCK, &sums);
         solve_block(columns, room->minus_a + first * SIDE + first, rhs + first * V, V);
     }
 }
@@ -187,9 +192,9 @@ static void solve_back(const Call *call, const Room *room, const Chunk *chunk, c
 /* x u^T for the pairs of a row with its own and earlier blocks. */
 static void meet_u(const Call *call, const Room *room, const Chunk *chunk, const float *x, float *out) {
     for (int64_t first = 0; first < chunk->rows; first += BLOCK) {
-        Sums sums = {.count = call->V, .columns = first + BLOCK, .x = x + first * room->V, .x_row = room->V,
+        Terms sums = {.count = call->V, .columns = first + BLOCK, .x = x + first * room->V, .x_step = room->V,
                      .s = room->u_t, .s_row = SIDE, .out = out + first * SIDE, .out_row = SIDE};
-        product_by_rows(BLOCK, &sums);
+        new_terms(BLOCK, &sums);
     }
 }
 
@@ -216,9 +221,9 @@ static void spread_rhs(const Call *call, Room *room, const Chunk *chunk, int64_t
 /* Rows of width V against a state that lies as [V, K]: room->read. */
 static void read_state(const Call *call, const Room *room, const Chunk *chunk, const float *x, int64_t x_row,
                        const float *state_t) {
-    Sums sums = {.count = call->V, .columns = whole(call->K), .x = x, .x_row = x_row, .s = state_t, .s_row = room->K,
+    Terms sums = {.count = call->V, .columns = whole(call->K), .x = x, .x_step = x_row, .s = state_t, .s_row = room->K,
                  .out = room->read, .out_row = room->K};
-    product_by_rows(chunk->rows, &sums);
+    new_terms(chunk->rows, &sums);
 }
 
 /* Turn the chunk's two states around; what the decay over the whole chunk gets: decay[c] sum_v S[c, v] N[c, v]. */
@@ -239,17 +244,17 @@ static void turn_states(const Call *call, const Room *room, const Chunk *chunk, 
 /* The gradient of the state before the chunk. */
 static void fold_back(const Call *call, const Room *room, const Chunk *chunk, const float *over, int64_t over_step,
                       float *state) {
-    Sums sums = {.count = 2 * chunk->rows, .columns = whole(call->V), .x = room->q_in, .x_row = room->K, .s = room->o,
+    Terms sums = {.count = 2 * chunk->rows, .columns = whole(call->V), .x = room->q_in, .x_step = room->K, .s = room->o,
                  .s_row = room->V, .out = state, .out_row = room->V, .factor = over, .factor_step = over_step};
-    if (chunk->has_before) fold_by_columns(call->K, &sums);
+    if (chunk->has_before) turned_terms(call->K, &sums);
 }
 
 /* Products of a block's rows with the keys up to it: [16, 64], the first `columns`. */
 static void block_dots(const Call *call, const Room *room, const float *x, const float *keys_t, int64_t columns,
                        float *out) {
-    Sums sums = {.count = call->K, .columns = columns, .x = x, .x_row = room->K, .s = keys_t, .s_row = SIDE, .out = out,
+    Terms sums = {.count = call->K, .columns = columns, .x = x, .x_step = room->K, .s = keys_t, .s_row = SIDE, .out = out,
                  .out_row = SIDE};
-    product_by_rows(BLOCK, &sums);
+    new_terms(BLOCK, &sums);
 }
 
 #include "delta_grad_gated.h"

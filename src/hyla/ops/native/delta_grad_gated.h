@@ -166,17 +166,17 @@ static void gated_give_keys(const Call *call, const Room *room, const Chunk *chu
     for (int64_t r = 0; r < rows; r++) room->grad_kk[r * SIDE + r] = 0.0f; /* no row's own key is part of A */
     for (int64_t at = 0; at < rows; at += BLOCK) {
         const float *own_kk = room->grad_kk + at * SIDE, *own_qk = room->grad_qk + at * SIDE;
-        Sums earlier = {.count = at + BLOCK, .columns = whole(K), .x = own_qk, .x_row = SIDE, .s = room->k,
+        Terms earlier = {.count = at + BLOCK, .columns = whole(K), .x = own_qk, .x_step = SIDE, .s = room->k,
                         .s_row = room->K, .out = room->grad_q + at * room->K, .out_row = room->K};
-        add_by_rows(BLOCK, &earlier);
+        added_terms(BLOCK, &earlier);
         earlier.x = own_kk, earlier.out = room->grad_k + at * room->K;
-        add_by_rows(BLOCK, &earlier);
-        Sums later = {.count = rows - at, .columns = whole(K), .x = own_kk + at, .x_row = SIDE,
+        added_terms(BLOCK, &earlier);
+        Terms later = {.count = rows - at, .columns = whole(K), .x = own_kk + at, .x_step = SIDE,
                       .s = room->k + at * room->K, .s_row = room->K, .out = room->grad_k + at * room->K,
                       .out_row = room->K};
-        add_by_columns(BLOCK, &later);
+        added_turned_terms(BLOCK, &later);
         later.x = own_qk + at, later.s = room->q + at * room->K;
-        add_by_columns(BLOCK, &later);
+        added_turned_terms(BLOCK, &later);
     }
     give_rows(chunk, K, room->grad_q, room->K, call->grad_q + first, step);
     give_rows(chunk, K, room->grad_k, room->K, call->grad_k + first, step);

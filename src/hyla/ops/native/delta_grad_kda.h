@@ -161,16 +161,16 @@ static void kda_across_back(const Call *call, const Room *room, int64_t at) {
     const float *grad_a = room->grad_a + at * SIDE, *grad_p = room->grad_p + at * SIDE;
     for (int64_t j = 0; j < at; j++)
         times_row(columns, room->k_until + j * K, between_at(room, room->between, b, j / BLOCK), room->keys + j * K);
-    Sums later = {.count = at, .columns = columns, .x = grad_a, .x_row = SIDE, .s = room->keys, .s_row = K,
+    Terms later = {.count = at, .columns = columns, .x = grad_a, .x_step = SIDE, .s = room->keys, .s_row = K,
                   .out = room->grad_k_since + at * K, .out_row = K};
-    add_by_rows(BLOCK, &later);
+    added_terms(BLOCK, &later);
     later.x = grad_p, later.out = room->grad_q_since + at * K;
-    add_by_rows(BLOCK, &later);
-    Sums earlier = {.count = BLOCK, .columns = columns, .x = grad_a, .x_row = SIDE, .s = room->k_since + at * K,
+    added_terms(BLOCK, &later);
+    Terms earlier = {.count = BLOCK, .columns = columns, .x = grad_a, .x_step = SIDE, .s = room->k_since + at * K,
                     .s_row = K, .out = room->grad_keys, .out_row = K};
-    product_by_columns(at, &earlier);
+    new_turned_terms(at, &earlier);
     earlier.x = grad_p, earlier.s = room->q_since + at * K;
-    add_by_columns(at, &earlier);
+    added_turned_terms(at, &earlier);
     for (int64_t j = 0; j < at; j++) {
         float *grad = room->grad_keys + j * K;
         add_times_row(columns, grad, between_at(room, room->between, b, j / BLOCK), room->grad_k_until + j * K);

@@ -1,17 +1,10 @@
 /* Gradients of log decays and of Mamba-2's steps, from what a projection left. A row's gradient depends on that row alone;
    those of parameters are summed over the rows of a turn, and over the turns by the caller. */
 #include "slopes.h"
-#include "team.h"
 
 #define ROWS 32 /* of one turn */
 #define SMALL 8192
-
-static int in_turns(int64_t rows, int64_t width, Work *work, const void *call) {
-    int64_t turns = (rows + ROWS - 1) / ROWS;
-    if (rows * width > SMALL) team_run(turns, work, (void *)call);
-    else for (int64_t i = 0; i < turns; i++) work((void *)call, i, 0);
-    return 0;
-}
+#include "turns.h"
 
 INLINE void accumulate(float *sums, int64_t c, int left, vec x) {
     store_row(sums, c, left, 0, add(load_row(sums, c, left, 0), x));

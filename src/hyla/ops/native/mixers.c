@@ -1,10 +1,10 @@
 /* What stands around the operators without a solve: rows in floats, Mamba-2's rates and values, norms of groups under a
    gate. Each step is rounded as the primitives round it. */
 #include "norms.h"
-#include "team.h"
 
 #define SMALL 16384 /* fewer elements are not worth a second thread */
 #define ROWS 16     /* of one turn */
+#include "turns.h"
 
 enum { PLAIN, SIGMOID, SILU };
 
@@ -54,14 +54,6 @@ HOT void normed_row(int64_t count, float root, const float *weight, const float 
     store_row(y, c, left, 0, multiply(divide(load_row(x, c, left, 0), splat(root)), load_row(weight, c, left, 0)))
     ALONG_ROW(count, BODY)
 #undef BODY
-}
-
-/* Turns of ROWS rows each. */
-static int in_turns(int64_t rows, int64_t width, Work *work, const void *call) {
-    int64_t turns = (rows + ROWS - 1) / ROWS;
-    if (rows * width > SMALL) team_run(turns, work, (void *)call);
-    else for (int64_t i = 0; i < turns; i++) work((void *)call, i, 0);
-    return 0;
 }
 
 typedef struct {

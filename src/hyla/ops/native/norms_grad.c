@@ -1,10 +1,10 @@
 /* Gradients of norms, plain and gated. A row's gradient depends on that row alone. Those of weights are sums over rows:
    of each turn first, then of the turns (by the caller), so that threads change nothing. */
 #include "slopes.h"
-#include "team.h"
 
 #define ROWS 32 /* of one turn */
 #define SMALL 16384
+#include "turns.h"
 
 /* For h = x / root: the sums of x^2 and of grad weight x, 16 sums side by side first. */
 INLINE void norm_dots_in(const int x_bf16, const int g_bf16, const int has_weight, int64_t width, const void *x, int64_t at,
@@ -60,14 +60,6 @@ static void norm_grad_row(int is_bf16, int64_t width, float eps, float divisor, 
     norm_dots(is_bf16, width, x, at, grad, from, weight, &square, &dot);
     float inverse = 1.0f / sqrtf(square / divisor + eps);
     norm_back(is_bf16, width, inverse, dot * inverse / divisor, x, at, grad, from, weight, out, to, sums);
-}
-
-/* Turns of ROWS rows each. */
-static int in_turns(int64_t rows, int64_t width, Work *work, const void *call) {
-    int64_t turns = (rows + ROWS - 1) / ROWS;
-    if (rows * width > SMALL) team_run(turns, work, (void *)call);
-    else for (int64_t i = 0; i < turns; i++) work((void *)call, i, 0);
-    return 0;
 }
 
 typedef struct {

@@ -3,8 +3,8 @@
 
        out[i, :] = factor_i out[i, :] + sum_c x[i, c] s[c, :]
 
-   c goes upwards, one fused multiply-add each: how many rows and columns go together changes no bit. Columns come in
-   whole vectors; what is left out of a triangle is not read. */
+   c goes upwards, one fused multiply-add each: how many rows and columns go together changes no bit. All matrices of a
+   call are its thread's own memory, whose rows are whole vectors; what is left out of a triangle is not read. */
 #ifndef HYLA_TRIANGLES_H
 #define HYLA_TRIANGLES_H
 
@@ -12,10 +12,10 @@
 
 enum { ALL, UP_TO_OWN, FROM_OWN };        /* of a row's numbers; the last two where there are as many rows */
 enum { BY_ROW, BY_COLUMN };               /* x[i, c] is at x + i * x_step + c, or at x + c * x_step + i */
-enum { NEW_SUMS, SCALED_SUMS };
+enum { NEW_SUMS, MORE_SUMS, SCALED_SUMS }; /* begun at zero, with what is there, or with that times the row's factor */
 
 typedef struct {
-    int64_t count, columns; /* of s */
+    int64_t count, columns; /* of s; columns are rounded up to whole vectors */
     const float *x, *s;
     float *out;
     int64_t x_step, s_row, out_row;
@@ -46,10 +46,10 @@ INLINE void term_block(const int n, const int wide, const int part, const int or
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 8
-        for (int m = 0; m < wide; m++)
-            sum[i][m] = start == NEW_SUMS ? splat(0.0f)
-                                          : multiply(load(out + i * out_row + m * LANES),
-                                                     splat(call->factor[(row + i) * call->factor_step]));
+        for (int m = 0; m < wide; m++) {
+            sum[i][m] = start == NEW_SUMS ? splat(0.0f) : load(out + i * out_row + m * LANES);
+            if (start == SCALED_SUMS) sum[i][m] = multiply(sum[i][m], splat(call->factor[(row + i) * call->factor_step]));
+        }
     if (part == FROM_OWN) {
 #pragma GCC unroll 8
         for (int j = 0; j < n; j++) ADD_TERM(0, j + 1, row + j)
@@ -73,7 +73,7 @@ INLINE void term_groups(const int n, const int part, const int order, const int 
     int64_t w = 0;
     for (; w + wide * LANES <= call->columns; w += wide * LANES)
         for (int64_t r = row; r < end; r += n) term_block(n, wide, part, order, start, call, r, w);
-    for (; wide > 1 && w < call->columns; w += LANES)
+    for (; w < call->columns; w += LANES)
         for (int64_t r = row; r < end; r += n) term_block(n, 1, part, order, start, call, r, w);
 }
 
@@ -85,39 +85,45 @@ INLINE void terms(const int part, const int order, const int start, int64_t rows
     if ((rows - done) & 1) term_groups(1, part, order, start, call, done, done + 1);
 }
 
-/* out = x s;  out = factor out + x s;  and with x transposed. */
+/* out = x s;  out = out + x s;  out = factor out + x s;  and with x transposed. */
 HOT void new_terms(int64_t rows, const Terms *call) { terms(ALL, BY_ROW, NEW_SUMS, rows, call); }
+HOT void added_terms(int64_t rows, const Terms *call) { terms(ALL, BY_ROW, MORE_SUMS, rows, call); }
 HOT void more_terms(int64_t rows, const Terms *call) { terms(ALL, BY_ROW, SCALED_SUMS, rows, call); }
+HOT void new_turned_terms(int64_t rows, const Terms *call) { terms(ALL, BY_COLUMN, NEW_SUMS, rows, call); }
+HOT void added_turned_terms(int64_t rows, const Terms *call) { terms(ALL, BY_COLUMN, MORE_SUMS, rows, call); }
 HOT void turned_terms(int64_t rows, const Terms *call) { terms(ALL, BY_COLUMN, SCALED_SUMS, rows, call); }
 /* out = factor out + x s for a lower triangle x, and for a lower triangle transposed. */
 HOT void earlier_terms(int64_t rows, const Terms *call) { terms(UP_TO_OWN, BY_ROW, SCALED_SUMS, rows, call); }
 HOT void later_terms(int64_t rows, const Terms *call) { terms(FROM_OWN, BY_COLUMN, SCALED_SUMS, rows, call); }
 
-typedef int32_t iquad __attribute__((vector_size(16)));
-#if defined(__clang__)
-#define PICK(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+/* Four rows of four: their columns. */
+INLINE void transpose_quads(const float *from, int64_t from_row, float *to, int64_t to_row) {
+#if defined(__x86_64__) && !defined(PLAIN_C)
+    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + from_row), c = _mm_loadu_ps(from + 2 * from_row),
+           d = _mm_loadu_ps(from + 3 * from_row);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a), _mm_storeu_ps(to + to_row, b), _mm_storeu_ps(to + 2 * to_row, c);
+    _mm_storeu_ps(to + 3 * to_row, d);
 #else
-#define PICK(a, b, i, j, k, l) __builtin_shuffle(a, b, (iquad){i, j, k, l})
+    for (int j = 0; j < 4; j++)
+        for (int i = 0; i < 4; i++) to[j * to_row + i] = from[i * from_row + j];
 #endif
-
-INLINE quad load_quad(const float *p) { quad x; memcpy(&x, p, sizeof x); return x; }
-INLINE void store_quad(float *p, quad x) { memcpy(p, &x, sizeof x); }
-
-/* out[c, r] = x[r, c]; rows and columns are multiples of 4. */
-HOT void transpose(int64_t rows, int64_t columns, const float *x, int64_t x_row, float *out, int64_t out_row) {
-    for (int64_t c = 0; c < columns; c += 4)
-        for (int64_t r = 0; r < rows; r += 4) {
-            const float *from = x + r * x_row + c;
-            float *to = out + c * out_row + r;
-            quad a = load_quad(from), b = load_quad(from + x_row), d = load_quad(from + 2 * x_row);
-            quad e = load_quad(from + 3 * x_row);
-            quad ab_low = PICK(a, b, 0, 4, 1, 5), ab_high = PICK(a, b, 2, 6, 3, 7);
-            quad de_low = PICK(d, e, 0, 4, 1, 5), de_high = PICK(d, e, 2, 6, 3, 7);
-            store_quad(to, PICK(ab_low, de_low, 0, 1, 4, 5));
-            store_quad(to + out_row, PICK(ab_low, de_low, 2, 3, 6, 7));
-            store_quad(to + 2 * out_row, PICK(ab_high, de_high, 0, 1, 4, 5));
-            store_quad(to + 3 * out_row, PICK(ab_high, de_high, 2, 3, 6, 7));
-        }
+}
+TAIL void transpose_tail(int64_t rows, int64_t columns, const float *from, int64_t from_row, float *to, int64_t to_row) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) to[j * to_row + i] = from[i * from_row + j];
+}
+/* to[j, i] = from[i, j]. Sixteen rows at a time: so many lines of `to` are written whole. */
+static void transpose(int64_t rows, int64_t columns, const float *from, int64_t from_row, float *to, int64_t to_row) {
+    int64_t some = columns / 4 * 4, i = 0;
+    for (; i + LANES <= rows; i += LANES) {
+        for (int64_t j = 0; j < some; j += 4)
+            for (int64_t q = i; q < i + LANES; q += 4)
+                transpose_quads(from + q * from_row + j, from_row, to + j * to_row + q, to_row);
+        if (some < columns)
+            transpose_tail(LANES, columns - some, from + i * from_row + some, from_row, to + some * to_row + i, to_row);
+    }
+    if (i < rows) transpose_tail(rows - i, columns, from + i * from_row, from_row, to + i, to_row);
 }
 
 #endif
