@@ -24,7 +24,6 @@ from hyla.train.evaluation import nats_per_token
 from hyla.train.loop import Trainer
 from hyla.train.recipe import HybridRecipe
 from hyla.train.run_data import DataSource, RunData, read_data
-from hyla.train.sources import batch_sizes
 
 RECIPE = HybridRecipe(
     pattern="KKM",
@@ -75,7 +74,7 @@ def trained(data: RunData, config: TrainConfig) -> tuple[list[float], float]:
     end_id = tokenizer.eos_token_id
     assert end_id is not None
     model = initialize(Model(RECIPE.model_config_of(tokenizer.vocab_size, end_id)), config.seed)
-    steps = data.steps(batch_sizes(config), max_document_tokens=config.max_document_tokens, seed=config.seed)
+    steps = data.steps(config)
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(model, steps, config, Path(folder))

@@ -6,23 +6,11 @@ import json
 
 from rich.table import Table
 
-from hyla.cli.console import console
+from hyla.cli.console import console, describe_bytes
 from hyla.cost.calibration import load_calibration
 from hyla.errors import HylaError
 from hyla.train.dry_run import DryRun, dry_run
 from hyla.train.run import RunRequest
-
-UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
-
-
-def in_bytes(count: float) -> str:
-    """A number of bytes for people.
-
-    >>> in_bytes(1_300_000), in_bytes(12)
-    ('1.3 MB', '12 bytes')
-    """
-    name, size = next(((name, size) for name, size in UNITS if count >= size), ("bytes", 1.0))
-    return f"{count / size:.3g} {name}"
 
 
 def show_dry_run(request: RunRequest) -> None:
@@ -46,13 +34,13 @@ def _table(found: DryRun, request: RunRequest) -> Table:
         "steps": f"{request.train.steps:,}" + ("" if found.tokens is None else f", {found.tokens:,} tokens"),
         "FLOPs": f"{found.flops_per_token:.3g} a token"
         + ("" if found.flops is None else f", {found.flops:.3g} in all"),
-        "weights": in_bytes(memory.weight_bytes),
-        "gradients": in_bytes(memory.gradient_bytes),
-        "optimizer": in_bytes(memory.optimizer_bytes),
-        "averaged weights": in_bytes(memory.average_bytes),
-        "activations of one pass": in_bytes(memory.activation_bytes),
-        "logits": in_bytes(memory.loss_bytes),
-        "memory in all": in_bytes(memory.bytes),
+        "weights": describe_bytes(memory.weight_bytes),
+        "gradients": describe_bytes(memory.gradient_bytes),
+        "optimizer": describe_bytes(memory.optimizer_bytes),
+        "averaged weights": describe_bytes(memory.average_bytes),
+        "activations of one pass": describe_bytes(memory.activation_bytes),
+        "logits": describe_bytes(memory.loss_bytes),
+        "memory in all": describe_bytes(memory.bytes),
     }
     if found.step_seconds is not None:
         hours = found.step_seconds * request.train.steps / 3600

@@ -38,7 +38,7 @@ class Head(Linear):
         The first is differentiable in the hidden states and the weight. chunk_rows: logits of so many rows live at
         once. denominator: what sums over rows are divided by; None: T.
         """
-        self.projection.plain()  # packed and FP8 ones are refused
+        self.projection.plain_kind()  # packed and FP8 ones are refused
         return cross_entropy_and_z(
             hidden_TD, self.weight, targets_T, chunk_rows=chunk_rows, denominator=denominator, z_weight=z_weight
         )

@@ -119,12 +119,16 @@ class Projection:
 
         Raises BackendUnavailable while they are packed or FP8.
         """
+        return self.plain_kind().whole()
+
+    def plain_kind(self) -> Plain:
+        """The weights, which are plain: they can be trained. Raises BackendUnavailable while they are packed or FP8."""
         weights = self.weights
         if isinstance(weights, Adapted):
             raise BackendUnavailable("a weight with a low-rank term has no plain form; merge the adapter first")
         if not isinstance(weights, Plain):
             raise BackendUnavailable("packed and FP8 weights are not trained; call model.unpack(), or load with dtype=")
-        return weights.whole()
+        return weights
 
     def bias(self) -> torch.Tensor | None:
         """The biases [sum of out_dims], zeros for parameters without one; None where none has one."""

@@ -43,13 +43,18 @@ class Average:
                 self.mean[name] = weight.detach().clone()
         self.count += 1
 
+    @torch.no_grad()
+    def take_over(self) -> None:
+        """The mean in the place of the weights, for good. Nothing happens before a first step."""
+        for name, mean in self.mean.items():
+            self._weights[name].copy_(mean)
+
     @contextmanager
     @torch.no_grad()
     def in_place(self) -> Iterator[None]:
         """The mean in the place of the weights, inside; the weights come back. Nothing happens before a first step."""
         kept = {name: weight.detach().clone() for name, weight in self._weights.items() if name in self.mean}
-        for name in kept:
-            self._weights[name].copy_(self.mean[name])
+        self.take_over()
         try:
             yield
         finally:

@@ -366,13 +366,11 @@ class Trainer:
             yield
         self.masters.publish()
 
-    @torch.no_grad()
     def keep_final_weights(self) -> None:
         """Leave them in the model for good, once the run is over or stopped."""
         teach(self.model, None)
         if self.average is not None:
-            for name, mean in self.average.mean.items():
-                self.masters.weights[name].copy_(mean)
+            self.average.take_over()
         self.masters.publish()
 
     def save(self) -> None:

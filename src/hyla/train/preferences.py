@@ -108,7 +108,7 @@ class PairSource:
         if self.num_pairs < count:
             raise ConfigError(f"{self.num_pairs} pairs are fewer than dpo.pairs_per_step = {count}; lower it")
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
-        self.sizes = PairSizes(lambda step: sum(self.step(step).lengths))
+        self.sizes = PairSizes(lambda step: sum(rows for _, rows in self._pieces_of(self._pairs(step))))
 
     def _shuffled(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed + EPOCH_SEED_STRIDE * (epoch + 1))
@@ -116,14 +116,19 @@ class PairSource:
 
     def step(self, step: int) -> PairedRows:
         """The rows of optimizer step `step` (0-based)."""
-        steps_per_epoch = self.num_pairs // self.count
-        epoch, place = divmod(step, steps_per_epoch)
-        return self.rows(self._epoch(epoch)[place * self.count : (place + 1) * self.count])
+        return self.rows(self._pairs(step))
+
+    def _pairs(self, step: int) -> list[int]:
+        epoch, place = divmod(step, self.num_pairs // self.count)
+        return self._epoch(epoch)[place * self.count : (place + 1) * self.count]
+
+    def _pieces_of(self, pairs: Sequence[int]) -> list[tuple[int, int]]:
+        """(first row, rows) of both documents of each pair."""
+        return [self._pieces[2 * pair + side] for pair in pairs for side in (0, 1)]
 
     def rows(self, pairs: Sequence[int]) -> PairedRows:
         """These pairs, one after the other."""
-        pieces = [self._pieces[2 * pair + side] for pair in pairs for side in (0, 1)]
-        rows = self.store.rows(pieces)
+        rows = self.store.rows(self._pieces_of(pairs))
         return PairedRows(rows.tokens_T, rows.targets_T, rows.lengths, rows.is_learnt_T, tuple(pairs))
 
 

@@ -210,7 +210,7 @@ class Run:
         dpo = self.request.dpo
         if dpo is not None:
             return PairSource(self.data.train[0], dpo.pairs_per_step, self.train.seed)
-        return steps_of(self.data, self.train)
+        return self.data.steps(self.train)
 
     def _trainer(self, model: Model) -> Trainer:
         dpo, source = self.request.dpo, self._source()
@@ -308,11 +308,6 @@ def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], d
         replace_json(partial / RUN_FILE, _record(request, train, model_config, data.record, step_seconds, device))
 
 
-def steps_of(data: RunData, train: TrainConfig) -> RowSource:
-    """What every step reads. Raises ConfigError for less text than one step."""
-    return data.steps(batch_sizes(train), max_document_tokens=train.document_rows, seed=train.seed)
-
-
 def resolve_steps(
     request: RunRequest, model_config: ModelConfig, data: RunData, device: torch.device
 ) -> tuple[TrainConfig, float | None]:
@@ -323,7 +318,7 @@ def resolve_steps(
             raise ConfigError("dpo takes train.steps, not minutes")
         PairSource(data.train[0], request.dpo.pairs_per_step, train.seed)  # fewer pairs than a step are refused now
         return train, None
-    steps = steps_of(data, train)
+    steps = data.steps(train)
     if request.minutes is None:
         return train, None
     copy = request.model.made(model_config, train.seed).to(device)

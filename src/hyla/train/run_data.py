@@ -12,16 +12,17 @@ import torch
 from pydantic import Field, model_validator
 
 from hyla.checkpoints import Tokenizer, load_tokenizer
-from hyla.data.batch_sizes import BatchSizes
 from hyla.data.mixture import Mixture
 from hyla.data.packing import Packer, TokenStore
 from hyla.data.store import STORE_FILE, Store, open_store
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
 from hyla.models.config import Config
+from hyla.train.config import TrainConfig
 from hyla.train.corpus import Document, read_corpus
 from hyla.train.evaluation import heldout_sample
 from hyla.train.files import replace_json
+from hyla.train.sources import mixture_of, packer_of
 from hyla.train.tokenizer import encode_documents, train_tokenizer
 
 TOKENS_FILE, HELDOUT_FILE, TOKENIZER_FOLDER = "tokens.safetensors", "heldout.json", "tokenizer"
@@ -76,11 +77,9 @@ class RunData:
         """Of all training documents."""
         return sum(len(store.tokens) for store in self.train)
 
-    def steps(self, sizes: BatchSizes, *, max_document_tokens: int, seed: int) -> Packer | Mixture:
+    def steps(self, config: TrainConfig) -> Packer | Mixture:
         """What every step reads. Raises ConfigError for less text than one step."""
-        if len(self.train) == 1:
-            return Packer(self.train[0], sizes, max_document_tokens=max_document_tokens, seed=seed)
-        return Mixture(self.train, self.shares, sizes, max_document_tokens=max_document_tokens, seed=seed)
+        return packer_of(self.train[0], config) if len(self.train) == 1 else mixture_of(self.train, self.shares, config)
 
 
 def is_store(data: str | None) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from hyla.data.batch_sizes import BatchSizes
+from hyla.data.mixture import Mixture
 from hyla.data.packing import PackedRows, Packer, TokenStore
 from hyla.train.config import TrainConfig
 
@@ -39,6 +41,12 @@ def batch_sizes(config: TrainConfig) -> BatchSizes:
     if config.ramp is None:
         return BatchSizes(config.batch_tokens)
     return BatchSizes(config.batch_tokens, config.ramp.batch_tokens, config.ramp.steps)
+
+
+def mixture_of(stores: Sequence[TokenStore], shares: Sequence[float], config: TrainConfig) -> Mixture:
+    """The steps of several stores in fixed shares."""
+    longest = config.document_rows
+    return Mixture(stores, shares, batch_sizes(config), max_document_tokens=longest, seed=config.seed)
 
 
 def packer_of(store: TokenStore, config: TrainConfig) -> Packer:

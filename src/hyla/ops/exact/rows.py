@@ -248,8 +248,7 @@ class _Linear(torch.autograd.Function):
 
 def _widened_rows(x_TD: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tensor:
     if backends.uses_native(x_TD):
-        weight_OD = weight_OD.detach().contiguous()
-        return products.product(x_TD, products.Stored(weight_OD, weight_OD.shape), dtype=torch.float32)
+        return products.product(x_TD, products.plain(weight_OD.detach()), dtype=torch.float32)
     return _linear_rows(x_TD.to(torch.float32), weight_OD.detach().to(torch.float32), None)
 
 
@@ -261,9 +260,11 @@ class _Widened(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_TO):
-        x_TD, weight = ctx.saved_tensors
-        grad_x = input_gradient(grad_TO, weight.to(grad_TO.dtype)).to(x_TD.dtype)
-        grad_weight = weight_gradient(grad_TO, x_TD.to(grad_TO.dtype)).to(weight.dtype)
+        (x_TD, weight), grad_x, grad_weight = ctx.saved_tensors, None, None
+        if ctx.needs_input_grad[0]:
+            grad_x = input_gradient(grad_TO, weight.to(grad_TO.dtype)).to(x_TD.dtype)
+        if ctx.needs_input_grad[1]:  # a frozen head, as large as the vocabulary, has none
+            grad_weight = weight_gradient(grad_TO, x_TD.to(grad_TO.dtype)).to(weight.dtype)
         return grad_x, grad_weight
 
 
