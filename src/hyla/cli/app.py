@@ -12,6 +12,7 @@ from hyla.cli.generate import generate
 from hyla.cli.inspect import inspect
 from hyla.cli.pull import pull
 from hyla.cli.quickstart import quickstart
+from hyla.cli.rl import rl
 from hyla.cli.score import score
 from hyla.cli.serve import serve
 from hyla.cli.train import train
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (quickstart, train, generate, chat, serve, pull, inspect, score, cost):
+for verb in (quickstart, train, rl, generate, chat, serve, pull, inspect, score, cost):
     app.command()(verb)
 app.add_typer(bench)
 app.add_typer(data)

@@ -166,6 +166,15 @@ class Projection:
             for place, parameter in enumerate(parameters):
                 self._leave_shape(place, parameter.dtype)
 
+    def renew(self, parts: list[torch.Tensor]) -> None:
+        """Put other numbers in the place of all its parameters', which are plain or packed and stay so: one plain tensor
+        for each of `parameters()`, of its shape and stored dtype. They are copied."""
+        for parameter, part in zip(self.parameters(), parts, strict=True):
+            if not parameter.is_meta:
+                parameter.detach().copy_(part)
+        if self._packed is not None:  # only tiles are surely a copy
+            self._packed = self._pack([part.detach() if self.tiles(part) else part.detach().clone() for part in parts])
+
     def tiles(self, weight: torch.Tensor) -> bool:
         """Whether `pack` would copy such a weight of its own into tiles, and keep nothing of its memory."""
         return self.head_layout is None and makes_tiles(weight, self.dtype)

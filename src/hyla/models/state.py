@@ -63,6 +63,16 @@ class NamedWeights:
         if name == "embed.weight" and self.model.config.tie_embeddings:
             setattr(self.model.head, leaf, held)
 
+    def copy(self, name: str, tensor: torch.Tensor) -> None:
+        """Overwrite the numbers of a named weight that no product has, where they are."""
+        self._check_shape(name, tuple(tensor.shape))
+        self._held(name).detach().copy_(tensor)
+
+    def names_of(self, projection: Projection) -> list[str]:
+        """The weights of a product, from top to bottom."""
+        found = [(place, name) for name, places in self.projections.items() for one, place in places if one is projection]
+        return [name for _, name in sorted(found)]
+
     def fp8(self, name: str) -> FP8Tensor | None:
         """The FP8 tensor in the place of a weight, if that is what it holds."""
         kept = (projection.fp8(place) for projection, place in self.projections.get(name, ()))

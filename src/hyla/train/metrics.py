@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from hyla.errors import CheckpointError
 from hyla.train.files import writing
@@ -72,7 +72,16 @@ class SublayerStatistics:
     figures: Mapping[str, float | list[float]]
 
 
-Line = TypeVar("Line", StepMetrics, HeldoutMetrics, SublayerStatistics)
+class HasStep(Protocol):
+    """A dataclass that says how many steps came before it."""
+
+    __dataclass_fields__: dict[str, Any]
+
+    @property
+    def step(self) -> int: ...
+
+
+Line = TypeVar("Line", bound=HasStep)
 
 
 class StepLines(Generic[Line]):

@@ -4,6 +4,7 @@
     [data]      texts or stores                              (train.run_data)
     [dpo]       pairs of answers, in the place of data       (train.preferences)
     [lora]      an adapter beside a trained model            (adapters.config)
+    [rl]        tasks and rewards, in the place of data      (rl.config, read by `hyla rl`)
     [train]     steps, rates, precision, memory, ...         (train.config)
 
 Relative paths are meant from the recipe's own folder, those of `--set` from where the command is given.
@@ -14,15 +15,18 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hyla.errors import ConfigError
 from hyla.toml_files import read_tables
 from hyla.train.run import RunRequest
 
 
-def read_recipe(path: Path, settings: Sequence[str] = ()) -> RunRequest:
-    """The request of a recipe. settings: "train.steps=100" and the like, which win over the file.
+Request = TypeVar("Request", bound=RunRequest)
+
+
+def read_recipe(path: Path, settings: Sequence[str] = (), kind: type[Request] = RunRequest) -> Request:
+    """The request of a recipe. settings: "train.steps=100" and the like, which win over the file. kind: what it asks for.
 
     Raises ConfigError that names the file, the key and what is wrong with it.
     """
@@ -32,13 +36,13 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> RunRequest:
     for setting in settings:
         _set(given, setting)
     _absolute_paths(given, Path.cwd())
-    return request_of(_merged(tables, given), str(path))
+    return request_of(_merged(tables, given), str(path), kind)
 
 
-def request_of(tables: dict, place: str) -> RunRequest:
+def request_of(tables: dict, place: str, kind: type[Request] = RunRequest) -> Request:
     """Validated. place: how errors call it."""
     try:
-        return RunRequest(**tables)
+        return kind(**tables)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
 
@@ -72,6 +76,7 @@ def _absolute_paths(tables: dict, folder: Path) -> None:
     data, model, dpo = tables.get("data"), tables.get("model"), tables.get("dpo")
     if isinstance(dpo, dict) and isinstance(dpo.get("pairs"), str):
         dpo["pairs"] = str(folder / dpo["pairs"])
+    _absolute_rl_paths(tables.get("rl"), folder)
     if isinstance(data, dict):
         if isinstance(data.get("texts"), str):
             data["texts"] = str(folder / data["texts"])
@@ -83,3 +88,12 @@ def _absolute_paths(tables: dict, folder: Path) -> None:
         place = folder / model["start_from"]
         if place.exists():
             model["start_from"] = str(place)
+
+
+def _absolute_rl_paths(rl: Any, folder: Path) -> None:
+    """The same for tasks and reward functions."""
+    if not isinstance(rl, dict):
+        return
+    for table, key in ((rl, "tasks"), (rl.get("heldout"), "tasks"), (rl.get("reward"), "function")):
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = str(folder / table[key])

@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -265,12 +265,17 @@ def check_same_request(folder: Path, request: RunRequest) -> None:
     recorded, resolved = RunRequest(**record["request"]), TrainConfig(**record["train"])
     if request in (recorded, recorded.model_copy(update={"minutes": None, "train": resolved})):
         return
-    old, new = _flat(recorded.model_dump()), _flat(request.model_dump())
-    key = next((key for key in [*old, *new] if old.get(key) != new.get(key)), "minutes")
+    key, old, new = first_difference(recorded, request)
     raise ConfigError(
-        f"{folder} holds a run with {key} = {old.get(key)}, not {new.get(key)}; choose another --out, or delete that "
-        "folder"
+        f"{folder} holds a run with {key} = {old}, not {new}; choose another --out, or delete that folder"
     )
+
+
+def first_difference(recorded: RunRequest, requested: RunRequest) -> tuple[str, Any, Any]:
+    """(key, old, new) of the first key of two requests that differs."""
+    old, new = _flat(recorded.model_dump()), _flat(requested.model_dump())
+    key = next((key for key in [*old, *new] if old.get(key) != new.get(key)), "minutes")
+    return key, old.get(key), new.get(key)
 
 
 def _flat(nested: dict, prefix: str = "") -> dict:

@@ -1,0 +1,123 @@
+"""What an RL recipe asks for: tasks, rewards, rollouts, and how a reward becomes an update."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from hyla.models.config import Config, Count
+from hyla.rl.rewards.config import RewardConfig
+from hyla.train.run import RunRequest
+from hyla.train.run_data import DataSource
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class HeldoutTasks(Config):
+    """Tasks that are never trained on, answered along the way."""
+
+    tasks: str
+    """JSON lines, as `rl.tasks`."""
+    every: Count = 10
+    """Rounds between two scores; the last one always comes after the last round."""
+    samples: Count = 1
+    """Answers to each."""
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """0: the likeliest answer. Above 0 for more than one sample."""
+
+
+class RolloutConfig(Config):
+    """How answers are sampled. No number of these changes another answer's bits, but for those that choose it."""
+
+    tasks_per_round: Count = 8
+    """Tasks that are answered between two hand-overs of weights."""
+    group_size: Count = 8
+    """Answers to each task."""
+    max_tokens: Count = 64
+    """Longest answer."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Of the distribution that answers are drawn from, which is the one that is trained."""
+    top_p: float = 1.0
+    """Only 1."""
+    top_k: int = 0
+    """Only 0."""
+    min_p: float = 0.0
+    """Only 0."""
+    speculation: Literal["off", "lookup", "mtp"] = "off"
+    """Where drafts come from. The same answers, sooner."""
+    prefix_cache: bool = True
+    """Compute a task's prompt once for all of its answers. The same answers, sooner."""
+    max_num_sequences: Count = 32
+    """Answers that are computed at once."""
+    max_batch_tokens: Count = 1024
+    """Most tokens of one step of the engine."""
+    memory: Annotated[int, Field(ge=1)] | None = None
+    """Bytes for caches; None: as `hyla serve` chooses."""
+
+    @model_validator(mode="after")
+    def _samples_from_the_whole_distribution(self):
+        for name, neutral in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
+            if getattr(self, name) != neutral:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} leaves tokens out that the trained distribution has: every ratio "
+                    f"would be wrong by the mass that was kept; leave it at {neutral}"
+                )
+        return self
+
+
+class PolicyConfig(Config):
+    """How rewards become a gradient. Formulas and sources: docs/rl.md."""
+
+    advantage: Literal["group", "group_mean", "leave_one_out", "batch_mean", "none"] = "group"
+    """What a reward is compared with."""
+    normalise: Literal["token", "sequence", "constant"] = "token"
+    """Whether every token of an update, or every answer, weighs the same; "constant": every answer, by max_tokens."""
+    clip_low: Share | None = 0.2
+    """How far below 1 a ratio may fall and still be moved; None: no limit."""
+    clip_high: Annotated[float, Field(gt=0)] | None = 0.2
+    """How far above."""
+    kl_weight: Annotated[float, Field(ge=0)] = 0.0
+    """What it costs to leave the model that the run began with. Above 0 that model is kept in memory."""
+    drop_equal_groups: bool = True
+    """Leave out tasks whose answers all got the same reward: they say nothing."""
+    updates_per_round: Count = 1
+    """Optimizer steps on the answers of one round; only the first is on-policy."""
+
+
+class RLConfig(Config):
+    """The [rl] table."""
+
+    tasks: str
+    """JSON lines with `prompt`, a text, or `messages`, a conversation that the model's template writes; all other keys
+    are for the reward."""
+    reward: RewardConfig
+    """What judges an answer."""
+    rollout: RolloutConfig = RolloutConfig()
+    """How answers are sampled."""
+    policy: PolicyConfig = PolicyConfig()
+    """How rewards become a gradient."""
+    heldout: HeldoutTasks | None = None
+    """Scores along the way."""
+
+
+class RLRequest(RunRequest):
+    """What `hyla rl` is asked for: a recipe with the tables [model], [rl], [train] and perhaps [lora]."""
+
+    rl: RLConfig
+    """Tasks, rewards, rollouts, policy."""
+
+    @model_validator(mode="after")
+    def _needs_a_trained_model(self):
+        if self.model.start_from is None:
+            raise ValueError("rl needs a trained model: set model.start_from (docs/rl.md, a warm start)")
+        if self.data != DataSource() or self.dpo is not None or self.minutes is not None:
+            raise ValueError("rl reads rl.tasks and takes train.steps; leave data, dpo and minutes out")
+        train = self.train
+        names = ("mtp_weight", "z_loss", "indexer", "carry_state", "heldout", "ramp", "statistics", "average")
+        wrong = next((name for name in names if getattr(train, name)), None)
+        if wrong is not None:
+            raise ValueError(f"rl has no use for train.{wrong}; leave it out")
+        if train.spikes.action == "rollback":
+            raise ValueError('rl cannot roll back over rollouts; set train.spikes.action to "skip" or "stop"')
+        return self

@@ -1,0 +1,64 @@
+"""What a run writes down about its rounds and updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RoundMetrics:
+    """step: optimizer steps before the round. reward: mean over judged answers, and its standard deviation.
+    solved_groups, failed_groups: tasks all of whose answers got the most, or the least, that any got in this round.
+    equal_groups: tasks whose answers all got the same. left_out: answers without a reward. tokens: per answer.
+    too_long: share of answers that max_tokens ended. cached_tokens, drafted_tokens, accepted_tokens: of the whole round.
+    *_seconds: spent on it; 0 where an earlier process did it."""
+
+    step: int
+    round: int
+    answers: int
+    reward: float | None
+    reward_std: float | None
+    equal_groups: int
+    left_out: int
+    tokens: float
+    too_long: float
+    cached_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
+    rollout_seconds: float
+    reward_seconds: float
+    handover_seconds: float
+
+
+@dataclass(frozen=True)
+class UpdateMetrics:
+    """One optimizer step on a round's answers. loss: what was minimised. ratio_*: exp(new - rollout) over learnt tokens;
+    exactly 1 where the update is on-policy. exact_ratios: share of the tokens whose ratio is 1. clipped: share of the
+    tokens that a limit stopped. kl: mean estimate (k3), nats a token, of leaving the first model; None where it is not
+    asked for. entropy: mean of the distribution that is sampled from, nats a token. seconds: of the update."""
+
+    step: int
+    round: int
+    tokens: int
+    loss: float
+    ratio_min: float
+    ratio_mean: float
+    ratio_max: float
+    exact_ratios: float
+    clipped: float
+    entropy: float
+    kl: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class HeldoutReward:
+    """Mean reward on tasks that are never trained on, after `step` steps; low and high: 95% of bootstrap means over
+    tasks."""
+
+    step: int
+    reward: float
+    low: float
+    high: float
+    tasks: int
+    samples: int

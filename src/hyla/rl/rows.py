@@ -1,0 +1,75 @@
+"""Judged answers as the rows of an update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from hyla.data.packing import PackedRows
+from hyla.rl.samples import Sample
+
+
+@dataclass(frozen=True)
+class PolicyRows(PackedRows):
+    """Prompts with their answers, which are what is learnt; all further tensors have a number for each row [T]."""
+
+    rollout_T: torch.Tensor = None  # type: ignore[assignment]
+    """float32, nats: the engine's log-probability of the row's target; 0 where it is not learnt."""
+    advantages_T: torch.Tensor = None  # type: ignore[assignment]
+    """float64: of the answer that the target belongs to."""
+    weights_T: torch.Tensor = None  # type: ignore[assignment]
+    """float64: share of the target in the loss of the whole update."""
+    reference_T: torch.Tensor | None = None
+    """float32, nats: the log-probability under the model that the run began with; None: not asked for."""
+
+    @property
+    def denominator(self) -> int:
+        """The weights are of the whole update."""
+        return 1
+
+    def to(self, device: torch.device) -> PolicyRows:
+        moved = {name: getattr(self, name) for name in ("tokens_T", "targets_T", "is_learnt_T", *EXTRAS)}
+        return replace(self, **{name: None if x is None else x.to(device) for name, x in moved.items()})
+
+    def micro_batches(self, most_rows: int | None) -> list[PackedRows]:
+        found, first = [], 0
+        for part in super().micro_batches(most_rows):
+            here = slice(first, first + part.tokens_T.shape[0])
+            extras = {name: None if (x := getattr(self, name)) is None else x[here] for name in EXTRAS}
+            found.append(PolicyRows(part.tokens_T, part.targets_T, part.lengths, part.is_learnt_T, **extras))
+            first = here.stop
+        return found
+
+
+EXTRAS = ("rollout_T", "advantages_T", "weights_T", "reference_T")
+
+
+def rows_of(samples: Sequence[Sample], advantages: Sequence[float], weights: Sequence[float]) -> PolicyRows:
+    """advantages, weights: of each answer; the weight is that of each of its tokens."""
+    tokens, targets, learnt, rollout, advantage, weight = [], [], [], [], [], []
+    for sample, its_advantage, its_weight in zip(samples, advantages, weights, strict=True):
+        ids = [*sample.prompt_ids, *sample.token_ids]
+        num_read, num_written = len(sample.prompt_ids) - 1, len(sample.token_ids)
+        tokens += ids[:-1]
+        targets += ids[1:]
+        learnt += [False] * num_read + [True] * num_written
+        rollout += [0.0] * num_read + [*sample.logprobs]
+        advantage += [its_advantage] * (num_read + num_written)
+        weight += [its_weight] * (num_read + num_written)
+    return PolicyRows(
+        torch.tensor(tokens),
+        torch.tensor(targets),
+        tuple(len(sample.prompt_ids) + len(sample.token_ids) - 1 for sample in samples),
+        torch.tensor(learnt),
+        rollout_T=torch.tensor(rollout, dtype=torch.float32),
+        advantages_T=torch.tensor(advantage, dtype=torch.float64),
+        weights_T=torch.tensor(weight, dtype=torch.float64),
+    )
+
+
+def nothing_learnt(sample: Sample) -> PolicyRows:
+    """An update without a signal: one answer, of which nothing is learnt."""
+    rows = rows_of([sample], [0.0], [0.0])
+    return replace(rows, is_learnt_T=torch.zeros_like(rows.tokens_T, dtype=torch.bool))

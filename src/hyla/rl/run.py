@@ -1,0 +1,227 @@
+"""An RL run's folder: requested once, prepared once, then only continued.
+
+run.json         what was requested, and of which files and machine
+tasks.jsonl      the tasks; heldout-tasks.jsonl: those that are never trained on
+rollouts/        every answer of every round, with its log-probabilities and reward
+rounds.jsonl     a line a round; updates.jsonl: a line an optimizer step; metrics.jsonl: its rates and norms
+heldout.jsonl    scores of the held-out tasks
+events.jsonl     what happened besides
+checkpoints/     newest states
+model/           the trained model as a Hugging Face folder
+adapter/         the adapter, if one was trained; model/ has it merged
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from hyla.adapters import Adapters, merge, report, save_adapter
+from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
+from hyla.engine import Engine
+from hyla.errors import CheckpointError, ConfigError
+from hyla.json_files import read_json
+from hyla.models.state import cast
+from hyla.models.trunk import Model
+from hyla.rl.config import RLRequest
+from hyla.rl.handover import HandOver
+from hyla.rl.heldout import HeldoutScores
+from hyla.rl.metrics import HeldoutReward, RoundMetrics, UpdateMetrics
+from hyla.rl.policy import PolicyTrainer
+from hyla.rl.rewards import Rewards
+from hyla.rl.rollouts import Rollouts
+from hyla.rl.tasks import TaskOrder, read_tasks
+from hyla.train.files import filling, replace_json
+from hyla.train.metrics import StepMetrics
+from hyla.train.model_source import trained_config, trained_digest
+from hyla.train.precision import DTYPES
+from hyla.train.run import RUN_FILE, first_difference
+from hyla.train.run_state import environment
+
+FORMAT = "rl-1"
+TASKS_FILE, HELDOUT_TASKS_FILE = "tasks.jsonl", "heldout-tasks.jsonl"
+
+
+@dataclass
+class Listeners:
+    """Who is told of what, while it happens."""
+
+    say: Callable[[str], None] = lambda line: None
+    on_resume: Callable[[int], None] = lambda step: None
+    on_round: Callable[[RoundMetrics], None] = lambda line: None
+    on_update: Callable[[UpdateMetrics], None] = lambda line: None
+    on_step: Callable[[StepMetrics], None] = lambda line: None
+    on_heldout: Callable[[HeldoutReward], None] = lambda line: None
+    is_stopped: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class RLRun:
+    """An opened run."""
+
+    folder: Path
+    request: RLRequest
+    record: dict
+    tokenizer: Tokenizer = field(repr=False)
+
+    @property
+    def model_folder(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def start_from(self) -> str:
+        name = self.request.model.start_from
+        assert name is not None
+        return name
+
+    def trained(self, listeners: Listeners) -> tuple[Model, int]:
+        """Train, or go on, to the last step, or the one in which `is_stopped` comes true; the model, which is saved, and
+        its number of steps. Killed at any moment, the next call goes on bit for bit."""
+        if trained_digest(self.start_from) != self.record["start_digest"]:
+            raise ConfigError(
+                f"{self.start_from}, with which the run in {self.folder} began, has other weights now; put the old ones "
+                "back, or choose another --out"
+            )
+        with Rewards(self.request.rl.reward) as rewards:
+            trainer = self._trainer(rewards, listeners)
+            listeners.on_resume(trainer.resume(listeners.say))
+            trainer.run(listeners.on_step, listeners.is_stopped, listeners.say)
+        trainer.keep_final_weights()
+        if trainer.adapters is not None:
+            self._keep_adapter(trainer.adapters)
+        for leftover in self.folder.glob(f".{self.model_folder.name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        save_model(trainer.model, self.model_folder, tokenizer=self.tokenizer)
+        return trainer.model, trainer.finished_steps
+
+    def _made(self) -> Model:
+        return self.request.model.made(trained_config(self.start_from), self.request.train.seed)
+
+    def _trainer(self, rewards: Rewards, listeners: Listeners) -> PolicyTrainer:
+        rl, train = self.request.rl, self.request.train
+        reference = None
+        if rl.policy.kl_weight:
+            reference = cast(self._made(), DTYPES[train.dtype]).requires_grad_(False)
+        trainer = PolicyTrainer(
+            self._made(),
+            train,
+            self.folder,
+            rl.policy,
+            temperature=rl.rollout.temperature,
+            max_tokens=rl.rollout.max_tokens,
+            reference=reference,
+            lora=self.request.lora,
+        )
+        if trainer.adapters is not None:
+            listeners.say(report(trainer.adapters))
+        trainer.on_round, trainer.on_update = listeners.on_round, listeners.on_update
+        engine = self._engine()
+        hand_over = HandOver(trainer.model, engine, trainer.learnt_names)
+        if trainer.adapters is not None:
+            hand_over.share(trainer.adapters)
+        tasks = read_tasks(self.folder / TASKS_FILE, self.tokenizer)
+        rollouts = Rollouts(
+            engine, tasks, rewards, rl.rollout, seed=train.seed, folder=self.folder / "rollouts"
+        )  # fmt: skip
+        trainer.sample_with(rollouts, hand_over)
+        if rl.heldout is not None:
+            heldout = read_tasks(self.folder / HELDOUT_TASKS_FILE, self.tokenizer)
+            trainer.scores = HeldoutScores(
+                rl.heldout, heldout, rollouts, hand_over, self.folder, listeners.on_heldout
+            )  # fmt: skip
+        return trainer
+
+    def _engine(self) -> Engine:
+        rollout = self.request.rl.rollout
+        model = cast(self._made(), DTYPES[self.request.train.dtype]).requires_grad_(False)
+        return Engine(
+            model,
+            tokenizer=self.tokenizer,
+            max_num_sequences=rollout.max_num_sequences,
+            max_batch_tokens=rollout.max_batch_tokens,
+            prefix_cache=rollout.prefix_cache,
+            speculation=rollout.speculation,
+            memory=rollout.memory,
+        )
+
+    def _keep_adapter(self, adapters: Adapters) -> None:
+        save_adapter(adapters, self.folder / "adapter", base=self.start_from, tokenizer=self.tokenizer)
+        merge(adapters)
+
+
+def open_rl_run(folder: Path, request: RLRequest) -> RLRun:
+    """The run in `folder`, prepared now if there is none. The folder appears whole or not at all.
+
+    Raises ConfigError when the folder holds another run, or other files.
+    """
+    folder = folder.absolute()
+    if not (folder / RUN_FILE).is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"{folder} is not empty and holds no run; choose another --out")
+        _prepare(folder, request)
+    record = read_json(folder / RUN_FILE)
+    if record.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} holds no run of `hyla rl`, or another version's; choose another --out")
+    recorded = RLRequest(**record["request"])
+    if recorded != request:
+        key, old, new = first_difference(recorded, request)
+        raise ConfigError(
+            f"{folder} holds a run with {key} = {old}, not {new}; choose another --out, or delete that folder"
+        )
+    _check_files(folder, request, record)
+    assert request.model.start_from is not None
+    return RLRun(folder, request, record, load_tokenizer(request.model.start_from))
+
+
+def _prepare(folder: Path, request: RLRequest) -> None:
+    """Check everything that can be checked before an answer is sampled, and write the folder."""
+    rl, name = request.rl, request.model.start_from
+    assert name is not None
+    config, tokenizer = trained_config(name), load_tokenizer(name)
+    longest = 0
+    for file in _task_files(request).values():
+        tasks = read_tasks(file, tokenizer)
+        longest = max(longest, *(len(task.prompt_ids) for task in tasks))
+        if file == Path(rl.tasks):
+            TaskOrder(len(tasks), rl.rollout.tasks_per_round, request.train.seed)
+    if longest + rl.rollout.max_tokens > config.max_len:
+        raise ConfigError(
+            f"a prompt of {longest} tokens and rl.rollout.max_tokens = {rl.rollout.max_tokens} are more than the model's "
+            f"context of {config.max_len}; lower it, or shorten the prompts"
+        )
+    with Rewards(rl.reward):
+        pass
+    with filling(folder) as partial:
+        for target, file in _task_files(request).items():
+            shutil.copyfile(file, partial / target)
+        replace_json(
+            partial / RUN_FILE,
+            {
+                "format": FORMAT,
+                "request": request.model_dump(),
+                "start_digest": trained_digest(name),
+                "python": platform.python_version(),
+                "environment": environment(torch.device("cpu")),
+            },
+        )
+
+
+def _task_files(request: RLRequest) -> dict[str, Path]:
+    """By their names in the run's folder."""
+    heldout = request.rl.heldout
+    files = {TASKS_FILE: Path(request.rl.tasks)}
+    return files if heldout is None else files | {HELDOUT_TASKS_FILE: Path(heldout.tasks)}
+
+
+def _check_files(folder: Path, request: RLRequest, record: dict) -> None:
+    """Raise ConfigError where a file of tasks is another one now than when the run began."""
+    for target, file in _task_files(request).items():
+        if file.is_file() and file.read_bytes() != (folder / target).read_bytes():
+            raise ConfigError(
+                f"{file} is not what the run in {folder} began with; put the old one back, or choose another --out"
+            )

@@ -1,0 +1,86 @@
+"""Tasks: JSON lines with a prompt or a conversation, and whatever the reward needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hyla.checkpoints import Tokenizer
+from hyla.data.packing import EPOCH_SEED_STRIDE
+from hyla.errors import ConfigError, HylaError
+
+KEYS = ("prompt", "messages")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One line of a file of tasks."""
+
+    number: int
+    """Of the line among those that are not empty, from 0."""
+    prompt_ids: tuple[int, ...]
+    row: dict
+    """The whole line, for the reward."""
+
+
+def read_tasks(file: Path, tokenizer: Tokenizer) -> list[Task]:
+    """Raises ConfigError that names the line for one that is no task."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"tasks: {file} cannot be read: {error}") from None
+    tasks = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            tasks.append(_task(line, f"{file}, line {number}", len(tasks), tokenizer))
+    if not tasks:
+        raise ConfigError(f"tasks: {file} has no task; give a JSON object with prompt or messages a line")
+    return tasks
+
+
+def _task(line: str, place: str, number: int, tokenizer: Tokenizer) -> Task:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{place} is not JSON: {error}") from None
+    if not isinstance(row, dict) or sum(key in row for key in KEYS) != 1:
+        raise ConfigError(f"{place}: a task has either prompt, a text, or messages, a conversation")
+    try:
+        ids = _ids(row, place, tokenizer)
+    except HylaError as error:
+        raise ConfigError(f"{place}: {error}") from None
+    if not ids:
+        raise ConfigError(f"{place}: the prompt has no token")
+    return Task(number, tuple(ids), row)
+
+
+def _ids(row: dict, place: str, tokenizer: Tokenizer) -> Sequence[int]:
+    if "prompt" in row:
+        if not isinstance(row["prompt"], str):
+            raise ConfigError(f"{place}: prompt must be a text")
+        return tokenizer.encode(row["prompt"])
+    messages = row["messages"]
+    if not (isinstance(messages, list) and messages and all(isinstance(m, dict) and "role" in m for m in messages)):
+        raise ConfigError(f"{place}: messages must be a list of messages, each with a role and content")
+    return tokenizer.encode_chat(messages, add_generation_prompt=True)
+
+
+class TaskOrder:
+    """Which tasks a round has: every epoch is one permutation of them, a function of (seed, epoch)."""
+
+    def __init__(self, num_tasks: int, per_round: int, seed: int):
+        """Raises ConfigError for fewer tasks than one round has."""
+        if num_tasks < per_round:
+            raise ConfigError(f"{num_tasks} tasks are fewer than rl.rollout.tasks_per_round = {per_round}; lower it")
+        self.num_tasks, self.per_round, self.seed = num_tasks, per_round, seed
+
+    def of(self, number: int) -> list[int]:
+        """Tasks of round `number` (from 0)."""
+        epoch, place = divmod(number, self.num_tasks // self.per_round)
+        generator = torch.Generator().manual_seed(self.seed + EPOCH_SEED_STRIDE * (epoch + 1))
+        order = torch.randperm(self.num_tasks, generator=generator).tolist()
+        return order[place * self.per_round : (place + 1) * self.per_round]
