@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from bench.outcome import Outcome
 from hyla.ops.backends import is_portable
 from hyla.ops.exact import batched, primitives, row_checks, rows
+from hyla.ops.exact.logprobs import log_sums
 from hyla.ops.moe import top_k
 from hyla.ops.weights import pack
 
@@ -97,7 +98,7 @@ def row_probes(is_portable: bool) -> list[Probe]:
         "primitives.sum_last": (primitives.sum_last, wide),
         "primitives.l2_norm": (primitives.l2_norm, WIDTHS),
         "primitives.softmax_last": (primitives.softmax_last, wide),
-        "primitives.log_softmax_last": (primitives.log_softmax_last, wide),
+        "logprobs.log_sums": (lambda x: torch.stack(log_sums(x), 1), wide),
     }
     sums = {
         "sum(-1), mean(-1) up to 4096": (lambda x: x.contiguous().sum(-1) + x.contiguous().mean(-1), (*WIDTHS, 4096)),

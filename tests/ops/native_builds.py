@@ -408,6 +408,7 @@ def gradients_by_rows() -> list[torch.Tensor]:
         x, grad = draw(70, width, seed=seed, scale=4.0, special=True), draw(70, width, seed=1)
         found += [gradients.unary(kind, x, grad) for kind in gradients.KINDS]
         logits = draw(9, 40 * width, seed=2, scale=9.0)
+        found += gradients.row_sums(logits)
         found += gradients.chunk_loss(logits, torch.arange(9), 0.3)
         for dtype in DTYPES:
             gate, up, of_y = (draw(70, width + 3, seed=seed + n, dtype=dtype)[:, 3:] for n in (0, 1, 2))

@@ -47,6 +47,7 @@ KERNELS = {
     "hyla_unary_grad": ("sigmoid_grad_row", "silu_grad_row", "softplus_grad_row"),
     "hyla_swiglu_grad": ("silu_slopes", "swiglu_back", "weighed_results"),
     "hyla_loss": ("exponentials_of", "times_number"),
+    "hyla_row_sums": ("sum_of_exponentials",),
     "hyla_norm_grad, hyla_gated_grad": ("norm_dots", "norm_back"),
     "hyla_gated_grad": ("opened_row", "products_row", "three_row", "added_row", "factor_row", "dot_of", "weighed_row"),
     "hyla_decays_grad": ("decay_factors", "decay_back"),

@@ -24,7 +24,6 @@ EXPECTED = {
     "silu": (primitives.silu, torch.nn.functional.silu),
     "softplus": (primitives.softplus, lambda x: torch.log(1 + torch.exp(x))),
     "softmax_last": (primitives.softmax_last, lambda x: x.softmax(-1)),
-    "log_softmax_last": (primitives.log_softmax_last, lambda x: x.log_softmax(-1)),
     "sum_last": (primitives.sum_last, lambda x: x.sum(-1, keepdim=True)),
     "l2_norm": (primitives.l2_norm, lambda x: x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt()),
     "swiglu": (lambda x: primitives.swiglu(x, x + 1), lambda x: torch.nn.functional.silu(x) * (x + 1)),
@@ -86,7 +85,7 @@ def test_relu2_is_the_square_of_the_positive_part_rounded_once():
     assert torch.equal(primitives.relu2(narrow.clone().requires_grad_()), primitives.relu2(narrow))
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "silu", "softplus", "softmax_last", "log_softmax_last", "swiglu"])
+@pytest.mark.parametrize("name", ["sigmoid", "silu", "softplus", "softmax_last", "swiglu"])
 def test_large_inputs_give_finite_values_and_gradients(name):
     x = torch.tensor([[-1e4, -200.0, -89.0, 0.0, 89.0, 200.0, 1e4]], requires_grad=True)
     y = EXPECTED[name][0](x)

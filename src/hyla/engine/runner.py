@@ -127,7 +127,8 @@ class Runner:
             logits_RV = self.model.head_logits(hidden_TD[begin:end])
             if not bool(logits_RV.amax(-1).isfinite().all()):
                 return False
-            entries += logprobs_of(logits_RV, generation.tokens[first + begin + 1 : first + end + 1], num_top)
+            tokens = generation.tokens[first + begin + 1 : first + end + 1]
+            entries += logprobs_of(logits_RV, tokens, num_top, generation.params.prompt_temperature)
         return True
 
     def _choose(self, ready: list[tuple[Part, Outcome, range]], hidden_TD: torch.Tensor, batch: Batch) -> None:

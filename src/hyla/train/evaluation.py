@@ -10,7 +10,7 @@ import torch
 
 from hyla.data.packing import TokenStore
 from hyla.models.trunk import Model
-from hyla.ops.exact.cross_entropy import chunk_loss
+from hyla.ops.exact.logprobs import of_tokens
 from hyla.train.corpus import Document
 
 EVALUATION_ROWS = 4096
@@ -70,8 +70,7 @@ def _total_nats(model: Model, store: TokenStore, pieces: Sequence[tuple[int, int
         if rows.is_learnt_T is not None:
             hidden_TD, targets_T = hidden_TD[rows.is_learnt_T], targets_T[rows.is_learnt_T]
         for hidden_RD, targets_R in zip(hidden_TD.split(LOSS_ROWS), targets_T.split(LOSS_ROWS)):
-            losses_R, _ = chunk_loss(model.head_logits(hidden_RD), targets_R)
-            total += losses_R.sum(dtype=torch.float64)
+            total -= of_tokens(model.head_logits(hidden_RD), targets_R).sum(dtype=torch.float64)
         waiting = []
     return total.item()
 

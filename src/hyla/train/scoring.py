@@ -20,7 +20,7 @@ from hyla.checkpoints.tokenizer import Tokenizer
 from hyla.errors import ConfigError, RequestError
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
-from hyla.ops.exact.primitives import log_softmax_last
+from hyla.ops.exact.logprobs import of_tokens
 from hyla.train.corpus import Document
 
 Progress = Callable[[float], None]
@@ -186,6 +186,5 @@ def bits_of(model: Model, hidden_RD: torch.Tensor, targets_R: torch.Tensor) -> f
     """Bits of the tokens int64 [R] that final hidden states [R, D] predict; summed without rounding, rounded once."""
     nats: list[float] = []
     for hidden_CD, targets_C in zip(hidden_RD.split(LOGIT_ROWS), targets_R.split(LOGIT_ROWS)):
-        logprobs_CV = log_softmax_last(model.head_logits(hidden_CD))
-        nats += logprobs_CV.gather(1, targets_C[:, None])[:, 0].tolist()
+        nats += of_tokens(model.head_logits(hidden_CD), targets_C).tolist()
     return -math.fsum(nats) / math.log(2)

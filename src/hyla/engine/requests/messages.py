@@ -83,7 +83,8 @@ def _is_duration(seconds) -> bool:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Natural log-probabilities of the model's own distribution: before penalties, bias, bans, temperature, filters."""
+    """Natural log-probabilities of the model's own distribution: before penalties, bias, bans, temperature, filters.
+    `sampled` alone is another's."""
 
     token_id: int
     logprob: float
@@ -91,6 +92,8 @@ class TokenLogprob:
     """The most likely ids with their log-probabilities, best first."""
     rank: int | None = None
     """1: the most likely one. Equally likely ids count as better when they are lower."""
+    sampled: float | None = None
+    """ln p under what the token was drawn from (`SamplingParams.sampled_logprobs`); None: not requested."""
 
 
 @dataclass(frozen=True)

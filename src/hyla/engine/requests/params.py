@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hyla.engine.requests.formats import Format
 from hyla.errors import FieldError, RequestError
+from hyla.ops.exact.temperatures import LEAST_TEMPERATURE, MOST_TEMPERATURE
 
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 TokenId = Annotated[int, Field(ge=0)]
@@ -69,6 +70,11 @@ class SamplingParams(BaseModel):
     logprobs: Annotated[int, Field(ge=0, le=64)] | None = None
     """Report each token's log-probability and this many of the most likely ids; None: neither. They are those of the
     model's own distribution: before penalties, bias, bans, temperature and filters."""
+    sampled_logprobs: bool = False
+    """Report for each of these tokens also ln p under the distribution that it was drawn from: after penalties, bias,
+    bans and grammar, temperature, and renormalised over what the filters leave; 0 for a token that is forced. With a
+    temperature alone it is `hyla.ops.exact.logprobs.of_tokens(logits, token, temperature)`, bit for bit. Of a prompt's
+    tokens, which nobody drew, it is that of the temperature alone. At temperature 0 nothing is drawn: refused."""
     prompt_logprobs: Annotated[int, Field(ge=0, le=64)] | None = None
     """The same for each token of the prompt but the first, which nothing predicts. Such a prompt is always computed
     whole, whatever a cache holds of it, from the row that predicts the token `prompt_logprobs_start` on."""
@@ -109,6 +115,11 @@ class SamplingParams(BaseModel):
         return self.seed
 
     @property
+    def prompt_temperature(self) -> float | None:
+        """Of the prompt's `sampled`; None: it is not told."""
+        return self.temperature if self.sampled_logprobs else None
+
+    @property
     def chosen_max_tokens(self) -> int:
         """Of resolved parameters."""
         if self.max_tokens is None:
@@ -134,6 +145,8 @@ class SamplingParams(BaseModel):
                 value=self.n,
                 limit=1,
             )
+        if self.sampled_logprobs:
+            self._has_sampled_logprobs()
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise FieldError(
                 "{min_tokens} = {value} is more than {max_tokens} = {limit}",
@@ -150,3 +163,20 @@ class SamplingParams(BaseModel):
         if self.thinking_start_ids and self.thinking_start_ids == self.thinking_end_ids:
             raise FieldError("{thinking_start_ids} and {thinking_end_ids} are the same", "thinking_start_ids")
         return self
+
+    def _has_sampled_logprobs(self) -> None:
+        """Whether there is something to tell, and a place for it."""
+        if not LEAST_TEMPERATURE <= self.temperature <= MOST_TEMPERATURE:
+            raise FieldError(
+                "{sampled_logprobs} needs a {temperature} from {least:g} to {most:g}, not {value}: at 0 the likeliest "
+                "token is taken, and nothing is drawn",
+                "sampled_logprobs",
+                value=self.temperature,
+                least=LEAST_TEMPERATURE,
+                most=MOST_TEMPERATURE,
+            )
+        if self.logprobs is None and self.prompt_logprobs is None:
+            raise FieldError(
+                "{sampled_logprobs} is told beside each token's log-probability; ask for {logprobs} (0 or more), too",
+                "sampled_logprobs",
+            )

@@ -13,12 +13,15 @@ What happens to a row of the model's logits, in this order:
 So the token is a function of the row, the parameters, the seed, the choice, the position and the tokens so far. Only
 where a sampled draft stands (`acceptance="rejection"`) it depends on the draft and its distribution as well
 (`engine.sampling.acceptance`).
-Log-probabilities are taken from the row as the model gave it.
+Log-probabilities are taken from the row as the model gave it; with `sampled_logprobs` also from what the token was
+drawn from: the row after 2 to 4 in fp32, with -inf for what bans and filters leave out, divided by the temperature. A
+draft changes nothing in that: its token is one of the target's distribution in both ways of accepting it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,7 +33,16 @@ from hyla.engine.sampling.acceptance import Distribution, Draft, settle
 from hyla.engine.sampling.grammar import Grammar
 from hyla.engine.sampling.noise import DRAFTING, NoiseKey
 from hyla.engine.sampling.penalties import Penalties
-from hyla.engine.sampling.sampler import draw, filtered, greedy, gumbel_argmax, logprobs_of
+from hyla.engine.sampling.sampler import (
+    draw,
+    drawn,
+    filtered,
+    greedy,
+    gumbel_argmax,
+    logprobs_of,
+    row_of_kept,
+    sampled_logprobs,
+)
 from hyla.engine.sampling.thinking import Thinking
 
 NOT_NUMBERS = "the model's logits are not numbers (NaN); check the weights"
@@ -59,6 +71,8 @@ class Chooser:
         """Tokens of the answer so far."""
         self.problem: str | None = None
         """Why the last `choose` found no token."""
+        self.sampled: float | None = None
+        """ln p of the token of the last `choose` under what it was drawn from, where the parameters want it."""
         self._stops = np.array(sorted(self.stop_ids), dtype=np.int64)
         self._penalties = Penalties(params, prompt)
         self._thinking = Thinking(params, prompt)
@@ -106,21 +120,31 @@ class Chooser:
         return is_first and bool(self.params.thinking_start_ids)
 
     def choose(self, logits_V: torch.Tensor, position: int, draft: Draft | None = None) -> int | None:
-        """The token for fp32 logits [V]; None when there is none, and `problem` says why. Changes nothing else.
+        """The token for fp32 logits [V]; None when there is none, and `problem` says why; `sampled` is the token's.
+        Changes nothing else.
 
         position: of the token in the sequence, prompt included. draft: of this token; only a sampled one matters.
         """
-        self.problem = None
+        self.problem = self.sampled = None
         forced = self._thinking.forced
         if forced is not None:
+            self.sampled = 0.0 if self.params.sampled_logprobs else None
             return forced
         kept = self._kept(logits_V, self._grammar_after())
         if kept is None:
             return None
         key = NoiseKey(self.params.chosen_seed, self.choice, position)
-        if draft is None or draft.source is None:
+        if self.params.temperature == 0.0:
             return draw(*kept, self.params, key)
-        return settle(Distribution.of(*filtered(*kept, self.params)), draft, key)
+        scaled, ids = filtered(*kept, self.params)
+        if draft is None or draft.source is None:
+            token = drawn(scaled, ids, key)
+        else:
+            token = settle(Distribution.of(scaled, ids), draft, key)
+        if self.params.sampled_logprobs:
+            row_1V = row_of_kept(*kept, ids, len(logits_V)).to(logits_V.device)
+            (self.sampled,) = sampled_logprobs(row_1V, [token], self.params.temperature)
+        return token
 
     def guess(self, logits_V: torch.Tensor, before: Sequence[Draft], acceptance: Acceptance = "exact") -> Draft | None:
         """A draft of the token after the drafts `before`, from a drafter's logits [V], by the same rules; the grammar
@@ -238,8 +262,9 @@ class Chooser:
         return self.num_allowed([token_id]) == 1
 
     def logprob(self, logits_V: torch.Tensor, token_id: int) -> TokenLogprob | None:
-        """The log-probability of a token under the model's own distribution, with as many others as the parameters
-        want; None when they want none."""
+        """The log-probability of the token that was chosen last under the model's own distribution, with as many others
+        as the parameters want, and `sampled`; None when they want none."""
         if self.params.logprobs is None:
             return None
-        return logprobs_of(logits_V[None], [token_id], self.params.logprobs)[0]
+        (entry,) = logprobs_of(logits_V[None], [token_id], self.params.logprobs)
+        return entry if self.sampled is None else replace(entry, sampled=self.sampled)

@@ -15,7 +15,7 @@ import torch
 from hyla.engine.requests.messages import TokenLogprob
 from hyla.engine.requests.params import SamplingParams
 from hyla.engine.sampling.noise import NoiseKey, first_words, gumbel, gumbel_of, words_of
-from hyla.ops.exact.primitives import log_softmax_last
+from hyla.ops.exact.logprobs import log_sums, of_tokens
 
 NUM_BINS = 4096
 """Top-p adds probabilities up by bins of log-probability and sorts only the bin in which it ends."""
@@ -49,8 +49,13 @@ def draw(values: np.ndarray, ids: np.ndarray | None, params: SamplingParams, key
     if params.temperature == 0.0:
         place = int(values.argmax())  # numpy returns the first of several
     else:
-        scaled, ids = filtered(values, ids, params)
-        place = gumbel_argmax(scaled, ids, key)
+        return drawn(*filtered(values, ids, params), key)
+    return place if ids is None else int(ids[place])
+
+
+def drawn(scaled: np.ndarray, ids: np.ndarray | None, key: NoiseKey) -> int:
+    """A token of `ids` (ascending; None: all) with these logits after temperature and filters."""
+    place = gumbel_argmax(scaled, ids, key)
     return place if ids is None else int(ids[place])
 
 
@@ -140,20 +145,39 @@ def most_likely(logits_V: torch.Tensor, count: int) -> torch.Tensor:
     return logits_V.sort(descending=True, stable=True)[1]
 
 
-def logprobs_of(logits_RV: torch.Tensor, tokens: Sequence[int], num_top: int) -> list[TokenLogprob]:
-    """The natural log-probability and the rank of each row's token, and the most likely ids with theirs."""
-    logprobs_RV = log_softmax_last(logits_RV)
+def logprobs_of(
+    logits_RV: torch.Tensor, tokens: Sequence[int], num_top: int, temperature: float | None = None
+) -> list[TokenLogprob]:
+    """The natural log-probability and the rank of each row's token, and the most likely ids with theirs: the numbers of
+    `ops.exact.logprobs`. temperature: also `sampled`, of the logits divided by it; None: without."""
     tokens_R1 = torch.tensor(tokens, device=logits_RV.device)[:, None]
-    of_tokens = logprobs_RV.gather(1, tokens_R1)[:, 0].tolist()
-    ranks = _ranks(logits_RV, tokens_R1)
-    if not num_top:
-        return [TokenLogprob(token, logprob, rank=rank) for token, logprob, rank in zip(tokens, of_tokens, ranks)]
-    entries = []
-    for row, (token, logprob, rank) in enumerate(zip(tokens, of_tokens, ranks)):
-        top = most_likely(logits_RV[row], num_top)
-        pairs = tuple(zip(top.tolist(), logprobs_RV[row, top].tolist()))
-        entries.append(TokenLogprob(token, logprob, pairs, rank))
-    return entries
+    sums = log_sums(logits_RV)
+    of_token = of_tokens(logits_RV, tokens_R1[:, 0], sums=sums).tolist()
+    sampled = [None] * len(tokens) if temperature is None else sampled_logprobs(logits_RV, tokens, temperature)
+    tops: list[tuple[tuple[int, float], ...]] = [()] * len(tokens)
+    if num_top and tokens:
+        top_RK = torch.stack([most_likely(row_V, num_top) for row_V in logits_RV])
+        of_top = of_tokens(logits_RV, top_RK, sums=sums).tolist()
+        tops = [tuple(zip(ids, values)) for ids, values in zip(top_RK.tolist(), of_top)]
+    return list(map(TokenLogprob, tokens, of_token, tops, _ranks(logits_RV, tokens_R1), sampled))
+
+
+def sampled_logprobs(logits_RV: torch.Tensor, tokens: Sequence[int], temperature: float) -> list[float]:
+    """ln p of each row's token after a temperature; logits of what cannot be drawn are -inf."""
+    return of_tokens(logits_RV, torch.tensor(tokens, device=logits_RV.device), temperature).tolist()
+
+
+def row_of_kept(values: np.ndarray, ids: np.ndarray | None, kept: np.ndarray | None, vocab: int) -> torch.Tensor:
+    """fp32 logits [1, V] of what a token is drawn from, before temperature; -inf for every other id.
+
+    values: float64, of `ids` (ascending; None: all). kept: those of them that the filters left (None: all).
+    """
+    row_V = np.full(vocab, -np.inf, dtype=np.float32)
+    row_V[slice(None) if ids is None else ids] = values
+    if kept is not None and kept is not ids:
+        whole_V, row_V = row_V, np.full_like(row_V, -np.inf)
+        row_V[kept] = whole_V[kept]
+    return torch.from_numpy(row_V)[None]
 
 
 def _ranks(logits_RV: torch.Tensor, tokens_R1: torch.Tensor) -> list[int]:

@@ -153,17 +153,32 @@ HOT float largest_of(int64_t count, const float *x) {
     for (; i < count; i++) found = x[i] > found ? x[i] : found;
     return found;
 }
-/* x = e^(x - most); the sum. */
-HOT float exponentials_of(int64_t count, float most, float *x) {
+/* The sum of e^(x - most), which become y where they are kept. */
+INLINE float exponentials_in(const int keeps, int64_t count, float most, const float *x, float *y) {
     vec total = splat(0.0f);
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) {
         vec e = exp_vec(subtract(load(x + i), splat(most)));
-        store(x + i, e);
+        if (keeps) store(y + i, e);
         total = add(total, e);
     }
     float sum = sum_vec(total);
-    for (; i < count; i++) sum += x[i] = exp_one(x[i] - most);
+    for (; i < count; i++) {
+        float e = exp_one(x[i] - most);
+        if (keeps) y[i] = e;
+        sum += e;
+    }
+    return sum;
+}
+HOT float exponentials_of(int64_t count, float most, float *x) { return exponentials_in(1, count, most, x, x); }
+HOT float sum_of_exponentials(int64_t count, float most, const float *x) { return exponentials_in(0, count, most, x, 0); }
+/* Of a whole row. kept: the row itself, where it becomes its exponentials, or 0. Sums of sums: a vocabulary is long. */
+static float row_of_exponentials(int64_t vocab, float most, const float *x, float *kept) {
+    float sum = 0.0f;
+    for (int64_t i = 0; i < vocab; i += STRETCH) {
+        int64_t count = vocab - i < STRETCH ? vocab - i : STRETCH;
+        sum += kept ? exponentials_of(count, most, kept + i) : sum_of_exponentials(count, most, x + i);
+    }
     return sum;
 }
 HOT void times_number(int64_t count, float factor, float *x) {
@@ -173,13 +188,11 @@ HOT void times_number(int64_t count, float factor, float *x) {
 }
 
 static void loss_row(const Loss *call, int64_t r) {
-    float *x = call->logits + r * call->vocab, most = largest_of(call->vocab, x), sum = 0.0f;
+    float *x = call->logits + r * call->vocab, most = largest_of(call->vocab, x);
     int64_t target = call->targets[r];
     call->picked[r] = x[target] - most;
-    for (int64_t i = 0; i < call->vocab; i += STRETCH) /* sums of sums: a vocabulary is long */
-        sum += exponentials_of(call->vocab - i < STRETCH ? call->vocab - i : STRETCH, most, x + i);
+    float sum = row_of_exponentials(call->vocab, most, x, x), own = x[target] / sum;
     call->sums[r] = sum;
-    float own = x[target] / sum;
     times_number(call->vocab, call->scale / sum, x);
     if (call->is_gradient) x[target] = (own - 1.0f) * call->scale;
 }
@@ -189,5 +202,25 @@ static void loss_rows(void *context, int64_t first, int64_t last, int64_t worker
 }
 int hyla_loss(const Loss *call) {
     team_ranges(call->rows, rows_of(call->vocab), loss_rows, (void *)call);
+    return 0;
+}
+
+typedef struct {
+    int64_t rows, vocab;
+    const float *logits; /* [rows, vocab] */
+    float *most, *sums;  /* [rows]: the largest of a row, and the sum of e^(x - most): the loss's own */
+} RowSums;
+
+static void row_sums_rows(void *context, int64_t first, int64_t last, int64_t worker) {
+    const RowSums *call = context;
+    (void)worker;
+    for (int64_t r = first; r < last; r++) {
+        const float *x = call->logits + r * call->vocab;
+        call->most[r] = largest_of(call->vocab, x);
+        call->sums[r] = row_of_exponentials(call->vocab, call->most[r], x, 0);
+    }
+}
+int hyla_row_sums(const RowSums *call) {
+    team_ranges(call->rows, rows_of(call->vocab), row_sums_rows, (void *)call);
     return 0;
 }

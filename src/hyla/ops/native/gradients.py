@@ -98,6 +98,22 @@ def chunk_loss(logits_RV: torch.Tensor, targets_R: torch.Tensor, scale: float | 
     return sums_R.log() - picked_R, logits_RV
 
 
+class RowSumsCall(Structure):
+    """The struct `RowSums` of elementwise_grad.c."""
+
+    _fields_ = (*_fields("rows", "vocab"), *_fields("logits", "most", "sums", kind=c_void_p))
+
+
+def row_sums(logits_RV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of each row of fp32 logits [R], and the sum of e^(logit - largest) [R], with `chunk_loss`'s bits."""
+    logits_RV = logits_RV.contiguous()
+    most_R, sums_R = (empty(logits_RV.shape[:1], torch.float32) for _ in range(2))
+    call = RowSumsCall(*logits_RV.shape)
+    _point(call, logits=logits_RV, most=most_R, sums=sums_R)
+    launch("row_sums", call, logits_RV, most_R, sums_R)
+    return most_R, sums_R
+
+
 class NormGradCall(Structure):
     """The struct `NormGrad` of norms_grad.c."""
 

@@ -22,7 +22,6 @@ __all__ = [
     "concatenated",
     "exp",
     "l2_norm",
-    "log_softmax_last",
     "relu2",
     "rms_norm",
     "scaled",
@@ -198,12 +197,6 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx, grad):
         (y,) = ctx.saved_tensors
         return y * (grad - sum_last(grad * y))
-
-
-def log_softmax_last(x: torch.Tensor) -> torch.Tensor:
-    """log of the softmax over the last dimension of an fp32 or float64 tensor, of any width (a vocabulary)."""
-    shifted = x - x.detach().amax(-1, keepdim=True)
-    return shifted - sum_last(torch.exp(shifted)).log()
 
 
 def relu2(x: torch.Tensor) -> torch.Tensor:

@@ -89,6 +89,10 @@ def chunk_loss(logits_RV: torch.Tensor, targets_R: torch.Tensor, scale: float | 
     return gradients.chunk_loss(logits_RV, targets_R, scale)
 
 
+def row_sums(logits_RV: torch.Tensor):
+    return gradients.row_sums(logits_RV)
+
+
 def l2_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
     return pytorch.l2_norm(x, eps) if _is_narrow(x) else kernels.norm(x, None, shift=0.0, eps=eps, divisor=1.0)
 

@@ -172,6 +172,12 @@ def gated_norm(x_THV, weight_V, gate_TW, *, eps: float, zero_centered: bool, act
     return (rms_norm(x_THV, weight_V, eps, zero_centered) * gate).flatten(1).to(dtype)
 
 
+def row_sums(logits_RV: torch.Tensor):
+    """The largest of each row [R], and the sum of e^(logit - largest) [R], as `chunk_loss` takes them."""
+    most_R1 = logits_RV.amax(-1, keepdim=True)
+    return most_R1[:, 0], sum_last((logits_RV - most_R1).exp_())[:, 0]
+
+
 def chunk_loss(logits_RV: torch.Tensor, targets_R: torch.Tensor, scale: float | None):
     """`hyla.ops.exact.cross_entropy.chunk_loss`."""
     logits_RV -= logits_RV.amax(-1, keepdim=True)
