@@ -106,6 +106,7 @@ class PolicyTrainer(Trainer):
         self.on_update: Callable[[UpdateMetrics], None] = lambda line: None
         self.scores: HeldoutScores | None = None
         self._seen: list[Seen] = []
+        self._num_tokens = 0
 
     @property
     def learnt_names(self) -> set[str]:
@@ -126,6 +127,7 @@ class PolicyTrainer(Trainer):
             self._score(step)
             self._begin_round(step)
         self._seen.clear()
+        self._num_tokens = self.source.step(step).num_learnt
         started = time.perf_counter()
         result = super().update(step)
         if result.fault is None:
@@ -187,8 +189,8 @@ class PolicyTrainer(Trainer):
             return nothing_learnt(groups[0][0])
         samples, found = [sample for sample, _ in kept], [advantage for _, advantage in kept]
         lengths = [len(sample.token_ids) for sample in samples]
-        weights = token_weights(lengths, self.policy.normalise, max_tokens=self.max_tokens)
-        rows = rows_of(samples, found, weights)
+        counts = {"num_samples": len(samples), "num_tokens": sum(lengths), "max_tokens": self.max_tokens}
+        rows = rows_of(samples, found, token_weights(lengths, self.policy.normalise, **counts))
         return rows if self.reference is None else replace(rows, reference_T=self._under_reference(rows))
 
     @torch.no_grad()
@@ -227,6 +229,7 @@ class PolicyTrainer(Trainer):
             clip_high=self.policy.clip_high,
             reference_R=None if rows.reference_T is None else rows.reference_T[learnt_T],
             kl_weight=self.policy.kl_weight,
+            num_tokens=self._num_tokens,
         )
         self._seen.append(Seen(losses, (new_R.detach().double() - rollout_R.double()).exp(), entropy_R))
         return losses
@@ -237,24 +240,19 @@ class PolicyTrainer(Trainer):
             return UpdateMetrics(step + 1, number, 0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, None, seconds)
         ratio_R = torch.cat([seen.ratio_R for seen in self._seen])
         entropy_R = torch.cat([seen.entropy_R for seen in self._seen])
-        counts = [seen.ratio_R.shape[0] for seen in self._seen]
-
-        def mean(values: Sequence[torch.Tensor]) -> float:
-            return sum(float(value) * count for value, count in zip(values, counts)) / sum(counts)
-
-        has_kl = self.reference is not None
+        losses = [seen.losses for seen in self._seen]
         return UpdateMetrics(
             step=step + 1,
             round=number,
-            tokens=sum(counts),
-            loss=sum(float(seen.losses.loss) for seen in self._seen),
+            tokens=ratio_R.shape[0],
+            loss=sum(float(one.loss) for one in losses),
             ratio_min=float(ratio_R.min()),
             ratio_mean=float(ratio_R.mean()),
             ratio_max=float(ratio_R.max()),
             exact_ratios=float((ratio_R == 1.0).double().mean()),
-            clipped=mean([seen.losses.clipped for seen in self._seen]),
+            clipped=sum(float(one.clipped) for one in losses),
             entropy=float(entropy_R.double().mean()),
-            kl=mean([seen.losses.kl for seen in self._seen]) if has_kl else None,
+            kl=None if self.reference is None else sum(float(one.kl) for one in losses),
             seconds=seconds,
         )
 

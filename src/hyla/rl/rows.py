@@ -46,10 +46,10 @@ class PolicyRows(PackedRows):
 EXTRAS = ("rollout_T", "advantages_T", "weights_T", "reference_T")
 
 
-def rows_of(samples: Sequence[Sample], advantages: Sequence[float], weights: Sequence[float]) -> PolicyRows:
-    """advantages, weights: of each answer; the weight is that of each of its tokens."""
-    tokens, targets, learnt, rollout, advantage, weight = [], [], [], [], [], []
-    for sample, its_advantage, its_weight in zip(samples, advantages, weights, strict=True):
+def rows_of(samples: Sequence[Sample], advantages: Sequence[float], weights_R: torch.Tensor) -> PolicyRows:
+    """advantages: of each answer. weights_R: float64, of each token that was sampled, in order."""
+    tokens, targets, learnt, rollout, advantage = [], [], [], [], []
+    for sample, its_advantage in zip(samples, advantages, strict=True):
         ids = [*sample.prompt_ids, *sample.token_ids]
         num_read, num_written = len(sample.prompt_ids) - 1, len(sample.token_ids)
         tokens += ids[:-1]
@@ -57,19 +57,21 @@ def rows_of(samples: Sequence[Sample], advantages: Sequence[float], weights: Seq
         learnt += [False] * num_read + [True] * num_written
         rollout += [0.0] * num_read + [*sample.logprobs]
         advantage += [its_advantage] * (num_read + num_written)
-        weight += [its_weight] * (num_read + num_written)
+    learnt_T = torch.tensor(learnt)
+    weights_T = torch.zeros(len(learnt), dtype=torch.float64)
+    weights_T[learnt_T] = weights_R
     return PolicyRows(
         torch.tensor(tokens),
         torch.tensor(targets),
         tuple(len(sample.prompt_ids) + len(sample.token_ids) - 1 for sample in samples),
-        torch.tensor(learnt),
+        learnt_T,
         rollout_T=torch.tensor(rollout, dtype=torch.float32),
         advantages_T=torch.tensor(advantage, dtype=torch.float64),
-        weights_T=torch.tensor(weight, dtype=torch.float64),
+        weights_T=weights_T,
     )
 
 
 def nothing_learnt(sample: Sample) -> PolicyRows:
     """An update without a signal: one answer, of which nothing is learnt."""
-    rows = rows_of([sample], [0.0], [0.0])
+    rows = rows_of([sample], [0.0], torch.zeros(len(sample.token_ids), dtype=torch.float64))
     return replace(rows, is_learnt_T=torch.zeros_like(rows.tokens_T, dtype=torch.bool))
