@@ -58,7 +58,7 @@ function = "reward.py:exact"
 tasks_per_round = 32
 group_size = 8
 max_tokens = 6
-max_num_sequences = 64
+engine = { max_num_sequences = 64 }
 
 [rl.heldout]
 tasks = "heldout.jsonl"
@@ -68,7 +68,7 @@ every = 25
 steps = {steps}
 seed = {seed}
 optimizer = "adamw"
-learning_rate = 1e-3
+learning_rate = 3e-4
 warmup_fraction = 0.05
 decay_fraction = 0.5
 weight_decay = 0.0
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--warm-steps", type=int, default=300)
+    parser.add_argument("--warm-steps", type=int, default=120)
     parser.add_argument("--steps", type=int, default=200, help="of reinforcement learning")
     parser.add_argument("--shown", type=int, default=2000, help="sums of the warm start")
     parser.add_argument("--tasks", type=int, default=2000)

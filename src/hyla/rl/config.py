@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hyla.engine import EngineOptions
 from hyla.models.config import Config, Count
 from hyla.rl.rewards.config import RewardConfig
 from hyla.train.run import RunRequest
@@ -44,16 +45,9 @@ class RolloutConfig(Config):
     """Only 0."""
     min_p: float = 0.0
     """Only 0."""
-    speculation: Literal["off", "lookup", "mtp"] = "off"
-    """Where drafts come from. The same answers, sooner."""
-    prefix_cache: bool = True
-    """Compute a task's prompt once for all of its answers. The same answers, sooner."""
-    max_num_sequences: Count = 32
-    """Answers that are computed at once."""
-    max_batch_tokens: Count = 1024
-    """Most tokens of one step of the engine."""
-    memory: Annotated[int, Field(ge=1)] | None = None
-    """Bytes for caches; None: as `hyla serve` chooses."""
+    engine: EngineOptions = EngineOptions()
+    """How answers are computed: prefix cache, drafts, batches. The same answers whatever is set, but for what
+    `EngineOptions` itself calls inexact (`snapshot_dtype`, `acceptance = "rejection"`), which is refused."""
 
     @model_validator(mode="after")
     def _samples_from_the_whole_distribution(self):
@@ -64,6 +58,18 @@ class RolloutConfig(Config):
                     f"would be wrong by the mass that was kept; leave it at {neutral}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _is_exact(self):
+        found = {name: getattr(self.engine, name) for name in EXACT}
+        wrong = next((name for name, value in EXACT.items() if found[name] != value), None)
+        if wrong is not None:
+            raise ValueError(f"engine.{wrong} = {found[wrong]!r}: a round needs {EXACT[wrong]!r}; leave it out")
+        return self
+
+
+EXACT = {"snapshot_dtype": "float32", "acceptance": "exact", "dtype": None, "adapter": None, "device": "cpu"}
+"""Options of an engine that a run decides itself, or on which its exactness stands."""
 
 
 class PolicyConfig(Config):

@@ -139,15 +139,8 @@ class RLRun:
     def _engine(self) -> Engine:
         rollout = self.request.rl.rollout
         model = cast(self._made(), DTYPES[self.request.train.dtype]).requires_grad_(False)
-        return Engine(
-            model,
-            tokenizer=self.tokenizer,
-            max_num_sequences=rollout.max_num_sequences,
-            max_batch_tokens=rollout.max_batch_tokens,
-            prefix_cache=rollout.prefix_cache,
-            speculation=rollout.speculation,
-            memory=rollout.memory,
-        )
+        options = rollout.engine.model_dump(exclude_unset=True)
+        return Engine(model, tokenizer=self.tokenizer, **options)
 
     def _keep_adapter(self, adapters: Adapters) -> None:
         save_adapter(adapters, self.folder / "adapter", base=self.start_from, tokenizer=self.tokenizer)

@@ -55,7 +55,7 @@ class EngineOptions(Config):
     spill_folder: str | None = None
     """Where long prefixes go that the prefix cache evicts, or has at the end, so that they survive a restart. Only an
     engine with the same weights, machine and settings takes them up. None: they are forgotten."""
-    spill_bytes: Count = 16 << 30
+    spill_bytes: Annotated[int, Field(ge=1)] = 16 << 30
     """Most bytes of all files in the spill folder; the least recently used go first."""
     spill_min_tokens: Count = 512
     """Fewest tokens that a spilled prefix must save, when it is written and when it is read. Smaller: more and smaller

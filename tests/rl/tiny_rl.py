@@ -1,0 +1,107 @@
+"""A tiny model, tasks and reward for the tests of reinforcement learning."""
+
+import json
+import random
+from pathlib import Path
+
+import torch
+from matrix.mixers import MIXERS, SOFTMAX
+from tiny_text import byte_tokenizer
+
+from hyla.checkpoints import save_model
+from hyla.models.config import MLPConfig, ModelConfig, SublayerConfig
+from hyla.models.initialize import initialize
+from hyla.models.trunk import Model
+from hyla.rl.config import RLRequest
+from hyla.rl.run import Listeners, RLRun, open_rl_run
+
+RECURRENT = ("kda", "gated_delta", "lightning", "mamba2")
+REWARD = '''
+def count(answer, row):
+    """The share of the answer's characters that are the wanted letter, or of few other values."""
+    return round(sum(ord(c) % 7 == row["wanted"] for c in answer) / max(len(answer), 1), 2)
+'''
+DRAFTS = {"speculation": "lookup", "fixed_drafts": True, "max_draft_tokens": 4}
+
+
+LETTERS = slice(97, 101)
+
+
+def hybrid(mixer: str, vocab_size: int, seed: int = 5) -> Model:
+    """The mixer, softmax attention, the mixer. It writes a, b, c and d most of the time, so that a lookup in what is
+    there already is right now and then."""
+    own, attention = SublayerConfig(module=MIXERS[mixer]), SublayerConfig(module=SOFTMAX)
+    mlp = SublayerConfig(module=MLPConfig(intermediate_dim=20))
+    config = ModelConfig(
+        family="hyla",
+        vocab_size=vocab_size,
+        hidden_dim=24,
+        sublayers=(own, mlp, attention, mlp, own),
+        max_len=512,
+    )
+    model = initialize(Model(config), seed, std=0.3)
+    with torch.no_grad():
+        letters = model.head.weight[LETTERS] * 8.0
+        model.head.weight.zero_()
+        model.head.weight[LETTERS] = letters
+    return model
+
+
+def write_start(folder: Path, mixer: str = "kda") -> Path:
+    """A model with random weights and a tokenizer of bytes, tasks, and a reward."""
+    tokenizer = byte_tokenizer()
+    with torch.no_grad():
+        save_model(hybrid(mixer, tokenizer.vocab_size), folder / "start", tokenizer=tokenizer)
+    draw = random.Random(3)
+    shared = "".join(draw.choice("abc ") for _ in range(70))
+    lines = [
+        {"prompt": f"{shared}{'xyz' * draw.randrange(1, 9)}{number}", "wanted": number % 7} for number in range(12)
+    ]
+    (folder / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "heldout.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
+    (folder / "reward.py").write_text(REWARD)
+    return folder
+
+
+def request_of(folder: Path, *, rollout=(), policy=(), reward=None, heldout=None, lora=None, **train) -> RLRequest:
+    """Three rounds of four tasks with three answers each. policy, rollout: what differs."""
+    return RLRequest(
+        model={"start_from": str(folder / "start")},
+        rl={
+            "tasks": str(folder / "tasks.jsonl"),
+            "reward": reward or {"function": f"{folder / 'reward.py'}:count"},
+            "rollout": {
+                "tasks_per_round": 4,
+                "group_size": 3,
+                "max_tokens": 24,
+                "temperature": 0.7,
+                "engine": {"memory": 8 << 20, "max_num_sequences": 5, "prefill_chunk": 50, **DRAFTS},
+                **dict(rollout),
+            },
+            "policy": {"drop_equal_groups": False, **dict(policy)},
+            "heldout": heldout,
+        },
+        lora=lora,
+        train={
+            "steps": 3,
+            "seed": 3,
+            "optimizer": "adamw",
+            "learning_rate": 3e-3,
+            "warmup_fraction": 0.0,
+            "loss_rows": 50,
+            "micro_batch_tokens": 400,
+            "checkpoint_every": 2,
+            **train,
+        },
+    )
+
+
+def finished(out: Path, request: RLRequest, **listeners) -> RLRun:
+    """A run, to its end."""
+    run = open_rl_run(out, request)
+    run.trained(Listeners(**listeners))
+    return run
+
+
+def lines_of(out: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (out / f"{name}.jsonl").read_text().splitlines()]
