@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "hyla"
 ORDER = (
-    {"errors", "grid", "lazy", "ranges", "terminal_text", "user_cache", "whole_files"},
+    {"errors", "grid", "lazy", "limited_process", "ranges", "terminal_text", "user_cache", "whole_files"},
     {"json_files", "toml_files"},
     {"ops"},
     {"layers"},

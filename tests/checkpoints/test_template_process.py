@@ -110,7 +110,7 @@ def test_a_system_that_starts_no_process_is_named(monkeypatch):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     template = ChatTemplate(FIRST)
-    monkeypatch.setattr(process.subprocess, "Popen", none_left)
+    monkeypatch.setattr(subprocess, "Popen", none_left)
     with pytest.raises(CheckpointError, match=r"its process cannot be started .*Resource temporarily unavailable"):
         template.start()
     monkeypatch.undo()

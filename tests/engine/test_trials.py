@@ -60,11 +60,11 @@ def test_a_trial_says_what_the_compiler_says(compiler):
 
 def test_a_process_that_dies_is_started_again(compiler):
     compiler.compile_each(Regex(pattern="x1"), 1)
-    first = compiler._trials._process
+    first = compiler._trials._process.process
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert compiler.compile_each(Regex(pattern="x2"), 1)
-    assert compiler._trials._process.pid != first.pid
+    assert compiler._trials._process.process.pid != first.pid
 
 
 def test_a_process_that_says_nothing_is_ended(monkeypatch):
@@ -72,7 +72,7 @@ def test_a_process_that_says_nothing_is_ended(monkeypatch):
     trials = Trials(*_marked(byte_tokenizer()), LIMITS)
     source = source_of(Regex(pattern="a"))
     trials.verdict(source_of(Regex(pattern="b")))
-    stopped = trials._process
+    stopped = trials._process.process
     os.kill(stopped.pid, signal.SIGSTOP)
     assert not trials.verdict(source).problem
     assert stopped.poll() == -signal.SIGKILL

@@ -1,1 +1,1 @@
-"""Reinforcement learning: rollouts by the engine, updates by the trainer, one arithmetic for both."""
+"""Reinforcement learning by our own engine and trainer."""

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 import weakref
 from collections.abc import Mapping
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import jinja2
 
-from hyla import lazy
-from hyla.checkpoints.templates.values import pack, receive, written_arguments
+from hyla.checkpoints.templates.values import written_arguments
+from hyla.limited_process.outside import Ended, LimitedProcess, TooLong
 
 CPU_SECONDS = 4
 """Processor time of one conversation, and of compiling; a prompt of a megabyte takes some tenths of a second."""
@@ -30,9 +24,7 @@ OUTPUT_CHARS = 16 << 20
 MOST_REPLY_BYTES = 8 * OUTPUT_CHARS
 """JSON escapes a character with six bytes at most."""
 
-BOOT = "import sys; sys.path[:] = sys.argv[1:]; from hyla.checkpoints.templates.worker import main; main()"
-KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH", "SYSTEMROOT", "TZ")
-"""The environment that it gets: no keys, no tokens."""
+WORKER = "hyla.checkpoints.templates.worker"
 
 
 class Excess(Exception):
@@ -55,84 +47,6 @@ class NotCompiled(Exception):
     """A template cannot even be compiled, or not within the bounds; the text says why."""
 
 
-class _Child:
-    """One life of the process, and our end of the line to it."""
-
-    def __init__(self) -> None:
-        self.owner = os.getpid()
-        ours, theirs = socket.socketpair()
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", BOOT, *_search_path()],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.line = ours
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether it lives, and is ours: after a fork two processes hold the line."""
-        return self.owner == os.getpid() and self.process.poll() is None
-
-    def ask(self, message: Any) -> dict:
-        """Send a message and wait for the answer. Raises Excess when there comes none."""
-        end = time.monotonic() + WALL_SECONDS
-
-        def read(size: int) -> bytes:
-            self._wait_until(end)
-            return self.line.recv(size)
-
-        data, reply = pack(message), None
-        try:
-            self._wait_until(end)
-            self.line.sendall(data)
-            reply = receive(read, most_bytes=MOST_REPLY_BYTES)
-        except TimeoutError as error:
-            self.end()
-            raise Excess(f"takes more than {WALL_SECONDS:.0f} seconds") from error
-        except (OSError, ValueError):  # it ended before it had read all, or has lost its mind
-            pass
-        if reply is None:
-            raise self._how_it_ended()
-        return reply
-
-    def _wait_until(self, end: float) -> None:
-        left = end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self.line.settimeout(left)
-
-    def _how_it_ended(self) -> Excess:
-        try:
-            code = self.process.wait(WALL_SECONDS)
-        except subprocess.TimeoutExpired:
-            code = None
-        if code == -getattr(signal, "SIGXCPU", 0):
-            return Excess(f"takes more than {CPU_SECONDS} seconds of processor time")
-        kind = _Killed if code == -getattr(signal, "SIGKILL", 0) else Excess
-        return kind(f"ended its process (exit code {code})")
-
-    def end(self) -> None:
-        """Kill it and forget it."""
-        self.line.close()
-        if self.owner == os.getpid():
-            self.process.kill()
-            self.process.wait()
-
-
-def _search_path() -> list[str]:
-    """Where this process found its modules: the other one has the same, without running any start-up file."""
-    found = [Path(module.__file__ or "").absolute().parents[1] for module in (lazy, jinja2)]
-    return list(dict.fromkeys([*(str(Path(path).absolute()) for path in sys.path if path), *map(str, found)]))
-
-
 class TemplateProcess:
     """Runs templates in a process that has bounds. It is started at the first use, again after it had to be ended, and
     ends with this object or with the program.
@@ -143,7 +57,7 @@ class TemplateProcess:
     def __init__(self, sources: Mapping[str, str]):
         self.sources = dict(sources)
         self._lock = Lock()
-        self._children: list[_Child] = []
+        self._children: list[LimitedProcess] = []
         """None or one."""
         weakref.finalize(self, _end_all, self._children)
 
@@ -170,12 +84,12 @@ class TemplateProcess:
         with self._lock:
             _end_all(self._children)
 
-    def _ready(self) -> _Child:
+    def _ready(self) -> LimitedProcess:
         if self._children and self._children[0].is_usable:
             return self._children[0]
         _end_all(self._children)
         try:
-            child = _Child()
+            child = LimitedProcess(WORKER, finds=[jinja2])
         except OSError as error:
             raise NotCompiled(f"its process cannot be started ({error})") from error
         self._children.append(child)
@@ -187,9 +101,9 @@ class TemplateProcess:
             raise NotCompiled(str(error)) from error
         return child
 
-    def _asked(self, child: _Child, message: dict) -> dict:
+    def _asked(self, child: LimitedProcess, message: dict) -> dict:
         try:
-            reply = child.ask(message)
+            reply = _reply(child, message)
             if excess := reply.get("excess"):
                 raise Excess(_EXCESSES[excess])
         except Excess:
@@ -201,12 +115,24 @@ class TemplateProcess:
         return reply
 
 
+def _reply(child: LimitedProcess, message: dict) -> dict:
+    try:
+        return child.ask(message, seconds=WALL_SECONDS, most_bytes=MOST_REPLY_BYTES)
+    except TooLong as error:
+        raise Excess(f"takes more than {WALL_SECONDS:.0f} seconds") from error
+    except Ended as error:
+        if error.code == -getattr(signal, "SIGXCPU", 0):
+            raise Excess(f"takes more than {CPU_SECONDS} seconds of processor time") from error
+        kind = _Killed if error.code == -getattr(signal, "SIGKILL", 0) else Excess
+        raise kind(str(error)) from error
+
+
 _EXCESSES = {
     "memory": f"takes more than {MEMORY_BYTES >> 20} MiB of memory",
     "output": f"writes more than {OUTPUT_CHARS:,} characters",
 }
 
 
-def _end_all(children: list[_Child]) -> None:
+def _end_all(children: list[LimitedProcess]) -> None:
     while children:
         children.pop().end()

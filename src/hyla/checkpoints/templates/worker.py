@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
 import signal
 import time
 from collections.abc import Callable
@@ -11,11 +9,9 @@ from contextlib import suppress
 from typing import Any
 
 from hyla.checkpoints.templates.sandbox import TemplateRefusal, environment
-from hyla.checkpoints.templates.values import pack, receive, restore_arguments
-
-MOST_REASON_CHARS = 500
-PARENT_SECONDS = 5
-"""How often it looks whether the process that started it is still there."""
+from hyla.checkpoints.templates.values import restore_arguments
+from hyla.limited_process.inside import reader, reason, send
+from hyla.limited_process.line import receive
 
 
 class _TooLong(Exception):
@@ -27,35 +23,15 @@ def main() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # whoever ends a whole group means the process that uses this one
         if (number := getattr(signal, name, None)) is not None:
             signal.signal(number, signal.SIG_IGN)
-    parent = os.getppid()
-    start = receive(_reader(parent))
+    read = reader()
+    start = receive(read)
     if start is None:
         return
     bounds = _Bounds(start["cpu_seconds"], start["memory_bytes"])
     compiled: dict[str, Any] = {}
     reply = _answer(bounds, lambda: _compile(start["sources"], compiled))
-    while reply is not None and _send(reply) and "excess" not in reply:
-        reply = _answer(bounds, lambda: _next(_reader(parent), compiled, start["output_chars"]))
-
-
-def _reader(parent: int) -> Callable[[int], bytes]:
-    def read(size: int) -> bytes:
-        while not select.select([0], [], [], PARENT_SECONDS)[0]:
-            if os.getppid() != parent:  # and another process has kept the other end open
-                return b""
-        return os.read(0, size)
-
-    return read
-
-
-def _send(reply: dict) -> bool:
-    data = memoryview(pack(reply))
-    try:
-        while data:
-            data = data[os.write(1, data) :]
-    except OSError:
-        return False
-    return True
+    while reply is not None and send(reply) and "excess" not in reply:
+        reply = _answer(bounds, lambda: _next(read, compiled, start["output_chars"]))
 
 
 class _Bounds:
@@ -85,18 +61,13 @@ def _answer(bounds: _Bounds, work: Callable[[], dict | None]) -> dict | None:
     try:
         return work()
     except TemplateRefusal as error:
-        return {"refusal": _reason(error)}
+        return {"refusal": reason(error)}
     except MemoryError:
         return {"excess": "memory"}
     except _TooLong:
         return {"excess": "output"}
     except Exception as error:  # a template is a program from elsewhere: it can fail in any way
-        return {"failure": _reason(error)}
-
-
-def _reason(error: Exception) -> str:
-    said = str(error) or type(error).__name__
-    return said if len(said) <= MOST_REASON_CHARS else said[: MOST_REASON_CHARS - 3] + "..."
+        return {"failure": reason(error)}
 
 
 def _compile(sources: dict[str, str], compiled: dict[str, Any]) -> dict:

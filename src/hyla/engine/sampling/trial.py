@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import signal
-import subprocess
-import sys
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hyla.engine.sampling import trial_process
-from hyla.engine.sampling.trial_process import read, write
+from hyla.limited_process.outside import Ended, LimitedProcess, TooLong
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +21,7 @@ SILENCE_SECONDS = 30.0
 """A process that does not answer for so long is ended: its time of a processor would be over long since."""
 MOST_KEPT = 1024
 """Verdicts that are remembered."""
+WORKER = "hyla.engine.sampling.trial_process"
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Trials:
     def __init__(self, tokenizer: str, end: int, limits: Mapping[str, int], *, seconds: float = SECONDS):
         self._vocabulary = {"tokenizer": tokenizer, "end": [end]}
         self._limits, self._seconds = dict(limits), seconds
-        self._process: subprocess.Popen | None = None
+        self._process: LimitedProcess | None = None
         self._kept: OrderedDict[bytes, Verdict] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -78,57 +75,20 @@ class Trials:
         return Verdict(told["said"], told["seconds"])
 
     def _asked(self, asked: dict) -> dict | None:
-        """What the process tells; None when it has died."""
-        if self._process is None or self._process.poll() is not None:
-            self._process = _started(self._vocabulary)
-            weakref.finalize(self, _end, self._process)
-        told = _exchanged(self._process, asked)
-        if told is None:
-            _end(self._process)
-            self._process = None
-        return told
+        """What the process tells; None when it has died, or says nothing and so is ended."""
+        try:
+            return self._ready().ask(asked, seconds=SILENCE_SECONDS)
+        except (TooLong, Ended):
+            return None
 
+    def _ready(self) -> LimitedProcess:
+        import llguidance
 
-def _started(vocabulary: dict) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [sys.executable, "-m", trial_process.__name__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        start_new_session=True,  # Ctrl-C is meant for the server
-    )
-    _exchanged(process, vocabulary)
-    return process
-
-
-def _exchanged(process: subprocess.Popen, message: dict):
-    """The answer to a message; None from a process that has died, or says nothing and so is ended."""
-    if process.stdin is None or process.stdout is None:
-        return None
-    limit = threading.Timer(SILENCE_SECONDS, _kill, [process])
-    limit.daemon = True
-    limit.start()
-    try:
-        write(process.stdin, message)
-        return read(process.stdout)
-    except (OSError, ValueError):
-        return None
-    finally:
-        limit.cancel()
-
-
-def _kill(process: subprocess.Popen) -> None:
-    """End a process with its trials."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except OSError:
-        process.kill()
-
-
-def _end(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        _kill(process)
-    process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()
+        if self._process is not None and self._process.is_usable:
+            return self._process
+        if self._process is not None:
+            self._process.end()
+        self._process = LimitedProcess(WORKER, finds=[llguidance])
+        weakref.finalize(self, self._process.end)
+        self._process.ask(self._vocabulary, seconds=SILENCE_SECONDS)
+        return self._process

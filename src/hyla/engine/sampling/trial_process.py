@@ -1,16 +1,15 @@
 """A process in which grammars are tried before the engine compiles them: whatever a grammar does to the compiler, it
 does it here. Each trial is a fork of this process, with a limit on its time and memory. It imports little.
-
-Both sides write messages as a length of four bytes and that much JSON.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
-from typing import IO, Any
+from typing import Any
+
+from hyla.limited_process.inside import reader, send
+from hyla.limited_process.line import pack, receive
 
 MEMORY = 1 << 30
 """Bytes that a trial may take more than this process has."""
@@ -18,18 +17,6 @@ STACK = 4 << 20
 """Bytes of stack, half of what a thread of the engine has: what nests too deep for those ends here."""
 MOST_TEXT = 4_000
 """Characters of a compiler's message that are kept."""
-
-
-def read(stream: IO[bytes]) -> Any:
-    """The next message; None at the end."""
-    size = stream.read(4)
-    return json.loads(stream.read(int.from_bytes(size, "big"))) if len(size) == 4 else None
-
-
-def write(stream: IO[bytes], message: Any) -> None:
-    text = json.dumps(message).encode()
-    stream.write(len(text).to_bytes(4, "big") + text)
-    stream.flush()
 
 
 def verdict(vocabulary, source: str, limits: dict[str, Any]) -> str:
@@ -54,12 +41,12 @@ def tried(vocabulary, asked: dict[str, Any]) -> dict[str, Any]:
             _limit(asked["seconds"])
             said = verdict(vocabulary, asked["source"], asked["limits"])
             with os.fdopen(there, "wb") as stream:
-                write(stream, said[:MOST_TEXT])
+                stream.write(pack(said[:MOST_TEXT]))
         finally:
             os._exit(0)  # whatever happened, this is not the process to go on
     os.close(there)
     with os.fdopen(here, "rb") as stream:
-        said = read(stream)
+        said = receive(stream.read)
     _, status, usage = os.wait4(child, 0)
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0 if said is not None else signal.SIGABRT
     return {"said": said or "", "seconds": usage.ru_utime + usage.ru_stime, "signal": int(number)}
@@ -83,14 +70,11 @@ def _limit(seconds: float) -> None:
 def main() -> None:
     import llguidance
 
-    made = read(sys.stdin.buffer)
+    read = reader()
+    made = receive(read)
     if made is None:
         return
     vocabulary = llguidance.LLTokenizer(made["tokenizer"], eos_token=made["end"])
-    write(sys.stdout.buffer, "ready")
-    while (asked := read(sys.stdin.buffer)) is not None:
-        write(sys.stdout.buffer, tried(vocabulary, asked))
-
-
-if __name__ == "__main__":
-    main()
+    is_heard = send("ready")
+    while is_heard and (asked := receive(read)) is not None:
+        is_heard = send(tried(vocabulary, asked))
