@@ -61,14 +61,14 @@ def requests():
     return shared, found
 
 
-def rollouts(engine, on_cached=lambda layers: None):
+def rollouts(engine, on_cached=lambda cache: None):
     """(prompt, completion) of each request, and the batch sizes of the steps that computed them.
 
-    on_cached: what is done to the cached tensors once the shared prefix is kept.
+    on_cached: what is done to the cache once it keeps the shared prefix.
     """
     shared, waiting = requests()
     engine.generate([(*shared, 3, 3)], SamplingParams(max_tokens=2, seed=99))
-    on_cached(engine.cache.layers)
+    on_cached(engine.cache)
     collectors = {request.request_id: Collector(request) for request in waiting}
     late, widths = waiting[2:], set()
     for request in waiting[:2]:
@@ -121,14 +121,13 @@ def test_what_the_engine_sampled_with_is_what_the_trainer_computes(mixer, dtype)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mixer", RECURRENT)
 def test_one_ulp_in_a_cached_state_is_seen(mixer, dtype):
-    """The comparison above must be able to fail."""
+    """In one layer's kept state. The comparison above must be able to fail."""
 
-    def plant(layers):
-        anchors = [layer["anchor"] for layer in layers if "anchor" in layer]
-        assert anchors and any(bool(anchor.any()) for anchor in anchors)
-        for anchor in anchors:
-            above = torch.nextafter(anchor.to(dtype), torch.full((), float("inf"), dtype=dtype))
-            anchor.copy_(above.to(anchor.dtype))
+    def plant(cache):
+        (name,) = (spec.name for spec in cache.specs[0].slot_tensors if spec.role == "anchor")
+        kept = cache.snapshots.layers[0][name]["values"]
+        assert bool(kept.any())
+        kept.copy_(torch.nextafter(kept.to(dtype), torch.full((), float("inf"), dtype=dtype)))
 
     pairs, _ = rollouts(engine_of(mixer, dtype), plant)
     assert all(done.usage.cached_tokens > 0 for _, done in pairs[:5])
