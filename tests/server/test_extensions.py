@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hyla.engine import EmbedCommand, SamplingParams, TokenEvent, TokenLogprob
+from hyla.ops.exact.logprobs import of_tokens
 from hyla.server.shapes.choice import Choice
 from hyla.server.shapes.completions import CompletionShape
 
@@ -75,6 +76,37 @@ def test_prompt_logprobs_are_named_by_token_id(client, live):
         ranks = sorted(entry["rank"] for entry in own.values())
         assert ranks[:2] == [1, 2] and len(own) in (2, 3)
         assert own[str(byte)]["decoded_token"] == chr(byte)
+
+
+def test_a_sampled_token_is_told_with_its_log_probability_after_the_temperature(client, live):
+    asked = {"sampled_logprobs": True, "prompt_logprobs": 0, "return_token_ids": True, "ignore_eos": True}
+    fields = FIELDS | {"temperature": 0.7, "seed": 3, "extra_body": asked}
+    whole = client.completions.create(prompt="abc", logprobs=1, **fields).choices[0].model_dump()
+    ids = [*b"abc", *whole["token_ids"]]
+    with torch.inference_mode():
+        (rows,) = live.engine.model.logits([ids[:-1]])
+    expected = of_tokens(rows, torch.tensor(ids[1:]), 0.7).tolist()
+    assert whole["logprobs"]["sampled_logprobs"] == expected[2:]
+    prompt = [own[str(byte)]["sampled_logprob"] for own, byte in zip(whole["prompt_logprobs"][1:], b"bc")]
+    assert prompt == expected[:2]
+    chunks = client.completions.create(prompt="abc", logprobs=1, stream=True, **fields)
+    told = [chunk.choices[0].model_dump() for chunk in chunks]
+    assert [v for one in told if one["logprobs"] for v in one["logprobs"].get("sampled_logprobs", [])] == expected[2:]
+    plain = client.completions.create(prompt="abc", logprobs=1, **FIELDS).choices[0].model_dump()
+    assert "sampled_logprobs" not in plain["logprobs"]
+    with pytest.raises(openai.BadRequestError, match="sampled_logprobs needs a temperature"):
+        client.completions.create(prompt="abc", logprobs=1, extra_body={"sampled_logprobs": True}, **FIELDS)
+
+
+def test_a_chat_s_tokens_are_told_with_theirs_too(client):
+    body = {"sampled_logprobs": True, "ignore_eos": True}
+    fields = FIELDS | {"temperature": 1.0, "seed": 3, "logprobs": True, "messages": [{"role": "user", "content": "x"}]}
+    (choice,) = client.chat.completions.create(extra_body=body, **fields).choices
+    # With nothing else set, it is the model's own.
+    assert [entry.sampled_logprob for entry in choice.logprobs.content] == [e.logprob for e in choice.logprobs.content]
+    assert len(choice.logprobs.content) == 5
+    (choice,) = client.chat.completions.create(extra_body=body, top_p=0.5, **fields).choices
+    assert all(entry.sampled_logprob > entry.logprob for entry in choice.logprobs.content)
 
 
 def test_prompt_logprobs_and_echoes_come_from_the_generation_itself(client):

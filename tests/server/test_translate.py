@@ -18,6 +18,7 @@ ASKED = {
     "include_stop_str_in_output": True,
     "stop_in_thinking": True,
     "skip_special_tokens": False,
+    "sampled_logprobs": True,
 }
 IN_ENGINE = ASKED | {"logit_bias": {5: 1.0}, "allowed_token_ids": (1, 2), "bad_words": ("no",)}
 

@@ -6,7 +6,8 @@ For a row of logits x and a temperature t, with y = x / t:
 
 Everything is fp32 (float64 for float64 logits). t is rounded to that dtype first, and each logit is divided by it once,
 not multiplied by a reciprocal; at t = 1 nothing is divided. The sum has one order, the row's own, whatever stands
-beside it: the CPU kernel's, or that of `sum_last` on the other backends. Cross-entropy is minus this number, bit for bit.
+beside it: the CPU kernel's, or that of `sum_last` on the other backends. Cross-entropy is minus this number, bit for
+bit.
 """
 
 from __future__ import annotations

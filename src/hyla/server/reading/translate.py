@@ -27,7 +27,7 @@ SHARED = (
     "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "max_tokens", "min_tokens", "ignore_eos",
     "stop_token_ids", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias",
     "allowed_token_ids", "bad_words", "thinking_budget", "include_stop_str_in_output", "stop_in_thinking",
-    "skip_special_tokens",
+    "skip_special_tokens", "sampled_logprobs",
 )  # fmt: skip
 """Sampling fields of requests that keep their name and meaning."""
 

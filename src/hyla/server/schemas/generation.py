@@ -57,6 +57,7 @@ class GenerationFields(Body):
     stop_in_thinking: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: Annotated[Any, NoEffect("special tokens are written as they are")] = None
+    sampled_logprobs: bool | None = None
     prompt_logprobs: TopLogprobs | None = None
     return_token_ids: bool | None = None
     structured_outputs: StructuredOutputs | None = None

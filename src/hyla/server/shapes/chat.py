@@ -8,7 +8,7 @@ from typing import Any
 from hyla.answers.protocol import Delta, ReasoningDelta, TextDelta
 from hyla.engine import TokenLogprob
 from hyla.engine.requests.text import REPLACEMENT
-from hyla.server.shapes.openai import OpenAIShape
+from hyla.server.shapes.openai import OpenAIShape, sampled_body
 
 
 class ChatShape(OpenAIShape):
@@ -75,7 +75,11 @@ class ChatShape(OpenAIShape):
         if not self.wants_logprobs:
             return None
         content = [
-            {**self._entry(entry.token_id, entry.logprob), "top_logprobs": [self._entry(*other) for other in entry.top]}
+            {
+                **self._entry(entry.token_id, entry.logprob),
+                "top_logprobs": [self._entry(*other) for other in entry.top],
+                **sampled_body(entry),
+            }
             for entry in logprobs
         ]
         return {"content": content, "refusal": None}

@@ -160,6 +160,8 @@ class CompletionShape(OpenAIShape):
             body["token_logprobs"].append(entry and entry.logprob)
             body["top_logprobs"].append(entry and self._top(entry))
             body["text_offset"].append(offset)
+        if any(entry is not None and entry.sampled is not None for _, entry in entries):
+            body["sampled_logprobs"] = [entry and entry.sampled for _, entry in entries]
         return body
 
     def _top(self, entry: TokenLogprob) -> dict[str, float]:

@@ -26,12 +26,19 @@ def scored_body(tokenizer: TextCodec | None, scored: TokenLogprob | None) -> dic
     """A prompt's token by id, as other engines write it; None for a text's first token."""
     if scored is None:
         return None
-    sampled = {scored.token_id: (scored.logprob, scored.rank)}
+    own = {scored.token_id: (scored.logprob, scored.rank)}
     ranked = {token: (logprob, rank) for rank, (token, logprob) in enumerate(scored.top, start=1)}
-    return {
+    body = {
         str(token): {"logprob": logprob, "rank": rank, "decoded_token": token_text(tokenizer, token)}
-        for token, (logprob, rank) in (sampled | ranked).items()
+        for token, (logprob, rank) in (own | ranked).items()
     }
+    body[str(scored.token_id)] |= sampled_body(scored)
+    return body
+
+
+def sampled_body(entry: TokenLogprob) -> dict[str, float]:
+    """ln p of a token under what it was drawn from, where the request asks for it."""
+    return {} if entry.sampled is None else {"sampled_logprob": entry.sampled}
 
 
 def usage_body(choices: Sequence[Choice], choices_per_prompt: int) -> dict[str, Any]:
