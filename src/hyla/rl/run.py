@@ -23,6 +23,7 @@ import torch
 
 from hyla.adapters import Adapters, merge, report, save_adapter
 from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
+from hyla.checkpoints.fetching import checksum
 from hyla.engine import Engine
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
@@ -192,12 +193,14 @@ def _prepare(folder: Path, request: RLRequest) -> None:
     with filling(folder) as partial:
         for target, file in _task_files(request).items():
             shutil.copyfile(file, partial / target)
+        file = reward_file(request)
         replace_json(
             partial / RUN_FILE,
             {
                 "format": FORMAT,
                 "request": request.model_dump(),
                 "start_digest": trained_digest(name),
+                "reward_digest": None if file is None else checksum(file),
                 "python": platform.python_version(),
                 "environment": environment(torch.device("cpu")),
             },
@@ -212,9 +215,22 @@ def _task_files(request: RLRequest) -> dict[str, Path]:
 
 
 def _check_files(folder: Path, request: RLRequest, record: dict) -> None:
-    """Raise ConfigError where a file of tasks is another one now than when the run began."""
-    for target, file in _task_files(request).items():
-        if file.is_file() and file.read_bytes() != (folder / target).read_bytes():
-            raise ConfigError(
-                f"{file} is not what the run in {folder} began with; put the old one back, or choose another --out"
-            )
+    """Raise ConfigError where tasks or the reward function's file are others now than when the run began."""
+    changed = [
+        file
+        for target, file in _task_files(request).items()
+        if file.is_file() and file.read_bytes() != (folder / target).read_bytes()
+    ]
+    file = reward_file(request)
+    if file is not None and checksum(file) != record["reward_digest"]:
+        changed.append(file)
+    if changed:
+        raise ConfigError(
+            f"{changed[0]} is not what the run in {folder} began with; put the old one back, or choose another --out"
+        )
+
+
+def reward_file(request: RLRequest) -> Path | None:
+    """Where the reward function stands; None for a judge."""
+    function = request.rl.reward.function
+    return None if function is None else Path(function.rpartition(":")[0])
