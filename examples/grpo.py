@@ -111,7 +111,7 @@ def main() -> None:
     if not (folder / f"warm-{seed}" / "model").exists():
         hyla("train", folder / f"warm-{seed}.toml", "--out", folder / f"warm-{seed}")
     hyla("rl", folder / f"rl-{seed}.toml", "--out", folder / f"rl-{seed}")
-    scores = [json.loads(line) for line in (folder / f"rl-{seed}" / "heldout.jsonl").read_text().splitlines()]
+    scores = [json.loads(line) for line in (folder / f"rl-{seed}" / "heldout-rewards.jsonl").read_text().splitlines()]
     first, last = scores[0], scores[-1]
     print(f"held-out reward: {first['reward']:.3f} before, {last['reward']:.3f} after {last['step']} steps")
 

@@ -1,4 +1,4 @@
-"""Every ratio of a first update is exactly 1, with everything on that makes rollouts fast; and the negative controls."""
+"""Every ratio of a first update is exactly 1, with all on that makes rollouts fast; and the negative controls."""
 
 import pytest
 import torch

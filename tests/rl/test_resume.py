@@ -28,7 +28,7 @@ def outcome(out):
     timed = {"seconds", "rollout_seconds", "reward_seconds", "handover_seconds", "cached_tokens"}
     lines = {
         name: [{key: value for key, value in line.items() if key not in timed} for line in lines_of(out, name)]
-        for name in ("updates", "rounds", "heldout")
+        for name in ("updates", "rounds", "heldout-rewards")
     }
     samples = {
         file.name: {

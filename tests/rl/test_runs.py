@@ -10,7 +10,7 @@ from hyla.errors import ConfigError
 from hyla.rl.run import open_rl_run
 from hyla.rl.samples import RoundFile
 
-BAD = '''
+BAD = """
 import time
 def bad(answer, row):
     if row["wanted"] == 1:
@@ -20,7 +20,7 @@ def bad(answer, row):
     if row["wanted"] == 3:
         time.sleep(60)
     return float(len(answer) % 3)
-'''
+"""
 
 
 def test_a_reward_that_fails_is_named_and_left_out(tmp_path):
@@ -87,7 +87,7 @@ def test_what_is_no_task_is_named_before_anything_is_sampled(line, said, tmp_pat
 
 
 def test_more_tasks_in_a_round_than_there_are(tmp_path):
-    with pytest.raises(ConfigError, match="12 tasks are fewer than rl.rollout.tasks_per_round = 13"):
+    with pytest.raises(ConfigError, match=r"12 tasks are fewer than rl\.rollout\.tasks_per_round = 13"):
         open_rl_run(tmp_path / "run", request_of(write_start(tmp_path), rollout={"tasks_per_round": 13}))
 
 
@@ -96,8 +96,7 @@ def test_from_a_recipe_by_the_command_line(tmp_path):
 
     folder = write_start(tmp_path)
     (folder / "rl.toml").write_text(
-        'model = { start_from = "start" }\n'
-        'rl = { tasks = "tasks.jsonl", reward = { function = "reward.py:count" } }\n'
+        '[model]\nstart_from = "start"\n[rl]\ntasks = "tasks.jsonl"\nreward = { function = "reward.py:count" }\n'
         "[rl.rollout]\ntasks_per_round = 2\ngroup_size = 2\nmax_tokens = 5\n"
         "[train]\nsteps = 2\noptimizer = 'adamw'\n"
     )

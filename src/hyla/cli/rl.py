@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def rl(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Model, tasks, rewards, rollouts and training.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE.toml", help="Model, tasks, rewards, rollouts and training.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; the model ends up in its subfolder model/.")
     ] = None,
@@ -68,7 +70,8 @@ def _train(out: Path, request) -> None:
             _, steps = run.trained(listeners)
     if steps < request.train.steps:
         console.print(
-            f"stopped after step {steps} of {request.train.steps}: saved in {run.model_folder}; the same command goes on",
+            f"stopped after step {steps} of {request.train.steps}: saved in {run.model_folder}; "
+            "the same command goes on",
             soft_wrap=True,
         )
         raise typer.Exit(STATUS)

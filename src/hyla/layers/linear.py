@@ -167,8 +167,8 @@ class Projection:
                 self._leave_shape(place, parameter.dtype)
 
     def renew(self, parts: list[torch.Tensor]) -> None:
-        """Put other numbers in the place of all its parameters', which are plain or packed and stay so: one plain tensor
-        for each of `parameters()`, of its shape and stored dtype. They are copied."""
+        """Put other numbers in the place of all its parameters', which are plain or packed and stay so: one plain
+        tensor for each of `parameters()`, of its shape and stored dtype. They are copied."""
         for parameter, part in zip(self.parameters(), parts, strict=True):
             if not parameter.is_meta:
                 parameter.detach().copy_(part)

@@ -70,7 +70,9 @@ class NamedWeights:
 
     def names_of(self, projection: Projection) -> list[str]:
         """The weights of a product, from top to bottom."""
-        found = [(place, name) for name, places in self.projections.items() for one, place in places if one is projection]
+        found = [
+            (place, name) for name, places in self.projections.items() for one, place in places if one is projection
+        ]
         return [name for _, name in sorted(found)]
 
     def fp8(self, name: str) -> FP8Tensor | None:

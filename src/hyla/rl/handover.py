@@ -1,5 +1,4 @@
-"""From the trainer's model to the engine's: the numbers that changed, in place, and nothing that was cached with the old
-ones."""
+"""From the trainer's model to the engine's: the numbers that changed, in place. What the old ones left in caches goes."""
 
 from __future__ import annotations
 

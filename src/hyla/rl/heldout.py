@@ -29,7 +29,7 @@ class HeldoutScores:
         on_score: Callable[[HeldoutReward], None],
     ):
         self.config, self.tasks, self.rollouts, self.hand_over = config, tasks, rollouts, hand_over
-        self.lines = StepLines(folder / "heldout.jsonl", HeldoutReward)
+        self.lines = StepLines(folder / "heldout-rewards.jsonl", HeldoutReward)
         self._on_score = on_score
 
     def is_due(self, number: int, is_last: bool) -> bool:

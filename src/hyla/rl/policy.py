@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -154,8 +155,8 @@ class PolicyTrainer(Trainer):
         number, place = self.round_of(step)
         if place and not self.rollouts.is_complete(number):
             raise CheckpointError(
-                f"{self.rollouts.file(number).path} is not whole, and the weights that gave its answers are gone: the run "
-                f"is {place} updates further; delete the newest folder of {self.folder / 'checkpoints'}, and the same "
+                f"{self.rollouts.file(number).path} is not whole, and the weights that gave its answers are gone: the "
+                f"run is {place} updates further; delete the newest folder of {self.folder / 'checkpoints'}, and the same "
                 "command goes on from the one before"
             )
         before = replace(self.rollouts.shares)
@@ -182,7 +183,7 @@ class PolicyTrainer(Trainer):
         ]
         count = policy.updates_per_round
         bounds = [len(kept) * place // count for place in range(count + 1)]
-        return [self._rows(kept[first:end], groups) for first, end in zip(bounds, bounds[1:])]
+        return [self._rows(kept[first:end], groups) for first, end in pairwise(bounds)]
 
     def _rows(self, kept: list[tuple[Sample, float]], groups: list[list[Sample]]) -> PolicyRows:
         if not kept:
@@ -268,9 +269,7 @@ class PolicyTrainer(Trainer):
             self.source.sizes.put(line.step - 1, rows)
 
 
-def _round_metrics(
-    step: int, number: int, groups: list[list[Sample]], before, rollouts: Rollouts
-) -> RoundMetrics:
+def _round_metrics(step: int, number: int, groups: list[list[Sample]], before, rollouts: Rollouts) -> RoundMetrics:
     samples = [sample for group in groups for sample in group]
     rewards = [sample.reward for sample in samples if sample.reward is not None]
     mean = sum(rewards) / len(rewards) if rewards else None
@@ -295,5 +294,3 @@ def _round_metrics(
         reward_seconds=shares.reward - before.reward,
         handover_seconds=shares.handover - before.handover,
     )
-
-

@@ -46,8 +46,8 @@ def seed_of(*place: int) -> int:
 
 
 class Rollouts:
-    """Rounds of one run. A round is a function of the weights that the engine has, (seed, round) and the config: how far
-    an earlier process came with it changes nothing.
+    """Rounds of one run. A round is a function of the weights that the engine has, (seed, round) and the config: how
+    far an earlier process came with it changes nothing.
     """
 
     def __init__(
@@ -113,7 +113,11 @@ class Rollouts:
             places[name] = (group, member, self.tasks[order[group]])
             requests.append(Request(name, places[name][2].prompt_ids, params))
         for done in answers(self.engine, requests):
-            yield [_sample(*places[one.request_id], one) for one in done]
+            samples = []
+            for one in done:
+                group, member, task = places[one.request_id]
+                samples.append(_sample(group, member, task, one))
+            yield samples
 
     def _judged(self, samples: Sequence[Sample]) -> Iterable[list[Sample]]:
         """In pieces, so that a killed process keeps most of what was asked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -15,13 +15,13 @@ from hyla.rl.samples import Sample
 class PolicyRows(PackedRows):
     """Prompts with their answers, which are what is learnt; all further tensors have a number for each row [T]."""
 
-    rollout_T: torch.Tensor = None  # type: ignore[assignment]
+    rollout_T: torch.Tensor = field(kw_only=True)
     """float32, nats: the engine's log-probability of the row's target; 0 where it is not learnt."""
-    advantages_T: torch.Tensor = None  # type: ignore[assignment]
+    advantages_T: torch.Tensor = field(kw_only=True)
     """float64: of the answer that the target belongs to."""
-    weights_T: torch.Tensor = None  # type: ignore[assignment]
+    weights_T: torch.Tensor = field(kw_only=True)
     """float64: share of the target in the loss of the whole update."""
-    reference_T: torch.Tensor | None = None
+    reference_T: torch.Tensor | None = field(default=None, kw_only=True)
     """float32, nats: the log-probability under the model that the run began with; None: not asked for."""
 
     @property
@@ -30,20 +30,30 @@ class PolicyRows(PackedRows):
         return 1
 
     def to(self, device: torch.device) -> PolicyRows:
-        moved = {name: getattr(self, name) for name in ("tokens_T", "targets_T", "is_learnt_T", *EXTRAS)}
+        moved = {name: getattr(self, name) for name in TENSORS}
         return replace(self, **{name: None if x is None else x.to(device) for name, x in moved.items()})
 
     def micro_batches(self, most_rows: int | None) -> list[PackedRows]:
         found, first = [], 0
         for part in super().micro_batches(most_rows):
             here = slice(first, first + part.tokens_T.shape[0])
-            extras = {name: None if (x := getattr(self, name)) is None else x[here] for name in EXTRAS}
-            found.append(PolicyRows(part.tokens_T, part.targets_T, part.lengths, part.is_learnt_T, **extras))
+            found.append(
+                PolicyRows(
+                    part.tokens_T,
+                    part.targets_T,
+                    part.lengths,
+                    part.is_learnt_T,
+                    rollout_T=self.rollout_T[here],
+                    advantages_T=self.advantages_T[here],
+                    weights_T=self.weights_T[here],
+                    reference_T=None if self.reference_T is None else self.reference_T[here],
+                )
+            )
             first = here.stop
         return found
 
 
-EXTRAS = ("rollout_T", "advantages_T", "weights_T", "reference_T")
+TENSORS = ("tokens_T", "targets_T", "is_learnt_T", "rollout_T", "advantages_T", "weights_T", "reference_T")
 
 
 def rows_of(samples: Sequence[Sample], advantages: Sequence[float], weights_R: torch.Tensor) -> PolicyRows:

@@ -4,7 +4,7 @@ run.json         what was requested, and of which files and machine
 tasks.jsonl      the tasks; heldout-tasks.jsonl: those that are never trained on
 rollouts/        every answer of every round, with its log-probabilities and reward
 rounds.jsonl     a line a round; updates.jsonl: a line an optimizer step; metrics.jsonl: its rates and norms
-heldout.jsonl    scores of the held-out tasks
+heldout-rewards.jsonl   scores of the held-out tasks
 events.jsonl     what happened besides
 checkpoints/     newest states
 model/           the trained model as a Hugging Face folder
@@ -81,12 +81,12 @@ class RLRun:
         return name
 
     def trained(self, listeners: Listeners) -> tuple[Model, int]:
-        """Train, or go on, to the last step, or the one in which `is_stopped` comes true; the model, which is saved, and
-        its number of steps. Killed at any moment, the next call goes on bit for bit."""
+        """Train, or go on, to the last step, or the one in which `is_stopped` comes true; the model, which is saved,
+        and its number of steps. Killed at any moment, the next call goes on bit for bit."""
         if trained_digest(self.start_from) != self.record["start_digest"]:
             raise ConfigError(
-                f"{self.start_from}, with which the run in {self.folder} began, has other weights now; put the old ones "
-                "back, or choose another --out"
+                f"{self.start_from}, with which the run in {self.folder} began, has other weights now; put the old "
+                "ones back, or choose another --out"
             )
         with Rewards(self.request.rl.reward) as rewards:
             trainer = self._trainer(rewards, listeners)
@@ -185,8 +185,8 @@ def _prepare(folder: Path, request: RLRequest) -> None:
             TaskOrder(len(tasks), rl.rollout.tasks_per_round, request.train.seed)
     if longest + rl.rollout.max_tokens > config.max_len:
         raise ConfigError(
-            f"a prompt of {longest} tokens and rl.rollout.max_tokens = {rl.rollout.max_tokens} are more than the model's "
-            f"context of {config.max_len}; lower it, or shorten the prompts"
+            f"a prompt of {longest} tokens and rl.rollout.max_tokens = {rl.rollout.max_tokens} are more than the "
+            f"model's context of {config.max_len}; lower it, or shorten the prompts"
         )
     with Rewards(rl.reward):
         pass

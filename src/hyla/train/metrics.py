@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from hyla.errors import CheckpointError
 from hyla.train.files import writing
@@ -75,7 +75,7 @@ class SublayerStatistics:
 class HasStep(Protocol):
     """A dataclass that says how many steps came before it."""
 
-    __dataclass_fields__: dict[str, Any]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def step(self) -> int: ...

@@ -21,12 +21,11 @@ from hyla.errors import ConfigError
 from hyla.toml_files import read_tables
 from hyla.train.run import RunRequest
 
-
 Request = TypeVar("Request", bound=RunRequest)
 
 
 def read_recipe(path: Path, settings: Sequence[str] = (), kind: type[Request] = RunRequest) -> Request:
-    """The request of a recipe. settings: "train.steps=100" and the like, which win over the file. kind: what it asks for.
+    """The request of a recipe. settings: "train.steps=100" and the like, which win over the file. kind: of request.
 
     Raises ConfigError that names the file, the key and what is wrong with it.
     """
