@@ -1,4 +1,4 @@
-"""From the trainer's model to the engine's: the numbers that changed, in place. What the old ones left in caches goes."""
+"""From the trainer's model to the engine's: the numbers that changed, in place."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RoundMetrics:
-    """step: optimizer steps before the round. reward: mean over judged answers, and its standard deviation. equal_groups: tasks whose answers all got the same. left_out: answers without a reward. tokens: per answer.
-    too_long: share of answers that max_tokens ended. cached_tokens, drafted_tokens, accepted_tokens: of the whole round.
-    *_seconds: spent on it; 0 where an earlier process did it."""
+    """step: optimizer steps before the round. reward: mean over judged answers, and its standard deviation. equal_groups:
+    tasks whose answers all got the same. left_out: answers without a reward. tokens: per answer. too_long: share of
+    answers that max_tokens ended. cached_tokens, drafted_tokens, accepted_tokens: of the whole round. *_seconds: spent
+    on it; 0 where an earlier process did it."""
 
     step: int
     round: int
@@ -31,9 +32,10 @@ class RoundMetrics:
 @dataclass(frozen=True)
 class UpdateMetrics:
     """One optimizer step on a round's answers. loss: what was minimised. ratio_*: exp(new - rollout) over learnt
-    tokens; exactly 1 where the update is on-policy. exact_ratios: share of the tokens whose ratio is 1. clipped: share of the
-    tokens that a limit stopped. kl: mean estimate (k3), nats a token, of leaving the first model; None where it is not
-    asked for. entropy: mean of the distribution that is sampled from, nats a token. seconds: of the update."""
+    tokens; exactly 1 where the update is on-policy. exact_ratios: share of the tokens whose ratio is 1. clipped:
+    share of the tokens that a limit stopped. kl: estimate (k3), nats, weighted as the loss, of leaving the first model;
+    None where it is not asked for. entropy: mean of the distribution that is sampled from, nats a token. seconds: of
+    the update."""
 
     step: int
     round: int

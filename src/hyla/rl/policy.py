@@ -156,8 +156,8 @@ class PolicyTrainer(Trainer):
         if place and not self.rollouts.is_complete(number):
             raise CheckpointError(
                 f"{self.rollouts.file(number).path} is not whole, and the weights that gave its answers are gone: the "
-                f"run is {place} updates further; delete the newest folder of {self.folder / 'checkpoints'}, and the same "
-                "command goes on from the one before"
+                f"run is {place} updates further; delete the newest folder of {self.folder / 'checkpoints'}, and the "
+                "same command goes on from the one before"
             )
         before = replace(self.rollouts.shares)
         if not place and not self.rollouts.is_complete(number):
