@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class RoundMetrics:
     """step: optimizer steps before the round. reward: mean over judged answers, and its standard deviation.
     equal_groups: tasks whose answers all got the same. left_out: answers without a reward. tokens: per answer.
-    too_long: share of answers that max_tokens ended. cached_tokens, drafted_tokens, accepted_tokens: of the whole round. *_seconds: spent
-    on it; 0 where an earlier process did it."""
+    too_long: share of answers that max_tokens ended. cached_tokens, drafted_tokens, accepted_tokens: of the whole
+    round. *_seconds: spent on it; 0 where an earlier process did it."""
 
     step: int
     round: int
