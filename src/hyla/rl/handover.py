@@ -23,11 +23,8 @@ class HandOver:
         self._from, self._to = NamedWeights(source), NamedWeights(engine.model)
         self.names = [name for name in self._to.shapes if name in set(names)]
         changed = set(self.names)
-        self._projections = {
-            id(projection): projection
-            for name in changed
-            for projection, _ in self._to.projections.get(name, ())
-        }  # fmt: skip
+        places = (place for name in changed for place in self._to.projections.get(name, ()))
+        self._projections = {id(projection): projection for projection, _ in places}
 
     def share(self, adapters: Adapters) -> None:
         """Let the engine's products read the very terms that are trained."""

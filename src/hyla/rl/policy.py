@@ -125,7 +125,7 @@ class PolicyTrainer(Trainer):
 
     def update(self, step: int) -> StepResult:
         if not self.source.has(step):
-            self._score(step)
+            self.score(step)
             self._begin_round(step)
         self._seen.clear()
         self._num_tokens = self.source.step(step).num_learnt
@@ -137,13 +137,8 @@ class PolicyTrainer(Trainer):
             self.on_update(line)
         return result
 
-    def run(self, *arguments, **named) -> None:
-        super().run(*arguments, **named)
-        if self.finished_steps == self.config.steps:
-            self._score(self.finished_steps)
-
-    def _score(self, step: int) -> None:
-        """The held-out tasks, when it is time and nobody has done it yet."""
+    def score(self, step: int) -> None:
+        """The held-out tasks with the weights after `step` steps, when it is time and nobody has done it yet."""
         number, place = self.round_of(step)
         is_last = step == self.config.steps
         if self.scores is None or (place and not is_last) or not self.scores.is_due(number, is_last):

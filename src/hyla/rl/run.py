@@ -38,7 +38,6 @@ from hyla.rl.rewards import Rewards
 from hyla.rl.rollouts import Rollouts
 from hyla.rl.tasks import TaskOrder, read_tasks
 from hyla.train.files import filling, replace_json
-from hyla.train.metrics import StepMetrics
 from hyla.train.model_source import trained_config, trained_digest
 from hyla.train.precision import DTYPES
 from hyla.train.run import RUN_FILE, first_difference
@@ -56,7 +55,6 @@ class Listeners:
     on_resume: Callable[[int], None] = lambda step: None
     on_round: Callable[[RoundMetrics], None] = lambda line: None
     on_update: Callable[[UpdateMetrics], None] = lambda line: None
-    on_step: Callable[[StepMetrics], None] = lambda line: None
     on_heldout: Callable[[HeldoutReward], None] = lambda line: None
     is_stopped: Callable[[], bool] = lambda: False
 
@@ -91,7 +89,8 @@ class RLRun:
         with Rewards(self.request.rl.reward) as rewards:
             trainer = self._trainer(rewards, listeners)
             listeners.on_resume(trainer.resume(listeners.say))
-            trainer.run(listeners.on_step, listeners.is_stopped, listeners.say)
+            trainer.run(is_stopped=listeners.is_stopped, say=listeners.say)
+            trainer.score(trainer.finished_steps)
         trainer.keep_final_weights()
         if trainer.adapters is not None:
             self._keep_adapter(trainer.adapters)
@@ -126,15 +125,12 @@ class RLRun:
         if trainer.adapters is not None:
             hand_over.share(trainer.adapters)
         tasks = read_tasks(self.folder / TASKS_FILE, self.tokenizer)
-        rollouts = Rollouts(
-            engine, tasks, rewards, rl.rollout, seed=train.seed, folder=self.folder / "rollouts"
-        )  # fmt: skip
+        folder = self.folder / "rollouts"
+        rollouts = Rollouts(engine, tasks, rewards, rl.rollout, seed=train.seed, folder=folder)
         trainer.sample_with(rollouts, hand_over)
         if rl.heldout is not None:
-            heldout = read_tasks(self.folder / HELDOUT_TASKS_FILE, self.tokenizer)
-            trainer.scores = HeldoutScores(
-                rl.heldout, heldout, rollouts, hand_over, self.folder, listeners.on_heldout
-            )  # fmt: skip
+            tasks = read_tasks(self.folder / HELDOUT_TASKS_FILE, self.tokenizer)
+            trainer.scores = HeldoutScores(rl.heldout, tasks, rollouts, hand_over, self.folder, listeners.on_heldout)
         return trainer
 
     def _engine(self) -> Engine:
