@@ -42,13 +42,15 @@ def ids(count, vocab, seed=3):
 def test_engine_scorer_trainer_and_loss_have_the_same_bits_in_every_row(vocab, temperature):
     hidden, weight, targets = draw(ROWS, 12), draw(vocab, 12, seed=1, scale=0.9), ids(ROWS, vocab)
     logits = logits_of(hidden, weight)
-    value = of_tokens(logits, targets, temperature)
+    value, entropies = of_tokens(logits, targets, temperature), []
     for chunk_rows in (1, 9, 64, 200) if vocab < 10_000 else (64,):
         leaves = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
         trained = token_logprobs(*leaves, targets, chunk_rows=chunk_rows, temperature=temperature)
         assert trained.requires_grad and torch.equal(trained.detach(), value)
         both = token_logprobs_and_entropy(*leaves, targets, chunk_rows=chunk_rows, temperature=temperature)
         assert torch.equal(both[0], trained) and not both[1].requires_grad
+        entropies.append(both[1])
+    assert all(torch.equal(entropy, entropies[0]) for entropy in entropies[1:])
     entries = logprobs_of(logits, targets.tolist(), 0, temperature)
     assert [entry.sampled for entry in entries] == value.tolist()
     if temperature == 1.0:

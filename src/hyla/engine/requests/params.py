@@ -146,7 +146,7 @@ class SamplingParams(BaseModel):
                 limit=1,
             )
         if self.sampled_logprobs:
-            self._has_sampled_logprobs()
+            self._check_sampled_logprobs()
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise FieldError(
                 "{min_tokens} = {value} is more than {max_tokens} = {limit}",
@@ -164,8 +164,8 @@ class SamplingParams(BaseModel):
             raise FieldError("{thinking_start_ids} and {thinking_end_ids} are the same", "thinking_start_ids")
         return self
 
-    def _has_sampled_logprobs(self) -> None:
-        """Whether there is something to tell, and a place for it."""
+    def _check_sampled_logprobs(self) -> None:
+        """There must be something to tell, and a place for it."""
         if not LEAST_TEMPERATURE <= self.temperature <= MOST_TEMPERATURE:
             raise FieldError(
                 "{sampled_logprobs} needs a {temperature} from {least:g} to {most:g}, not {value}: at 0 the likeliest "
