@@ -218,8 +218,10 @@ def weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
 
 
 def add_weight_gradient(total_OD: torch.Tensor | None, grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
-    """`weight_gradient` added to what is there, in place; None: nothing is. The sum of several calls with the same O and
-    D, which lies as their products do: dense, or as a dense [D, O]."""
+    """`weight_gradient` added to what is there, in place; None: nothing is.
+
+    The sum of several calls lies as their products do: dense, or as a dense [D, O].
+    """
     found = _weight_gradient(grad_TO, x_TD)
     return found if total_OD is None else total_OD.add_(found)
 
@@ -234,8 +236,7 @@ def _weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
         return grad_TO.t() @ x_TD
     # The library has a fast routine for dense operands only, transposed or not.
     grad_TO, x_TD = (x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous() for x in (grad_TO, x_TD))
-    # And it copies its first operand where that is transposed: let it be the one with fewer columns. The bits are the
-    # same, since a sum goes over the rows in one order either way.
+    # And it copies its first operand where that is transposed: let it be the one with fewer columns.
     if grad_TO.shape[1] > x_TD.shape[1]:
         return _linear_once(x_TD.t(), grad_TO.t()).t()
     return _linear_once(grad_TO.t(), x_TD.t())
