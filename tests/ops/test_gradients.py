@@ -76,6 +76,7 @@ CASES = {
     "softplus": Case(lambda x: (primitives.softplus(x),), ((W,),), wide_rows=frozenset({0})),
     "softmax": Case(lambda x: (primitives.softmax_last(x),), ((W,),), wide_rows=frozenset({0})),
     "swiglu": Case(lambda x: (primitives.swiglu(*x.chunk(2, dim=-1)),), ((2 * W,),)),
+    "swiglu, beside": Case(lambda x: (primitives.swiglu(x),), ((2 * W,),)),
     "rms_norm": Case(lambda x, w: (primitives.rms_norm(x, w, eps=1e-5, zero_centered=True),), ((W,),), ((W,),)),
     "rms_norm of heads": Case(lambda x, w: (primitives.rms_norm(x, w, eps=1e-5),), ((H, K),), ((K,),)),
     "l2_norm": Case(lambda x: (primitives.l2_norm(x),), ((H, K),), wide_rows=frozenset({0})),

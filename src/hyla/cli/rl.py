@@ -26,6 +26,9 @@ def rl(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved recipe; then stop.")] = False,
 ) -> None:
     """Reinforcement learning (docs/rl.md). Ctrl-C keeps what there is; called again, it continues."""
+    from hyla.engine.waiting_threads import load_torch
+
+    load_torch()  # before anything else does
     from hyla.errors import ConfigError
     from hyla.rl.config import RLRequest
     from hyla.train.recipe_file import read_recipe
@@ -41,9 +44,6 @@ def rl(
         raise ConfigError("--out is missing: the folder that the run is kept in")
     if resume and not (out / RUN_FILE).is_file():
         raise ConfigError(f"--resume: {out} holds no run; leave the flag out to begin one")
-    from hyla.engine.waiting_threads import load_torch
-
-    load_torch()
     _train(out, request)
 
 

@@ -26,4 +26,4 @@ class MLP(Layer):
         self.activation = activation
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
-        return self.down_projection(activate(self.activation, *self.gate_up_projection(x_TD)))[0]
+        return self.down_projection(activate(self.activation, self.gate_up_projection.fused(x_TD)))[0]

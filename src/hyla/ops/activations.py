@@ -33,8 +33,11 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
 )
 
 
-def activate(name: str, *products: torch.Tensor) -> torch.Tensor:
-    """The activation [.., I] of gate and up [.., I] each, or of up alone. Differentiable; in the products' dtype."""
+def activate(name: str, products: torch.Tensor) -> torch.Tensor:
+    """The activation [.., I] of gate and up beside one another [.., 2 I], or of up alone [.., I].
+
+    Differentiable; in the products' dtype.
+    """
     from hyla.ops.exact import primitives
 
-    return getattr(primitives, name)(*products)
+    return getattr(primitives, name)(products)

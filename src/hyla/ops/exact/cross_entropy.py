@@ -37,7 +37,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wide_VD = weight_VD.to(torch.promote_types(weight_VD.dtype, torch.float32))
         grad_hidden_TD = torch.empty(hidden_TD.shape, dtype=wide_VD.dtype, device=hidden_TD.device)
         # A frozen head, which is as large as the vocabulary, has no gradient to compute or to hold.
-        grad_weight_VD = torch.zeros_like(wide_VD) if ctx.needs_input_grad[1] else None
+        grad_weight_VD = None
         scale = 1.0 / denominator
         for first in range(0, hidden_TD.shape[0], chunk_rows):
             chunk = slice(first, first + chunk_rows)
@@ -53,8 +53,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 grad_RV[torch.arange(targets_R.shape[0], device=targets_R.device), targets_R] -= 1.0
                 grad_RV *= scale
             grad_hidden_TD[chunk] = rows.input_gradient(grad_RV, wide_VD)
-            if grad_weight_VD is not None:
-                grad_weight_VD += rows.weight_gradient(grad_RV, hidden_RD.to(wide_VD.dtype))
+            if ctx.needs_input_grad[1]:
+                wide_RD = hidden_RD.to(wide_VD.dtype)
+                grad_weight_VD = rows.add_weight_gradient(grad_weight_VD, grad_RV, wide_RD)
+        if grad_weight_VD is None and ctx.needs_input_grad[1]:  # there are no rows
+            grad_weight_VD = torch.zeros_like(wide_VD)
         ctx.save_for_backward(grad_hidden_TD, grad_weight_VD)
         ctx.dtypes = hidden_TD.dtype, weight_VD.dtype
         z_loss = (z_total * scale).to(wide_VD.dtype)
@@ -65,7 +68,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad, _):
         grad_hidden_TD, grad_weight_VD = ctx.saved_tensors
         of_hidden, of_weight = ctx.dtypes
-        grad_weight = None if grad_weight_VD is None else (grad_weight_VD * grad).to(of_weight)
+        grad_weight = None
+        if grad_weight_VD is not None:
+            grad_weight = (grad_weight_VD * grad).to(of_weight).contiguous()
         return (grad_hidden_TD * grad).to(of_hidden), grad_weight, None, None, None, None
 
 

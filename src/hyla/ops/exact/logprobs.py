@@ -110,7 +110,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         hidden_TD, weight_VD, targets_T = ctx.saved_tensors
         wide_VD = weight_VD.to(grad_T.dtype)
         grad_hidden_TD = torch.empty_like(hidden_TD, dtype=grad_T.dtype)
-        grad_weight_VD = torch.zeros_like(wide_VD) if ctx.needs_input_grad[1] else None
+        grad_weight_VD = None
         for first in range(0, hidden_TD.shape[0], ctx.chunk_rows):
             chunk = slice(first, first + ctx.chunk_rows)
             hidden_RD, targets_R = hidden_TD[chunk], targets_T[chunk]
@@ -118,9 +118,12 @@ class _ChunkedLogProbs(torch.autograd.Function):
             grad_RV[torch.arange(targets_R.shape[0], device=targets_R.device), targets_R] -= 1.0
             grad_RV *= -tempered(grad_T[chunk, None], ctx.temperature)
             grad_hidden_TD[chunk] = rows.input_gradient(grad_RV, wide_VD)
-            if grad_weight_VD is not None:
-                grad_weight_VD += rows.weight_gradient(grad_RV, hidden_RD.to(wide_VD.dtype))
-        of_weight = None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype)
+            if ctx.needs_input_grad[1]:
+                wide_RD = hidden_RD.to(wide_VD.dtype)
+                grad_weight_VD = rows.add_weight_gradient(grad_weight_VD, grad_RV, wide_RD)
+        if grad_weight_VD is None and ctx.needs_input_grad[1]:  # there are no rows
+            grad_weight_VD = torch.zeros_like(wide_VD)
+        of_weight = None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype).contiguous()
         return grad_hidden_TD.to(hidden_TD.dtype), of_weight, None, None, None, None
 
 

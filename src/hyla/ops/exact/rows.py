@@ -209,20 +209,37 @@ def input_gradient(grad_TO: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tens
 
 
 def weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
-    """The gradient grad^T x [O, D] of a weight: sums over rows in fp32 (float64), rounded once to their dtype.
+    """The gradient grad^T x [O, D] of a weight: sums over rows in fp32 (float64), rounded once to their dtype. Dense.
 
     Repeats itself bit for bit. On the CPU this is oneDNN, at twice the rate of the library behind `@` in fp32
     (docs/log.md); where it has no bf16, the rows are widened.
     """
+    return _weight_gradient(grad_TO, x_TD).contiguous()
+
+
+def add_weight_gradient(total_OD: torch.Tensor | None, grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
+    """`weight_gradient` added to what is there, in place; None: nothing is.
+
+    The sum of several calls lies as their products do: dense, or as a dense [D, O].
+    """
+    found = _weight_gradient(grad_TO, x_TD)
+    return found if total_OD is None else total_OD.add_(found)
+
+
+def _weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
+    """[O, D], dense or as a dense [D, O], by the sizes of both."""
     dtype, device = grad_TO.dtype, grad_TO.device
     has_layout = has_library_layout(device, dtype)
     if dtype == torch.bfloat16 and device.type == "cpu" and not has_layout:
-        return weight_gradient(grad_TO.float(), x_TD.float()).to(dtype)
+        return _weight_gradient(grad_TO.float(), x_TD.float()).to(dtype)
     if not (has_layout and grad_TO.numel() and x_TD.numel()):
         return grad_TO.t() @ x_TD
     # The library has a fast routine for dense operands only, transposed or not.
     grad_TO, x_TD = (x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous() for x in (grad_TO, x_TD))
-    return torch.ops.mkldnn._linear_pointwise(grad_TO.t(), x_TD.t(), None, "none", [], "")
+    # And it copies its first operand where that is transposed: let it be the one with fewer columns.
+    if grad_TO.shape[1] > x_TD.shape[1]:
+        return _linear_once(x_TD.t(), grad_TO.t()).t()
+    return _linear_once(grad_TO.t(), x_TD.t())
 
 
 def bias_gradient(grad_TO: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hyla.ops import native
-from hyla.ops.activations import ACTIVATIONS, activate
+from hyla.ops.activations import activate
 from hyla.ops.moe.groups import Groups
 from hyla.ops.moe.routing import NORMALIZE_EPS
 from hyla.ops.native import moes
@@ -21,7 +21,7 @@ def forward(x_TD, weights_Tk, ids_Tk, into: Weights, out_of: Weights, activation
     """As in `pytorch.py`; the spans stay where the kernel wrote them."""
     sorted_AD, spans_S3, order_A, rows_A = moes.group(x_TD, ids_Tk, into.shape[0])
     gate_up_AF = into.grouped(sorted_AD, spans_S3)
-    act_AI = activate(activation, *gate_up_AF.chunk(1 + ACTIVATIONS[activation].has_gate, dim=-1))
+    act_AI = activate(activation, gate_up_AF)
     y_TD = moes.combine(out_of.grouped(act_AI, spans_S3), rows_A, weights_Tk)
     return y_TD, gate_up_AF, Groups(spans_S3, order_A, rows_A, ids_Tk.shape[1])
 

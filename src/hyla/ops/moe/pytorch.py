@@ -7,7 +7,7 @@ same whatever company it comes in.
 
 from __future__ import annotations
 
-from hyla.ops.activations import ACTIVATIONS, activate
+from hyla.ops.activations import activate
 from hyla.ops.backends import runs_anywhere
 from hyla.ops.exact.primitives import sigmoid, wide
 from hyla.ops.moe.groups import Groups, group_rows
@@ -28,7 +28,7 @@ def forward(x_TD, weights_Tk, ids_Tk, into: Weights, out_of: Weights, activation
     """The result [T, D]; for the backward pass the products with gate and up [A, 2 I] (no gate: [A, I]), and groups."""
     groups = group_rows(ids_Tk, into.shape[0])
     gate_up_AF = into.grouped(x_TD[groups.tokens_A], groups.spans)
-    act_AI = activate(activation, *gate_up_AF.chunk(1 + ACTIVATIONS[activation].has_gate, dim=-1))
+    act_AI = activate(activation, gate_up_AF)
     out_AD = out_of.grouped(act_AI, groups.spans)
     return joined(out_AD, groups, weights_Tk), gate_up_AF, groups
 

@@ -78,21 +78,35 @@ class _Silu(torch.autograd.Function):
         return choose(OPERATOR, x).silu_grad(x, grad)
 
 
-def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """silu(gate) * up in fp32 (float64 for float64), rounded once to the inputs' dtype."""
-    return _SwiGLU.apply(gate, up) if _differentiable(gate, up) else choose(OPERATOR, gate, up).swiglu(gate, up)
+def swiglu(gate: torch.Tensor, up: torch.Tensor | None = None) -> torch.Tensor:
+    """silu(gate) * up in fp32 (float64 for float64), rounded once to the inputs' dtype.
+
+    up: None where `gate` has both beside one another, [.., 2 I]; its gradient is then made as one, too.
+    """
+    if _differentiable(gate, up):
+        return _SwiGLU.apply(gate, up)
+    gate, up = _gate_and_up(gate, up)
+    return choose(OPERATOR, gate, up).swiglu(gate, up)
+
+
+def _gate_and_up(gate: torch.Tensor, up: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    return gate.chunk(2, dim=-1) if up is None else (gate, up)
 
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gate, up):
         ctx.save_for_backward(gate, up)
+        gate, up = _gate_and_up(gate, up)
         return choose(OPERATOR, gate, up).swiglu(gate, up)
 
     @staticmethod
     def backward(ctx, grad):
-        gate, up = ctx.saved_tensors
+        given, given_up = ctx.saved_tensors
+        gate, up = _gate_and_up(given, given_up)
         both, _, _ = choose(OPERATOR, gate, up).swiglu_grad(grad, gate, up)
+        if given_up is None:
+            return both.to(gate.dtype), None
         to_gate, to_up = both.chunk(2, dim=-1)
         return to_gate.to(gate.dtype), to_up.to(up.dtype)
 
