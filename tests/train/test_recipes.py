@@ -24,6 +24,7 @@ SHORT = ("train.steps=2", "train.batch_tokens=96", "train.micro_batch_tokens=40"
 TINY = {
     "quickstart": ["model.hybrid.vocab_size=300", "model.hybrid.hidden_dim=32", "model.hybrid.pattern=KM"],
     "any-stack": ["model.stack.vocab_size=300", "model.stack.hidden_dim=32"],
+    "five-mixers": ["model.stack.vocab_size=300", "model.stack.hidden_dim=32"],
     "state-passing": ["train.max_document_tokens=64"],
 }
 TRAINED = {"mtp-healing": "nemotron_h", "sparse-attention": "deepseek_v32"}
