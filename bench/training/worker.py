@@ -32,9 +32,14 @@ def documents(args: argparse.Namespace, step: int):
 
 
 class Hyla:
-    """The trainer's own step: packed documents, AdamW."""
+    """The trainer's own step: packed documents, AdamW; the process is set up as `hyla train` sets its own up."""
 
     def __init__(self, args: argparse.Namespace):
+        from hyla.engine.waiting_threads import load_torch
+        from hyla.ops.host_memory import keep_freed_memory
+
+        load_torch()
+        keep_freed_memory()
         import torch
 
         from hyla.checkpoints import load_model

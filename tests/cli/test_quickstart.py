@@ -251,3 +251,38 @@ def test_threads_that_wait_are_set_before_pytorch_and_for_this_process_only(give
     done = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True, env=environment)
     assert done.stdout.split() == [*(str(given.get(name)) for name in names), "True"], done.stderr
     assert shown in done.stderr
+
+
+FIRST = """
+import sys
+from hyla.engine import waiting_threads
+def load_torch():
+    print("loaded before" if "torch" in sys.modules else "first")
+    sys.exit(0)
+waiting_threads.load_torch = load_torch
+from hyla.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", ".", "--dry-run"),
+        ("train", ".", "--out", "run"),
+        ("quickstart", "--out", "run", "--no-serve"),
+        ("generate", "model", "words"),
+        ("score", "model", "."),
+        ("chat", "."),
+    ],
+    ids=" ".join,
+)
+def test_no_verb_loads_pytorch_before_it_says_how_threads_wait(command, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST, *command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )
+    assert done.stdout == "first\n", done.stderr

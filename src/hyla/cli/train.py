@@ -35,6 +35,9 @@ def train(
     device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Train a hybrid model. Ctrl-C keeps what there is; called again, it continues."""
+    from hyla.engine.waiting_threads import load_torch
+
+    load_torch()  # before anything else does
     from hyla.cli.training import make_request
 
     request = make_request(data, config=config, minutes=minutes, steps=steps, seed=seed, settings=settings or ())
@@ -50,9 +53,6 @@ def train(
         raise ConfigError("--out is missing: the folder that the run is kept in")
     if resume and not (out / RUN_FILE).is_file():
         raise ConfigError(f"--resume: {out} holds no run; leave the flag out to begin one")
-    from hyla.engine.waiting_threads import load_torch
-
-    load_torch()
     from hyla.cli.console import console
     from hyla.cli.interrupts import STATUS
     from hyla.cli.training import keep, say_stopped, train_with_bar
