@@ -12,12 +12,16 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+import hyla
+
 NAME = "pretend"
+PACKAGE = f"{Path(hyla.__file__).parent}/"
 HOST = torch.device("cpu")
 
 COPIES = {"aten::_to_copy", "aten::to", "aten::copy_", "aten::_copy_from"}
@@ -112,11 +116,11 @@ def _place(name: str) -> str:
     import sys
 
     frame = sys._getframe(2)
-    while frame is not None and "/hyla/" not in frame.f_code.co_filename:
+    while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back
     if frame is None:
         return name
-    file = frame.f_code.co_filename.rpartition("/hyla/")[2]
+    file = frame.f_code.co_filename.removeprefix(PACKAGE)
     return f"{name} {file}:{frame.f_code.co_name}"
 
 

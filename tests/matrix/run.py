@@ -27,6 +27,7 @@ PARTS = (
     "grid.py",
     "json_files.py",
     "lazy.py",
+    "limited_process",
     "ranges.py",
     "terminal_text.py",
     "user_cache.py",

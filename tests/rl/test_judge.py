@@ -133,7 +133,7 @@ def test_the_wait_before_another_attempt_doubles_and_is_at_least_what_the_server
     async def sleep(seconds):
         waits.append(seconds)
 
-    monkeypatch.setattr(judge.asyncio, "sleep", sleep)
+    monkeypatch.setattr(judge, "pause", sleep)
     judged_by({"a": [503, 503, 503, 429, 429, "1"]}, attempts=6)
     assert waits == [0.01, 0.02, 0.04, 0.2, 0.2]
 

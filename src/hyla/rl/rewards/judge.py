@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+from asyncio import sleep as pause
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,7 +100,7 @@ class Judge:
             except _Busy as error:
                 if attempt == self.config.attempts:
                     raise _Busy(f"{error} ({attempt} attempts)") from error
-                await asyncio.sleep(min(max(wait, error.seconds or 0.0), MOST_WAIT_SECONDS))
+                await pause(min(max(wait, error.seconds or 0.0), MOST_WAIT_SECONDS))
                 wait *= 2
         raise AssertionError("attempts is at least 1")
 

@@ -98,7 +98,7 @@ def test_a_run_that_ended_anywhere_goes_on_bit_for_bit(folder, whole, where, tmp
 def test_a_process_that_is_killed_goes_on_bit_for_bit(folder, whole, tmp_path):
     command = (
         "import sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; import torch; torch.set_num_threads(1); "
-        "from test_resume import finished, request; finished(Path(sys.argv[2]), request(Path(sys.argv[1])))"
+        "from test_killed_rounds import finished, request; finished(Path(sys.argv[2]), request(Path(sys.argv[1])))"
     )
     out = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", command, str(folder), str(out), *sys.path])
