@@ -13,6 +13,7 @@ SAID = {
     "generate": ["greedy:", "sampled:", "prompt tokens came from the prefix cache"],
     "own_model": ["step  0: loss", "chooses the same tokens", "bytes in each layer"],
     "serve_and_call": ["models:  ['tiny']", "whole:", "stream:", "stopped"],
+    "which_module": ["chats.jsonl:", "heldout.jsonl:", "questions about 16 modules"],
     "cost_of_a_recipe": ["Kimi-Linear-48B-A3B: 49.12 B parameters", "24 layers of my own", "1,048,576"],
 }
 
