@@ -31,8 +31,7 @@ def functions(module: str) -> list[str]:
         inside = [one for node in nodes if isinstance(node, ast.Module | ast.ClassDef) for one in node.body]
         for node in inside:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = text.splitlines()[node.lineno - 1 : node.end_lineno][:LINES]
-                found.add(textwrap.dedent("\n".join(lines)))
+                found.add(textwrap.dedent("\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno][:LINES])))
     kept = [lines for lines in found if 120 <= len(lines) <= 600 and module not in lines.lower()]
     return sorted(kept, key=lambda lines: hashlib.sha256(lines.encode()).digest())
 
@@ -67,10 +66,14 @@ def interval(right: int, asked: int, z: float = 1.96) -> tuple[float, float]:
     return (middle - half) / (asked + z * z), (middle + half) / (asked + z * z)
 
 
-if __name__ == "__main__":
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default="which-module")
+    parser.add_argument("--folder", type=Path, default=Path("which-module"), help="of the questions")
     parser.add_argument("--model", help="folder, .gguf file or known name")
     parser.add_argument("--adapter", help="folder of a LoRA adapter of it")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     write(given.folder) if given.model is None else ask(given.folder, given.model, given.adapter)
+
+
+if __name__ == "__main__":
+    main()

