@@ -85,17 +85,22 @@ def small(words: list[str], known: str) -> list[str]:
 
 def test_the_page_s_commands_tune_a_known_model_whole_and_by_an_adapter(example, known, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    said = []
+    said, ends = [], []
     for program, *words in (small(command, known) for command in commands()):
         if program == "python":
             example.main(words[1:])
             said.append(capsys.readouterr().out)
-        elif words[0] != "serve":  # tests/adapters/test_adapter_verbs.py has one
+        elif words[0] == "train":
+            ends.append(run(*words))
+        elif words[0] != "serve":  # tests/server has its own
             run(*words)
     written, *counted = said
     assert written.count("questions about 3 modules") == 2 and len(counted) == 3
     for text in counted:
         assert re.findall(r"^(.*): \d of 9 right", text, re.MULTILINE) == ["as it likes", "one of the names"]
+    whole, lora = (tmp_path / "runs" / name for name in ("whole", "lora"))
+    assert f"try: hyla chat {whole / 'model'}\n" in ends[0] and "with what is asked in them" in ends[0]
+    assert f"try: hyla chat {known} --adapter {lora / 'adapter'}\n" in ends[1] and "--adapter" not in ends[0]
     adapter = json.loads(Path("runs/lora/adapter/adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == known
     assert load_tokenizer(known).backend.to_str() == load_tokenizer("runs/whole/model").backend.to_str()
