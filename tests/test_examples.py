@@ -14,6 +14,7 @@ SAID = {
     "own_model": ["step  0: loss", "chooses the same tokens", "bytes in each layer"],
     "serve_and_call": ["models:  ['tiny']", "whole:", "stream:", "stopped"],
     "grpo": ["step 2 of 2: reward", "ratio 1", "held-out reward 0.0", "in 2 steps"],
+    "which_module": ["chats.jsonl:", "heldout.jsonl:", "questions about 16 modules"],
     "cost_of_a_recipe": ["Kimi-Linear-48B-A3B: 49.12 B parameters", "24 layers of my own", "1,048,576"],
 }
 

@@ -12,9 +12,10 @@ from hyla.cli import main
 from hyla.cli.app import app
 
 
-def run(*arguments):
-    """(exit status, printed text) of a verb, in this process."""
-    result = CliRunner().invoke(typer.main.get_command(app), [str(part) for part in arguments], catch_exceptions=False)
+def run(*arguments, typed=None):
+    """(exit status, printed text) of a verb, in this process. typed: what stands on its standard input."""
+    words = [str(part) for part in arguments]
+    result = CliRunner().invoke(typer.main.get_command(app), words, input=typed, catch_exceptions=False)
     return result.exit_code, result.output
 
 
@@ -33,6 +34,22 @@ def test_generate_merges_an_adapter(folders):
     how = ("def ", "--max-tokens", 8, "--seed", 1)
     texts = [run("generate", *model, *how) for model in ((base, "--adapter", adapter), (merged,), (base,))]
     assert texts[0] == texts[1] and texts[0][0] == 0 and texts[0] != texts[2]
+
+
+def test_chat_merges_an_adapter(folders):
+    base, adapter, merged = folders
+    how = ("--max-tokens", 8, "--seed", 1)
+    models = ((base, "--adapter", adapter), (merged,), (base,))
+    said = [run("chat", *model, *how, typed="def \n") for model in models]
+    texts = [text.replace(str(model[0]), "").replace(model[0].name, "") for (_, text), model in zip(said, models)]
+    assert texts[0] == texts[1] and said[0][0] == 0 and texts[0] != texts[2]
+
+
+def test_a_server_s_model_gets_no_adapter_from_here(folders, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["hyla", "chat", "http://127.0.0.1:9", "--adapter", str(folders[1])])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1 and "give the adapter to its `hyla serve`" in capsys.readouterr().err
 
 
 def test_the_flag_of_serve_is_made_from_the_option():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hyla.checkpoints.folder import Folder
 from hyla.checkpoints.gguf.checkpoint import GGUFCheckpoint, is_gguf
+from hyla.checkpoints.hub import resolve
 from hyla.checkpoints.protocol import Checkpoint, CheckpointConfig
 
 if TYPE_CHECKING:  # configs are read without PyTorch
@@ -28,8 +29,9 @@ def read_config(path: str | Path) -> CheckpointConfig:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The published tokenizer of a folder or GGUF file. Nothing in it is executed; templates run in a sandbox.
+    """The published tokenizer of a folder, a GGUF file, or a model by its name (`resolve`). Nothing in it is executed;
+    templates run in a sandbox.
 
     Raises CheckpointError when there is none, or it is broken.
     """
-    return open_checkpoint(path).tokenizer()
+    return open_checkpoint(resolve(path, with_weights=False)).tokenizer()

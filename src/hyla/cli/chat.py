@@ -28,6 +28,9 @@ def chat(
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     dtype: Annotated[str | None, typer.Option(help="Of a folder: float32 or bfloat16; default: as stored.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Of a folder: folder of a LoRA adapter, merged as the model is loaded.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Of a folder: where to compute; cpu, cuda, cuda:1.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of a folder: that compute; default: the cores it may use.")
@@ -47,6 +50,6 @@ def chat(
     key = api_key or os.environ.get(API_KEY_VARIABLE)
     given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     settings = {setting: value for setting, value in given.items() if value is not None}
-    options = {"dtype": dtype, "revision": revision, "device": device, "threads": threads}
+    options = {"dtype": dtype, "revision": revision, "adapter": adapter, "device": device, "threads": threads}
     with open_model(model, name=name, api_key=key, options=options) as opened, line_history(history):
         Session(opened, settings, system=system).run()

@@ -10,7 +10,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from hyla.errors import HylaError, RequestError
+from hyla.errors import ConfigError, HylaError, RequestError
 
 Message = dict[str, str]
 Prompt = list[Message] | str
@@ -70,6 +70,8 @@ def open_model(
         with _open_folder(target, dict(options or {})) as local:
             yield local
         return
+    if (adapter := (options or {}).get("adapter")) is not None:
+        raise ConfigError(f"--adapter {adapter}: {target} has its model already; give the adapter to its `hyla serve`")
     import httpx
 
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -86,6 +88,7 @@ def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
 
     load_torch()
     import hyla
+    from hyla.adapters import tokenizer_beside
     from hyla.checkpoints import open_checkpoint, resolve
     from hyla.checkpoints.names import find_known
     from hyla.cli.console import loading_bar
@@ -95,7 +98,7 @@ def _open_folder(folder: str, options: dict[str, Any]) -> Iterator[LocalModel]:
 
     found = resolve(folder, options.pop("revision", None))
     checkpoint = open_checkpoint(found)
-    tokenizer = checkpoint.tokenizer()
+    tokenizer = tokenizer_beside(checkpoint, options.get("adapter")) or checkpoint.tokenizer()
     if tokenizer.chat_template is not None:
         tokenizer.chat_template.start()
     card = served_card(checkpoint, find_known(folder))

@@ -55,7 +55,7 @@ def train(
         raise ConfigError(f"--resume: {out} holds no run; leave the flag out to begin one")
     from hyla.cli.console import console
     from hyla.cli.interrupts import STATUS
-    from hyla.cli.training import keep, say_stopped, train_with_bar
+    from hyla.cli.training import keep, say_saved, say_stopped, train_with_bar
 
     run, trained = train_with_bar(out, request, device)
     if trained.memory is not None:
@@ -64,6 +64,4 @@ def train(
     if not trained.is_finished:
         say_stopped(run, trained, score)
         raise typer.Exit(STATUS)
-    if score is not None:
-        console.print(f"{score.bits_per_byte:.3f} bits per byte on held-out text")
-    console.print(f"saved {run.model_folder}; try: hyla generate {run.model_folder} 'def '")
+    say_saved(run, score)

@@ -114,3 +114,16 @@ def say_stopped(run: Run, trained: Trained, score: HeldoutScore | None) -> None:
         f"the same command goes on, `hyla serve {run.model_folder}` serves it",
         soft_wrap=True,
     )
+
+
+def say_saved(run: Run, score: HeldoutScore | None) -> None:
+    """What a finished run is worth, where it is, and how to talk to it."""
+    if score is not None:
+        what = "text" if run.heldout_store.learnt is None else "conversations, with what is asked in them"
+        console.print(f"{score.bits_per_byte:.3f} bits per byte on held-out {what}")
+    words = f"chat {run.model_folder}" if run.tokenizer.chat_template else f"generate {run.model_folder} 'def '"
+    console.print(f"saved {run.model_folder}; try: hyla {words}", soft_wrap=True)
+    if run.request.lora is not None:
+        place = run.adapter_folder
+        what = f"its adapter alone: {place}; try: hyla chat {run.request.model.start_from} --adapter {place}"
+        console.print(what, soft_wrap=True)
