@@ -105,5 +105,7 @@ def test_from_a_recipe_by_the_command_line(tmp_path):
     assert done.exit_code == 0, done.output
     assert "step 2 of 2: reward" in done.output and "ratio 1" in done.output and "hand-over" in done.output
     assert (tmp_path / "run" / "model" / "config.json").exists()
+    wrong = CliRunner().invoke(app, ["train", *command[1:]])
+    assert isinstance(wrong.exception, ConfigError) and "`hyla rl` reads" in str(wrong.exception)
     dry = CliRunner().invoke(app, [*command[:2], "--dry-run"])
     assert json.loads(dry.output)["rl"]["rollout"]["group_size"] == 2

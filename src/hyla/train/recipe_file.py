@@ -40,6 +40,10 @@ def read_recipe(path: Path, settings: Sequence[str] = (), kind: type[Request] = 
 
 def request_of(tables: dict, place: str, kind: type[Request] = RunRequest) -> Request:
     """Validated. place: how errors call it."""
+    if "rl" in tables and "rl" not in kind.model_fields:
+        raise ConfigError(
+            f"{place} has the table rl, which `hyla rl` reads: give it to that verb, or take the table out"
+        )
     try:
         return kind(**tables)
     except ConfigError as error:
