@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from matrix.mixers import MIXERS, SOFTMAX
+
 from hyla.checkpoints import save_model
 from hyla.checkpoints.chat_template import ChatTemplate
+from hyla.models.config import MLPConfig, ModelConfig, SublayerConfig
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.corpus import Document
@@ -31,6 +34,14 @@ RECIPE = HybridRecipe(
 def tiny_model(seed: int = 0) -> Model:
     """Random weights, two layers (KDA and MLA), a mixture of experts."""
     return initialize(Model(RECIPE.model_config_of(RECIPE.vocab_size, END_OF_TEXT_ID)), seed)
+
+
+def sandwich(mixer: str, vocab_size: int, **more) -> ModelConfig:
+    """A mixer of the matrix, softmax attention, the mixer, with MLPs between them. more: other fields of the config."""
+    own, attention = SublayerConfig(module=MIXERS[mixer]), SublayerConfig(module=SOFTMAX)
+    mlp = SublayerConfig(module=MLPConfig(intermediate_dim=20))
+    layers = (own, mlp, attention, mlp, own)
+    return ModelConfig(family="hyla", vocab_size=vocab_size, hidden_dim=24, sublayers=layers, max_len=512, **more)
 
 
 def save_tiny_folder(folder: Path, *, is_chat: bool = True) -> Path:

@@ -29,8 +29,8 @@ def chooser_of(*, prompt=PROMPT, output=(), choice=0, stop_ids=(STOP,), **fields
     return chooser
 
 
-def reference_token(row, params, prompt, output, position, stop_ids=(STOP,)):
-    """The documented order in plain Python; no filters."""
+def reference_row(row, params, prompt, output):
+    """Logits after penalties and bias, as floats."""
     x = [float(value) for value in row]
     for token in {*prompt, *output}:
         x[token] = x[token] / params.repetition_penalty if x[token] > 0 else x[token] * params.repetition_penalty
@@ -38,6 +38,12 @@ def reference_token(row, params, prompt, output, position, stop_ids=(STOP,)):
         x[token] -= params.frequency_penalty * output.count(token) + params.presence_penalty
     for token, bias in params.logit_bias.items():
         x[token] += bias
+    return x
+
+
+def reference_token(row, params, prompt, output, position, stop_ids=(STOP,)):
+    """The documented order in plain Python; no filters."""
+    x = reference_row(row, params, prompt, output)
     text = [*prompt, *output]
     banned = set(stop_ids) if len(output) < params.min_tokens else set()
     banned |= {word[-1] for word in params.bad_words if text[len(text) - len(word) + 1 :] == list(word[:-1])}

@@ -5,11 +5,11 @@ import random
 
 import pytest
 import torch
-from matrix.mixers import MIXERS, SOFTMAX
+from tiny_model import sandwich
 
 from hyla.engine import Engine, Request, SamplingParams
 from hyla.engine.requests.collect import Collector
-from hyla.models.config import MLPConfig, ModelConfig, MTPConfig, SublayerConfig
+from hyla.models.config import MTPConfig
 from hyla.models.initialize import initialize
 from hyla.models.state import cast
 from hyla.models.trunk import Model
@@ -28,16 +28,8 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def hybrid(mixer: str, dtype: torch.dtype, seed: int = 5) -> Model:
     """The mixer, softmax attention, the mixer; with a module of multi-token prediction."""
-    own, attention = SublayerConfig(module=MIXERS[mixer]), SublayerConfig(module=SOFTMAX)
-    mlp = SublayerConfig(module=MLPConfig(intermediate_dim=20))
-    config = ModelConfig(
-        family="hyla",
-        vocab_size=VOCAB,
-        hidden_dim=24,
-        sublayers=(own, mlp, attention, mlp, own),
-        mtp=(MTPConfig(sublayers=(attention, mlp), num_steps=1),),
-        max_len=512,
-    )
+    _, mlp, attention, *_ = sandwich(mixer, VOCAB).sublayers
+    config = sandwich(mixer, VOCAB, mtp=(MTPConfig(sublayers=(attention, mlp), num_steps=1),))
     return cast(initialize(Model(config), seed, std=0.3), dtype)
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from test_choosing import reference_row
 from test_engine_thread import Listener
 from tiny_model import save_tiny_folder
 
@@ -99,13 +100,8 @@ def test_everything_that_shapes_the_distribution_counts(fields):
 
 def reference_probs(row, output, temperature, *, stop_ids=(), **fields):
     """float64, in the documented order."""
-    params, x = SamplingParams(**fields), row.double().numpy().copy()
-    for token in {*PROMPT, *output}:
-        x[token] = x[token] / params.repetition_penalty if x[token] > 0 else x[token] * params.repetition_penalty
-    for token in set(output):
-        x[token] -= params.frequency_penalty * output.count(token) + params.presence_penalty
-    for token, bias in params.logit_bias.items():
-        x[token] += bias
+    params = SamplingParams(**fields)
+    x = np.array(reference_row(row, params, PROMPT, output))
     banned = {word[-1] for word in params.bad_words} | (set(stop_ids) if params.min_tokens else set())
     banned |= set(range(VOCAB)) - set(params.allowed_token_ids or range(VOCAB))
     x[sorted(banned)] = -math.inf

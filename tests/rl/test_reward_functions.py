@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from test_template_process import is_there, wait_until
 
 from hyla.errors import ConfigError
 from hyla.rl.rewards import Judgement, RewardConfig, Rewards
@@ -49,10 +50,6 @@ def caller(rewards):
 def pid_of(rewards):
     (life,) = caller(rewards)._lives
     return life.process.pid
-
-
-def is_there(pid):
-    return Path(f"/proc/{pid}").exists()
 
 
 def test_samples_are_judged_in_order_by_one_process_that_is_not_this_one(rewards):
@@ -146,8 +143,15 @@ def test_what_a_function_that_hangs_has_started_ends_with_it(file, tmp_path):
     do = f"child = subprocess.Popen(['sleep', '600']); open({str(note)!r}, 'w').write(str(child.pid)); child.wait()"
     with Rewards(RewardConfig(function=f"{file}:reward", timeout_seconds=5.0)) as rewards:
         assert rewards.of([("x", {"do": do})]) == [Judgement(None, "took longer than 5 s")]
-    stat = Path(f"/proc/{note.read_text()}/stat")
-    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"  # whoever adopts it reaps it
+    assert wait_until(lambda: is_gone(note.read_text()))  # a signal takes its time
+
+
+def is_gone(process):
+    """Whether a process has ended; whoever has adopted it reaps it."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,10 @@ import random
 from pathlib import Path
 
 import torch
-from matrix.mixers import MIXERS, SOFTMAX
+from tiny_model import sandwich
 from tiny_text import byte_tokenizer
 
 from hyla.checkpoints import save_model
-from hyla.models.config import MLPConfig, ModelConfig, SublayerConfig
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.rl.config import RLRequest
@@ -30,16 +29,7 @@ LETTERS = slice(97, 99)
 def hybrid(mixer: str, vocab_size: int, seed: int = 5) -> Model:
     """The mixer, softmax attention, the mixer. It writes a and b most of the time, so that a lookup in what is
     there already is right now and then."""
-    own, attention = SublayerConfig(module=MIXERS[mixer]), SublayerConfig(module=SOFTMAX)
-    mlp = SublayerConfig(module=MLPConfig(intermediate_dim=20))
-    config = ModelConfig(
-        family="hyla",
-        vocab_size=vocab_size,
-        hidden_dim=24,
-        sublayers=(own, mlp, attention, mlp, own),
-        max_len=512,
-    )
-    model = initialize(Model(config), seed, std=0.3)
+    model = initialize(Model(sandwich(mixer, vocab_size)), seed, std=0.3)
     with torch.no_grad():
         letters = model.head.weight[LETTERS] * 8.0
         model.head.weight.zero_()

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hyla.cli.run_flags import Out, Resume, Settings, run_folder
+
 
 def train(
     data: Annotated[
@@ -16,19 +18,15 @@ def train(
             help="A recipe, or a folder of UTF-8 text files (read with its subfolders), or a token store.",
         ),
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; the model ends up in its subfolder model/.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. train.steps=100; wins over it.")
-    ] = None,
+    out: Out = None,
+    settings: Settings = None,
     config: Annotated[
         Path | None, typer.Option(help="For DATA: TOML file with the tables [recipe] (sizes) and [train] (steps, ...).")
     ] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Training time; sets the number of steps.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps; default for DATA: 350.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Start values and order of the documents.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Only go on with a run that --out holds already.")] = False,
+    resume: Resume = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved recipe, parameters, cost, bytes and time; then stop.")
     ] = False,
@@ -46,18 +44,11 @@ def train(
 
         show_dry_run(request)
         return
-    from hyla.errors import ConfigError
-    from hyla.train.run import RUN_FILE
-
-    if out is None:
-        raise ConfigError("--out is missing: the folder that the run is kept in")
-    if resume and not (out / RUN_FILE).is_file():
-        raise ConfigError(f"--resume: {out} holds no run; leave the flag out to begin one")
     from hyla.cli.console import console
     from hyla.cli.interrupts import STATUS
     from hyla.cli.training import keep, say_saved, say_stopped, train_with_bar
 
-    run, trained = train_with_bar(out, request, device)
+    run, trained = train_with_bar(run_folder(out, resume), request, device)
     if trained.memory is not None:
         console.print(str(trained.memory), soft_wrap=True)
     score = keep(run, trained)

@@ -9,11 +9,10 @@ from functools import lru_cache
 import torch
 
 from hyla.data.batch_sizes import BatchSizes
+from hyla.data.epochs import permutation
 from hyla.errors import ConfigError
 from hyla.ops.batch import Batch
 
-EPOCH_SEED_STRIDE = 1_000_003
-"""Keeps the shuffles of (seed, epoch) apart for all small seeds and epochs."""
 SOURCE_SEED_STRIDE = 7_919
 """Keeps the shuffles of the sources of a mixture apart."""
 
@@ -176,8 +175,7 @@ class Stream:
 
     def _shuffled(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Pieces in the epoch's order and the stream position after each."""
-        generator = torch.Generator().manual_seed(self.seed + EPOCH_SEED_STRIDE * (epoch + 1))
-        order = torch.randperm(len(self._firsts), generator=generator)
+        order = permutation(len(self._firsts), self.seed, epoch)
         return order, self._lengths[order].cumsum(0)
 
     def pieces(self, first: int, last: int) -> list[tuple[int, int]]:

@@ -253,6 +253,11 @@ def _record(place: str, row: Any, fields: Fields) -> Record | Damaged:
     return Record(place, value) if value.strip() else Damaged(place, f"{key} is empty")
 
 
+def are_messages(value: Any) -> bool:
+    """Whether a value is a list of messages, each with a role; an empty one is."""
+    return isinstance(value, list) and all(isinstance(message, dict) and "role" in message for message in value)
+
+
 def _wrong_messages(value: Any) -> str | None:
     """Why a value is no conversation that can be learnt from; None: it is one."""
     if not isinstance(value, list) or not value:

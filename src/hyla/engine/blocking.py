@@ -50,16 +50,26 @@ class BlockingUse:
         if len(each) != len(listed):
             raise RequestError(f"{len(listed)} prompts and {len(each)} sampling parameters; give as many", "params")
         requests = [self.resolve(self._request(prompt, one)) for prompt, one in zip(listed, each)]
-        collectors = [Collector(one.request) for one in requests]
-        by_id = {collector.request.request_id: collector for collector in collectors}
-        left = deque(requests)
+        found = {(one.request_id, one.choice): one for part in self.finished(requests) for one in part}
+        return [found[one.request.request_id, choice] for one in requests for choice in range(one.request.params.n)]
+
+    def finished(self, requests: Sequence[Resolved]) -> Iterator[list[Completion]]:
+        """Compute requests, and give all completions of those that have finished after each step in which some have.
+
+        Requests go in as the queue's limits permit. Whoever stops reading cancels the rest.
+        """
+        collectors = {one.request.request_id: Collector(one.request) for one in requests}
+        left, queue = dict(collectors), deque(requests)
         try:
-            while not all(collector.is_finished for collector in collectors):
-                self._add_fitting(left)
-                self._route(by_id)
+            while left:
+                self._add_fitting(queue)
+                ended = {event.request_id for event in self._route(left) if left[event.request_id].is_finished}
+                done = [collector for name, collector in left.items() if name in ended]
+                left = {name: collector for name, collector in left.items() if name not in ended}
+                if done:
+                    yield [completion for collector in done for completion in collector.completions()]
         finally:
-            self._abandon(by_id)
-        return [completion for collector in collectors for completion in collector.completions()]
+            self._abandon(collectors)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[TokenEvent]:
         """Events of one prompt as they come. Closing the iterator cancels the request."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from hyla.engine import EngineOptions
 from hyla.models.config import Config, Count
+from hyla.rl.advantages import AdvantageKind
+from hyla.rl.objective import Normalisation
 from hyla.rl.rewards.config import RewardConfig
 from hyla.train.run import RunRequest
 from hyla.train.run_data import DataSource
@@ -61,10 +63,11 @@ class RolloutConfig(Config):
 
     @model_validator(mode="after")
     def _is_exact(self):
-        found = {name: getattr(self.engine, name) for name in EXACT}
-        wrong = next((name for name, value in EXACT.items() if found[name] != value), None)
-        if wrong is not None:
-            raise ValueError(f"engine.{wrong} = {found[wrong]!r}: a round needs {EXACT[wrong]!r}; leave it out")
+        for name, value in EXACT.items():
+            if getattr(self.engine, name) != value:
+                raise ValueError(
+                    f"engine.{name} = {getattr(self.engine, name)!r}: a round needs {value!r}; leave it out"
+                )
         return self
 
 
@@ -75,9 +78,9 @@ EXACT = {"snapshot_dtype": "float32", "acceptance": "exact", "dtype": None, "ada
 class PolicyConfig(Config):
     """How rewards become a gradient. Formulas and sources: docs/rl.md."""
 
-    advantage: Literal["group", "group_mean", "leave_one_out", "batch_mean", "none"] = "group"
+    advantage: AdvantageKind = "group"
     """What a reward is compared with."""
-    normalise: Literal["token", "sequence", "constant"] = "token"
+    normalise: Normalisation = "token"
     """Whether every token of an update, or every answer, weighs the same; "constant": every answer, by max_tokens."""
     clip_low: Share | None = 0.2
     """How far below 1 a ratio may fall and still be moved; None: no limit."""

@@ -21,10 +21,11 @@ class HandOver:
     def __init__(self, source: Model, engine: Engine, names: Iterable[str]):
         self.source, self.engine = source, engine
         self._from, self._to = NamedWeights(source), NamedWeights(engine.model)
-        self.names = [name for name in self._to.shapes if name in set(names)]
-        changed = set(self.names)
+        changed = set(names)
+        self._alone = [name for name in self._to.shapes if name in changed and name not in self._to.projections]
         places = (place for name in changed for place in self._to.projections.get(name, ()))
-        self._projections = {id(projection): projection for projection, _ in places}
+        products = {id(projection): projection for projection, _ in places}.values()
+        self._products = [(projection, self._to.names_of(projection)) for projection in products]
 
     def share(self, adapters: Adapters) -> None:
         """Let the engine's products read the very terms that are trained."""
@@ -35,11 +36,9 @@ class HandOver:
     @torch.no_grad()
     def __call__(self) -> None:
         """Hand everything over, and forget what the engine has cached. No request may be running."""
-        for name in self.names:
-            if name not in self._to.projections:
-                self._to.copy(name, self._from.read(name))
-        for projection in self._projections.values():
-            parts = [self._from.read(name) for name in self._to.names_of(projection)]
-            projection.renew(parts)
+        for name in self._alone:
+            self._to.copy(name, self._from.read(name))
+        for projection, names in self._products:
+            projection.renew([self._from.read(name) for name in names])
         self.engine.forget_cached()
         self.engine.weights_version += 1

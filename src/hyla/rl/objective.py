@@ -39,6 +39,12 @@ class PolicyLosses(NamedTuple):
     """Minus infinity for a pass without learnt tokens."""
 
 
+@torch.no_grad()
+def ratios(new_R: torch.Tensor, rollout_R: torch.Tensor) -> torch.Tensor:
+    """exp(new - rollout) in float64 [R], without a gradient; exactly 1 where both have the same bits."""
+    return (new_R.double() - rollout_R.double()).exp()
+
+
 def policy_loss(
     new_R: torch.Tensor,
     rollout_R: torch.Tensor,
@@ -76,7 +82,7 @@ def policy_loss(
     advantages_R, weights_R = advantages_R.detach().double(), weights_R.detach().double()
     difference_R = new_R - rollout_R.detach().double()
     with torch.no_grad():
-        ratio_R = difference_R.exp()
+        ratio_R = ratios(new_R, rollout_R)
         low = 0.0 if clip_low is None else 1.0 - clip_low
         high = inf if clip_high is None else 1.0 + clip_high
         bound_R = ratio_R.clamp(low, high)

@@ -21,7 +21,7 @@ from hyla.rl.config import PolicyConfig
 from hyla.rl.handover import HandOver
 from hyla.rl.heldout import HeldoutScores
 from hyla.rl.metrics import RoundMetrics, UpdateMetrics
-from hyla.rl.objective import PolicyLosses, policy_loss, token_weights
+from hyla.rl.objective import PolicyLosses, policy_loss, ratios, token_weights
 from hyla.rl.rollouts import Rollouts
 from hyla.rl.rows import PolicyRows, nothing_learnt, rows_of
 from hyla.rl.samples import Sample
@@ -148,14 +148,15 @@ class PolicyTrainer(Trainer):
 
     def _begin_round(self, step: int) -> None:
         number, place = self.round_of(step)
-        if place and not self.rollouts.is_complete(number):
+        is_complete = self.rollouts.is_complete(number)
+        if place and not is_complete:
             raise CheckpointError(
                 f"{self.rollouts.file(number).path} is not whole, and the weights that gave its answers are gone: the "
                 f"run is {place} updates further; delete the newest folder of {self.folder / 'checkpoints'}, and the "
                 "same command goes on from the one before"
             )
         before = replace(self.rollouts.shares)
-        if not place and not self.rollouts.is_complete(number):
+        if not is_complete:
             with self.rollouts.shares.timed("handover"):
                 self.hand_over()
         groups = self.rollouts.round(number)
@@ -208,6 +209,7 @@ class PolicyTrainer(Trainer):
         assert isinstance(rows, PolicyRows) and rows.is_learnt_T is not None
         learnt_T = rows.is_learnt_T
         hidden_TD = self.model(rows.tokens_T, rows.batch)
+        rollout_R = rows.rollout_T[learnt_T]
         new_R, entropy_R = token_logprobs_and_entropy(
             hidden_TD[learnt_T],
             self.model.head.weight,
@@ -215,7 +217,6 @@ class PolicyTrainer(Trainer):
             chunk_rows=self.config.loss_rows,
             temperature=self.temperature,
         )
-        rollout_R = rows.rollout_T[learnt_T]
         losses = policy_loss(
             new_R,
             rollout_R,
@@ -227,16 +228,16 @@ class PolicyTrainer(Trainer):
             kl_weight=self.policy.kl_weight,
             num_tokens=self._num_tokens,
         )
-        self._seen.append(Seen(losses, (new_R.detach().double() - rollout_R.double()).exp(), entropy_R))
+        self._seen.append(Seen(losses, ratios(new_R, rollout_R), entropy_R))
         return losses
 
     def _measured(self, step: int, seconds: float) -> UpdateMetrics:
         number, _ = self.round_of(step)
         if not self._seen:
             return UpdateMetrics(step + 1, number, 0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, None, seconds)
+        losses = [seen.losses for seen in self._seen]
         ratio_R = torch.cat([seen.ratio_R for seen in self._seen])
         entropy_R = torch.cat([seen.entropy_R for seen in self._seen])
-        losses = [seen.losses for seen in self._seen]
         return UpdateMetrics(
             step=step + 1,
             round=number,

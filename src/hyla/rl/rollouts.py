@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyla.engine import Engine, Request, SamplingParams
-from hyla.engine.requests.collect import Collector
 from hyla.engine.requests.messages import Completion
 from hyla.errors import HylaError
 from hyla.rl.config import RolloutConfig
 from hyla.rl.rewards import Rewards
 from hyla.rl.samples import RoundFile, Sample
-from hyla.rl.tasks import Task, TaskOrder
+from hyla.rl.tasks import Task, round_tasks
 
 FINISHED = ("stop", "length")
 """How an answer that can be judged ends."""
@@ -62,7 +61,7 @@ class Rollouts:
     ):
         self.engine, self.tasks, self.rewards, self.config = engine, tasks, rewards, config
         self.seed, self.folder = seed, folder
-        self.order = TaskOrder(len(tasks), config.tasks_per_round, seed)
+        self.order = round_tasks(len(tasks), config.tasks_per_round, seed)
         self.shares = Shares()
 
     def file(self, number: int) -> RoundFile:
@@ -112,12 +111,15 @@ class Rollouts:
             name = f"{number}-{group}-{member}"
             places[name] = (group, member, self.tasks[order[group]])
             requests.append(Request(name, places[name][2].prompt_ids, params))
-        for done in answers(self.engine, requests):
+        for done in self._finished(requests):
             samples = []
             for one in done:
                 group, member, task = places[one.request_id]
                 samples.append(_sample(group, member, task, one))
             yield samples
+
+    def _finished(self, requests: Sequence[Request]) -> Iterator[list[Completion]]:
+        return self.engine.finished([self.engine.resolve(request) for request in requests])
 
     def _judged(self, samples: Sequence[Sample]) -> Iterable[list[Sample]]:
         """In pieces, so that a killed process keeps most of what was asked."""
@@ -145,7 +147,7 @@ class Rollouts:
                 )
                 requests.append(Request(f"held-out-{place}-{member}", task.prompt_ids, params))
         with self.shares.timed("rollout"):
-            done = {one.request_id: one for part in answers(self.engine, requests) for one in part}
+            done = {one.request_id: one for part in self._finished(requests) for one in part}
         texts = [(done[request.request_id].text or "", tasks[n // samples].row) for n, request in enumerate(requests)]
         with self.shares.timed("reward"):
             found = [judgement.reward or 0.0 for judgement in self.rewards.of(texts)]
@@ -172,32 +174,3 @@ def _sample(group: int, member: int, task: Task, done: Completion) -> Sample:
         drafted_tokens=done.usage.drafted_tokens,
         accepted_tokens=done.usage.accepted_tokens,
     )
-
-
-def answers(
-    engine: Engine, requests: Sequence[Request], on_step: Callable[[], None] = lambda: None
-) -> Iterable[list[Completion]]:
-    """Compute requests, and give those that are finished after each step in which some are.
-
-    Whoever stops reading cancels the rest.
-    """
-    collectors = {request.request_id: Collector(engine.add(request, is_admitted=True)) for request in requests}
-    left = set(collectors)
-    try:
-        while left:
-            done = []
-            for event in engine.step():
-                collector = collectors.get(event.request_id)
-                if collector is None:
-                    continue
-                collector.add(event)
-                if collector.is_finished:
-                    left.discard(event.request_id)
-                    done += collector.completions()
-            on_step()
-            if done:
-                yield done
-    finally:
-        for name in left:
-            engine.cancel(name)
-        engine.take_events()

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from hyla.adapters import Adapters, merge, report, save_adapter
-from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
+from hyla.adapters import report
+from hyla.checkpoints import Tokenizer, load_tokenizer
 from hyla.checkpoints.fetching import checksum
 from hyla.engine import Engine
 from hyla.errors import CheckpointError, ConfigError
@@ -36,11 +36,11 @@ from hyla.rl.metrics import HeldoutReward, RoundMetrics, UpdateMetrics
 from hyla.rl.policy import PolicyTrainer
 from hyla.rl.rewards import Rewards
 from hyla.rl.rollouts import Rollouts
-from hyla.rl.tasks import TaskOrder, read_tasks
+from hyla.rl.tasks import read_tasks, round_tasks
 from hyla.train.files import filling, replace_json
 from hyla.train.model_source import trained_config, trained_digest
 from hyla.train.precision import DTYPES
-from hyla.train.run import RUN_FILE, first_difference
+from hyla.train.run_folder import RUN_FILE, check_start, differs, is_begun, keep_adapter, keep_model
 from hyla.train.run_state import environment
 
 FORMAT = "rl-1"
@@ -81,11 +81,7 @@ class RLRun:
     def trained(self, listeners: Listeners) -> tuple[Model, int]:
         """Train, or go on, to the last step, or the one in which `is_stopped` comes true; the model, which is saved,
         and its number of steps. Killed at any moment, the next call goes on bit for bit."""
-        if trained_digest(self.start_from) != self.record["start_digest"]:
-            raise ConfigError(
-                f"{self.start_from}, with which the run in {self.folder} began, has other weights now; put the old "
-                "ones back, or choose another --out"
-            )
+        check_start(self.folder, self.start_from, self.record["start_digest"])
         with Rewards(self.request.rl.reward) as rewards:
             trainer = self._trainer(rewards, listeners)
             listeners.on_resume(trainer.resume(listeners.say))
@@ -93,10 +89,8 @@ class RLRun:
             trainer.score(trainer.finished_steps)
         trainer.keep_final_weights()
         if trainer.adapters is not None:
-            self._keep_adapter(trainer.adapters)
-        for leftover in self.folder.glob(f".{self.model_folder.name}-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        save_model(trainer.model, self.model_folder, tokenizer=self.tokenizer)
+            keep_adapter(trainer.adapters, self.folder / "adapter", self.start_from, self.tokenizer)
+        keep_model(trainer.model, self.model_folder, self.tokenizer)
         return trainer.model, trainer.finished_steps
 
     def _made(self) -> Model:
@@ -139,10 +133,6 @@ class RLRun:
         options = rollout.engine.model_dump(exclude_unset=True)
         return Engine(model, tokenizer=self.tokenizer, **options)
 
-    def _keep_adapter(self, adapters: Adapters) -> None:
-        save_adapter(adapters, self.folder / "adapter", base=self.start_from, tokenizer=self.tokenizer)
-        merge(adapters)
-
 
 def open_rl_run(folder: Path, request: RLRequest) -> RLRun:
     """The run in `folder`, prepared now if there is none. The folder appears whole or not at all.
@@ -150,19 +140,14 @@ def open_rl_run(folder: Path, request: RLRequest) -> RLRun:
     Raises ConfigError when the folder holds another run, or other files.
     """
     folder = folder.absolute()
-    if not (folder / RUN_FILE).is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} is not empty and holds no run; choose another --out")
+    if not is_begun(folder):
         _prepare(folder, request)
     record = read_json(folder / RUN_FILE)
     if record.get("format") != FORMAT:
         raise CheckpointError(f"{folder} holds no run of `hyla rl`, or another version's; choose another --out")
     recorded = RLRequest(**record["request"])
     if recorded != request:
-        key, old, new = first_difference(recorded, request)
-        raise ConfigError(
-            f"{folder} holds a run with {key} = {old}, not {new}; choose another --out, or delete that folder"
-        )
+        raise differs(folder, recorded, request)
     _check_files(folder, request, record)
     assert request.model.start_from is not None
     return RLRun(folder, request, record, load_tokenizer(request.model.start_from))
@@ -178,7 +163,7 @@ def _prepare(folder: Path, request: RLRequest) -> None:
         tasks = read_tasks(file, tokenizer)
         longest = max(longest, *(len(task.prompt_ids) for task in tasks))
         if file == Path(rl.tasks):
-            TaskOrder(len(tasks), rl.rollout.tasks_per_round, request.train.seed)
+            round_tasks(len(tasks), rl.rollout.tasks_per_round, request.train.seed)
     if longest + rl.rollout.max_tokens > config.max_len:
         raise ConfigError(
             f"a prompt of {longest} tokens and rl.rollout.max_tokens = {rl.rollout.max_tokens} are more than the "

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from hyla.errors import CheckpointError
-from hyla.train.files import writing
+from hyla.train.files import whole_lines, writing
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,11 @@ class RoundFile:
         if not self.path.exists():
             return {}
         data = self.path.read_bytes()
-        lines = data.decode("utf-8", "replace").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
+        if not data.endswith(b"\n"):
             with writing(self.path):
                 os.truncate(self.path, data.rfind(b"\n") + 1)
-            lines.pop()
         found: dict[tuple[int, int], Sample] = {}
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(whole_lines(data), start=1):
             try:
                 self._take(json.loads(line), found)
             except (ValueError, TypeError, KeyError) as error:

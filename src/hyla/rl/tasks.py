@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from hyla.checkpoints import Tokenizer
-from hyla.data.packing import EPOCH_SEED_STRIDE
+from hyla.data.epochs import EpochSteps
+from hyla.data.records import are_messages
 from hyla.errors import ConfigError, HylaError
 
 KEYS = ("prompt", "messages")
@@ -64,23 +63,13 @@ def _ids(row: dict, place: str, tokenizer: Tokenizer) -> Sequence[int]:
             raise ConfigError(f"{place}: prompt must be a text")
         return tokenizer.encode(row["prompt"])
     messages = row["messages"]
-    if not (isinstance(messages, list) and messages and all(isinstance(m, dict) and "role" in m for m in messages)):
+    if not (messages and are_messages(messages)):
         raise ConfigError(f"{place}: messages must be a list of messages, each with a role and content")
     return tokenizer.encode_chat(messages, add_generation_prompt=True)
 
 
-class TaskOrder:
-    """Which tasks a round has: every epoch is one permutation of them, a function of (seed, epoch)."""
-
-    def __init__(self, num_tasks: int, per_round: int, seed: int):
-        """Raises ConfigError for fewer tasks than one round has."""
-        if num_tasks < per_round:
-            raise ConfigError(f"{num_tasks} tasks are fewer than rl.rollout.tasks_per_round = {per_round}; lower it")
-        self.num_tasks, self.per_round, self.seed = num_tasks, per_round, seed
-
-    def of(self, number: int) -> list[int]:
-        """Tasks of round `number` (from 0)."""
-        epoch, place = divmod(number, self.num_tasks // self.per_round)
-        generator = torch.Generator().manual_seed(self.seed + EPOCH_SEED_STRIDE * (epoch + 1))
-        order = torch.randperm(self.num_tasks, generator=generator).tolist()
-        return order[place * self.per_round : (place + 1) * self.per_round]
+def round_tasks(num_tasks: int, per_round: int, seed: int) -> EpochSteps:
+    """Which tasks each round has. Raises ConfigError for fewer tasks than one round has."""
+    if num_tasks < per_round:
+        raise ConfigError(f"{num_tasks} tasks are fewer than rl.rollout.tasks_per_round = {per_round}; lower it")
+    return EpochSteps(num_tasks, per_round, seed)

@@ -52,6 +52,12 @@ def held(folder: Path) -> Iterator[None]:
             return
 
 
+def whole_lines(data: bytes) -> list[str]:
+    """The lines of a file, with their ends, without a last one that a killed process was writing."""
+    lines = data.decode("utf-8", "replace").splitlines(keepends=True)
+    return lines[:-1] if lines and not lines[-1].endswith("\n") else lines
+
+
 def replace_json(path: Path, value) -> None:
     """Write a value as JSON over an older file; a reader sees the old one or the new one, never a part."""
     with writing(path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from hyla.errors import CheckpointError
-from hyla.train.files import writing
+from hyla.train.files import whole_lines, writing
 from hyla.whole_files import write_whole
 
 
@@ -97,9 +97,7 @@ class StepLines(Generic[Line]):
         """
         if not self.path.exists():
             return
-        lines = self.path.read_bytes().decode("utf-8", "replace").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):  # a killed process was writing it
-            lines.pop()
+        lines = whole_lines(self.path.read_bytes())
         kept = [line for number, line in enumerate(lines, start=1) if self._parsed(line, number).step <= step]
         with writing(self.path):
             write_whole(self.path, "".join(kept))

@@ -22,8 +22,9 @@ from pydantic import Field
 from hyla.adapters import LoraConfig
 from hyla.checkpoints import Tokenizer
 from hyla.data.encoding import Encoder
-from hyla.data.packing import EPOCH_SEED_STRIDE, PackedRows, TokenStore
-from hyla.data.records import Damaged, Record
+from hyla.data.epochs import EpochSteps
+from hyla.data.packing import PackedRows, TokenStore
+from hyla.data.records import Damaged, Record, are_messages
 from hyla.errors import CheckpointError, ConfigError
 from hyla.models.config import Config, Count
 from hyla.models.trunk import Model
@@ -101,26 +102,18 @@ class PairSource:
 
     def __init__(self, store: TokenStore, count: int, seed: int):
         """store: preferred and other documents in turn. Raises ConfigError for fewer pairs than one step."""
-        self.store, self.count, self.seed = store, count, seed
+        self.store = store
         starts = torch.cat([store.ends.new_zeros(1), store.ends[:-1]])
         self._pieces = [(start, end - start - 1) for start, end in zip(starts.tolist(), store.ends.tolist())]
         self.num_pairs = len(self._pieces) // 2
         if self.num_pairs < count:
             raise ConfigError(f"{self.num_pairs} pairs are fewer than dpo.pairs_per_step = {count}; lower it")
-        self._epoch = lru_cache(maxsize=2)(self._shuffled)
-        self.sizes = PairSizes(lambda step: sum(rows for _, rows in self._pieces_of(self._pairs(step))))
-
-    def _shuffled(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.seed + EPOCH_SEED_STRIDE * (epoch + 1))
-        return torch.randperm(self.num_pairs, generator=generator).tolist()
+        self._pairs = EpochSteps(self.num_pairs, count, seed)
+        self.sizes = PairSizes(lambda step: sum(rows for _, rows in self._pieces_of(self._pairs.of(step))))
 
     def step(self, step: int) -> PairedRows:
         """The rows of optimizer step `step` (0-based)."""
-        return self.rows(self._pairs(step))
-
-    def _pairs(self, step: int) -> list[int]:
-        epoch, place = divmod(step, self.num_pairs // self.count)
-        return self._epoch(epoch)[place * self.count : (place + 1) * self.count]
+        return self.rows(self._pairs.of(step))
 
     def _pieces_of(self, pairs: Sequence[int]) -> list[tuple[int, int]]:
         """(first row, rows) of both documents of each pair."""
@@ -274,8 +267,7 @@ def _pair(line: str, place: str) -> tuple[list[dict], list[dict]]:
         raise ConfigError(f"{place}: a pair has the keys chosen and rejected, and perhaps prompt")
     prompt, chosen, rejected = found.get("prompt") or [], found["chosen"], found["rejected"]
     for name, messages in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
-        is_list = isinstance(messages, list) and all(isinstance(m, dict) and "role" in m for m in messages)
-        if not is_list or (name != "prompt" and not messages):
+        if not are_messages(messages) or (name != "prompt" and not messages):
             raise ConfigError(f"{place}: {name} must be a list of messages, each with a role and content")
     return prompt + chosen, prompt + rejected
 

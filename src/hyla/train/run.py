@@ -18,17 +18,16 @@ adapter/            the adapter in PEFT's format, if one was trained; model/ has
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field, model_validator
 
-from hyla.adapters import Adapters, LoraConfig, merge, report, save_adapter
-from hyla.checkpoints import Tokenizer, load_tokenizer, save_model
+from hyla.adapters import LoraConfig, report
+from hyla.checkpoints import Tokenizer, load_tokenizer
 from hyla.data.packing import TokenStore
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
@@ -47,13 +46,14 @@ from hyla.train.model_source import ModelSource, trained_digest
 from hyla.train.preferences import DPOConfig, PairSource, PreferenceTrainer, read_pairs
 from hyla.train.reporters import check_reporters, reports_of
 from hyla.train.run_data import DataSource, RunData, load_data, read_data, save_data
+from hyla.train.run_folder import RUN_FILE, check_start, differs, is_begun, keep_adapter, keep_model
 from hyla.train.run_state import environment
 from hyla.train.sources import RowSource, batch_sizes
 from hyla.train.tokenizer import END_OF_TEXT_ID
 from hyla.train.utilisation import Utilisation, utilisation
 
 CPU = torch.device("cpu")
-RUN_FILE, MEMORY_FILE = "run.json", "memory.json"
+MEMORY_FILE = "memory.json"
 FORMAT = 2
 
 
@@ -155,11 +155,8 @@ class Run:
         """The model that the run begins with, in fp32; the same on every device. Raises ConfigError where it began with
         a trained model that is another one now."""
         began, name = self.record.get("start_digest"), self.request.model.start_from
-        if began is not None and name is not None and trained_digest(name) != began:
-            raise ConfigError(
-                f"{name}, with which the run in {self.folder} began, has other weights now; put the old ones back, or "
-                "choose another --out"
-            )
+        if began is not None and name is not None:
+            check_start(self.folder, name, began)
         model = self.request.model.made(self.model_config, self.train.seed)
         with says_what_to_lower(device, "the model", "choose smaller sizes in the recipe"):
             return model.to(device)
@@ -192,7 +189,7 @@ class Run:
             reports.close()
         trainer.keep_final_weights()
         if trainer.adapters is not None:
-            self._keep_adapter(trainer.adapters)
+            keep_adapter(trainer.adapters, self.adapter_folder, self.request.model.start_from, self.tokenizer)
         return Trained(trainer.model, trainer.finished_steps, self.train.steps, trainer.seconds, memory)
 
     def _measured(self, trainer: Trainer, run: Callable[[], None]) -> MeasuredMemory | None:
@@ -219,11 +216,6 @@ class Run:
             return PreferenceTrainer(model, source, self.train, self.folder, dpo, self.request.lora)
         return Trainer(model, source, self.train, self.folder, self.heldout_store, self.request.lora)
 
-    def _keep_adapter(self, adapters: Adapters) -> None:
-        """Write the adapter's folder, and make its terms a part of the model."""
-        save_adapter(adapters, self.adapter_folder, base=self.request.model.start_from, tokenizer=self.tokenizer)
-        merge(adapters)
-
     def utilisation(self, device: torch.device) -> Utilisation | None:
         """How a speed compares with the device's products, for documents of the lengths of the first step; None where
         that is not known, and of adapters, beside which most gradients are not computed."""
@@ -238,9 +230,7 @@ class Run:
 
     def save_model(self, model: Model) -> None:
         """Write the Hugging Face folder, and remove what a killed process left of one."""
-        for leftover in self.folder.glob(f".{self.model_folder.name}-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        save_model(model, self.model_folder, tokenizer=self.tokenizer)
+        keep_model(model, self.model_folder, self.tokenizer)
 
 
 def open_run(folder: Path, request: RunRequest, say: Callable[[str], None], *, device: torch.device = CPU) -> Run:
@@ -250,11 +240,9 @@ def open_run(folder: Path, request: RunRequest, say: Callable[[str], None], *, d
     the folder holds another run, or other files.
     """
     folder = folder.absolute()
-    if (folder / RUN_FILE).is_file():
+    if is_begun(folder):
         check_same_request(folder, request)
         return read_run(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is not empty and holds no run; choose another --out")
     prepare_run(folder, request, say, device)
     return read_run(folder)
 
@@ -265,24 +253,7 @@ def check_same_request(folder: Path, request: RunRequest) -> None:
     recorded, resolved = RunRequest(**record["request"]), TrainConfig(**record["train"])
     if request in (recorded, recorded.model_copy(update={"minutes": None, "train": resolved})):
         return
-    key, old, new = first_difference(recorded, request)
-    raise ConfigError(
-        f"{folder} holds a run with {key} = {old}, not {new}; choose another --out, or delete that folder"
-    )
-
-
-def first_difference(recorded: RunRequest, requested: RunRequest) -> tuple[str, Any, Any]:
-    """(key, old, new) of the first key of two requests that differs."""
-    old, new = _flat(recorded.model_dump()), _flat(requested.model_dump())
-    key = next((key for key in [*old, *new] if old.get(key) != new.get(key)), "minutes")
-    return key, old.get(key), new.get(key)
-
-
-def _flat(nested: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in nested.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
+    raise differs(folder, recorded, request)
 
 
 def prepare_run(folder: Path, request: RunRequest, say: Callable[[str], None], device: torch.device) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from hyla.data.records import are_messages
 from hyla.errors import ConfigError
 from hyla.rl.rewards.config import JudgeConfig, template_fields
 from hyla.rl.rewards.judgement import Judgement, failed
@@ -172,6 +173,6 @@ def _text(value: Any) -> str:
     """A field of a row as a judge reads it; messages with their roles."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and value and all(isinstance(one, dict) and "role" in one for one in value):
+    if value and are_messages(value):
         return "\n\n".join(f"{one['role']}: {_text(one.get('content') or '')}" for one in value)
     return json.dumps(value, ensure_ascii=False)
