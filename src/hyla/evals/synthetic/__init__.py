@@ -1,4 +1,4 @@
-"""Deterministic tasks on which a model is trained from scratch: recall, sequences, state. Their train and test examples are disjoint."""
+"""Deterministic tasks that are learnt from scratch: recall, sequences, state. No example is of both splits."""
 
 from typing import Annotated
 

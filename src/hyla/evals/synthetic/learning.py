@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -78,10 +77,10 @@ class ExampleSource:
 
 
 @torch.no_grad()
-def accuracy(model: Model, task: SyntheticTask, count: int) -> tuple[float, float]:
-    """(share of right answers, share of examples without a wrong one) of the first `count` of the test split."""
-    right, answers, whole = 0, 0, 0
-    for rows in _test_passes(task, count):
+def accuracy(model: Model, passes: Sequence[PackedRows]) -> tuple[float, float]:
+    """(share of right answers, share of examples without a wrong one) of examples of one length."""
+    right, answers, whole, count = 0, 0, 0, 0
+    for rows in passes:
         hidden_TD = model(rows.tokens_T, rows.batch)
         assert rows.is_learnt_T is not None
         said_A = model.head.logits(hidden_TD[rows.is_learnt_T]).argmax(dim=1)
@@ -89,15 +88,16 @@ def accuracy(model: Model, task: SyntheticTask, count: int) -> tuple[float, floa
         is_wrong_T[rows.is_learnt_T] = said_A != rows.targets_T[rows.is_learnt_T]
         answers += said_A.shape[0]
         right += said_A.shape[0] - int(is_wrong_T.sum())
-        whole += int((~is_wrong_T.view(-1, task.length).any(dim=1)).sum())
+        whole += int((~is_wrong_T.view(-1, rows.lengths[0]).any(dim=1)).sum())
+        count += len(rows.lengths)
     return right / answers, whole / count
 
 
-@lru_cache(maxsize=2)
-def _test_passes(task: SyntheticTask, count: int) -> tuple[PackedRows, ...]:
+def heldout_passes(task: SyntheticTask, count: int) -> list[PackedRows]:
+    """The first `count` examples of the test split."""
     per_pass = max(1, ROWS_AT_ONCE // task.length)
     firsts = range(0, count, per_pass)
-    return tuple(packed(task, "test", TEST_SEED, first, min(per_pass, count - first)) for first in firsts)
+    return [packed(task, "test", TEST_SEED, first, min(per_pass, count - first)) for first in firsts]
 
 
 def learn(run: Run, folder: Path, on_score: Callable[[Score], None] = lambda score: None) -> Result:
@@ -129,7 +129,7 @@ def _learnt(run: Run, folder: Path, on_score: Callable[[Score], None]) -> Result
     trainer.run(scores.after_step, lambda: scores.is_enough)
     by_length = {}
     for length in run.test_lengths:
-        by_length[str(length)] = accuracy(model, at_length(run.task, length), run.test_examples)[0]
+        by_length[str(length)] = accuracy(model, heldout_passes(at_length(run.task, length), run.test_examples))[0]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Result(curve.read(), by_length, parameters, trainer.seconds)
 
@@ -140,6 +140,7 @@ class Scores:
     def __init__(self, run: Run, trainer: Trainer, curve: StepLines[Score], on_score: Callable[[Score], None]):
         self.run, self.trainer, self.curve, self.on_score = run, trainer, curve, on_score
         self.losses: list[float] = []
+        self._passes = heldout_passes(run.task, run.test_examples)
         self.is_enough = any(self._is_enough(score) for score in curve.read())
 
     def _is_enough(self, score: Score) -> bool:
@@ -150,7 +151,7 @@ class Scores:
         self.losses.append(line.loss)
         if line.step % self.run.score_every and line.step != self.run.steps:
             return
-        right, whole = accuracy(self.trainer.model, self.run.task, self.run.test_examples)
+        right, whole = accuracy(self.trainer.model, self._passes)
         score = Score(line.step, line.tokens, right, whole, sum(self.losses) / len(self.losses))
         self.losses.clear()
         self.curve.append(score)

@@ -77,8 +77,8 @@ class MQAR(SyntheticTask):
         return Examples(tokens_NL, targets_NL, is_content_NL)
 
     def _places(self, words_NP: np.ndarray) -> np.ndarray:
-        """int64 [N, pairs]: places without replacement, by weight: those with the smallest exponential times (Efraimidis
-        and Spirakis, 2006)."""
+        """int64 [N, pairs]: places without replacement, by weight: those with the smallest exponential times
+        (Efraimidis and Spirakis, 2006)."""
         uniform_NP = ((words_NP >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
         weight_P = np.arange(1, self.num_places + 1, dtype=np.float64) ** (self.power - 1)
         times_NP = -np.log(uniform_NP) / weight_P
@@ -156,8 +156,8 @@ class Recall(SyntheticTask):
 class Overwrite(SyntheticTask):
     """Key overwrite: `k v k v ... <sep> q q ...`, where keys come again and the last value counts.
 
-    Two thirds of the length are writes of a random one of `keys` keys and a random value; every question is the key of a
-    random write. Tokens as in `Recall`.
+    Two thirds of the length are writes of a random one of `keys` keys and a random value; every question is the key of
+    a random write. Tokens as in `Recall`.
     """
 
     kind: Literal["overwrite"] = "overwrite"

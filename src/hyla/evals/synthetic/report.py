@@ -83,7 +83,8 @@ def markdown(plan: Plan, found: Sequence[Row]) -> str:
     """The report as a page."""
     lines = [titles(plan), ["---"] * len(titles(plan)), *(cells(row) for row in found)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    seeds = f"{len(plan.seeds)} seed" + ("s: the mean, in brackets the lowest and highest" if len(plan.seeds) > 1 else "")
+    several = f"{len(plan.seeds)} seeds: the mean, in brackets the lowest and highest"
+    seeds = several if len(plan.seeds) > 1 else "1 seed"
     return f"""# Learnt from scratch
 
 {table}
