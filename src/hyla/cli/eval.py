@@ -1,4 +1,4 @@
-"""`hyla eval synthetic`: tasks that are learnt from scratch, to tell mixers apart."""
+"""`hyla eval`: tasks that are learnt from scratch, to tell mixers apart; long contexts, to tell models apart."""
 
 from __future__ import annotations
 
@@ -37,3 +37,41 @@ def synthetic(
         show(request, out)
         return
     learn_all(request, out)
+
+
+@evals.command("long-context")
+def long_context(
+    model: Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results: items.jsonl, report.md, heat-map.png.")],
+    kinds: Annotated[
+        list[str] | None, typer.Option("--kind", help="As docs/evals.md lists them; default: all.")
+    ] = None,
+    lengths: Annotated[
+        list[int] | None, typer.Option("--length", help="Prompt and answer, tokens; again for more.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Items of each kind and length.")] = 20,
+    depths: Annotated[
+        int | None, typer.Option(min=2, help="So many depths of a needle in turn, for a heat map.")
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Text file or folder for haystacks; default: Python's reference.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
+    ] = None,
+) -> None:
+    """RULER's tasks at any length. An item that is answered is not asked again; a killed eval goes on."""
+    from hyla.engine.waiting_threads import load_torch
+
+    load_torch()  # before anything else does
+    from hyla.cli.long_context_lines import ask_all
+    from hyla.engine.threads import default_threads
+    from hyla.evals.long_context.kinds import KINDS
+    from hyla.evals.long_context.run import LongContextRequest
+
+    request = LongContextRequest(
+        kinds=tuple(kinds or KINDS), lengths=tuple(lengths or (4096,)), samples=samples, depths=depths, seed=seed
+    )
+    ask_all(model, out, request, texts, {"dtype": dtype, "threads": threads or default_threads()})
