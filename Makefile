@@ -9,7 +9,7 @@
 # make abuse: 10,000 mutated bodies, HTTP that is none, trickles, engines that are stopped, 11,000 schemas and grammars,
 #   schemathesis at length, 1,000 hostile model folders, 200 chat templates.
 # make train-drills: twenty runs of `hyla train`, each killed up to three times, in the middle of saves too.
-# make lm-eval: lm-evaluation-harness against a server.
+# make lm-eval: lm-evaluation-harness against a server; our long contexts beside its own.
 # make wheel: a wheel with the CPU's kernels compiled, and whether it works without a compiler.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
 # make gguf-families CONVERTER=llama.cpp [LLAMA_PYTHON=E/bin/python]: every family through llama.cpp and back.
@@ -114,6 +114,7 @@ train-drills: $(VENV)/installed-test
 lm-eval: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'
 	$(BIN)/python -m pytest -m slow -s tests/server/test_lm_eval.py
+	$(BIN)/python -m pytest tests/evals/test_long_contexts.py
 
 exactness: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m matrix.run --results runs/exactness.jsonl \

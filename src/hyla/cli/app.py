@@ -8,6 +8,7 @@ from hyla.cli.bench import bench
 from hyla.cli.chat import chat
 from hyla.cli.cost import cost
 from hyla.cli.data import data
+from hyla.cli.eval import evals
 from hyla.cli.generate import generate
 from hyla.cli.inspect import inspect
 from hyla.cli.pull import pull
@@ -28,3 +29,4 @@ for verb in (quickstart, train, rl, generate, chat, serve, pull, inspect, score,
     app.command()(verb)
 app.add_typer(bench)
 app.add_typer(data)
+app.add_typer(evals)

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hyla.errors import ConfigError
+from hyla.models.config import Config
 from hyla.toml_files import read_tables
 from hyla.train.run import RunRequest
 
-Request = TypeVar("Request", bound=RunRequest)
+Request = TypeVar("Request", bound=Config)
 
 
 def read_recipe(path: Path, settings: Sequence[str] = (), kind: type[Request] = RunRequest) -> Request:

@@ -1,0 +1,159 @@
+"""Learning one task from scratch, and how much of it was learnt after so many steps."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from hyla.data.batch_sizes import BatchSizes
+from hyla.data.packing import PackedRows
+from hyla.evals.synthetic.plan import Run, at_length
+from hyla.evals.synthetic.protocol import IGNORED, Split, SyntheticTask, examples
+from hyla.json_files import read_json
+from hyla.models.initialize import initialize
+from hyla.models.trunk import Model
+from hyla.train.files import held, replace_json
+from hyla.train.loop import Trainer
+from hyla.train.metrics import StepLines, StepMetrics
+
+TEST_SEED = 0
+"""All runs of a task are scored with the same examples."""
+ROWS_AT_ONCE = 16_384
+"""Rows of a scored forward pass."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """After `step` steps: the share of right answers of the test split, and of examples without a wrong one; loss: nats
+    per answer in training, the mean since the score before."""
+
+    step: int
+    tokens: int
+    accuracy: float
+    whole: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found. by_length: accuracy of the last model at other lengths. seconds: of its training steps."""
+
+    curve: list[Score]
+    by_length: dict[str, float]
+    parameters: int
+    seconds: float
+
+    @property
+    def peak(self) -> float:
+        """The best share of right answers."""
+        return max(score.accuracy for score in self.curve)
+
+    def steps_to(self, accuracy: float) -> int | None:
+        """Steps to the first score that is at least this; None: never."""
+        return next((score.step for score in self.curve if score.accuracy >= accuracy), None)
+
+
+def packed(task: SyntheticTask, split: Split, seed: int, first: int, count: int) -> PackedRows:
+    """Examples as documents of one pass; only what is asked is learnt."""
+    found = examples(task, split, seed, first, count)
+    tokens_T = torch.from_numpy(found.tokens_NL).long().flatten()
+    targets_T = torch.from_numpy(found.targets_NL).long().flatten()
+    return PackedRows(tokens_T, targets_T.clamp_min(0), (task.length,) * count, targets_T != IGNORED)
+
+
+class ExampleSource:
+    """Steps of examples that never come twice."""
+
+    def __init__(self, task: SyntheticTask, seed: int, per_step: int):
+        self.task, self.seed, self.per_step = task, seed, per_step
+        self.sizes = BatchSizes(per_step * task.length)
+
+    def step(self, step: int) -> PackedRows:
+        return packed(self.task, "train", self.seed, step * self.per_step, self.per_step)
+
+
+@torch.no_grad()
+def accuracy(model: Model, passes: Sequence[PackedRows]) -> tuple[float, float]:
+    """(share of right answers, share of examples without a wrong one) of examples of one length."""
+    right, answers, whole, count = 0, 0, 0, 0
+    for rows in passes:
+        hidden_TD = model(rows.tokens_T, rows.batch)
+        assert rows.is_learnt_T is not None
+        said_A = model.head.logits(hidden_TD[rows.is_learnt_T]).argmax(dim=1)
+        is_wrong_T = torch.zeros_like(rows.is_learnt_T)
+        is_wrong_T[rows.is_learnt_T] = said_A != rows.targets_T[rows.is_learnt_T]
+        answers += said_A.shape[0]
+        right += said_A.shape[0] - int(is_wrong_T.sum())
+        whole += int((~is_wrong_T.view(-1, rows.lengths[0]).any(dim=1)).sum())
+        count += len(rows.lengths)
+    return right / answers, whole / count
+
+
+def heldout_passes(task: SyntheticTask, count: int) -> list[PackedRows]:
+    """The first `count` examples of the test split."""
+    per_pass = max(1, ROWS_AT_ONCE // task.length)
+    firsts = range(0, count, per_pass)
+    return [packed(task, "test", TEST_SEED, first, min(per_pass, count - first)) for first in firsts]
+
+
+def learn(run: Run, folder: Path, on_score: Callable[[Score], None] = lambda score: None) -> Result:
+    """The result of a run: read from its file in `folder`, or found now and written there. Killed, it goes on."""
+    file, work = folder / f"{run.name}.json", folder / "unfinished" / run.name
+    if file.exists():
+        return read_result(file)
+    with held(work):
+        result = _learnt(run, work, on_score)
+        replace_json(file, {"run": run.model_dump(mode="json"), **asdict(result)})
+        shutil.rmtree(work)
+    return result
+
+
+def read_result(file: Path) -> Result:
+    """A finished run's file."""
+    found = read_json(file)
+    curve = [Score(**score) for score in found["curve"]]
+    return Result(curve, found["by_length"], found["parameters"], found["seconds"])
+
+
+def _learnt(run: Run, folder: Path, on_score: Callable[[Score], None]) -> Result:
+    folder.mkdir(parents=True, exist_ok=True)
+    model = initialize(Model(run.model_config_made()), run.seed)
+    trainer = Trainer(model, ExampleSource(run.task, run.seed, run.examples_per_step), run.train_config(), folder)
+    curve = StepLines(folder / "curve.jsonl", Score)
+    curve.forget_after(trainer.resume())
+    scores = Scores(run, trainer, curve, on_score)
+    trainer.run(scores.after_step, lambda: scores.is_enough)
+    by_length = {}
+    for length in run.test_lengths:
+        by_length[str(length)] = accuracy(model, heldout_passes(at_length(run.task, length), run.test_examples))[0]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Result(curve.read(), by_length, parameters, trainer.seconds)
+
+
+class Scores:
+    """Scores a run's model when it is time."""
+
+    def __init__(self, run: Run, trainer: Trainer, curve: StepLines[Score], on_score: Callable[[Score], None]):
+        self.run, self.trainer, self.curve, self.on_score = run, trainer, curve, on_score
+        self.losses: list[float] = []
+        self._passes = heldout_passes(run.task, run.test_examples)
+        self.is_enough = any(self._is_enough(score) for score in curve.read())
+
+    def _is_enough(self, score: Score) -> bool:
+        return self.run.stop_at is not None and score.accuracy >= self.run.stop_at
+
+    def after_step(self, line: StepMetrics) -> None:
+        """Called with each step's line."""
+        self.losses.append(line.loss)
+        if line.step % self.run.score_every and line.step != self.run.steps:
+            return
+        right, whole = accuracy(self.trainer.model, self._passes)
+        score = Score(line.step, line.tokens, right, whole, sum(self.losses) / len(self.losses))
+        self.losses.clear()
+        self.curve.append(score)
+        self.is_enough = self.is_enough or self._is_enough(score)
+        self.on_score(score)
