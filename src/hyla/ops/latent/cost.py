@@ -8,23 +8,28 @@ def flops_per_token(*, num_heads: int, latent_dim: int, nope_dim: int, value_dim
     return 2 * num_heads * latent_dim * (nope_dim + value_dim)
 
 
-def expansion_pays(
-    start: int, length: int, *, latent_dim: int, nope_dim: int, rope_dim: int, value_dim: int
-) -> bool:
-    """Whether writing out keys and values of each head takes fewer operations than absorbing, copies allowed for.
+LEAST_ROWS = 256
+"""New rows of a sequence from which on its keys and values may be written out. Below, what does not grow with them
+counts: k_up and v_up are made plain, pages are made (measured on one core, docs/benchmarks.md)."""
 
-    Of one head, with `length` new rows after `start`. Absorbed: every new row meets k_up and v_up, and every pair of
-    row and key the latent twice and rope once. Expanded: every key meets k_up and v_up, a pair nope, rope and value.
+COPIES = 1.25
+"""What the expanded form takes, as a multiple of its products: keys and values are put into pages."""
 
-    >>> [rows for rows in (64, 256, 512) if expansion_pays(4096, rows, latent_dim=512, nope_dim=128, rope_dim=64,
-    ...                                                    value_dim=128)]
-    [256, 512]
+
+def expansion_pays(start: int, length: int, *, latent_dim: int, nope_dim: int, rope_dim: int, value_dim: int) -> bool:
+    """Whether to write out keys and values of each head for `length` new rows after `start`.
+
+    Multiply-adds of one head. Absorbed: a new row meets k_up and v_up, a pair of row and key the latent twice and rope
+    once. Expanded: every key meets k_up and v_up, a pair nope, rope and value.
+
+    >>> def rows_that_pay(start, **dims):
+    ...     return [rows for rows in (255, 256, 320, 1024) if expansion_pays(start, rows, **dims)]
+    >>> rows_that_pay(1 << 15, latent_dim=512, nope_dim=128, rope_dim=64, value_dim=128)
+    [256, 320, 1024]
+    >>> rows_that_pay(1 << 15, latent_dim=512, nope_dim=192, rope_dim=64, value_dim=256)
+    [1024]
     """
     pairs, own = length * start + length * (length + 1) // 2, latent_dim * (nope_dim + value_dim)
     absorbed = length * own + pairs * (2 * latent_dim + rope_dim)
     expanded = (start + length) * own + pairs * (nope_dim + rope_dim + value_dim)
-    return COPIES * expanded < absorbed
-
-
-COPIES = 1.1
-"""What the expanded form takes beside its products, as a factor: keys and values are put into pages."""
+    return length >= LEAST_ROWS and COPIES * expanded < absorbed

@@ -18,7 +18,7 @@ from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import Batch
 from hyla.ops.exact import rows
 from hyla.ops.exact.batched import bmm
-from hyla.ops.latent.cost import expansion_pays
+from hyla.ops.latent.cost import LEAST_ROWS, expansion_pays
 from hyla.ops.weights.heads import HeadMatrices, HeadTiles
 
 EXPANDED_BYTES = 1 << 26
@@ -27,7 +27,7 @@ EXPANDED_BYTES = 1 << 26
 
 def long_sequences(batch: Batch, *, latent_dim: int, nope_dim: int, rope_dim: int, value_dim: int) -> tuple[int, ...]:
     """Sequences of a call whose new rows are so many that keys and values are worth writing out. Kept on the batch."""
-    if max(batch.lengths) < CHUNK:  # a decode step: nothing is asked that differs from step to step
+    if max(batch.lengths) < LEAST_ROWS:  # a decode step: nothing is asked that differs from step to step
         return ()
     dims = {"latent_dim": latent_dim, "nope_dim": nope_dim, "rope_dim": rope_dim, "value_dim": value_dim}
     return batch.memo(("expanded", *dims.values()), partial(_long_sequences, batch, dims))
@@ -35,7 +35,7 @@ def long_sequences(batch: Batch, *, latent_dim: int, nope_dim: int, rope_dim: in
 
 def _long_sequences(batch: Batch, dims: dict[str, int]) -> tuple[int, ...]:
     spans = enumerate(zip(batch.starts, batch.lengths))
-    return tuple(n for n, (start, length) in spans if length >= CHUNK and expansion_pays(start, length, **dims))
+    return tuple(n for n, (start, length) in spans if expansion_pays(start, length, **dims))
 
 
 def expanded_attention(
