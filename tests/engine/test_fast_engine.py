@@ -159,7 +159,15 @@ def test_a_recorded_step_is_made_again_for_its_own_numerics_only(model, each_bac
         engine.cache.commit(sequence, 1)
         return forward.num_replayed
 
-    assert [step(name) for name in ("exact", "exact", "exact", "fast", "fast", "fast", "exact")] == [0, 0, 1, 1, 1, 2, 3]
+    assert [step(name) for name in ("exact", "exact", "exact", "fast", "fast", "fast", "exact")] == [
+        0,
+        0,
+        1,
+        1,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_products_of_the_library_follow_the_engine_s_choice(model, each_backend, monkeypatch):
