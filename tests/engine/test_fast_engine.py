@@ -1,4 +1,4 @@
-"""An engine with `numerics` "fast": other bits, as right; and whoever computes beside it stays exact to the last one."""
+"""An engine with `numerics` "fast": other bits, as right; and whoever computes beside it keeps every bit."""
 
 import random
 import threading
@@ -159,15 +159,8 @@ def test_a_recorded_step_is_made_again_for_its_own_numerics_only(model, each_bac
         engine.cache.commit(sequence, 1)
         return forward.num_replayed
 
-    assert [step(name) for name in ("exact", "exact", "exact", "fast", "fast", "fast", "exact")] == [
-        0,
-        0,
-        1,
-        1,
-        1,
-        2,
-        3,
-    ]
+    names = ("exact", "exact", "exact", "fast", "fast", "fast", "exact")
+    assert [step(name) for name in names] == [0, 0, 1, 1, 1, 2, 3]
 
 
 def test_products_of_the_library_follow_the_engine_s_choice(model, each_backend, monkeypatch):

@@ -1,4 +1,4 @@
-"""MLA's expanded form, which `numerics` "fast" takes for long stretches: right within derived bounds, and only there."""
+"""MLA's expanded form, which `numerics` "fast" takes for long stretches: within derived bounds, and only there."""
 
 import pytest
 import torch
@@ -57,10 +57,10 @@ def run(layer, x_TD, batch, cache, name):
 def error_bound(q, k, v, abs_k, abs_v, scale, mask, dtype):
     """What a row reads, and how far from it sums in any order may end: off by n u / (1 - n u) of their absolute terms.
 
-    A key is off by that of its sum over the latent, and by one rounding to dtype; values alike. A score adds its own sum
-    (with the scaling), and the difference from the maximum; then exp, the sums over keys and the division are 16 more
-    roundings beside one for each key. With e the relative error of a weight's exponential, the mean
-    o = sum p v is off by at most (sum p e |v| + |o| sum p e) / (1 - sum p e), and by sum p times the values' error.
+    A key is off by that of its sum over the latent, and by one rounding to dtype; values alike. A score adds its own
+    sum (with the scaling), and the difference from the maximum; then exp, the sums over keys and the division are 16
+    more roundings beside one for each key. With e the relative error of a weight's exponential, the mean o = sum p v is
+    off by at most (sum p e |v| + |o| sum p e) / (1 - sum p e), and by sum p times the values' error.
     """
     rounding = 0.0 if dtype == torch.float32 else BF16
 

@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from hyla.errors import HylaError
 from hyla.caches import Cache
+from hyla.errors import HylaError
 from hyla.layers.protocol import CacheSpec, TensorSpec
 from hyla.ops import backends, numerics
 from hyla.ops.exact import batched, rows

@@ -139,7 +139,7 @@ class MLA(Layer):
         return None
 
     def _operands(self, x_TD: torch.Tensor, batch: Batch, *, absorbs: bool = True):
-        """Absorbed queries (or plain ones), keys, the normed query latent or None, and the gate in a list, or an empty one."""
+        """Queries, absorbed or not, keys, the normed query latent or None, and the gate in a list, or an empty one."""
         q, kv, *gate = self.in_projection(x_TD)
         q_latent = None
         if self.q_projection is not None:

@@ -34,7 +34,8 @@ def absorb(
         cos_sin_TR: [T, R] in fp32 (float64 for float64), cosines then sines, R <= rope; None: no rotation.
         k_up: matrices of heads, nope -> L; None: the queries are not absorbed (`expanded` reads them).
         interleaved: channels 2i and 2i + 1 are a pair, instead of i and i + R / 2.
-    Returns: q~ [T, H, L + rope] (nope + rope without k_up) in fp32 (float64 for float64); k [T, 1, L + rope] in the model's dtype, rounded once.
+    Returns: q~ [T, H, L + rope] (nope + rope without k_up) in fp32 (float64 for float64); k [T, 1, L + rope] in the
+        model's dtype, rounded once.
     Cost: cost.py. Exactness: a row's bits depend on that row alone; with and without autograd they are the same.
     """
     backend = _backend(q_THR, kv_TR, weight_L, k_up)
