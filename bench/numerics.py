@@ -67,7 +67,8 @@ class Way:
     """A model under one of the numerics, as an engine calls it."""
 
     def __init__(self, model: Model, name: numerics.Numerics):
-        self.model, self.name, self.forward = model, name, StepForward(model)
+        self.model, self.forward = model, StepForward(model)
+        self.name: numerics.Numerics = name
 
     @torch.inference_mode()
     def step(self, cache: Cache, sequences: list, tokens_T: torch.Tensor) -> torch.Tensor:

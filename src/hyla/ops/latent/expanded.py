@@ -82,20 +82,21 @@ def _attend(q_THK, latents_PR64, k_up_HNL, v_up_HVL, span: tuple[int, int], scal
     parts = []
     for first in range(0, heads, size):
         group = slice(first, first + size)
-        cache = _expand(latents_PR64, k_up_HNL[group], v_up_HVL[group])
-        new_k, new_v = _rows(cache.k_pages.transpose(2, 3), *span), _rows(cache.v_pages, *span)
+        k_pages, v_pages = _expand(latents_PR64, k_up_HNL[group], v_up_HVL[group])
+        new_k, new_v = _rows(k_pages.transpose(2, 3), *span), _rows(v_pages, *span)
+        cache = PagedKV(k_pages, v_pages)
         parts.append(attention(q_THK[:, group], new_k, new_v, batch=own, cache=cache, scale=scale))
     return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
-def _expand(latents_PR64, k_up_HNL, v_up_HVL) -> PagedKV:
+def _expand(latents_PR64, k_up_HNL, v_up_HVL) -> tuple[torch.Tensor, torch.Tensor]:
     """Pages of keys [P, H, nope + rope, 64] and values [P, H, 64, V] of some heads."""
     num_pages, (heads, nope_dim, latent_dim) = latents_PR64.shape[0], k_up_HNL.shape
     latent_PL64, k_pe_PR64 = latents_PR64[:, :latent_dim], latents_PR64[:, latent_dim:]
     k_nope = bmm(k_up_HNL.flatten(0, 1).expand(num_pages, -1, -1), latent_PL64).view(num_pages, heads, nope_dim, CHUNK)
     k_pages = torch.cat([k_nope, k_pe_PR64[:, None].expand(-1, heads, -1, -1)], dim=2)
     v_PO = rows.linear(latent_PL64.transpose(1, 2).reshape(-1, latent_dim), v_up_HVL.flatten(0, 1))
-    return PagedKV(k_pages, v_PO.view(num_pages, CHUNK, heads, -1).transpose(1, 2).contiguous())
+    return k_pages, v_PO.view(num_pages, CHUNK, heads, -1).transpose(1, 2).contiguous()
 
 
 def _rows(pages_PH64K: torch.Tensor, start: int, length: int) -> torch.Tensor:
