@@ -5,8 +5,8 @@
 
 Models of about 60 million parameters with random weights: full attention, MLA, KDA and MLA 3:1. Prompts in pieces of
 512, and decode steps of 1, 8 and 32 sequences, logits of the last rows with them; both numerics take turns over the
-same weights. First the logits of a prompt are compared with those of the model in float64. Where both have the same
-bits they are the same code here, and no times are taken.
+same weights. First the logits of a prompt are compared with those of the model in float64. Where our kernels give both
+the same bits, they are the same calls, and no times are taken.
 A ratio is exact over fast, of times taken in the same turn: above 1, fast is faster.
 """
 
@@ -152,7 +152,7 @@ def run(options: argparse.Namespace) -> Outcome:
             line = compared(ways, name, getattr(torch, dtype))
             passed = passed and max(line["distance"].values()) <= BOUND[dtype]
             print(name, dtype, line, flush=True)
-            if not line["same_bits"]:
+            if not (line["same_bits"] and backends.on(model.device) == "native"):
                 line |= measured(ways, options.lengths, options.repeats, clock)
             results[f"{name} {dtype}"] = line
     return Outcome(results, passed=passed)
