@@ -24,6 +24,7 @@ BENCHMARKS = (
     "gguf_families",
     "http_overhead",
     "invariance",
+    "numerics",
     "peers",
     "neighbours",
     "products",

@@ -202,7 +202,7 @@ def test_a_damaged_file_is_refused_said_once_and_replaced_later(tmp_path, caplog
     assert read_once(make(tiny_model(), tmp_path), prompt).usage.cached_tokens == 192
 
 
-@pytest.mark.parametrize("what", ["weights", "num_threads", "snapshot_dtype", "torch", "layers"])
+@pytest.mark.parametrize("what", ["weights", "num_threads", "numerics", "snapshot_dtype", "torch", "layers"])
 def test_a_foreign_file_is_refused_with_what_differs(tmp_path, monkeypatch, what):
     prompt = filled(tmp_path)
     model, options = tiny_model(), {}
@@ -210,6 +210,8 @@ def test_a_foreign_file_is_refused_with_what_differs(tmp_path, monkeypatch, what
         model = tiny_model(seed=4)
     elif what == "num_threads":
         monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    elif what == "numerics":
+        options = {"numerics": "fast"}
     elif what == "snapshot_dtype":
         options = {"snapshot_dtype": "int8"}
     elif what == "torch":

@@ -60,7 +60,11 @@ def test_filters_are_refused_by_name(name, value, tmp_path):
 
 @pytest.mark.parametrize(
     "engine, said",
-    [({"snapshot_dtype": "bfloat16"}, "snapshot_dtype"), ({"acceptance": "rejection"}, "acceptance")],
+    [
+        ({"snapshot_dtype": "bfloat16"}, "snapshot_dtype"),
+        ({"acceptance": "rejection"}, "acceptance"),
+        ({"numerics": "fast"}, "numerics = 'fast': a round needs 'exact'"),
+    ],
 )
 def test_an_inexact_engine_is_refused(engine, said, tmp_path):
     with pytest.raises(ConfigError, match=said):

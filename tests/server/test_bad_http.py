@@ -167,6 +167,7 @@ def test_after_all_of_it_the_server_still_serves(http, live):
     assert http.post("/v1/completions", json=GOOD).status_code == 200
     health = http.get("/health").json()
     assert health["device"] == "cpu" and health["arithmetic"] in ("native", "torch")
+    assert health["numerics"] == "exact"
     assert (health["native_build"] in {found.name for found in BUILDS}) == (health["arithmetic"] == "native")
     assert health["threads"] >= 1
     assert health["status"] == "ok" and health["cache"]["pages"]["used"] == 0

@@ -25,6 +25,7 @@ from hyla.grid import CHUNK
 from hyla.layers.protocol import CacheSpec, LayerCache
 from hyla.ops import backends
 from hyla.ops.batch import Batch
+from hyla.ops.numerics import Numerics, chosen
 
 
 class Cache:
@@ -34,6 +35,7 @@ class Cache:
 
     num_pages, num_slots, num_snapshots, num_window_pages (by window): how many can be handed out; one null unit (id 0)
     comes on top of each. Window pages default to as many as the others. Raises ConfigError for none.
+    numerics: what everything in it is computed with (`ops.numerics`); a step with the other one is refused.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Cache:
         num_window_pages: dict[int, int] | None = None,
         snapshot_dtype: SnapshotDtype = "float32",
         device: torch.device | str = "cpu",
+        numerics: Numerics = "exact",
     ):
         if num_pages < 1 or num_slots < 1:
             raise ConfigError(f"a cache needs at least one page and one slot; got {num_pages} and {num_slots}")
@@ -54,6 +57,7 @@ class Cache:
         windows = {window: (num_window_pages or {}).get(window, num_pages) for window in windows_of(specs)}
         self.ledger = Ledger(num_pages, num_slots, num_snapshots, windows)
         self.snapshot_dtype: SnapshotDtype = snapshot_dtype
+        self.numerics: Numerics = numerics
         self.tensors = PoolTensors(self.specs, self.ledger, snapshot_dtype, self.device)
         self._backend: str | None = None
         """What computed what is cached; None: nothing yet."""
@@ -124,7 +128,7 @@ class Cache:
         Raises CapacityError, reserving nothing, when pages or slots are short, and what kept a sequence's place from
         being prepared.
         """
-        self._check_backend()
+        self._check_arithmetic()
         sequences = [sequence for sequence, _ in parts]
         for sequence in sequences:
             self.tables.leave_window(sequence)
@@ -151,8 +155,13 @@ class Cache:
             sequence.written = max(sequence.written, sequence.length + num_tokens)
         return self.view(sequences, [sequence.length for sequence in sequences], [count for _, count in parts])
 
-    def _check_backend(self) -> None:
-        """What was filled by one backend is not continued by another: their states differ by rounding."""
+    def _check_arithmetic(self) -> None:
+        """What was filled by one arithmetic is not continued by another: their states differ by rounding."""
+        if chosen() != self.numerics:
+            raise HylaError(
+                f"the caches are for numerics {self.numerics!r} and now {chosen()!r} computes; make them with "
+                f"numerics={chosen()!r}, or compute inside ops.numerics.use({self.numerics!r})"
+            )
         backend = backends.on(self.device)
         if self._backend is None:
             self._backend = backend

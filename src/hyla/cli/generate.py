@@ -17,6 +17,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same text.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
+    numerics: Annotated[str, typer.Option(help="exact, or fast: see hyla serve --help.")] = "exact",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
     adapter: Annotated[
         str | None, typer.Option(help="Folder of a LoRA adapter, merged as the model is loaded.")
@@ -50,7 +51,7 @@ def generate(
     tokenizer = tokenizer_beside(checkpoint, adapter) or checkpoint.tokenizer()
     with loading_bar() as progress:
         options = {"tokenizer": tokenizer, "dtype": dtype, "adapter": adapter, "device": device, "profile": profile}
-        options |= {"threads": threads or default_threads(), "max_num_sequences": 1}
+        options |= {"numerics": numerics, "threads": threads or default_threads(), "max_num_sequences": 1}
         engine = hyla.Engine(found, progress=progress, **options)
     # A file or a pipe gets what the model wrote; a terminal obeys some of it.
     shown = printable if sys.stdout.isatty() else str

@@ -86,6 +86,7 @@ def make_cache(specs: Sequence[CacheSpec], memory: MemoryPlan, options: EngineOp
         num_window_pages=memory.num_window_pages,
         snapshot_dtype=options.snapshot_dtype,
         device=device,
+        numerics=options.numerics,
     )
 
 

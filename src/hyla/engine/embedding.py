@@ -12,13 +12,15 @@ from hyla.engine.requests.embed import EmbedCommand
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
 from hyla.ops.devices import says_what_to_lower
+from hyla.ops.numerics import Numerics, use
 
 
 @torch.inference_mode()
-def embed(model: Model, command: EmbedCommand) -> tuple[float, ...]:
+def embed(model: Model, command: EmbedCommand, numerics: Numerics = "exact") -> tuple[float, ...]:
     """The vector of a text whose ids are the model's."""
     batch = Batch.packed([len(command.token_ids)], device=model.device)
-    with says_what_to_lower(model.device, f"a text of {len(command.token_ids)} tokens", "shorten it, or lower memory"):
+    text = says_what_to_lower(model.device, f"a text of {len(command.token_ids)} tokens", "shorten it, or lower memory")
+    with text, use(numerics):
         hidden_TD = model(torch.tensor(command.token_ids, device=model.device), batch).double()
     pooled_D = hidden_TD.mean(0) if command.pooling == "mean" else hidden_TD[-1]
     if command.is_normalised:

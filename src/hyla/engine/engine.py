@@ -32,7 +32,7 @@ from hyla.engine.threads import use_threads
 from hyla.errors import ConfigError, RequestError
 from hyla.models.operators import backends_of
 from hyla.models.trunk import Model
-from hyla.ops import backends
+from hyla.ops import backends, numerics
 from hyla.ops.devices import DeviceFull, says_what_to_lower
 from hyla.ranges import named_range
 
@@ -163,6 +163,7 @@ class Engine(BlockingUse):
             device=str(self.model.device),
             arithmetic=backends.on(self.model.device),
             native_build=backends.native_build(self.model.device),
+            numerics=self.options.numerics,
             threads=torch.get_num_threads(),
             backends=backends_of(self.model),
             notes=tuple(self.notes),
@@ -289,7 +290,8 @@ class Engine(BlockingUse):
     def _run(self, parts: list[Part]) -> list[TokenEvent]:
         try:
             rows = sum(part.num_known + part.num_drafts for part in parts)
-            with says_what_to_lower(self.model.device, f"a step of {rows} tokens", SMALLER_STEPS):
+            step = says_what_to_lower(self.model.device, f"a step of {rows} tokens", SMALLER_STEPS)
+            with step, numerics.use(self.options.numerics):
                 outcomes = self._runner.step(parts)
         except DeviceFull as error:
             logger.error("%d sequences end with an error: %s", len(parts), error)

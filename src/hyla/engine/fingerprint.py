@@ -32,6 +32,7 @@ def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
         **facts(model.device),
         "num_threads": torch.get_num_threads(),
         "dtype": str(model.dtype),
+        "numerics": pool.numerics,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "grid": f"{CHUNK}/{BLOCK}",
         "snapshot_dtype": pool.snapshot_dtype,

@@ -113,7 +113,11 @@ def _model_drafter(options: EngineOptions, model: Model, cache: Cache, draft_mod
         draft_model.pack()
     slots = 2 * options.max_num_sequences
     pool = Cache(
-        draft_model.cache_specs(), num_pages=cache.ledger.pages.total + slots, num_slots=slots, device=model.device
+        draft_model.cache_specs(),
+        num_pages=cache.ledger.pages.total + slots,
+        num_slots=slots,
+        device=model.device,
+        numerics=options.numerics,
     )
     return ModelDrafter(
         draft_model,

@@ -1,4 +1,7 @@
-"""Multi-head latent attention (MLA), in the absorbed form for training, prefill and decode alike."""
+"""Multi-head latent attention (MLA), in the absorbed form for training, prefill and decode alike.
+
+Where `numerics` is "fast", long stretches of prompts are computed in the expanded form (`ops.latent.expanded`).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from hyla.layers.protocol import CacheSpec, Inside, LayerCache, Scores, TensorSp
 from hyla.layers.rope import rotary_table
 from hyla.layers.rope_scaling import Scaling
 from hyla.layers.tables.mla import parameters
+from hyla.ops import numerics
 from hyla.ops.attention import PagedKV, attention
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
-from hyla.ops.latent import absorb, head_outputs
+from hyla.ops.latent import absorb, expanded, head_outputs
 
 
 class MLA(Layer):
@@ -31,6 +35,8 @@ class MLA(Layer):
     """
 
     operators: tuple[str, ...] = ("attention", "latent")
+    may_expand = True
+    """Whether every row meets all keys before it, so that keys and values may be written out for many at once."""
     optional = ("q", "q_a", "q_b", "q_a_norm", "gate", "q_projection")
     registered_first = ("kv_a", "kv_norm", "o", "gate")
     kv_a: Linear
@@ -77,7 +83,7 @@ class MLA(Layer):
         super().__init__(table, norms={"kv_norm": norm, "q_a_norm": norm})
         self.scale = (nope_dim + rope_dim) ** -0.5 * scale_factor
         self.num_heads, self.kv_lora_dim = num_heads, kv_lora_dim
-        self.nope_dim, self.rope_dim = nope_dim, rope_dim
+        self.nope_dim, self.rope_dim, self.value_dim = nope_dim, rope_dim, value_dim
         self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
         self.rope_interleaved = rope_interleaved
 
@@ -87,10 +93,41 @@ class MLA(Layer):
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         batch, cache = alone(batch, cache)
+        long = self._long_sequences(batch) if cache is not None and numerics.is_fast() else ()
+        if cache is not None and long:
+            return self._forward_expanded(x_TD, batch, cache, long)
         q_THK, k_T1K, q_latent, gate = self._operands(x_TD, batch)
         o_THK = self.attend(q_THK, k_T1K, x_TD, q_latent, batch, cache)
         o = head_outputs(o_THK, self.v_up_projection.weights, gate[0] if gate else None, x_TD.dtype)
         return self.out_projection(o)[0]
+
+    def _long_sequences(self, batch: Batch) -> tuple[int, ...]:
+        """Those of the call that the expanded form is for."""
+        if not self.may_expand:
+            return ()
+        dims = {"latent_dim": self.kv_lora_dim, "nope_dim": self.nope_dim, "rope_dim": self.rope_dim}
+        return expanded.long_sequences(batch, **dims, value_dim=self.value_dim)
+
+    def _forward_expanded(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache, long: tuple[int, ...]):
+        """`forward` with some sequences in the expanded form, and the others, if there are any, as ever."""
+        if len(long) < batch.num_sequences:
+            out_TD = torch.empty_like(x_TD)
+            short = tuple(n for n in range(batch.num_sequences) if n not in long)
+            for sequences in (long, short):
+                rows_T, part = batch.part(sequences)
+                out_TD[rows_T] = self(x_TD[rows_T], part, cache)
+            return out_TD
+        q_THK, k_T1K, _, gate = self._operands(x_TD, batch, absorbs=False)
+        o_THV = expanded.expanded_attention(
+            q_THK,
+            k_T1K,
+            self.k_up_projection.weights,
+            self.v_up_projection.weights,
+            batch=batch,
+            k_pages=cache["k"],
+            scale=self.scale,
+        )
+        return self.out_projection(head_outputs(o_THV, None, gate[0] if gate else None, x_TD.dtype))[0]
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
         q_THK, k_T1K, q_latent, gate = self._operands(x_TD, batch)
@@ -101,8 +138,8 @@ class MLA(Layer):
         """The only positions that each row of whole sequences sees (`Scores.positions_TS`); None: all before it."""
         return None
 
-    def _operands(self, x_TD: torch.Tensor, batch: Batch):
-        """Absorbed queries, keys, the normed query latent or None, and the gate in a list, or an empty one."""
+    def _operands(self, x_TD: torch.Tensor, batch: Batch, *, absorbs: bool = True):
+        """Queries, absorbed or not, keys, the normed query latent or None, and the gate in a list, or an empty one."""
         q, kv, *gate = self.in_projection(x_TD)
         q_latent = None
         if self.q_projection is not None:
@@ -114,7 +151,7 @@ class MLA(Layer):
             kv,
             self.kv_norm.weight,
             None if self.rotary is None else self.rotary(batch, k_up.dtype),
-            k_up,
+            k_up if absorbs else None,
             eps=self.kv_norm.eps,
             interleaved=self.rope_interleaved,
         )

@@ -85,6 +85,7 @@ class SparseMLA(MLA):
     """`MLA` whose tokens attend to at most `num_selected` keys; caches an index key beside the latent."""
 
     operators = ("latent", "sparse")
+    may_expand = False
 
     def __init__(
         self, hidden_dim: int, *, q_lora_dim: int, num_index_heads: int, index_dim: int, num_selected: int, **mla

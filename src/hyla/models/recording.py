@@ -22,7 +22,7 @@ from hyla.layers.protocol import LayerCache
 from hyla.models.mtp import Hidden
 from hyla.models.stack import Sublayer
 from hyla.models.trunk import Model
-from hyla.ops import backends
+from hyla.ops import backends, numerics
 from hyla.ops.batch import Batch
 from hyla.ops.native.launching import recording
 from hyla.ops.native.program import Program, Tape
@@ -233,7 +233,7 @@ class StepForward:
     def __call__(self, tokens_T: torch.Tensor, batch: Batch, caches: Sequence[LayerCache]) -> Hidden:
         if not self._may_record(batch):
             return self.model.hidden(tokens_T, batch, caches)
-        key = (batch.lengths, torch.get_num_threads(), backends.on(batch.device))
+        key = (batch.lengths, torch.get_num_threads(), backends.on(batch.device), numerics.chosen())
         seen, step = key in self._steps, self._steps.get(key)
         if step is not None and step.is_valid(caches):
             hidden = step.run(tokens_T, batch)

@@ -126,6 +126,26 @@ class Batch:
         decode = set(self.decode_sequences)
         return tuple(n for n in range(self.num_sequences) if n not in decode)
 
+    def part(self, sequences: tuple[int, ...]) -> tuple[torch.Tensor, Batch]:
+        """Some of its sequences, ascending, as a call of their own with int64 [T'], their flat rows here. Kept."""
+        return self.memo(("part", sequences), lambda: self._part(sequences))
+
+    def _part(self, sequences: tuple[int, ...]) -> tuple[torch.Tensor, Batch]:
+        def of(values):
+            return None if values is None else tuple(values[n] for n in sequences)
+
+        windows = {window: tuple(tables[n] for n in sequences) for window, tables in self.window_pages.items()}
+        own = Batch(
+            lengths=tuple(self.lengths[n] for n in sequences),
+            starts=tuple(self.starts[n] for n in sequences),
+            slots=of(self.slots),
+            pages=of(self.pages),
+            window_pages=windows,
+            device=self.device,
+        )
+        spans = [range(self.offsets[n], self.offsets[n] + self.lengths[n]) for n in sequences]
+        return self.index([row for span in spans for row in span]), own
+
     def memo(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make()` gives, made at the first call with this key and kept as long as the batch.
 

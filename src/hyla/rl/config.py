@@ -49,7 +49,8 @@ class RolloutConfig(Config):
     """Only 0."""
     engine: EngineOptions = EngineOptions()
     """How answers are computed: prefix cache, drafts, batches. The same answers whatever is set, but for what
-    `EngineOptions` itself calls inexact (`snapshot_dtype`, `acceptance = "rejection"`), which is refused."""
+    `EngineOptions` itself calls inexact (`numerics = "fast"`, `snapshot_dtype`, `acceptance = "rejection"`), which is
+    refused."""
 
     @model_validator(mode="after")
     def _samples_from_the_whole_distribution(self):
@@ -71,7 +72,14 @@ class RolloutConfig(Config):
         return self
 
 
-EXACT = {"snapshot_dtype": "float32", "acceptance": "exact", "dtype": None, "adapter": None, "device": "cpu"}
+EXACT = {
+    "numerics": "exact",
+    "snapshot_dtype": "float32",
+    "acceptance": "exact",
+    "dtype": None,
+    "adapter": None,
+    "device": "cpu",
+}
 """Options of an engine that a run decides itself, or on which its exactness stands."""
 
 

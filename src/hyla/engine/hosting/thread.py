@@ -182,7 +182,7 @@ class EngineThread:
         Raises RequestError for ids that the model does not have and for too many of them.
         """
         self.facts.check_text(command.token_ids)
-        return self.call(lambda: embed(self.engine.model, command))
+        return self.call(lambda: embed(self.engine.model, command, self.engine.options.numerics))
 
     def call(self, function: Callable[[], Result]) -> Future:
         """Run a function on the engine's thread between two steps, and give its result or exception."""

@@ -31,6 +31,8 @@ class EngineFacts:
     """Of most operators there: "native", "torch" or "portable" (docs/backends.md)."""
     native_build: str | None
     """Which build of the CPU's own kernels computes, as "avx2"; None where none does."""
+    numerics: str
+    """Whether rows may depend on their company: "exact" or "fast" (`EngineOptions.numerics`)."""
     threads: int
     """That compute on the CPU."""
     backends: Mapping[str, Mapping[str, Any]]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from hyla.models.config import Config, Count
+from hyla.ops.numerics import Numerics
 
 Acceptance = Literal["exact", "rejection"]
 """How a draft of a sampled answer is settled: `EngineOptions.acceptance`."""
@@ -27,6 +28,10 @@ class EngineOptions(Config):
     loaded, so a token costs what it costs without; its tokenizer, if it has one, is used."""
     device: str = "cpu"
     """Device that a folder is loaded to, as PyTorch names it: cpu, cuda, cuda:1 (docs/devices.md)."""
+    numerics: Numerics = "exact"
+    """exact: a token's result never depends on batch, prompt pieces, cache or drafts. fast gives that up where it costs
+    time, and only there (docs/serving.md, Fast numerics): answers are as good, and may differ from run to run of other
+    batches."""
     memory: Annotated[int, Field(ge=1)] | None = None
     """Bytes for caches. None: on the CPU a quarter of what is free, at most 4 GiB; on a device of its own nine tenths
     of what weights and a step's temporaries leave free; never more than `max_num_sequences` whole contexts need."""

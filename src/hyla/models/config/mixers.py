@@ -46,7 +46,7 @@ class SoftmaxConfig(MixerConfig, LaterFields):
 
 
 class MLAConfig(MixerConfig):
-    """Multi-head latent attention, computed in the absorbed form everywhere."""
+    """Multi-head latent attention, in the absorbed form everywhere but where `numerics` is "fast"."""
 
     kind: Literal["mla"] = "mla"
     num_heads: Count

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 
 from hyla.errors import BackendUnavailable
-from hyla.ops import backends
+from hyla.ops import backends, numerics
 from hyla.ops.exact import portable
 from hyla.ops.exact.row_checks import agrees, check_data, check_lock
 
@@ -79,13 +79,14 @@ def _ignores_batch(a: torch.Tensor, b: torch.Tensor, expected: torch.Tensor) -> 
 
 
 def bmm(a_BMK: torch.Tensor, b_BKN: torch.Tensor) -> torch.Tensor:
-    """Batched product [B, M, K] x [B, K, N] -> [B, M, N] whose rows depend neither on M nor on B (float64: no promise).
+    """Batched product [B, M, K] x [B, K, N] -> [B, M, N] whose rows depend neither on M nor on B (float64 and
+    `numerics` "fast": no promise).
 
     Items that are dense matrices are read where they lie (one matrix may be expanded over B). A row-major b (N
     contiguous) and a column-major one are different calls with different bits: keep to one. M is padded with zero rows
     to a count that was checked.
     """
-    if a_BMK.dtype == torch.float64:
+    if a_BMK.dtype == torch.float64 or numerics.is_fast():
         return torch.bmm(a_BMK, b_BKN)
     if backends.is_portable(a_BMK.device):
         return portable.bmm(a_BMK, b_BKN)

@@ -8,6 +8,8 @@ it with a few row counts (buckets), checks once per weight shape, machine and th
 bits, and uses those: a row then has one result, whether it came alone or among 4,096 others. The set of calls is
 finite and every one of them has been compared; nothing is assumed about the library.
 
+Where `numerics` is "fast" it is called with the rows as they come, and nothing is promised of a row.
+
 The checks cost some tens of milliseconds and memory of about three weights for each shape, once per process. A weight
 of more than BLOCK_ELEMENTS (a vocabulary's) is checked, packed and multiplied in blocks of its outputs, so no check is
 larger than one block.
@@ -22,7 +24,7 @@ from functools import cache
 import torch
 
 from hyla.errors import BackendUnavailable
-from hyla.ops import backends
+from hyla.ops import backends, numerics
 from hyla.ops.exact import portable
 from hyla.ops.exact.row_checks import adds_bias_once, agreeing_sets, agrees, check_bias, check_data, check_lock
 from hyla.ops.native import products
@@ -151,6 +153,8 @@ def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor
     if x_TD.dtype == torch.float64:
         # An oracle's dtype: no promise, no check.
         return torch.nn.functional.linear(x_TD, weight)
+    if numerics.is_fast():
+        return _linear_as_it_comes(x_TD, weight, bias_O)
     if backends.is_portable(x_TD.device):
         return portable.linear(x_TD, weight.to_dense() if weight.is_mkldnn else weight, bias_O)
     out_dim, in_dim = weight.shape
@@ -173,6 +177,14 @@ def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor
         parts.append(_linear_once(rows_RD.contiguous(), weight, bias_O)[: num_rows - first])
         first += size
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _linear_as_it_comes(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+    """Rows times one block in one call of the library, whatever their number: for `numerics` "fast"."""
+    if weight.is_mkldnn and not has_library_layout(x_TD.device, x_TD.dtype):
+        weight = weight.to_dense()  # the backend has changed since
+    y_TO = _linear_once(x_TD.contiguous(), weight)
+    return y_TO if bias_O is None else (y_TO + bias_O).to(y_TO.dtype)
 
 
 def _linear_in_fp32(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor) -> torch.Tensor:

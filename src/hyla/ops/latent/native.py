@@ -13,26 +13,30 @@ unsupported = native.unsupported
 
 def forward(q_THR, kv_TR, weight_L, cos_sin_TR, k_up, *, eps: float, interleaved: bool):
     """`absorb` (see `hyla.ops.latent`)."""
-    latent_dim, nope_dim = weight_L.shape[0], k_up.shape[2]
-    tokens, heads, _ = q_THR.shape
+    latent_dim, (tokens, heads, query_dim) = weight_L.shape[0], q_THR.shape
     rope_dim, kv_T1R = kv_TR.shape[1] - latent_dim, kv_TR[:, None]
-    q_THK = empty((tokens, heads, latent_dim + rope_dim), torch.float32)
+    nope_dim = query_dim - rope_dim
+    first_dim = nope_dim if k_up is None else latent_dim
+    q_THK = empty((tokens, heads, first_dim + rope_dim), torch.float32)
     k_T1K = empty((tokens, 1, latent_dim + rope_dim), kv_TR.dtype)
     q_nope = q_THR[:, :, :nope_dim]
-    if q_nope.dtype != torch.float32:
-        q_nope = _written(q_nope, empty(q_nope.shape, torch.float32))
-    k_up.product(q_nope, out=q_THK[:, :, :latent_dim])
+    if k_up is None:
+        _written(q_nope, q_THK[:, :, :nope_dim])
+    else:
+        if q_nope.dtype != torch.float32:
+            q_nope = _written(q_nope, empty(q_nope.shape, torch.float32))
+        k_up.product(q_nope, out=q_THK[:, :, :latent_dim])
     _written(kv_T1R[:, :, :latent_dim], k_T1K[:, :, :latent_dim], weight_L, eps)
     if rope_dim:
         rotation = {"cos_sin_TR": cos_sin_TR, "interleaved": interleaved}
-        _written(q_THR[:, :, nope_dim:], q_THK[:, :, latent_dim:], **rotation)
+        _written(q_THR[:, :, nope_dim:], q_THK[:, :, first_dim:], **rotation)
         _written(kv_T1R[:, :, latent_dim:], k_T1K[:, :, latent_dim:], **rotation)
     return q_THK, k_T1K
 
 
 def head_outputs(o_THL, v_up, gate_TH, dtype: torch.dtype) -> torch.Tensor:
     """`head_outputs` (see `hyla.ops.latent`)."""
-    o_THV = v_up.product(o_THL)
+    o_THV = o_THL if v_up is None else v_up.product(o_THL)
     if gate_TH is None and dtype == torch.float32:
         return o_THV.flatten(1)
     return latents.gate_heads(o_THV, gate_TH, dtype).flatten(1)

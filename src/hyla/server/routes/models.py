@@ -31,6 +31,7 @@ def _health(served: ServedModel) -> dict:
         "cache_bytes": status["cache_bytes"],
         "device": facts.device,
         "arithmetic": facts.arithmetic,
+        "numerics": facts.numerics,
         "cpu_backend": facts.cpu_backend,
         "native_build": facts.native_build,
         "threads": facts.threads,
