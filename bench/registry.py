@@ -29,6 +29,8 @@ BENCHMARKS = (
     "products",
     "qwen35_shape",
     "real_model",
+    "rl",
+    "rollouts",
     "sampling",
     "snapshots",
     "spill",
