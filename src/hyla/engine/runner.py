@@ -158,7 +158,7 @@ class Runner:
         chooser = generation.chooser
         for row in range(len(part.drafts) + 1):
             found, draft = None if free is None else free[first + row], part.draft_of(row)
-            if found is not None and chooser.is_free:
+            if found is not None and (row == 0 or chooser.is_free):
                 token, logprob, problem = found.token, found.logprob, NOT_NUMBERS
             else:
                 token = chooser.choose(logits_RV[first + row], len(generation.tokens), draft)

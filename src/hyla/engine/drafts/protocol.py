@@ -53,6 +53,8 @@ class Part:
         if not generation.chooser.is_free:
             return [None] * count
         first = len(generation.tokens)
+        if count == 1 and self.cut is None:
+            return [generation.chooser.row(first)]
         drafts = [self.draft_of(row) for row in range(count)]
         return [
             generation.chooser.row(first + row) if draft is None or draft.source is None else None
