@@ -35,9 +35,7 @@ class PeerRollouts(Rollouts):
     has drawn of it decides what is drawn of the rest."""
 
     def __init__(self, other: Rollouts, peer: TransformersAnswers):
-        super().__init__(
-            other.engine, other.tasks, other.rewards, other.config, seed=other.seed, folder=other.folder
-        )
+        super().__init__(other.engine, other.tasks, other.rewards, other.config, seed=other.seed, folder=other.folder)
         self.peer = peer
 
     def sampled(self, number: int, keys: Sequence[tuple[int, int]]) -> Iterable[list[Sample]]:
@@ -45,9 +43,7 @@ class PeerRollouts(Rollouts):
             return
         order = self.order.of(number)
         tasks = [self.tasks[order[group]] for group, _ in keys]
-        draws = Draws(
-            self.config.max_tokens, self.config.temperature, seed_of(self.seed, number), self.engine.eos_ids
-        )
+        draws = Draws(self.config.max_tokens, self.config.temperature, seed_of(self.seed, number), self.engine.eos_ids)
         answers = self.peer.of([task.prompt_ids for task in tasks], draws)
         yield [self._sample(key, task, answer) for key, task, answer in zip(keys, tasks, answers)]
 

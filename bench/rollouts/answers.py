@@ -37,11 +37,11 @@ class Draws(NamedTuple):
 class TransformersAnswers:
     """transformers' `generate`: rows padded on the left, its own cache, its scores of the drawn tokens.
 
-    dtype: of its weights.
+    dtype: of its weights. rows: that it is given at once; more of them are slower here (docs/log.md).
     """
 
-    def __init__(self, model: Model, dtype: torch.dtype = torch.float32):
-        self.dtype = dtype
+    def __init__(self, model: Model, dtype: torch.dtype = torch.float32, rows: int = 64):
+        self.dtype, self.rows = dtype, rows
         self.renew(model)
 
     def renew(self, model: Model) -> None:
@@ -57,24 +57,28 @@ class TransformersAnswers:
     @torch.no_grad()
     def of(self, prompts: Sequence[Sequence[int]], draws: Draws) -> list[Answer]:
         """One answer to each prompt. All noise is of one generator, so other rows change what is drawn."""
+        with torch.random.fork_rng():
+            torch.manual_seed(draws.seed)
+            pieces = [prompts[first : first + self.rows] for first in range(0, len(prompts), self.rows)]
+            return [answer for piece in pieces for answer in self._generated(piece, draws)]
+
+    def _generated(self, prompts: Sequence[Sequence[int]], draws: Draws) -> list[Answer]:
         longest = max(map(len, prompts))
         pad = draws.eos_ids[0] if draws.eos_ids else 0
         tokens_RT = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
         mask_RT = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        with torch.random.fork_rng():
-            torch.manual_seed(draws.seed)
-            found = self.model.generate(
-                tokens_RT,
-                attention_mask=mask_RT,
-                do_sample=True,
-                temperature=draws.temperature,
-                max_new_tokens=draws.max_tokens,
-                eos_token_id=list(draws.eos_ids) or -1,
-                pad_token_id=pad,
-                use_cache=True,
-                return_dict_in_generate=True,
-                output_scores=True,
-            )
+        found = self.model.generate(
+            tokens_RT,
+            attention_mask=mask_RT,
+            do_sample=True,
+            temperature=draws.temperature,
+            max_new_tokens=draws.max_tokens,
+            eos_token_id=list(draws.eos_ids) or -1,
+            pad_token_id=pad,
+            use_cache=True,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
         drawn_RT = found.sequences[:, longest:]
         columns = [torch.log_softmax(scores_RV, -1) for scores_RV in found.scores]
         logprobs_RT = torch.stack([one.gather(1, drawn_RT[:, n, None])[:, 0] for n, one in enumerate(columns)], 1)
@@ -127,7 +131,9 @@ def _completed(done) -> Answer:
 
 
 @torch.inference_mode()
-def scored(model: Model, prompts: Iterable[Sequence[int]], answers: Iterable[Answer], temperature: float) -> list[float]:
+def scored(
+    model: Model, prompts: Iterable[Sequence[int]], answers: Iterable[Answer], temperature: float
+) -> list[float]:
     """ln p of all drawn tokens by the trainer's arithmetic, in order."""
     found: list[float] = []
     for prompt, answer in zip(prompts, answers, strict=True):

@@ -47,9 +47,7 @@ class Shape:
 SHAPES = {
     "sums": Shape("example", 32, 8, 6, (4, 6)),
     "example": Shape("example", 8, 8, 64, (4, 6)),
-    **{
-        f"{mixer}-{size}": Shape(f"{mixer}-{size}", 8, 8, 64, (100, 130)) for size in SIZES for mixer in MIXERS
-    },
+    **{f"{mixer}-{size}": Shape(f"{mixer}-{size}", 8, 8, 64, (100, 130)) for size in SIZES for mixer in MIXERS},
 }
 """By name: the round of examples/grpo.py; its model with longer answers; the hybrids of `bench training`."""
 
@@ -152,6 +150,9 @@ def gap(drawn: list[float], new: list[float]) -> dict[str, float]:
 
 def shown(name: str, row: dict) -> str:
     rates = ", ".join(f"{side} {rate:,.0f} tokens/s" for side, rate in row["tokens_s"].items())
-    gaps = [f"{side}: {row[f'{side}_gap']['exact']:.1%} exact, {row[f'{side}_gap']['largest']:.1e}" for side in row["tokens_s"]]
+    gaps = [
+        f"{side}: {row[f'{side}_gap']['exact']:.1%} exact, {row[f'{side}_gap']['largest']:.1e}"
+        for side in row["tokens_s"]
+    ]
     ratio = f"{row['ratio']:.2f}x ({row['ratio_low']:.2f}, {row['ratio_high']:.2f})"
     return f"{name:16} {rates}, {ratio}; {'; '.join(gaps)}{'' if row['same_model'] else ': NOT THE SAME MODEL'}"
