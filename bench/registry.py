@@ -22,6 +22,7 @@ BENCHMARKS = (
     "engine",
     "fp8_product",
     "gguf_families",
+    "handover",
     "http_overhead",
     "invariance",
     "peers",

@@ -94,7 +94,7 @@ def shown(side: str, seed: int, found: dict) -> str:
 def table(results: dict[str, dict]) -> str:
     """Markdown."""
     lines = [
-        "| rollouts, seed | held-out reward, before to after | ratios that are 1 | least, largest | mean - 1 | KL (k3) |",
+        "| rollouts, seed | held-out reward, before to after | ratios of 1 | least, largest | mean - 1 | KL (k3) |",
         "|---|---|---|---|---|---|",
     ]
     for name, found in results.items():

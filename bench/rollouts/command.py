@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.outcome import Outcome
 from bench.timing import add_clock_option, alternated, chosen_clock, interval
-from bench.training.models import MIXERS, SIZES, VOCABULARY, write_model
+from bench.training.models import MIXERS, SIZES, write_model
 
 THREADS = 1
 FASTER = 5.0

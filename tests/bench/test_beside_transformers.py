@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import handover
 from bench.rl import command as rl
 from bench.rl import example
 from bench.rollouts import command as rollouts
@@ -65,8 +66,18 @@ def test_a_round_is_checked_and_timed(tmp_path, monkeypatch, capsys):
     assert {len(found) for found in outcome.seconds.values()} == {2} and "few" in capsys.readouterr().out
 
 
-def test_a_run_learns_from_the_answers_of_transformers(tmp_path):
+def test_a_hand_over_is_measured_beside_an_update(tmp_path):
+    options = argparse.Namespace(models=["kda-5m"], lora=[0, 4], dtype="bf16", answers=2, rounds=1, folder=tmp_path)
+    rows = handover.run(options).results
+    assert list(rows) == ["kda-5m, whole", "kda-5m, LoRA of rank 4"]
+    for row in rows.values():
+        assert row["share"] == pytest.approx((row["handover"] + row["fingerprint"]) / row["update"])
+    assert {path.name for path in tmp_path.iterdir()} == {"kda-5m"}
+
+
+def test_a_run_learns_from_the_answers_of_transformers(tmp_path, monkeypatch):
     """Two updates by the example itself: the first round has our tasks and weights, and other answers."""
+    monkeypatch.setattr(example.grpo, "NUM_HELDOUT", 20)
     settings = ["rl.rollout.tasks_per_round=3", "rl.rollout.group_size=4", "rl.policy.drop_equal_groups=false"]
     options = argparse.Namespace(seeds=[0], steps=2, sides=list(rl.SIDES), folder=tmp_path, settings=settings)
     outcome = rl.run(options)
