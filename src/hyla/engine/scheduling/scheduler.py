@@ -259,7 +259,8 @@ class Scheduler:
             return False
         if not running:
             return True
-        promised = sum(self._pages_for(g, g.num_pending + 1)[None] for g in running) + len(running)
+        missing = self.cache.num_missing_pages
+        promised = sum(missing(g.place, g.num_pending + 1) for g in running) + len(running)
         needed = num_pages_for(len(newcomer.tokens) + 1)
         units = self.cache.ledger.pages
         free = units.free + units.cached + sum(len(generation.place.pages) for generation in displaced)
