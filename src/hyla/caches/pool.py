@@ -244,6 +244,9 @@ class Cache:
         return self._oldest(sequence.written)
 
     def _check_restorable(self, sequence: Sequence, length: int) -> None:
+        self._check_valid(sequence)
+        if length >= sequence.written:  # nothing is to be forgotten
+            return
         oldest = self.oldest_length(sequence)
         if length < oldest:
             raise HylaError(

@@ -12,7 +12,8 @@ from hyla.engine.drafts.protocol import Drafter, Part
 from hyla.engine.generation import Generation
 from hyla.engine.requests.messages import TokenEvent
 from hyla.engine.sampling.choosing import NOT_NUMBERS
-from hyla.engine.sampling.sampler import greedy, logprobs_of
+from hyla.engine.sampling.sampler import logprobs_of
+from hyla.engine.sampling.together import Found, tokens_of_rows
 from hyla.models.recording import StepForward
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
@@ -138,33 +139,34 @@ class Runner:
             return
         picked_RD = hidden_TD if len(rows) == hidden_TD.shape[0] else hidden_TD[batch.index(rows)]
         logits_RV = self.model.head_logits(picked_RD)
-        best = greedy(logits_RV) if any(part.generation.chooser.is_plain for part, _, _ in ready) else None
+        free = tokens_of_rows(logits_RV, [row for part, _, _ in ready for row in part.free_rows()])
         first = 0
         for part, outcome, span in ready:
             with part.generation.alone():
-                self._verify(part, outcome, logits_RV, best, first)
+                self._verify(part, outcome, logits_RV, free, first)
             if part.generation.fault is not None:
                 outcome.problem, outcome.is_dead_end = part.generation.fault, False
             first += len(span)
 
     @staticmethod
     def _verify(
-        part: Part, outcome: Outcome, logits_RV: torch.Tensor, best: list[int | None] | None, first: int
+        part: Part, outcome: Outcome, logits_RV: torch.Tensor, free: list[Found | None] | None, first: int
     ) -> None:
-        """Choose token after token from the rows from `first` on, for as long as the drafts before were accepted."""
+        """Choose token after token from the rows from `first` on, for as long as the drafts before were accepted. free:
+        what rows gave that were done at once; None: none were."""
         generation = part.generation
-        chooser, wants_logprobs = generation.chooser, generation.params.logprobs is not None
+        chooser = generation.chooser
         for row in range(len(part.drafts) + 1):
-            is_plain, draft = False, part.draft_of(row)
-            if best is not None and chooser.is_plain:
-                is_plain, token = True, best[first + row]
+            found, draft = None if free is None else free[first + row], part.draft_of(row)
+            if found is not None and (row == 0 or chooser.is_free):
+                token, logprob, problem = found.token, found.logprob, NOT_NUMBERS
             else:
                 token = chooser.choose(logits_RV[first + row], len(generation.tokens), draft)
+                problem = chooser.problem
+                logprob = None if token is None else chooser.logprob(logits_RV[first + row], token)
             if token is None:
-                outcome.problem = NOT_NUMBERS if is_plain else chooser.problem
-                outcome.is_dead_end = outcome.problem != NOT_NUMBERS
+                outcome.problem, outcome.is_dead_end = problem, problem != NOT_NUMBERS
                 break
-            logprob = chooser.logprob(logits_RV[first + row], token) if wants_logprobs else None
             outcome.events.append(generation.accept(token, logprob))
             if outcome.events[-1].finish_reason is not None or row == len(part.drafts):
                 break

@@ -34,8 +34,9 @@ class UpdateMetrics:
     """One optimizer step on a round's answers. loss: what was minimised. ratio_*: exp(new - rollout) over learnt
     tokens; exactly 1 where the update is on-policy. exact_ratios: share of the tokens whose ratio is 1. clipped:
     share of the tokens that a limit stopped. kl: estimate (k3), nats, weighted as the loss, of leaving the first model;
-    None where it is not asked for. entropy: mean of the distribution that is sampled from, nats a token. seconds: of
-    the update."""
+    None where it is not asked for. rollout_kl: estimate (k3), nats a token, of KL(rollout || new), what drew the tokens
+    beside what is trained; exactly 0 where every ratio is 1. entropy: mean of the distribution that is sampled from,
+    nats a token. seconds: of the update."""
 
     step: int
     round: int
@@ -49,6 +50,7 @@ class UpdateMetrics:
     entropy: float
     kl: float | None
     seconds: float
+    rollout_kl: float | None = None
 
 
 @dataclass(frozen=True)

@@ -237,6 +237,7 @@ class PolicyTrainer(Trainer):
             return UpdateMetrics(step + 1, number, 0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, None, seconds)
         losses = [seen.losses for seen in self._seen]
         ratio_R = torch.cat([seen.ratio_R for seen in self._seen])
+        difference_R = ratio_R.log()
         entropy_R = torch.cat([seen.entropy_R for seen in self._seen])
         return UpdateMetrics(
             step=step + 1,
@@ -251,6 +252,7 @@ class PolicyTrainer(Trainer):
             entropy=float(entropy_R.double().mean()),
             kl=None if self.reference is None else sum(float(one.kl) for one in losses),
             seconds=seconds,
+            rollout_kl=float((difference_R.expm1() - difference_R).mean()),
         )
 
     def _forget_later_lines(self) -> None:

@@ -83,7 +83,7 @@ class RLRun:
         and its number of steps. Killed at any moment, the next call goes on bit for bit."""
         check_start(self.folder, self.start_from, self.record["start_digest"])
         with Rewards(self.request.rl.reward) as rewards:
-            trainer = self._trainer(rewards, listeners)
+            trainer = self.trainer(rewards, listeners)
             listeners.on_resume(trainer.resume(listeners.say))
             trainer.run(is_stopped=listeners.is_stopped, say=listeners.say)
             trainer.score(trainer.finished_steps)
@@ -96,7 +96,8 @@ class RLRun:
     def _made(self) -> Model:
         return self.request.model.made(trained_config(self.start_from), self.request.train.seed)
 
-    def _trainer(self, rewards: Rewards, listeners: Listeners) -> PolicyTrainer:
+    def trainer(self, rewards: Rewards, listeners: Listeners) -> PolicyTrainer:
+        """The trainer as the run begins, with what samples for it."""
         rl, train = self.request.rl, self.request.train
         reference = None
         if rl.policy.kl_weight:

@@ -11,6 +11,7 @@ import torch
 
 from hyla.engine.generation import Generation
 from hyla.engine.sampling.acceptance import Draft
+from hyla.engine.sampling.together import Row
 from hyla.ops.batch import Batch
 
 
@@ -44,6 +45,21 @@ class Part:
     def draft_of(self, row: int) -> Draft | None:
         """The draft of the token that comes after `row` drafts."""
         return self.drafts[row] if row < len(self.drafts) else self.cut
+
+    def free_rows(self) -> list[Row | None]:
+        """Of the last known token and of each draft: what is asked of the row, where it can be done with others at
+        once; None where it cannot."""
+        generation, count = self.generation, len(self.drafts) + 1
+        if not generation.chooser.is_free:
+            return [None] * count
+        first = len(generation.tokens)
+        if count == 1 and self.cut is None:
+            return [generation.chooser.row(first)]
+        drafts = [self.draft_of(row) for row in range(count)]
+        return [
+            generation.chooser.row(first + row) if draft is None or draft.source is None else None
+            for row, draft in enumerate(drafts)
+        ]
 
 
 class Drafter(Protocol):

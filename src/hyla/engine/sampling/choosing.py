@@ -44,6 +44,7 @@ from hyla.engine.sampling.sampler import (
     sampled_logprobs,
 )
 from hyla.engine.sampling.thinking import Thinking
+from hyla.engine.sampling.together import Row
 
 NOT_NUMBERS = "the model's logits are not numbers (NaN); check the weights"
 
@@ -83,20 +84,31 @@ class Chooser:
         self._allowed = np.unique(params.allowed_token_ids) if params.allowed_token_ids is not None else None
         self._bias_ids = np.array(list(params.logit_bias), dtype=np.int64)
         self._bias = np.array(list(params.logit_bias.values()), dtype=np.float64)
-        self._is_always_plain = (
-            params.temperature == 0.0
-            and self._penalties.is_none
+        self._is_unruled = (
+            self._penalties.is_none
             and not params.logit_bias
             and self._allowed is None
             and not self._bad_words
             and grammar is None
+            and (params.temperature == 0.0 or (params.top_k == 0 and params.top_p == 1.0 and params.min_p == 0.0))
         )
 
     @property
+    def is_free(self) -> bool:
+        """Whether nothing but the temperature stands between the model's logits and the next token, so that rows can be
+        done at once (`engine.sampling.together`)."""
+        return self._is_unruled and self._thinking.forced is None and not self._must_go_on
+
+    @property
     def is_plain(self) -> bool:
-        """Whether the next token is the model's most likely one, the lowest id on a tie, so that rows can be done at
-        once."""
-        return self._is_always_plain and self._thinking.forced is None and not self._must_go_on
+        """Whether the next token is the model's most likely one, the lowest id on a tie."""
+        return self.params.temperature == 0.0 and self.is_free
+
+    def row(self, position: int) -> Row:
+        """What is asked of the row of a position while `is_free` holds."""
+        params = self.params
+        key = NoiseKey(params.chosen_seed, self.choice, position)
+        return Row(params.temperature, key, params.logprobs, params.sampled_logprobs)
 
     @property
     def is_thinking(self) -> bool:

@@ -9,6 +9,7 @@ versions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,12 +36,27 @@ class NoiseKey(NamedTuple):
 
 
 def _philox(key: NoiseKey, block: int) -> np.random.Philox:
-    return np.random.Philox(key=[key.seed, key.choice], counter=[block, key.position, key.purpose, key.depth])
+    # Whole numbers of 64 bits: numpy reads a list of small and large ones as floating-point numbers.
+    words = np.array([key.seed, key.choice, block, key.position, key.purpose, key.depth], dtype=np.uint64)
+    return np.random.Philox(key=words[:2], counter=words[2:])
 
 
 def first_words(key: NoiseKey, count: int) -> np.ndarray:
     """uint64 [count]: the words of ids 0 to count - 1."""
     return _philox(key, 0).random_raw(count)
+
+
+def words_of_keys(keys: Sequence[NoiseKey], count: int) -> np.ndarray:
+    """uint64 [keys, count]: `first_words` of each."""
+    words = np.empty((len(keys), count), dtype=np.uint64)
+    generator = _philox(NoiseKey(0, 0, 0), 0)
+    state = generator.state  # one generator that is set anew: making one costs more than a thousand words
+    for row, key in zip(words, keys):
+        state["state"]["key"][:] = key.seed, key.choice
+        state["state"]["counter"][:] = 0, key.position, key.purpose, key.depth
+        generator.state = state
+        row[:] = generator.random_raw(count)
+    return words
 
 
 def words_of(key: NoiseKey, ids: np.ndarray) -> np.ndarray:

@@ -33,8 +33,8 @@ class PrefixReuse:
 
     def is_being_computed(self, newcomer: Generation, hit: Hit | None, running: Iterable[Generation]) -> bool:
         """Whether somebody is just computing more of this prompt than is cached; then its state will be kept there."""
-        if hit is None:
-            return False
+        if hit is None or hit.length >= (len(newcomer.skippable_tokens) - 1) // CHUNK * CHUNK:
+            return False  # there is no more that could be shared
         for generation in running:
             if generation.num_output_tokens or generation.request.cache_salt != newcomer.request.cache_salt:
                 continue

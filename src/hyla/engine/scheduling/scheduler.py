@@ -14,7 +14,6 @@ equal, and nobody is displaced by an admission more than MOST_DISPLACED times.
 from __future__ import annotations
 
 from bisect import insort
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hyla.caches import Cache
@@ -216,10 +215,10 @@ class Scheduler:
         units = self.cache.units_of(window)
         return units.free + units.cached - step.pages[window]
 
-    def _pages_for(self, generation: Generation, count: int) -> Counter[int | None]:
+    def _pages_for(self, generation: Generation, count: int) -> dict[int | None, int]:
         """New pages, by window, that the generation needs for `count` more tokens."""
         place = generation.place
-        return Counter({window: self.cache.num_missing_pages(place, count, window) for window in place.tables})
+        return {window: self.cache.num_missing_pages(place, count, window) for window in place.tables}
 
     def _preempt(self, generation: Generation) -> None:
         self.running.remove(generation)
@@ -260,7 +259,8 @@ class Scheduler:
             return False
         if not running:
             return True
-        promised = sum(self._pages_for(g, g.num_pending + 1)[None] for g in running) + len(running)
+        missing = self.cache.num_missing_pages
+        promised = sum(missing(g.place, g.num_pending + 1) for g in running) + len(running)
         needed = num_pages_for(len(newcomer.tokens) + 1)
         units = self.cache.ledger.pages
         free = units.free + units.cached + sum(len(generation.place.pages) for generation in displaced)

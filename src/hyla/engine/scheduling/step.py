@@ -16,12 +16,13 @@ class Step:
         self.num_tokens = self.num_backups = 0
         self.pages: Counter[int | None] = Counter()
         """How many pages of each window are to be taken."""
-        self._taken: dict[Generation, tuple[Counter, int]] = {}
+        self._taken: dict[Generation, tuple[dict[int | None, int], int]] = {}
 
-    def add(self, part: Part, pages: Counter, num_backups: int) -> None:
+    def add(self, part: Part, pages: dict[int | None, int], num_backups: int) -> None:
         self.parts[part.generation], self._taken[part.generation] = part, (pages, num_backups)
         self.num_tokens += part.num_known + part.num_drafts
-        self.pages += pages
+        for window, count in pages.items():
+            self.pages[window] += count
         self.num_backups += num_backups
 
     def drop(self, generation: Generation) -> None:
@@ -30,7 +31,7 @@ class Step:
         if part is not None:
             pages, num_backups = self._taken.pop(generation)
             self.num_tokens -= part.num_known + part.num_drafts
-            self.pages -= pages
+            self.pages.subtract(pages)
             self.num_backups -= num_backups
 
     def num_tokens_of(self, generation: Generation) -> int:
