@@ -287,6 +287,9 @@ class Engine(BlockingUse):
         return events
 
     def _run(self, parts: list[Part]) -> list[TokenEvent]:
+        for part in parts:
+            if part.is_last:
+                part.generation.draw_with(self.weights_version)
         try:
             rows = sum(part.num_known + part.num_drafts for part in parts)
             with says_what_to_lower(self.model.device, f"a step of {rows} tokens", SMALLER_STEPS):

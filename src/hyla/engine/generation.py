@@ -65,6 +65,8 @@ class Generation:
         self.miss_reason: MissReason | None = None
         self.num_drafted = self.num_accepted = 0
         """Draft tokens that were verified, and those that were right."""
+        self.weights_version: int | None = None
+        """Of the weights that drew its tokens; None: of several, or there is none yet."""
         self.chooser = Chooser(self.params, self.tokens, choice=choice, stop_ids=self.stop_ids, grammar=grammar)
         """Chooses the next token; `accept` tells it what was chosen."""
         self.num_unscored = min(max(self.params.prompt_logprobs_start, 1), self.num_prompt_tokens)
@@ -126,6 +128,13 @@ class Generation:
             accepted_tokens=self.num_accepted,
         )
 
+    def draw_with(self, weights_version: int) -> None:
+        """Its next tokens are drawn by these weights."""
+        if not self.num_output_tokens:
+            self.weights_version = weights_version
+        elif self.weights_version != weights_version:
+            self.weights_version = None
+
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> TokenEvent:
         """Append a chosen token, tell the chooser, and read its text; the event says whether it was the last."""
         self.tokens.append(token_id)
@@ -177,6 +186,7 @@ class Generation:
             prompt_logprobs=scored,
             finish_reason=finish_reason,
             usage=self.usage if finish_reason else None,
+            weights_version=self.weights_version if finish_reason else None,
             stop=self._stops.found,
             **fields,
         )

@@ -47,6 +47,9 @@ class RolloutConfig(Config):
     """Only 0."""
     min_p: float = 0.0
     """Only 0."""
+    own_process: bool = False
+    """Compute answers in a process of the engine's own, which is started again when it dies. The same answers; it takes
+    memory for a second PyTorch and for a copy of the weights that change (Linux)."""
     engine: EngineOptions = EngineOptions()
     """How answers are computed: prefix cache, drafts, batches. The same answers whatever is set, but for what
     `EngineOptions` itself calls inexact (`snapshot_dtype`, `acceptance = "rejection"`), which is refused."""

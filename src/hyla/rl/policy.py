@@ -18,7 +18,7 @@ from hyla.models.trunk import Model
 from hyla.ops.exact.logprobs import token_logprobs, token_logprobs_and_entropy
 from hyla.rl.advantages import advantages, is_equal
 from hyla.rl.config import PolicyConfig
-from hyla.rl.handover import HandOver
+from hyla.rl.handover import HandsOver
 from hyla.rl.heldout import HeldoutScores
 from hyla.rl.metrics import RoundMetrics, UpdateMetrics
 from hyla.rl.objective import PolicyLosses, policy_loss, ratios, token_weights
@@ -114,7 +114,7 @@ class PolicyTrainer(Trainer):
         """Parameters of the model that change."""
         return {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
-    def sample_with(self, rollouts: Rollouts, hand_over: HandOver) -> None:
+    def sample_with(self, rollouts: Rollouts, hand_over: HandsOver) -> None:
         self.rollouts, self.hand_over = rollouts, hand_over
 
     # Rounds

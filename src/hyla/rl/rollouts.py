@@ -13,6 +13,7 @@ from hyla.engine import Engine, Request, SamplingParams
 from hyla.engine.requests.messages import Completion
 from hyla.errors import HylaError
 from hyla.rl.config import RolloutConfig
+from hyla.rl.engine_process import RolloutProcess, check_versions
 from hyla.rl.rewards import Rewards
 from hyla.rl.samples import RoundFile, Sample
 from hyla.rl.tasks import Task, round_tasks
@@ -51,7 +52,7 @@ class Rollouts:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | RolloutProcess,
         tasks: Sequence[Task],
         rewards: Rewards,
         config: RolloutConfig,
@@ -119,7 +120,9 @@ class Rollouts:
             yield samples
 
     def _finished(self, requests: Sequence[Request]) -> Iterator[list[Completion]]:
-        return self.engine.finished([self.engine.resolve(request) for request in requests])
+        for done in self.engine.finished([self.engine.resolve(request) for request in requests]):
+            check_versions(done, self.engine)
+            yield done
 
     def _judged(self, samples: Sequence[Sample]) -> Iterable[list[Sample]]:
         """In pieces, so that a killed process keeps most of what was asked."""

@@ -138,6 +138,9 @@ class TokenEvent:
     """What went wrong, with finish_reason "error"; with "dead_end", what left no token to go on with."""
     retry_after_seconds: int | None = None
     """With an error that is not the request's: after how many seconds the same request may succeed."""
+    weights_version: int | None = None
+    """With a finish_reason: of the weights that drew every token of the choice (`Engine.weights_version`); None: of
+    several, or none was drawn."""
 
 
 @dataclass(frozen=True)
@@ -158,3 +161,5 @@ class Completion:
     seed: int
     """The request's seed, or the one drawn for it: asking again with it gives the same tokens."""
     error: str | None = None
+    weights_version: int | None = None
+    """Of the weights that drew it (`TokenEvent`)."""
