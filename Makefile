@@ -113,7 +113,7 @@ train-drills: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow tests/train/test_kill_drills.py
 
 rl-drills: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow tests/rl/test_rollout_process.py
+	$(BIN)/python -m pytest -m slow tests/rl/test_rollout_process.py tests/rl/test_route_replay.py
 
 lm-eval: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'

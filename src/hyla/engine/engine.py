@@ -22,6 +22,7 @@ from hyla.engine.requests.messages import FinishReason, Request, TokenEvent
 from hyla.engine.requests.options import EngineOptions
 from hyla.engine.requests.resolving import Resolved, Resolver
 from hyla.engine.requests.text import EndsText, TextCodec
+from hyla.engine.routes import routers
 from hyla.engine.runner import Runner
 from hyla.engine.sampling.choosing import NOT_NUMBERS
 from hyla.engine.sampling.grammar import GrammarCompiler
@@ -165,6 +166,7 @@ class Engine(BlockingUse):
             native_build=backends.native_build(self.model.device),
             threads=torch.get_num_threads(),
             backends=backends_of(self.model),
+            routers=routers(self.model.config),
             notes=tuple(self.notes),
         )
 

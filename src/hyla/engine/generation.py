@@ -14,6 +14,7 @@ from hyla.caches.tree import Branch, MissReason
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent, TokenLogprob, Usage
 from hyla.engine.requests.options import Acceptance
 from hyla.engine.requests.text import Detokenizer, StopStrings, TextCodec
+from hyla.engine.routes import RouteRecord
 from hyla.engine.sampling.acceptance import Draft
 from hyla.engine.sampling.choosing import Chooser
 from hyla.engine.sampling.grammar import Grammar
@@ -67,6 +68,8 @@ class Generation:
         """Draft tokens that were verified, and those that were right."""
         self.weights_version: int | None = None
         """Of the weights that drew its tokens; None: of several, or there is none yet."""
+        self.routes = RouteRecord() if self.params.router_choices else None
+        """The choices of the model's routers, where they are asked for."""
         self.chooser = Chooser(self.params, self.tokens, choice=choice, stop_ids=self.stop_ids, grammar=grammar)
         """Chooses the next token; `accept` tells it what was chosen."""
         self.num_unscored = min(max(self.params.prompt_logprobs_start, 1), self.num_prompt_tokens)
@@ -187,6 +190,7 @@ class Generation:
             finish_reason=finish_reason,
             usage=self.usage if finish_reason else None,
             weights_version=self.weights_version if finish_reason else None,
+            router_choices=self.routes.told(len(self.tokens) - 1) if finish_reason and self.routes else None,
             stop=self._stops.found,
             **fields,
         )

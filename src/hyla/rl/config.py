@@ -95,6 +95,9 @@ class PolicyConfig(Config):
     """Leave out tasks whose answers all got the same reward: they say nothing."""
     updates_per_round: Count = 1
     """Optimizer steps on the answers of one round; only the first is on-policy."""
+    replay_routes: bool = False
+    """Let every token go through the experts that it went through when it was drawn; the choices are kept with the
+    answers. In a model with experts alone. By exactness they are the same anyway: for numerics that differ."""
 
 
 class RLConfig(Config):

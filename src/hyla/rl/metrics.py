@@ -35,7 +35,8 @@ class UpdateMetrics:
     tokens; exactly 1 where the update is on-policy. exact_ratios: share of the tokens whose ratio is 1. clipped:
     share of the tokens that a limit stopped. kl: estimate (k3), nats, weighted as the loss, of leaving the first model;
     None where it is not asked for. entropy: mean of the distribution that is sampled from, nats a token. seconds: of
-    the update."""
+    the update. routes_known, routes_replaced: where experts are replayed, the share of choices (of a row in a mixture)
+    that the engine told, and of those that the router would have made otherwise."""
 
     step: int
     round: int
@@ -49,6 +50,8 @@ class UpdateMetrics:
     entropy: float
     kl: float | None
     seconds: float
+    routes_known: float | None = None
+    routes_replaced: float | None = None
 
 
 @dataclass(frozen=True)

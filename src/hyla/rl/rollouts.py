@@ -59,9 +59,11 @@ class Rollouts:
         *,
         seed: int,
         folder: Path,
+        records_routes: bool = False,
     ):
+        """records_routes: keep which experts the tokens of an answer went through."""
         self.engine, self.tasks, self.rewards, self.config = engine, tasks, rewards, config
-        self.seed, self.folder = seed, folder
+        self.seed, self.folder, self.records_routes = seed, folder, records_routes
         self.order = round_tasks(len(tasks), config.tasks_per_round, seed)
         self.shares = Shares()
 
@@ -108,6 +110,7 @@ class Rollouts:
                 seed=seed_of(self.seed, number, group, member),
                 logprobs=0,
                 sampled_logprobs=True,
+                router_choices=self.records_routes,
             )
             name = f"{number}-{group}-{member}"
             places[name] = (group, member, self.tasks[order[group]])
@@ -176,4 +179,5 @@ def _sample(group: int, member: int, task: Task, done: Completion) -> Sample:
         cached_tokens=done.usage.cached_tokens,
         drafted_tokens=done.usage.drafted_tokens,
         accepted_tokens=done.usage.accepted_tokens,
+        routes=None if done.router_choices is None else done.router_choices.text,
     )

@@ -38,6 +38,7 @@ from hyla.rl.metrics import HeldoutReward, RoundMetrics, UpdateMetrics
 from hyla.rl.policy import PolicyTrainer
 from hyla.rl.rewards import Rewards
 from hyla.rl.rollouts import Rollouts
+from hyla.rl.routes import replayed_shape
 from hyla.rl.tasks import read_tasks, round_tasks
 from hyla.train.files import filling, replace_json
 from hyla.train.model_source import trained_config, trained_digest
@@ -124,7 +125,8 @@ class RLRun:
             hand_over.share(trainer.adapters)
         tasks = read_tasks(self.folder / TASKS_FILE, self.tokenizer)
         folder = self.folder / "rollouts"
-        rollouts = Rollouts(engine, tasks, rewards, rl.rollout, seed=train.seed, folder=folder)
+        records = rl.policy.replay_routes
+        rollouts = Rollouts(engine, tasks, rewards, rl.rollout, seed=train.seed, folder=folder, records_routes=records)
         trainer.sample_with(rollouts, hand_over)
         if rl.heldout is not None:
             tasks = read_tasks(self.folder / HELDOUT_TASKS_FILE, self.tokenizer)
@@ -171,6 +173,8 @@ def _prepare(folder: Path, request: RLRequest) -> None:
     rl, name = request.rl, request.model.start_from
     assert name is not None
     config, tokenizer = trained_config(name), load_tokenizer(name)
+    if rl.policy.replay_routes:
+        replayed_shape(config)
     longest = 0
     for file in _task_files(request).values():
         tasks = read_tasks(file, tokenizer)

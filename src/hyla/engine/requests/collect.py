@@ -47,4 +47,5 @@ class Collector:
             seed=self.request.params.chosen_seed,
             error=last.error,
             weights_version=last.weights_version,
+            router_choices=last.router_choices,
         )

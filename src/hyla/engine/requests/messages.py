@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hyla.engine.requests.params import SamplingParams
+from hyla.engine.requests.router_choices import RouterChoices
 from hyla.errors import FieldError, RequestError
 
 FinishReason = Literal["stop", "length", "dead_end", "cancelled", "deadline", "error"]
@@ -141,6 +142,8 @@ class TokenEvent:
     weights_version: int | None = None
     """With a finish_reason: of the weights that drew every token of the choice (`Engine.weights_version`); None: of
     several, or none was drawn."""
+    router_choices: RouterChoices | None = None
+    """With a finish_reason, when requested: of prompt and answer."""
 
 
 @dataclass(frozen=True)
@@ -163,3 +166,5 @@ class Completion:
     error: str | None = None
     weights_version: int | None = None
     """Of the weights that drew it (`TokenEvent`)."""
+    router_choices: RouterChoices | None = None
+    """Of prompt and answer, when requested; None, too, when no row was computed."""
