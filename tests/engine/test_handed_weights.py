@@ -16,7 +16,8 @@ from hyla.models.state import NamedWeights, cast
 from hyla.models.trunk import Model
 
 PARAMS = SamplingParams(max_tokens=9, temperature=0.9, seed=1, logprobs=0)
-PROMPTS = [list(range(40)), [5, 6, 7]]
+PROMPTS = [[*range(40)] * 3, [5, 6, 7]]
+"""The first one is long enough to be cached."""
 
 
 def made(seed, mixer="kda", dtype=torch.float32, **more):
@@ -44,6 +45,8 @@ def test_the_engine_has_every_bit_and_forgets_what_it_had_cached(mixer, tied, dt
     source = made(1, mixer, dtype, tie_embeddings=tied)
     engine = engine_of(made(2, mixer, dtype, tie_embeddings=tied))
     before = told(engine)
+    (again,) = engine.generate([PROMPTS[0]], PARAMS)
+    assert again.usage.cached_tokens > 0
     message, memory = handed(source, NamedWeights(source).shapes, version=7, follows=None)
     digest = Administration(engine).renew_weights(message)
     memory.close()
