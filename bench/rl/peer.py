@@ -66,8 +66,8 @@ class PeerRollouts(Rollouts):
 class PeerRun(RLRun):
     """The same run but for who draws."""
 
-    def trainer(self, rewards: Rewards, listeners: Listeners) -> PolicyTrainer:
-        trainer = super().trainer(rewards, listeners)
+    def trainer(self, rewards: Rewards, listeners: Listeners, closing: ExitStack) -> PolicyTrainer:
+        trainer = super().trainer(rewards, listeners, closing)
         ours, engine = trainer.rollouts, trainer.rollouts.engine
         peer = TransformersAnswers(engine.model, engine.model.dtype)
         hand_over = PeerHandOver(trainer.model, engine, trainer.learnt_names, peer)

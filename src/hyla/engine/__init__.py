@@ -20,6 +20,7 @@ _HOMES = {
     "Overloaded": "hyla.engine.requests.overload",
     "Regex": "hyla.engine.requests.formats",
     "Request": "hyla.engine.requests.messages",
+    "RouterChoices": "hyla.engine.requests.router_choices",
     "SamplingParams": "hyla.engine.requests.params",
     "TokenEvent": "hyla.engine.requests.messages",
     "TokenLogprob": "hyla.engine.requests.messages",

@@ -11,6 +11,9 @@ from __future__ import annotations
 from typing import Literal
 
 from hyla.engine.engine import Engine
+from hyla.engine.fingerprint import weights_digest
+from hyla.engine.hosting.handed import HandedWeights
+from hyla.engine.renewal import Renewal, put_terms
 from hyla.errors import HylaError, RequestError
 from hyla.ops.devices import says_what_to_lower
 from hyla.ops.host_memory import give_back_freed_memory
@@ -124,6 +127,30 @@ class Administration:
         self.has_weights = True
         engine.weights_version += 1
         return engine.weights_version
+
+    def renew_weights(self, handed: HandedWeights) -> str:
+        """Take numbers that a trainer has handed over: in place, without a pause, while no request is here. Returns the
+        digest of what the weights are then (`fingerprint.weights_digest`, of what came).
+
+        Raises HylaError for a part of a model that belongs to another version than the engine has; nothing has changed
+        then.
+        """
+        engine = self.engine
+        if engine.request_ids:
+            raise HylaError(f"{len(engine.request_ids)} requests are unfinished; hand weights over when they are done")
+        if handed.follows is not None and (handed.follows != engine.weights_version or not self.has_weights):
+            raise HylaError(
+                f"the weights that came belong to version {handed.follows} of the others, and the engine has version "
+                f"{engine.weights_version}; hand all of them over"
+            )
+        self._forget_states()
+        self.has_weights = False  # until all are there
+        tensors = handed.tensors()
+        Renewal(engine.model, handed.weights)(tensors.__getitem__)
+        put_terms(engine.model, handed.low_rank(tensors))
+        self.has_weights = True
+        engine.weights_version = handed.version
+        return weights_digest(engine.model, set(handed.weights), set(handed.terms))
 
     def _require_paused(self, what: str) -> None:
         if self.state != "paused":

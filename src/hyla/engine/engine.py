@@ -22,6 +22,7 @@ from hyla.engine.requests.messages import FinishReason, Request, TokenEvent
 from hyla.engine.requests.options import EngineOptions
 from hyla.engine.requests.resolving import Resolved, Resolver
 from hyla.engine.requests.text import EndsText, TextCodec
+from hyla.engine.routes import routers
 from hyla.engine.runner import Runner
 from hyla.engine.sampling.choosing import NOT_NUMBERS
 from hyla.engine.sampling.grammar import GrammarCompiler
@@ -166,6 +167,7 @@ class Engine(BlockingUse):
             numerics=self.options.numerics,
             threads=torch.get_num_threads(),
             backends=backends_of(self.model),
+            routers=routers(self.model.config),
             notes=tuple(self.notes),
         )
 
@@ -288,6 +290,9 @@ class Engine(BlockingUse):
         return events
 
     def _run(self, parts: list[Part]) -> list[TokenEvent]:
+        for part in parts:
+            if part.is_last:
+                part.generation.draw_with(self.weights_version)
         try:
             rows = sum(part.num_known + part.num_drafts for part in parts)
             step = says_what_to_lower(self.model.device, f"a step of {rows} tokens", SMALLER_STEPS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -45,17 +45,22 @@ def fingerprint(model: Model, pool: Cache) -> dict[str, str | int]:
     }
 
 
-def weights_digest(model: Model) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all weights, packed or not, and of terms beside them."""
+def weights_digest(model: Model, names: Collection[str] | None = None, terms: Collection[str] | None = None) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all weights, packed or not, and of terms beside them.
+
+    names: of these weights alone; None: of all. terms: of the terms beside these alone.
+    """
     weights, digest = NamedWeights(model), hashlib.sha256()
     for name in weights.shapes:
+        if names is not None and name not in names:
+            continue
         stored = weights.fp8(name)
         for tensor in (weights.read(name),) if stored is None else (stored.codes, stored.scale):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             for part in _parts(tensor):
                 digest.update(part)
     for name, places in weights.projections.items():
-        for projection, place in places:
+        for projection, place in places if terms is None or name in terms else ():
             _add_term(digest, name, projection.terms.get(place))
     return digest.hexdigest()
 

@@ -14,6 +14,7 @@ from hyla.caches.tree import Branch, MissReason
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent, TokenLogprob, Usage
 from hyla.engine.requests.options import Acceptance
 from hyla.engine.requests.text import Detokenizer, StopStrings, TextCodec
+from hyla.engine.routes import RouteRecord
 from hyla.engine.sampling.acceptance import Draft
 from hyla.engine.sampling.choosing import Chooser
 from hyla.engine.sampling.grammar import Grammar
@@ -65,6 +66,10 @@ class Generation:
         self.miss_reason: MissReason | None = None
         self.num_drafted = self.num_accepted = 0
         """Draft tokens that were verified, and those that were right."""
+        self.weights_version: int | None = None
+        """Of the weights that drew its tokens; None: of several, or there is none yet."""
+        self.routes = RouteRecord() if self.params.router_choices else None
+        """The choices of the model's routers, where they are asked for."""
         self.chooser = Chooser(self.params, self.tokens, choice=choice, stop_ids=self.stop_ids, grammar=grammar)
         """Chooses the next token; `accept` tells it what was chosen."""
         self.num_unscored = min(max(self.params.prompt_logprobs_start, 1), self.num_prompt_tokens)
@@ -126,6 +131,13 @@ class Generation:
             accepted_tokens=self.num_accepted,
         )
 
+    def draw_with(self, weights_version: int) -> None:
+        """Its next tokens are drawn by these weights."""
+        if not self.num_output_tokens:
+            self.weights_version = weights_version
+        elif self.weights_version != weights_version:
+            self.weights_version = None
+
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> TokenEvent:
         """Append a chosen token, tell the chooser, and read its text; the event says whether it was the last."""
         self.tokens.append(token_id)
@@ -177,6 +189,8 @@ class Generation:
             prompt_logprobs=scored,
             finish_reason=finish_reason,
             usage=self.usage if finish_reason else None,
+            weights_version=self.weights_version if finish_reason else None,
+            router_choices=self.routes.told(len(self.tokens) - 1) if finish_reason and self.routes else None,
             stop=self._stops.found,
             **fields,
         )

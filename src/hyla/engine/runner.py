@@ -11,9 +11,11 @@ from hyla.caches import Cache
 from hyla.engine.drafts.protocol import Drafter, Part
 from hyla.engine.generation import Generation
 from hyla.engine.requests.messages import TokenEvent
+from hyla.engine.routes import RouteWatch, mixtures
 from hyla.engine.sampling.choosing import NOT_NUMBERS
 from hyla.engine.sampling.sampler import logprobs_of
 from hyla.engine.sampling.together import Found, tokens_of_rows
+from hyla.models.mtp import Hidden
 from hyla.models.recording import StepForward
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
@@ -57,7 +59,7 @@ class Runner:
         self.model, self.cache, self.drafter = model, cache, drafter
         self.forward = StepForward(model, is_on=record_steps)
         self._on_commit = on_commit
-        self._num_layers = len(model.cache_specs())
+        self._num_layers, self._mixtures = len(model.cache_specs()), mixtures(model)
 
     @torch.inference_mode()
     def step(self, parts: list[Part]) -> list[Outcome]:
@@ -74,7 +76,7 @@ class Runner:
             tokens += part.generation.tokens[start : start + part.num_known]
             tokens += [draft.token for draft in part.drafts]
         with named_range("forward", len(tokens), "tokens"):
-            hidden_TD, next_TD = self.forward(batch.index(tokens), batch, self.cache.layers[: self._num_layers])
+            hidden_TD, next_TD = self._hidden(parts, batch.index(tokens), batch)
         with named_range("sample"):
             outcomes = self._outcomes(parts, hidden_TD, batch)
         with named_range("commit"):
@@ -85,6 +87,19 @@ class Runner:
         if self.drafter is not None:
             self.drafter.observe(parts, batch, next_TD)
         return [outcome for outcome in outcomes if outcome.events or outcome.is_scored or outcome.problem]
+
+    def _hidden(self, parts: list[Part], tokens_T: torch.Tensor, batch: Batch) -> Hidden:
+        """The forward call; the choices of routers are written down for those that ask for them."""
+        caches, asking = self.cache.layers[: self._num_layers], [part.generation.routes for part in parts]
+        if not any(routes is not None for routes in asking):
+            return self.forward(tokens_T, batch, caches)
+        with RouteWatch(self._mixtures) as watch:  # which a recorded step would not see
+            hidden = self.model.hidden(tokens_T, batch, caches)
+        rows_TLk = watch.rows(self._mixtures[0].router.shape[0])
+        for routes, start, offset, length in zip(asking, batch.starts, batch.offsets, batch.lengths):
+            if routes is not None:
+                routes.put(start, rows_TLk[offset : offset + length])
+        return hidden
 
     def _outcomes(self, parts: list[Part], hidden_TD: torch.Tensor, batch: Batch) -> list[Outcome]:
         """Log-probabilities of prompts, and tokens where a generation's last known row is."""

@@ -12,6 +12,7 @@ from hyla.layers.mlp import MLP
 from hyla.layers.tables.moe import parameters
 from hyla.ops import moe
 from hyla.ops.activations import ACTIVATIONS
+from hyla.ops.moe.routing import Replay
 from hyla.ops.weights import Plain
 
 
@@ -94,6 +95,8 @@ class MoE(Layer):
         self.activation = activation
         self.watch: RoutingWatch | None = None
         """Told of every choice while a model is trained."""
+        self.replay: Replay | None = None
+        """Gives the experts that rows take instead of those that the router would choose for them."""
         self.routing: dict[str, Any] = dict(
             num_experts_per_token=num_experts_per_token,
             score=score,
@@ -126,7 +129,7 @@ class MoE(Layer):
         if self.watch is not None:
             logits_TE = self.watch.scored(logits_TE)
         bias_E = None if self.router_bias is None else self.router_bias.to(logits_TE.dtype)
-        weights_Tk, ids_Tk = moe.route(logits_TE, bias_E, **self.routing)
+        weights_Tk, ids_Tk = moe.route(logits_TE, bias_E, replay=self.replay, **self.routing)
         if self.watch is not None:
             self.watch.chosen(ids_Tk)
         return weights_Tk, ids_Tk

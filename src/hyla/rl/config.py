@@ -47,6 +47,9 @@ class RolloutConfig(Config):
     """Only 0."""
     min_p: float = 0.0
     """Only 0."""
+    own_process: bool = False
+    """Compute answers in a process of the engine's own, which is started again when it dies. The same answers; it takes
+    memory for a second PyTorch and for a copy of the weights that change (Linux)."""
     engine: EngineOptions = EngineOptions()
     """How answers are computed: prefix cache, drafts, batches. The same answers whatever is set, but for what
     `EngineOptions` itself calls inexact (`numerics = "fast"`, `snapshot_dtype`, `acceptance = "rejection"`), which is
@@ -100,6 +103,9 @@ class PolicyConfig(Config):
     """Leave out tasks whose answers all got the same reward: they say nothing."""
     updates_per_round: Count = 1
     """Optimizer steps on the answers of one round; only the first is on-policy."""
+    replay_routes: bool = False
+    """Let every token go through the experts that it went through when it was drawn; the choices are kept with the
+    answers. In a model with experts alone. By exactness they are the same anyway: for numerics that differ."""
 
 
 class RLConfig(Config):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hyla.rl.config import HeldoutTasks
-from hyla.rl.handover import HandOver
+from hyla.rl.handover import HandsOver
 from hyla.rl.metrics import HeldoutReward
 from hyla.rl.rollouts import Rollouts
 from hyla.rl.tasks import Task
@@ -24,7 +24,7 @@ class HeldoutScores:
         config: HeldoutTasks,
         tasks: Sequence[Task],
         rollouts: Rollouts,
-        hand_over: HandOver,
+        hand_over: HandsOver,
         folder: Path,
         on_score: Callable[[HeldoutReward], None],
     ):

@@ -36,7 +36,8 @@ class UpdateMetrics:
     share of the tokens that a limit stopped. kl: estimate (k3), nats, weighted as the loss, of leaving the first model;
     None where it is not asked for. rollout_kl: estimate (k3), nats a token, of KL(rollout || new), what drew the tokens
     beside what is trained; exactly 0 where every ratio is 1. entropy: mean of the distribution that is sampled from,
-    nats a token. seconds: of the update."""
+    nats a token. seconds: of the update. routes_known, routes_replaced: where experts are replayed, the share of
+    choices (of a row in a mixture) that the engine told, and of those that the router would have made otherwise."""
 
     step: int
     round: int
@@ -51,6 +52,8 @@ class UpdateMetrics:
     kl: float | None
     seconds: float
     rollout_kl: float | None = None
+    routes_known: float | None = None
+    routes_replaced: float | None = None
 
 
 @dataclass(frozen=True)

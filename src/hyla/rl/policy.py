@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +19,12 @@ from hyla.models.trunk import Model
 from hyla.ops.exact.logprobs import token_logprobs, token_logprobs_and_entropy
 from hyla.rl.advantages import advantages, is_equal
 from hyla.rl.config import PolicyConfig
-from hyla.rl.handover import HandOver
+from hyla.rl.handover import HandsOver
 from hyla.rl.heldout import HeldoutScores
 from hyla.rl.metrics import RoundMetrics, UpdateMetrics
 from hyla.rl.objective import PolicyLosses, policy_loss, ratios, token_weights
 from hyla.rl.rollouts import Rollouts
+from hyla.rl.routes import KnownRoutes, Replay
 from hyla.rl.rows import PolicyRows, nothing_learnt, rows_of
 from hyla.rl.samples import Sample
 from hyla.train.config import TrainConfig
@@ -106,6 +108,7 @@ class PolicyTrainer(Trainer):
         self.on_round: Callable[[RoundMetrics], None] = lambda line: None
         self.on_update: Callable[[UpdateMetrics], None] = lambda line: None
         self.scores: HeldoutScores | None = None
+        self.replay = Replay(model) if policy.replay_routes else None
         self._seen: list[Seen] = []
         self._num_tokens = 0
 
@@ -114,7 +117,7 @@ class PolicyTrainer(Trainer):
         """Parameters of the model that change."""
         return {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
-    def sample_with(self, rollouts: Rollouts, hand_over: HandOver) -> None:
+    def sample_with(self, rollouts: Rollouts, hand_over: HandsOver) -> None:
         self.rollouts, self.hand_over = rollouts, hand_over
 
     # Rounds
@@ -130,7 +133,8 @@ class PolicyTrainer(Trainer):
         self._seen.clear()
         self._num_tokens = self.source.step(step).num_learnt
         started = time.perf_counter()
-        result = super().update(step)
+        with nullcontext() if self.replay is None else self.replay.update():
+            result = super().update(step)
         if result.fault is None:
             line = self._measured(step, time.perf_counter() - started)
             self.updates.append(line)
@@ -179,15 +183,20 @@ class PolicyTrainer(Trainer):
         ]
         count = policy.updates_per_round
         bounds = [len(kept) * place // count for place in range(count + 1)]
-        return [self._rows(kept[first:end], groups) for first, end in pairwise(bounds)]
+        known = None if self.replay is None else KnownRoutes(sample for group in groups for sample in group)
+        return [self._rows(kept[first:end], groups, known) for first, end in pairwise(bounds)]
 
-    def _rows(self, kept: list[tuple[Sample, float]], groups: list[list[Sample]]) -> PolicyRows:
+    def _rows(
+        self, kept: list[tuple[Sample, float]], groups: list[list[Sample]], known: KnownRoutes | None
+    ) -> PolicyRows:
         if not kept:
             return nothing_learnt(groups[0][0])
         samples, found = [sample for sample, _ in kept], [advantage for _, advantage in kept]
         lengths = [len(sample.token_ids) for sample in samples]
         counts = {"num_samples": len(samples), "num_tokens": sum(lengths), "max_tokens": self.max_tokens}
         rows = rows_of(samples, found, token_weights(lengths, self.policy.normalise, **counts))
+        if known is not None and self.replay is not None:
+            rows = replace(rows, routes_TLk=known.of(samples, self.replay.shape))
         return rows if self.reference is None else replace(rows, reference_T=self._under_reference(rows))
 
     @torch.no_grad()
@@ -208,7 +217,9 @@ class PolicyTrainer(Trainer):
     def _losses(self, rows: PackedRows, denominator: int) -> PolicyLosses:
         assert isinstance(rows, PolicyRows) and rows.is_learnt_T is not None
         learnt_T = rows.is_learnt_T
-        hidden_TD = self.model(rows.tokens_T, rows.batch)
+        routes_TLk = rows.routes_TLk
+        with nullcontext() if self.replay is None or routes_TLk is None else self.replay.forward(routes_TLk):
+            hidden_TD = self.model(rows.tokens_T, rows.batch)
         rollout_R = rows.rollout_T[learnt_T]
         new_R, entropy_R = token_logprobs_and_entropy(
             hidden_TD[learnt_T],
@@ -253,6 +264,7 @@ class PolicyTrainer(Trainer):
             kl=None if self.reference is None else sum(float(one.kl) for one in losses),
             seconds=seconds,
             rollout_kl=float((difference_R.expm1() - difference_R).mean()),
+            **({} if self.replay is None else self.replay.shares),
         )
 
     def _forget_later_lines(self) -> None:

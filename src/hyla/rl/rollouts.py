@@ -13,6 +13,7 @@ from hyla.engine import Engine, Request, SamplingParams
 from hyla.engine.requests.messages import Completion
 from hyla.errors import HylaError
 from hyla.rl.config import RolloutConfig
+from hyla.rl.engine_process import RolloutProcess, check_versions
 from hyla.rl.rewards import Rewards
 from hyla.rl.samples import RoundFile, Sample
 from hyla.rl.tasks import Task, round_tasks
@@ -51,16 +52,18 @@ class Rollouts:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | RolloutProcess,
         tasks: Sequence[Task],
         rewards: Rewards,
         config: RolloutConfig,
         *,
         seed: int,
         folder: Path,
+        records_routes: bool = False,
     ):
+        """records_routes: keep which experts the tokens of an answer went through."""
         self.engine, self.tasks, self.rewards, self.config = engine, tasks, rewards, config
-        self.seed, self.folder = seed, folder
+        self.seed, self.folder, self.records_routes = seed, folder, records_routes
         self.order = round_tasks(len(tasks), config.tasks_per_round, seed)
         self.shares = Shares()
 
@@ -108,6 +111,7 @@ class Rollouts:
                 seed=seed_of(self.seed, number, group, member),
                 logprobs=0,
                 sampled_logprobs=True,
+                router_choices=self.records_routes,
             )
             name = f"{number}-{group}-{member}"
             places[name] = (group, member, self.tasks[order[group]])
@@ -120,7 +124,9 @@ class Rollouts:
             yield samples
 
     def _finished(self, requests: Sequence[Request]) -> Iterator[list[Completion]]:
-        return self.engine.finished([self.engine.resolve(request) for request in requests])
+        for done in self.engine.finished([self.engine.resolve(request) for request in requests]):
+            check_versions(done, self.engine)
+            yield done
 
     def _judged(self, samples: Sequence[Sample]) -> Iterable[list[Sample]]:
         """In pieces, so that a killed process keeps most of what was asked."""
@@ -174,4 +180,5 @@ def _sample(group: int, member: int, task: Task, done: Completion) -> Sample:
         cached_tokens=done.usage.cached_tokens,
         drafted_tokens=done.usage.drafted_tokens,
         accepted_tokens=done.usage.accepted_tokens,
+        routes=None if done.router_choices is None else done.router_choices.text,
     )

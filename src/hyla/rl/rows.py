@@ -24,6 +24,9 @@ class PolicyRows(PackedRows):
     reference_T: torch.Tensor | None = field(default=None, kw_only=True)
     """float32, nats: the log-probability under the model that the run began with; None: not asked for."""
 
+    routes_TLk: torch.Tensor | None = field(default=None, kw_only=True)
+    """int64: the experts that the row takes in each mixture (`rl.routes`); None: those of the router."""
+
     @property
     def denominator(self) -> int:
         """The weights are of the whole update."""
@@ -47,13 +50,16 @@ class PolicyRows(PackedRows):
                     advantages_T=self.advantages_T[here],
                     weights_T=self.weights_T[here],
                     reference_T=None if self.reference_T is None else self.reference_T[here],
+                    routes_TLk=None if self.routes_TLk is None else self.routes_TLk[here],
                 )
             )
             first = here.stop
         return found
 
 
-TENSORS = ("tokens_T", "targets_T", "is_learnt_T", "rollout_T", "advantages_T", "weights_T", "reference_T")
+TENSORS = (
+    "tokens_T", "targets_T", "is_learnt_T", "rollout_T", "advantages_T", "weights_T", "reference_T", "routes_TLk"
+)  # fmt: skip
 
 
 def rows_of(samples: Sequence[Sample], advantages: Sequence[float], weights_R: torch.Tensor) -> PolicyRows:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,18 +25,20 @@ import torch
 from hyla.adapters import report
 from hyla.checkpoints import Tokenizer, load_tokenizer
 from hyla.checkpoints.fetching import checksum
-from hyla.engine import Engine
+from hyla.engine import Engine, EngineProcess, Launch
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
 from hyla.models.state import cast
 from hyla.models.trunk import Model
 from hyla.rl.config import RLRequest
-from hyla.rl.handover import HandOver
+from hyla.rl.engine_process import RolloutProcess
+from hyla.rl.handover import HandOver, HandsOver, ProcessHandOver
 from hyla.rl.heldout import HeldoutScores
 from hyla.rl.metrics import HeldoutReward, RoundMetrics, UpdateMetrics
 from hyla.rl.policy import PolicyTrainer
 from hyla.rl.rewards import Rewards
 from hyla.rl.rollouts import Rollouts
+from hyla.rl.routes import replayed_shape
 from hyla.rl.tasks import read_tasks, round_tasks
 from hyla.train.files import filling, replace_json
 from hyla.train.model_source import trained_config, trained_digest
@@ -44,6 +47,8 @@ from hyla.train.run_folder import RUN_FILE, check_start, differs, is_begun, keep
 from hyla.train.run_state import environment
 
 FORMAT = "rl-1"
+MOST_OPEN = 1 << 20
+"""Requests that an engine's process takes at once: those of a round."""
 TASKS_FILE, HELDOUT_TASKS_FILE = "tasks.jsonl", "heldout-tasks.jsonl"
 
 
@@ -82,8 +87,8 @@ class RLRun:
         """Train, or go on, to the last step, or the one in which `is_stopped` comes true; the model, which is saved,
         and its number of steps. Killed at any moment, the next call goes on bit for bit."""
         check_start(self.folder, self.start_from, self.record["start_digest"])
-        with Rewards(self.request.rl.reward) as rewards:
-            trainer = self.trainer(rewards, listeners)
+        with Rewards(self.request.rl.reward) as rewards, ExitStack() as closing:
+            trainer = self.trainer(rewards, listeners, closing)
             listeners.on_resume(trainer.resume(listeners.say))
             trainer.run(is_stopped=listeners.is_stopped, say=listeners.say)
             trainer.score(trainer.finished_steps)
@@ -96,8 +101,8 @@ class RLRun:
     def _made(self) -> Model:
         return self.request.model.made(trained_config(self.start_from), self.request.train.seed)
 
-    def trainer(self, rewards: Rewards, listeners: Listeners) -> PolicyTrainer:
-        """The trainer as the run begins, with what samples for it."""
+    def trainer(self, rewards: Rewards, listeners: Listeners, closing: ExitStack) -> PolicyTrainer:
+        """The trainer as the run begins, with what samples for it. closing: ends what computes elsewhere."""
         rl, train = self.request.rl, self.request.train
         reference = None
         if rl.policy.kl_weight:
@@ -115,24 +120,33 @@ class RLRun:
         if trainer.adapters is not None:
             listeners.say(report(trainer.adapters))
         trainer.on_round, trainer.on_update = listeners.on_round, listeners.on_update
-        engine = self._engine()
-        hand_over = HandOver(trainer.model, engine, trainer.learnt_names)
+        engine, hand_over = self._engine(trainer, closing)
         if trainer.adapters is not None:
             hand_over.share(trainer.adapters)
         tasks = read_tasks(self.folder / TASKS_FILE, self.tokenizer)
         folder = self.folder / "rollouts"
-        rollouts = Rollouts(engine, tasks, rewards, rl.rollout, seed=train.seed, folder=folder)
+        records = rl.policy.replay_routes
+        rollouts = Rollouts(engine, tasks, rewards, rl.rollout, seed=train.seed, folder=folder, records_routes=records)
         trainer.sample_with(rollouts, hand_over)
         if rl.heldout is not None:
             tasks = read_tasks(self.folder / HELDOUT_TASKS_FILE, self.tokenizer)
             trainer.scores = HeldoutScores(rl.heldout, tasks, rollouts, hand_over, self.folder, listeners.on_heldout)
         return trainer
 
-    def _engine(self) -> Engine:
-        rollout = self.request.rl.rollout
-        model = cast(self._made(), DTYPES[self.request.train.dtype]).requires_grad_(False)
+    def _engine(self, trainer: PolicyTrainer, closing: ExitStack) -> tuple[Engine | RolloutProcess, HandsOver]:
+        """What samples, and how it gets the weights."""
+        rollout, dtype = self.request.rl.rollout, DTYPES[self.request.train.dtype]
         options = rollout.engine.model_dump(exclude_unset=True)
-        return Engine(model, tokenizer=self.tokenizer, **options)
+        if not rollout.own_process:
+            model = cast(self._made(), dtype).requires_grad_(False)
+            engine = Engine(model, tokenizer=self.tokenizer, **options)
+            return engine, HandOver(trainer.model, engine, trainer.learnt_names)
+        options |= {"dtype": dtype, "threads": rollout.engine.threads or torch.get_num_threads()}
+        process = EngineProcess(Launch(self.start_from, options, max_requests=MOST_OPEN))
+        process.start()
+        closing.callback(process.stop)
+        elsewhere = RolloutProcess(process, self.tokenizer)
+        return elsewhere, ProcessHandOver(trainer.model, elsewhere, trainer.learnt_names)
 
 
 def open_rl_run(folder: Path, request: RLRequest) -> RLRun:
@@ -159,6 +173,8 @@ def _prepare(folder: Path, request: RLRequest) -> None:
     rl, name = request.rl, request.model.start_from
     assert name is not None
     config, tokenizer = trained_config(name), load_tokenizer(name)
+    if rl.policy.replay_routes:
+        replayed_shape(config)
     longest = 0
     for file in _task_files(request).values():
         tasks = read_tasks(file, tokenizer)

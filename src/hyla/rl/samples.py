@@ -36,6 +36,8 @@ class Sample:
     reward: float | None = None
     problem: str | None = None
     """Why there is no reward."""
+    routes: str | None = None
+    """The experts of its tokens (`RouterChoices.text`), where they are replayed."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -87,7 +89,8 @@ class RoundFile:
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Answers that are not judged yet."""
-        self._append(asdict(sample) for sample in samples)
+        lines = map(asdict, samples)
+        self._append({name: value for name, value in line.items() if name != "routes" or value} for line in lines)
 
     def judge(self, samples: Iterable[Sample]) -> None:
         """The rewards of answers that are there."""

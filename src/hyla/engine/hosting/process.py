@@ -11,7 +11,7 @@ import math
 import threading
 from concurrent.futures import Future
 from itertools import count
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hyla.engine.clock import monotonic
 from hyla.engine.hosting.child import KILL_SECONDS, Child, Progress
@@ -24,6 +24,9 @@ from hyla.engine.requests.embed import EmbedCommand
 from hyla.engine.requests.messages import Request, TokenEvent
 from hyla.engine.requests.overload import Overloaded
 from hyla.errors import HylaError, RequestError
+
+if TYPE_CHECKING:  # it loads PyTorch
+    from hyla.engine.hosting.handed import HandedWeights
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +182,9 @@ class EngineProcess:
 
     def update_weights(self, source) -> Future:
         return self._call("update_weights", source=source)
+
+    def renew_weights(self, handed: HandedWeights) -> Future:
+        return self._call("renew_weights", handed=handed)
 
     # Messages
 

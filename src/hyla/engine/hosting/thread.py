@@ -13,6 +13,7 @@ from hyla.engine.administration import Administration, PauseMode
 from hyla.engine.clock import monotonic
 from hyla.engine.embedding import embed
 from hyla.engine.engine import Engine
+from hyla.engine.hosting.handed import HandedWeights
 from hyla.engine.hosting.intake import Intake
 from hyla.engine.hosting.listeners import Listeners, OnEvent, Watch
 from hyla.engine.requests.embed import EmbedCommand
@@ -166,6 +167,15 @@ class EngineThread:
 
     def update_weights(self, source) -> Future:
         return self._change(lambda: self._administration.update_weights(source))
+
+    def renew_weights(self, handed: HandedWeights) -> Future:
+        """A trainer's numbers (`Administration.renew_weights`); the status has their `digest` besides."""
+
+        def command() -> dict:
+            digest = self._administration.renew_weights(handed)
+            return {**self.status(), "digest": digest}
+
+        return self.call(command)
 
     def _change(self, change: Callable[[], object]) -> Future:
         def command() -> dict:

@@ -14,7 +14,7 @@ from hyla.errors import HylaError
 
 logger = logging.getLogger(__name__)
 
-VERBS = frozenset({"submit", "embed", "status", "pause", "resume", "sleep", "wake", "update_weights"})
+VERBS = frozenset({"submit", "embed", "status", "pause", "resume", "sleep", "wake", "update_weights", "renew_weights"})
 """Methods of `EngineThread` that may be called over the pipe."""
 
 

@@ -46,4 +46,6 @@ class Collector:
             usage=last.usage or Usage(len(self.request.prompt_ids), len(token_ids)),
             seed=self.request.params.chosen_seed,
             error=last.error,
+            weights_version=last.weights_version,
+            router_choices=last.router_choices,
         )

@@ -37,6 +37,8 @@ class EngineFacts:
     """That compute on the CPU."""
     backends: Mapping[str, Mapping[str, Any]]
     """By operator: {"backend": what computes it, "not": {another backend: why that does not}}."""
+    routers: tuple[int, int, int] | None = None
+    """Of a model with experts: its mixtures, the experts that a token has in each, and how many there are."""
     notes: tuple[str, ...] = ()
     """What the engine lowered at its start, and why."""
 

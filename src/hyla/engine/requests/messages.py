@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hyla.engine.requests.params import SamplingParams
+from hyla.engine.requests.router_choices import RouterChoices
 from hyla.errors import FieldError, RequestError
 
 FinishReason = Literal["stop", "length", "dead_end", "cancelled", "deadline", "error"]
@@ -138,6 +139,11 @@ class TokenEvent:
     """What went wrong, with finish_reason "error"; with "dead_end", what left no token to go on with."""
     retry_after_seconds: int | None = None
     """With an error that is not the request's: after how many seconds the same request may succeed."""
+    weights_version: int | None = None
+    """With a finish_reason: of the weights that drew every token of the choice (`Engine.weights_version`); None: of
+    several, or none was drawn."""
+    router_choices: RouterChoices | None = None
+    """With a finish_reason, when requested: of prompt and answer."""
 
 
 @dataclass(frozen=True)
@@ -158,3 +164,7 @@ class Completion:
     seed: int
     """The request's seed, or the one drawn for it: asking again with it gives the same tokens."""
     error: str | None = None
+    weights_version: int | None = None
+    """Of the weights that drew it (`TokenEvent`)."""
+    router_choices: RouterChoices | None = None
+    """Of prompt and answer, when requested; None, too, when no row was computed."""

@@ -81,6 +81,10 @@ class SamplingParams(BaseModel):
     prompt_logprobs_start: Annotated[int, Field(ge=0)] = 0
     """Tokens of the prompt before this one get no log-probabilities (None stands for each), so that scoring a text
     after a long context costs what the text costs, where the context is cached."""
+    router_choices: bool = False
+    """Return with the answer which experts the routers chose for each of its tokens and the prompt's
+    (`RouterChoices`); tokens whose state was cached have none. A step that is to tell runs without the recording of
+    `EngineOptions.record_steps`: the same bits, a little slower."""
     grammar: Format | None = None
     """What the answer must look like. Needs a tokenizer. It holds from the end of thinking on, where there is any."""
     thinking_budget: Annotated[int, Field(ge=0)] | None = None

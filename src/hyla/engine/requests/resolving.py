@@ -80,6 +80,8 @@ class Resolver:
         """The parameters with token ids instead of words. Raises RequestError for what model or tokenizer cannot do."""
         if params.stop and self.tokenizer is None:
             raise RequestError("stop strings need a tokenizer; give stop_token_ids or Engine(..., tokenizer=)", "stop")
+        if params.router_choices and self.facts.routers is None:
+            raise RequestError("router_choices: this model has no experts to choose; leave it out", "router_choices")
         params = params.model_copy(update={"bad_words": bad_word_ids(params.bad_words, self.tokenizer)})
         check_token_ids(params, self.facts.vocab_size)
         return params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from hyla.ops.backends import choose
 from hyla.ops.exact.primitives import scaled
 from hyla.ops.moe import pytorch
 from hyla.ops.moe.gradient import Experts, Route
-from hyla.ops.moe.routing import top_k
+from hyla.ops.moe.routing import Replay, replayed, top_k
 from hyla.ops.weights.plain import Plain
 from hyla.ops.weights.protocol import Weights
 
@@ -29,6 +30,7 @@ def route(
     num_groups: int = 1,
     num_groups_kept: int = 1,
     scaling: float = 1.0,
+    replay: Replay | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose k experts for every token, and their weights.
 
@@ -38,7 +40,8 @@ def route(
     Source: softmax: arXiv 2101.03961 with renormalised top-k (Mixtral, Qwen); sigmoid, bias and groups: DeepSeek-V3,
     arXiv 2412.19437, section 2.1.2.
 
-    Args: logits_TE: fp32 (or float64) [T, E]; bias_E: [E] in the same dtype, or None.
+    Args: logits_TE: fp32 (or float64) [T, E]; bias_E: [E] in the same dtype, or None. replay: given the choice, the one
+        to take instead (`routing.replayed`); the weights are those of the logits for it.
     Returns: weights [T, k] (differentiable to the logits) and int64 ids [T, k], largest biased score first; ties go to
         the lower expert.
     Raises: ConfigError when groups do not divide the experts or the kept groups hold fewer than k experts.
@@ -59,6 +62,8 @@ def route(
         "scaling": scaling,
     }
     compute = choose("moe", logits_TE).route
+    if replay is not None:
+        compute = partial(replayed, compute, replay)
     bias_E = None if bias_E is None else bias_E.detach()
     if torch.is_grad_enabled() and logits_TE.requires_grad:
         return Route.apply(logits_TE, bias_E, compute, options)

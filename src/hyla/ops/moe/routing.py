@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
+from hyla.errors import ConfigError
 from hyla.ops.exact.primitives import sigmoid, softmax_last
 from hyla.ops.exact.sums import row_sum
 
@@ -12,6 +15,9 @@ NORMALIZE_EPS = {"softmax": 0.0, "sigmoid": 1e-20}
 
 SORT_ROWS = 8
 """Up to this many rows one sort is faster than k searches; both choose the same experts."""
+
+Replay = Callable[[torch.Tensor], torch.Tensor]
+"""Given the choice of a router, int64 [T, k], the one that is taken instead: in its place, or the same tensor."""
 
 
 def top_k(x_TE: torch.Tensor, k: int) -> torch.Tensor:
@@ -60,3 +66,21 @@ def _keep_groups(biased_TE: torch.Tensor, num_groups: int, num_groups_kept: int)
     is_kept_TG.scatter_(1, top_k(group_scores_TG, num_groups_kept), True)
     is_kept_TE = is_kept_TG.repeat_interleave(num_experts // num_groups, dim=1)
     return biased_TE.masked_fill(~is_kept_TE, -torch.inf)
+
+
+def replayed(route, replay: Replay, logits_TE, bias_E, *, score: str, normalize: bool, scaling: float, **options):
+    """Weights and ids of a backend's `route`, with another choice where there is one (rollout routing replay, arXiv
+    2510.11370). Where it is the same, the bits are `route`'s; a row's do not depend on the other rows.
+
+    Raises ConfigError for a choice of another shape.
+    """
+    named = {"score": score, "normalize": normalize, "scaling": scaling}
+    weights_Tk, own_Tk = route(logits_TE, bias_E, **named, **options)
+    ids_Tk = replay(own_Tk)
+    if ids_Tk.shape != own_Tk.shape:
+        raise ConfigError(f"{tuple(ids_Tk.shape)} choices were given to replay for {tuple(own_Tk.shape)} of a router")
+    differs_T1 = (ids_Tk != own_Tk).any(-1, keepdim=True)
+    if not bool(differs_T1.any()):
+        return weights_Tk, own_Tk
+    other_Tk = weigh(score_of(logits_TE, score), ids_Tk, **named)
+    return torch.where(differs_T1, other_Tk, weights_Tk), ids_Tk
