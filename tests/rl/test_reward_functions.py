@@ -270,7 +270,7 @@ def test_a_file_that_is_no_reward_function_is_an_error_at_once(tmp_path, text, n
 
 
 def test_a_file_that_runs_for_too_long_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("hyla.rl.rewards.function.START_SECONDS", 1.5)
+    monkeypatch.setattr("hyla.rl.user_process.START_SECONDS", 1.5)
     file = tmp_path / "own.py"
     file.write_text("import time\ntime.sleep(600)\n")
     with pytest.raises(ConfigError, match=r"own.py:reward: the file runs longer than 1.5 s; move the work"):
