@@ -11,6 +11,7 @@ from hyla.models.config import Config, Count
 from hyla.rl.advantages import AdvantageKind
 from hyla.rl.objective import Normalisation
 from hyla.rl.rewards.config import RewardConfig
+from hyla.rl.tools.config import ToolsConfig
 from hyla.train.run import RunRequest
 from hyla.train.run_data import DataSource
 
@@ -38,7 +39,7 @@ class RolloutConfig(Config):
     group_size: Count = 8
     """Answers to each task."""
     max_tokens: Count = 64
-    """Longest answer."""
+    """Longest answer: what the model draws for it, in all its turns together."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Of the distribution that answers are drawn from, which is the one that is trained."""
     top_p: float = 1.0
@@ -47,6 +48,8 @@ class RolloutConfig(Config):
     """Only 0."""
     min_p: float = 0.0
     """Only 0."""
+    tools: ToolsConfig | None = None
+    """What the model may call between its turns; None: an answer is one turn."""
     engine: EngineOptions = EngineOptions()
     """How answers are computed: prefix cache, drafts, batches. The same answers whatever is set, but for what
     `EngineOptions` itself calls inexact (`snapshot_dtype`, `acceptance = "rejection"`), which is refused."""

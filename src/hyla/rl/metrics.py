@@ -10,7 +10,8 @@ class RoundMetrics:
     """step: optimizer steps before the round. reward: mean over judged answers, and its standard deviation.
     equal_groups: tasks whose answers all got the same. left_out: answers without a reward. tokens: per answer.
     too_long: share of answers that max_tokens ended. cached_tokens, drafted_tokens, accepted_tokens: of the whole
-    round. *_seconds: spent on it; 0 where an earlier process did it."""
+    round. *_seconds: spent on it; 0 where an earlier process did it. turns: per answer; tool_calls: that were made in
+    the whole round; tool_errors: those that failed, and texts that look like calls and are none. None without tools."""
 
     step: int
     round: int
@@ -27,6 +28,9 @@ class RoundMetrics:
     rollout_seconds: float
     reward_seconds: float
     handover_seconds: float
+    turns: float | None = None
+    tool_calls: int | None = None
+    tool_errors: int | None = None
 
 
 @dataclass(frozen=True)

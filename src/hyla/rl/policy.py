@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -289,4 +289,17 @@ def _round_metrics(step: int, number: int, groups: list[list[Sample]], before, r
         rollout_seconds=shares.rollout - before.rollout,
         reward_seconds=shares.reward - before.reward,
         handover_seconds=shares.handover - before.handover,
+        **_tool_metrics(samples),
     )
+
+
+def _tool_metrics(samples: list[Sample]) -> dict[str, Any]:
+    """Nothing without tools."""
+    turns = [turn for sample in samples for turn in sample.turns]
+    if not turns:
+        return {}
+    return {
+        "turns": len(turns) / len(samples),
+        "tool_calls": sum(len(turn.results) for turn in turns),
+        "tool_errors": sum(turn.num_errors for turn in turns),
+    }
