@@ -1,4 +1,4 @@
-"""Answers in several turns: the engine draws one, its calls are made, and it goes on with the same ids and their results.
+"""Answers in several turns: the engine draws one, its calls are made, and it goes on behind the same ids and the results.
 
 Conversations do not wait for each other: while tools work for some, the engine draws for the others.
 """
@@ -72,8 +72,8 @@ class Conversation:
 class Conversations:
     """Draws answers in several turns.
 
-    finished: as `Engine.finished`, with requests. context_len: tokens that the model takes. A conversation is a function
-    of the weights, its task, its seed, what its tools give and the config, whoever else is there at the same time.
+    finished: as `Engine.finished`, with requests. context_len: tokens that the model takes. A conversation is a
+    function of the weights, its task, its seed, what its tools give and the config, whoever else is there meanwhile.
     """
 
     def __init__(self, tools: Tools, between: Between, config: RolloutConfig, context_len: int, finished: Finished):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from hyla.rl.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -66,3 +70,15 @@ class HeldoutReward:
     high: float
     tasks: int
     samples: int
+
+
+def tool_metrics(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What `RoundMetrics` has of tools; nothing of answers without."""
+    turns = [turn for sample in samples for turn in sample.turns]
+    if not turns:
+        return {}
+    return {
+        "turns": len(turns) / len(samples),
+        "tool_calls": sum(len(turn.results) for turn in turns),
+        "tool_errors": sum(turn.num_errors for turn in turns),
+    }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -20,7 +20,7 @@ from hyla.rl.advantages import advantages, is_equal
 from hyla.rl.config import PolicyConfig
 from hyla.rl.handover import HandOver
 from hyla.rl.heldout import HeldoutScores
-from hyla.rl.metrics import RoundMetrics, UpdateMetrics
+from hyla.rl.metrics import RoundMetrics, UpdateMetrics, tool_metrics
 from hyla.rl.objective import PolicyLosses, policy_loss, ratios, token_weights
 from hyla.rl.rollouts import Rollouts
 from hyla.rl.rows import PolicyRows, nothing_learnt, rows_of
@@ -289,17 +289,5 @@ def _round_metrics(step: int, number: int, groups: list[list[Sample]], before, r
         rollout_seconds=shares.rollout - before.rollout,
         reward_seconds=shares.reward - before.reward,
         handover_seconds=shares.handover - before.handover,
-        **_tool_metrics(samples),
+        **tool_metrics(samples),
     )
-
-
-def _tool_metrics(samples: list[Sample]) -> dict[str, Any]:
-    """Nothing without tools."""
-    turns = [turn for sample in samples for turn in sample.turns]
-    if not turns:
-        return {}
-    return {
-        "turns": len(turns) / len(samples),
-        "tool_calls": sum(len(turn.results) for turn in turns),
-        "tool_errors": sum(turn.num_errors for turn in turns),
-    }

@@ -13,7 +13,8 @@ from hyla.rl.samples import Sample
 
 @dataclass(frozen=True)
 class PolicyRows(PackedRows):
-    """Prompts with their answers, of which what the model drew is learnt; all further tensors have a number for each row [T]."""
+    """Prompts with their answers, of which what the model drew is learnt; all further tensors have a number for each
+    row [T]."""
 
     rollout_T: torch.Tensor = field(kw_only=True)
     """float32, nats: the engine's log-probability of the row's target; 0 where it is not learnt."""

@@ -207,7 +207,7 @@ def _task_files(request: RLRequest) -> dict[str, Path]:
 
 
 def _check_files(folder: Path, request: RLRequest, record: dict) -> None:
-    """Raise ConfigError where tasks, the reward function's file or that of the tools are others now than when the run began."""
+    """Raise ConfigError where tasks or code are others now than when the run began."""
     changed = [
         file
         for target, file in _task_files(request).items()
