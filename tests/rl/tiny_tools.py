@@ -1,6 +1,8 @@
 """A tiny model that calls tools: whole calls are single tokens of its vocabulary, so that chance writes some."""
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import tokenizers
@@ -13,6 +15,10 @@ from hyla.checkpoints import Tokenizer, save_model
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.rl.config import RLRequest
+from hyla.rl.rewards import Rewards
+from hyla.rl.rollouts import Rollouts
+from hyla.rl.run import Listeners, open_rl_run
+from hyla.rl.samples import Sample
 
 TEMPLATE = (
     "{% for t in tools or [] %}{{ t.function | tojson }}\n{% endfor %}"
@@ -95,3 +101,19 @@ def tools_request(folder: Path, *, tools=(), rollout=(), **more) -> RLRequest:
     engine = {"memory": 8 << 20, "max_num_sequences": 5, "prefill_chunk": 50, **DRAFTS}
     more = {"reward": {"function": f"{folder / 'reward.py'}:talks"}, **more}
     return request_of(folder, rollout={"max_tokens": 60, "engine": engine, "tools": own, **dict(rollout)}, **more)
+
+
+@contextmanager
+def rollouts_of(out: Path, request: RLRequest) -> Iterator[Rollouts]:
+    """Those of a run that is not trained."""
+    run = open_rl_run(out, request)
+    with Rewards(request.rl.reward) as rewards, ExitStack() as closing:
+        trainer = run._trainer(rewards, Listeners(), closing)
+        trainer.hand_over()
+        yield trainer.rollouts
+
+
+def drawn(out: Path, request: RLRequest) -> list[Sample]:
+    """The first round's, judged."""
+    with rollouts_of(out, request) as rollouts:
+        return [sample for group in rollouts.round(0) for sample in group]

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from queue import Empty, SimpleQueue
+from threading import Event
 
 from hyla.engine import Request, SamplingParams
 from hyla.engine.requests.messages import Completion
@@ -127,10 +128,13 @@ class Conversations:
             return done.finish_reason
         return OUT_OF_TURNS if len(one.drawn) == self.limits.max_turns else None
 
-    def answered(self, turn: Turn) -> Turn:
-        """The turn with the results of its calls, which are made now, one after another."""
+    def answered(self, turn: Turn, is_over: Callable[[], bool]) -> Turn:
+        """The turn with the results of its calls, which are made now, one after another. is_over: nobody waits for the
+        rest any more."""
         results, num_errors = [], 0
         for call in calls_of(turn.message):
+            if is_over():
+                break
             result = self.tools.call(call.name, call.arguments)
             num_errors += result.is_error
             results.append({"role": "tool", "tool_call_id": call.call_id, "name": call.name, "content": result.text})
@@ -150,6 +154,7 @@ class _Work:
         self._ended: list[Conversation] = []
         self._answered: SimpleQueue[tuple[Conversation, Turn | BaseException]] = SimpleQueue()
         self._num_calling = 0
+        self._is_over = Event()
 
     def run(self, started: Sequence[Conversation]) -> Iterator[list[Sample]]:
         with ThreadPoolExecutor(self.rules.limits.processes) as threads:
@@ -161,6 +166,7 @@ class _Work:
                     yield from self._taken()
                 yield from self._taken()
             finally:
+                self._is_over.set()
                 threads.shutdown(wait=False, cancel_futures=True)
 
     def _taken(self) -> Iterator[list[Sample]]:
@@ -192,7 +198,7 @@ class _Work:
 
     def _call(self, one: Conversation, turn: Turn) -> None:
         try:
-            self._answered.put((one, self.rules.answered(turn)))
+            self._answered.put((one, self.rules.answered(turn, self._is_over.is_set)))
         except BaseException as error:  # whoever waits shall hear of it
             self._answered.put((one, error))
 
