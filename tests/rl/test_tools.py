@@ -128,7 +128,7 @@ def test_a_file_that_has_no_tools_is_an_error_at_once(tmp_path, text, message):
 
 
 def test_a_config_that_cannot_be_is_named():
-    with pytest.raises(ConfigError, match="write FILE.py"):
+    with pytest.raises(ConfigError, match=r"write FILE\.py"):
         ToolsConfig(file="tools.toml")
     with pytest.raises(ConfigError, match="turns"):
         ToolsConfig(file="a.py", turns=3)

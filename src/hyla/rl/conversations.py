@@ -1,4 +1,4 @@
-"""Answers in several turns: the engine draws one, its calls are made, and it goes on behind the same ids and the results.
+"""Answers in several turns: the engine draws one, its calls are made, and it goes on behind the same ids and results.
 
 Conversations do not wait for each other: while tools work for some, the engine draws for the others.
 """

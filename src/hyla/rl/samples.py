@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hyla.errors import CheckpointError
 from hyla.train.files import whole_lines, writing
@@ -29,7 +30,8 @@ class Turn:
 
     @staticmethod
     def read(line: dict) -> Turn:
-        return Turn(**line | {name: tuple(line[name]) for name in ("added_ids", "results")})
+        made: dict[str, Any] = line | {name: tuple(line[name]) for name in ("added_ids", "results")}
+        return Turn(**made)
 
 
 @dataclass(frozen=True)

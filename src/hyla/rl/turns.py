@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hyla.errors import CheckpointError
 from hyla.rl.samples import Turn
@@ -28,8 +29,9 @@ class DrawnTurn:
 
     @staticmethod
     def read(line: dict) -> DrawnTurn:
-        made = line | {name: tuple(line[name]) for name in ("token_ids", "logprobs")}
-        return DrawnTurn(**made | {"turn": Turn.read(line["turn"])})
+        made: dict[str, Any] = line | {name: tuple(line[name]) for name in ("token_ids", "logprobs")}
+        made["turn"] = Turn.read(line["turn"])
+        return DrawnTurn(**made)
 
 
 class TurnFile:

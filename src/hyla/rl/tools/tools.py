@@ -17,7 +17,7 @@ ERROR = "error: "
 """What the model reads before the reason why a call failed."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tool:
     """A function that a model may call."""
 
