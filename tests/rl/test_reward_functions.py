@@ -352,7 +352,11 @@ def other(answer, row, weights=(1, 2)):
 
 def test_a_function_with_a_parameter_messages_gets_the_conversation(tmp_path):
     (tmp_path / "r.py").write_text(MESSAGES)
-    talk = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "aa"}, {"role": "tool", "content": "aaa"}]
+    talk = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "aa"},
+        {"role": "tool", "content": "aaa"},
+    ]
     items = [("aa", {"prompt": "x"}), ("aaaa", {"messages": talk[:2]}), ("a", {})]
     found = {}
     for name in ("third", "named", "other"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_rl import RECURRENT, finished, lines_of
 from tiny_text import END
-from tiny_tools import ADD, CALLS, NOTE, calling_tokenizer, drawn, rollouts_of, tools_request, write_start
+from tiny_tools import ADD, CALLS, NOTE, TEMPLATE, calling_tokenizer, drawn, rollouts_of, tools_request, write_start
 
 from hyla.cli.app import app
 from hyla.engine.runner import Runner
@@ -166,6 +166,20 @@ def test_what_looks_like_a_call_and_is_none_is_an_answer_and_counted(tmp_path):
     wrong = [one for one in found if "<tool_call>add(20, 3)</tool_call>" in one.text]
     assert wrong and all(len(one.turns) == 1 and one.turns[0].num_errors == 1 for one in wrong)
     assert all(one.turns[0].message["content"] == one.text for one in wrong)
+
+
+def test_results_that_the_template_fails_on_end_an_answer_without_a_reward(tmp_path):
+    folder = write_start(tmp_path, likely={97: 3.0, 98: 3.0, END: 3.0, NOTE_ID: 4.0})
+    (folder / "tools.py").write_text("def note(text: str):\n    return 'planted'\n")
+    template = TEMPLATE.replace(
+        "{{ m.content }}", "{{ raise_exception('no') if m.content == 'planted' else m.content }}"
+    )
+    (folder / "start" / "chat_template.jinja").write_text(template)
+    found = drawn(tmp_path / "run", tools_request(folder))
+    wrong = [one for one in found if one.turns[0].results]
+    assert 0 < len(wrong) < len(found)
+    assert {one.problem for one in wrong} == {"the engine ended it: the chat template fails on results of its tools"}
+    assert all(len(one.turns) == 1 and one.reward is None for one in wrong)
 
 
 def test_from_a_recipe_by_the_command_line(tmp_path):

@@ -14,6 +14,7 @@ from threading import Event
 
 from hyla.engine import Request, SamplingParams
 from hyla.engine.requests.messages import Completion
+from hyla.errors import RequestError
 from hyla.rl.config import RolloutConfig
 from hyla.rl.places import Place, drawn_logprobs, seed_of
 from hyla.rl.samples import Sample, Turn
@@ -25,6 +26,8 @@ from hyla.rl.turns import DrawnTurn, TurnFile
 
 OUT_OF_TURNS = "turns"
 """How an answer ends whose last turn has calls still."""
+NOT_WRITTEN = "the chat template fails on results of its tools"
+"""How one ends that cannot go on; it is not judged."""
 PROMPT_TAIL = 64
 """Tokens in which a prompt that opens reasoning does so."""
 
@@ -90,9 +93,6 @@ class Conversations:
         kept, and those of earlier processes taken from; it is removed when all answers are there."""
         known = file.read() if file is not None else {}
         started = [Conversation(place, known.get(place.key, [])) for place in places]
-        for one in started:
-            if one.drawn:
-                one.added_ids = self.added_ids(one.drawn[-1].turn)
         yield from _Work(self, params, file).run(started)
         if file is not None:
             file.remove()
@@ -175,10 +175,17 @@ class _Work:
             yield [one.sample() for one in ended]
 
     def _go_on(self, one: Conversation) -> list[Request]:
-        """The request of its next turn; none where there is no room, and it ends."""
-        request = self.rules.request(one, self.params)
+        """The request of its next turn; none where there is no room, or the template fails on the results, and it
+        ends."""
+        request, reason = None, "length"
+        try:
+            if one.drawn:
+                one.added_ids = self.rules.added_ids(one.drawn[-1].turn)
+            request = self.rules.request(one, self.params)
+        except RequestError:
+            reason = NOT_WRITTEN
         if request is None:
-            one.finish_reason = "length"
+            one.finish_reason = reason
             self._ended.append(one)
             return []
         self._drawing[request.request_id] = one
@@ -216,6 +223,5 @@ class _Work:
             one.drawn[-1] = replace(one.drawn[-1], turn=turn)
             if self.file is not None:
                 self.file.add(one.place.key, one.drawn[-1])
-            one.added_ids = self.rules.added_ids(turn)
             found += self._go_on(one)
         return found
