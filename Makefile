@@ -8,7 +8,8 @@
 # make agents: sessions of coding agents (Codex, Claude Code, Qwen Code, openai-agents), twenty turns each.
 # make abuse: 10,000 mutated bodies, HTTP that is none, trickles, engines that are stopped, 11,000 schemas and grammars,
 #   schemathesis at length, 1,000 hostile model folders, 200 chat templates.
-# make train-drills: twenty runs of `hyla train`, each killed up to three times, in the middle of saves too.
+# make train-drills: twenty runs of `hyla train`, each killed up to three times, in the middle of saves too; a model of
+#   random numbers that learns to call a tool.
 # make lm-eval: lm-evaluation-harness against a server.
 # make wheel: a wheel with the CPU's kernels compiled, and whether it works without a compiler.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
@@ -109,7 +110,7 @@ abuse: $(VENV)/installed-test
 	  tests/checkpoints/test_hostile_folders.py
 
 train-drills: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow tests/train/test_kill_drills.py
+	$(BIN)/python -m pytest -m slow tests/train/test_kill_drills.py tests/rl
 
 lm-eval: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'

@@ -208,3 +208,34 @@ def test_what_cannot_work_is_named_before_anything_is_sampled(tmp_path):
     (folder / "tools.py").write_text("def other(): ...\n")
     with pytest.raises(ConfigError, match=r"tools.py is not what the run"):
         open_rl_run(tmp_path / "run", request)
+
+
+ONCE = """
+def once(answer, row, messages):
+    turns = [one for one in messages if one["role"] == "assistant"]
+    results = [one["content"] for one in messages if one["role"] == "tool"]
+    first = len(turns[0].get("tool_calls", ())) == 1 and results == ["23"]
+    return 0.5 * first + 0.5 * (first and len(turns) == 2 and "tool_calls" not in turns[1] and not turns[1]["content"])
+"""
+
+
+@pytest.mark.slow
+def test_chance_learns_to_call_one_tool_once_and_to_stop_then(tmp_path):
+    likely = {97: 2.0, 98: 2.0, END: 2.0, **{257 + number: 2.0 for number in range(len(CALLS))}}
+    folder = write_start(tmp_path, likely=likely)
+    (folder / "reward.py").write_text(ONCE)
+    request = tools_request(
+        folder,
+        tools={"max_turns": 3},
+        rollout={"group_size": 12, "max_tokens": 24, "temperature": 1.0},
+        policy={"drop_equal_groups": True},
+        reward={"function": f"{folder / 'reward.py'}:once"},
+        steps=30,
+        seed=0,
+        learning_rate=1.5e-2,
+        checkpoint_every=1000,
+    )
+    run = finished(tmp_path / "run", request)
+    rewards = [line["reward"] for line in lines_of(run.folder, "rounds")]
+    assert sum(rewards[:3]) / 3 < 0.2 and sum(rewards[-3:]) / 3 > 0.7
+    assert all(line["exact_ratios"] == 1.0 for line in lines_of(run.folder, "updates"))

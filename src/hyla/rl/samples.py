@@ -50,7 +50,7 @@ class Sample:
     logprobs: tuple[float, ...]
     """Of each token, nats, under the distribution that it was drawn from: what the engine said then."""
     text: str
-    """Of the last turn, without special tokens where no call stands in them."""
+    """Of the last turn. Special tokens are left out, unless some of them mark calls."""
     finish_reason: str
     cached_tokens: int = 0
     drafted_tokens: int = 0
