@@ -117,7 +117,7 @@ def test_while_a_tool_works_others_are_drawn(tmp_path):
     (folder / "tools.py").write_text(WAITS)
     request = tools_request(folder, tools={"timeout_seconds": 60.0})
     with rollouts_of(tmp_path / "run", request) as rollouts:
-        parts = rollouts._sampled(0, rollouts._keys())
+        parts = rollouts.sampled(0, rollouts._keys())
         first = next(iter(parts))
         assert all(len(one.turns) == 1 for one in first)
         (folder / "go").touch()

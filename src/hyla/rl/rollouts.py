@@ -85,7 +85,7 @@ class Rollouts:
         found = file.read()
         missing = [key for key in self._keys() if key not in found]
         with self.shares.timed("rollout"):
-            for samples in self._sampled(number, missing):
+            for samples in self.sampled(number, missing):
                 file.add(samples)
                 found |= {sample.key: sample for sample in samples}
         open_ones = [found[key] for key in self._keys() if not found[key].is_judged]
@@ -99,8 +99,8 @@ class Rollouts:
     def _keys(self) -> list[tuple[int, int]]:
         return [(g, m) for g in range(self.config.tasks_per_round) for m in range(self.config.group_size)]
 
-    def _sampled(self, number: int, keys: Sequence[tuple[int, int]]) -> Iterable[list[Sample]]:
-        """The answers as they are finished."""
+    def sampled(self, number: int, keys: Sequence[tuple[int, int]]) -> Iterable[list[Sample]]:
+        """The answers of a round that (group, member) name, as they are finished."""
         order = self.order.of(number)
         places = [Place(key, self.tasks[order[key[0]]], (self.seed, number, *key)) for key in keys]
         params = SamplingParams(temperature=self.config.temperature, logprobs=0, sampled_logprobs=True)
