@@ -8,8 +8,7 @@
 # make agents: sessions of coding agents (Codex, Claude Code, Qwen Code, openai-agents), twenty turns each.
 # make abuse: 10,000 mutated bodies, HTTP that is none, trickles, engines that are stopped, 11,000 schemas and grammars,
 #   schemathesis at length, 1,000 hostile model folders, 200 chat templates.
-# make train-drills: twenty runs of `hyla train`, each killed up to three times, in the middle of saves too; a model of
-#   random numbers that learns to call a tool.
+# make train-drills: twenty runs of `hyla train`, each killed up to three times, in the middle of saves too.
 # make lm-eval: lm-evaluation-harness against a server.
 # make wheel: a wheel with the CPU's kernels compiled, and whether it works without a compiler.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
