@@ -1,14 +1,14 @@
 """What a template writes between two turns, of every family whose calls are known; what cannot be used is refused."""
 
 import pytest
-from data.family_templates import FAMILIES, IM_END, SENTENCE_END, chatml, merging_tokenizer
+from data.family_templates import FAMILIES, IM_END, KIMI_CALL, SENTENCE_END, XML_CALL, chatml, merging_tokenizer
 from tiny_text import byte_tokenizer
 
 from hyla.answers.tools import ToolUse
 from hyla.errors import ConfigError
 from hyla.models.formats.registry import family_of
 from hyla.rl.tools.between import Between
-from hyla.rl.tools.reading import Call
+from hyla.rl.tools.reading import Call, calls_in, calls_of
 from hyla.rl.tools.tools import Tool
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
@@ -53,6 +53,37 @@ def test_what_is_added_is_what_the_template_writes_behind_an_answer(name):
     assert found.ids([Call("functions.weather:0", "who knows<|im_end|>", "{")], ["sunny"]) == ids
     two = found.tokenizer.decode(found.ids(calls * 2, ["sunny", "rainy"]), skip_special_tokens=False)
     assert two.index("sunny") < two.index("rainy")
+
+
+def test_a_turn_is_read_with_its_reasoning():
+    found = between(FAMILIES["qwen3_5"].template, IM_END, "qwen3_5")
+    turn = calls_in(found.parser(CHATML + "<think>\n"), f"R\n</think>\n\nC\n\n{XML_CALL}", "call_3")
+    assert found.hides_special_tokens and found.has_mark(XML_CALL)
+    assert (turn.reasoning, turn.content) == ("R", "C")
+    assert turn.message() == {
+        "role": "assistant",
+        "content": "C",
+        "reasoning_content": "R",
+        "tool_calls": [
+            {
+                "id": "call_3_0",
+                "type": "function",
+                "function": {"name": "weather", "arguments": '{"city": "Rome", "days": 2}'},
+            }
+        ],
+    }
+    assert calls_of(turn.message()) == turn.calls
+
+
+def test_ids_that_a_model_gives_are_kept_where_they_are_plain():
+    found = between(FAMILIES["kimi_linear"].template, IM_END, "kimi_linear")
+    assert not found.hides_special_tokens
+    for given, kept in {
+        "functions.weather:0": "functions.weather:0",
+        "functions.who?:7": "call_0",
+    }.items():
+        text = KIMI_CALL.replace("functions.weather:0", given)
+        assert [call.call_id for call in calls_in(found.parser(""), text).calls] == [kept]
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES.keys() - ADDED.keys()))
