@@ -110,7 +110,7 @@ abuse: $(VENV)/installed-test
 	  tests/checkpoints/test_hostile_folders.py
 
 train-drills: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow tests/train/test_kill_drills.py
+	$(BIN)/python -m pytest -m slow tests/train/test_kill_drills.py tests/rl
 
 rl-drills: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow tests/rl/test_rollout_process.py tests/rl/test_route_replay.py

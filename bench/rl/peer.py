@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from bench.rollouts.answers import Answer, Draws, TransformersAnswers
@@ -12,7 +13,8 @@ from hyla.rl.config import RLRequest
 from hyla.rl.handover import HandOver
 from hyla.rl.policy import PolicyTrainer
 from hyla.rl.rewards import Rewards
-from hyla.rl.rollouts import Rollouts, seed_of
+from hyla.rl.places import seed_of
+from hyla.rl.rollouts import Rollouts
 from hyla.rl.run import Listeners, RLRun, open_rl_run
 from hyla.rl.samples import Sample
 from hyla.rl.tasks import Task

@@ -14,7 +14,7 @@ from hyla.checkpoints import save_model
 from hyla.engine import Engine, Request, SamplingParams
 from hyla.models.trunk import Model
 from hyla.ops.exact.logprobs import of_tokens
-from hyla.rl.rollouts import seed_of
+from hyla.rl.places import seed_of
 
 
 class Answer(NamedTuple):

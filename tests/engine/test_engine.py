@@ -63,6 +63,28 @@ def test_an_answer_is_the_same_in_any_batch_and_any_piece_size(name, dtype):
         assert answer(alone.generate(prompt, params)[0]) == answer(completion)
 
 
+def test_requests_that_come_up_meanwhile_join_those_that_are_computed(engine):
+    params = SamplingParams(max_tokens=5, temperature=0.8, seed=3, logprobs=0, ignore_eos=True)
+    names = ["first", "next", "last"]
+    requests = {name: engine.resolve(Request(name, (5, 9, len(name)) * 9, params)) for name in names}
+    asked, found = [], []
+
+    def more(is_idle):
+        """One while the first is computed, one when nothing is left, and then none."""
+        asked.append(is_idle)
+        return [requests["next"]] if len(asked) == 3 else [requests["last"]] if is_idle and len(found) == 2 else []
+
+    for done in engine.finished([requests["first"]], more):
+        found += done
+    assert [one.request_id for one in found] == names
+    assert not any(asked[:3]) and asked.count(True) == 2 and asked[-1]
+    for one in found:
+        (alone,) = engine.generate([requests[one.request_id].request.prompt_ids], params)
+        assert answer(one) == answer(alone)
+    assert list(engine.finished([])) == []
+    reset(engine)
+
+
 def in_bfloat16(model):
     """As a bf16 folder would load: what a module names stays fp32."""
     from hyla.models.state import NamedWeights

@@ -259,3 +259,21 @@ def test_the_key_comes_from_the_environment(monkeypatch):
 )
 def test_the_last_number_counts(text, scale, reward):
     assert points(text, float(scale)) == Judgement(reward, None)
+
+
+def test_a_judge_can_be_shown_the_whole_conversation():
+    calls = [{"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}]
+    messages = [
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "Let me see.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "1", "name": "add", "content": "2"},
+        {"role": "assistant", "content": "2"},
+    ]
+    text = 'user: 1 + 1?\n\nassistant: Let me see.\ncalls add({"a": 1})\n\ntool: 2\n\nassistant: 2'
+    with serving({text: ["9"], "user: x\n\nassistant: y": ["3"]}) as server:
+        address = f"http://127.0.0.1:{server.server_port}/v1"
+        fields = {"base_url": address, "model": "m", "prompt": "{conversation}"}
+        with Rewards(RewardConfig(judge=fields)) as rewards:
+            assert rewards.of([("2", {})], [messages]) == [Judgement(0.9, None)]
+            # What a row calls so is not shown.
+            assert rewards.of([("y", {"prompt": "x", "conversation": "z"})]) == [Judgement(0.3, None)]

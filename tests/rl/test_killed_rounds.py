@@ -32,7 +32,7 @@ def outcome(out):
     }
     samples = {
         file.name: {
-            key: (one.token_ids, one.logprobs, one.text, one.reward, one.problem)
+            key: (one.token_ids, one.logprobs, one.text, one.reward, one.problem, one.turns)
             for key, one in sorted(RoundFile(file).read().items())
         }
         for file in sorted((out / "rollouts").iterdir())

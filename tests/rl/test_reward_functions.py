@@ -270,7 +270,7 @@ def test_a_file_that_is_no_reward_function_is_an_error_at_once(tmp_path, text, n
 
 
 def test_a_file_that_runs_for_too_long_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("hyla.rl.rewards.function.START_SECONDS", 1.5)
+    monkeypatch.setattr("hyla.rl.user_process.START_SECONDS", 1.5)
     file = tmp_path / "own.py"
     file.write_text("import time\ntime.sleep(600)\n")
     with pytest.raises(ConfigError, match=r"own.py:reward: the file runs longer than 1.5 s; move the work"):
@@ -338,3 +338,28 @@ def test_a_config_is_read_back_as_it_was_written():
 def test_problems_are_short_lines_without_commands():
     assert failed("a\n  b\x1b[2J" + "c" * 9999).problem.startswith(r"a b\x1b[2Jccc")
     assert len(failed("c" * 9999).problem) < 500
+
+
+MESSAGES = """
+def third(answer, row, messages):
+    return len(messages) + messages[-1]["content"].count("a") / 10
+def named(answer, row, *, messages=()):
+    return len(messages)
+def other(answer, row, weights=(1, 2)):
+    return weights[1]
+"""
+
+
+def test_a_function_with_a_parameter_messages_gets_the_conversation(tmp_path):
+    (tmp_path / "r.py").write_text(MESSAGES)
+    talk = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "aa"},
+        {"role": "tool", "content": "aaa"},
+    ]
+    items = [("aa", {"prompt": "x"}), ("aaaa", {"messages": talk[:2]}), ("a", {})]
+    found = {}
+    for name in ("third", "named", "other"):
+        with Rewards(RewardConfig(function=f"{tmp_path / 'r.py'}:{name}")) as rewards:
+            found[name] = [one.reward for one in [*rewards.of(items), *rewards.of(items[:1], [talk])]]
+    assert found == {"third": [2.2, 3.4, 1.1, 3.3], "named": [2, 3, 1, 3], "other": [2, 2, 2, 2]}

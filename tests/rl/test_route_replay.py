@@ -46,7 +46,9 @@ def request(folder, replays, **more):
 
 
 @pytest.mark.parametrize(
-    "more", ({"dtype": "bf16", "router": {"bias_rate": 0.05}}, {"lora": {"rank": 2}, "recompute": {"kinds": ["moe"]}}), ids=("bf16", "LoRA")
+    "more",
+    ({"dtype": "bf16", "router": {"bias_rate": 0.05}}, {"lora": {"rank": 2}, "recompute": {"kinds": ["moe"]}}),
+    ids=("bf16", "LoRA"),
 )
 def test_the_same_numerics_choose_the_same_experts_and_replay_changes_no_bit(folder, more, tmp_path):
     with_it = finished(tmp_path / "with", request(folder, True, **more)).folder

@@ -65,6 +65,9 @@ def told(line: RoundMetrics, updates: list[UpdateMetrics], steps: int) -> str:
     """A round in one line."""
     reward = "no reward" if line.reward is None else f"reward {line.reward:.3f}"
     parts = [f"step {updates[-1].step} of {steps}: {reward}", f"{line.tokens:.1f} tokens an answer"]
+    if line.turns is not None:
+        failed = f" ({line.tool_errors} failed)" if line.tool_errors else ""
+        parts.append(f"{line.turns:.1f} turns, {line.tool_calls} tool calls{failed}")
     first = updates[0]
     if first.ratio_min == first.ratio_max == 1.0:
         parts.append("ratio 1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 from hyla.engine.requests.collect import Collector
@@ -53,15 +53,26 @@ class BlockingUse:
         found = {(one.request_id, one.choice): one for part in self.finished(requests) for one in part}
         return [found[one.request.request_id, choice] for one in requests for choice in range(one.request.params.n)]
 
-    def finished(self, requests: Sequence[Resolved]) -> Iterator[list[Completion]]:
+    def finished(
+        self, requests: Sequence[Resolved], more: Callable[[bool], Sequence[Resolved]] = lambda is_idle: ()
+    ) -> Iterator[list[Completion]]:
         """Compute requests, and give all completions of those that have finished after each step in which some have.
 
+        more: asked before each step for requests that have come up meanwhile, and told whether nothing is left to
+        compute: then it may wait for some, and it is over when there are none.
         Requests go in as the queue's limits permit. Whoever stops reading cancels the rest.
         """
         collectors = {one.request.request_id: Collector(one.request) for one in requests}
         left, queue = dict(collectors), deque(requests)
         try:
-            while left:
+            while True:
+                new = more(not left)
+                made = {one.request.request_id: Collector(one.request) for one in new}
+                queue += new
+                collectors |= made
+                left |= made
+                if not left:
+                    break
                 self._add_fitting(queue)
                 ended = {event.request_id for event in self._route(left) if left[event.request_id].is_finished}
                 done = [collector for name, collector in left.items() if name in ended]

@@ -11,6 +11,7 @@ from hyla.models.config import Config, Count
 from hyla.rl.advantages import AdvantageKind
 from hyla.rl.objective import Normalisation
 from hyla.rl.rewards.config import RewardConfig
+from hyla.rl.tools.config import ToolsConfig
 from hyla.train.run import RunRequest
 from hyla.train.run_data import DataSource
 
@@ -38,7 +39,7 @@ class RolloutConfig(Config):
     group_size: Count = 8
     """Answers to each task."""
     max_tokens: Count = 64
-    """Longest answer."""
+    """Longest answer: what the model draws for it, in all its turns together."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Of the distribution that answers are drawn from, which is the one that is trained."""
     top_p: float = 1.0
@@ -50,6 +51,8 @@ class RolloutConfig(Config):
     own_process: bool = False
     """Compute answers in a process of the engine's own, which is started again when it dies. The same answers; it takes
     memory for a second PyTorch and for a copy of the weights that change (Linux)."""
+    tools: ToolsConfig | None = None
+    """What the model may call between its turns; None: an answer is one turn."""
     engine: EngineOptions = EngineOptions()
     """How answers are computed: prefix cache, drafts, batches. The same answers whatever is set, but for what
     `EngineOptions` itself calls inexact (`numerics = "fast"`, `snapshot_dtype`, `acceptance = "rejection"`), which is
@@ -122,6 +125,15 @@ class RLConfig(Config):
     """How rewards become a gradient."""
     heldout: HeldoutTasks | None = None
     """Scores along the way."""
+
+    @model_validator(mode="after")
+    def _routes_are_of_one_turn(self):
+        if self.policy.replay_routes and self.rollout.tools is not None:
+            raise ValueError(
+                "policy.replay_routes knows answers of one turn only; leave it out, or rollout.tools: with our numerics "
+                "it changes nothing"
+            )
+        return self
 
 
 class RLRequest(RunRequest):

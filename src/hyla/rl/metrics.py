@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from hyla.rl.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -10,7 +14,8 @@ class RoundMetrics:
     """step: optimizer steps before the round. reward: mean over judged answers, and its standard deviation.
     equal_groups: tasks whose answers all got the same. left_out: answers without a reward. tokens: per answer.
     too_long: share of answers that max_tokens ended. cached_tokens, drafted_tokens, accepted_tokens: of the whole
-    round. *_seconds: spent on it; 0 where an earlier process did it."""
+    round. *_seconds: spent on it; 0 where an earlier process did it. turns: per answer; tool_calls: that were made in
+    the whole round; tool_errors: those that failed, and texts that look like calls and are none. None without tools."""
 
     step: int
     round: int
@@ -27,6 +32,9 @@ class RoundMetrics:
     rollout_seconds: float
     reward_seconds: float
     handover_seconds: float
+    turns: float | None = None
+    tool_calls: int | None = None
+    tool_errors: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,3 +75,15 @@ class HeldoutReward:
     high: float
     tasks: int
     samples: int
+
+
+def tool_metrics(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What `RoundMetrics` has of tools; nothing of answers without."""
+    turns = [turn for sample in samples for turn in sample.turns]
+    if not turns:
+        return {}
+    return {
+        "turns": len(turns) / len(samples),
+        "tool_calls": sum(len(turn.results) for turn in turns),
+        "tool_errors": sum(turn.num_errors for turn in turns),
+    }

@@ -21,7 +21,7 @@ from hyla.rl.advantages import advantages, is_equal
 from hyla.rl.config import PolicyConfig
 from hyla.rl.handover import HandsOver
 from hyla.rl.heldout import HeldoutScores
-from hyla.rl.metrics import RoundMetrics, UpdateMetrics
+from hyla.rl.metrics import RoundMetrics, UpdateMetrics, tool_metrics
 from hyla.rl.objective import PolicyLosses, policy_loss, ratios, token_weights
 from hyla.rl.rollouts import Rollouts
 from hyla.rl.routes import KnownRoutes, Replay
@@ -303,4 +303,5 @@ def _round_metrics(step: int, number: int, groups: list[list[Sample]], before, r
         rollout_seconds=shares.rollout - before.rollout,
         reward_seconds=shares.reward - before.reward,
         handover_seconds=shares.handover - before.handover,
+        **tool_metrics(samples),
     )

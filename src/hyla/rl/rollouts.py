@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyla.engine import Engine, Request, SamplingParams
 from hyla.engine.requests.messages import Completion
-from hyla.errors import HylaError
 from hyla.rl.config import RolloutConfig
+from hyla.rl.conversations import OUT_OF_TURNS, Conversations
 from hyla.rl.engine_process import RolloutProcess, check_versions
-from hyla.rl.rewards import Rewards
+from hyla.rl.places import Place, drawn_logprobs, seed_of
+from hyla.rl.rewards import Judgement, Rewards
+from hyla.rl.rewards.messages import asked
 from hyla.rl.samples import RoundFile, Sample
 from hyla.rl.tasks import Task, round_tasks
+from hyla.rl.tools.between import Between
+from hyla.rl.tools.tools import Tools
+from hyla.rl.turns import TurnFile
 
-FINISHED = ("stop", "length")
+FINISHED = ("stop", "length", OUT_OF_TURNS)
 """How an answer that can be judged ends."""
 
 
@@ -37,12 +41,6 @@ class Shares:
             yield
         finally:
             setattr(self, name, getattr(self, name) + time.perf_counter() - started)
-
-
-def seed_of(*place: int) -> int:
-    """Sampling noise of one answer: a function of (run's seed, round, task's place, answer's place)."""
-    digest = hashlib.sha256(" ".join(map(str, place)).encode()).digest()
-    return int.from_bytes(digest[:8], "big")
 
 
 class Rollouts:
@@ -66,6 +64,11 @@ class Rollouts:
         self.seed, self.folder, self.records_routes = seed, folder, records_routes
         self.order = round_tasks(len(tasks), config.tasks_per_round, seed)
         self.shares = Shares()
+        self.conversations: Conversations | None = None
+
+    def use_tools(self, tools: Tools, between: Between, context_len: int) -> None:
+        """Answers may have several turns from now on."""
+        self.conversations = Conversations(tools, between, self.config, context_len, self._finished)
 
     def file(self, number: int) -> RoundFile:
         return RoundFile(self.folder / f"round-{number:06d}.jsonl")
@@ -102,29 +105,33 @@ class Rollouts:
     def sampled(self, number: int, keys: Sequence[tuple[int, int]]) -> Iterable[list[Sample]]:
         """The answers of a round that (group, member) name, as they are finished. Who draws them elsewhere overrides
         this, and gives the log-probabilities that they were drawn with."""
-        order, config = self.order.of(number), self.config
-        requests, places = [], {}
-        for group, member in keys:
-            params = SamplingParams(
-                max_tokens=config.max_tokens,
-                temperature=config.temperature,
-                seed=seed_of(self.seed, number, group, member),
-                logprobs=0,
-                sampled_logprobs=True,
-                router_choices=self.records_routes,
-            )
-            name = f"{number}-{group}-{member}"
-            places[name] = (group, member, self.tasks[order[group]])
-            requests.append(Request(name, places[name][2].prompt_ids, params))
-        for done in self._finished(requests):
-            samples = []
-            for one in done:
-                group, member, task = places[one.request_id]
-                samples.append(_sample(group, member, task, one))
-            yield samples
+        order = self.order.of(number)
+        places = [Place(key, self.tasks[order[key[0]]], (self.seed, number, *key)) for key in keys]
+        drawn = {"temperature": self.config.temperature, "logprobs": 0, "sampled_logprobs": True}
+        params = SamplingParams(**drawn, router_choices=self.records_routes)
+        return self._drawn(places, params, TurnFile(self.file(number).path.with_suffix(".turns")))
 
-    def _finished(self, requests: Sequence[Request]) -> Iterator[list[Completion]]:
-        for done in self.engine.finished([self.engine.resolve(request) for request in requests]):
+    def _drawn(
+        self, places: Sequence[Place], params: SamplingParams, file: TurnFile | None = None
+    ) -> Iterator[list[Sample]]:
+        """Answers as they are finished. params: of every one, without seed and length. file: where their turns are kept
+        until then."""
+        if self.conversations is not None:
+            yield from self.conversations.samples(places, params, file)
+            return
+        requests, by_name = [], {}
+        for place in places:
+            own = {"max_tokens": self.config.max_tokens, "seed": seed_of(*place.seed)}
+            by_name[place.name] = place
+            requests.append(Request(place.name, place.task.prompt_ids, params.model_copy(update=own)))
+        for done in self._finished(requests):
+            yield [_sample(by_name[one.request_id], one, params) for one in done]
+
+    def _finished(
+        self, requests: Sequence[Request], more: Callable[[bool], Sequence[Request]] = lambda is_idle: ()
+    ) -> Iterator[list[Completion]]:
+        resolved = [self.engine.resolve(request) for request in requests]
+        for done in self.engine.finished(resolved, lambda is_idle: [self.engine.resolve(own) for own in more(is_idle)]):
             check_versions(done, self.engine)
             yield done
 
@@ -132,9 +139,9 @@ class Rollouts:
         """In pieces, so that a killed process keeps most of what was asked."""
         for first in range(0, len(samples), JUDGED_AT_ONCE):
             piece = samples[first : first + JUDGED_AT_ONCE]
-            asked = [sample for sample in piece if sample.finish_reason in FINISHED]
-            found = self.rewards.of([(sample.text, self.tasks[sample.task].row) for sample in asked])
-            by_key = {sample.key: judgement for sample, judgement in zip(asked, found)}
+            whole = [sample for sample in piece if sample.finish_reason in FINISHED]
+            found = self._judgements(whole, [self.tasks[sample.task] for sample in whole])
+            by_key = {sample.key: judgement for sample, judgement in zip(whole, found)}
             yield [
                 replace(sample, reward=by_key[sample.key].reward, problem=by_key[sample.key].problem)
                 if sample.key in by_key
@@ -142,39 +149,34 @@ class Rollouts:
                 for sample in piece
             ]
 
+    def _judgements(self, samples: Sequence[Sample], tasks: Sequence[Task]) -> list[Judgement]:
+        answers = [(sample.text, task.row) for sample, task in zip(samples, tasks)]
+        messages = [sample.conversation(asked(task.row)) for sample, task in zip(samples, tasks)]
+        return self.rewards.of(answers, messages)
+
     def heldout(self, tasks: Sequence[Task], samples: int, temperature: float) -> list[list[float]]:
         """Rewards of answers to tasks that are not trained on, by task; answers without a reward count as 0."""
-        requests = []
-        for place, task in enumerate(tasks):
-            for member in range(samples):
-                params = SamplingParams(
-                    max_tokens=self.config.max_tokens,
-                    temperature=temperature,
-                    seed=seed_of(self.seed, -1, place, member),
-                )
-                requests.append(Request(f"held-out-{place}-{member}", task.prompt_ids, params))
+        keys = [(place, member) for place in range(len(tasks)) for member in range(samples)]
+        places = [Place(key, tasks[key[0]], (self.seed, -1, *key)) for key in keys]
         with self.shares.timed("rollout"):
-            done = {one.request_id: one for part in self._finished(requests) for one in part}
-        texts = [(done[request.request_id].text or "", tasks[n // samples].row) for n, request in enumerate(requests)]
+            drawn = self._drawn(places, SamplingParams(temperature=temperature))
+            done = {one.key: one for part in drawn for one in part}
         with self.shares.timed("reward"):
-            found = [judgement.reward or 0.0 for judgement in self.rewards.of(texts)]
+            judged = self._judgements([done[key] for key in keys], [place.task for place in places])
+        found = [judgement.reward or 0.0 for judgement in judged]
         return [found[first : first + samples] for first in range(0, len(found), samples)]
 
 
 JUDGED_AT_ONCE = 256
 
 
-def _sample(group: int, member: int, task: Task, done: Completion) -> Sample:
-    logprobs = tuple(one.sampled for one in done.logprobs or ())
-    if None in logprobs or len(logprobs) != len(done.token_ids):
-        raise HylaError(f"answer {done.request_id} came without the log-probabilities of its tokens")
+def _sample(place: Place, done: Completion, params: SamplingParams) -> Sample:
     return Sample(
-        group=group,
-        member=member,
-        task=task.number,
-        prompt_ids=task.prompt_ids,
+        *place.key,
+        task=place.task.number,
+        prompt_ids=place.task.prompt_ids,
         token_ids=done.token_ids,
-        logprobs=tuple(value for value in logprobs if value is not None),
+        logprobs=drawn_logprobs(done, params),
         text=done.text or "",
         finish_reason=done.finish_reason,
         cached_tokens=done.usage.cached_tokens,

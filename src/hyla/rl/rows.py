@@ -13,7 +13,8 @@ from hyla.rl.samples import Sample
 
 @dataclass(frozen=True)
 class PolicyRows(PackedRows):
-    """Prompts with their answers, which are what is learnt; all further tensors have a number for each row [T]."""
+    """Prompts with their answers, of which what the model drew is learnt; all further tensors have a number for each
+    row [T]."""
 
     rollout_T: torch.Tensor = field(kw_only=True)
     """float32, nats: the engine's log-probability of the row's target; 0 where it is not learnt."""
@@ -64,22 +65,25 @@ TENSORS = (
 
 def rows_of(samples: Sequence[Sample], advantages: Sequence[float], weights_R: torch.Tensor) -> PolicyRows:
     """advantages: of each answer. weights_R: float64, of each token that was sampled, in order."""
-    tokens, targets, learnt, rollout, advantage = [], [], [], [], []
+    tokens, targets, learnt, rollout, advantage, lengths = [], [], [], [], [], []
     for sample, its_advantage in zip(samples, advantages, strict=True):
-        ids = [*sample.prompt_ids, *sample.token_ids]
-        num_read, num_written = len(sample.prompt_ids) - 1, len(sample.token_ids)
+        ids, is_drawn, logprobs = [], [], iter(sample.logprobs)
+        for read, drawn in sample.pieces():
+            ids += [*read, *drawn]
+            is_drawn += [False] * len(read) + [True] * len(drawn)
         tokens += ids[:-1]
         targets += ids[1:]
-        learnt += [False] * num_read + [True] * num_written
-        rollout += [0.0] * num_read + [*sample.logprobs]
-        advantage += [its_advantage] * (num_read + num_written)
+        learnt += is_drawn[1:]
+        rollout += [next(logprobs) if own else 0.0 for own in is_drawn[1:]]
+        advantage += [its_advantage] * (len(ids) - 1)
+        lengths.append(len(ids) - 1)
     learnt_T = torch.tensor(learnt)
     weights_T = torch.zeros(len(learnt), dtype=torch.float64)
     weights_T[learnt_T] = weights_R
     return PolicyRows(
         torch.tensor(tokens),
         torch.tensor(targets),
-        tuple(len(sample.prompt_ids) + len(sample.token_ids) - 1 for sample in samples),
+        tuple(lengths),
         learnt_T,
         rollout_T=torch.tensor(rollout, dtype=torch.float32),
         advantages_T=torch.tensor(advantage, dtype=torch.float64),

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -28,6 +29,7 @@ from hyla.checkpoints.fetching import checksum
 from hyla.engine import Engine, EngineProcess, Launch
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
+from hyla.models.config import ModelConfig
 from hyla.models.state import cast
 from hyla.models.trunk import Model
 from hyla.rl.config import RLRequest
@@ -40,6 +42,8 @@ from hyla.rl.rewards import Rewards
 from hyla.rl.rollouts import Rollouts
 from hyla.rl.routes import replayed_shape
 from hyla.rl.tasks import read_tasks, round_tasks
+from hyla.rl.tools.between import Between
+from hyla.rl.tools.tools import Tools
 from hyla.train.files import filling, replace_json
 from hyla.train.model_source import trained_config, trained_digest
 from hyla.train.precision import DTYPES
@@ -123,13 +127,17 @@ class RLRun:
         engine, hand_over = self._engine(trainer, closing)
         if trainer.adapters is not None:
             hand_over.share(trainer.adapters)
-        tasks = read_tasks(self.folder / TASKS_FILE, self.tokenizer)
+        kit = opened_tools(self.request, trainer.model.config, self.tokenizer, closing)
+        chat_ids = None if kit is None else kit.between.prompt_ids
+        tasks = read_tasks(self.folder / TASKS_FILE, self.tokenizer, chat_ids)
         folder = self.folder / "rollouts"
         records = rl.policy.replay_routes
         rollouts = Rollouts(engine, tasks, rewards, rl.rollout, seed=train.seed, folder=folder, records_routes=records)
+        if kit is not None:
+            rollouts.use_tools(*kit, rl.rollout.engine.context_len or trainer.model.config.max_len)
         trainer.sample_with(rollouts, hand_over)
         if rl.heldout is not None:
-            tasks = read_tasks(self.folder / HELDOUT_TASKS_FILE, self.tokenizer)
+            tasks = read_tasks(self.folder / HELDOUT_TASKS_FILE, self.tokenizer, chat_ids)
             trainer.scores = HeldoutScores(rl.heldout, tasks, rollouts, hand_over, self.folder, listeners.on_heldout)
         return trainer
 
@@ -176,11 +184,13 @@ def _prepare(folder: Path, request: RLRequest) -> None:
     if rl.policy.replay_routes:
         replayed_shape(config)
     longest = 0
-    for file in _task_files(request).values():
-        tasks = read_tasks(file, tokenizer)
-        longest = max(longest, *(len(task.prompt_ids) for task in tasks))
-        if file == Path(rl.tasks):
-            round_tasks(len(tasks), rl.rollout.tasks_per_round, request.train.seed)
+    with ExitStack() as closing:
+        kit = opened_tools(request, config, tokenizer, closing)
+        for file in _task_files(request).values():
+            tasks = read_tasks(file, tokenizer, None if kit is None else kit.between.prompt_ids)
+            longest = max(longest, *(len(task.prompt_ids) for task in tasks))
+            if file == Path(rl.tasks):
+                round_tasks(len(tasks), rl.rollout.tasks_per_round, request.train.seed)
     if longest + rl.rollout.max_tokens > config.max_len:
         raise ConfigError(
             f"a prompt of {longest} tokens and rl.rollout.max_tokens = {rl.rollout.max_tokens} are more than the "
@@ -191,14 +201,13 @@ def _prepare(folder: Path, request: RLRequest) -> None:
     with filling(folder) as partial:
         for target, file in _task_files(request).items():
             shutil.copyfile(file, partial / target)
-        file = reward_file(request)
         replace_json(
             partial / RUN_FILE,
             {
                 "format": FORMAT,
                 "request": request.model_dump(),
                 "start_digest": trained_digest(name),
-                "reward_digest": None if file is None else checksum(file),
+                **{key: None if file is None else checksum(file) for key, file in _code_files(request).items()},
                 "python": platform.python_version(),
                 "environment": environment(torch.device("cpu")),
             },
@@ -213,22 +222,42 @@ def _task_files(request: RLRequest) -> dict[str, Path]:
 
 
 def _check_files(folder: Path, request: RLRequest, record: dict) -> None:
-    """Raise ConfigError where tasks or the reward function's file are others now than when the run began."""
+    """Raise ConfigError where tasks or code are others now than when the run began."""
     changed = [
         file
         for target, file in _task_files(request).items()
         if file.is_file() and file.read_bytes() != (folder / target).read_bytes()
     ]
-    file = reward_file(request)
-    if file is not None and checksum(file) != record["reward_digest"]:
-        changed.append(file)
+    changed += [
+        file for key, file in _code_files(request).items() if file is not None and checksum(file) != record[key]
+    ]
     if changed:
         raise ConfigError(
             f"{changed[0]} is not what the run in {folder} began with; put the old one back, or choose another --out"
         )
 
 
-def reward_file(request: RLRequest) -> Path | None:
-    """Where the reward function stands; None for a judge."""
-    function = request.rl.reward.function
-    return None if function is None else Path(function.rpartition(":")[0])
+def _code_files(request: RLRequest) -> dict[str, Path | None]:
+    """Files of the user's that a run calls, by the key of their checksum in the record; None: there is none."""
+    function, tools = request.rl.reward.function, request.rl.rollout.tools
+    return {
+        "reward_digest": None if function is None else Path(function.rpartition(":")[0]),
+        "tools_digest": None if tools is None else Path(tools.file),
+    }
+
+
+class ToolKit(NamedTuple):
+    """What answers in several turns need."""
+
+    tools: Tools
+    between: Between
+
+
+def opened_tools(request: RLRequest, config: ModelConfig, tokenizer: Tokenizer, closing: ExitStack) -> ToolKit | None:
+    """The recipe's tools, which `closing` ends; None without any. Raises ConfigError for those that cannot be, and a
+    model that cannot call any."""
+    own = request.rl.rollout.tools
+    if own is None:
+        return None
+    tools = closing.enter_context(Tools(own))
+    return ToolKit(tools, Between(tokenizer, config, tools.use, str(request.model.start_from)))

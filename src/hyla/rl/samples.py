@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hyla.errors import CheckpointError
 from hyla.train.files import whole_lines, writing
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the model wrote at once, in an answer that may have several turns, and what came of its calls."""
+
+    added_ids: tuple[int, ...]
+    """What the chat template wrote between the turn before and this one; nothing before the first."""
+    num_tokens: int
+    """That the model drew."""
+    message: dict
+    """It, in OpenAI's form."""
+    results: tuple[dict, ...] = ()
+    """Those of its calls, in OpenAI's form; none where it was the last turn."""
+    num_errors: int = 0
+    """Calls that failed, and texts with a mark of calls in which none can be read."""
+
+    @staticmethod
+    def read(line: dict) -> Turn:
+        made: dict[str, Any] = line | {name: tuple(line[name]) for name in ("added_ids", "results")}
+        return Turn(**made)
 
 
 @dataclass(frozen=True)
@@ -24,11 +46,11 @@ class Sample:
     """Number of the task in its file, from 0."""
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
-    """All that was sampled, the token that ended it included."""
+    """All that was sampled, in all turns, the tokens that ended them included."""
     logprobs: tuple[float, ...]
     """Of each token, nats, under the distribution that it was drawn from: what the engine said then."""
     text: str
-    """Without special tokens."""
+    """Of the last turn. Special tokens are left out, unless some of them mark calls."""
     finish_reason: str
     cached_tokens: int = 0
     drafted_tokens: int = 0
@@ -38,6 +60,23 @@ class Sample:
     """Why there is no reward."""
     routes: str | None = None
     """The experts of its tokens (`RouterChoices.text`), where they are replayed."""
+    turns: tuple[Turn, ...] = ()
+    """Where tools may be called; else it is one turn."""
+
+    def pieces(self) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+        """What the model read, and what it drew behind that, in turn."""
+        if not self.turns:
+            yield self.prompt_ids, self.token_ids
+        read, place = self.prompt_ids, 0
+        for turn in self.turns:
+            yield (*read, *turn.added_ids), self.token_ids[place : place + turn.num_tokens]
+            read, place = (), place + turn.num_tokens
+
+    def conversation(self, asked: Sequence[dict]) -> list[dict]:
+        """In OpenAI's form, behind the messages of the task."""
+        if not self.turns:
+            return [*asked, {"role": "assistant", "content": self.text}]
+        return [*asked, *(message for turn in self.turns for message in (turn.message, *turn.results))]
 
     @property
     def key(self) -> tuple[int, int]:
@@ -81,6 +120,7 @@ class RoundFile:
         if "token_ids" in line:
             for name in ("prompt_ids", "token_ids", "logprobs"):
                 line[name] = tuple(line[name])
+            line["turns"] = tuple(Turn.read(turn) for turn in line.get("turns", ()))
             sample = Sample(**line)
             found[sample.key] = sample
         else:

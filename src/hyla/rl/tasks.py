@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,15 @@ class Task:
     """The whole line, for the reward."""
 
 
-def read_tasks(file: Path, tokenizer: Tokenizer) -> list[Task]:
-    """Raises ConfigError that names the line for one that is no task."""
+ChatIds = Callable[[list[dict]], Sequence[int]]
+"""The prompt of a conversation."""
+
+
+def read_tasks(file: Path, tokenizer: Tokenizer, chat_ids: ChatIds | None = None) -> list[Task]:
+    """chat_ids: where the model is told of tools, which a template alone can do: then every task has `messages`.
+
+    Raises ConfigError that names the line for one that is no task.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -35,13 +42,13 @@ def read_tasks(file: Path, tokenizer: Tokenizer) -> list[Task]:
     tasks = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            tasks.append(_task(line, f"{file}, line {number}", len(tasks), tokenizer))
+            tasks.append(_task(line, f"{file}, line {number}", len(tasks), tokenizer, chat_ids))
     if not tasks:
         raise ConfigError(f"tasks: {file} has no task; give a JSON object with prompt or messages a line")
     return tasks
 
 
-def _task(line: str, place: str, number: int, tokenizer: Tokenizer) -> Task:
+def _task(line: str, place: str, number: int, tokenizer: Tokenizer, chat_ids: ChatIds | None) -> Task:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -49,7 +56,7 @@ def _task(line: str, place: str, number: int, tokenizer: Tokenizer) -> Task:
     if not isinstance(row, dict) or sum(key in row for key in KEYS) != 1:
         raise ConfigError(f"{place}: a task has either prompt, a text, or messages, a conversation")
     try:
-        ids = _ids(row, place, tokenizer)
+        ids = _ids(row, place, tokenizer, chat_ids)
     except HylaError as error:
         raise ConfigError(f"{place}: {error}") from None
     if not ids:
@@ -57,15 +64,17 @@ def _task(line: str, place: str, number: int, tokenizer: Tokenizer) -> Task:
     return Task(number, tuple(ids), row)
 
 
-def _ids(row: dict, place: str, tokenizer: Tokenizer) -> Sequence[int]:
+def _ids(row: dict, place: str, tokenizer: Tokenizer, chat_ids: ChatIds | None) -> Sequence[int]:
     if "prompt" in row:
+        if chat_ids is not None:
+            raise ConfigError(f"{place}: with rl.rollout.tools a task is a conversation: give messages, not prompt")
         if not isinstance(row["prompt"], str):
             raise ConfigError(f"{place}: prompt must be a text")
         return tokenizer.encode(row["prompt"])
     messages = row["messages"]
     if not (messages and are_messages(messages)):
         raise ConfigError(f"{place}: messages must be a list of messages, each with a role and content")
-    return tokenizer.encode_chat(messages, add_generation_prompt=True)
+    return tokenizer.encode_chat(messages, add_generation_prompt=True) if chat_ids is None else chat_ids(messages)
 
 
 def round_tasks(num_tasks: int, per_round: int, seed: int) -> EpochSteps:

@@ -95,9 +95,16 @@ def _absolute_paths(tables: dict, folder: Path) -> None:
 
 
 def _absolute_rl_paths(rl: Any, folder: Path) -> None:
-    """The same for tasks and reward functions."""
+    """The same for tasks, reward functions and tools."""
     if not isinstance(rl, dict):
         return
-    for table, key in ((rl, "tasks"), (rl.get("heldout"), "tasks"), (rl.get("reward"), "function")):
+    rollout = rl.get("rollout")
+    tools = rollout.get("tools") if isinstance(rollout, dict) else None
+    for table, key in (
+        (rl, "tasks"),
+        (rl.get("heldout"), "tasks"),
+        (rl.get("reward"), "function"),
+        (tools, "file"),
+    ):
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = str(folder / table[key])

@@ -20,8 +20,8 @@ class JudgeConfig(Config):
     model: str
     """Its name at the server."""
     prompt: str
-    """What it is asked: {answer} is the sample, {prompt} what it answers, {NAME} a field of the task's row; {{ and }}
-    are braces."""
+    """What it is asked: {answer} is the sample, {conversation} all of its turns and calls, {prompt} what it answers,
+    {NAME} a field of the task's row; {{ and }} are braces."""
     scale: Annotated[float, Field(gt=0)] = 10.0
     """Most points; points are divided by this. The prompt should tell the judge to end with a number from 0 to it."""
     api_key_env: str | None = None
@@ -43,7 +43,7 @@ class JudgeConfig(Config):
     @field_validator("prompt")
     @classmethod
     def _has_the_answer(cls, value: str) -> str:
-        if "answer" not in template_fields(value):
+        if not template_fields(value) & {"answer", "conversation"}:
             raise ValueError("the judge sees no sample; write {answer} where it is to stand")
         return value
 
@@ -63,7 +63,8 @@ class RewardConfig(Config):
     """Exactly one of `function` and `judge`."""
 
     function: str | None = None
-    """FILE.py:NAME: a function `reward(answer: str, row: dict) -> float`."""
+    """FILE.py:NAME: a function `reward(answer: str, row: dict) -> float`; one with a third parameter `messages` gets
+    the whole conversation, too."""
     judge: JudgeConfig | None = None
     timeout_seconds: Seconds = 10.0
     """Of one sample, for a function; past it its process is ended and started again."""

@@ -8,14 +8,13 @@ import os
 import re
 from asyncio import sleep as pause
 from collections.abc import Sequence
-from typing import Any
 
 import httpx
 
-from hyla.data.records import are_messages
 from hyla.errors import ConfigError
 from hyla.rl.rewards.config import JudgeConfig, template_fields
 from hyla.rl.rewards.judgement import Judgement, failed
+from hyla.rl.rewards.messages import as_text
 
 FIRST_WAIT_SECONDS = 1.0
 """Before the second attempt; twice as long before each further one."""
@@ -53,30 +52,30 @@ class Judge:
                 )
             self._headers["Authorization"] = f"Bearer {key}"
 
-    def of(self, items: Sequence[tuple[str, dict]]) -> list[Judgement]:
+    def of(self, items: Sequence[tuple[str, dict]], conversations: Sequence[list[dict]]) -> list[Judgement]:
         """See `Rewards.of`. Not to be called where an event loop runs."""
-        return asyncio.run(self._all(items))
+        return asyncio.run(self._all(items, conversations))
 
     def close(self) -> None:
         """Nothing stays open between calls."""
 
-    async def _all(self, items: Sequence[tuple[str, dict]]) -> list[Judgement]:
+    async def _all(self, items: Sequence[tuple[str, dict]], conversations: Sequence[list[dict]]) -> list[Judgement]:
         places = asyncio.Semaphore(self.config.concurrency)
         # Each attempt has one clock for all of it; the client's own knows single reads only.
         limits = httpx.Limits(max_connections=self.config.concurrency)
         async with httpx.AsyncClient(headers=self._headers, timeout=None, limits=limits) as client:
 
-            async def judge(answer: str, row: dict) -> Judgement:
+            async def judge(item: tuple[str, dict], messages: list[dict]) -> Judgement:
                 async with places:
-                    return await self._judge(client, answer, row)
+                    return await self._judge(client, *item, messages)
 
-            return list(await asyncio.gather(*(judge(answer, row) for answer, row in items)))
+            return list(await asyncio.gather(*map(judge, items, conversations)))
 
-    async def _judge(self, client: httpx.AsyncClient, answer: str, row: dict) -> Judgement:
+    async def _judge(self, client: httpx.AsyncClient, answer: str, row: dict, messages: list[dict]) -> Judgement:
         try:
             body = {
                 "model": self.config.model,
-                "messages": [{"role": "user", "content": self._prompt(answer, row)}],
+                "messages": [{"role": "user", "content": self._prompt(answer, row, messages)}],
                 "temperature": 0,
             }
             # Escaped: half a character of a model is no UTF-8.
@@ -84,13 +83,13 @@ class Judge:
         except (_Refused, _Busy) as error:
             return failed(f"the judge {error}")
 
-    def _prompt(self, answer: str, row: dict) -> str:
-        values = {"answer": answer}
-        for name in self._fields - {"answer"}:
+    def _prompt(self, answer: str, row: dict, messages: list[dict]) -> str:
+        values = {"answer": answer, "conversation": as_text(messages)}
+        for name in self._fields - values.keys():
             value = row.get(name, row.get("messages") if name == "prompt" else None)
             if value is None:
                 raise _Refused(f"is to be shown {{{name}}}, which the row does not have")
-            values[name] = _text(value)
+            values[name] = as_text(value)
         return self.config.prompt.format_map(values)
 
     async def _answer(self, client: httpx.AsyncClient, body: bytes) -> str:
@@ -167,12 +166,3 @@ def points(text: str, scale: float) -> Judgement:
     if not 0 <= value <= scale:
         return failed(f"the judge gave {value:g}, which is not within 0 and {scale:g}")
     return Judgement(value / scale, None)
-
-
-def _text(value: Any) -> str:
-    """A field of a row as a judge reads it; messages with their roles."""
-    if isinstance(value, str):
-        return value
-    if value and are_messages(value):
-        return "\n\n".join(f"{one['role']}: {_text(one.get('content') or '')}" for one in value)
-    return json.dumps(value, ensure_ascii=False)

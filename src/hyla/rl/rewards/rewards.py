@@ -8,6 +8,7 @@ from hyla.rl.rewards.config import RewardConfig
 from hyla.rl.rewards.function import FunctionRewards
 from hyla.rl.rewards.judge import Judge
 from hyla.rl.rewards.judgement import Judgement
+from hyla.rl.rewards.messages import asked, said
 
 
 class Rewards:
@@ -32,12 +33,17 @@ class Rewards:
                 memory_gib=config.memory_gib,
             )
 
-    def of(self, items: Sequence[tuple[str, dict]]) -> list[Judgement]:
-        """items: (answer, row) of each sample, row being the task's line of JSON. Returns theirs, in order.
+    def of(
+        self, items: Sequence[tuple[str, dict]], conversations: Sequence[list[dict]] | None = None
+    ) -> list[Judgement]:
+        """items: (answer, row) of each sample, row being the task's line of JSON. conversations: theirs, in OpenAI's
+        form; None: each is the task's, and the answer. Returns their judgements, in order.
 
         Raises TypeError or ValueError for a row that JSON cannot hold; whatever else goes wrong is a sample's problem.
         """
-        return self._by.of(items)
+        if conversations is None:
+            conversations = [[*asked(row), said(answer)] for answer, row in items]
+        return self._by.of(items, conversations)
 
     def close(self) -> None:
         """End what was started; using it again starts it again."""

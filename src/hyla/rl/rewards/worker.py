@@ -3,90 +3,27 @@
 from __future__ import annotations
 
 import inspect
-import os
-import reprlib
-import signal
-import sys
-import traceback
-import types
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from hyla.limited_process.inside import reader, reason, send
-from hyla.limited_process.line import receive
+from hyla.limited_process.user_file import loaded, serve, shown
 
-SLACK_SECONDS = 5
-"""After its time the process that started this one ends it; so long after that, where that one is gone, the system."""
-MODULE = "reward_function"
-SHOWN = reprlib.Repr()
-SHOWN.maxstring = SHOWN.maxother = 60
+CONVERSATION = "messages"
+"""Name of a third parameter, of a function that wants the whole conversation."""
 
 
 def main() -> None:
     """Take messages on standard input and answer on standard output, until the input ends."""
-    line = _line_of_our_own()
-    read, own = reader(line), os.getpid()
-    start = receive(read)
-    if start is None:
-        return
-    _limit_memory(start["memory_bytes"])
     found: list[Callable] = []
-    reply = _answered(start, partial(_load, start, found))
-    # A fork that came back from the function says nothing.
-    while os.getpid() == own and send(reply, line) and (job := receive(read)) is not None:
-        reply = _answered(job, partial(_call, found[0], job))
-    os._exit(0)  # whatever threads or exit handlers the file has left
+    serve(partial(_load, found), lambda job: _call(found[0], job))
 
 
-def _line_of_our_own() -> int:
-    """Standard input and output lead nowhere from here: what the file prints or reads never meets the messages."""
-    line = os.dup(0)
-    with open(os.devnull, "r+b", buffering=0) as nowhere:
-        for number in (0, 1, 2):
-            os.dup2(nowhere.fileno(), number)
-    return line
-
-
-def _limit_memory(num_bytes: int) -> None:
-    with suppress(ImportError):
-        import resource
-
-        for kind, limit in (("AS", num_bytes), ("CORE", 0)):
-            with suppress(AttributeError, ValueError, OSError):
-                resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (limit, limit))
-
-
-def _answered(job: dict, work: Callable[[], dict]) -> dict:
-    """What a job makes, or what went wrong in it."""
-    _end_after(job["seconds"] + SLACK_SECONDS)
-    try:
-        return work()
-    except BaseException as error:  # SystemExit too: nothing but the end of the input ends this process
-        return {"problem": _raised(error)}
-    finally:
-        _end_after(0)
-
-
-def _end_after(seconds: float) -> None:
-    with suppress(AttributeError, ValueError, OSError):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def _load(start: dict, found: list[Callable]) -> dict:
-    file, name = start["file"], start["name"]
-    sys.path.insert(0, os.path.dirname(file))
-    module = sys.modules[MODULE] = types.ModuleType(MODULE)
-    module.__file__ = file
-    try:
-        code = compile(start["source"], file, "exec", dont_inherit=True)
-    except SyntaxError as error:
-        return {"problem": f"line {error.lineno} is no Python: {error.msg}; correct it"}
-    try:
-        exec(code, module.__dict__)
-    except BaseException as error:
-        return {"problem": f"running the file {_raised(error)}; correct it"}
+def _load(found: list[Callable], start: dict) -> dict:
+    name = start["name"]
+    module = loaded(start["file"], start["source"])
+    if isinstance(module, str):
+        return {"problem": module}
     function = module.__dict__.get(name)
     if function is None:
         others = ", ".join(key for key, value in module.__dict__.items() if inspect.isfunction(value)) or "none"
@@ -97,47 +34,36 @@ def _load(start: dict, found: list[Callable]) -> dict:
     return {}
 
 
+def _wants_messages(function: Any) -> bool:
+    try:
+        return CONVERSATION in inspect.signature(function).parameters
+    except ValueError:  # some callables cannot tell
+        return False
+
+
 def _misfit(function: Any) -> str | None:
     if not callable(function):
-        return f"it is {SHOWN.repr(function)}, no function"
+        return f"it is {shown(function)}, no function"
     if inspect.iscoroutinefunction(function):
         return "it is asynchronous"
+    more = {CONVERSATION: []} if _wants_messages(function) else {}
     try:
-        inspect.signature(function).bind("", {})
+        inspect.signature(function).bind("", {}, **more)
     except TypeError as error:
         return f"it cannot be called with an answer and a row ({error})"
-    except ValueError:  # some callables cannot tell
+    except ValueError:
         return None
     return None
 
 
 def _call(function: Callable, job: dict) -> dict:
-    value = function(job["answer"], job["row"])
+    more = {CONVERSATION: job[CONVERSATION]} if _wants_messages(function) else {}
+    value = function(job["answer"], job["row"], **more)
     if not hasattr(type(value), "__float__") and not hasattr(type(value), "__index__"):
-        return {"problem": f"returned {_shown(value)}, not a number"}
+        return {"problem": f"returned {shown(value)}, not a number"}
     try:
         return {"reward": float(value)}
     except OverflowError:
         return {"problem": "returned a number beyond what a float holds"}
     except (TypeError, ValueError):
-        return {"problem": f"returned {_shown(value)}, not a number"}
-
-
-def _shown(value: Any) -> str:
-    try:
-        return SHOWN.repr(value)
-    except Exception:
-        return f"a {type(value).__name__}"
-
-
-def _raised(error: BaseException) -> str:
-    """ "raised ValueError: what it says (line 3)", with the last line of the file that it passed."""
-    kind = type(error).__name__
-    try:
-        said = reason(error)
-    except Exception:  # an error that cannot even be told
-        said = ""
-    file = getattr(sys.modules.get(MODULE), "__file__", None)
-    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
-    where = f" (line {lines[-1]})" if lines else ""
-    return f"raised {kind}{f': {said}' if said not in ('', kind) else ''}{where}"
+        return {"problem": f"returned {shown(value)}, not a number"}

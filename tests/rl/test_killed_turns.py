@@ -1,0 +1,96 @@
+"""A process that ends in the middle of conversations: the same turns, calls, rewards and weights in the end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from test_killed_rounds import Killed, outcome
+from tiny_rl import finished
+from tiny_tools import drawn, tools_request, write_start
+
+from hyla.errors import CheckpointError
+from hyla.rl.conversations import Conversations
+from hyla.rl.samples import RoundFile
+from hyla.rl.turns import TurnFile
+
+
+def request(folder):
+    heldout = {"tasks": str(folder / "heldout.jsonl"), "every": 1}
+    return tools_request(folder, heldout=heldout, steps=2, checkpoint_every=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_start(tmp_path_factory.mktemp("turns"))
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    return outcome(finished(folder / "whole", request(folder)).folder)
+
+
+def test_a_run_that_ended_in_a_conversation_goes_on_bit_for_bit(folder, whole, tmp_path, monkeypatch):
+    out, add, seen = tmp_path / "run", TurnFile.add, []
+
+    def torn(self, key, turn):
+        seen.append(key)
+        if len(seen) == 9:
+            with self.path.open("a") as file:
+                file.write('{"group": 1, "mem')
+            raise Killed
+        add(self, key, turn)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TurnFile, "add", torn)
+        with pytest.raises(Killed):
+            finished(out, request(folder))
+    (file,) = (out / "rollouts").glob("*.turns")
+    known, done = TurnFile(file).read(), RoundFile(file.with_suffix(".jsonl")).read()
+    assert sum(map(len, known.values())) == 8
+
+    first, ask = {}, Conversations.request
+
+    def noted(self, one, params):
+        if one.place.seed[1] == 0:
+            first.setdefault(one.place.key, len(one.drawn))
+        return ask(self, one, params)
+
+    monkeypatch.setattr(Conversations, "request", noted)
+    assert outcome(finished(out, request(folder)).folder) == whole
+    # A finished conversation is not drawn again, nor is a turn whose calls were answered.
+    assert not first.keys() & done.keys() and len(first.keys() | done.keys()) == 12
+    assert first == {key: len(known.get(key, ())) for key in first} and max(first.values()) > 0
+
+
+def test_a_process_that_is_killed_in_a_conversation_goes_on_bit_for_bit(folder, whole, tmp_path):
+    command = (
+        "import sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; import torch; torch.set_num_threads(1); "
+        "from test_killed_turns import finished, request; finished(Path(sys.argv[2]), request(Path(sys.argv[1])))"
+    )
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", command, str(folder), str(out), *sys.path])
+    turns = out / "rollouts" / "round-000000.turns"
+    deadline = time.monotonic() + 300
+    while not (turns.exists() and turns.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert process.poll() is None and turns.exists(), "it was to be killed in the middle of a conversation"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert turns.exists()
+    assert outcome(finished(out, request(folder)).folder) == whole
+
+
+def test_a_damaged_line_is_named(folder, tmp_path, monkeypatch):
+    def stop(self):
+        raise Killed
+
+    monkeypatch.setattr(TurnFile, "remove", stop)
+    with pytest.raises(Killed):
+        drawn(tmp_path / "run", request(folder))
+    (file,) = (tmp_path / "run" / "rollouts").glob("*.turns")
+    file.write_text("{}\n" + file.read_text())
+    with pytest.raises(CheckpointError, match=r"round-000000.turns, line 1 is damaged .*; delete the file"):
+        TurnFile(file).read()
