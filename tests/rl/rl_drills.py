@@ -55,8 +55,8 @@ MOST_DELAY_MS = 400
 
 @dataclass(frozen=True)
 class RoundMoment(Moment):
-    """Besides those of `Moment`, "rollout": some answers of a round of that number, or a later one, are there, and others
-    are not."""
+    """Besides those of `Moment`, "rollout": some answers of a round of that number, or a later one, are there, and
+    others are not."""
 
     def has_come(self, run: Path, started: float, begun_ns: int) -> bool:
         if self.kind != "rollout":

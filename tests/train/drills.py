@@ -150,8 +150,8 @@ def recipe_of(folder: Path, name: str) -> Path:
 
 
 class Process:
-    """`hyla train`, or another verb, in a process of its own, with its own exit. It is forked from one that has imported
-    PyTorch already, since that alone takes seconds; what it says is in a log beside the run."""
+    """`hyla train`, or another verb, in a process of its own, with its own exit. It is forked from one that has
+    imported PyTorch already, since that alone takes seconds; what it says is in a log beside the run."""
 
     def __init__(self, recipe: Path, run: Path, verb: str = "train"):
         self.log = run.with_name(f"{run.name}.log")
