@@ -1,10 +1,11 @@
-"""What must make the check of `test_on_policy` and of `make rl-exact` fail: each is planted, and seen."""
+"""What must make the check of `make rl-exact` fail: each is planted, and seen by the very same check."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_rl import RECURRENT, finished, lines_of, request_of, write_start
+from tiny_rl import RECURRENT, lines_of, request_of, write_start
+from witness import assert_on_policy, witnessed
 
 from hyla.caches import Cache
 from hyla.engine.runner import Runner
@@ -88,20 +89,26 @@ FROM_THE_SECOND_ROUND = (stale_prefix,)
 PLANTS = (bf16_state, bf16_head, stale_prefix, other_backend, one_ulp)
 
 
+def small_run(folder, mixer):
+    request = request_of(write_start(folder, mixer), steps=2, learning_rate=2e-2)
+    return witnessed(folder / "run", request), request
+
+
 @pytest.mark.parametrize("mixer", RECURRENT)
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_what_is_planted_is_seen(plant, mixer, tmp_path, monkeypatch):
     plant(monkeypatch)
-    out = finished(tmp_path / "run", request_of(write_start(tmp_path, mixer), steps=2, learning_rate=2e-2)).folder
-    first, second = (line["exact_ratios"] for line in lines_of(out, "updates"))
-    assert all(line["cached_tokens"] > 0 for line in lines_of(out, "rounds"))
+    seen, request = small_run(tmp_path, mixer)
+    first, second = (line["exact_ratios"] for line in lines_of(seen.folder, "updates"))
+    steps = [step for step, _ in seen.different]
     if plant in FROM_THE_SECOND_ROUND:
-        assert second < 1.0 == first
+        assert second < 1.0 == first and steps == [2]
     else:
-        assert first < 1.0
+        assert first < 1.0 and steps[0] == 1
+    with pytest.raises(AssertionError, match="different"):
+        assert_on_policy(seen, request)
 
 
 @pytest.mark.parametrize("mixer", RECURRENT)
-def test_with_nothing_planted_nothing_is_seen(mixer, tmp_path):
-    out = finished(tmp_path / "run", request_of(write_start(tmp_path, mixer), steps=2, learning_rate=2e-2)).folder
-    assert [line["exact_ratios"] for line in lines_of(out, "updates")] == [1.0, 1.0]
+def test_where_nothing_is_planted_nothing_is_seen(mixer, tmp_path):
+    assert_on_policy(*small_run(tmp_path, mixer))

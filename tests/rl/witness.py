@@ -100,7 +100,7 @@ def assert_on_policy(seen: Witness, request: RLRequest) -> dict[str, int]:
     """Every ratio of every update was exactly 1, and everything that could have spoilt it happened; the counts."""
     steps, rounds, updates = request.train.steps, lines_of(seen.folder, "rounds"), lines_of(seen.folder, "updates")
     assert request.rl.rollout.temperature == 0.7
-    assert seen.different == []
+    assert seen.different == [], "stored log-probabilities are different from the trainer's"
     assert len(rounds) == len(updates) == steps
     for line in updates:
         assert (line["ratio_min"], line["ratio_mean"], line["ratio_max"], line["exact_ratios"]) == (1.0, 1.0, 1.0, 1.0)
