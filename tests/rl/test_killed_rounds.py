@@ -7,13 +7,11 @@ import sys
 import time
 
 import pytest
-from safetensors.torch import load_file
-from tiny_rl import finished, lines_of, request_of, write_start
+from tiny_rl import finished, outcome, request_of, write_start
 
 from hyla.errors import CheckpointError, ConfigError
 from hyla.rl.run import open_rl_run
 from hyla.rl.samples import RoundFile
-from hyla.train.run_state import finished_states
 
 STEPS = 4
 REQUEST = {"policy": {"updates_per_round": 2}, "steps": STEPS, "checkpoint_every": 1}
@@ -21,24 +19,6 @@ REQUEST = {"policy": {"updates_per_round": 2}, "steps": STEPS, "checkpoint_every
 
 class Killed(BaseException):
     """What no handler catches."""
-
-
-def outcome(out):
-    """Everything that a run leaves and that the clock has no part in."""
-    timed = {"seconds", "rollout_seconds", "reward_seconds", "handover_seconds", "cached_tokens"}
-    lines = {
-        name: [{key: value for key, value in line.items() if key not in timed} for line in lines_of(out, name)]
-        for name in ("updates", "rounds", "heldout-rewards")
-    }
-    samples = {
-        file.name: {
-            key: (one.token_ids, one.logprobs, one.text, one.reward, one.problem, one.turns)
-            for key, one in sorted(RoundFile(file).read().items())
-        }
-        for file in sorted((out / "rollouts").iterdir())
-    }
-    weights = load_file(finished_states(out / "checkpoints")[-1] / "weights.safetensors")
-    return lines, samples, {name: tensor.numpy().tobytes() for name, tensor in weights.items()}
 
 
 @pytest.fixture(scope="module")

@@ -61,11 +61,6 @@ def spoilt(tmp_path, monkeypatch, name, replacement):
     return [line["exact_ratios"] for line in lines_of(run.folder, "updates")]
 
 
-def test_a_stale_prefix_is_noticed(tmp_path, monkeypatch):
-    found = spoilt(tmp_path, monkeypatch, "hyla.engine.Engine.forget_cached", lambda engine: None)
-    assert found[0] == 1.0 and max(found[1:]) < 1.0
-
-
 def test_weights_that_were_not_handed_over_are_noticed(tmp_path, monkeypatch):
     found = spoilt(tmp_path, monkeypatch, "hyla.rl.handover.HandOver.__call__", lambda self: None)
     assert found[0] == 1.0 and max(found[1:]) < 1.0

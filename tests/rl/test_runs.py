@@ -30,12 +30,13 @@ def test_a_reward_that_fails_is_named_and_left_out(tmp_path):
     run = finished(tmp_path / "run", request_of(folder, reward=reward))
     rounds = lines_of(run.folder, "rounds")
     assert sum(line["left_out"] for line in rounds) >= 9
-    problems = {
-        sample.problem
-        for file in (run.folder / "rollouts").iterdir()
-        for sample in RoundFile(file).read().values()
-        if sample.problem
-    }
+    samples = [one for file in (run.folder / "rollouts").iterdir() for one in RoundFile(file).read().values()]
+    problems = {sample.problem for sample in samples if sample.problem}
+    # Three rounds ask each of the twelve tasks once, and half of them are the function's own traps.
+    assert sum(line["left_out"] for line in rounds) == sum(one.reward is None for one in samples) == 18
+    assert {one.task % 7 for one in samples if one.problem} == {1, 2, 3}
+    judged = sum(len(one.token_ids) for one in samples if one.reward is not None)
+    assert sum(line["tokens"] for line in lines_of(run.folder, "updates")) == judged
     assert any("ValueError: no digits" in problem for problem in problems)
     assert any("nan" in problem for problem in problems) and any("longer than 1 s" in problem for problem in problems)
     assert all(line["tokens"] > 0 for line in lines_of(run.folder, "updates"))

@@ -13,6 +13,8 @@ from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.rl.config import RLRequest
 from hyla.rl.run import Listeners, RLRun, open_rl_run
+from hyla.rl.samples import RoundFile
+from hyla.train.run_state import finished_states
 
 RECURRENT = ("kda", "gated_delta", "lightning", "mamba2")
 REWARD = '''
@@ -95,3 +97,23 @@ def finished(out: Path, request: RLRequest, **listeners) -> RLRun:
 
 def lines_of(out: Path, name: str) -> list[dict]:
     return [json.loads(line) for line in (out / f"{name}.jsonl").read_text().splitlines()]
+
+
+def outcome(out: Path) -> tuple[dict, dict, dict]:
+    """Everything that a run leaves and that the clock has no part in: its lines, its answers, and the bytes of the last
+    weights, the saved model and the adapter."""
+    timed = {"seconds", "rollout_seconds", "reward_seconds", "handover_seconds", "cached_tokens"}
+    lines = {
+        name: [{key: value for key, value in line.items() if key not in timed} for line in lines_of(out, name)]
+        for name in ("updates", "rounds", "heldout-rewards")
+    }
+    samples = {
+        file.name: {
+            key: (one.token_ids, one.logprobs, one.text, one.reward, one.problem, one.turns)
+            for key, one in sorted(RoundFile(file).read().items())
+        }
+        for file in sorted((out / "rollouts").iterdir())
+    }
+    files = [finished_states(out / "checkpoints")[-1] / "weights.safetensors"]
+    files += [*(out / "model").glob("*.safetensors"), *(out / "adapter").glob("*.safetensors")]
+    return lines, samples, {str(file.relative_to(out)): file.read_bytes() for file in files}

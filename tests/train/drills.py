@@ -150,14 +150,14 @@ def recipe_of(folder: Path, name: str) -> Path:
 
 
 class Process:
-    """`hyla train` in a process of its own, with its own exit. It is forked from one that has imported PyTorch already,
-    since that alone takes seconds; what it says is in a log beside the run."""
+    """`hyla train`, or another verb, in a process of its own, with its own exit. It is forked from one that has
+    imported PyTorch already, since that alone takes seconds; what it says is in a log beside the run."""
 
-    def __init__(self, recipe: Path, run: Path):
+    def __init__(self, recipe: Path, run: Path, verb: str = "train"):
         self.log = run.with_name(f"{run.name}.log")
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["hyla.cli.training", "hyla.train.preferences"])
-        self._process = context.Process(target=train, args=(str(recipe), str(run), str(self.log)))
+        context.set_forkserver_preload(["hyla.cli.training", "hyla.train.preferences", "hyla.cli.rl_lines"])
+        self._process = context.Process(target=train, args=(verb, str(recipe), str(run), str(self.log)))
         with one_thread():
             self._process.start()
 
@@ -193,22 +193,22 @@ def one_thread() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def train(recipe: str, run: str, log: str) -> None:
+def train(verb: str, recipe: str, run: str, log: str) -> None:
     """What runs in the process."""
     sys.stdout.flush(), sys.stderr.flush()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1), os.dup2(descriptor, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a fork server has it off
-    sys.argv = ["hyla", "train", recipe, "--out", run]
+    sys.argv = ["hyla", verb, recipe, "--out", run]
     from hyla.cli import main
 
     sys.exit(main())
 
 
-def killed(recipe: Path, run: Path, moment: Moment) -> bool:
+def killed(recipe: Path, run: Path, moment: Moment, verb: str = "train") -> bool:
     """Start a process and kill it at the moment; False where it finished before."""
     lines, first, begun_ns = num_lines(run), 0.0, time.time_ns()
-    process, deadline = Process(recipe, run), time.monotonic() + PATIENCE
+    process, deadline = Process(recipe, run, verb), time.monotonic() + PATIENCE
     try:
         while process.is_alive:
             assert time.monotonic() < deadline, f"{recipe.stem} hangs"
@@ -224,9 +224,9 @@ def killed(recipe: Path, run: Path, moment: Moment) -> bool:
     return status != 0
 
 
-def finished(recipe: Path, run: Path) -> Path:
+def finished(recipe: Path, run: Path, verb: str = "train") -> Path:
     """The run after a process that nobody disturbs."""
-    process = Process(recipe, run)
+    process = Process(recipe, run, verb)
     assert process.exit_status() == 0, process.said()
     return run
 
