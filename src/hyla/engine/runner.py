@@ -10,9 +10,11 @@ import torch
 from hyla.caches import Cache
 from hyla.engine.drafts.protocol import Drafter, Part
 from hyla.engine.generation import Generation
+from hyla.engine.observing import StepObserver
 from hyla.engine.requests.messages import TokenEvent
 from hyla.engine.sampling.choosing import NOT_NUMBERS
 from hyla.engine.sampling.sampler import greedy, logprobs_of
+from hyla.models.mtp import Hidden
 from hyla.models.recording import StepForward
 from hyla.models.trunk import Model
 from hyla.ops.batch import Batch
@@ -55,6 +57,7 @@ class Runner:
     ):
         self.model, self.cache, self.drafter = model, cache, drafter
         self.forward = StepForward(model, is_on=record_steps)
+        self.observer: StepObserver | None = None
         self._on_commit = on_commit
         self._num_layers = len(model.cache_specs())
 
@@ -73,7 +76,7 @@ class Runner:
             tokens += part.generation.tokens[start : start + part.num_known]
             tokens += [draft.token for draft in part.drafts]
         with named_range("forward", len(tokens), "tokens"):
-            hidden_TD, next_TD = self.forward(batch.index(tokens), batch, self.cache.layers[: self._num_layers])
+            hidden_TD, next_TD = self._forward(parts, tokens, batch)
         with named_range("sample"):
             outcomes = self._outcomes(parts, hidden_TD, batch)
         with named_range("commit"):
@@ -84,6 +87,18 @@ class Runner:
         if self.drafter is not None:
             self.drafter.observe(parts, batch, next_TD)
         return [outcome for outcome in outcomes if outcome.events or outcome.is_scored or outcome.problem]
+
+    def _forward(self, parts: list[Part], tokens: list[int], batch: Batch) -> Hidden:
+        tokens_T, caches = batch.index(tokens), self.cache.layers[: self._num_layers]
+        if self.observer is None:
+            return self.forward(tokens_T, batch, caches)
+        taps = self.observer.begin(parts, batch, tokens)
+        if taps is None:
+            hidden = self.forward(tokens_T, batch, caches)
+        else:
+            hidden = self.model.hidden(tokens_T, batch, caches, observer=taps)
+        self.observer.end(parts, batch, caches, hidden.head_TD)
+        return hidden
 
     def _outcomes(self, parts: list[Part], hidden_TD: torch.Tensor, batch: Batch) -> list[Outcome]:
         """Log-probabilities of prompts, and tokens where a generation's last known row is."""
