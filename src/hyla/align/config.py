@@ -27,6 +27,10 @@ class AlignConfig(Config):
     tapped: Annotated[int, Field(ge=0)] = 4
     """So many prompts are compared layer by layer, too, as far as 512 MiB hold them. 0: none."""
 
+    greedy: bool = True
+    """Let each way write the likeliest continuation of each prompt, too: where it parts from the exact engine's, and how
+    fast it comes."""
+
     @field_validator("temperature")
     @classmethod
     def _has_logprobs(cls, temperature: float) -> float:

@@ -140,7 +140,7 @@ class Alignment:
         trainer = self.trainer if other is None else other().train()
         comparison = Comparison(sampled.rows) if _alike(trainer, self.trainer) else None
         report = self._scored(way, sampled.answers, trainer, comparison)
-        if self.text is not None or way is EXACT:
+        if self.text is not None or way is EXACT or not self.config.greedy:
             return report
         return WayReport(**{**vars(report), "greedy": self._parting(way, other)})
 
