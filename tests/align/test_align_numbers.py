@@ -47,7 +47,12 @@ def test_buckets_double_and_have_every_token_once():
     positions = torch.tensor([0, 3, 4, 7, 8, 40])
     rollout = fp32(*[-1.0] * 6)
     found = by_position(positions, rollout, rollout - positions / 1024, 4)
-    assert [(one.first, one.end, one.figures.tokens) for one in found] == [(0, 4, 2), (4, 8, 2), (8, 16, 1), (32, 64, 1)]
+    assert [(one.first, one.end, one.figures.tokens) for one in found] == [
+        (0, 4, 2),
+        (4, 8, 2),
+        (8, 16, 1),
+        (32, 64, 1),
+    ]
     assert [one.figures.largest for one in found] == [3 / 1024, 7 / 1024, 8 / 1024, 40 / 1024]
 
 
@@ -78,7 +83,10 @@ def test_rounded_numbers_are_the_dtypes_own_and_stay(dtype, by_chance):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_chance_chooses_between_the_two_neighbours_and_keeps_the_mean(dtype):
     # Between two normal numbers of both dtypes, and between two subnormal ones of fp16.
-    for low, high in ((1.0, 1.0 + torch.finfo(dtype).eps), (0.0, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps)):
+    for low, high in (
+        (1.0, 1.0 + torch.finfo(dtype).eps),
+        (0.0, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps),
+    ):
         x = torch.full((40_000,), low + 0.25 * (high - low))
         found = rounded(x, dtype, torch.Generator().manual_seed(3))
         assert set(found.tolist()) == {low, high}

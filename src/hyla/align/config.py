@@ -28,8 +28,8 @@ class AlignConfig(Config):
     """So many prompts are compared layer by layer, too, as far as 512 MiB hold them. 0: none."""
 
     greedy: bool = True
-    """Let each way write the likeliest continuation of each prompt, too: where it parts from the exact engine's, and how
-    fast it comes."""
+    """Let each way write the likeliest continuation of each prompt, too: where it parts from the exact engine's, and
+    how fast it comes."""
 
     @field_validator("temperature")
     @classmethod

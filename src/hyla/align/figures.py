@@ -4,8 +4,8 @@ Of each token d = new - rollout in nats: rollout is what the token was drawn wit
 
     ratio = exp(d)      k1 = mean(-d)      k3 = mean(exp(d) - 1 - d)
 
-k1 and k3 estimate KL(rollout || new) from tokens that were drawn with rollout; k1 is unbiased and can be negative, k3 is
-unbiased, too, never negative and of less variance. Source: J. Schulman, "Approximating KL Divergence" (2020),
+k1 and k3 estimate KL(rollout || new) from tokens that were drawn with rollout, both without bias; k1 can be negative,
+k3 cannot, and varies less. Source: J. Schulman, "Approximating KL Divergence" (2020),
 http://joschu.net/blog/kl-approx.html. Of tokens that nobody drew (a text) they estimate nothing.
 """
 

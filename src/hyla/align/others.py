@@ -86,6 +86,6 @@ def check_same_vocabulary(name: str, ours: Tokenizer, theirs: Tokenizer, sizes: 
     differing = {token for token, _ in vocabs[0].items() ^ vocabs[1].items()}
     if differing:
         raise ConfigError(
-            f"--against: the tokenizer of {name} is another: {len(differing)} tokens have other ids, {min(differing)!r} "
-            "among them; compare models of one vocabulary"
+            f"--against: the tokenizer of {name} is another: {len(differing)} tokens have other ids, "
+            f"{min(differing)!r} among them; compare models of one vocabulary"
         )

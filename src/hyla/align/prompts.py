@@ -12,7 +12,9 @@ from hyla.train.score_texts import read_texts
 
 PIECE_TOKENS = 96
 """Of a prompt that is cut from a text: a page of cached keys and more."""
-SHARED = "A notebook about numbers, names and small programs. It was written a line a day, and nobody has read it since.\n"
+SHARED = (
+    "A notebook about numbers, names and small programs. It was written a line a day, and nobody has read it since.\n"
+)
 OWN = (
     "The first page counts: one, two, three, four, one, two, three, four,",
     "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n    return",

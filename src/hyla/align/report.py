@@ -93,7 +93,12 @@ def by_bucket(found: Alignments) -> tuple[tuple[str, ...], list[tuple[str, ...]]
     for report in (found.exact, *found.ways, found.against):
         for bucket in () if report is None else report.buckets:
             own = bucket.figures
-            cells = (f"{bucket.first:,} to {bucket.end - 1:,}", f"{own.tokens:,}", number(own.mean), number(own.largest))
+            cells = (
+                f"{bucket.first:,} to {bucket.end - 1:,}",
+                f"{own.tokens:,}",
+                number(own.mean),
+                number(own.largest),
+            )
             rows.append((report.name, *cells))
     return ("way", "positions", "tokens", "mean", "largest"), rows
 

@@ -123,9 +123,9 @@ class Alignment:
         longest = max(map(len, self.prompts), default=0) + self.config.max_tokens
         wanted = longest if self.text is None else len(self.text)
         if wanted > self.trainer.config.max_len:
-            what = "a prompt and its answer" if self.text is None else "the text"
+            what = "a prompt with its answer" if self.text is None else "the text"
             raise ConfigError(
-                f"{what} are {wanted} tokens; the model's context is {self.trainer.config.max_len}: lower --max-tokens "
+                f"{what} has {wanted} tokens; the model's context is {self.trainer.config.max_len}: lower --max-tokens "
                 "or --length, or shorten the prompts"
             )
         later = (self.config.turns - 1) * self.config.max_tokens if self.text is None else 1
@@ -154,9 +154,7 @@ class Alignment:
         with way.scoring(), torch.set_grad_enabled(self.text is None):
             new = trained_logprobs(trainer, answers.samples, self.config.temperature, comparison)
         rollout_R = torch.tensor([value for sample in answers.samples for value in sample.logprobs])
-        positions = [
-            torch.arange(len(sample.token_ids)) + len(sample.prompt_ids) for sample in answers.samples
-        ]
+        positions = [torch.arange(len(sample.token_ids)) + len(sample.prompt_ids) for sample in answers.samples]
         first = FIRST_BUCKET if self.text is None else FIRST_TEXT_BUCKET
         return WayReport(
             name=way.name,

@@ -126,7 +126,9 @@ class Bf16Head(Way):
 
 class FP8Products(Way):
     name = "fp8"
-    what = "the engine's matrices in FP8 (e4m3, a scale for each block of 128 x 128), but for embedding, router and head"
+    what = (
+        "the engine's matrices in FP8 (e4m3, a scale for each block of 128 x 128), but for embedding, router and head"
+    )
 
     def unavailable(self, model: Model) -> str | None:
         weights = NamedWeights(model)

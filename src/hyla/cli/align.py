@@ -18,7 +18,9 @@ def align(
     model: Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")],
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="One .jsonl file of tasks with prompts, or text files and folders. Default: prompts of ours."),
+        typer.Option(
+            help="One .jsonl file of tasks with prompts, or text files and folders. Default: prompts of ours."
+        ),
     ] = None,
     text: Annotated[
         Path | None, typer.Option(help="Read this long text (a file or folder) instead of answering prompts.")

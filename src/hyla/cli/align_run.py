@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,12 @@ from hyla.align.config import AlignConfig
 from hyla.align.others import check_same_vocabulary, read_answers
 from hyla.align.prompts import read_prompts, read_tokens
 from hyla.align.report import PRICES, by_bucket, layers, markdown, plain, prices, verdict
-from hyla.align.run import Alignment, Alignments, WayReport, aligned
+from hyla.align.run import Alignment, Alignments, aligned
 from hyla.align.ways import OtherEngine, OtherModel, way_of
-from hyla.checkpoints import Tokenizer, load_model, load_tokenizer, resolve
+from hyla.checkpoints import Tokenizer, load_model, load_tokenizer, read_config, resolve
 from hyla.errors import ConfigError
 from hyla.json_files import write_json
 from hyla.ops import backends
-
 
 COLUMNS = ((0, 1, 2, 3, 4, 5, 6), (0, 7, 8, 9, 10))
 """Of `PRICES`, in two tables that fit a terminal."""
@@ -66,18 +66,19 @@ def measured(
             raise ConfigError(f"--against {against} holds answers already: leave --way, --text and --state-dtype out")
         answers = read_answers(Path(against), model.config.vocab_size, model.config.max_len)
         return Alignments(None, [], {}, alignment.scored(OtherEngine(against), answers)), about
+    if against is None:
+        return aligned(alignment, chosen), about
+    other = _other(against, tokenizer, model.config.vocab_size)
     found = aligned(alignment, chosen)
-    if against is not None:
-        found = Alignments(found.exact, found.ways, found.skipped, _against(alignment, tokenizer, against, dtype))
-    return found, about
+    return replace(found, against=alignment.priced(OtherModel(against), lambda: load_model(other, dtype=dtype))), about
 
 
-def _against(alignment: Alignment, tokenizer: Tokenizer, name: str, dtype: str | None) -> WayReport:
+def _other(name: str, tokenizer: Tokenizer, vocab_size: int) -> Path:
+    """Where another model is. Raises ConfigError for one of another vocabulary, before anything is computed."""
     place = resolve(name)
-    other = load_model(place, dtype=dtype)
-    sizes = alignment.trainer.config.vocab_size, other.config.vocab_size
+    sizes = vocab_size, read_config(place).config.vocab_size
     check_same_vocabulary(name, tokenizer, load_tokenizer(place), sizes)
-    return alignment.priced(OtherModel(name), lambda: load_model(place, dtype=dtype))
+    return place
 
 
 def title_of(about: dict[str, Any]) -> str:
