@@ -40,7 +40,7 @@ def _finite(value: Any) -> Any:
 
 def prices(found: Alignments) -> list[tuple[str, ...]]:
     """A row of `PRICES` for each report."""
-    return [_price(report) for report in (found.exact, *found.ways, found.against) if report is not None]
+    return [_price(report) for report in found.reports]
 
 
 def _price(report: WayReport) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def _speed(report: WayReport) -> str:
 
 def growth(found: Alignments) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Mean and largest |difference| by position: a head, and a row for each report."""
-    reports = [report for report in (found.exact, *found.ways, found.against) if report is not None]
+    reports = found.reports
     ends = sorted({bucket.end for report in reports for bucket in report.buckets})
     rows = []
     for report in reports:
@@ -90,8 +90,8 @@ def growth(found: Alignments) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 def by_bucket(found: Alignments) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """`growth`, a row for each report and bucket."""
     rows = []
-    for report in (found.exact, *found.ways, found.against):
-        for bucket in () if report is None else report.buckets:
+    for report in found.reports:
+        for bucket in report.buckets:
             own = bucket.figures
             cells = (
                 f"{bucket.first:,} to {bucket.end - 1:,}",
@@ -153,8 +153,8 @@ def markdown(found: Alignments, title: str) -> str:
         parts.append("\n".join(f"- {line}" for line in verdict(found.exact)))
     parts += ["## Prices", _table(PRICES, prices(found)), "## By position: mean and largest difference, nats"]
     parts.append(_table(*growth(found)))
-    for report in (found.exact, *found.ways, found.against):
-        if report is not None and report.gaps:
+    for report in found.reports:
+        if report.gaps:
             parts += [f"## Layer by layer: {report.name}", _table(*layers(report))]
     if found.skipped:
         parts += ["## Not measured", "\n".join(f"- {name}: {reason}" for name, reason in found.skipped.items())]

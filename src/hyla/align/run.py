@@ -257,6 +257,11 @@ class Alignments:
     def is_zero(self) -> bool:
         return self.exact is None or self.exact.is_zero
 
+    @property
+    def reports(self) -> list[WayReport]:
+        """All of them, the exact one first."""
+        return [one for one in (self.exact, *self.ways, self.against) if one is not None]
+
 
 def aligned(alignment: Alignment, ways: Sequence[Way]) -> Alignments:
     """The exact path, and what each way costs beside it."""

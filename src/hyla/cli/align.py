@@ -51,16 +51,15 @@ def align(
     from hyla.engine.waiting_threads import load_torch
 
     load_torch()
-    from hyla.cli.align_run import measured, show, write
+    from hyla.cli.align_run import Asked, measured, show, write
     from hyla.engine.threads import default_threads, use_threads
 
     use_threads(default_threads())
     names = _names(way or [], all_ways, state_dtype, stochastic_rounding)
     config = AlignConfig(**given_fields(AlignConfig, flags))
     say = (lambda line: None) if as_json else (lambda line: print(line, file=sys.stderr))
-    found, about = measured(
-        model, config, data=data or [], text=text, length=length, ways=names, against=against, dtype=dtype, say=say
-    )
+    asked = Asked(model, data or (), text, length, names, against, dtype)
+    found, about = measured(asked, config, say)
     if out is not None:
         write(out, found, about)
     show(found, about, as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from hyla.align.others import check_same_vocabulary, read_answers
 from hyla.align.prompts import read_prompts, read_tokens
 from hyla.align.report import PRICES, by_bucket, layers, markdown, plain, prices, verdict
 from hyla.align.run import Alignment, Alignments, aligned
-from hyla.align.ways import OtherEngine, OtherModel, way_of
-from hyla.checkpoints import Tokenizer, load_model, load_tokenizer, read_config, resolve
+from hyla.align.ways import OtherEngine, OtherModel, Way, way_of
+from hyla.checkpoints import load_model, load_tokenizer, read_config, resolve
 from hyla.errors import ConfigError
 from hyla.json_files import write_json
 from hyla.ops import backends
@@ -25,60 +25,70 @@ COLUMNS = ((0, 1, 2, 3, 4, 5, 6), (0, 7, 8, 9, 10))
 """Of `PRICES`, in two tables that fit a terminal."""
 
 
-def measured(
-    name: str,
-    config: AlignConfig,
-    *,
-    data: Sequence[Path],
-    text: Path | None,
-    length: int,
-    ways: Sequence[str],
-    against: str | None,
-    dtype: str | None,
-    say: Callable[[str], None],
-) -> tuple[Alignments, dict[str, Any]]:
+@dataclass(frozen=True)
+class Asked:
+    """What the flags of the verb ask for, beside `AlignConfig`."""
+
+    model: str
+    data: Sequence[Path] = ()
+    text: Path | None = None
+    length: int = 32768
+    ways: Sequence[str] = ()
+    against: str | None = None
+    dtype: str | None = None
+
+    def __post_init__(self):
+        if self.text is not None and self.data:
+            raise ConfigError("--text is read, --data is answered: give one of them")
+        if self.answers is not None and (self.ways or self.text is not None or self.data):
+            raise ConfigError(f"--against {self.against} holds answers already: leave --way, --data and --text out")
+
+    @property
+    def answers(self) -> Path | None:
+        """The file of another engine's answers, if that is what is compared with."""
+        return Path(self.against) if self.against is not None and self.against.endswith(".jsonl") else None
+
+
+def measured(asked: Asked, config: AlignConfig, say: Callable[[str], None]) -> tuple[Alignments, dict[str, Any]]:
     """All reports, and what they are about."""
-    if text is not None and data:
-        raise ConfigError("--text is read, --data is answered: give one of them")
-    place = resolve(name)
-    tokenizer, chosen = load_tokenizer(place), [way_of(way, config.seed) for way in ways]
-    is_file = against is not None and against.endswith(".jsonl")
+    place = resolve(asked.model)
+    tokenizer, ways = load_tokenizer(place), [way_of(name, config.seed) for name in asked.ways]
+    is_answered = asked.text is None and asked.answers is None
     alignment = Alignment(
-        lambda: load_model(place, dtype=dtype),
+        lambda: load_model(place, dtype=asked.dtype),
         tokenizer,
         config,
-        [] if text is not None or is_file else read_prompts(data, tokenizer, config.prompts),
-        None if text is None else read_tokens([text], tokenizer, length),
+        read_prompts(asked.data, tokenizer, config.prompts) if is_answered else (),
+        None if asked.text is None else read_tokens([asked.text], tokenizer, asked.length),
         say,
     )
     model = alignment.trainer
     about = {
-        "model": name,
+        "model": asked.model,
         "dtype": str(model.dtype).removeprefix("torch."),
         "arithmetic": backends.on(model.device),
         "threads": torch.get_num_threads(),
         "config": config.model_dump(),
-        "text": None if text is None else str(text),
-        "compared_with": against,
+        "text": None if asked.text is None else str(asked.text),
+        "compared_with": asked.against,
     }
-    if is_file:
-        if chosen or text is not None:
-            raise ConfigError(f"--against {against} holds answers already: leave --way, --text and --state-dtype out")
-        answers = read_answers(Path(against), model.config.vocab_size, model.config.max_len)
-        return Alignments(None, [], {}, alignment.scored(OtherEngine(against), answers)), about
-    if against is None:
-        return aligned(alignment, chosen), about
-    other = _other(against, tokenizer, model.config.vocab_size)
-    found = aligned(alignment, chosen)
-    return replace(found, against=alignment.priced(OtherModel(against), lambda: load_model(other, dtype=dtype))), about
+    if asked.answers is not None:
+        answers = read_answers(asked.answers, model.config.vocab_size, model.config.max_len)
+        report = alignment.scored(OtherEngine(str(asked.answers)), answers)
+        return Alignments(None, [], {}, report), about
+    if asked.against is None:
+        return aligned(alignment, ways), about
+    return _with_other(alignment, ways, asked.against, asked.dtype), about
 
 
-def _other(name: str, tokenizer: Tokenizer, vocab_size: int) -> Path:
-    """Where another model is. Raises ConfigError for one of another vocabulary, before anything is computed."""
+def _with_other(alignment: Alignment, ways: Sequence[Way], name: str, dtype: str | None) -> Alignments:
+    """All reports, and that of another model. Raises ConfigError for one of another vocabulary, at once."""
     place = resolve(name)
-    sizes = vocab_size, read_config(place).config.vocab_size
-    check_same_vocabulary(name, tokenizer, load_tokenizer(place), sizes)
-    return place
+    sizes = alignment.trainer.config.vocab_size, read_config(place).config.vocab_size
+    assert alignment.tokenizer is not None
+    check_same_vocabulary(name, alignment.tokenizer, load_tokenizer(place), sizes)
+    found = aligned(alignment, ways)
+    return replace(found, against=alignment.priced(OtherModel(name), lambda: load_model(place, dtype=dtype)))
 
 
 def title_of(about: dict[str, Any]) -> str:
