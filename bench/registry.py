@@ -33,6 +33,7 @@ BENCHMARKS = (
     "snapshots",
     "spill",
     "start",
+    "state_rounding",
     "training",
     "vectors",
 )
