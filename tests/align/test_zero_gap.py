@@ -152,6 +152,10 @@ def test_a_long_text_is_read_with_the_trainers_numbers_and_states_in_bf16_are_no
     assert not rounded.is_zero and rounded.born.operator == f"0 {mixer}" and rounded.greedy is None
 
 
+def test_a_text_may_fill_the_context():
+    assert alignment_of("lightning", text=[97, 98, 99, 98] * 128).priced(EXACT).figures.tokens == 511
+
+
 def test_a_text_longer_than_the_context_is_refused():
     with pytest.raises(ConfigError, match="the text has 600 tokens; the model's context is 512"):
         alignment_of("kda", text=[97] * 600)

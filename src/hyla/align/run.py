@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import torch
@@ -142,7 +142,7 @@ class Alignment:
         report = self._scored(way, sampled.answers, trainer, comparison)
         if self.text is not None or way is EXACT or not self.config.greedy:
             return report
-        return WayReport(**{**vars(report), "greedy": self._parting(way, other)})
+        return replace(report, greedy=self._parting(way, other))
 
     def scored(self, way: Way, answers: Answers) -> WayReport:
         """The report of answers that came from elsewhere."""
