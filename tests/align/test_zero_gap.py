@@ -150,6 +150,9 @@ def test_a_long_text_is_read_with_the_trainers_numbers_and_states_in_bf16_are_no
     found, rounded = alignment.priced(EXACT), alignment.priced(way_of("state-bf16"))
     assert found.is_zero and found.figures.tokens == 499 and found.gaps[0].rows == 499
     assert not rounded.is_zero and rounded.born.operator == f"0 {mixer}" and rounded.greedy is None
+    untapped = alignment_of(mixer, config=CONFIG.model_copy(update={"tapped": 0}), text=text)
+    found, again = untapped.priced(EXACT), untapped.priced(way_of("state-bf16"))
+    assert found.is_zero and found.gaps == [] and again.figures == rounded.figures
 
 
 def test_a_text_may_fill_the_context():
@@ -164,7 +167,7 @@ def test_a_text_longer_than_the_context_is_refused():
 def test_taps_change_no_bit_and_without_them_steps_are_recorded():
     config = CONFIG.model_copy(update={"tapped": 0, "max_tokens": 30})
     plain, tapped = (alignment_of("lightning", config=config.model_copy(update={"tapped": count})) for count in (0, 4))
-    plain, tapped = plain._sampled(EXACT), tapped._sampled(EXACT)
+    plain, tapped = plain.sampled(EXACT), tapped.sampled(EXACT)
     numbers = [[(one.key, one.token_ids, one.logprobs) for one in found.answers.samples] for found in (plain, tapped)]
     assert numbers[0] == numbers[1]
     if backends.on(torch.device("cpu")) == "native":
@@ -174,7 +177,7 @@ def test_taps_change_no_bit_and_without_them_steps_are_recorded():
 
 def test_answers_of_another_engine_are_scored_and_the_first_other_number_is_named():
     alignment = alignment_of("kda")
-    samples = alignment._sampled(EXACT).answers.samples
+    samples = alignment.sampled(EXACT).answers.samples
     assert alignment.scored(OtherEngine("x"), Answers(samples)).is_zero
     other = replace(
         samples[1], logprobs=(*samples[1].logprobs[:3], samples[1].logprobs[3] - 0.5, *samples[1].logprobs[4:])

@@ -35,7 +35,7 @@ def answers(folder):
     alignment = Alignment(lambda: load_model(place), tokenizer, config, read_prompts([], tokenizer, 3))
     return [
         {"prompt_token_ids": list(one.prompt_ids), "token_ids": list(one.token_ids), "logprobs": list(one.logprobs)}
-        for one in alignment._sampled(EXACT).answers.samples
+        for one in alignment.sampled(EXACT).answers.samples
     ]
 
 

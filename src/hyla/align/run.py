@@ -80,7 +80,9 @@ class WayReport:
 
 
 @dataclass(frozen=True)
-class _Sampled:
+class Sampled:
+    """Answers, and the rows of those that are looked at layer by layer."""
+
     answers: Answers
     rows: EngineRows
 
@@ -115,8 +117,9 @@ class Alignment:
     prompts: Sequence[tuple[int, ...]] = ()
     text: Sequence[int] | None = None
     say: Callable[[str], None] = lambda line: None
-    _exact: _Sampled | None = field(default=None, init=False)
+    _exact: Sampled | None = field(default=None, init=False)
     _greedy: Greedy | None = field(default=None, init=False)
+    _trained: list[torch.Tensor] | None = field(default=None, init=False)
 
     def __post_init__(self):
         self.trainer = self.load().train()
@@ -136,9 +139,10 @@ class Alignment:
     def priced(self, way: Way, other: Callable[[], Model] | None = None) -> WayReport:
         """The report of a way. other: another model, that scores (and writes the greedy texts) instead of ours."""
         self.say(f"{way.name}: {way.what}")
-        sampled = self._sampled(way)
+        sampled = self.sampled(way)
         trainer = self.trainer if other is None else other().train()
-        comparison = Comparison(sampled.rows) if _alike(trainer, self.trainer) else None
+        is_compared = bool(self._tapped()) and _alike(trainer, self.trainer)
+        comparison = Comparison(sampled.rows) if is_compared else None
         report = self._scored(way, sampled.answers, trainer, comparison)
         if self.text is not None or way is EXACT or not self.config.greedy:
             return report
@@ -151,8 +155,7 @@ class Alignment:
     def _scored(self, way: Way, answers: Answers, trainer: Model, comparison: Comparison | None) -> WayReport:
         if not answers.samples:
             raise HylaError(f"{way.name}: the engine gave no answer: {'; '.join(answers.failed[:3]) or 'no prompts'}")
-        with way.scoring(), torch.set_grad_enabled(self.text is None):
-            new = trained_logprobs(trainer, answers.samples, self.config.temperature, comparison)
+        new = self._new(way, answers, trainer, comparison)
         rollout_R = torch.tensor([value for sample in answers.samples for value in sample.logprobs])
         positions = [torch.arange(len(sample.token_ids)) + len(sample.prompt_ids) for sample in answers.samples]
         first = FIRST_BUCKET if self.text is None else FIRST_TEXT_BUCKET
@@ -168,6 +171,16 @@ class Alignment:
             failed=answers.failed,
         )
 
+    def _new(self, way: Way, answers: Answers, trainer: Model, comparison: Comparison | None) -> list[torch.Tensor]:
+        """What the trainer gives each answer's tokens. A text's are computed once for all ways that change the engine."""
+        may_keep = self.text is not None and way.changes_engine and trainer is self.trainer and comparison is None
+        if may_keep and self._trained is not None:
+            return self._trained
+        with way.scoring(), torch.set_grad_enabled(self.text is None):
+            new = trained_logprobs(trainer, answers.samples, self.config.temperature, comparison)
+        self._trained = new if may_keep else self._trained
+        return new
+
     def _first_difference(self, samples: Sequence[Sample], new: Sequence[torch.Tensor]) -> FirstDifference | None:
         for sample, new_R in zip(samples, new):
             rollout_R = torch.tensor(sample.logprobs, dtype=torch.float32)
@@ -182,19 +195,20 @@ class Alignment:
 
     # The engine
 
-    def _sampled(self, way: Way) -> _Sampled:
+    def sampled(self, way: Way) -> Sampled:
+        """What the engine of a way said; the exact one's is kept for all that only score it."""
         if way is not EXACT and way.changes_engine:
             return self._sampled_by(way)
         if self._exact is None:
             self._exact = self._sampled_by(EXACT)
         return self._exact
 
-    def _sampled_by(self, way: Way) -> _Sampled:
+    def _sampled_by(self, way: Way) -> Sampled:
         engine, rows = self._engine(way), EngineRows(self._tapped())
         engine.observe(_Watch(way, engine.model, rows))
         if self.text is None:
-            return _Sampled(Sampling(engine, self.prompts, self.config).answers(), rows)
-        return _Sampled(scored(engine, self.text, self.config.temperature), rows)
+            return Sampled(Sampling(engine, self.prompts, self.config).answers(), rows)
+        return Sampled(scored(engine, self.text, self.config.temperature), rows)
 
     def _engine(self, way: Way, load: Callable[[], Model] | None = None) -> Engine:
         model = (load or self.load)()
