@@ -172,7 +172,7 @@ class Alignment:
         )
 
     def _new(self, way: Way, answers: Answers, trainer: Model, comparison: Comparison | None) -> list[torch.Tensor]:
-        """What the trainer gives each answer's tokens. A text's are computed once for all ways that change the engine."""
+        """What the trainer gives each answer's tokens. A text's are computed once for ways that change the engine."""
         may_keep = self.text is not None and way.changes_engine and trainer is self.trainer and comparison is None
         if may_keep and self._trained is not None:
             return self._trained
