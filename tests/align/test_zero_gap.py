@@ -143,6 +143,22 @@ def test_all_ways_and_why_some_have_no_price():
         way_of("half")
 
 
+class Overflowing(Planted):
+    """States that are not numbers, from some prompt tokens on."""
+
+    name = "overflowing"
+
+    def after_step(self, batch, specs, caches):
+        caches[0]["anchor"].fill_(float("nan"))
+
+
+def test_a_way_whose_answers_fail_is_named_and_the_others_have_a_price():
+    alignment = alignment_of("kda")
+    found = aligned(alignment, [Overflowing(0, torch.float32), way_of("head-bf16")])
+    assert found.is_zero and [way.name for way in found.ways] == ["head-bf16"]
+    assert found.skipped["overflowing"].startswith("it failed: overflowing: the engine gave no answer: ")
+
+
 @pytest.mark.parametrize("mixer", RECURRENT)
 def test_a_long_text_is_read_with_the_trainers_numbers_and_states_in_bf16_are_not(mixer):
     text = [97 + (n * n // 7 + n // 50) % 5 for n in range(500)]

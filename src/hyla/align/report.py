@@ -156,6 +156,9 @@ def markdown(found: Alignments, title: str) -> str:
     for report in found.reports:
         if report.gaps:
             parts += [f"## Layer by layer: {report.name}", _table(*layers(report))]
+    failed = [f"- {report.name}: {line}" for report in found.ways for line in report.failed]
+    if failed:
+        parts += ["## Answers that failed", "\n".join(failed)]
     if found.skipped:
         parts += ["## Not measured", "\n".join(f"- {name}: {reason}" for name, reason in found.skipped.items())]
     return "\n\n".join(parts) + "\n"

@@ -283,8 +283,11 @@ def aligned(alignment: Alignment, ways: Sequence[Way]) -> Alignments:
     found, skipped = [], {}
     for way in ways:
         reason = way.unavailable(alignment.trainer)
-        if reason is None:
-            found.append(alignment.priced(way))
-        else:
+        if reason is not None:
             skipped[way.name] = reason
+            continue
+        try:
+            found.append(alignment.priced(way))
+        except HylaError as error:  # states that overflow, for example: the other ways have a price all the same
+            skipped[way.name] = f"it failed: {error}"
     return Alignments(exact, found, skipped)

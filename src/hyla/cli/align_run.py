@@ -119,6 +119,9 @@ def show(found: Alignments, about: dict[str, Any], *, as_json: bool) -> None:
     shown = found.exact if found.exact is not None and not found.exact.is_zero else found.against
     if shown is not None and shown.gaps:
         _table(*layers(shown))
+    for report in found.ways:
+        for line in report.failed:
+            console.print(f"{report.name}: failed: {line}", soft_wrap=True)
     for name, reason in found.skipped.items():
         console.print(f"not measured: {name}: {reason}", soft_wrap=True)
 
