@@ -37,6 +37,7 @@ BENCHMARKS = (
     "snapshots",
     "spill",
     "start",
+    "state_rounding",
     "training",
     "vectors",
 )

@@ -18,6 +18,7 @@ ORDER = (
     {"data", "engine"},
     {"loadtest", "server", "train"},
     {"evals", "rl"},
+    {"align"},
     {"cli"},
 )
 RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from hyla.cli.align import align
 from hyla.cli.bench import bench
 from hyla.cli.chat import chat
 from hyla.cli.cost import cost
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (quickstart, train, rl, generate, chat, serve, pull, inspect, score, cost):
+for verb in (quickstart, train, rl, align, generate, chat, serve, pull, inspect, score, cost):
     app.command()(verb)
 app.add_typer(bench)
 app.add_typer(data)

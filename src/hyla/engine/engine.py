@@ -16,6 +16,7 @@ from hyla.engine.clock import Clock, RecentRate, monotonic
 from hyla.engine.drafts import Part
 from hyla.engine.generation import Generation
 from hyla.engine.memory import plan_memory
+from hyla.engine.observing import StepObserver
 from hyla.engine.profile import StepProfile
 from hyla.engine.requests.facts import EngineFacts
 from hyla.engine.requests.messages import FinishReason, Request, TokenEvent
@@ -255,6 +256,11 @@ class Engine(BlockingUse):
             del self._generations[name]
 
     # Steps
+
+    def observe(self, observer: StepObserver | None) -> None:
+        """Let this one see, and perhaps change, every step from now on; None: nobody. Steps that nobody watches cost
+        nothing more."""
+        self._runner.observer = observer
 
     def step(self) -> list[TokenEvent]:
         """Compute one batch; returns what became known. Checks the ledger whenever nothing is left to do."""

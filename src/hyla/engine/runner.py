@@ -10,6 +10,7 @@ import torch
 from hyla.caches import Cache
 from hyla.engine.drafts.protocol import Drafter, Part
 from hyla.engine.generation import Generation
+from hyla.engine.observing import StepObserver
 from hyla.engine.requests.messages import TokenEvent
 from hyla.engine.routes import RouteWatch, mixtures
 from hyla.engine.sampling.choosing import NOT_NUMBERS
@@ -58,6 +59,7 @@ class Runner:
     ):
         self.model, self.cache, self.drafter = model, cache, drafter
         self.forward = StepForward(model, is_on=record_steps)
+        self.observer: StepObserver | None = None
         self._on_commit = on_commit
         self._num_layers, self._mixtures = len(model.cache_specs()), mixtures(model)
 
@@ -76,7 +78,7 @@ class Runner:
             tokens += part.generation.tokens[start : start + part.num_known]
             tokens += [draft.token for draft in part.drafts]
         with named_range("forward", len(tokens), "tokens"):
-            hidden_TD, next_TD = self._hidden(parts, batch.index(tokens), batch)
+            hidden_TD, next_TD = self._hidden(parts, tokens, batch)
         with named_range("sample"):
             outcomes = self._outcomes(parts, hidden_TD, batch)
         with named_range("commit"):
@@ -88,17 +90,25 @@ class Runner:
             self.drafter.observe(parts, batch, next_TD)
         return [outcome for outcome in outcomes if outcome.events or outcome.is_scored or outcome.problem]
 
-    def _hidden(self, parts: list[Part], tokens_T: torch.Tensor, batch: Batch) -> Hidden:
-        """The forward call; the choices of routers are written down for those that ask for them."""
-        caches, asking = self.cache.layers[: self._num_layers], [part.generation.routes for part in parts]
-        if not any(routes is not None for routes in asking):
-            return self.forward(tokens_T, batch, caches)
-        with RouteWatch(self._mixtures) as watch:  # which a recorded step would not see
-            hidden = self.model.hidden(tokens_T, batch, caches)
-        rows_TLk = watch.rows(self._mixtures[0].router.shape[0])
-        for routes, start, offset, length in zip(asking, batch.starts, batch.offsets, batch.lengths):
-            if routes is not None:
-                routes.put(start, rows_TLk[offset : offset + length])
+    def _hidden(self, parts: list[Part], tokens: list[int], batch: Batch) -> Hidden:
+        """The forward call, watched by the observer, if there is one; the choices of routers are written down for those
+        that ask for them."""
+        tokens_T, caches = batch.index(tokens), self.cache.layers[: self._num_layers]
+        taps = None if self.observer is None else self.observer.begin(parts, batch, tokens)
+        asking = [part.generation.routes for part in parts]
+        if any(routes is not None for routes in asking):
+            with RouteWatch(self._mixtures) as watch:  # which a recorded step would not see
+                hidden = self.model.hidden(tokens_T, batch, caches, observer=taps)
+            rows_TLk = watch.rows(self._mixtures[0].router.shape[0])
+            for routes, start, offset, length in zip(asking, batch.starts, batch.offsets, batch.lengths):
+                if routes is not None:
+                    routes.put(start, rows_TLk[offset : offset + length])
+        elif taps is not None:
+            hidden = self.model.hidden(tokens_T, batch, caches, observer=taps)
+        else:
+            hidden = self.forward(tokens_T, batch, caches)
+        if self.observer is not None:
+            self.observer.end(parts, batch, caches, hidden.head_TD)
         return hidden
 
     def _outcomes(self, parts: list[Part], hidden_TD: torch.Tensor, batch: Batch) -> list[Outcome]:

@@ -11,7 +11,8 @@ under another (`caches.pool`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -87,6 +88,18 @@ def use(name: str) -> None:
     _choice = name
     _table.clear()
     _say.cache_clear()
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """`use(name)` for a while, then the choice that was before: for comparisons. A cache that was filled outside is not
+    to be used inside. Raises as `use`, changing nothing."""
+    before = _choice
+    use(name)
+    try:
+        yield
+    finally:
+        use(before)
 
 
 def choose(operator: str, *tensors: torch.Tensor | None) -> ModuleType:

@@ -130,8 +130,8 @@ class RLConfig(Config):
     def _routes_are_of_one_turn(self):
         if self.policy.replay_routes and self.rollout.tools is not None:
             raise ValueError(
-                "policy.replay_routes knows answers of one turn only; leave it out, or rollout.tools: with our numerics "
-                "it changes nothing"
+                "policy.replay_routes knows answers of one turn only; leave it out (with our numerics it changes "
+                "nothing), or rollout.tools"
             )
         return self
 
