@@ -45,11 +45,13 @@ def request(folder, replays, **more):
     return request_of(folder, policy={"replay_routes": replays}, rollout={"max_tokens": 16}, **more)
 
 
-@pytest.mark.parametrize(
-    "more",
-    ({"dtype": "bf16", "router": {"bias_rate": 0.05}}, {"lora": {"rank": 2}, "recompute": {"kinds": ["moe"]}}),
-    ids=("bf16", "LoRA"),
-)
+MORE = {
+    "bf16": {"dtype": "bf16", "router": {"bias_rate": 0.05}},
+    "LoRA": {"lora": {"rank": 2}, "recompute": {"kinds": ["moe"]}},
+}
+
+
+@pytest.mark.parametrize("more", MORE.values(), ids=MORE)
 def test_the_same_numerics_choose_the_same_experts_and_replay_changes_no_bit(folder, more, tmp_path):
     with_it = finished(tmp_path / "with", request(folder, True, **more)).folder
     without = finished(tmp_path / "without", request(folder, False, **more)).folder

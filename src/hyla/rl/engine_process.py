@@ -80,9 +80,9 @@ class RolloutProcess(BlockingUse):
         return was_open
 
     def step(self) -> list[TokenEvent]:
-        """Wait until a request has ended; the events of all that have."""
+        """The events of the requests that have ended; waits a little where none has, as a step does."""
         events, self._events = self._events, []
-        while not events and self._open:
+        if not events and self._open:
             try:
                 events += self._taken(self._told.get(timeout=LOOK_SECONDS))
             except Empty:

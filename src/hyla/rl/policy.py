@@ -115,7 +115,8 @@ class PolicyTrainer(Trainer):
     @property
     def learnt_names(self) -> set[str]:
         """Parameters of the model that change."""
-        return {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        learnt = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return learnt | self.routing.moved_names
 
     def sample_with(self, rollouts: Rollouts, hand_over: HandsOver) -> None:
         self.rollouts, self.hand_over = rollouts, hand_over

@@ -73,6 +73,13 @@ class Routing:
                 f"router.bias_rate = {config.bias_rate}, but no router of the model has a selection bias; leave it out"
             )
 
+    @property
+    def moved_names(self) -> set[str]:
+        """Parameters that `update_biases` changes, whether they have a gradient or not."""
+        if not self._config.bias_rate:
+            return set()
+        return {f"{name}.router_bias" for name, watch in self._watches.items() if watch.module.router_bias is not None}
+
     def begin(self) -> None:
         """A step starts."""
         for watch in self._watches.values():

@@ -96,6 +96,11 @@ class RunRequest(Config):
                 raise ValueError(
                     "lora says itself what is trained (targets, modules_to_save); leave train.trainable out"
                 )
+            if self.train.router.bias_rate:
+                raise ValueError(
+                    f"lora leaves the model as it is, and train.router.bias_rate = {self.train.router.bias_rate} would "
+                    "change its routers, which no adapter holds; leave it out"
+                )
         return self
 
 
