@@ -47,6 +47,7 @@ def request(folder, replays, **more):
 
 MORE = {
     "bf16": {"dtype": "bf16", "router": {"bias_rate": 0.05}},
+    "biases alone move a router": {"trainable": ["head.weight"], "router": {"bias_rate": 0.05}},
     "LoRA": {"lora": {"rank": 2}, "recompute": {"kinds": ["moe"]}},
 }
 

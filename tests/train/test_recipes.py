@@ -198,6 +198,7 @@ def test_an_adapter_is_trained_kept_and_goes_on_bit_for_bit(tmp_path, texts):
     [
         ({"model": {"hybrid": {}}}, "lora needs a trained model"),
         ({"train": {"steps": 1, "trainable": ["head.*"]}}, "leave train.trainable out"),
+        ({"train": {"steps": 1, "router": {"bias_rate": 1e-3}}}, "which no adapter holds; leave it out"),
         ({"lora": {"dropout": 0.1}}, "0 by design"),
         ({"lora": {"ranks": 3}}, "ranks"),
     ],
