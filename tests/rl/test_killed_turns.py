@@ -9,16 +9,16 @@ import time
 import pytest
 from test_killed_rounds import Killed, outcome
 from tiny_rl import finished
-from tiny_tools import drawn, tools_request, write_start
+from tiny_tools import tools_request, write_start
 
 from hyla.errors import CheckpointError
 from hyla.rl.conversations import Conversations
-from hyla.rl.samples import RoundFile
-from hyla.rl.turns import TurnFile
+from hyla.rl.samples import RoundFile, Turn
+from hyla.rl.turns import DrawnTurn, TurnFile
 
 
 def request(folder):
-    heldout = {"tasks": str(folder / "heldout.jsonl"), "every": 1}
+    heldout = {"tasks": str(folder / "heldout.jsonl"), "every": 2}
     return tools_request(folder, heldout=heldout, steps=2, checkpoint_every=1)
 
 
@@ -83,14 +83,22 @@ def test_a_process_that_is_killed_in_a_conversation_goes_on_bit_for_bit(folder, 
     assert outcome(finished(out, request(folder)).folder) == whole
 
 
-def test_a_damaged_line_is_named(folder, tmp_path, monkeypatch):
-    def stop(self):
-        raise Killed
-
-    monkeypatch.setattr(TurnFile, "remove", stop)
-    with pytest.raises(Killed):
-        drawn(tmp_path / "run", request(folder))
-    (file,) = (tmp_path / "run" / "rollouts").glob("*.turns")
-    file.write_text("{}\n" + file.read_text())
+def test_turns_come_back_as_they_were_and_a_damaged_line_is_named(tmp_path):
+    result = {"role": "tool", "tool_call_id": "call_0_0", "name": "add", "content": "23\ud800"}
+    turns = [
+        Turn((), 2, {"role": "assistant", "content": "é"}, (result,)),
+        Turn((5, 6), 1, {"role": "assistant", "content": ""}, (result, result), 1),
+    ]
+    drawn = [
+        DrawnTurn(turn, (3, 4)[: turn.num_tokens], (-0.1, -1e-30)[: turn.num_tokens], "x", 64, 2, 1) for turn in turns
+    ]
+    file = TurnFile(tmp_path / "round-000000.turns")
+    for one in drawn:
+        file.add((1, 2), one)
+    assert file.read() == {(1, 2): drawn}
+    with file.path.open("a") as torn:
+        torn.write('{"group": 1')
+    assert file.read() == {(1, 2): drawn} == file.read()
+    file.path.write_text("{}\n" + file.path.read_text())
     with pytest.raises(CheckpointError, match=r"round-000000.turns, line 1 is damaged .*; delete the file"):
-        TurnFile(file).read()
+        file.read()
