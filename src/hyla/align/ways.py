@@ -88,8 +88,7 @@ class RoundedStates(Way):
         self.what = f"states of recurrent layers in {short}, rounded {how} once per chunk of {CHUNK} tokens"
 
     def unavailable(self, model: Model) -> str | None:
-        has_states = any(_anchors(spec) for spec in model.cache_specs())
-        return None if has_states else "no layer of this model keeps a recurrent state"
+        return _no_states(model)
 
     def options(self) -> dict:
         return {"prefill_chunk": CHUNK}
@@ -103,6 +102,11 @@ class RoundedStates(Way):
 
 def _anchors(spec: CacheSpec) -> list[str]:
     return [tensor.name for tensor in spec.slot_tensors if tensor.role == "anchor"]
+
+
+def _no_states(model: Model) -> str | None:
+    has_states = any(_anchors(spec) for spec in model.cache_specs())
+    return None if has_states else "no layer of this model keeps a recurrent state"
 
 
 class NarrowHead(Head):
@@ -177,6 +181,18 @@ class OtherOption(Way):
         return {self._option: self._value}
 
 
+class RoundedSnapshots(OtherOption):
+    """States that the prefix cache keeps, rounded once; what is computed goes on in fp32 from there."""
+
+    is_timed = False
+
+    def __init__(self, name: str, dtype: str):
+        super().__init__(name, f"states that the prefix cache keeps in {dtype}", "snapshot_dtype", dtype)
+
+    def unavailable(self, model: Model) -> str | None:
+        return _no_states(model)
+
+
 def _state(dtype: torch.dtype, *, by_chance: bool) -> Callable[[int], Way]:
     return lambda seed: RoundedStates(dtype, seed, by_chance=by_chance)
 
@@ -186,12 +202,8 @@ WAYS: dict[str, Callable[[int], Way]] = {
     "state-bf16-stochastic": _state(torch.bfloat16, by_chance=True),
     "state-fp16": _state(torch.float16, by_chance=False),
     "state-fp16-stochastic": _state(torch.float16, by_chance=True),
-    "snapshots-bf16": lambda seed: OtherOption(
-        "snapshots-bf16", "states that the prefix cache keeps in bf16", "snapshot_dtype", "bfloat16"
-    ),
-    "snapshots-int8": lambda seed: OtherOption(
-        "snapshots-int8", "states that the prefix cache keeps in int8", "snapshot_dtype", "int8"
-    ),
+    "snapshots-bf16": lambda seed: RoundedSnapshots("snapshots-bf16", "bfloat16"),
+    "snapshots-int8": lambda seed: RoundedSnapshots("snapshots-int8", "int8"),
     "head-bf16": lambda seed: Bf16Head(),
     "fp8": lambda seed: FP8Products(),
     "fast": lambda seed: OtherOption("fast", "the engine with numerics='fast'", "numerics", "fast", is_timed=True),
