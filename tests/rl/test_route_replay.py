@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_killed_rounds import Killed, killed_at, outcome, places
-from tiny_rl import LETTERS, finished, lines_of, request_of, write_start
+from tiny_rl import finished, lines_of, request_of, write_start, writing_two_letters
 
 from hyla.engine import RouterChoices
 from hyla.engine.routes import RouteWatch, mixtures
@@ -34,10 +34,8 @@ def folder(tmp_path_factory):
     config = ModelConfig(family="hyla", vocab_size=tokenizer.vocab_size, hidden_dim=24, sublayers=layers, max_len=512)
     model = initialize(Model(config), 5, std=0.3)
     with torch.no_grad():
-        letters = model.head.weight[LETTERS] * 8.0
-        model.head.weight.zero_()
-        model.head.weight[LETTERS] = letters
-        save_model(model, folder / "start", tokenizer=tokenizer)
+        model.head.weight *= 0.05
+        save_model(writing_two_letters(model, 160.0), folder / "start", tokenizer=tokenizer)
     return folder
 
 

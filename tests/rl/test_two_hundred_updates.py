@@ -11,7 +11,7 @@ import random
 import pytest
 import torch
 from tiny_model import sandwich
-from tiny_rl import LETTERS, RECURRENT, REWARD, request_of, write_start
+from tiny_rl import RECURRENT, REWARD, request_of, write_start, writing_two_letters
 from tiny_text import END, byte_to_char
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
@@ -51,8 +51,7 @@ def write_large_start(folder, mixer):
     assert tokenizer.vocab_size == LARGE_VOCAB
     model = initialize(Model(sandwich(mixer, LARGE_VOCAB)), 5, std=0.3)
     with torch.no_grad():
-        model.head.weight[LETTERS] *= 12.0
-        save_model(model, folder / "start", tokenizer=tokenizer)
+        save_model(writing_two_letters(model, 12.0), folder / "start", tokenizer=tokenizer)
     draw = random.Random(3)
     shared = "".join(draw.choice("abcdefgh ") for _ in range(190))
     lines = [{"prompt": f"{shared}{'ab' * draw.randrange(9)} {number}", "wanted": number % 7} for number in range(12)]

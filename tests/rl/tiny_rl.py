@@ -25,17 +25,24 @@ def count(answer, row):
 DRAFTS = {"speculation": "lookup", "fixed_drafts": True, "max_draft_tokens": 4}
 
 
-LETTERS = slice(97, 99)
+A, B = b"ab"
 
 
 def hybrid(mixer: str, vocab_size: int, seed: int = 5) -> Model:
-    """The mixer, softmax attention, the mixer. It writes a and b most of the time, so that a lookup in what is
-    there already is right now and then."""
+    """The mixer, softmax attention, the mixer, writing a and b."""
     model = initialize(Model(sandwich(mixer, vocab_size)), seed, std=0.3)
     with torch.no_grad():
-        letters = model.head.weight[LETTERS] * 8.0
-        model.head.weight.zero_()
-        model.head.weight[LETTERS] = letters
+        others = torch.arange(vocab_size)
+        model.head.weight[(others != A) & (others != B)] = 0.0
+    return writing_two_letters(model, 8.0)
+
+
+@torch.no_grad()
+def writing_two_letters(model: Model, scale: float) -> Model:
+    """The same model, which writes a and b most of the time, so that a lookup in what is there already is right now and
+    then: their logits are opposite, so that one of them is likelier than all else whatever the hidden state."""
+    towards_D = model.head.weight[A] * scale
+    model.head.weight[A], model.head.weight[B] = towards_D, -towards_D
     return model
 
 

@@ -108,7 +108,7 @@ def rollouts_of(out: Path, request: RLRequest) -> Iterator[Rollouts]:
     """Those of a run that is not trained."""
     run = open_rl_run(out, request)
     with Rewards(request.rl.reward) as rewards, ExitStack() as closing:
-        trainer = run._trainer(rewards, Listeners(), closing)
+        trainer = run.trainer(rewards, Listeners(), closing)
         trainer.hand_over()
         yield trainer.rollouts
 
