@@ -47,8 +47,11 @@ checkpoint_every = 2
 """
 RECIPES = {
     "whole": RECIPE + "learning_rate = 3e-3\n",
-    "LoRA": RECIPE + "learning_rate = 2e-2\ndtype = 'bf16'\n[lora]\nrank = 4\n",
+    "LoRA": RECIPE + "learning_rate = 3e-3\ndtype = 'bf16'\n[lora]\nrank = 4\n",
 }
+OF_THE_BATCH = ("drafted_tokens", "accepted_tokens")
+"""What a round's line says of how its answers were computed. A draft is tried where a step has a page and a slot left
+over, and after a kill the open answers stand in other steps."""
 MOST_DELAY_MS = 400
 """After the first step of a process."""
 

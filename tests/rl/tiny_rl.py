@@ -106,12 +106,12 @@ def lines_of(out: Path, name: str) -> list[dict]:
     return [json.loads(line) for line in (out / f"{name}.jsonl").read_text().splitlines()]
 
 
-def outcome(out: Path) -> tuple[dict, dict, dict]:
+def outcome(out: Path, *, without: tuple[str, ...] = ()) -> tuple[dict, dict, dict]:
     """Everything that a run leaves and that the clock has no part in: its lines, its answers, and the bytes of the last
-    weights, the saved model and the adapter."""
-    timed = {"seconds", "rollout_seconds", "reward_seconds", "handover_seconds", "cached_tokens"}
+    weights, the saved model and the adapter. without: fields of lines that are left out."""
+    left_out = {"seconds", "rollout_seconds", "reward_seconds", "handover_seconds", "cached_tokens", *without}
     lines = {
-        name: [{key: value for key, value in line.items() if key not in timed} for line in lines_of(out, name)]
+        name: [{key: value for key, value in line.items() if key not in left_out} for line in lines_of(out, name)]
         for name in ("updates", "rounds", "heldout-rewards")
     }
     samples = {
