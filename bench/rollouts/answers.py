@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -50,7 +50,7 @@ class TransformersAnswers:
 
         with tempfile.TemporaryDirectory() as folder:
             save_model(model, Path(folder) / "model")
-            self.model = AutoModelForCausalLM.from_pretrained(Path(folder) / "model", dtype=self.dtype).eval()
+            self.model: Any = AutoModelForCausalLM.from_pretrained(Path(folder) / "model", dtype=self.dtype).eval()
         # What a folder advises (top_k = 50, where it is silent) would leave tokens out.
         self.model.generation_config.update(top_k=0, top_p=1.0)
 

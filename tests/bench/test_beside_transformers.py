@@ -61,14 +61,14 @@ def test_a_round_is_checked_and_timed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rollouts, "SHAPES", {"few": shape})
     options = argparse.Namespace(shapes=["few"], dtype="fp32", rounds=2, folder=tmp_path, cpu_time=False)
     outcome = rollouts.run(options)
-    row = outcome.results["few"]
+    row = dict(outcome.results)["few"]
     assert row["tokens"] == 24 and row["same_model"] and row["hyla_gap"]["exact"] == 1.0
     assert {len(found) for found in outcome.seconds.values()} == {2} and "few" in capsys.readouterr().out
 
 
 def test_a_hand_over_is_measured_beside_an_update(tmp_path):
     options = argparse.Namespace(models=["kda-5m"], lora=[0, 4], dtype="bf16", answers=2, rounds=1, folder=tmp_path)
-    rows = handover.run(options).results
+    rows = dict(handover.run(options).results)
     assert list(rows) == ["kda-5m, whole", "kda-5m, LoRA of rank 4"]
     for row in rows.values():
         assert row["share"] == pytest.approx((row["handover"] + row["fingerprint"]) / row["update"])
@@ -81,7 +81,8 @@ def test_a_run_learns_from_the_answers_of_transformers(tmp_path, monkeypatch):
     settings = ["rl.rollout.tasks_per_round=3", "rl.rollout.group_size=4", "rl.policy.drop_equal_groups=false"]
     options = argparse.Namespace(seeds=[0], steps=2, sides=list(rl.SIDES), folder=tmp_path, settings=settings)
     outcome = rl.run(options)
-    ours, theirs = outcome.results["hyla 0"], outcome.results["transformers 0"]
+    ours, theirs = map(dict(outcome.results).get, ("hyla 0", "transformers 0"))
+    assert ours is not None and theirs is not None
     assert outcome.passed and ours["ratios"]["exact"] == 1.0 and ours["ratios"]["kl"] == 0.0
     assert theirs["ratios"]["exact"] < 1.0 and 0.0 < theirs["ratios"]["kl"] < 1e-9
     assert abs(theirs["ratios"]["least"] - 1.0) < 1e-3 and abs(theirs["ratios"]["largest"] - 1.0) < 1e-3

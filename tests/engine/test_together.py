@@ -14,9 +14,9 @@ PROMPT = (3, 4, 7)
 
 
 def test_words_of_many_keys_are_those_of_each():
-    keys = [NoiseKey(7, 0, 5), NoiseKey(2**64 - 1, 127, 2**40), NoiseKey(0, 3, 0, 2, 6)]
+    keys = [NoiseKey(7, 0, 5), NoiseKey(2**63 + 12_345, 127, 2**40), NoiseKey(2**63 - 1, 1, 3), NoiseKey(0, 3, 0, 2, 6)]
     found = words_of_keys(keys, 13)
-    assert found.shape == (3, 13)
+    assert found.shape == (4, 13)
     assert all((row == first_words(key, 13)).all() for row, key in zip(found, keys))
 
 
@@ -47,7 +47,7 @@ def test_rows_together_give_the_tokens_and_log_probabilities_of_each(vocab, spre
             assert one is None
             continue
         token = chooser.choose(row_V, 9 + n)
-        assert one is not None and one.token == token
+        assert token is not None and one is not None and one.token == token
         assert one.logprob == chooser.logprob(row_V, token)
     assert {one.token for one in found if one is not None} - {0} or vocab == 2
 

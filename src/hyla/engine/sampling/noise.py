@@ -36,9 +36,7 @@ class NoiseKey(NamedTuple):
 
 
 def _philox(key: NoiseKey, block: int) -> np.random.Philox:
-    # Whole numbers of 64 bits: numpy reads a list of small and large ones as floating-point numbers.
-    words = np.array([key.seed, key.choice, block, key.position, key.purpose, key.depth], dtype=np.uint64)
-    return np.random.Philox(key=words[:2], counter=words[2:])
+    return np.random.Philox(key=[key.seed, key.choice], counter=[block, key.position, key.purpose, key.depth])
 
 
 def first_words(key: NoiseKey, count: int) -> np.ndarray:
@@ -52,7 +50,8 @@ def words_of_keys(keys: Sequence[NoiseKey], count: int) -> np.ndarray:
     generator = _philox(NoiseKey(0, 0, 0), 0)
     state = generator.state  # one generator that is set anew: making one costs more than a thousand words
     for row, key in zip(words, keys):
-        state["state"]["key"][:] = key.seed, key.choice
+        # As numpy reads the list: with a seed from 2^63 on as floating-point numbers, without their last eleven bits.
+        state["state"]["key"][:] = np.array([key.seed, key.choice])
         state["state"]["counter"][:] = 0, key.position, key.purpose, key.depth
         generator.state = state
         row[:] = generator.random_raw(count)
