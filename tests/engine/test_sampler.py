@@ -86,6 +86,11 @@ def test_noise_is_keyed_by_seed_choice_and_position():
         assert not np.isin(base, first_words(other, 4096)).any()
 
 
+def test_every_seed_of_64_bits_has_noise_of_its_own():
+    seeds = (0, 2**63 - 1, 2**63, 2**63 + 1, 2**63 + 2, 2**64 - 1)
+    assert len({int(first_words(NoiseKey(seed, 0, 9), 1)[0]) for seed in seeds}) == len(seeds)
+
+
 @given(ids=st.lists(st.integers(0, 3000), min_size=1, max_size=2 * FEW, unique=True))
 def test_a_tokens_noise_does_not_depend_on_which_others_are_kept(ids):
     key, ids = NoiseKey(7, 1, 33), np.array(sorted(ids))

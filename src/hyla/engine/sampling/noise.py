@@ -36,7 +36,9 @@ class NoiseKey(NamedTuple):
 
 
 def _philox(key: NoiseKey, block: int) -> np.random.Philox:
-    return np.random.Philox(key=[key.seed, key.choice], counter=[block, key.position, key.purpose, key.depth])
+    # Whole numbers of 64 bits: numpy reads a list of small and large ones as floating-point numbers.
+    words = np.array([key.seed, key.choice, block, key.position, key.purpose, key.depth], dtype=np.uint64)
+    return np.random.Philox(key=words[:2], counter=words[2:])
 
 
 def first_words(key: NoiseKey, count: int) -> np.ndarray:
