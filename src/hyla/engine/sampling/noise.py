@@ -52,8 +52,7 @@ def words_of_keys(keys: Sequence[NoiseKey], count: int) -> np.ndarray:
     generator = _philox(NoiseKey(0, 0, 0), 0)
     state = generator.state  # one generator that is set anew: making one costs more than a thousand words
     for row, key in zip(words, keys):
-        # As numpy reads the list: with a seed from 2^63 on as floating-point numbers, without their last eleven bits.
-        state["state"]["key"][:] = np.array([key.seed, key.choice])
+        state["state"]["key"][:] = np.array([key.seed, key.choice], dtype=np.uint64)
         state["state"]["counter"][:] = 0, key.position, key.purpose, key.depth
         generator.state = state
         row[:] = generator.random_raw(count)
