@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hyla.engine.requests.params import SamplingParams
 from hyla.engine.sampling import sampler
-from hyla.engine.sampling.noise import FEW, NoiseKey, first_words, gumbel, gumbel_of, uniform, words_of
+from hyla.engine.sampling.noise import FEW, NoiseKey, first_words, gumbel, gumbel_of, uniform, words_of, words_of_keys
 from hyla.engine.sampling.sampler import draw, filtered, greedy, gumbel_argmax, kept_places, logprobs_of
 
 VOCAB = 37
@@ -88,7 +88,9 @@ def test_noise_is_keyed_by_seed_choice_and_position():
 
 def test_every_seed_of_64_bits_has_noise_of_its_own():
     seeds = (0, 2**63 - 1, 2**63, 2**63 + 1, 2**63 + 2, 2**64 - 1)
-    assert len({int(first_words(NoiseKey(seed, 0, 9), 1)[0]) for seed in seeds}) == len(seeds)
+    keys = [NoiseKey(seed, 0, 9) for seed in seeds]
+    assert len({int(first_words(key, 1)[0]) for key in keys}) == len(seeds)
+    assert np.array_equal(words_of_keys(keys, 9), [first_words(key, 9) for key in keys])
 
 
 @given(ids=st.lists(st.integers(0, 3000), min_size=1, max_size=2 * FEW, unique=True))
