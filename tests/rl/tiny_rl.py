@@ -32,17 +32,18 @@ def hybrid(mixer: str, vocab_size: int, seed: int = 5) -> Model:
     """The mixer, softmax attention, the mixer, writing a and b."""
     model = initialize(Model(sandwich(mixer, vocab_size)), seed, std=0.3)
     with torch.no_grad():
-        others = torch.arange(vocab_size)
-        model.head.weight[(others != A) & (others != B)] = 0.0
-    return writing_two_letters(model, 8.0)
+        model.head.weight *= 0.05
+    return writing_two_letters(model, 160.0)
 
 
 @torch.no_grad()
 def writing_two_letters(model: Model, scale: float) -> Model:
-    """The same model, which writes a and b most of the time, so that a lookup in what is there already is right now and
-    then: their logits are opposite, so that one of them is likelier than all else whatever the hidden state."""
-    towards_D = model.head.weight[A] * scale
-    model.head.weight[A], model.head.weight[B] = towards_D, -towards_D
+    """The same model, which writes a and b most of the time (or two other tokens, of a small vocabulary), so that a
+    lookup in what is there already is right now and then: their logits are opposite, so that one of them is likelier
+    than all else whatever the hidden state."""
+    first, second = (id % model.config.vocab_size for id in (A, B))
+    towards_D = model.head.weight[first] * scale
+    model.head.weight[first], model.head.weight[second] = towards_D, -towards_D
     return model
 
 
