@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from hyla.align.rounding import rounded
-from hyla.engine import EngineOptions
 from hyla.errors import ConfigError
 from hyla.grid import CHUNK
 from hyla.layers.head import Head
@@ -171,11 +170,6 @@ class OtherOption(Way):
     def __init__(self, name: str, what: str, option: str, value, *, is_timed: bool = False):
         self.name, self.what, self.is_timed = name, what, is_timed
         self._option, self._value = option, value
-
-    def unavailable(self, model: Model) -> str | None:
-        if self._option in EngineOptions.model_fields:
-            return None
-        return f"this version's engine has no option {self._option!r}"
 
     def options(self) -> dict:
         return {self._option: self._value}
