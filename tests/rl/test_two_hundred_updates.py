@@ -51,7 +51,8 @@ def write_large_start(folder, mixer):
     assert tokenizer.vocab_size == LARGE_VOCAB
     model = initialize(Model(sandwich(mixer, LARGE_VOCAB)), 5, std=0.3)
     with torch.no_grad():
-        save_model(writing_two_letters(model, 12.0), folder / "start", tokenizer=tokenizer)
+        model.head.weight *= 0.25
+        save_model(writing_two_letters(model, 56.0), folder / "start", tokenizer=tokenizer)
     draw = random.Random(3)
     shared = "".join(draw.choice("abcdefgh ") for _ in range(190))
     lines = [{"prompt": f"{shared}{'ab' * draw.randrange(9)} {number}", "wanted": number % 7} for number in range(12)]
