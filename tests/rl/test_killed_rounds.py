@@ -75,20 +75,27 @@ def test_a_run_that_ended_anywhere_goes_on_bit_for_bit(folder, whole, where, tmp
     assert outcome(finished(tmp_path / "run", request(folder)).folder) == whole
 
 
-def test_a_process_that_is_killed_goes_on_bit_for_bit(folder, whole, tmp_path):
+def kill_once_written(module, folder, out, name):
+    """Begin the run of a test module's `request` in a process, and kill it when this file of its rollouts has
+    something; that file."""
     command = (
         "import sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; import torch; torch.set_num_threads(1); "
-        "from test_killed_rounds import finished, request; finished(Path(sys.argv[2]), request(Path(sys.argv[1])))"
+        f"from {module} import finished, request; finished(Path(sys.argv[2]), request(Path(sys.argv[1])))"
     )
-    out = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", command, str(folder), str(out), *sys.path])
-    first = out / "rollouts" / "round-000000.jsonl"
+    first = out / "rollouts" / name
     deadline = time.monotonic() + 300
     while not (first.exists() and first.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
-    assert process.poll() is None, "it was to be killed in the middle of a round"
+    assert process.poll() is None and first.exists(), "it was to be killed in the middle of its round"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    return first
+
+
+def test_a_process_that_is_killed_goes_on_bit_for_bit(folder, whole, tmp_path):
+    out = tmp_path / "run"
+    kill_once_written("test_killed_rounds", folder, out, "round-000000.jsonl")
     assert outcome(finished(out, request(folder)).folder) == whole
 
 

@@ -1,13 +1,7 @@
 """A process that ends in the middle of conversations: the same turns, calls, rewards and weights in the end."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
-from test_killed_rounds import Killed, outcome
+from test_killed_rounds import Killed, kill_once_written, outcome
 from tiny_rl import finished
 from tiny_tools import tools_request, write_start
 
@@ -66,20 +60,8 @@ def test_a_run_that_ended_in_a_conversation_goes_on_bit_for_bit(folder, whole, t
 
 
 def test_a_process_that_is_killed_in_a_conversation_goes_on_bit_for_bit(folder, whole, tmp_path):
-    command = (
-        "import sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; import torch; torch.set_num_threads(1); "
-        "from test_killed_turns import finished, request; finished(Path(sys.argv[2]), request(Path(sys.argv[1])))"
-    )
     out = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", command, str(folder), str(out), *sys.path])
-    turns = out / "rollouts" / "round-000000.turns"
-    deadline = time.monotonic() + 300
-    while not (turns.exists() and turns.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert process.poll() is None and turns.exists(), "it was to be killed in the middle of a conversation"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert turns.exists()
+    assert kill_once_written("test_killed_turns", folder, out, "round-000000.turns").exists()
     assert outcome(finished(out, request(folder)).folder) == whole
 
 
