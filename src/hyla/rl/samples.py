@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hyla.errors import CheckpointError
-from hyla.train.files import whole_lines, writing
+from hyla.train.files import append_lines, kept_lines
 
 
 @dataclass(frozen=True)
@@ -98,14 +97,8 @@ class RoundFile:
 
     def read(self) -> dict[tuple[int, int], Sample]:
         """What is there, by (group, member). Raises CheckpointError for a damaged line."""
-        if not self.path.exists():
-            return {}
-        data = self.path.read_bytes()
-        if not data.endswith(b"\n"):
-            with writing(self.path):
-                os.truncate(self.path, data.rfind(b"\n") + 1)
         found: dict[tuple[int, int], Sample] = {}
-        for number, line in enumerate(whole_lines(data), start=1):
+        for number, line in enumerate(kept_lines(self.path), start=1):
             try:
                 self._take(json.loads(line), found)
             except (ValueError, TypeError, KeyError) as error:
@@ -134,13 +127,8 @@ class RoundFile:
 
     def judge(self, samples: Iterable[Sample]) -> None:
         """The rewards of answers that are there."""
-        self._append(
-            {"group": one.group, "member": one.member, "reward": one.reward, "problem": one.problem} for one in samples
-        )
+        fields = ("group", "member", "reward", "problem")
+        self._append({name: getattr(one, name) for name in fields} for one in samples)
 
     def _append(self, lines: Iterable[dict]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.path, lines)

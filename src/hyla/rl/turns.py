@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hyla.errors import CheckpointError
 from hyla.rl.samples import Turn
-from hyla.train.files import whole_lines, writing
+from hyla.train.files import append_lines, kept_lines
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,7 @@ class TurnFile:
     def read(self) -> dict[tuple[int, int], list[DrawnTurn]]:
         """In order, by (group, member). Raises CheckpointError for a damaged line."""
         found: dict[tuple[int, int], list[DrawnTurn]] = {}
-        if not self.path.exists():
-            return found
-        data = self.path.read_bytes()
-        if not data.endswith(b"\n"):
-            with writing(self.path):
-                os.truncate(self.path, data.rfind(b"\n") + 1)
-        for number, text in enumerate(whole_lines(data), start=1):
+        for number, text in enumerate(kept_lines(self.path), start=1):
             try:
                 line = json.loads(text)
                 found.setdefault((line["group"], line["member"]), []).append(DrawnTurn.read(line["drawn"]))
@@ -61,12 +54,7 @@ class TurnFile:
         return found
 
     def add(self, key: tuple[int, int], drawn: DrawnTurn) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = {"group": key[0], "member": key[1], "drawn": asdict(drawn)}
-        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.path, [{"group": key[0], "member": key[1], "drawn": asdict(drawn)}])
 
     def remove(self) -> None:
         """All answers are whole."""

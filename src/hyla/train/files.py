@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +56,27 @@ def whole_lines(data: bytes) -> list[str]:
     """The lines of a file, with their ends, without a last one that a killed process was writing."""
     lines = data.decode("utf-8", "replace").splitlines(keepends=True)
     return lines[:-1] if lines and not lines[-1].endswith("\n") else lines
+
+
+def kept_lines(path: Path) -> list[str]:
+    """The lines of a file of `append_lines`, with their ends; a last one that a killed process was writing is cut off
+    the file. None where there is no file."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        with writing(path):
+            os.truncate(path, data.rfind(b"\n") + 1)
+    return whole_lines(data)
+
+
+def append_lines(path: Path, records: Iterable[dict]) -> None:
+    """Add records as JSON, a line each, which are on the disk then. Its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in records))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def replace_json(path: Path, value) -> None:

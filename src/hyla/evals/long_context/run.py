@@ -21,8 +21,7 @@ from hyla.evals.long_context.kinds import KINDS
 from hyla.evals.long_context.task import Source, share_right
 from hyla.json_files import read_json
 from hyla.models.config import Config, Count
-from hyla.train.files import replace_json, whole_lines, writing
-from hyla.whole_files import write_whole
+from hyla.train.files import append_lines, kept_lines, replace_json
 
 FORMAT = 1
 EVAL_FILE, ITEMS_FILE = "eval.json", "items.jsonl"
@@ -109,14 +108,7 @@ class LongContexts:
             )
 
     def _read(self) -> list[Answered]:
-        """Whole lines; one that a killed process was writing is cut off."""
-        file = self.folder / ITEMS_FILE
-        if not file.exists():
-            return []
-        lines = whole_lines(file.read_bytes())
-        with writing(file):
-            write_whole(file, "".join(lines))
-        return [Answered(**json.loads(line)) for line in lines]
+        return [Answered(**json.loads(line)) for line in kept_lines(self.folder / ITEMS_FILE)]
 
     def run(self, on_item: Callable[[Answered], None] = lambda line: None) -> list[Answered]:
         """Ask everything that is not answered yet; all lines, in the order of kinds, lengths and numbers."""
@@ -154,9 +146,7 @@ class LongContexts:
             yield from lines
 
     def _keep(self, lines: Sequence[Answered]) -> None:
-        file = self.folder / ITEMS_FILE
-        with writing(file), file.open("a", encoding="utf-8") as out:
-            out.write("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+        append_lines(self.folder / ITEMS_FILE, map(asdict, lines))
         self.answered |= {line.key: line for line in lines}
 
 
