@@ -20,7 +20,6 @@ from hyla.checkpoints import save_model
 from hyla.cli.app import app
 from hyla.engine import Engine
 from hyla.errors import ConfigError
-from hyla.evals.intervals import interval
 from hyla.evals.long_context.items import Items
 from hyla.evals.long_context.kinds import ALL, KINDS
 from hyla.evals.long_context.needles import sentences
@@ -29,6 +28,7 @@ from hyla.evals.long_context.source import source_of, source_of_text
 from hyla.evals.long_context.task import share_right
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
+from hyla.train.intervals import interval
 
 TEXT = (
     " ".join(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from hyla.rl.handover import HandsOver
 from hyla.rl.metrics import HeldoutReward
 from hyla.rl.rollouts import Rollouts
 from hyla.rl.tasks import Task
+from hyla.train.intervals import interval
 from hyla.train.metrics import StepLines
-
-RESAMPLES = 1000
 
 
 class HeldoutScores:
@@ -46,10 +44,3 @@ class HeldoutScores:
         self.lines.append(line)
         self._on_score(line)
         return line
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The middle 95% of the means of bootstrap samples (percentile method), drawn with a fixed seed."""
-    draw = random.Random(0)
-    means = sorted(sum(draw.choices(values, k=len(values))) / len(values) for _ in range(RESAMPLES))
-    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hyla.evals.intervals import interval
 from hyla.evals.long_context.run import Answered
+from hyla.train.intervals import interval
 
 DEPTH_BANDS = 10
 
