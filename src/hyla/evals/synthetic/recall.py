@@ -90,7 +90,55 @@ class MQAR(SyntheticTask):
         return {place: value_of[key] for place, key in enumerate(tokens) if place >= context and key in value_of}
 
 
-class Recall(SyntheticTask):
+class _Pairs(SyntheticTask):
+    """`k v k v ... <sep> q q ...`: pairs of a third of the length each, the separator, then keys whose values are asked
+    for. Token 0 separates; keys are 1 to `keys`, values come after them. Of a key that stands twice the last value
+    counts."""
+
+    keys: Count
+    """Different keys."""
+    values: Annotated[int, Field(ge=2)]
+    """Different values."""
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of an example."""
+        return (self.length - 1) // 3
+
+    @property
+    def num_questions(self) -> int:
+        """Questions of an example."""
+        return self.length - 1 - 2 * self.pairs
+
+    @property
+    def vocab_size(self) -> int:
+        return 1 + self.keys + self.values
+
+    @property
+    def chance(self) -> float:
+        return 1 / self.values
+
+    def examples_of(
+        self, keys_NP: np.ndarray, values_NP: np.ndarray, asked_NQ: np.ndarray, answers_NQ: np.ndarray
+    ) -> Examples:
+        """Pairs [N, P], questions and their answers [N, Q], put in order."""
+        context = 2 * self.pairs
+        tokens_NL = np.full((len(keys_NP), self.length), SEPARATOR, np.int32)
+        tokens_NL[:, 0:context:2], tokens_NL[:, 1:context:2] = keys_NP, values_NP
+        tokens_NL[:, context + 1 :] = asked_NQ
+        targets_NL = np.full_like(tokens_NL, IGNORED)
+        targets_NL[:, context + 1 :] = answers_NQ
+        is_content_NL = np.zeros(tokens_NL.shape, bool)
+        is_content_NL[:, 1:context:2] = True
+        return Examples(tokens_NL, targets_NL, is_content_NL)
+
+    def solve(self, tokens: list[int]) -> dict[int, int]:
+        context = tokens.index(SEPARATOR)
+        value_of = dict(zip(tokens[0:context:2], tokens[1:context:2]))
+        return {place: value_of[tokens[place]] for place in range(context + 1, len(tokens))}
+
+
+class Recall(_Pairs):
     """Associative recall as in Kimi Linear (arXiv 2510.26692, section 5.1): `k v k v ... <sep> q q ...`.
 
     A third of the length are different keys, each followed by a value, then the separator, then questions: keys, drawn
@@ -111,49 +159,20 @@ class Recall(SyntheticTask):
         return self
 
     @property
-    def pairs(self) -> int:
-        """Pairs of an example."""
-        return (self.length - 1) // 3
-
-    @property
-    def vocab_size(self) -> int:
-        return 1 + self.keys + self.values
-
-    @property
-    def num_questions(self) -> int:
-        """Questions of an example."""
-        return self.length - 1 - 2 * self.pairs
-
-    @property
     def num_words(self) -> int:
         return 3 * self.pairs + self.num_questions
 
-    @property
-    def chance(self) -> float:
-        return 1 / self.values
-
     def draw(self, words_NW: np.ndarray) -> Examples:
-        pairs, context = self.pairs, 2 * self.pairs
+        pairs = self.pairs
         keys_words, values_words, asked_words = np.split(words_NW, np.cumsum([2 * pairs, pairs]), axis=1)
-        keys_NK = 1 + distinct(keys_words, self.keys, pairs)
-        values_NK = 1 + self.keys + below(values_words, self.values)
+        keys_NP = 1 + distinct(keys_words, self.keys, pairs)
+        values_NP = 1 + self.keys + below(values_words, self.values)
         asked_NQ = below(asked_words, pairs)
-        tokens_NL = np.full((len(words_NW), self.length), SEPARATOR, np.int32)
-        tokens_NL[:, 0:context:2], tokens_NL[:, 1:context:2] = keys_NK, values_NK
-        tokens_NL[:, context + 1 :] = np.take_along_axis(keys_NK, asked_NQ, axis=1)
-        targets_NL = np.full_like(tokens_NL, IGNORED)
-        targets_NL[:, context + 1 :] = np.take_along_axis(values_NK, asked_NQ, axis=1)
-        is_content_NL = np.zeros(tokens_NL.shape, bool)
-        is_content_NL[:, 1:context:2] = True
-        return Examples(tokens_NL, targets_NL, is_content_NL)
-
-    def solve(self, tokens: list[int]) -> dict[int, int]:
-        context = tokens.index(SEPARATOR)
-        value_of = dict(zip(tokens[0:context:2], tokens[1:context:2]))
-        return {place: value_of[tokens[place]] for place in range(context + 1, len(tokens))}
+        asked, answers = (np.take_along_axis(of_NP, asked_NQ, axis=1) for of_NP in (keys_NP, values_NP))
+        return self.examples_of(keys_NP, values_NP, asked, answers)
 
 
-class Overwrite(SyntheticTask):
+class Overwrite(_Pairs):
     """Key overwrite: `k v k v ... <sep> q q ...`, where keys come again and the last value counts.
 
     Two thirds of the length are writes of a random one of `keys` keys and a random value; every question is the key of
@@ -167,40 +186,15 @@ class Overwrite(SyntheticTask):
     """Different values."""
 
     @property
-    def writes(self) -> int:
-        """Writes of an example."""
-        return (self.length - 1) // 3
-
-    @property
-    def vocab_size(self) -> int:
-        return 1 + self.keys + self.values
-
-    @property
     def num_words(self) -> int:
         return self.length - 1
 
-    @property
-    def chance(self) -> float:
-        return 1 / self.values
-
     def draw(self, words_NW: np.ndarray) -> Examples:
-        writes, context = self.writes, 2 * self.writes
-        keys_words, values_words, asked_words = np.split(words_NW, [writes, context], axis=1)
-        keys_NW, values_NW = 1 + below(keys_words, self.keys), 1 + self.keys + below(values_words, self.values)
-        asked_NQ = np.take_along_axis(keys_NW, below(asked_words, writes), axis=1)
+        pairs = self.pairs
+        keys_words, values_words, asked_words = np.split(words_NW, [pairs, 2 * pairs], axis=1)
+        keys_NP, values_NP = 1 + below(keys_words, self.keys), 1 + self.keys + below(values_words, self.values)
+        asked_NQ = np.take_along_axis(keys_NP, below(asked_words, pairs), axis=1)
         last_NK = np.zeros((len(words_NW), 1 + self.keys), np.int64)
-        for write in range(writes):
-            np.put_along_axis(last_NK, keys_NW[:, write : write + 1], values_NW[:, write : write + 1], axis=1)
-        tokens_NL = np.full((len(words_NW), self.length), SEPARATOR, np.int32)
-        tokens_NL[:, 0:context:2], tokens_NL[:, 1:context:2] = keys_NW, values_NW
-        tokens_NL[:, context + 1 :] = asked_NQ
-        targets_NL = np.full_like(tokens_NL, IGNORED)
-        targets_NL[:, context + 1 :] = np.take_along_axis(last_NK, asked_NQ, axis=1)
-        is_content_NL = np.zeros(tokens_NL.shape, bool)
-        is_content_NL[:, 1:context:2] = True
-        return Examples(tokens_NL, targets_NL, is_content_NL)
-
-    def solve(self, tokens: list[int]) -> dict[int, int]:
-        context = tokens.index(SEPARATOR)
-        last_value_of = dict(zip(tokens[0:context:2], tokens[1:context:2]))
-        return {place: last_value_of[tokens[place]] for place in range(context + 1, len(tokens))}
+        for pair in range(pairs):
+            np.put_along_axis(last_NK, keys_NP[:, pair : pair + 1], values_NP[:, pair : pair + 1], axis=1)
+        return self.examples_of(keys_NP, values_NP, asked_NQ, np.take_along_axis(last_NK, asked_NQ, axis=1))
