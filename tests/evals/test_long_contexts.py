@@ -47,8 +47,8 @@ def words_of(text):
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
 def test_a_question_has_its_answers_in_its_prompt_and_another_number_another_question(kind):
-    items = Items(kind, 4096, SOURCE, words_of)
-    first, again, other = items.item(3), Items(kind, 4096, SOURCE, words_of).item(3), items.item(4)
+    items = Items(kind, 4096, SOURCE, str.split)
+    first, again, other = items.item(3), Items(kind, 4096, SOURCE, str.split).item(3), items.item(4)
 
     assert first == again and first.question.answers != other.question.answers
     assert all(answer in first.question.prompt for answer in first.question.answers)
@@ -59,7 +59,7 @@ def test_a_question_has_its_answers_in_its_prompt_and_another_number_another_que
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
 def test_a_prompt_is_as_long_as_fits(kind):
     for length in (700, 4500):
-        items = Items(kind, length, SOURCE, words_of)
+        items = Items(kind, length, SOURCE, str.split)
         found = items.item(0)
         assert found.tokens + kind.max_tokens <= length and found.tokens == words_of(found.question.prompt)
         most = kind.most(SOURCE)
@@ -69,7 +69,7 @@ def test_a_prompt_is_as_long_as_fits(kind):
 
 
 def test_depths_come_in_turn():
-    items = Items(KINDS["niah_single_2"], 2000, SOURCE, words_of, depths=5)
+    items = Items(KINDS["niah_single_2"], 2000, SOURCE, str.split, depths=5)
 
     found = [items.item(number).question.depth for number in range(6)]
 
@@ -79,9 +79,9 @@ def test_depths_come_in_turn():
 
 def test_what_does_not_fit_says_so():
     with pytest.raises(ConfigError, match="niah_single_1 does not fit 150 tokens: its shortest prompt has"):
-        Items(KINDS["niah_single_1"], 150, SOURCE, words_of)
+        Items(KINDS["niah_single_1"], 150, SOURCE, str.split)
     with pytest.raises(ConfigError, match="ruler_cwe needs a text of 11 different words or more; it has 2"):
-        Items(KINDS["ruler_cwe"], 4096, source_of_text("only two two"), words_of)
+        Items(KINDS["ruler_cwe"], 4096, source_of_text("only two two"), str.split)
 
 
 def test_python_comes_with_a_text(tmp_path):

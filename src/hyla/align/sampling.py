@@ -11,7 +11,8 @@ from hyla.align.config import AlignConfig
 from hyla.engine import Completion, Engine, Request, SamplingParams
 from hyla.engine.requests.collect import Collector
 from hyla.errors import HylaError, RequestError
-from hyla.rl.rollouts import FINISHED, seed_of
+from hyla.rl.places import seed_of
+from hyla.rl.rollouts import FINISHED
 from hyla.rl.samples import Sample
 
 DRAFTING = {"speculation": "lookup", "fixed_drafts": True, "max_draft_tokens": 4}

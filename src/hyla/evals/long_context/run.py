@@ -130,18 +130,16 @@ class LongContexts:
             KINDS[kind],
             length,
             self.source,
-            lambda text: len(self._encode(text)),
+            self._encode,
             self.request.seed,
             self.request.depths,
         )
         items = [made.item(number) for number in missing]
         params = SamplingParams(temperature=0.0, max_tokens=KINDS[kind].max_tokens)
-        requests = {
-            f"{kind} {length} {item.number}": (item, tuple(self._encode(item.question.prompt))) for item in items
-        }
-        resolved = [self.engine.resolve(Request(name, ids, params)) for name, (_, ids) in requests.items()]
-        for done in self.engine.finished(resolved):
-            lines = [answered(requests[one.request_id][0], one) for one in done]
+        by_name = {f"{kind} {length} {item.number}": item for item in items}
+        requests = [Request(name, tuple(item.prompt_ids), params) for name, item in by_name.items()]
+        for done in self.engine.finished([self.engine.resolve(request) for request in requests]):
+            lines = [answered(by_name[one.request_id], one) for one in done]
             self._keep(lines)
             yield from lines
 
