@@ -39,13 +39,13 @@ class LanguageFigures(Config):
     """Bits per byte of the validation text, by which rates are chosen. None: the run diverged."""
     test_bits: Bits | None
     """Bits per byte of the test text, by which arms are compared. None: the run diverged."""
-    bits_by_position: ByNumber = {}
+    bits_by_position: ByNumber = Field(default={})
     """By the first position of a bucket (it ends where the next begins), bits per byte of the bytes in it."""
-    tasks: dict[str, Share] = {}
+    tasks: dict[str, Share] = Field(default={})
     """By task, the share of right answers of its test split."""
     curve: tuple[tuple[int, int, float | None], ...] = ()
     """(step, tokens, training loss in nats per token); a loss that is None was not finite."""
-    layers_inside: dict[str, tuple[float, ...]] = {}
+    layers_inside: dict[str, tuple[float, ...]] = Field(default={})
     """By figure (sink_mass, largest_activation), one number for each layer."""
     seconds: Seconds
     """Of training."""
@@ -53,7 +53,7 @@ class LanguageFigures(Config):
     """Of validation, test and tasks."""
     machine: str
     """What computed it."""
-    cache_bytes: dict[str, Annotated[int, Field(ge=0)]] = {}
+    cache_bytes: dict[str, Annotated[int, Field(ge=0)]] = Field(default={})
     """By the tokens of a context, the bytes that decoding keeps of it, by the cost model."""
 
 
@@ -83,7 +83,7 @@ class RunKey(Config):
     """A label."""
     layers: Annotated[tuple[str, ...], Field(min_length=1)]
     """The mixer of each layer."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = Field(default={})
     """Fields of the model that differ from the study's, by name."""
     size: dict[str, int]
     """hidden_dim, num_layers and more."""
