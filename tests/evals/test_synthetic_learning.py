@@ -10,9 +10,10 @@ from click.testing import CliRunner
 from hyla.cli.app import app
 from hyla.errors import ConfigError
 from hyla.evals.synthetic import Copy, Overwrite
-from hyla.evals.synthetic.learning import Result, Score, accuracy, heldout_passes, learn, packed
+from hyla.evals.synthetic.learning import accuracy, heldout_passes, learn, packed
 from hyla.evals.synthetic.plan import Plan
 from hyla.evals.synthetic.report import rows
+from hyla.evals.synthetic.results import Result, Score
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.loop import Trainer

@@ -7,9 +7,10 @@ from pathlib import Path
 from rich.table import Table
 
 from hyla.cli.console import console
-from hyla.evals.synthetic.learning import Result, Score, learn, read_result
+from hyla.evals.synthetic.learning import learn
 from hyla.evals.synthetic.plan import Plan, Run
 from hyla.evals.synthetic.report import cells, markdown, rows, titles
+from hyla.evals.synthetic.results import Result, Score, read_result
 from hyla.ops.host_memory import keep_freed_memory
 from hyla.train.files import writing
 from hyla.whole_files import write_whole

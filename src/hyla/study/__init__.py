@@ -1,2 +1,1 @@
-"""Which mixer, in which ratio, at which budget: runs of arms that differ in one thing, and what they show. No PyTorch
-is loaded by reading results and by reporting them."""
+"""Studies: which mixer, which ratio, at which budget."""
