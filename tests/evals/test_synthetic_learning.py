@@ -148,6 +148,9 @@ sizes = { hidden_dim = 16, num_heads = 1, head_dim = 16, mlp_dim = 32 }
 
     assert done.exit_code == 0 and "step 4" in done.output
     assert "| copy | 8 | hybrid | 0.01 |" in (out / "report.md").read_text()
+    assert "![best scores by length](peaks.png)" in (out / "report.md").read_text()
+    for name in ("peaks.png", "curves.png"):
+        assert (out / name).read_bytes()[:4] == b"\x89PNG" and name in done.output
     (kept,) = out.glob("copy-8-*.json")
     assert set(json.loads(kept.read_text())["by_length"]) == {"16"}
     assert "finished" in verb(file, "--out", out, "--dry-run").output

@@ -47,4 +47,6 @@ def read_result(file: Path) -> Result:
         curve = [Score(**score) for score in found["curve"]]
         return Result(curve, found["by_length"], found["parameters"], found["seconds"])
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is no result of a synthetic task: {error}; move it away to run it again") from None
+        raise CheckpointError(
+            f"{file} is no result of a synthetic task: {error}; move it away to run it again"
+        ) from None
