@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from math import log
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, field_validator
 
@@ -17,17 +18,19 @@ Text = Annotated[str, Field(min_length=1)]
 class Published(Config):
     """A published result beside which ours is put."""
 
-    text: Text
-    """What was found, in a sentence."""
     source: Text
-    """Where it stands: a report and its table or section."""
-    measure: Text = "loss"
-    """What the numbers of `rows` are."""
-    rows: tuple[tuple[str, float], ...] = ()
-    """(arm, number), arms by the study's names."""
+    """Paper, section, table."""
+    metric: Text
+    """What its numbers are."""
+    values: dict[str, float] = Field(default={})
+    """By arm of this study."""
+    better: Literal["lower", "higher"] = "lower"
+    """Which of two values is the better one. Arms are put into pairs by it, and ours beside them."""
+    text: str = ""
+    """What was found, in a sentence."""
     order: tuple[str, ...] = ()
-    """Claims that this study can agree or disagree with: "kda >= gated_delta" (not worse), "kda > mamba2" (better), and
-    of one task, "palindrome: kda > mamba2"."""
+    """Claims without numbers: "kda >= gated_delta" (not worse), "kda > mamba2" (better); of one task alone,
+    "palindrome: kda > mamba2"."""
 
     @field_validator("order")
     @classmethod
@@ -68,14 +71,39 @@ def read_claim(text: str) -> Claim:
     return Claim(text, better, worse, sign == ">", task.strip() or None)
 
 
+class RateSearch(Protocol):
+    """What an arm's learning rates gave at one budget."""
+
+    @property
+    def arm(self) -> str: ...
+
+    @property
+    def budget(self) -> float:
+        """FLOPs."""
+        ...
+
+    @property
+    def bits(self) -> Mapping[float, float | None]:
+        """By rate, bits per byte of the validation text; None: the run diverged."""
+        ...
+
+    @property
+    def best(self) -> float: ...
+
+    @property
+    def is_at_edge(self) -> bool:
+        """Whether the best one is the lowest or highest of those that were tried."""
+        ...
+
+
 @dataclass(frozen=True)
 class About:
     """A study as its report sees it.
 
     arms: names in their order. reference: the arm that all others are compared with. budgets: FLOPs, rising. seeds: of
-    the runs that count. rates: the grid. chosen: the rate of an arm at a budget where the study says it; elsewhere the
-    one with the lowest validation bits over the seeds that all rates have. is_ablation: every arm is the reference with
-    one change.
+    the runs that count. sizes: how many there are at a budget (default: one). tuned: rates that were tried; an arm's
+    place stands on the search whose budget is nearest. notes: what a reader has to know of the setting. learnt_at: mean
+    share of right answers above which a task counts as learnt. is_ablation: arms are the reference with one change.
     """
 
     name: str
@@ -84,8 +112,10 @@ class About:
     reference: str
     budgets: tuple[float, ...]
     seeds: tuple[int, ...]
-    rates: tuple[float, ...]
-    chosen: Mapping[tuple[str, float], float] = field(default_factory=dict)
+    sizes: Mapping[float, int] = field(default_factory=dict)
+    tuned: tuple[RateSearch, ...] = ()
+    notes: str = ""
+    learnt_at: float = 0.9
     published: tuple[Published, ...] = ()
     is_ablation: bool = False
 
@@ -101,3 +131,8 @@ class About:
                 raise ConfigError(
                     f"published ({published.source}) names {unknown[0]!r}, and the arms are {', '.join(self.arms)}"
                 )
+
+    def search(self, arm: str, budget: float) -> RateSearch | None:
+        """What an arm's rate at a budget stands on; None: it was not tuned."""
+        its = [search for search in self.tuned if search.arm == arm]
+        return min(its, key=lambda search: abs(log(search.budget / budget)), default=None)

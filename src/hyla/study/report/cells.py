@@ -16,17 +16,17 @@ FLOPS_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Cell:
-    """An arm at a budget: the runs of the size and rate that were chosen, and of all seeds that are there.
+    """An arm at a budget: the runs of the size (and rate, were there several) with the fewest validation bits, of all
+    seeds that are there.
 
-    rates: with their validation bits, mean over the seeds that all of them have; inf where a run diverged. marks: what
-    makes its number less than it seems, in words; empty if nothing does.
+    is_at_edge: its rate stands on a search that ended at its lowest or highest rate. is_complete: runs of all sizes and
+    seeds are there. is_matched: its FLOPs are the reference's (of the reference: the budget's) within 1%.
     """
 
     arm: str
     budget: float
     size: str
     rate: float
-    rates: dict[float, float]
     runs: tuple[LanguageResult, ...]
     is_at_edge: bool
     is_complete: bool
@@ -61,45 +61,41 @@ class Cell:
 
 
 def cells(about: About, results: Sequence[LanguageResult]) -> dict[tuple[str, float], Cell]:
-    """By arm and budget, for all of which there is a run. Runs of other arms and budgets are no part of the study."""
-    found = {}
-    for arm in about.arms:
-        for budget in about.budgets:
-            its_runs = [result for result in results if (result.run.arm, result.run.budget) == (arm, budget)]
+    """By arm and budget, for all of which there is a run with one of the study's seeds."""
+    counted = [result for result in results if result.run.seed in about.seeds]
+    found: dict[tuple[str, float], Cell] = {}
+    arms = [about.reference, *(arm for arm in about.arms if arm != about.reference)]
+    for budget in about.budgets:
+        wanted = budget
+        for arm in arms:
+            its_runs = [result for result in counted if (result.run.arm, result.run.budget) == (arm, budget)]
             if its_runs:
-                found[arm, budget] = _cell(about, arm, budget, its_runs)
-    return found
+                found[arm, budget] = _cell(about, arm, budget, wanted, its_runs)
+                wanted = found[arm, budget].flops if arm == about.reference else wanted
+    return {
+        (arm, budget): found[arm, budget] for arm in about.arms for budget in about.budgets if (arm, budget) in found
+    }
 
 
-def _cell(about: About, arm: str, budget: float, its_runs: Sequence[LanguageResult]) -> Cell:
-    by_setting: dict[tuple[str, float], dict[int, LanguageResult]] = {}
+def _cell(about: About, arm: str, budget: float, flops: float, its_runs: Sequence[LanguageResult]) -> Cell:
+    by_setting: dict[tuple[str, float], list[LanguageResult]] = {}
     for result in its_runs:
-        by_setting.setdefault((result.run.size_name, result.run.rate), {})[result.run.seed] = result
-    losses = _losses(by_setting)
-    allowed = about.chosen.get((arm, budget))
-    size, rate = min((setting for setting in losses if allowed in (None, setting[1])), key=lambda s: (losses[s], s))
-    runs = tuple(run for seed, run in sorted(by_setting[size, rate].items()) if seed in about.seeds)
+        by_setting.setdefault((result.run.size_name, result.run.rate), []).append(result)
+    # A setting with more seeds goes before one with fewer: a half-finished one is not chosen by one lucky seed.
+    size, rate = min(by_setting, key=lambda s: (-len(by_setting[s]), mean(map(_validation, by_setting[s])), s))
+    runs = tuple(sorted(by_setting[size, rate], key=lambda result: result.run.seed))
+    search = about.search(arm, budget)
     return Cell(
         arm=arm,
         budget=budget,
         size=size,
         rate=rate,
-        rates={a_rate: loss for (a_size, a_rate), loss in sorted(losses.items()) if a_size == size},
         runs=runs,
-        is_at_edge=len(about.rates) > 1 and rate in (min(about.rates), max(about.rates)),
-        is_complete={run.run.seed for run in runs} >= set(about.seeds),
-        is_matched=all(abs(run.figures.flops / budget - 1) <= FLOPS_TOLERANCE for run in runs),
+        is_at_edge=search is not None and search.is_at_edge,
+        is_complete=len(its_runs) >= len(about.seeds) * about.sizes.get(budget, 1),
+        is_matched=all(abs(run.figures.flops / flops - 1) <= FLOPS_TOLERANCE for run in runs),
         has_diverged=any(run.figures.test_bits is None for run in runs),
     )
-
-
-def _losses(by_setting: dict[tuple[str, float], dict[int, LanguageResult]]) -> dict[tuple[str, float], float]:
-    """Validation bits of each size and rate, over seeds that all have (else over what each has)."""
-    shared = set.intersection(*(set(by_seed) for by_seed in by_setting.values()))
-    return {
-        setting: mean(_validation(run) for seed, run in by_seed.items() if seed in shared or not shared)
-        for setting, by_seed in by_setting.items()
-    }
 
 
 def _validation(run: LanguageResult) -> float:
