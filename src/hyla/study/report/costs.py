@@ -33,7 +33,7 @@ def arm_costs(
 ) -> dict[str, ArmCost]:
     """By arm. Bytes and time are those of its measured decoding; without one, bytes are its largest trained model's.
 
-    Time is shown at the longest context that all arms have, bytes at the same, else at `CONTEXT`, else at their longest.
+    Time is shown at the longest context that all arms have; bytes at the same one, at `CONTEXT`, or at their longest.
     """
     bytes_by_arm: dict[str, tuple[str, dict[str, int]]] = {}
     ms_by_arm: dict[str, dict[str, float]] = {}

@@ -14,6 +14,8 @@ from hyla.study.report.tasks import TaskScores, task_scores
 from hyla.study.results import AnyResult, DecodeResult, LanguageResult
 from hyla.study.statistics import (
     Comparison,
+    Crossing,
+    Efficiency,
     Law,
     LawKind,
     NextRuns,
@@ -21,6 +23,8 @@ from hyla.study.statistics import (
     Point,
     Recommendation,
     compare_all,
+    crossing,
+    efficiency,
     fit_laws,
     next_runs,
     recommend,
@@ -28,6 +32,16 @@ from hyla.study.statistics import (
 
 MEASURE = "bits per byte"
 KINDS: tuple[LawKind, ...] = ("plain", "offset")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """An arm's law beside the reference's."""
+
+    arm: str
+    kind: LawKind
+    efficiency: Efficiency | NotFitted
+    crossing: Crossing | NotFitted
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,21 @@ class Findings:
     def laws(self) -> dict[LawKind, dict[str, Law | NotFitted]]:
         """By kind of law and arm."""
         return {kind: fit_laws(self.points, kind) for kind in KINDS}
+
+    @cached_property
+    def beside(self) -> list[Beside]:
+        """Laws of each arm and the reference, kind by kind, where both are fitted."""
+        found = []
+        reference = self.about.reference
+        for kind, by_arm in self.laws.items():
+            for arm, law in by_arm.items():
+                if arm != reference and isinstance(law, Law) and isinstance(by_arm.get(reference), Law):
+                    both = (
+                        efficiency(self.points, arm, reference, None, kind),
+                        crossing(self.points, arm, reference, kind),
+                    )
+                    found.append(Beside(arm, kind, *both))
+        return found
 
     @cached_property
     def tasks(self) -> tuple[TaskScores, ...]:
