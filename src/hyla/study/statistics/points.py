@@ -47,13 +47,17 @@ class Interval:
         return isfinite(self.low) and isfinite(self.high)
 
 
-def by_arm(points: Iterable[Point]) -> dict[str, dict[float, dict[int, Point]]]:
+Arms = dict[str, dict[float, dict[int, Point]]]
+"""Points by arm, budget and seed."""
+
+
+def by_arm(points: Iterable[Point]) -> Arms:
     """Points by arm (in the order of their first point), budget (ascending) and seed (ascending).
 
     Raises ConfigError for two points of one arm, budget and seed, for a budget or FLOPs that are not above zero and for
     a loss that is not finite.
     """
-    found: dict[str, dict[float, dict[int, Point]]] = {}
+    found: Arms = {}
     for point in points:
         for name, value in (("budget", point.budget), ("flops", point.flops)):
             if value is not None and not (isfinite(value) and value > 0):
