@@ -20,7 +20,7 @@ def describe() -> None:
 @evals.command()
 def synthetic(
     plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="Tasks, arms, rates and seeds (docs/evals.md).")],
-    out: Annotated[Path, typer.Option(help="Folder of the results: a file for each run, report.md.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results: a file for each run, report.md, plots.")],
     settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which runs there are and which are done.")] = False,
 ) -> None:

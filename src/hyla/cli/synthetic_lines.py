@@ -7,9 +7,11 @@ from pathlib import Path
 from rich.table import Table
 
 from hyla.cli.console import console
-from hyla.evals.synthetic.learning import Result, Score, learn, read_result
+from hyla.evals.synthetic.learning import learn
 from hyla.evals.synthetic.plan import Plan, Run
+from hyla.evals.synthetic.plots import draw
 from hyla.evals.synthetic.report import cells, markdown, rows, titles
+from hyla.evals.synthetic.results import Result, Score, read_result
 from hyla.ops.host_memory import keep_freed_memory
 from hyla.train.files import writing
 from hyla.whole_files import write_whole
@@ -23,7 +25,7 @@ def show(plan: Plan, folder: Path) -> None:
 
 
 def learn_all(plan: Plan, folder: Path) -> None:
-    """One run after the other, then the table, and report.md."""
+    """One run after the other, then the table, report.md and its plots."""
     keep_freed_memory()
     runs = plan.runs()
     results: dict[str, Result] = {}
@@ -41,8 +43,10 @@ def learn_all(plan: Plan, folder: Path) -> None:
         table.add_row(*cells(row))
     console.print(table)
     with writing(folder / "report.md"):
+        pictures = draw(found, folder)
         write_whole(folder / "report.md", markdown(plan, found))
-    console.print(f"wrote {folder / 'report.md'}", soft_wrap=True)
+    names = ", ".join(file.name for file in pictures)
+    console.print(f"wrote {folder / 'report.md'}" + (f" and {names}" if names else ""), soft_wrap=True)
 
 
 def told(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""What is learnt from scratch, by which mixers, at which rates: one run for each."""
+"""What is learnt from scratch, by which mixers, at which rates: one run for each. No PyTorch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pydantic import Field, model_validator
 from hyla.errors import ConfigError
 from hyla.evals.synthetic import AnyTask
 from hyla.models.config import Config, Count, ModelConfig
-from hyla.models.formats.registry import family_of
 from hyla.train.config import Rate, TrainConfig
-from hyla.train.model_source import StackRecipe
 
 VERSION = 1
 """Part of every run's key: results of another version are no results of this plan."""
@@ -151,6 +149,9 @@ class Run(Config):
 
     def model_config_made(self) -> ModelConfig:
         """The model: in each layer a mixer and an MLP."""
+        from hyla.models.formats.registry import family_of
+        from hyla.train.model_source import StackRecipe  # loads PyTorch, which a report has no need of
+
         modules = {name: self.sizes.mixer(name) for name in self.layers}
         modules["mlp"] = {"kind": "mlp", "intermediate_dim": self.sizes.mlp_dim}
         stack = StackRecipe(

@@ -1,0 +1,41 @@
+"""The question, and what the study recommends."""
+
+from __future__ import annotations
+
+from hyla.study.report.findings import Findings
+from hyla.study.report.formats import flops, named
+
+
+def question(found: Findings) -> str:
+    return f"# {found.about.name}\n\n{found.about.question.strip()}"
+
+
+def recommendation(found: Findings) -> str:
+    """In words; which run would decide it next where it is inside the noise."""
+    parts = ["## Recommendation"]
+    told = found.recommendation
+    if told is None:
+        left = [f"{arm} ({why})" for arm, why in found.left_out.items()]
+        parts.append(f"None: fewer than two arms can be compared. Left out: {named(left)}.")
+        return "\n\n".join(parts)
+    noise = "**Inside the noise.** " if told.is_inside_the_noise else ""
+    parts.append(noise + told.words)
+    if found.next_runs is not None and told.is_inside_the_noise:
+        parts.append(f"What would decide it next: {found.next_runs.words}")
+    if gaps := _gaps(found):
+        parts.append(gaps)
+    return "\n\n".join(parts)
+
+
+def _gaps(found: Findings) -> str:
+    """Places that a recommendation does not stand on."""
+    marked = [f"{cell.arm} at {flops(cell.budget)}" for cell in found.cells.values() if not cell.is_valid]
+    absent = [
+        f"{arm} at {flops(budget)}"
+        for arm in found.about.arms
+        for budget in found.about.budgets
+        if (arm, budget) not in found.cells
+    ]
+    if not marked + absent:
+        return ""
+    return f"It does not stand on {named(marked + absent)}, marked or missing below."

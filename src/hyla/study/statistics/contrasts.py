@@ -1,0 +1,55 @@
+"""A weighted sum of means over seeds, one mean for each budget, with its standard error and degrees of freedom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
+
+import numpy as np
+
+from hyla.study.statistics.distributions import t_quantile, t_tails
+from hyla.study.statistics.points import Interval
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """estimate: the sum. error: its standard error. df: degrees of freedom. pairs: how many values it is made of."""
+
+    estimate: float
+    error: float
+    df: float
+    pairs: int
+
+    @property
+    def p(self) -> float:
+        """Two-sided p of "the true sum is zero": Student's t; where no value differs from its budget's mean, the sign
+        test's smallest, 2^(1 - pairs)."""
+        if self.error > 0:
+            return t_tails(self.estimate / self.error, self.df)
+        return 2.0 ** (1 - self.pairs) if self.estimate else 1.0
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """The sum with its interval; it leaves out zero exactly where p is below 1 - level."""
+        if self.error > 0:
+            reach = self.error * t_quantile(level, self.df)
+        else:
+            reach = inf if self.estimate and self.p >= 1 - level else 0.0
+        return Interval(self.estimate, self.estimate - reach, self.estimate + reach, level)
+
+
+def contrast(values: Sequence[np.ndarray], weights: np.ndarray) -> Contrast:
+    """sum_b weights[b] * mean(values[b]); values[b]: float64 [seeds of budget b], two or more each.
+
+    Variances of budgets are estimated each from its own seeds, and need not be equal. Degrees of freedom are Welch's
+    and Satterthwaite's with the correction for small samples: with w_b = weights_b^2 s_b^2 / n_b and nu_b = n_b - 1,
+    (sum w)^2 / sum(w^2 / (nu + 2)) - 2, which has no bias to first order (E s^4 = sigma^4 (nu + 2) / nu); it is kept
+    between the smallest nu and their sum.
+    """
+    counts = np.array([len(v) for v in values])
+    parts = weights**2 * np.array([v.var(ddof=1) for v in values]) / counts
+    free = counts - 1
+    total = float(parts.sum())
+    df = total**2 / float((parts**2 / (free + 2)).sum()) - 2 if total else float(free.sum())
+    estimate = float(weights @ np.array([v.mean() for v in values]))
+    return Contrast(estimate, sqrt(total), float(np.clip(df, free.min(), free.sum())), int(counts.sum()))
