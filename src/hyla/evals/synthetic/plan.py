@@ -52,7 +52,8 @@ class Plan(Config):
     """Every task is learnt by every arm, with every rate and seed. Nothing of a result depends on the other runs."""
 
     tasks: Annotated[tuple[AnyTask, ...], Field(min_length=1)]
-    """Tables with a `kind` (mqar, recall, overwrite, copy, palindrome, stack, variables), a length, and more."""
+    """Tables with a `kind` (mqar, recall, overwrite, copy, palindrome, stack, variables, needle, turns), a length, and
+    more."""
     arms: Annotated[dict[str, Annotated[tuple[MixerName, ...], Field(min_length=1)]], Field(min_length=1)]
     """By a name of yours, the mixer of each layer."""
     sizes: Sizes = Sizes()
