@@ -25,7 +25,7 @@ from hyla.models.trunk import Model
 from hyla.ops.exact.logprobs import of_tokens
 from hyla.study.arms import model_config_of, modules_of
 from hyla.study.machine import machine
-from hyla.study.mixture import StudySource, moved
+from hyla.study.mixture import StudySource, first_ids, moved
 from hyla.study.results import LanguageFigures
 from hyla.study.sizes import Size
 from hyla.study.text import TEXT_IDS, Text, read_text
@@ -94,7 +94,7 @@ class LanguageRun(Config):
 
     @property
     def vocab_size(self) -> int:
-        return TEXT_IDS + max((task.vocab_size for task in self.tasks.values()), default=0)
+        return TEXT_IDS + sum(task.vocab_size for task in self.tasks.values())
 
     @cached_property
     def model_config_made(self) -> ModelConfig:
@@ -231,7 +231,8 @@ def _scored(run: LanguageRun, model: Model, text: Text) -> dict[str, Any]:
     started = time.perf_counter()
     validation_bits, _ = bits(model, text.validation, run.length, run.test_tokens)
     test_bits, by_position = bits(model, text.test, run.length, run.test_tokens)
-    tasks = {name: task_accuracy(model, task, run.test_examples) for name, task in run.tasks.items()}
+    first = first_ids(run.tasks)
+    tasks = {name: task_accuracy(model, task, first[name], run.test_examples) for name, task in run.tasks.items()}
     return {
         "validation_bits": validation_bits,
         "test_bits": test_bits,
@@ -242,9 +243,9 @@ def _scored(run: LanguageRun, model: Model, text: Text) -> dict[str, Any]:
     }
 
 
-def task_accuracy(model: Model, task: SyntheticTask, examples: int) -> float:
-    """Share of right answers of a task's test split, with ids behind those of text."""
-    return accuracy(model, [moved(rows) for rows in heldout_passes(task, examples)])[0]
+def task_accuracy(model: Model, task: SyntheticTask, first_id: int, examples: int) -> float:
+    """Share of right answers of a task's test split, whose ids begin at `first_id`."""
+    return accuracy(model, [moved(rows, first_id) for rows in heldout_passes(task, examples)])[0]
 
 
 def scored_pieces(store: TokenStore, length: int, most_tokens: int) -> list[tuple[int, int]]:

@@ -13,10 +13,18 @@ from hyla.evals.synthetic.learning import packed
 from hyla.study.text import TEXT_IDS
 
 
-def moved(rows: PackedRows) -> PackedRows:
-    """A task's rows with ids behind those of text."""
-    assert rows.is_learnt_T is not None
-    return PackedRows(rows.tokens_T + TEXT_IDS, rows.targets_T + TEXT_IDS, rows.lengths, rows.is_learnt_T)
+def first_ids(tasks: Mapping[str, SyntheticTask]) -> dict[str, int]:
+    """By task, what its ids are moved up by: behind those of text and of the tasks before it."""
+    found, first = {}, TEXT_IDS
+    for name, task in tasks.items():
+        found[name] = first
+        first += task.vocab_size
+    return found
+
+
+def moved(rows: PackedRows, by: int) -> PackedRows:
+    """A task's rows with other ids."""
+    return PackedRows(rows.tokens_T + by, rows.targets_T + by, rows.lengths, rows.is_learnt_T)
 
 
 def joined(parts: list[PackedRows]) -> PackedRows:
@@ -48,6 +56,7 @@ class StudySource:
         seed: int,
     ):
         self.tasks, self.task_examples, self.seed = tasks, task_examples, seed
+        self._first_ids = first_ids(tasks)
         self.sizes = BatchSizes(tokens)
         of_tasks = sum(task.length * task_examples[name] for name, task in tasks.items())
         self._text = Packer(text, BatchSizes(tokens - of_tasks), max_document_tokens=length, seed=seed)
@@ -57,5 +66,6 @@ class StudySource:
         parts = [self._text.step(step)]
         for name, task in self.tasks.items():
             count = self.task_examples[name]
-            parts.append(moved(packed(task, "train", self.seed, step * count, count)))
+            rows = packed(task, "train", self.seed, step * count, count)
+            parts.append(moved(rows, self._first_ids[name]))
         return joined(parts)
