@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +12,11 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
+from hyla.cost.parameters import count_parameters
 from hyla.cost.training import train_flops_per_token
 from hyla.data.packing import TokenStore
 from hyla.data.epochs import permutation
-from hyla.errors import ConfigError
+from hyla.errors import ConfigError, DivergedError
 from hyla.evals.synthetic import AnyTask, SyntheticTask
 from hyla.evals.synthetic.learning import accuracy, heldout_passes
 from hyla.models.config import Config, Count, ModelConfig
@@ -24,6 +24,7 @@ from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.ops.exact.logprobs import of_tokens
 from hyla.study.arms import model_config_of, modules_of
+from hyla.study.execution.progress import Progress, Stopped
 from hyla.study.machine import machine
 from hyla.study.mixture import StudySource, first_ids, moved
 from hyla.study.results import LanguageFigures
@@ -103,6 +104,16 @@ class LanguageRun(Config):
         return model_config_of(self.size, self.layers, modules, self.vocab_size, MAX_LEN)
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        return max([self.length, *(task.length for task in self.tasks.values())])
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the model."""
+        return count_parameters(self.model_config_made).total
+
+    @property
     def task_examples(self) -> dict[str, int]:
         """Examples of a step: each task has an equal part of the tasks' rows."""
         each = self.batch_tokens * self.task_share / max(1, len(self.tasks))
@@ -162,30 +173,39 @@ class LanguageRun(Config):
         )
 
 
-def execute(run: LanguageRun, work: Path, on_step: Callable[[StepMetrics], None] = lambda line: None) -> dict[str, Any]:
-    """Train and score; goes on where a killed one was, if `work` is its folder.
+def execute(run: LanguageRun, work: Path) -> dict[str, Any]:
+    """Train and score; goes on where a killed one was, if `work` is its folder (`study.execution`).
 
     Returns the result as it is written: `run` and the fields of `LanguageFigures`. Raises ConfigError where the text is
-    another one than the key's.
+    another one than the key's, and Stopped where it was asked to stop.
     """
-    text = read_text(None if run.text is None else Path(run.text))
+    work.mkdir(parents=True, exist_ok=True)
+    text = text_of(run)
     if text.digest != run.data:
         raise ConfigError(f"the text has changed: its digest is {text.digest}, and this run wants {run.data}")
-    model = initialize(Model(run.model_config_made), run.seed)
-    source = StudySource(
-        text.train, run.tasks, run.task_examples, tokens=run.batch_tokens, length=run.length, seed=run.seed
-    )
-    trainer = Trainer(model, source, run.train_config(), work)
+    trainer = trainer_of(run, work)
     trainer.resume()
+    progress = Progress(work)
     try:
-        trainer.run(on_step)
-    except ConfigError as error:  # numbers that are not finite: a result, of a rate that is too high
-        return _result(run, trainer, _diverged(str(error)))
+        trainer.run(lambda line: progress.tell(line.step, run.steps, line.tokens), progress.is_stopped)
+    except DivergedError:  # a result, too: of a rate that is too high
+        return _result(run, trainer, {"validation_bits": None, "test_bits": None})
+    if trainer.finished_steps < run.steps:
+        raise Stopped
     return _result(run, trainer, _scored(run, trainer.model, text))
 
 
-def _diverged(why: str) -> dict[str, Any]:
-    return {"validation_bits": None, "test_bits": None}
+def text_of(run: LanguageRun) -> Text:
+    """What it reads."""
+    return read_text(None if run.text is None else Path(run.text))
+
+
+def trainer_of(run: LanguageRun, work: Path) -> Trainer:
+    """Of a run that begins."""
+    source = StudySource(
+        text_of(run).train, run.tasks, run.task_examples, tokens=run.batch_tokens, length=run.length, seed=run.seed
+    )
+    return Trainer(initialize(Model(run.model_config_made), run.seed), source, run.train_config(), work)
 
 
 def _result(run: LanguageRun, trainer: Trainer, scores: dict[str, Any]) -> dict[str, Any]:

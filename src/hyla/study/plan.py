@@ -9,10 +9,11 @@ from pydantic import Field, model_validator
 
 from hyla.errors import ConfigError
 from hyla.evals.synthetic import AnyTask
-from hyla.evals.synthetic.plan import Plan
+from hyla.evals.synthetic.plan import Plan, Run
 from hyla.models.config import Config, Count
 from hyla.study.arms import Arm, ArmPlan, Grid, arms_of
 from hyla.study.language import LanguageRun
+from hyla.study.report.about import Published
 from hyla.study.sizes import AnySize, Size
 from hyla.train.config import Rate
 
@@ -53,17 +54,6 @@ class Tuning(Config):
     def factor(self) -> float:
         """Between neighbouring rates."""
         return (self.rates[-1] / self.rates[0]) ** (1 / (len(self.rates) - 1))
-
-
-class Published(Config):
-    """What a paper found, to stand beside ours."""
-
-    source: str
-    """Paper, section, table."""
-    metric: str
-    """What its numbers are, and whether more is better."""
-    values: dict[str, float]
-    """By arm of this study."""
 
 
 class LanguageStudy(Config):
@@ -134,6 +124,17 @@ class LanguageStudy(Config):
         return self
 
     @property
+    def is_ablation(self) -> bool:
+        """Whether every arm is like the reference but for one field."""
+        reference = next(arm for arm in self.all_arms if arm.name == self.reference)
+        others = [arm for arm in self.all_arms if arm != reference]
+        return all(
+            (arm.group, arm.placement) == (reference.group, reference.placement)
+            and len(arm.changes.items() - reference.changes.items()) == 1
+            for arm in others
+        )
+
+    @property
     def all_arms(self) -> tuple[Arm, ...]:
         return arms_of(self.grid, self.arms)
 
@@ -183,6 +184,10 @@ class SyntheticStudy(Config):
         if self.must_learn is not None and self.must_learn not in self.plan.arms:
             raise ValueError(f"must_learn = {self.must_learn!r} is none of the arms: {', '.join(self.plan.arms)}")
         return self
+
+    def runs(self) -> list[Run]:
+        """All runs, seed by seed: what is stopped in between has whole seeds."""
+        return sorted(self.plan.runs(), key=lambda run: run.seed)
 
 
 class AnyStudy(Config):
