@@ -124,9 +124,7 @@ class About:
             raise ConfigError(f"the reference is {self.reference!r}, and the arms are {', '.join(self.arms)}")
         for published in self.published:
             claims = [read_claim(text) for text in published.order]
-            named = {arm for claim in claims for arm in (claim.better, claim.worse)} | {
-                arm for arm, _ in published.rows
-            }
+            named = {arm for claim in claims for arm in (claim.better, claim.worse)} | set(published.values)
             if unknown := sorted(named - set(self.arms)):
                 raise ConfigError(
                     f"published ({published.source}) names {unknown[0]!r}, and the arms are {', '.join(self.arms)}"

@@ -148,8 +148,22 @@ class Findings:
         most = max(counts.values(), default=0)
         return max((budget for budget, count in counts.items() if count == most), default=None) if most else None
 
+    @cached_property
+    def top_cells(self) -> dict[str, Cell]:
+        """By arm, its place at `top_budget`."""
+        budget = self.top_budget
+        if budget is None:
+            return {}
+        return {arm: self.cells[arm, budget] for arm in self.about.arms if (arm, budget) in self.cells}
 
-def findings(about: About, results: Sequence[AnyResult]) -> Findings:
+    def arm_name(self, arm: str) -> str:
+        """An arm in a table of `top_budget`, with what marks its place there."""
+        cell = self.top_cells.get(arm)
+        marks = [mark.partition(":")[0] for mark in cell.marks] if cell is not None else []
+        return f"{arm} ({', '.join(marks)})" if marks else arm
+
+
+def findings_of(about: About, results: Sequence[AnyResult]) -> Findings:
     """Raises ConfigError for runs of two data sets or two results of one run."""
     language = tuple(result for result in results if isinstance(result, LanguageResult))
     decode = tuple(result for result in results if isinstance(result, DecodeResult))

@@ -29,13 +29,12 @@ def recommendation(found: Findings) -> str:
 
 def _gaps(found: Findings) -> str:
     """Places that a recommendation does not stand on."""
-    marked = [f"{cell.arm} at {flops(cell.budget)}" for cell in found.cells.values() if not cell.is_valid]
-    absent = [
-        f"{arm} at {flops(budget)}"
-        for arm in found.about.arms
-        for budget in found.about.budgets
-        if (arm, budget) not in found.cells
-    ]
-    if not marked + absent:
-        return ""
-    return f"It does not stand on {named(marked + absent)}, marked or missing below."
+    told = []
+    for arm in found.about.arms:
+        cells = {budget: found.cells.get((arm, budget)) for budget in found.about.budgets}
+        bad = [budget for budget, cell in cells.items() if cell is None or not cell.is_valid]
+        if len(bad) == len(cells):
+            told.append(arm)
+        elif bad:
+            told.append(f"{arm} at {named(flops(budget) for budget in bad)}")
+    return f"It does not stand on {'; '.join(told)}: marked or missing below." if told else ""
