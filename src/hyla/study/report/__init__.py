@@ -7,11 +7,25 @@ from pathlib import Path
 
 from hyla.study.report.about import About, Claim, Published, RateSearch, read_claim
 from hyla.study.report.findings import Findings, findings_of
+from hyla.study.report.learnt import AboutSynthetic, Learnt
+from hyla.study.report.synthetic import write_synthetic_report
 from hyla.study.results import AnyResult
 from hyla.train.files import writing
 from hyla.whole_files import write_whole
 
-__all__ = ["About", "Claim", "Findings", "Published", "RateSearch", "findings_of", "read_claim", "write_report"]
+__all__ = [
+    "About",
+    "AboutSynthetic",
+    "Claim",
+    "Findings",
+    "Learnt",
+    "Published",
+    "RateSearch",
+    "findings_of",
+    "read_claim",
+    "write_report",
+    "write_synthetic_report",
+]
 
 
 def write_report(folder: Path, about: About, results: Sequence[AnyResult]) -> Findings:
