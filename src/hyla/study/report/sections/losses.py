@@ -89,7 +89,7 @@ def _power(compared: list[Comparison]) -> str:
     noise = max(noises)
     seeds = min(min(one.pairs.values(), default=0) for one in compared)
     budgets = min(len(one.pairs) for one in compared)
-    if seeds < 2 and budgets < 2:
+    if seeds < 2 or noise <= 0:
         return ""
     least = smallest_difference(noise, seeds, budgets, len(compared), POWER)
     return (
