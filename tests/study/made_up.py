@@ -1,6 +1,11 @@
 """Ledgers that nobody computed: result files with the figures that a test wants."""
 
 import json
+import random
+from dataclasses import dataclass
+
+from hyla.study.report import About
+from hyla.study.results import read_results
 
 SIZE = {"hidden_dim": 48, "num_layers": 4, "num_heads": 3, "head_dim": 16, "mlp_dim": 128}
 LAYERS = {
@@ -62,9 +67,61 @@ def decode_file(arm="3:1", *, ms=2.0, cache=1_000_000, changes=None):
     }
 
 
-def write(folder, name, found):
-    """A result file, whatever it holds."""
+def write(folder, name, found, **run):
+    """A result file, whatever it holds; run: fields of its key that differ."""
+    if run:
+        found = {**found, "run": {**found["run"], **run}}
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.json"
     file.write_text(found if isinstance(found, str) else json.dumps(found))
     return file
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Rates that were tried for an arm."""
+
+    arm: str
+    budget: float
+    bits: dict
+    best: float
+    is_at_edge: bool = False
+
+
+BUDGETS = (2e11, 6e11, 2e12, 6e12, 2e13)
+SEEDS = (0, 1, 2)
+
+
+def law(budget):
+    return 0.9 + 1.6 * (budget / 2e12) ** -0.12
+
+
+def ledger(folder, arms, *, budgets=BUDGETS, seeds=SEEDS, noise=0.004, leave=lambda arm, budget, seed: {}):
+    """Result files of arms whose loss is one law plus a shift of each, a noise of each seed that all arms share, and
+    one of each run. leave: figures of a run that differ; None: there is no such run."""
+    for arm, shift in arms.items():
+        for budget in budgets:
+            for seed in seeds:
+                figures = leave(arm, budget, seed)
+                if figures is not None:
+                    shared = random.Random(f"{budget} {seed}").gauss(0, 0.01)
+                    own = random.Random(f"{arm} {budget} {seed}").gauss(0, noise)
+                    found = language_file(arm, budget=budget, seed=seed, bits=law(budget) + shift + shared + own)
+                    rest = {key: value for key, value in figures.items() if key != "run"}
+                    found = {**found, **rest, "run": {**found["run"], **figures.get("run", {})}}
+                    write(folder, f"{arm.replace(':', '-')}-{budget:g}-{seed}".replace("+", ""), found)
+    return read_results(folder)
+
+
+def about(arms, **fields):
+    """A study of arms of a ledger; the reference is the first one."""
+    known = {
+        "name": "made-up",
+        "question": "Which arm is best?",
+        "arms": tuple(arms),
+        "reference": next(iter(arms)),
+        "budgets": BUDGETS,
+        "seeds": SEEDS,
+        "tuned": tuple(Searched(arm, 2e12, {1e-3: 2.6, 3e-3: 2.5, 9e-3: 2.55}, 3e-3) for arm in arms),
+    }
+    return About(**{**known, **fields})

@@ -65,10 +65,10 @@ def plot_peaks(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
 
 def plot_curves(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
     """A panel for each task: the mean score of all seeds while learning, and their lowest and highest."""
-    tasks = list(dict.fromkeys((row.task, row.length) for row in found))
+    tasks = list(dict.fromkeys((row.place, row.task, row.length) for row in found))
     made, panels = _panels(len(tasks), 2.6)
     for axes, task in zip(panels, tasks):
-        its = [row for row in found if (row.task, row.length) == task]
+        its = [row for row in found if row.place == task[0]]
         last = max(score.step for row in its for curve in row.curves for score in curve)
         for row in its:
             steps, shares = mean_curve(row.curves)
@@ -78,7 +78,7 @@ def plot_curves(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
             lows, highs = [min(values) for values in shares], [max(values) for values in shares]
             axes.fill_between(steps, lows, highs, color=look["color"], alpha=0.15, linewidth=0)
         axes.axhline(LEARNT, color="#7F7F7F", linewidth=0.8, linestyle=":")
-        axes.set(title=f"{task[0]}, {task[1]:,} tokens", xlabel="steps", ylim=(-0.03, 1.03))
+        axes.set(title=f"{task[1]}, {task[2]:,} tokens", xlabel="steps", ylim=(-0.03, 1.03))
         finish(axes)
     for axes in panels[::COLUMNS]:
         axes.set_ylabel("right answers")

@@ -20,7 +20,8 @@ class Row:
     """An arm on a task, at the rate whose training loss fell lowest (the mean over seeds; the test split has no say).
 
     is_at_edge: that rate is the lowest or highest of several, so a better one may lie outside. peaks: the best score of
-    each seed. steps: to 90% right, of each seed; None: never. curves: all scores of each seed.
+    each seed. steps: to 90% right, of each seed; None: never. curves: all scores of each seed. place: of the task among
+    the plan's.
     """
 
     task: str
@@ -32,6 +33,7 @@ class Row:
     steps: list[int | None]
     by_length: dict[str, float]
     curves: list[list[Score]]
+    place: int
 
     @property
     def peak(self) -> float:
@@ -64,6 +66,7 @@ def _row(plan: Plan, arm: str, its_runs: Sequence[Run], results: Mapping[str, Re
         [result.steps_to(LEARNT) for result in chosen],
         {str(n): mean(result.by_length[str(n)] for result in chosen) for n in plan.test_lengths},
         [result.curve for result in chosen],
+        plan.tasks.index(task),
     )
 
 
@@ -93,12 +96,12 @@ def titles(plan: Plan) -> list[str]:
 
 
 def by_length(found: Sequence[Row]) -> str:
-    """For each kind of task that has several lengths, a table of best scores: arms and lengths."""
+    """For each kind of task that has several lengths, each once, a table of best scores: arms and lengths."""
     parts = []
     for kind in dict.fromkeys(row.task for row in found):
         its = [row for row in found if row.task == kind]
         lengths = sorted({row.length for row in its})
-        if len(lengths) > 1:
+        if len({row.place for row in its}) == len(lengths) > 1:
             lines = [[kind, *(f"{length} tokens" for length in lengths)]]
             for arm in dict.fromkeys(row.arm for row in its):
                 at = {row.length: row for row in its if row.arm == arm}

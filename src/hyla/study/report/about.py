@@ -71,6 +71,12 @@ def read_claim(text: str) -> Claim:
     return Claim(text, better, worse, sign == ">", task.strip() or None)
 
 
+def claimed_arms(published: Published) -> set[str]:
+    """Arms that a published result speaks of."""
+    claims = [read_claim(text) for text in published.order]
+    return {arm for claim in claims for arm in (claim.better, claim.worse)} | set(published.values)
+
+
 class RateSearch(Protocol):
     """What an arm's learning rates gave at one budget."""
 
@@ -123,11 +129,7 @@ class About:
         if self.reference not in self.arms:
             raise ConfigError(f"the reference is {self.reference!r}, and the arms are {', '.join(self.arms)}")
         for published in self.published:
-            claims = [read_claim(text) for text in published.order]
-            named = {arm for claim in claims for arm in (claim.better, claim.worse)} | {
-                arm for arm, _ in published.rows
-            }
-            if unknown := sorted(named - set(self.arms)):
+            if unknown := sorted(claimed_arms(published) - set(self.arms)):
                 raise ConfigError(
                     f"published ({published.source}) names {unknown[0]!r}, and the arms are {', '.join(self.arms)}"
                 )

@@ -122,24 +122,31 @@ class Findings:
         """What each arm keeps and takes in decoding."""
         return arm_costs(self.about, self.cells, self.decode)
 
+    @property
+    def without_cost(self) -> list[str]:
+        """Arms that are compared, and of which no result says how many bytes they keep."""
+        return [arm for arm in dict.fromkeys(point.arm for point in self.points) if arm not in costs_of(self.costs)]
+
     @cached_property
     def recommendation(self) -> Recommendation | None:
-        """None where no two arms can be compared."""
-        if not self.pairs:
+        """None where no two arms can be compared, or one has no cost."""
+        if not self.pairs or self.without_cost:
             return None
         measures = {MEASURE: self.pairs, **{task.name: task.pairs for task in self.tasks if task.pairs}}
         return recommend(measures, costs_of(self.costs), self.left_out)
 
     @cached_property
     def next_runs(self) -> NextRuns | None:
-        """What would decide between the two best arms that are inside the noise of each other."""
-        best = self.recommendation.best if self.recommendation else None
-        open_ones = [pair for pair in self.pairs if pair.better is None and pair.difference is not None]
-        near = [pair for pair in open_ones if best in (pair.first, pair.second)] or open_ones
-        if not near:
+        """What would tell the recommended arm from the best one; if it is the best, from the arm that is furthest from
+        it inside the noise."""
+        told = self.recommendation
+        if told is None:
             return None
-        undecided = min(near, key=lambda pair: abs(pair.difference.estimate if pair.difference else 0.0))
-        return next_runs(undecided)
+        near = [pair for pair in self.pairs if pair.better is None and told.best in (pair.first, pair.second)]
+        asked = [pair for pair in near if told.arm in (pair.first, pair.second)] or near
+        if not asked:
+            return None
+        return next_runs(max(asked, key=lambda pair: abs(pair.difference.estimate if pair.difference else 0.0)))
 
     @cached_property
     def top_budget(self) -> float | None:
@@ -148,8 +155,22 @@ class Findings:
         most = max(counts.values(), default=0)
         return max((budget for budget, count in counts.items() if count == most), default=None) if most else None
 
+    @cached_property
+    def top_cells(self) -> dict[str, Cell]:
+        """By arm, its place at `top_budget`."""
+        budget = self.top_budget
+        if budget is None:
+            return {}
+        return {arm: self.cells[arm, budget] for arm in self.about.arms if (arm, budget) in self.cells}
 
-def findings(about: About, results: Sequence[AnyResult]) -> Findings:
+    def arm_name(self, arm: str) -> str:
+        """An arm in a table of `top_budget`, with what marks its place there."""
+        cell = self.top_cells.get(arm)
+        marks = [mark.partition(":")[0] for mark in cell.marks] if cell is not None else []
+        return f"{arm} ({', '.join(marks)})" if marks else arm
+
+
+def findings_of(about: About, results: Sequence[AnyResult]) -> Findings:
     """Raises ConfigError for runs of two data sets or two results of one run."""
     language = tuple(result for result in results if isinstance(result, LanguageResult))
     decode = tuple(result for result in results if isinstance(result, DecodeResult))
@@ -157,11 +178,13 @@ def findings(about: About, results: Sequence[AnyResult]) -> Findings:
     for result in language:
         run = result.run
         place = (run.arm, run.size_name, run.budget, run.rate, run.seed)
-        if (other := seen.setdefault(place, result.name)) != result.name:
+        if place in seen:
+            other = seen[place]
             raise ConfigError(
                 f"{other}.json and {result.name}.json are both arm {run.arm!r}, budget {run.budget:g}, rate "
                 f"{run.rate:g}, seed {run.seed}, with other settings beside; keep the results of one study in a folder"
             )
+        seen[place] = result.name
         if run.data != language[0].run.data:
             raise ConfigError(
                 f"{language[0].name}.json was trained on data {language[0].run.data} and {result.name}.json on "

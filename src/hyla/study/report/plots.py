@@ -14,7 +14,7 @@ from hyla.study.report.findings import Findings
 from hyla.study.report.formats import flops
 from hyla.study.report.intervals import seed_mean
 from hyla.study.report.sections.costs import fronts, quality
-from hyla.study.report.sections.positions import by_position, differences_by_position, top_cells
+from hyla.study.report.sections.positions import by_position, differences_by_position
 from hyla.study.statistics import Comparison, Interval, Law
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 GREY = "#7F7F7F"
 TASK_COLUMNS = 4
+GRID = 24
+"""Points of a law's line."""
 
 
 def draw(found: Findings, folder: Path) -> dict[str, Path]:
@@ -33,8 +35,8 @@ def draw(found: Findings, folder: Path) -> dict[str, Path]:
         "differences": (any(one.difference for one in found.comparisons), plot_differences),
         "tasks": (bool(found.tasks), plot_tasks),
         "costs": (any(cost.cache_bytes for cost in found.costs.values()), plot_costs),
-        "positions": (any(by_position(cell) for cell in top_cells(found).values()), plot_positions),
-        "curves": (any(run.figures.curve for cell in top_cells(found).values() for run in cell.runs), plot_curves),
+        "positions": (any(by_position(cell) for cell in found.top_cells.values()), plot_positions),
+        "curves": (any(run.figures.curve for cell in found.top_cells.values() for run in cell.runs), plot_curves),
     }
     files = {}
     for name, (is_wanted, plot) in plots.items():
@@ -51,35 +53,49 @@ def _bars(axes: Axes, x: float, score: Interval, color: str) -> None:
 
 
 def plot_losses(found: Findings, file: Path) -> None:
-    """All seeds' losses by FLOPs, each arm's law, the 95% interval of the law. Hollow: marked places."""
-    made = figure(5.0)
-    axes = made.subplots()
+    """Left: all seeds' losses by FLOPs, each arm's law and its 95% interval; hollow: marked places. Right: the same
+    minus the reference's law, where differences can be seen."""
+    reference = found.laws["plain"].get(found.about.reference)
+    base = reference if isinstance(reference, Law) else None
+    made = figure(4.8)
+    panels = np.atleast_1d(made.subplots(1, 2 if base is not None else 1))
+    for axes, law in zip(panels, (None, base)):
+        _losses(axes, found, (lambda at: 0.0) if law is None else law.loss)
+        axes.set(xscale="log", xlabel="FLOPs of training")
+        finish(axes)
+    panels[0].set_ylabel("bits per byte of the test text")
+    if base is not None:
+        panels[1].set_ylabel(f"minus the law of {found.about.reference}")
+    made.suptitle("Loss against FLOPs, laws with 95% intervals (thin: with offset; hollow: marked)", fontsize=11)
+    legend_below(made, panels[0])
+    save(made, file)
+
+
+def _losses(axes: Axes, found: Findings, base: Callable[[float], float]) -> None:
     for place, arm in enumerate(found.about.arms):
         look = style(place)
         for cell in (cell for (name, _), cell in found.cells.items() if name == arm):
             fill = look["color"] if cell.is_valid else "white"
-            xs = [cell.flops] * len(cell.bits)
-            axes.plot(xs, list(cell.bits.values()), **{**look, "linestyle": "none", "markerfacecolor": fill})
+            ys = [bits - base(cell.flops) for bits in cell.bits.values()]
+            axes.plot([cell.flops] * len(ys), ys, **{**look, "linestyle": "none", "markerfacecolor": fill})
         axes.plot([], [], label=arm, **look)
-        for kind, linewidth in (("plain", 1.5), ("offset", 0.8)):
+        for kind in ("plain", "offset"):
             law = found.laws[kind].get(arm)
             if isinstance(law, Law):
-                _law(axes, law, look, linewidth)
-    axes.set(xscale="log", xlabel="FLOPs of training", ylabel="bits per byte of the test text")
-    axes.set_title("Loss against FLOPs, laws with 95% intervals (thin: with offset)", fontsize=11)
-    finish(axes)
-    legend_below(made, axes)
-    save(made, file)
+                _law(axes, law, look, base)
 
 
-def _law(axes: Axes, law: Law, look: dict, linewidth: float) -> None:
-    grid = np.geomspace(law.budgets[0], law.budgets[-1], 40)
-    bands = [law.predict(float(at)) for at in grid]
-    axes.plot(grid, [b.estimate for b in bands], color=look["color"], linestyle=look["linestyle"], linewidth=linewidth)
-    if law.kind == "plain" and all(band.is_bounded for band in bands):
-        axes.fill_between(
-            grid, [b.low for b in bands], [b.high for b in bands], color=look["color"], alpha=0.12, linewidth=0
-        )
+def _law(axes: Axes, law: Law, look: dict, base: Callable[[float], float]) -> None:
+    grid = [float(at) for at in np.geomspace(law.budgets[0], law.budgets[-1], GRID)]
+    under = [base(at) for at in grid]
+    line = [law.loss(at) - zero for at, zero in zip(grid, under)]
+    width = 1.5 if law.kind == "plain" else 0.8
+    axes.plot(grid, line, color=look["color"], linestyle=look["linestyle"], linewidth=width)
+    if law.kind == "plain":
+        bands = [law.predict(at) for at in grid]
+        if all(band.is_bounded for band in bands):
+            low, high = ([getattr(b, end) - zero for b, zero in zip(bands, under)] for end in ("low", "high"))
+            axes.fill_between(grid, low, high, color=look["color"], alpha=0.12, linewidth=0)
 
 
 def plot_differences(found: Findings, file: Path) -> None:
@@ -88,7 +104,7 @@ def plot_differences(found: Findings, file: Path) -> None:
     about = found.about
     compared = [one for one in found.comparisons if one.difference is not None]
     if about.is_ablation:
-        compared.sort(key=lambda one: one.difference.estimate if one.difference else 0.0, reverse=True)
+        compared.sort(key=lambda one: one.difference.estimate if one.difference else 0.0)
     has_budgets = len(about.budgets) > 1 and not about.is_ablation
     made = figure(max(3.2, 1.6 + 0.4 * len(compared)))
     left, *right = np.atleast_1d(made.subplots(1, 2 if has_budgets else 1))
@@ -101,7 +117,7 @@ def plot_differences(found: Findings, file: Path) -> None:
         left.plot([one.difference.estimate], [row], **look)
     left.axvline(0, color=GREY, linewidth=0.8)
     left.set_yticks(range(len(compared)), [one.first for one in compared])
-    left.set_ylim(-0.6, len(compared) - 0.4)
+    left.set_ylim(len(compared) - 0.4, -0.6)
     left.set_xlabel(f"bits per byte minus {about.reference}'s\n(left of 0: better; thin: judged together)")
     finish(left)
     for axes in right:
@@ -115,7 +131,10 @@ def _by_budget(axes: Axes, found: Findings, compared: Sequence[Comparison]) -> N
         look = style(found.about.arms.index(one.first))
         factor = 1.05 ** (place - (len(compared) - 1) / 2)
         axes.plot(
-            [b * factor for b in one.by_budget], [score.estimate for score in one.by_budget.values()], label=one.first, **look
+            [b * factor for b in one.by_budget],
+            [score.estimate for score in one.by_budget.values()],
+            label=one.first,
+            **look,
         )
         for budget, score in one.by_budget.items():
             _bars(axes, budget * factor, score, look["color"])
@@ -141,7 +160,9 @@ def plot_tasks(found: Findings, file: Path) -> None:
                 if score.is_bounded:
                     axes.hlines(place, max(0.0, score.low), min(1.0, score.high), color=color)
         axes.axvline(found.about.learnt_at, color=GREY, linewidth=0.8, linestyle=":")
-        axes.set(title=task.name if is_learnt else f"{task.name}\n(not learnt)", xlim=(-0.03, 1.03), xlabel="right answers")
+        axes.set(
+            title=task.name if is_learnt else f"{task.name}\n(not learnt)", xlim=(-0.03, 1.03), xlabel="right answers"
+        )
         axes.title.set_fontsize(10)
         finish(axes)
     for axes in panels[len(found.tasks) :]:
@@ -173,7 +194,7 @@ def plot_costs(found: Findings, file: Path) -> None:
         panels[1].set_xlabel(f"decoding at {timed:,} tokens, ms per token")
     for axes in panels:
         finish(axes)
-    made.suptitle("Quality against cost (both: lower is better; ringed: on the front)", fontsize=11)
+    made.suptitle("Quality against cost (both: lower is better; ringed: on the front; hollow: marked)", fontsize=11)
     legend_below(made, list(panels))
     save(made, file)
 
@@ -183,7 +204,8 @@ def _cost(axes: Axes, found: Findings, arm: str, cost: float | None, is_on_front
     look = {**style(found.about.arms.index(arm)), "linestyle": "none", "markersize": 8}
     score = seed_mean(list(found.cells[arm, found.top_budget].bits.values()))
     assert score is not None
-    axes.plot([cost], [score.estimate], label=arm, **look)
+    fill = look["color"] if found.cells[arm, found.top_budget].is_valid else "white"
+    axes.plot([cost], [score.estimate], label=arm, **{**look, "markerfacecolor": fill})
     _bars(axes, cost, score, look["color"])
     if is_on_front:
         axes.plot([cost], [score.estimate], "o", markersize=16, markerfacecolor="none", markeredgecolor=GREY)
@@ -191,7 +213,7 @@ def _cost(axes: Axes, found: Findings, arm: str, cost: float | None, is_on_front
 
 def plot_positions(found: Findings, file: Path) -> None:
     """Left: bits per byte by position. Right: the difference to the reference, with 95% intervals."""
-    cells = {arm: cell for arm, cell in top_cells(found).items() if by_position(cell)}
+    cells = {arm: cell for arm, cell in found.top_cells.items() if by_position(cell)}
     reference = cells.get(found.about.reference)
     made = figure(4.2)
     left, right = made.subplots(1, 2)
@@ -204,7 +226,7 @@ def plot_positions(found: Findings, file: Path) -> None:
                 _line(right, differences_by_position(cells[arm], reference), firsts, place, shift, None, has_bars=True)
     right.axhline(0, color=GREY, linewidth=0.8)
     left.set_ylabel("bits per byte")
-    right.set_ylabel(f"minus {found.about.reference}'s")
+    right.set_ylabel(f"bits per byte minus {found.about.reference}'s")
     for axes in (left, right):
         axes.set_xlabel("bytes read before, from")
         axes.set_xticks(range(len(firsts)), [f"{first:,}" for first in firsts])
@@ -238,14 +260,14 @@ def plot_curves(found: Findings, file: Path) -> None:
     axes = made.subplots()
     lowest, highest = [], []
     for place, arm in enumerate(found.about.arms):
-        cell = top_cells(found).get(arm)
+        cell = found.top_cells.get(arm)
         points = _curve(cell) if cell is not None else []
         if points:
             axes.plot(*zip(*points), label=arm, **{**style(place), "markevery": max(1, len(points) // 8)})
             losses = [loss for _, loss in points]
             lowest.append(min(losses))
             highest.append(max(losses[len(losses) // 8 :]))
-    axes.set(xlabel="tokens", ylabel="training loss, nats per token")
+    axes.set(xlabel="tokens, millions", ylabel="training loss, nats per token")
     if lowest and max(highest) > min(lowest):
         # The first steps would press everything else together.
         axes.set_ylim(min(lowest) - 0.03 * (max(highest) - min(lowest)), max(highest))
@@ -255,8 +277,8 @@ def plot_curves(found: Findings, file: Path) -> None:
     save(made, file)
 
 
-def _curve(cell: Cell) -> list[tuple[int, float]]:
-    """(tokens, loss) where all seeds have a loss."""
+def _curve(cell: Cell) -> list[tuple[float, float]]:
+    """(millions of tokens, loss) where all seeds have a loss."""
     tables = [{tokens: loss for _, tokens, loss in run.figures.curve if loss is not None} for run in cell.runs]
     shared = sorted(set.intersection(*map(set, tables))) if tables else []
-    return [(tokens, sum(by[tokens] for by in tables) / len(tables)) for tokens in shared]
+    return [(tokens / 1e6, sum(by[tokens] for by in tables) / len(tables)) for tokens in shared]

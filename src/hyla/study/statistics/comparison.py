@@ -1,8 +1,8 @@
 """Two arms, or several, by paired seeds at equal budgets: the mean difference, its interval, a verdict.
 
-The model: at budget b and seed s the arms' results share what the seed brings (the order of the data), which cancels in
-their difference d[b, s] = delta_b + noise, noise independent from run to run, with a variance of each budget's own. What
-is judged is the mean of delta_b over the budgets of the study, each counting the same.
+The model: at budget b and seed s the arms' results share what the seed brings (the order of the data), which cancels
+in their difference d[b, s] = delta_b + noise, noise independent from run to run, with a variance of each budget's own.
+What is judged is the mean of delta_b over the budgets of the study, each counting the same.
 """
 
 from __future__ import annotations

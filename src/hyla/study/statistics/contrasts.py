@@ -41,15 +41,22 @@ class Contrast:
 def contrast(values: Sequence[np.ndarray], weights: np.ndarray) -> Contrast:
     """sum_b weights[b] * mean(values[b]); values[b]: float64 [seeds of budget b], two or more each.
 
-    Variances of budgets are estimated each from its own seeds, and need not be equal. Degrees of freedom are Welch's
-    and Satterthwaite's with the correction for small samples: with w_b = weights_b^2 s_b^2 / n_b and nu_b = n_b - 1,
-    (sum w)^2 / sum(w^2 / (nu + 2)) - 2, which has no bias to first order (E s^4 = sigma^4 (nu + 2) / nu); it is kept
-    between the smallest nu and their sum.
+    Variances of budgets are estimated each from its own seeds, and need not be equal.
     """
     counts = np.array([len(v) for v in values])
     parts = weights**2 * np.array([v.var(ddof=1) for v in values]) / counts
-    free = counts - 1
-    total = float(parts.sum())
-    df = total**2 / float((parts**2 / (free + 2)).sum()) - 2 if total else float(free.sum())
     estimate = float(weights @ np.array([v.mean() for v in values]))
-    return Contrast(estimate, sqrt(total), float(np.clip(df, free.min(), free.sum())), int(counts.sum()))
+    df = float(degrees_of_freedom(parts, counts - 1))
+    return Contrast(estimate, sqrt(float(parts.sum())), df, int(counts.sum()))
+
+
+def degrees_of_freedom(parts: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Of a sum of estimated variances w [..., budgets] with nu [budgets] degrees of freedom each.
+
+    Welch's and Satterthwaite's, corrected for small samples: (sum w)^2 / sum(w^2 / (nu + 2)) - 2, since E w^2 is
+    (nu + 2) / nu times the square of its expectation; kept between the smallest nu and their sum.
+    """
+    total = parts.sum(-1)
+    squares = (parts**2 / (free + 2)).sum(-1)
+    df = np.divide(total**2, squares, out=np.full_like(total, np.inf), where=squares > 0) - 2
+    return np.clip(df, free.min(), free.sum())

@@ -1,8 +1,8 @@
 """Two curves through the mean log losses of an arm's budgets: a power law, and one with an irreducible part.
 
-One value per budget, the mean over its seeds, and not one per run: what is peculiar to a budget (a step of the ladder of
-sizes, a rate that fits there a little better) moves all its seeds together, so runs of one budget are not independent
-of each other as points of a law.
+One value per budget, the mean over its seeds, and not one per run: what is peculiar to a budget (a step of the ladder
+of sizes, a rate that fits there a little better) moves all its seeds together, so runs of one budget are not
+independent of each other as points of a law.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class PlainCurve:
 
 
 class OffsetCurve:
-    """L = e + a exp(b x), e >= 0, by least squares of relative errors. For every b the best (e, a) have a closed form, so
-    the search is over b alone, cannot end in a wrong valley and needs no start (variable projection).
+    """L = e + a exp(b x), e >= 0, by least squares of relative errors. For every b the best (e, a) have a closed form,
+    so the search is over b alone, cannot end in a wrong valley and needs no start (variable projection).
 
     Intervals are by profile: the values of a parameter for which the best of all others leave a sum of squares of at
     most (1 + t^2 / df) times the least one. They need not be symmetric, and may have no end.

@@ -41,7 +41,7 @@ def rejection(shift: float, df: float, alpha: float = 0.05) -> float:
     """P(|T| > t_quantile(1 - alpha, df)) for T = (Z + shift) / sqrt(chi-squared(df) / df), the not central t: the power
     of a two-sided t test whose true value is `shift` standard errors from zero.
 
-    By quadrature over s = sqrt(chi-squared / df), whose density is 2 (df/2)^(df/2) / Gamma(df/2) s^(df-1) exp(-df s^2/2).
+    By quadrature over s = sqrt(chi-squared / df), of density 2 (df/2)^(df/2) / Gamma(df/2) s^(df-1) exp(-df s^2/2).
     """
     edge = t_quantile(1 - alpha, df)
     top = 1 + 9 / sqrt(df)

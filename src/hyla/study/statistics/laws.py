@@ -53,13 +53,14 @@ class Law:
         return self.e.estimate + self.a.estimate * (flops / self.reference) ** self.b.estimate
 
     def predict(self, flops: float, level: float = 0.95) -> Interval:
-        """The law's loss at some FLOPs with its interval: of the law's mean, not of a single run. Outside the budgets it
-        holds only if the law does."""
+        """The law's loss at some FLOPs with its interval: of the law's mean, not of a single run. Outside the budgets
+        it holds only if the law does."""
         return self.curve.loss(log(flops / self.reference), level)
 
 
 def fit_law(points: Iterable[Point], kind: LawKind = "plain", level: float = 0.95) -> Law | NotFitted:
-    """The law of one arm's points. Fewer than 3 budgets (plain) or 4 (offset), or losses that do not fall, are not fitted.
+    """The law of one arm's points. Fewer than 3 budgets (plain) or 4 (offset), or losses that do not fall, are not
+    fitted.
 
     Sources: the offset form and its trouble, arXiv 2203.15556 (section 3.3) and 2404.10102, whose authors found that
     its first intervals were too narrow by far. Errors are relative ones of a budget's mean, see `curves`; degrees of

@@ -113,9 +113,7 @@ class OffsetProfile:
 
     def _with_loss(self, loss: np.ndarray, k: np.ndarray, x: float) -> np.ndarray:
         there = np.exp(-k * (x / self.span))
-        return self._line(
-            np.broadcast_to(loss, k.shape)[..., None], self._decay(k) - there[..., None], loss / there
-        )
+        return self._line(np.broadcast_to(loss, k.shape)[..., None], self._decay(k) - there[..., None], loss / there)
 
     def _line(self, fixed: np.ndarray, column: np.ndarray, most: np.ndarray) -> np.ndarray:
         """The least sum of squares of 1 - (fixed + t column) / losses over t from 0 to `most` [n, m]."""
@@ -141,8 +139,8 @@ def _least(squares: Callable[[np.ndarray], np.ndarray], rows: int) -> tuple[np.n
 def _first_above(
     squares: Callable[[np.ndarray], np.ndarray], outwards: np.ndarray, start: float, limit: float, beyond: float
 ) -> float:
-    """Going from `start` along `outwards` (farther and farther), where sums of squares first pass `limit`; `beyond` where
-    none does."""
+    """Going from `start` along `outwards` (farther and farther), where sums of squares first pass `limit`; `beyond`
+    where none does."""
     for _ in range(4):
         is_above = squares(outwards) > limit
         if not is_above.any():

@@ -37,7 +37,7 @@ def fronts(found: Findings) -> tuple[set[str], set[str]]:
 def costs(found: Findings) -> str:
     """A row for each arm."""
     bits = quality(found)
-    its = {arm: cost for arm, cost in found.costs.items() if arm in bits}
+    its = {arm: cost for arm, cost in found.costs.items() if arm in bits and cost.cache_bytes is not None}
     if not its or found.top_budget is None:
         return ""
     by_bytes, by_time = fronts(found)
@@ -46,8 +46,7 @@ def costs(found: Findings) -> str:
     titles = ["arm", "bits per byte", f"cache at {first.context:,} tokens", "front"]
     lines = []
     for arm, cost in its.items():
-        kept = NOTHING if cost.cache_bytes is None else bytes_of(cost.cache_bytes)
-        line = [arm, f"{bits[arm]:.4f}", kept, _yes(arm in by_bytes)]
+        line = [found.arm_name(arm), f"{bits[arm]:.4f}", bytes_of(cost.cache_bytes or 0), _yes(arm in by_bytes)]
         if is_timed:
             line += [NOTHING if cost.ms_per_token is None else f"{cost.ms_per_token:.2f}", _yes(arm in by_time)]
         lines.append([*line, cost.size])
@@ -59,8 +58,8 @@ def costs(found: Findings) -> str:
 {table([[*titles, "size"], *lines])}
 
 Mean bits per byte at {flops(found.top_budget)} FLOPs; bytes that decoding keeps of one sequence, by the cost model\
-{"; milliseconds of a decoded token, measured" if is_timed else ""}. "Front": no arm is as good and as cheap, by means: \
-an arm that is beaten inside the noise is not worse for certain."""
+{"; milliseconds of a decoded token, measured" if is_timed else ""}. "Front": no arm is as good and as cheap, by \
+means; an arm that is beaten inside the noise is not worse for certain."""
 
 
 def _yes(holds: bool) -> str:

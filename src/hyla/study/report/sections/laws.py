@@ -19,9 +19,9 @@ def laws(found: Findings) -> str:
     parts = [
         "## Laws of loss and FLOPs",
         table([titles, *lines]),
-        "L(C) in bits per byte of C FLOPs; C0 is the geometric mean of the arm's budgets, where a is known best. In brackets "
-        "95% intervals. A law describes the budgets that were run; beyond them it is a guess. An e whose interval begins at "
-        "zero means that these budgets do not tell the two laws apart.",
+        "L(C) in bits per byte of C FLOPs; C0 is the geometric mean of the arm's budgets, where a is known best. In "
+        "brackets 95% intervals. A law describes the budgets that were run; beyond them it is a guess. An e whose "
+        "interval begins at zero means that these budgets do not tell the two laws apart.",
         _beside(found),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -48,8 +48,8 @@ def _beside(found: Findings) -> str:
     titles = ["arm", "law", f"FLOPs that {reference} needs, times the arm's", "crossing"]
     return (
         table([titles, *lines])
-        + f"\n\nHow many times the arm's FLOPs {reference} needs for the loss that the arm's law has at the largest budget "
-        "they share; over 1, the arm saves."
+        + f"\n\nHow many times the arm's FLOPs {reference} needs for the loss that the arm's law has at the largest "
+        "budget they share; over 1, the arm saves."
     )
 
 

@@ -21,8 +21,8 @@ def loss_table(found: Findings) -> str:
 
 {table([titles, *lines])}
 
-Of the test text; lower is better. Means over seeds, in brackets 95% intervals of the mean (Student's t). Seeds are paired, \
-so that these intervals say little about differences: those are below. {_marks(found)}"""
+Of the test text; lower is better. Means over seeds, in brackets 95% intervals of the mean (Student's t). Seeds are \
+paired, so that these intervals say little about differences: those are below. {_marks(found)}"""
 
 
 def _cell(cell: Cell | None) -> str:
@@ -33,8 +33,8 @@ def _cell(cell: Cell | None) -> str:
 
 def _marks(found: Findings) -> str:
     meanings = {
-        "invalid": '"invalid": the best learning rate of its search is the lowest or highest that was tried, so the arm may '
-        "be worse here than it is",
+        "invalid": '"invalid": the best learning rate of its search is the lowest or highest that was tried, so the '
+        "arm may be worse here than it is",
         "incomplete": '"incomplete": runs are missing',
         "unmatched": '"unmatched": FLOPs differ from the reference\'s by more than 1%',
         "diverged": '"diverged": a run ended without finite numbers',
@@ -65,9 +65,9 @@ def differences(found: Findings) -> str:
 
 {table([titles, *lines])}
 
-Bits per byte, arm minus {about.reference}, of equal seeds at equal budgets, mean over budgets; below zero the arm is better. \
-In brackets the 95% interval of that difference alone, and the wider one that keeps the chance of any false verdict of \
-this table below 5% (Holm); the verdict goes by the latter.{note} {_power(compared)}
+Bits per byte, arm minus {about.reference}, of equal seeds at equal budgets, mean over budgets; below zero the arm is \
+better. In brackets the 95% interval of that difference alone, and the wider one that keeps the chance of any false \
+verdict of this table below 5% (Holm); the verdict goes by the latter.{note} {_power(compared)}
 
 {_by_budget(found, compared)}""".rstrip()
 
@@ -89,12 +89,12 @@ def _power(compared: list[Comparison]) -> str:
     noise = max(noises)
     seeds = min(min(one.pairs.values(), default=0) for one in compared)
     budgets = min(len(one.pairs) for one in compared)
-    if seeds < 2 and budgets < 2:
+    if seeds < 2 or noise <= 0:
         return ""
     least = smallest_difference(noise, seeds, budgets, len(compared), POWER)
     return (
-        f"The noise of one pair is at most {noise:.4f} (standard deviation). With it, {seeds} seeds and {budgets} budgets "
-        f"find a difference of {least:.4f} with {POWER:.0%} power."
+        f"The noise of one pair is at most {noise:.4f} (standard deviation). With it, {seeds} seeds and {budgets} "
+        f"budgets find a difference of {least:.4f} with {POWER:.0%} power."
     )
 
 

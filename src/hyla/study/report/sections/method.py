@@ -56,16 +56,16 @@ def _rates(found: Findings) -> str:
     at = named(flops(budget) for budget in sorted({search.budget for search in found.about.tuned}))
     count = max(len(search.bits) for search in found.about.tuned)
     return (
-        f"Learning rates: chosen arm by arm at {at} FLOPs among up to {count}, on the validation text, with a seed of its own; "
-        "other budgets have the nearest one's, scaled by the study's rule."
+        f"Learning rates: chosen arm by arm at {at} FLOPs among up to {count}, on the validation text, with a seed of "
+        "its own; other budgets have the nearest one's, scaled by the study's rule."
     )
 
 
 def _seeds(found: Findings) -> str:
     counted = sum(result.run.seed in found.about.seeds for result in found.language)
     return (
-        f"Seeds: {named(found.about.seeds)}; a seed is the start values and the order of the data, which all arms share. "
-        f"{counted} runs count, {len(found.language) - counted} were for rates."
+        f"Seeds: {named(found.about.seeds)}; a seed is the start values and the order of the data, which all arms "
+        f"share. {counted} runs count, {len(found.language) - counted} were for rates."
     )
 
 
@@ -74,8 +74,8 @@ def _machine(found: Findings) -> str:
     longest = max(result.figures.seconds + result.figures.evaluation_seconds for result in found.language)
     machines = named(dict.fromkeys(result.figures.machine for result in found.language))
     return (
-        f"Data {found.language[0].run.data}; {machines}; {seconds / HOUR:.1f} hours of training and scoring, the longest run "
-        f"{longest / 60:.1f} minutes."
+        f"Data {found.language[0].run.data}; {machines}; {seconds / HOUR:.1f} hours of training and scoring, the "
+        f"longest run {longest / 60:.1f} minutes."
     )
 
 
@@ -83,14 +83,15 @@ def limits(found: Findings) -> str:
     """What the results do not show."""
     if not found.language:
         return ""
-    figures = [result.figures for result in found.language]
+    parameters = max(result.figures.parameters for result in found.language) / 1e6
+    tokens = max(result.figures.tokens for result in found.language) / 1e6
     budgets = [result.run.budget for result in found.language]
     lines = [
-        f"Models of at most {max(each.parameters for each in figures) / 1e6:.2f}M parameters, {max(each.tokens for each in figures) / 1e6:.1f}M "
-        "tokens: orders of magnitude below any model that is used. What holds here need not hold there; one vendor found "
-        "that small runs did not show what large ones lost (arXiv 2605.26494).",
+        f"Models of at most {parameters:.2f}M parameters, {tokens:.1f}M tokens: what holds here need not hold for "
+        "larger ones. One vendor found that small runs did not show what large ones lost (arXiv 2605.26494).",
         f"Budgets from {flops(min(budgets))} to {flops(max(budgets))} FLOPs. Laws are not to be read outside of them.",
-        f"{len(found.about.seeds)} seeds, one data set, one optimizer and schedule; intervals know the noise of seeds and nothing else.",
+        f"{len(found.about.seeds)} seeds, one data set, one optimizer and schedule; intervals know the noise of seeds "
+        "and nothing else.",
         f"{_machines(found)}: the same runs on another kind of processor have other last bits.",
     ]
     if (spread := _spread(found)) > 0.05:

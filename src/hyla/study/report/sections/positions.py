@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import mean
 
 from hyla.evals.pages import table
@@ -16,12 +17,6 @@ TITLES = {
     "largest_activation": "largest activation of the stream",
     "largest_output": "largest output of the mixer",
 }
-
-
-def top_cells(found: Findings) -> dict[str, Cell]:
-    """By arm, its place at the largest budget."""
-    budget = found.top_budget
-    return {} if budget is None else {arm: c for arm in found.about.arms if (c := found.cells.get((arm, budget)))}
 
 
 def by_position(cell: Cell) -> dict[int, Interval]:
@@ -50,12 +45,12 @@ def _tables(cell: Cell) -> list[dict[str, float]]:
 
 def positions(found: Findings) -> str:
     """Arms x buckets at the largest budget."""
-    its = {arm: by for arm, cell in top_cells(found).items() if (by := by_position(cell))}
+    its = {arm: by for arm, cell in found.top_cells.items() if (by := by_position(cell))}
     if not its or found.top_budget is None:
         return ""
     firsts = sorted({first for by in its.values() for first in by})
-    names = [f"{first} to {after - 1}" for first, after in zip(firsts, firsts[1:])] + [f"from {firsts[-1]}"]
-    lines = [[arm, *(interval(by.get(first), ".3f") for first in firsts)] for arm, by in its.items()]
+    names = [f"{first} to {after - 1}" for first, after in pairwise(firsts)] + [f"from {firsts[-1]}"]
+    lines = [[found.arm_name(arm), *(interval(by.get(first), ".3f") for first in firsts)] for arm, by in its.items()]
     return f"""## Bits per byte by position
 
 {table([["arm", *names], *lines])}
@@ -68,11 +63,13 @@ def inside(found: Findings) -> str:
     """Figures inside the layers, a row for each arm and figure."""
     lines = []
     for name in TITLES:
-        for arm, cell in top_cells(found).items():
+        for arm, cell in found.top_cells.items():
             runs = [run.figures.layers_inside[name] for run in cell.runs if name in run.figures.layers_inside]
             if runs and any(map(any, runs)):
                 means = [f"{mean(values):.3g}" for values in zip(*runs)]
-                lines.append([TITLES[name], arm, f"{mean(map(max, runs)):.3g}", " ".join(means) or NOTHING])
+                lines.append(
+                    [TITLES[name], found.arm_name(arm), f"{mean(map(max, runs)):.3g}", " ".join(means) or NOTHING]
+                )
     if not lines or found.top_budget is None:
         return ""
     return f"""## Inside the layers

@@ -58,13 +58,18 @@ def _one(each: Published, judge: Judge) -> str:
         theirs = NOTHING if claim.task or None in numbers else " and ".join(f"{number:g}" for number in numbers)
         lines.append([claim.text, theirs, ours, verdict])
     verdicts = [line[3] for line in lines]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    counts = "; ".join(f"{verdict}: {verdicts.count(verdict)}" for verdict in dict.fromkeys(verdicts))
     head = f"**{each.source}**" + (f": {each.text}" if each.text else "")
     if not lines:
         return head
-    titles = [f"they found (> is better); {each.metric}", "their numbers", "ours: difference", ""]
+    titles = [
+        f"they found (> is better); {each.metric}",
+        "their numbers",
+        "ours: difference, judged with all pairs",
+        "ours",
+    ]
     disagree = "\n\nA disagreement is a finding, of our scale first of all." if "disagrees" in verdicts else ""
-    return f"{head}\n\n{table([titles, *lines])}\n\nOf {len(lines)} claims: {counts}.{disagree}"
+    return f"{head}\n\n{table([titles, *lines])}\n\nClaims: {len(lines)}. {counts[:1].upper()}{counts[1:]}.{disagree}"
 
 
 def _judged(found: Findings, claim: Claim) -> tuple[str, str]:
@@ -79,4 +84,4 @@ def _judged(found: Findings, claim: Claim) -> tuple[str, str]:
 
 
 def _told(pair: Comparison, spec: str) -> str:
-    return f"{pair.first} minus {pair.second}: {interval(pair.difference, spec)}"
+    return f"{pair.first} minus {pair.second}: {interval(pair.family, spec)}"

@@ -21,8 +21,8 @@ def rates(found: Findings) -> str:
 
 {table([["arm", "FLOPs", *(f"{rate:g}" for rate in columns), ""], *lines])}
 
-Bits per byte of the validation text, by rate, of one seed that is none of those that count; the chosen one is bold. The \
-test text had no say. "Edge": the best rate is the lowest or highest that was tried."""
+Bits per byte of the validation text, by rate, of one seed that is none of those that count; the chosen one is bold. \
+The test text had no say. "Edge": the best rate is the lowest or highest that was tried."""
 
 
 def _bits(bits: float | None, is_best: bool) -> str:

@@ -24,11 +24,11 @@ def tasks(found: Findings) -> str:
     if not found.tasks or budget is None:
         return ""
     names = [task.name for task in found.tasks]
-    lines = [[arm, *(_score(task, arm, budget) for task in found.tasks)] for arm in found.about.arms]
+    lines = [[found.arm_name(arm), *(_score(task, arm, budget) for task in found.tasks)] for arm in found.about.arms]
     parts = [
         "## Tasks",
         table([["arm", *(_title(name) for name in names)], *lines]),
-        f"Share of right answers on the test split at {flops(budget)} FLOPs; mean over seeds, 95% intervals (Student's t). "
+        f"Share of right answers on the test split at {flops(budget)} FLOPs; mean over seeds, 95% intervals (t). "
         + RULE.format(found.about.learnt_at),
         _compared(found),
     ]
@@ -52,8 +52,8 @@ def _compared(found: Findings) -> str:
         return "No task is learnt, so none is compared."
     return (
         table([["task", "arm", "difference", "budgets", "verdict"], *lines])
-        + f"\n\nShare of right answers, arm minus {found.about.reference}, of equal seeds, mean over the budgets at which the "
-        "task is learnt; above zero the arm is better. The verdicts of a task are judged together (Holm)."
+        + f"\n\nShare of right answers, arm minus {found.about.reference}, of equal seeds, mean over the budgets at "
+        "which the task is learnt; above zero the arm is better. The verdicts of a task are judged together (Holm)."
     )
 
 
