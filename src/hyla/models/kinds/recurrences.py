@@ -19,20 +19,25 @@ HEADS = (4, 16)
 """Heads at which a recurrence is timed, with 64 channels each."""
 
 
+def _convolution(taps: int, channels: int) -> dict[str, int]:
+    """Fields of a `Recurrence`; none where there is no convolution."""
+    return {"conv_channels": channels, "conv_taps": taps} if taps else {}
+
+
 def _gated_delta(config: GatedDeltaConfig) -> Recurrence:
     return Recurrence(
         dims={"num_value_heads": config.num_value_heads, "key_dim": config.key_dim, "value_dim": config.value_dim},
         shared={"num_key_heads": config.num_key_heads},
-        conv_channels=2 * config.num_key_heads * config.key_dim + config.num_value_heads * config.value_dim,
-        conv_taps=config.conv_len,
+        **_convolution(
+            config.conv_len, 2 * config.num_key_heads * config.key_dim + config.num_value_heads * config.value_dim
+        ),
     )
 
 
 def _kda(config: KDAConfig) -> Recurrence:
     return Recurrence(
         dims={"num_heads": config.num_heads, "key_dim": config.key_dim, "value_dim": config.value_dim},
-        conv_channels=config.num_heads * (2 * config.key_dim + config.value_dim),
-        conv_taps=config.conv_len,
+        **_convolution(config.conv_len, config.num_heads * (2 * config.key_dim + config.value_dim)),
     )
 
 
@@ -48,8 +53,7 @@ def _mamba2(config: Mamba2Config) -> Recurrence:
     return Recurrence(
         dims={"num_heads": config.num_heads, "key_dim": config.state_dim, "value_dim": config.head_dim},
         shared={"num_groups": config.num_groups},
-        conv_channels=config.num_heads * config.head_dim + 2 * config.num_groups * config.state_dim,
-        conv_taps=config.conv_len,
+        **_convolution(config.conv_len, config.num_heads * config.head_dim + 2 * config.num_groups * config.state_dim),
     )
 
 
@@ -62,7 +66,7 @@ RECURRENCES = (
         config=GatedDeltaConfig,
         layer="hyla.layers.gated_delta:GatedDelta",
         table=gated_delta.parameters,
-        sizes=fields_without("norm_eps"),
+        sizes=fields_without("norm_eps", "negative_eigenvalues"),
         label="gated delta",
         operator="gated_delta",
         work=_gated_delta,
@@ -77,7 +81,7 @@ RECURRENCES = (
         config=KDAConfig,
         layer="hyla.layers.kda:KDA",
         table=kda.parameters,
-        sizes=fields_without("norm_eps", "decay_lower_bound"),
+        sizes=fields_without("norm_eps", "decay_lower_bound", "negative_eigenvalues"),
         label="KDA",
         operator="kda",
         work=_kda,
