@@ -17,6 +17,7 @@ from hyla.layers.protocol import CacheSpec, Inside, LayerCache
 from hyla.layers.tables.gated_delta import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact.gates import betas, decays_and_betas, doubled
+from hyla.ops.exact.mixers import Activation
 from hyla.ops.gated_delta import cache_tensors, gated_delta
 
 
@@ -34,6 +35,7 @@ class GatedDelta(Layer):
     A_log: nn.Parameter
     dt_bias: nn.Parameter
     norm: RMSNorm
+    output_gate: Activation
     in_projection: Projection
     out_projection: Projection
 
@@ -47,7 +49,7 @@ class GatedDelta(Layer):
         value_dim: int,
         conv_len: int,
         norm_eps: float,
-        output_gate: Literal["sigmoid", "silu", "none"] = "silu",
+        output_gate: Activation = "silu",
         decay: Literal["head", "none"] = "head",
         negative_eigenvalues: bool = False,
     ):

@@ -18,7 +18,7 @@ from hyla.layers.tables.gla import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
 from hyla.ops.exact.gates import per_channel
-from hyla.ops.exact.mixers import in_floats
+from hyla.ops.exact.mixers import Activation, in_floats
 from hyla.ops.exact.primitives import wide
 from hyla.ops.gla import cache_tensors, gla
 
@@ -35,6 +35,7 @@ class GLA(Layer):
     optional = ("decay_bias",)
     decay_bias: nn.Parameter
     norm: RMSNorm
+    output_gate: Activation
     in_projection: Projection
     decay_projection: Projection
     out_projection: Projection
@@ -49,7 +50,7 @@ class GLA(Layer):
         gate_rank: int,
         decay_divisor: float,
         norm_eps: float,
-        output_gate: Literal["sigmoid", "silu", "none"] = "silu",
+        output_gate: Activation = "silu",
         decay: Literal["channel", "head", "none"] = "channel",
     ):
         """The fields of `models.config.GLAConfig`."""

@@ -17,6 +17,7 @@ from hyla.layers.protocol import CacheSpec, Inside, LayerCache
 from hyla.layers.tables.kda import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact.gates import betas, decays_and_betas, doubled, per_channel
+from hyla.ops.exact.mixers import Activation
 from hyla.ops.kda import cache_tensors, kda
 
 
@@ -37,6 +38,7 @@ class KDA(Layer):
     A_log: nn.Parameter
     dt_bias: nn.Parameter
     norm: RMSNorm
+    output_gate: Activation
     in_projection: Projection
     decay_projection: Projection
     gate_projection: Projection
@@ -53,7 +55,7 @@ class KDA(Layer):
         gate_rank: int | None,
         norm_eps: float,
         decay_lower_bound: float | None = None,
-        output_gate: Literal["sigmoid", "silu", "none"] = "sigmoid",
+        output_gate: Activation = "sigmoid",
         decay: Literal["channel", "head", "none"] = "channel",
         negative_eigenvalues: bool = False,
     ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
 
 import torch
 
@@ -16,7 +15,7 @@ from hyla.layers.rope import rotary_table
 from hyla.layers.rope_scaling import Scaling
 from hyla.layers.tables.lightning import parameters
 from hyla.ops.batch import Batch
-from hyla.ops.exact.mixers import in_floats
+from hyla.ops.exact.mixers import Activation, in_floats
 from hyla.ops.lightning import cache_tensors, lightning
 from hyla.ops.rotary import norm_and_rotate
 
@@ -34,6 +33,7 @@ class Lightning(Layer):
     q_norm: RMSNorm | None
     k_norm: RMSNorm | None
     norm: GroupRMSNorm
+    output_gate: Activation
     in_projection: Projection
     out_projection: Projection
 
@@ -53,7 +53,7 @@ class Lightning(Layer):
         scale: float,
         norm_groups: int,
         norm_eps: float,
-        output_gate: Literal["sigmoid", "silu", "none"] = "sigmoid",
+        output_gate: Activation = "sigmoid",
     ):
         """qk_norm_eps: None for no QK-norm; rotary_dim: rotated channels of a head, 0 for no position code."""
         has_qk_norm = qk_norm_eps is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from hyla.layers.protocol import CacheSpec, Inside, LayerCache
 from hyla.layers.tables.mamba2 import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
-from hyla.ops.exact.mixers import rates_and_values
+from hyla.ops.exact.mixers import Activation, rates_and_values
 from hyla.ops.exact.primitives import wide
 from hyla.ops.ssd import cache_tensors, ssd
 
@@ -39,6 +38,7 @@ class Mamba2(Layer):
     D: nn.Parameter
     dt_bias: nn.Parameter
     norm: GroupRMSNorm
+    output_gate: Activation
     in_projection: Projection
     out_projection: Projection
 
@@ -53,7 +53,7 @@ class Mamba2(Layer):
         conv_len: int,
         norm_eps: float,
         time_step_limit: tuple[float, float],
-        output_gate: Literal["sigmoid", "silu", "none"] = "silu",
+        output_gate: Activation = "silu",
     ):
         """The fields of `models.config.Mamba2Config`."""
         table = parameters(

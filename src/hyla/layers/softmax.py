@@ -37,6 +37,7 @@ class SoftmaxAttention(Layer):
     sinks: torch.Tensor | None
     q_norm: RMSNorm | None
     k_norm: RMSNorm | None
+    gate_activation: Literal["sigmoid", "silu"]
     in_projection: Projection
     out_projection: Projection
 

@@ -19,25 +19,21 @@ HEADS = (4, 16)
 """Heads at which a recurrence is timed, with 64 channels each."""
 
 
-def _convolution(taps: int, channels: int) -> dict[str, int]:
-    """Fields of a `Recurrence`; none where there is no convolution."""
-    return {"conv_channels": channels, "conv_taps": taps} if taps else {}
-
-
 def _gated_delta(config: GatedDeltaConfig) -> Recurrence:
+    channels = 2 * config.num_key_heads * config.key_dim + config.num_value_heads * config.value_dim
     return Recurrence(
         dims={"num_value_heads": config.num_value_heads, "key_dim": config.key_dim, "value_dim": config.value_dim},
         shared={"num_key_heads": config.num_key_heads},
-        **_convolution(
-            config.conv_len, 2 * config.num_key_heads * config.key_dim + config.num_value_heads * config.value_dim
-        ),
+        conv_channels=channels if config.conv_len else 0,
+        conv_taps=config.conv_len,
     )
 
 
 def _kda(config: KDAConfig) -> Recurrence:
     return Recurrence(
         dims={"num_heads": config.num_heads, "key_dim": config.key_dim, "value_dim": config.value_dim},
-        **_convolution(config.conv_len, config.num_heads * (2 * config.key_dim + config.value_dim)),
+        conv_channels=config.num_heads * (2 * config.key_dim + config.value_dim) if config.conv_len else 0,
+        conv_taps=config.conv_len,
     )
 
 
@@ -50,10 +46,12 @@ def _lightning(config: LightningConfig) -> Recurrence:
 
 
 def _mamba2(config: Mamba2Config) -> Recurrence:
+    channels = config.num_heads * config.head_dim + 2 * config.num_groups * config.state_dim
     return Recurrence(
         dims={"num_heads": config.num_heads, "key_dim": config.state_dim, "value_dim": config.head_dim},
         shared={"num_groups": config.num_groups},
-        **_convolution(config.conv_len, config.num_heads * config.head_dim + 2 * config.num_groups * config.state_dim),
+        conv_channels=channels if config.conv_len else 0,
+        conv_taps=config.conv_len,
     )
 
 
