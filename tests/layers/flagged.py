@@ -11,6 +11,7 @@ from hyla.models.config import (
     GLAConfig,
     KDAConfig,
     LightningConfig,
+    LinearAttentionConfig,
     Mamba2Config,
     NormConfig,
     RopeConfig,
@@ -31,6 +32,9 @@ LIGHTNING = LightningConfig(num_heads=3, head_dim=12, slopes="minimax", layer=1,
 MAMBA2 = Mamba2Config(num_heads=4, head_dim=6, num_groups=2, state_dim=10)
 SOFTMAX = SoftmaxConfig(num_heads=4, num_kv_heads=2, head_dim=12, value_dim=10)
 NORM, ROPE = NormConfig(eps=1e-5), RopeConfig(rotary_dim=8)
+
+
+LINEAR = LinearAttentionConfig(num_heads=3, key_dim=12, value_dim=10)
 
 
 def changed(config, **fields):

@@ -74,6 +74,10 @@ FLAGGED = {
         LightningConfig(num_heads=3, head_dim=8, slopes="fla", layer=1, num_layers=4, output_gate="none"),
         KDAConfig(num_heads=3, key_dim=8, value_dim=6, decay="none"),
     ),
+    "narrow states": tuple(
+        MIXERS[kind].model_copy(update={"state_dtype": "bfloat16"})
+        for kind in ("kda", "gated_delta", "gla", "lightning", "mamba2", "linear")
+    ),
 }  # fmt: skip
 """Models with flags of ablations, some cells of which are tried beside the matrix: their mixers in order."""
 

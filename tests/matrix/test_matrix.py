@@ -43,6 +43,8 @@ FLAGGED_CELLS = [
         ("on", "lookup", 64, 9, "restarted", "flags", "float32", "greedy"),
         ("off", "draft", 256, 1, "aborted", "more flags", "bfloat16", "greedy"),
         ("on", "mtp", 1, 9, "untouched", "more flags", "float32", "sampled"),
+        ("on", "mtp", 256, 9, "preempted", "narrow states", "bfloat16", "greedy"),
+        ("on", "draft", 17, 9, "restarted", "narrow states", "float32", "sampled"),
     )
 ]
 """Beside the matrix: mixers with the flags of ablations, which are no dimension of it."""

@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import nn
 
-from hyla.layers.carry import Carry, recur
+from hyla.layers.carry import Carry, recur, remembered
 from hyla.layers.delta import convolved_heads, delta_cache_spec, no_decay, operators
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
+from hyla.layers.narrow_states import StateDtype
 from hyla.layers.norms import RMSNorm, activated_gate
 from hyla.layers.protocol import CacheSpec, Inside, LayerCache
 from hyla.layers.tables.gated_delta import parameters
@@ -52,6 +53,7 @@ class GatedDelta(Layer):
         output_gate: Activation = "silu",
         decay: Literal["head", "none"] = "head",
         negative_eigenvalues: bool = False,
+        state_dtype: StateDtype = "float32",
     ):
         """The fields of `models.config.GatedDeltaConfig`."""
         table = parameters(
@@ -67,6 +69,7 @@ class GatedDelta(Layer):
         super().__init__(table, norms={"norm": partial(RMSNorm, eps=norm_eps)})
         self.num_key_heads, self.num_value_heads = num_key_heads, num_value_heads
         self.key_dim, self.value_dim = key_dim, value_dim
+        self.state_dtype: StateDtype = state_dtype
         self.output_gate, self.decay, self.negative_eigenvalues = output_gate, decay, negative_eigenvalues
         self.operators = operators("gated_delta", conv_len)
         self.channels = 2 * num_key_heads * key_dim + num_value_heads * value_dim
@@ -82,12 +85,12 @@ class GatedDelta(Layer):
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         operands, z_TW = self._operands(x_TD, batch, cache)
-        o_THV = recur(gated_delta, *operands, batch=batch, cache=cache, scale=1.0)
+        o_THV = recur(gated_delta, *operands, batch=batch, cache=cache, scale=1.0, state_dtype=self.state_dtype)
         return self.out_projection(self.norm.gated(o_THV, z_TW, activation=self.output_gate, dtype=x_TD.dtype))[0]
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
         operands, z_TW = self._operands(x_TD, batch, None)
-        state_NHKV = gated_delta(*operands, batch=batch, scale=1.0, return_state=True)[1]
+        state_NHKV = remembered(gated_delta, *operands, batch=batch, scale=1.0, state_dtype=self.state_dtype)
         *_, log_decay_TH, beta_TH = operands
         return Inside(log_decay_TH, beta_TH, activated_gate(z_TW, self.output_gate), state_NHKV)
 

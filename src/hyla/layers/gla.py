@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import nn
 
-from hyla.layers.carry import Carry, recur
+from hyla.layers.carry import Carry, recur, remembered
 from hyla.layers.delta import no_decay
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
+from hyla.layers.narrow_states import StateDtype
 from hyla.layers.norms import RMSNorm, activated_gate
 from hyla.layers.protocol import CacheSpec, Inside, LayerCache, TensorSpec
 from hyla.layers.tables.gla import parameters
@@ -52,12 +53,14 @@ class GLA(Layer):
         norm_eps: float,
         output_gate: Activation = "silu",
         decay: Literal["channel", "head", "none"] = "channel",
+        state_dtype: StateDtype = "float32",
     ):
         """The fields of `models.config.GLAConfig`."""
         sizes = {"num_heads": num_heads, "key_dim": key_dim, "value_dim": value_dim, "gate_rank": gate_rank}
         table = parameters(hidden_dim, **sizes, output_gate=output_gate, decay=decay)
         super().__init__(table, norms={"norm": partial(RMSNorm, eps=norm_eps)})
         self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim
+        self.state_dtype: StateDtype = state_dtype
         self.output_gate, self.decay, self.decay_divisor = output_gate, decay, decay_divisor
 
     def cache_spec(self) -> CacheSpec:
@@ -66,12 +69,14 @@ class GLA(Layer):
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         operands, gate = self._operands(x_TD)
-        o_THV = recur(gla, *operands, batch=batch, cache=cache, scale=self.key_dim**-0.5)
+        options = {"scale": self.key_dim**-0.5, "state_dtype": self.state_dtype}
+        o_THV = recur(gla, *operands, batch=batch, cache=cache, **options)
         return self.out_projection(self.norm.gated(o_THV, gate, activation=self.output_gate, dtype=x_TD.dtype))[0]
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
         operands, gate = self._operands(x_TD)
-        state_NHKV = gla(*operands, batch=batch, scale=self.key_dim**-0.5, return_state=True)[1]
+        options = {"scale": self.key_dim**-0.5, "state_dtype": self.state_dtype}
+        state_NHKV = remembered(gla, *operands, batch=batch, **options)
         gate = activated_gate(gate, self.output_gate)
         return Inside(log_decay=operands[-1], gate=gate, state_NHKV=state_NHKV)
 

@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import nn
 
-from hyla.layers.carry import Carry, recur
+from hyla.layers.carry import Carry, recur, remembered
 from hyla.layers.delta import convolved_heads, delta_cache_spec, no_decay, operators
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
+from hyla.layers.narrow_states import StateDtype
 from hyla.layers.norms import RMSNorm, activated_gate
 from hyla.layers.protocol import CacheSpec, Inside, LayerCache
 from hyla.layers.tables.kda import parameters
@@ -58,6 +59,7 @@ class KDA(Layer):
         output_gate: Activation = "sigmoid",
         decay: Literal["channel", "head", "none"] = "channel",
         negative_eigenvalues: bool = False,
+        state_dtype: StateDtype = "float32",
     ):
         """The fields of `models.config.KDAConfig`."""
         table = parameters(
@@ -73,6 +75,7 @@ class KDA(Layer):
         super().__init__(table, norms={"norm": partial(RMSNorm, eps=norm_eps)})
         self.num_heads, self.key_dim, self.value_dim, self.gate_rank = num_heads, key_dim, value_dim, gate_rank
         self.decay_lower_bound = decay_lower_bound
+        self.state_dtype: StateDtype = state_dtype
         self.output_gate, self.decay, self.negative_eigenvalues = output_gate, decay, negative_eigenvalues
         self.operators = operators("kda", conv_len)
         self.channels = num_heads * (2 * key_dim + value_dim)
@@ -83,12 +86,12 @@ class KDA(Layer):
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         operands, g_TW = self._operands(x_TD, batch, cache)
-        o_THV = recur(kda, *operands, batch=batch, cache=cache, scale=1.0)
+        o_THV = recur(kda, *operands, batch=batch, cache=cache, scale=1.0, state_dtype=self.state_dtype)
         return self.out_projection(self.norm.gated(o_THV, g_TW, activation=self.output_gate, dtype=x_TD.dtype))[0]
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
         operands, g_TW = self._operands(x_TD, batch, None)
-        state_NHKV = kda(*operands, batch=batch, scale=1.0, return_state=True)[1]
+        state_NHKV = remembered(kda, *operands, batch=batch, scale=1.0, state_dtype=self.state_dtype)
         *_, log_decay_THK, beta_TH = operands
         return Inside(log_decay_THK, beta_TH, activated_gate(g_TW, self.output_gate), state_NHKV)
 

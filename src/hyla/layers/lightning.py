@@ -6,9 +6,10 @@ from functools import partial
 
 import torch
 
-from hyla.layers.carry import Carry, recur
+from hyla.layers.carry import Carry, recur, remembered
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
+from hyla.layers.narrow_states import StateDtype
 from hyla.layers.norms import GroupRMSNorm, RMSNorm, activated_gate
 from hyla.layers.protocol import CacheSpec, Inside, LayerCache, TensorSpec
 from hyla.layers.rope import rotary_table
@@ -54,6 +55,7 @@ class Lightning(Layer):
         norm_groups: int,
         norm_eps: float,
         output_gate: Activation = "sigmoid",
+        state_dtype: StateDtype = "float32",
     ):
         """qk_norm_eps: None for no QK-norm; rotary_dim: rotated channels of a head, 0 for no position code."""
         has_qk_norm = qk_norm_eps is not None
@@ -64,6 +66,7 @@ class Lightning(Layer):
             norms |= dict.fromkeys(("q_norm", "k_norm"), partial(RMSNorm, eps=qk_norm_eps))
         super().__init__(table, norms)
         self.num_heads, self.head_dim = num_heads, head_dim
+        self.state_dtype: StateDtype = state_dtype
         self.output_gate = output_gate
         self.slopes, self.has_silu, self.scale = slopes, has_silu, scale
         self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
@@ -77,13 +80,15 @@ class Lightning(Layer):
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         operands, gate = self._operands(x_TD, batch)
-        o_THV = recur(lightning, *operands, self.slopes, batch=batch, cache=cache, scale=self.scale)
+        options = {"scale": self.scale, "state_dtype": self.state_dtype}
+        o_THV = recur(lightning, *operands, self.slopes, batch=batch, cache=cache, **options)
         o_TC = self.norm.gated_groups(o_THV.flatten(1), gate, activation=self.output_gate, dtype=x_TD.dtype)
         return self.out_projection(o_TC)[0]
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
         operands, gate = self._operands(x_TD, batch)
-        state_NHKV = lightning(*operands, self.slopes, batch=batch, scale=self.scale, return_state=True)[1]
+        options = {"scale": self.scale, "state_dtype": self.state_dtype}
+        state_NHKV = remembered(lightning, *operands, self.slopes, batch=batch, **options)
         log_decay_1H = -state_NHKV.new_tensor([self.slopes])
         gate = activated_gate(gate, self.output_gate)
         return Inside(log_decay=log_decay_1H, gate=gate, state_NHKV=state_NHKV)

@@ -7,10 +7,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from hyla.layers.carry import Carry, recur
+from hyla.layers.carry import Carry, recur, remembered
 from hyla.layers.delta import cached_conv, delta_cache_spec, operators
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
+from hyla.layers.narrow_states import StateDtype
 from hyla.layers.norms import GroupRMSNorm, activated_gate
 from hyla.layers.protocol import CacheSpec, Inside, LayerCache
 from hyla.layers.tables.mamba2 import parameters
@@ -54,6 +55,7 @@ class Mamba2(Layer):
         norm_eps: float,
         time_step_limit: tuple[float, float],
         output_gate: Activation = "silu",
+        state_dtype: StateDtype = "float32",
     ):
         """The fields of `models.config.Mamba2Config`."""
         table = parameters(
@@ -68,6 +70,7 @@ class Mamba2(Layer):
         super().__init__(table, norms={"norm": partial(GroupRMSNorm, num_groups=num_groups, eps=norm_eps)})
         self.num_heads, self.head_dim = num_heads, head_dim
         self.num_groups, self.state_dim = num_groups, state_dim
+        self.state_dtype: StateDtype = state_dtype
         self.time_step_limit, self.output_gate = time_step_limit, output_gate
         self.operators = operators("ssd", conv_len)
         self.channels = num_heads * head_dim + 2 * num_groups * state_dim
@@ -80,7 +83,7 @@ class Mamba2(Layer):
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         operands, x_TC, z_TC = self._operands(x_TD, batch, cache)
-        y_THV = recur(ssd, *operands, batch=batch, cache=cache)
+        y_THV = recur(ssd, *operands, batch=batch, cache=cache, state_dtype=self.state_dtype)
         skip = (x_TC, wide(self.D))
         y_TC = self.norm.gated_groups(
             y_THV.flatten(1), z_TC, activation=self.output_gate, is_gate_first=True, skip=skip, dtype=x_TD.dtype
@@ -89,7 +92,7 @@ class Mamba2(Layer):
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
         operands, _, z_TC = self._operands(x_TD, batch, None)
-        state_NHKV = ssd(*operands, batch=batch, return_state=True)[1]
+        state_NHKV = remembered(ssd, *operands, batch=batch, state_dtype=self.state_dtype)
         gate = activated_gate(z_TC, self.output_gate)
         return Inside(log_decay=operands[-1], gate=gate, state_NHKV=state_NHKV)
 

@@ -11,6 +11,9 @@ from hyla.models.config.base import Count, LaterFields, MixerConfig, NormConfig,
 OutputGate = Literal["sigmoid", "silu", "none"]
 """What a second projection of x goes through before it multiplies the normed outputs; "none": there is no gate, and
 neither its parameters nor its products."""
+StateDtype = Literal["float32", "bfloat16"]
+"""What the state is rounded to at every multiple of 64 tokens, in training and serving alike; "float32": it is not. An
+ablation of numerics: memory and speed stay those of fp32."""
 ConvLen = Annotated[int, Field(ge=0, le=8)]
 """Taps of the short convolution, the row's own included; 0: there is none, SiLU stays, and nothing of it is cached."""
 
@@ -116,7 +119,8 @@ class GatedDeltaConfig(MixerConfig, LaterFields):
     """A log decay for each value head; "none": only the delta rule forgets (DeltaNet, arXiv 2406.06484)."""
     negative_eigenvalues: StrictBool = False
     """beta = 2 sigmoid instead of sigmoid: what is erased may change its sign (arXiv 2411.12537; OLMo-Hybrid)."""
-    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "decay", "negative_eigenvalues"})
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "decay", "negative_eigenvalues", "state_dtype"})
 
     @model_validator(mode="after")
     def _groups(self):
@@ -145,7 +149,8 @@ class KDAConfig(MixerConfig, LaterFields):
     gate rank; "none": only the delta rule forgets."""
     negative_eigenvalues: StrictBool = False
     """beta = 2 sigmoid instead of sigmoid: what is erased may change its sign (arXiv 2411.12537; OLMo-Hybrid)."""
-    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "decay", "negative_eigenvalues"})
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "decay", "negative_eigenvalues", "state_dtype"})
 
     @model_validator(mode="after")
     def _bound(self):
@@ -172,10 +177,11 @@ class GLAConfig(MixerConfig, LaterFields):
     decay: Literal["channel", "head", "none"] = "channel"
     """A log decay for each key channel; "head": one number for all channels of a head, from one projection whatever the
     gate rank; "none": nothing is forgotten."""
-    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "decay"})
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "decay", "state_dtype"})
 
 
-class LinearAttentionConfig(MixerConfig):
+class LinearAttentionConfig(MixerConfig, LaterFields):
     """Linear attention with the features elu + 1 and a normaliser."""
 
     kind: Literal["linear"] = "linear"
@@ -184,6 +190,8 @@ class LinearAttentionConfig(MixerConfig):
     value_dim: Count
     eps: float = Field(default=1e-6, gt=0)
     """Added to the normaliser, which is a sum of positive features."""
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"state_dtype"})
 
 
 class LightningConfig(MixerConfig, LaterFields):
@@ -211,7 +219,8 @@ class LightningConfig(MixerConfig, LaterFields):
     norm_eps: float = Field(default=1e-6, gt=0)
     """Epsilon of the output norm, which is gated by a sigmoid."""
     output_gate: OutputGate = "sigmoid"
-    later: ClassVar[frozenset[str]] = frozenset({"output_gate"})
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "state_dtype"})
 
     @model_validator(mode="after")
     def _fits(self):
@@ -246,15 +255,16 @@ class Mamba2Config(MixerConfig):
     """Smallest and largest dt. Published models do not limit it."""
     output_gate: OutputGate = "silu"
     """Before the norm, as in Mamba-2."""
-    later: ClassVar[frozenset[str]] = frozenset({"output_gate"})
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "state_dtype"})
 
     @model_serializer(mode="wrap")
     def _written(
         self, write: SerializerFunctionWrapHandler
     ) -> dict[str, str | int | float | tuple[float, ...] | list[float]]:
         """As `LaterFields`; with the types told, an infinite time step is not written as null."""
-        fields = write(self)
-        return {name: value for name, value in fields.items() if name != "output_gate" or value != "silu"}
+        unused = self.unused_later()
+        return {name: value for name, value in write(self).items() if name not in unused}
 
     @model_validator(mode="after")
     def _sizes(self):

@@ -123,6 +123,7 @@ def lightning_arguments(config: LightningConfig) -> dict:
         "norm_groups": config.norm_groups,
         "norm_eps": config.norm_eps,
         "output_gate": config.output_gate,
+        "state_dtype": config.state_dtype,
         **_rope(config.rope),
     }
 
