@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from hyla.terminal_text import escaped
@@ -44,6 +52,34 @@ def scoring_bar(total: int) -> Iterator[Callable[[float], None]]:
     with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
         task = progress.add_task("scoring", total=total)
         yield lambda count: progress.advance(task, count)
+
+
+class ItemsBar:
+    """Items that are done, and the tokens of those that are on their way."""
+
+    def __init__(self, progress: Progress, total: int, done: int, tokens: Callable[[], int]):
+        self._progress, self._tokens = progress, tokens
+        self._begun, self._first = time.monotonic(), tokens()
+        self._task = progress.add_task("items", total=total, completed=done, facts="")
+
+    def item(self, text: str) -> None:
+        """One is done; text: what is printed of it."""
+        self._progress.advance(self._task)
+        console.print(text, soft_wrap=True)
+
+    def step(self) -> None:
+        """The engine goes on."""
+        computed = self._tokens() - self._first
+        rate = computed / max(time.monotonic() - self._begun, 1e-9)
+        self._progress.update(self._task, facts=f"{computed:,} tokens, {rate:,.0f} a second")
+
+
+@contextmanager
+def items_bar(total: int, done: int, tokens: Callable[[], int]) -> Iterator[ItemsBar]:
+    """Progress of an eval, on a terminal; elsewhere only the lines of items. tokens: computed so far."""
+    columns = (TextColumn("[bold]items"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield ItemsBar(progress, total, done, tokens)
 
 
 def describe_seconds(seconds: float) -> str:

@@ -61,6 +61,11 @@ def long_context(
     threads: Annotated[
         int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
     ] = None,
+    memory: Annotated[int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")] = None,
+    price: Annotated[float | None, typer.Option(help="Of an hour, in any currency: what a solved item costs.")] = None,
+    cost_device: Annotated[
+        str | None, typer.Option(help="An hour of this device (hyla cost), not of this machine's seconds.")
+    ] = None,
 ) -> None:
     """RULER's tasks at any length. An item that is answered is not asked again; a killed eval goes on."""
     from hyla.engine.waiting_threads import load_torch
@@ -74,4 +79,5 @@ def long_context(
     request = LongContextRequest(
         kinds=tuple(kinds or KINDS), lengths=tuple(lengths or (4096,)), samples=samples, depths=depths, seed=seed
     )
-    ask_all(model, out, request, texts, {"dtype": dtype, "threads": threads or default_threads()})
+    options = {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
+    ask_all(model, out, request, texts, options, (price, cost_device))

@@ -1,0 +1,124 @@
+"""What items took: tokens, seconds and FLOPs, and what a solved one costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from hyla.cost.call import Step
+from hyla.cost.device import Device
+from hyla.cost.roofline import SECONDS_PER_HOUR, Serving, check_price
+from hyla.cost.work import step_work, total_flops
+from hyla.errors import ConfigError
+from hyla.models.config import ModelConfig
+
+
+class Spent(Protocol):
+    """An item that was asked. tokens: of its prompt, cached_tokens of which were not computed again; seconds: of
+    computing, its share of those of the items that ended with it; flops: by the cost model."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def cached_tokens(self) -> int: ...
+
+    @property
+    def answer_tokens(self) -> int: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def flops(self) -> float: ...
+
+    @property
+    def score(self) -> float: ...
+
+
+def item_flops(config: ModelConfig, tokens: int, cached_tokens: int, answer_tokens: int) -> float:
+    """FLOPs of one item by the cost model, in this engine's arithmetic: the prompt's tokens that no cache had, and the
+    answer's one by one. The first token of an answer comes with the prompt; the others are counted at their mean
+    context, in which FLOPs are linear."""
+    flops = total_flops(step_work(config, Step(1, cached_tokens, tokens - cached_tokens), arithmetic="hyla"))
+    decoded = answer_tokens - 1
+    if decoded > 0:
+        flops += decoded * total_flops(step_work(config, Step(1, tokens + decoded // 2, 1), arithmetic="hyla"))
+    return flops
+
+
+@dataclass(frozen=True)
+class Price:
+    """What an hour costs, in any currency: of this machine, where the measured seconds count; or of a device, where
+    those count that the cost model says, each prompt read alone and whole, and answers written at its largest batch."""
+
+    per_hour: float
+    config: ModelConfig
+    device: Device | None = None
+    weights: str = "bf16"
+    """Dtype of the weights on the device: fp32 or bf16."""
+
+    def __post_init__(self):
+        check_price(self.per_hour)
+
+    def __call__(self, line: Spent) -> float:
+        """Of one item. Raises ConfigError for one that does not fit the device."""
+        if self.device is None:
+            return line.seconds * self.per_hour / SECONDS_PER_HOUR
+        serving = Serving(self.config, self.device, weights=self.weights)
+        price = serving.price_per_task(line.tokens, max(line.answer_tokens, 1), self.per_hour)
+        if price is None:
+            raise ConfigError(
+                f"a prompt of {line.tokens:,} tokens does not fit one {self.device.name} beside the model; give "
+                "another device, or none, for the price of this machine's seconds"
+            )
+        return price
+
+    @property
+    def told(self) -> str:
+        """Of what hours it is the price."""
+        if self.device is None:
+            return f"{self.per_hour:g} an hour of this machine, by the measured seconds"
+        return f"{self.per_hour:g} an hour of one {self.device.name}, by the cost model's seconds"
+
+
+class Stopwatch:
+    """Seconds of computing. clock: seconds from anywhere."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self._clock, self._since = clock, clock()
+
+    def lap(self) -> float:
+        """Since the last time that this was asked, or the start."""
+        since, self._since = self._since, self._clock()
+        return self._since - since
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What is done meanwhile does not count."""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self._since += self._clock() - begun
+
+
+COST_TITLES = ("solved", "tokens read", "from the cache", "written", "seconds", "FLOPs")
+
+
+def cost_cells(lines: Sequence[Spent], price: Callable[[Spent], float] | None = None) -> list[str]:
+    """What all items took, for each that was wholly right, under COST_TITLES and, with a price, one more column."""
+    solved = sum(line.score == 1 for line in lines)
+    cells = [f"{solved} of {len(lines)}"]
+    sums = [
+        (sum(line.tokens for line in lines), ",.0f"),
+        (sum(line.cached_tokens for line in lines), ",.0f"),
+        (sum(line.answer_tokens for line in lines), ",.0f"),
+        (sum(line.seconds for line in lines), ",.2f"),
+        (sum(line.flops for line in lines), ".2e"),
+    ]
+    if price is not None:
+        sums.append((sum(price(line) for line in lines), ".3g"))
+    return cells + [format(total / solved, form) if solved else "-" for total, form in sums]
