@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from hyla.terminal_text import escaped
@@ -57,15 +58,20 @@ def scoring_bar(total: int) -> Iterator[Callable[[float], None]]:
 class ItemsBar:
     """Items that are done, and the tokens of those that are on their way."""
 
-    def __init__(self, progress: Progress, total: int, done: int, tokens: Callable[[], int]):
+    def __init__(self, progress: Progress, tokens: Callable[[], int]):
         self._progress, self._tokens = progress, tokens
         self._begun, self._first = time.monotonic(), tokens()
-        self._task = progress.add_task("items", total=total, completed=done, facts="")
+        self._task = progress.add_task("items", total=None, facts="")
 
-    def item(self, text: str) -> None:
+    def begin(self, total: int, done: int) -> None:
+        """So many are wanted; so many of them are done."""
+        self._progress.update(self._task, total=total, completed=done)
+
+    def item(self, text: str | None = None) -> None:
         """One is done; text: what is printed of it."""
         self._progress.advance(self._task)
-        console.print(text, soft_wrap=True)
+        if text is not None:
+            console.print(text, soft_wrap=True)
 
     def step(self) -> None:
         """The engine goes on."""
@@ -75,11 +81,20 @@ class ItemsBar:
 
 
 @contextmanager
-def items_bar(total: int, done: int, tokens: Callable[[], int]) -> Iterator[ItemsBar]:
+def items_bar(tokens: Callable[[], int]) -> Iterator[ItemsBar]:
     """Progress of an eval, on a terminal; elsewhere only the lines of items. tokens: computed so far."""
     columns = (TextColumn("[bold]items"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        yield ItemsBar(progress, total, done, tokens)
+        yield ItemsBar(progress, tokens)
+
+
+def show(*tables: Sequence[Sequence[str]]) -> None:
+    """Tables, each with its titles in its first row."""
+    for titles, *rows in tables:
+        shown = Table(*titles)
+        for row in rows:
+            shown.add_row(*row)
+        console.print(shown)
 
 
 def describe_seconds(seconds: float) -> str:

@@ -81,3 +81,42 @@ def long_context(
     )
     options = {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
     ask_all(model, out, request, texts, options, (price, cost_device))
+
+
+@evals.command()
+def harness(
+    model: Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results: answers.jsonl, samples_TASK.jsonl, report.md.")],
+    tasks: Annotated[str, typer.Option(help="Names of lm-evaluation-harness, with commas between them.")],
+    include_path: Annotated[Path | None, typer.Option(help="Folder with tasks of your own (.yaml), or data by path.")] = None,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Solved examples; default: as a task has it.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task; default: all.")] = None,
+    apply_chat_template: Annotated[bool, typer.Option("--apply-chat-template", help="Ask as in a chat.")] = False,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut contexts that are too long off at their beginning.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once; no bit of a score depends on it.")] = 16,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
+    ] = None,
+    memory: Annotated[int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")] = None,
+) -> None:
+    """lm-evaluation-harness's tasks, in this process. What is answered is not asked again; a killed eval goes on."""
+    from hyla.engine.waiting_threads import load_torch
+
+    load_torch()  # before anything else does
+    from hyla.cli.harness_lines import ask_all
+    from hyla.engine.threads import default_threads
+    from hyla.evals.harness.run import HarnessRequest
+
+    request = HarnessRequest(
+        tasks=tuple(name for part in tasks.split(",") if (name := part.strip())),
+        include_path=None if include_path is None else str(include_path),
+        num_fewshot=num_fewshot,
+        limit=limit,
+        apply_chat_template=apply_chat_template,
+        truncates=truncate,
+    )
+    options = {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
+    ask_all(model, out, request, {**options, "max_num_sequences": batch_size})

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from hyla.checkpoints import load_tokenizer, resolve
-from hyla.cli.console import console, items_bar, loading_bar
+from hyla.cli.console import console, items_bar, loading_bar, show
 from hyla.cost.devices import find_device
 from hyla.cost.roofline import check_price
 from hyla.engine import Engine
@@ -49,18 +48,15 @@ def ask_all(
             evals = LongContexts(out, request, engine, tokenizer, source)
             if evals.answered:
                 console.print(f"{len(evals.answered)} items were answered before")
-            with items_bar(evals.num_items, len(evals.answered), lambda: engine.num_tokens) as bar:
+            with items_bar(lambda: engine.num_tokens) as bar:
+                bar.begin(evals.num_items, len(evals.answered))
                 lines = evals.run(lambda line: bar.item(_told(line)), bar.step)
             with writing(out):
                 write_whole(out / "report.md", markdown(lines, price))
                 has_map = heat_map(lines, out / "heat-map.png")
     finally:
         engine.close()
-    for rows in (table(lines), cost_table(lines, price)):
-        shown = Table(*rows[0])
-        for row in rows[1:]:
-            shown.add_row(*row)
-        console.print(shown)
+    show(table(lines), cost_table(lines, price))
     console.print(f"wrote {out / 'report.md'}" + (" and heat-map.png" if has_map else ""), soft_wrap=True)
 
 

@@ -34,15 +34,15 @@ class Spent(Protocol):
     @property
     def flops(self) -> float: ...
 
-    @property
-    def score(self) -> float: ...
 
-
-def item_flops(config: ModelConfig, tokens: int, cached_tokens: int, answer_tokens: int) -> float:
+def item_flops(
+    config: ModelConfig, tokens: int, cached_tokens: int, answer_tokens: int, *, num_scored: int = 0
+) -> float:
     """FLOPs of one item by the cost model, in this engine's arithmetic: the prompt's tokens that no cache had, and the
     answer's one by one. The first token of an answer comes with the prompt; the others are counted at their mean
-    context, in which FLOPs are linear."""
+    context, in which FLOPs are linear. num_scored: tokens of the prompt whose log-probabilities are wanted."""
     flops = total_flops(step_work(config, Step(1, cached_tokens, tokens - cached_tokens), arithmetic="hyla"))
+    flops += 2.0 * max(num_scored - 1, 0) * config.hidden_dim * config.vocab_size
     decoded = answer_tokens - 1
     if decoded > 0:
         flops += decoded * total_flops(step_work(config, Step(1, tokens + decoded // 2, 1), arithmetic="hyla"))
@@ -105,20 +105,20 @@ class Stopwatch:
             self._since += self._clock() - begun
 
 
-COST_TITLES = ("solved", "tokens read", "from the cache", "written", "seconds", "FLOPs")
+COST_TITLES = ("tokens read", "from the cache", "written", "seconds", "FLOPs")
 
 
-def cost_cells(lines: Sequence[Spent], price: Callable[[Spent], float] | None = None) -> list[str]:
-    """What all items took, for each that was wholly right, under COST_TITLES and, with a price, one more column."""
-    solved = sum(line.score == 1 for line in lines)
-    cells = [f"{solved} of {len(lines)}"]
+def cost_cells(
+    spent: Sequence[Spent], solved: int, price: Callable[[Spent], float] | None = None
+) -> list[str]:
+    """What all items took, for each of the `solved`, under COST_TITLES and, with a price, one more column."""
     sums = [
-        (sum(line.tokens for line in lines), ",.0f"),
-        (sum(line.cached_tokens for line in lines), ",.0f"),
-        (sum(line.answer_tokens for line in lines), ",.0f"),
-        (sum(line.seconds for line in lines), ",.2f"),
-        (sum(line.flops for line in lines), ".2e"),
+        (sum(one.tokens for one in spent), ",.0f"),
+        (sum(one.cached_tokens for one in spent), ",.0f"),
+        (sum(one.answer_tokens for one in spent), ",.0f"),
+        (sum(one.seconds for one in spent), ",.2f"),
+        (sum(one.flops for one in spent), ".2e"),
     ]
     if price is not None:
-        sums.append((sum(price(line) for line in lines), ".3g"))
-    return cells + [format(total / solved, form) if solved else "-" for total, form in sums]
+        sums.append((sum(price(one) for one in spent), ".3g"))
+    return [format(total / solved, form) if solved else "-" for total, form in sums]

@@ -9,6 +9,7 @@ import numpy as np
 
 from hyla.evals.costs import COST_TITLES, Price, cost_cells
 from hyla.evals.long_context.run import Answered
+from hyla.evals.tables import as_markdown
 from hyla.train.intervals import interval
 
 DEPTH_BANDS = 10
@@ -35,20 +36,14 @@ def _cell(scores: Sequence[float]) -> str:
 
 def cost_table(lines: Sequence[Answered], price: Price | None = None) -> list[list[str]]:
     """A row for each kind and length: how long prompts were, and what all items took for each that was wholly right."""
-    titles = [*COST_TITLES] if price is None else [*COST_TITLES, "price"]
-    rows = [["kind", "length", "prompt", *titles]]
+    rows = [["kind", "length", "prompt", "solved", *COST_TITLES, *(["price"] if price is not None else [])]]
     for key in dict.fromkeys((line.kind, line.length) for line in lines):
         own = [line for line in lines if (line.kind, line.length) == key]
         prompt = np.mean([line.tokens for line in own])
         mark = f"{prompt:,.0f}" + (" (short)" if prompt < LEAST_FILLED * key[1] else "")
-        rows.append([key[0], f"{key[1]:,}", mark, *cost_cells(own, price)])
+        solved = sum(line.score == 1 for line in own)
+        rows.append([key[0], f"{key[1]:,}", mark, f"{solved} of {len(own)}", *cost_cells(own, solved, price)])
     return rows
-
-
-def as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first row is its titles."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
 def markdown(lines: Sequence[Answered], price: Price | None = None) -> str:
