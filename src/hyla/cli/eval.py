@@ -120,3 +120,31 @@ def harness(
     )
     options = {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
     ask_all(model, out, request, {**options, "max_num_sequences": batch_size})
+
+
+@evals.command()
+def positions(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="One, or several beside each other.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results: a folder for each model, report.md, positions.png.")],
+    texts: Annotated[list[Path], typer.Option(help="Text files or folders; again for more.")],
+    length: Annotated[int, typer.Option(min=64, help="Tokens that are read of a document; a power of two.")] = 4096,
+    pieces: Annotated[int, typer.Option(min=1, help="Most pieces of that length, of all documents in turn.")] = 64,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read so many bytes in all; the last text is cut.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
+    ] = None,
+    memory: Annotated[int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")] = None,
+) -> None:
+    """Bits per byte by position in the context. A piece that is scored is not scored again; a killed eval goes on."""
+    from hyla.engine.waiting_threads import load_torch
+
+    load_torch()  # before anything else does
+    from hyla.cli.positions_lines import score_all
+    from hyla.engine.threads import default_threads
+    from hyla.evals.positions.run import PositionsRequest
+    from hyla.train.score_texts import read_texts
+
+    request = PositionsRequest(length=length, pieces=pieces)
+    documents = read_texts(texts, limit).documents
+    score_all(models, out, request, documents, {"dtype": dtype, "threads": threads or default_threads(), "memory": memory})

@@ -45,7 +45,9 @@ def item_flops(
     flops += 2.0 * max(num_scored - 1, 0) * config.hidden_dim * config.vocab_size
     decoded = answer_tokens - 1
     if decoded > 0:
-        flops += decoded * total_flops(step_work(config, Step(1, tokens + decoded // 2, 1), arithmetic="hyla"))
+        middle = ((decoded - 1) // 2, decoded // 2)  # the same, or the two beside it
+        each = (total_flops(step_work(config, Step(1, tokens + n, 1), arithmetic="hyla")) for n in middle)
+        flops += decoded * sum(each) / 2
     return flops
 
 
