@@ -73,7 +73,7 @@ class Grid(Config):
 
 
 def linear_and_full(ratio: str) -> tuple[int, int]:
-    """"3:1" as (3, 1). Raises ConfigError."""
+    """ "3:1" as (3, 1). Raises ConfigError."""
     found = RATIO.fullmatch(ratio)
     linear, full = (int(found[1]), int(found[2])) if found else (0, 0)
     if not linear + full or linear + full > 64:

@@ -65,9 +65,7 @@ def measure(study: LanguageStudy, ledger: Ledger) -> None:
             seconds=seconds,
         )
         name = "".join(c if c.isalnum() else "-" for c in arm.name)
-        replace_json(
-            ledger.folder / f"decode-{name}.json", {"run": key(study, arm), **figures.model_dump(mode="json")}
-        )
+        replace_json(ledger.folder / f"decode-{name}.json", {"run": key(study, arm), **figures.model_dump(mode="json")})
 
 
 def _size(study: LanguageStudy) -> Size:

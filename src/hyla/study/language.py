@@ -305,7 +305,11 @@ def _inside(model: Model, store: TokenStore, length: int) -> dict[str, tuple[flo
     lines = [line for line in statistics(model, 0, rows, 4 * length) if line.kind not in ("mlp", "moe", "head")]
     return {
         name: tuple(_number(line.figures.get(key, 0.0)) for line in lines)
-        for name, key in (("sink_mass", "sink_mass"), ("largest_activation", "stream_max"), ("largest_output", "output_max"))
+        for name, key in (
+            ("sink_mass", "sink_mass"),
+            ("largest_activation", "stream_max"),
+            ("largest_output", "output_max"),
+        )
     }
 
 

@@ -32,7 +32,9 @@ class Text:
 
 def store_of(documents: Sequence[Document]) -> TokenStore:
     """Bytes of documents, in their order, each with its end."""
-    parts = [np.append(np.frombuffer(document.data, np.uint8).astype(np.int32), END_OF_DOCUMENT) for document in documents]
+    parts = [
+        np.append(np.frombuffer(document.data, np.uint8).astype(np.int32), END_OF_DOCUMENT) for document in documents
+    ]
     ends = np.cumsum([len(part) for part in parts])
     return TokenStore(torch.from_numpy(np.concatenate(parts)), torch.from_numpy(ends))
 
