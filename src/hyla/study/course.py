@@ -14,7 +14,8 @@ from hyla.study.execution import Job
 from hyla.study.ledger import Ledger
 from hyla.study.plan import LanguageStudy, SyntheticStudy
 from hyla.study.report import About, write_report
-from hyla.study.results import AnyResult, read_result as read_any
+from hyla.study.results import AnyResult
+from hyla.study.results import read_result as read_any
 from hyla.study.stages import progress
 from hyla.study.synthetic_report import write_synthetic_report
 
