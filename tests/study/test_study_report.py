@@ -47,7 +47,9 @@ def test_means_and_intervals_are_those_of_the_files(tmp_path):
 def test_a_study_of_equal_arms_says_inside_the_noise_and_what_comes_next(tmp_path):
     page = page_of(findings_of(about(SAME), ledger(tmp_path, SAME)))
 
-    assert "**Inside the noise:** full, 3:1, 1:1 cannot be told apart" in section(page, "Recommendation")
+    assert "**Inside the noise:** 3:1, 1:1, full cannot be told apart by this study. Take 3:1, the cheapest" in section(
+        page, "Recommendation"
+    )
     assert "What would decide it next:" in section(page, "Recommendation")
     assert all(row(section(page, "Differences to full"), arm)[-1] == "inside the noise" for arm in ("3:1", "1:1"))
     assert "with 80% power" in section(page, "Differences to full")
