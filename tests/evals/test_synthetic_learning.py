@@ -99,7 +99,7 @@ def test_the_share_of_right_answers_does_not_depend_on_the_pass(monkeypatch):
 
     task = Overwrite(length=16, keys=2, values=2)
     run = run_of(tasks=[task.model_dump()])
-    model = initialize(Model(run.model_config_made()), 0)
+    model = initialize(Model(run.model_config_made), 0)
     found = accuracy(model, heldout_passes(task, 40))
     monkeypatch.setattr(learning, "ROWS_AT_ONCE", 16)
 

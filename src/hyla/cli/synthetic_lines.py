@@ -8,7 +8,7 @@ from rich.table import Table
 
 from hyla.cli.console import console
 from hyla.evals.synthetic.learning import learn
-from hyla.evals.synthetic.plan import Plan, Run
+from hyla.evals.synthetic.plan import Plan
 from hyla.evals.synthetic.plots import draw
 from hyla.evals.synthetic.report import cells, markdown, rows, titles
 from hyla.evals.synthetic.results import Result, Score, read_result
@@ -34,7 +34,7 @@ def learn_all(plan: Plan, folder: Path) -> None:
         if file.exists():
             results[run.name] = read_result(file)
             continue
-        console.print(f"run {number} of {len(runs)}: {told(run)}")
+        console.print(f"run {number} of {len(runs)}: {run.told}")
         results[run.name] = result = learn(run, folder, _say)
         console.print(f"  best {result.peak:.1%} right, {result.seconds:.0f} s of training", soft_wrap=True)
     found = rows(plan, results)
@@ -47,11 +47,6 @@ def learn_all(plan: Plan, folder: Path) -> None:
         write_whole(folder / "report.md", markdown(plan, found))
     names = ", ".join(file.name for file in pictures)
     console.print(f"wrote {folder / 'report.md'}" + (f" and {names}" if names else ""), soft_wrap=True)
-
-
-def told(run: Run) -> str:
-    """A run in one line."""
-    return f"{run.task.kind} of {run.task.length} tokens, {' '.join(run.layers)}, rate {run.rate:g}, seed {run.seed}"
 
 
 def _say(score: Score) -> None:

@@ -33,3 +33,16 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     quantile = STUDENT[degrees - 1] if degrees <= len(STUDENT) else 1.96 + 2.4 / degrees
     half = quantile * stdev(values) / len(values) ** 0.5
     return mean(values) - half, mean(values) + half
+
+
+def interval_of_groups(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The same for the mean of all values of groups that are drawn whole: values of one group are not independent. Each
+    group has a value at least."""
+    draw = random.Random(0)
+    sums = [(sum(values), len(values)) for values in groups]
+    means = []
+    for _ in range(RESAMPLES):
+        drawn = draw.choices(sums, k=len(sums))
+        means.append(sum(total for total, _ in drawn) / sum(count for _, count in drawn))
+    means.sort()
+    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]

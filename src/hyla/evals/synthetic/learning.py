@@ -75,20 +75,35 @@ def learn(run: Run, folder: Path, on_score: Callable[[Score], None] = lambda sco
     if file.exists():
         return read_result(file)
     with held(work):
-        result = _learnt(run, work, on_score)
+        result = learnt(run, work, on_score)
+        assert result is not None
         replace_json(file, {"run": run.model_dump(mode="json"), **asdict(result)})
         shutil.rmtree(work)
     return result
 
 
-def _learnt(run: Run, folder: Path, on_score: Callable[[Score], None]) -> Result:
+def learnt(
+    run: Run,
+    folder: Path,
+    on_score: Callable[[Score], None] = lambda score: None,
+    on_step: Callable[[StepMetrics], None] = lambda line: None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Result | None:
+    """A run's result, found in a folder of its own, in which a killed one goes on. None: it was stopped before."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = initialize(Model(run.model_config_made()), run.seed)
+    model = initialize(Model(run.model_config_made), run.seed)
     trainer = Trainer(model, ExampleSource(run.task, run.seed, run.examples_per_step), run.train_config(), folder)
     curve = StepLines(folder / "curve.jsonl", Score)
     curve.forget_after(trainer.resume())
     scores = Scores(run, trainer, curve, on_score)
-    trainer.run(scores.after_step, lambda: scores.is_enough)
+
+    def after_step(line: StepMetrics) -> None:
+        scores.after_step(line)
+        on_step(line)
+
+    trainer.run(after_step, lambda: scores.is_enough or is_stopped())
+    if trainer.finished_steps < run.steps and not scores.is_enough:
+        return None
     by_length = {}
     for length in run.test_lengths:
         by_length[str(length)] = accuracy(model, heldout_passes(at_length(run.task, length), run.test_examples))[0]
