@@ -47,7 +47,9 @@ def test_means_and_intervals_are_those_of_the_files(tmp_path):
 def test_a_study_of_equal_arms_says_inside_the_noise_and_what_comes_next(tmp_path):
     page = page_of(findings_of(about(SAME), ledger(tmp_path, SAME)))
 
-    assert "**Inside the noise:** full, 3:1, 1:1 cannot be told apart" in section(page, "Recommendation")
+    assert "**Inside the noise:** 3:1, 1:1, full cannot be told apart by this study. Take 3:1, the cheapest" in section(
+        page, "Recommendation"
+    )
     assert "What would decide it next:" in section(page, "Recommendation")
     assert all(row(section(page, "Differences to full"), arm)[-1] == "inside the noise" for arm in ("3:1", "1:1"))
     assert "with 80% power" in section(page, "Differences to full")
@@ -197,6 +199,9 @@ def test_an_ablation_is_sorted_by_its_differences_and_shows_the_layers(tmp_path)
     lines = [line for line in section(page, "Differences to base").splitlines() if line.startswith("| ")][2:]
     assert [line.split(" | ")[0] for line in lines] == ["| sinks", "| no conv", "| no gate"]
     assert "kda.x = no gate" in lines[2]
+    answer = section(page, "Recommendation")
+    assert "Worse: no gate" in answer and "What would decide it next: " in answer
+    assert "No law is fitted: 1 budgets" in page and "Quality against" not in page, "all arms keep as much"
     inside = section(page, "Inside the layers")
     assert row(inside, "share of attention on the first token | no gate")[2:] == ["0.5", "0 0 0 0.5"]
 
@@ -237,7 +242,7 @@ def test_a_report_has_its_plots_and_they_are_the_same_twice(tmp_path):
     runs, out = tmp_path / "runs", tmp_path / "out"
     ledger(runs, PLANTED)
     for arm in PLANTED:
-        write(runs, f"decode-{arm.replace(':', '-')}", decode_file(arm))
+        write(runs, f"decode-{arm.replace(':', '-')}", decode_file(arm, ms=len(arm)))
     found = write_report(out, about(PLANTED), read_results(runs))
     once = {file.name: file.read_bytes() for file in out.iterdir()}
     plot_differences(found, tmp_path / "again.png")

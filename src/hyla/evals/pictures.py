@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 WIDTH = 9.0
 """Inches."""
 DPI = 100
+LEGEND_LETTERS = 110
+"""That fit beside each other."""
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 """Okabe and Ito's (Color Universal Design, 2008), without yellow."""
 MARKERS = "os^DvPX*"
@@ -33,7 +35,7 @@ def style(place: int) -> dict[str, Any]:
     """Of the line of an arm, by its place among the arms."""
     return {
         "color": COLORS[place % len(COLORS)],
-        "marker": MARKERS[place % len(MARKERS)],
+        "marker": MARKERS[(place + place // len(COLORS)) % len(MARKERS)],
         "linestyle": LINES[place // 2 % len(LINES)],
         "markersize": 5,
     }
@@ -45,17 +47,18 @@ def finish(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def legend_below(made: Figure, source: Axes | Sequence[Axes], columns: int = 4) -> None:
-    """One legend for the picture, each label of the axes once."""
+def legend_below(made: Figure, source: Axes | Sequence[Axes]) -> None:
+    """One legend for the picture, each label of the axes once, as many beside each other as fit."""
     found: dict[str, Any] = {}
     for axes in [source] if not isinstance(source, Sequence) else source:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             found.setdefault(label, handle)
+    fitting = LEGEND_LETTERS // (8 + max(map(len, found), default=0))
     made.legend(
         list(found.values()),
         list(found),
         loc="outside lower center",
-        ncols=min(columns, max(1, len(found))),
+        ncols=max(1, min(fitting, len(found), 5)),
         frameon=False,
     )
 

@@ -13,7 +13,7 @@ from hyla.study.report.cells import Cell
 from hyla.study.report.findings import Findings
 from hyla.study.report.formats import flops
 from hyla.study.report.intervals import seed_mean
-from hyla.study.report.sections.costs import fronts, quality
+from hyla.study.report.sections.costs import differs, fronts, quality
 from hyla.study.report.sections.positions import by_position, differences_by_position
 from hyla.study.statistics import Comparison, Interval, Law
 
@@ -31,10 +31,10 @@ def draw(found: Findings, folder: Path) -> dict[str, Path]:
     if not any(cell.bits for cell in found.cells.values()):
         return {}
     plots: dict[str, tuple[bool, Callable[[Findings, Path], None]]] = {
-        "losses": (True, plot_losses),
+        "losses": (len({cell.budget for cell in found.cells.values()}) > 1, plot_losses),
         "differences": (any(one.difference for one in found.comparisons), plot_differences),
         "tasks": (bool(found.tasks), plot_tasks),
-        "costs": (any(cost.cache_bytes for cost in found.costs.values()), plot_costs),
+        "costs": (differs(found) and any(cost.cache_bytes for cost in found.costs.values()), plot_costs),
         "positions": (any(by_position(cell) for cell in found.top_cells.values()), plot_positions),
         "curves": (any(run.figures.curve for cell in found.top_cells.values() for run in cell.runs), plot_curves),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hyla.study.report.findings import Findings
 from hyla.study.report.formats import flops, named
+from hyla.study.statistics import next_runs
 
 
 def question(found: Findings) -> str:
@@ -12,6 +13,8 @@ def question(found: Findings) -> str:
 
 def recommendation(found: Findings) -> str:
     """In words; which run would decide it next where it is inside the noise."""
+    if found.about.is_ablation and found.comparisons:
+        return _ablation(found)
     told = found.recommendation
     if told is None:
         return f"## Recommendation\n\nNone: {_why_none(found)}"
@@ -24,11 +27,35 @@ def recommendation(found: Findings) -> str:
     return "\n\n".join(parts)
 
 
+def _ablation(found: Findings) -> str:
+    """Which of the single changes help or harm beyond the noise."""
+    reference = found.about.reference
+    better = [one for one in found.comparisons if one.better == one.first]
+    worse = [one for one in found.comparisons if one.better == reference]
+    open_ones = [one for one in found.comparisons if one.better is None and one.difference is not None]
+    lines = [
+        f"Better than {reference} beyond the noise: {named(one.first for one in better)}.",
+        f"Worse: {named(one.first for one in worse)}.",
+        f"**Inside the noise:** {named(one.first for one in open_ones)}." if open_ones else "",
+        f"Not compared: {_left_out(found)}." if found.left_out else "",
+    ]
+    parts = ["## Recommendation", " ".join(line for line in lines if line)]
+    if open_ones:
+        # Of what is open, the change that promises most.
+        promising = min(open_ones, key=lambda one: one.difference.estimate if one.difference else 0.0)
+        parts.append(f"What would decide it next: {next_runs(promising).words}.")
+    return "\n\n".join([*parts, *filter(None, [_gaps(found)])])
+
+
+def _left_out(found: Findings) -> str:
+    return "; ".join(f"{arm} ({why})" for arm, why in found.left_out.items())
+
+
 def _why_none(found: Findings) -> str:
     if found.without_cost:
         return f"the bytes of cache of {named(found.without_cost)} are not known."
-    left = "; ".join(f"{arm} ({why})" for arm, why in found.left_out.items())
-    return "fewer than two arms can be compared." + (f" Left out: {left}." if left else "")
+    left = f" Left out: {_left_out(found)}." if found.left_out else ""
+    return f"fewer than two arms can be compared.{left}"
 
 
 def _gaps(found: Findings) -> str:

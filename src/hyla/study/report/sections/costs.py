@@ -38,7 +38,7 @@ def costs(found: Findings) -> str:
     """A row for each arm."""
     bits = quality(found)
     its = {arm: cost for arm, cost in found.costs.items() if arm in bits and cost.cache_bytes is not None}
-    if not its or found.top_budget is None:
+    if not its or found.top_budget is None or not differs(found):
         return ""
     by_bytes, by_time = fronts(found)
     first = next(iter(its.values()))
@@ -60,6 +60,11 @@ def costs(found: Findings) -> str:
 Mean bits per byte at {flops(found.top_budget)} FLOPs; bytes that decoding keeps of one sequence, by the cost model\
 {"; milliseconds of a decoded token, measured" if is_timed else ""}. "Front": no arm is as good and as cheap, by \
 means; an arm that is beaten inside the noise is not worse for certain."""
+
+
+def differs(found: Findings) -> bool:
+    """Whether arms cost differently."""
+    return len({(cost.cache_bytes, cost.ms_per_token) for cost in found.costs.values()}) > 1
 
 
 def _yes(holds: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hyla.evals.pages import table
 from hyla.study.report.findings import Findings
-from hyla.study.report.formats import NOTHING, flops, interval
+from hyla.study.report.formats import NOTHING, flops, interval, named
 from hyla.study.statistics import Efficiency, Interval, Law, LawKind, NotFitted
 
 FORMULAS: dict[LawKind, str] = {"plain": "a (C / C0)^b", "offset": "e + a (C / C0)^b"}
@@ -14,8 +14,9 @@ def laws(found: Findings) -> str:
     """Tables of the laws and of what follows from them."""
     titles = ["arm", "law", "C0, FLOPs", "a", "b", "e"]
     lines = [_law(one) for by_arm in found.laws.values() for one in by_arm.values()]
-    if not lines:
-        return ""
+    if not any(isinstance(one, Law) for by_arm in found.laws.values() for one in by_arm.values()):
+        whys = named(dict.fromkeys(one.why for one in found.laws["plain"].values() if isinstance(one, NotFitted)))
+        return f"## Laws of loss and FLOPs\n\nNo law is fitted: {whys}." if lines else ""
     parts = [
         "## Laws of loss and FLOPs",
         table([titles, *lines]),

@@ -93,8 +93,8 @@ def _power(compared: list[Comparison]) -> str:
         return ""
     least = smallest_difference(noise, seeds, budgets, len(compared), POWER)
     return (
-        f"The noise of one pair is at most {noise:.4f} (standard deviation). With it, {seeds} seeds and {budgets} "
-        f"budgets find a difference of {least:.4f} with {POWER:.0%} power."
+        f"The noise of one pair is at most {noise:.4f} (standard deviation). With it, {seeds} seeds at "
+        f"{budgets} {'budget' if budgets == 1 else 'budgets'} find a difference of {least:.4f} with {POWER:.0%} power."
     )
 
 
