@@ -19,9 +19,10 @@ def carry_on(
     keep_freed_memory()
     strangers = course.ledger.strangers(list(course.all_jobs()))
     if strangers:
+        some = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
         console.print(
             f"{len(strangers)} files of {course.ledger.folder} belong to no run of this study as it is now (other "
-            f"rates, text or version), and are left out: {', '.join(strangers[:3])}{', ...' if len(strangers) > 3 else ''}",
+            f"rates, text or version), and are left out: {some}",
             soft_wrap=True,
         )
     while jobs := course.missing():

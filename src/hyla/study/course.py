@@ -27,7 +27,11 @@ class Course(Protocol):
 
     execute: str
     """Path of the function that does a run."""
-    ledger: Ledger
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of its results."""
+        ...
 
     def missing(self) -> Sequence[Job]:
         """Runs to be done now; none: all are finished."""
