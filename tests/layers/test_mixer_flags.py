@@ -107,10 +107,9 @@ def test_rows_have_the_same_bits_however_they_arrive(name, dtype):
 
 
 @on_each_backend
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @each
-def test_gradients_of_rows_do_not_depend_on_what_comes_with_them(name, dtype):
-    module, x, weights = made(name, dtype), drawn(90, D, dtype=dtype), drawn(90, D, seed=3, dtype=dtype)
+def test_gradients_of_rows_do_not_depend_on_what_comes_with_them(name):
+    module, x, weights = made(name), drawn(90, D), drawn(90, D, seed=3)
 
     def gradient(first, lengths):
         leaf = x[first : first + sum(lengths)].clone().requires_grad_()
