@@ -129,7 +129,7 @@ def test_fillers_are_as_long_as_they_may_be_and_have_no_numbers(tokens):
     assert lengths == {None, tokens}
 
 
-QUESTION = Question("?", "1234", 2, 1, "overwritten", ("1111",), ("1234", "1111", "5678"))
+QUESTION = Question("?", "It is", "1234", 2, 1, "overwritten", ("1111",), ("1234", "1111", "5678"))
 
 
 @pytest.mark.parametrize(
@@ -275,6 +275,18 @@ def test_a_turn_s_prompt_begins_with_all_that_was_said_and_finds_it_in_the_cache
         assert text.startswith(answer.answer.rstrip()) and text.count("Assistant:") + text.count("assistant: ") == 1
     cached = [answer.cached_tokens for answer in line.answers]
     assert cached[0] == 0 and all(n >= len(before) // 64 * 64 > 0 for n, before in zip(cached[1:], prompts))
+
+
+def test_an_answer_may_be_begun(folder, tmp_path):
+    engine = engine_of(folder)
+    prompts, resolve = [], engine.resolve
+    engine.resolve = lambda one: prompts.append(one.prompt) or resolve(one)
+    asked = REQUEST.model_copy(update={"turns": (2,), "samples": 1, "begin_answers": True})
+    (line,) = MultiTurn(tmp_path, asked, engine, engine.tokenizer, WORDS).run()
+
+    for prompt, answer in zip(prompts, line.answers):
+        name = re.search(r"What is (the number of \w+'s [a-z ]+)\? Answer", answer.question)[1]
+        assert engine.tokenizer.decode(prompt).endswith(f"assistant: T{name[1:]} is")
 
 
 def test_other_results_in_the_folder_are_an_error(folder, twin, tmp_path):

@@ -87,6 +87,9 @@ def multi_turn(
     hops: Annotated[int, typer.Option(min=0, help="Most people from one who shares to whose number it is.")] = 2,
     filler_tokens: Annotated[int, typer.Option(min=0, help="Running text in a tool's result.")] = 60,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Most of an answer.")] = 24,
+    begin_answers: Annotated[
+        bool, typer.Option("--begin-answers", help='Begin each ("The number of ... is"); the model says the rest.')
+    ] = False,
     twin: Annotated[str | None, typer.Option(help="A model that is asked the same, beside the first.")] = None,
     texts: Annotated[
         Path | None, typer.Option(help="Text file or folder for fillers; default: Python's reference.")
@@ -112,6 +115,7 @@ def multi_turn(
         hops=hops,
         filler_tokens=filler_tokens,
         answer_tokens=answer_tokens,
+        begin_answers=begin_answers,
         seed=seed,
     )
     models = [model] if twin is None else [model, twin]

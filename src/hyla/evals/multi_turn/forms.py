@@ -19,10 +19,11 @@ RESULT = "Result of a tool: "
 class Form(Protocol):
     """A model's way to write conversations.
 
-    name: for the report. stop: texts that end an answer.
+    name: for the report. gap: what stands before an answer's first word. stop: texts that end an answer.
     """
 
     name: str
+    gap: str
     stop: tuple[str, ...]
 
     def first(self, turn: Turn) -> list[int]:
@@ -52,6 +53,7 @@ class Plain:
     """For models without a chat template: "User: ...", "Assistant: ...", a paragraph each."""
 
     name = 'a plain form ("User: ...", "Assistant: ..."): the model has no chat template'
+    gap = " "
     stop: tuple[str, ...] = ("\n",)
 
     def __init__(self, tokenizer: Tokenizer, eos_ids: Sequence[int]):
@@ -78,6 +80,7 @@ class Templated:
     has_tools: whether it shows messages of the role "tool"; else a tool's result is the user's text.
     """
 
+    gap = ""
     stop: tuple[str, ...] = ()
 
     def __init__(self, tokenizer: Tokenizer, eos_ids: Sequence[int]):

@@ -42,6 +42,9 @@ class MultiTurnRequest(Config):
     """Most tokens of running text in a tool's result."""
     answer_tokens: Count = 24
     """Most tokens of an answer."""
+    begin_answers: bool = False
+    """Begin each answer, as "The number of Anna's locker is", and let the model say the rest: for models that do not
+    answer to the point."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the draws."""
 
@@ -112,13 +115,14 @@ class MultiTurn:
     ):
         self.folder, self.request, self.engine = folder, request, engine
         self.form: Form = form_of(tokenizer, engine.eos_ids)
+        self._encode = tokenizer.encode
         self._params = SamplingParams(temperature=0.0, max_tokens=request.answer_tokens, stop=self.form.stop)
-        self._scripts = dict(self._written(tokenizer, words))
+        self._scripts = dict(self._drawn(tokenizer, words))
         self._check_lengths()
         self._begin(words)
         self.done = {line.key: line for line in map(Conversation.read, kept_lines(folder / ITEMS_FILE))}
 
-    def _written(self, tokenizer: Tokenizer, words: Sequence[str]) -> Iterator[tuple[tuple[int, int], list[Turn]]]:
+    def _drawn(self, tokenizer: Tokenizer, words: Sequence[str]) -> Iterator[tuple[tuple[int, int], list[Turn]]]:
         request = self.request
         plan = Plan(request.facts, request.hops, request.filler_tokens)
 
@@ -129,9 +133,16 @@ class MultiTurn:
             for number in range(request.samples):
                 yield (turns, number), script(turns, number, request.seed, plan, words, count)
 
+    def _written(self, turn: Turn) -> list[int]:
+        """What stands before a turn's answer and behind the one before."""
+        ids = self.form.first(turn) if turn.question.turn == 1 else self.form.later(turn)
+        if not self.request.begin_answers:
+            return ids
+        return ids + self._encode(self.form.gap + turn.question.begun, add_special_tokens=False)
+
     def _check_lengths(self) -> None:
         for (turns, number), said_in in self._scripts.items():
-            prompts = len(self.form.first(said_in[0])) + sum(len(self.form.later(turn)) for turn in said_in[1:])
+            prompts = sum(len(self._written(turn)) for turn in said_in)
             # An answer that is cut off gets an end token.
             tokens = prompts + turns * (self.request.answer_tokens + 1)
             if tokens > self.engine.context_len:
@@ -164,7 +175,7 @@ class MultiTurn:
         """Have every conversation that was not had yet; all of them, in the order of turns and numbers."""
         missing = [key for key in self._scripts if key not in self.done]
         running = {}
-        waiting = [_Open(key, self._scripts[key], self.form.first(self._scripts[key][0])) for key in missing]
+        waiting = [_Open(key, self._scripts[key], self._written(self._scripts[key][0])) for key in missing]
 
         def more(is_idle: bool) -> list:
             running.update({one.name: one for one in waiting})
@@ -208,4 +219,4 @@ class MultiTurn:
         )
         one.ids += self.form.closed(done.token_ids, done.finish_reason == "stop")
         if len(one.answers) < len(one.turns):
-            one.ids += self.form.later(one.turns[len(one.answers)])
+            one.ids += self._written(one.turns[len(one.answers)])
