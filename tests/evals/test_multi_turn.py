@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import typer
 from click.testing import CliRunner
+from data.family_templates import FAMILIES, merging_tokenizer
 from tiny_model import sandwich
 from tiny_text import CHAT_TEMPLATE, byte_tokenizer
 from tokenizers import processors
@@ -192,6 +193,24 @@ def test_without_the_role_of_tools_results_are_the_user_s_text():
         text = bytes(one for one in form.later(TURN) if one < 256).decode()
         assert text == "\nuser: Result of a tool: a result\n\nhello\nassistant: "
         assert "as the user's text" in form.name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_published_templates_can_go_on_behind_an_answer(name):
+    family = FAMILIES[name]
+    tokenizer = merging_tokenizer(family.template)
+    end = tokenizer.token_id(family.end)
+    form = Templated(tokenizer, [end])
+    first, later = form.first(TURN), form.later(TURN)
+
+    assert form.closed([7], False) == [7, end]
+    for ids in (first, later):
+        shown = tokenizer.decode(ids, skip_special_tokens=False)
+        assert shown.count("a result") == shown.count("hello") == 1 and "planted" not in shown
+    whole = tokenizer.decode([*first, *form.closed([7], False), *later, *form.closed([7], False), *later])
+    assert whole.count("hello") == 3
+    thought = "12 or 13\n</think>\n\n12" if "<think>" in tokenizer.decode(later)[-8:] else "12"
+    assert form.text(first, thought).strip() == "12"
 
 
 def test_without_a_template_the_form_is_plain_and_an_answer_is_its_text():

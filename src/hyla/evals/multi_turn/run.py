@@ -51,7 +51,8 @@ class MultiTurnRequest(Config):
 
 @dataclass(frozen=True)
 class Answer:
-    """A turn's question and what was answered. tokens, cached_tokens: of its prompt, all that was said so far."""
+    """A turn's question and what was answered, without reasoning. tokens, cached_tokens: of its prompt, all that was
+    said so far. answer_tokens: all that were drawn."""
 
     turn: int
     age: int
@@ -202,7 +203,8 @@ class MultiTurn:
         if done.finish_reason not in ("stop", "length"):
             why = f"{done.finish_reason} ({done.error})" if done.error else done.finish_reason
             raise RequestError(f"the answer of {one.name} ended with {why}; give the same command again: it goes on")
-        question, answer, usage = one.turns[len(one.answers)].question, done.text or "", done.usage
+        question, usage = one.turns[len(one.answers)].question, done.usage
+        answer = self.form.text(one.ids, done.text or "")
         one.answers.append(
             Answer(
                 question.turn,
