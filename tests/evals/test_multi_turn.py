@@ -17,6 +17,7 @@ from hyla.checkpoints import save_model
 from hyla.cli.app import app
 from hyla.engine import Engine
 from hyla.errors import ConfigError
+from hyla.evals.costs import Price
 from hyla.evals.multi_turn.forms import Plain, Templated, form_of
 from hyla.evals.multi_turn.report import markdown, outcomes, share, tables
 from hyla.evals.multi_turn.run import Answer, Conversation, MultiTurn, MultiTurnRequest
@@ -347,7 +348,7 @@ def test_the_longest_conversation_that_is_allowed_has_room(folder, tmp_path):
 def line_of(number, *said_of_turns):
     kinds = ("direct", "tool")
     answers = [
-        Answer(turn, 0, kinds[turn % 2], "?", "1", "", outcome, 100, 60, 5)
+        Answer(turn, 0, kinds[turn % 2], "?", "1", "", outcome, 100, 60, 5, 0.5, 1e9)
         for turn, outcome in enumerate(said_of_turns, start=1)
     ]
     return Conversation(len(said_of_turns), number, answers)
@@ -375,10 +376,14 @@ def test_the_report_has_both_models_and_their_difference():
     assert [row[0] for row in by_kind[1:]] == ["direct", "tool"] and len(by_age) == 2
     assert outcomes(RESULTS)[2][1:] == ["16.7%", "0.0%"]
 
-    page = markdown(RESULTS, {"hybrid": "as it likes", "full": "plainly"})
-    assert "600 tokens were read (360 of them from the prefix cache) and 30 written; 4 of 6 answers were right" in page
-    assert "1 of 3 conversations wholly; for each right answer 158 tokens, 90 of them cached" in page
-    assert "- full: plainly." in page
+    forms = {"hybrid": "as it likes", "full": "plainly"}
+    page = markdown(RESULTS, forms, {"hybrid": None, "full": None})
+    assert "| hybrid | 2 | 4 of 6 | 150 | 90 | 8 | 0.75 | 1.50e+09 |" in page and "Price" not in page
+    assert "- full: plainly. 2 of 3 conversations had right answers alone." in page
+    price = Price(7200.0, sandwich("kda", 260))
+    assert "| full | 2 | 5 of 6 | 120 | 72 | 6 | 0.60 | 1.20e+09 | 1.2 |" in markdown(
+        RESULTS, forms, dict.fromkeys(forms, price)
+    )
 
 
 def test_groups_are_drawn_whole():

@@ -107,6 +107,13 @@ def multi_turn(
     threads: Annotated[
         int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
     ] = None,
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Of an hour, in any currency: what a right answer costs.")] = None,
+    cost_device: Annotated[
+        str | None, typer.Option(help="An hour of this device (hyla cost), not of this machine's seconds.")
+    ] = None,
 ) -> None:
     """Facts told, changed and linked over many turns, and asked for. A conversation that is over is not had again."""
     from hyla.engine.waiting_threads import load_torch
@@ -127,7 +134,8 @@ def multi_turn(
         seed=seed,
     )
     models = [model] if twin is None else [model, twin]
-    converse_all(models, out, request, texts, {"dtype": dtype, "threads": threads or default_threads()})
+    options = {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
+    converse_all(models, out, request, texts, options, (price, cost_device))
 
 
 @evals.command()

@@ -13,18 +13,18 @@ from pydantic import Field
 
 from hyla.checkpoints import Tokenizer
 from hyla.engine import Engine, SamplingParams
-from hyla.engine.fingerprint import weights_digest
 from hyla.engine.requests.messages import Completion, Request
+from hyla.engine.requests.resolving import Resolved
 from hyla.errors import ConfigError, RequestError
+from hyla.evals.costs import Stopwatch, item_flops
 from hyla.evals.multi_turn.forms import Form, form_of
 from hyla.evals.multi_turn.score import Said, said
 from hyla.evals.multi_turn.script import Kind, Plan, Turn, script
-from hyla.json_files import read_json
+from hyla.evals.results import ITEMS_FILE, begin, model_record
 from hyla.models.config import Config, Count
-from hyla.train.files import append_lines, kept_lines, replace_json
+from hyla.train.files import append_lines, kept_lines
 
 FORMAT = 1
-EVAL_FILE, ITEMS_FILE = "eval.json", "items.jsonl"
 
 
 class MultiTurnRequest(Config):
@@ -52,7 +52,7 @@ class MultiTurnRequest(Config):
 @dataclass(frozen=True)
 class Answer:
     """A turn's question and what was answered, without reasoning. tokens, cached_tokens: of its prompt, all that was
-    said so far. answer_tokens: all that were drawn."""
+    said so far. answer_tokens: all that were drawn. seconds and flops: as `evals.costs.Spent` has them."""
 
     turn: int
     age: int
@@ -64,6 +64,8 @@ class Answer:
     tokens: int
     cached_tokens: int
     answer_tokens: int
+    seconds: float
+    flops: float
 
     @property
     def is_right(self) -> bool:
@@ -158,47 +160,57 @@ class MultiTurn:
             "request": self.request.model_dump(mode="json"),
             "text": hashlib.sha256(" ".join(words).encode()).hexdigest()[:16],
             "form": self.form.name,
-            "weights": weights_digest(self.engine.model),
+            **model_record(self.engine.model),
         }
-        file = self.folder / EVAL_FILE
-        if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_json(file, record)
-            return
-        found = read_json(file)
-        changed = [name for name in record if found.get(name) != record[name]]
-        if changed:
-            raise ConfigError(
-                f"{self.folder} has results of another {' and '.join(changed)}; choose another --out, or delete it"
-            )
+        begin(self.folder, record)
 
-    def run(self, on_item: Callable[[Conversation], None] = lambda line: None) -> list[Conversation]:
-        """Have every conversation that was not had yet; all of them, in the order of turns and numbers."""
+    @property
+    def num_items(self) -> int:
+        """Conversations of the whole request."""
+        return len(self._scripts)
+
+    def run(
+        self,
+        on_item: Callable[[Conversation], None] = lambda line: None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> list[Conversation]:
+        """Have every conversation that was not had yet; all of them, in the order of turns and numbers.
+
+        on_step: called before each step of the engine. Raises RequestError for an answer that the engine fails on.
+        """
         missing = [key for key in self._scripts if key not in self.done]
-        running = {}
         waiting = [_Open(key, self._scripts[key], self._written(self._scripts[key][0])) for key in missing]
+        running: dict[str, _Open] = {}
+        watch = Stopwatch(self.engine.clock)
 
-        def more(is_idle: bool) -> list:
+        def more(is_idle: bool) -> list[Resolved]:
+            on_step()
             running.update({one.name: one for one in waiting})
             found = [self.engine.resolve(Request(one.name, tuple(one.ids), self._params)) for one in waiting]
             waiting.clear()
             return found
 
-        for completions in self.engine.finished([], more):
-            for completion in completions:
-                one = running.pop(completion.request_id)
-                self._answered(one, completion)
-                if len(one.answers) < len(one.turns):
-                    waiting.append(one)
-                    continue
-                turns, number = one.key
-                line = Conversation(turns, number, one.answers)
-                append_lines(self.folder / ITEMS_FILE, [asdict(line)])
-                self.done[line.key] = line
-                on_item(line)
+        for completions in self.engine.finished((), more):
+            seconds = watch.lap() / len(completions)
+            with watch.stopped():
+                for completion in completions:
+                    one = running.pop(completion.request_id)
+                    self._answered(one, completion, seconds)
+                    if len(one.answers) < len(one.turns):
+                        waiting.append(one)
+                    else:
+                        on_item(self._kept(one))
         return [self.done[key] for key in self._scripts]
 
-    def _answered(self, one: _Open, done: Completion) -> None:
+    def _kept(self, one: _Open) -> Conversation:
+        """A conversation that is over, on the disk."""
+        turns, number = one.key
+        line = Conversation(turns, number, one.answers)
+        append_lines(self.folder / ITEMS_FILE, [asdict(line)])
+        self.done[line.key] = line
+        return line
+
+    def _answered(self, one: _Open, done: Completion, seconds: float) -> None:
         """Take an answer, and what the user says next."""
         if done.finish_reason not in ("stop", "length"):
             why = f"{done.finish_reason} ({done.error})" if done.error else done.finish_reason
@@ -216,7 +228,9 @@ class MultiTurn:
                 said(answer, question),
                 usage.prompt_tokens,
                 usage.cached_tokens,
-                len(done.token_ids),
+                usage.completion_tokens,
+                seconds,
+                item_flops(self.engine.model.config, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens),
             )
         )
         one.ids += self.form.closed(done.token_ids, done.finish_reason == "stop")
