@@ -369,11 +369,12 @@ def test_shares_are_of_the_questions_that_are_meant():
 
 
 def test_the_report_has_both_models_and_their_difference():
-    by_turns, by_turn, by_kind, by_age = tables(RESULTS)
+    by_turns, by_turn, by_kind, by_both, by_age = tables(RESULTS)
     assert by_turns[0] == ["turns", "questions", "hybrid", "full", "difference"]
     assert by_turns[1][1] == "6" and by_turns[1][2].startswith("66.7% (") and by_turns[1][4].startswith("-16.7% (")
     assert [row[0] for row in by_turn[1:]] == ["1", "2"] and by_turn[1][4].startswith("+33.3%")
     assert [row[0] for row in by_kind[1:]] == ["direct", "tool"] and len(by_age) == 2
+    assert [row[0] for row in by_both[1:]] == ["direct, said in the same turn", "tool, said in the same turn"]
     assert outcomes(RESULTS)[2][1:] == ["16.7%", "0.0%"]
 
     forms = {"hybrid": "as it likes", "full": "plainly"}

@@ -21,6 +21,12 @@ Share = tuple[float, float, float, int]
 
 AGES = ((0, "in the same turn"), (1, "1 turn before"), (3, "2 to 3 turns before"), (1 << 30, "4 turns before or more"))
 
+KINDS_AND_AGES = {
+    (kind, is_new): f"{kind}, said in {'the same turn' if is_new else 'a turn before'}"
+    for kind in KINDS
+    for is_new in (True, False)
+}
+
 
 def share(lines: Sequence[Conversation], key: Key, value: Hashable, other: Sequence[Conversation] = ()) -> Share | None:
     """Of answers with this key: the share that are right, with the 95% bootstrap interval over conversations, and their
@@ -71,6 +77,7 @@ def tables(results: Results) -> list[list[list[str]]]:
         by_turns(results),
         table(results, "turn", lambda line, answer: answer.turn, {n: str(n) for n in range(1, most + 1)}),
         table(results, "kind of question", lambda line, answer: answer.kind, {kind: kind for kind in KINDS}),
+        table(results, "kind and age", lambda line, answer: (answer.kind, answer.age == 0), KINDS_AND_AGES),
         table(results, "the number was said", lambda line, answer: _age(answer.age), dict(AGES)),
     ]
 
