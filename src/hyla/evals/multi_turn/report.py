@@ -21,7 +21,7 @@ Share = tuple[float, float, float, int]
 
 AGES = ((0, "in the same turn"), (1, "1 turn before"), (3, "2 to 3 turns before"), (1 << 30, "4 turns before or more"))
 
-KINDS_AND_AGES = {
+KINDS_AND_AGES: dict[Hashable, str] = {
     (kind, is_new): f"{kind}, said in {'the same turn' if is_new else 'a turn before'}"
     for kind in KINDS
     for is_new in (True, False)
