@@ -20,7 +20,7 @@ from hyla.data.packing import TokenStore
 from hyla.errors import ConfigError, DivergedError
 from hyla.evals.synthetic import AnyTask, SyntheticTask
 from hyla.evals.synthetic.learning import accuracy, heldout_passes
-from hyla.models.config import Config, Count, ModelConfig
+from hyla.models.config import Count, DerivingConfig, ModelConfig
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.ops.exact.logprobs import of_tokens
@@ -48,7 +48,7 @@ CACHE_CONTEXTS = (1024, 16_384, 65_536, 1_048_576)
 MAX_LEN = 1 << 20
 
 
-class LanguageRun(Config):
+class LanguageRun(DerivingConfig):
     """The key of a run: on one machine, its result is a function of these fields. `arm` is a label, not part of it."""
 
     kind: Literal["language"] = "language"

@@ -206,16 +206,14 @@ class SyntheticStudy(Config):
         return sorted(self.plan.runs(), key=lambda run: run.seed)
 
 
-class AnyStudy(Config):
-    """What a file holds."""
-
-    study: Annotated[LanguageStudy | SyntheticStudy, Field(discriminator="kind")]
-
-
 def study_of(tables: dict[str, Any], place: str, folder: Path) -> LanguageStudy | SyntheticStudy:
     """Validated. place: how errors call it; folder: what a relative `text` is meant from. Raises ConfigError."""
     try:
-        found = AnyStudy.model_validate({"study": {"kind": "language", **tables}}).study
+        kinds = {"language": LanguageStudy, "synthetic": SyntheticStudy}
+        kind = tables.get("kind", "language")
+        if kind not in kinds:
+            raise ConfigError(f"kind = {kind!r} is none of {', '.join(kinds)}")
+        found = kinds[kind](**tables)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
     if isinstance(found, LanguageStudy) and found.text is not None:
