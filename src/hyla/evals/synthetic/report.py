@@ -114,13 +114,20 @@ def _peak(row: Row) -> str:
     return share(row.peaks) + (" (edge)" if row.is_at_edge else "")
 
 
+def step_size(plan: Plan) -> str:
+    """Of an optimizer step, in words."""
+    if plan.step_tokens is None:
+        return f"{plan.examples_per_step} examples"
+    return f"{plan.step_tokens:,} tokens"
+
+
 def how(plan: Plan) -> str:
     """What the numbers are and how they came about."""
     several = f"{len(plan.seeds)} seeds: the mean, in brackets its 95% interval (Student's t)"
     seeds = several if len(plan.seeds) > 1 else "1 seed"
     return f"""Share of right answers on {plan.test_examples} test examples that training never has; {seeds}. \
 Of {len(plan.rates)} rates the one whose training loss fell lowest; "edge": it is the lowest or highest of them, so a \
-better one may lie outside. At most {plan.steps:,} steps of {plan.examples_per_step} examples, {plan.optimizer}, \
+better one may lie outside. At most {plan.steps:,} steps of {step_size(plan)}, {plan.optimizer}, \
 {plan.sizes.num_heads} heads of {plan.sizes.head_dim}."""
 
 

@@ -124,10 +124,10 @@ measure are judged together (Holm). "While learning": the mean over all steps, l
 
 def _limits(found: Learnt) -> str:
     plan = found.about.plan
-    longest, tokens = max(task.length for task in plan.tasks), plan.steps * plan.examples_per_step
+    longest, tokens = max(task.length for task in plan.tasks), max(run.tokens for run in plan.runs())
     lines = [
-        f"Tasks of at most {longest:,} tokens, {tokens:,} examples a run, {len(plan.seeds)} seeds: an arm that did not "
-        "learn here may learn with more.",
+        f"Tasks of at most {longest:,} tokens, at most {tokens / 1e6:.1f}M training tokens a run, {len(plan.seeds)} "
+        "seeds: an arm that did not learn here may learn with more.",
         "Made-up tasks: an arm that is better at one is not thereby better at language.",
         "One machine and one optimizer; the rates that were tried are all that is known of rates.",
     ]

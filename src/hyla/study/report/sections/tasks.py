@@ -27,7 +27,7 @@ def tasks(found: Findings) -> str:
     lines = [[found.arm_name(arm), *(_score(task, arm, budget) for task in found.tasks)] for arm in found.about.arms]
     parts = [
         "## Tasks",
-        table([["arm", *(_title(name) for name in names)], *lines]),
+        table([["arm", *(_title(found, name) for name in names)], *lines]),
         f"Share of right answers on the test split at {flops(budget)} FLOPs; mean over seeds, 95% intervals (t). "
         + RULE.format(found.about.learnt_at),
         _compared(found),
@@ -35,8 +35,10 @@ def tasks(found: Findings) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _title(name: str) -> str:
-    kind = KINDS.get(name)
+def _title(found: Findings, name: str) -> str:
+    """A task's name, and what it asks for; the runs' keys say which kind it is."""
+    tables = [cell.runs[0].run.rest.get("tasks") or {} for cell in found.cells.values() if cell.runs]
+    kind = KINDS.get(next((table_of[name]["kind"] for table_of in tables if name in table_of), name))
     return name if kind in (None, name) else f"{name} ({kind})"
 
 
