@@ -12,7 +12,7 @@ from hyla.errors import ConfigError
 from hyla.study.report import Published, findings_of, read_claim, write_report
 from hyla.study.report.costs import front
 from hyla.study.report.page import markdown
-from hyla.study.report.plots import plot_differences
+from hyla.study.report.plots.losses import plot_differences
 from hyla.study.report.sections.runs import to_csv
 from hyla.study.results import read_results
 

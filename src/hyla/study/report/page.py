@@ -13,6 +13,7 @@ PICTURES = {
     "tasks": "right answers by task and arm",
     "costs": "loss against cache bytes and time of a token",
     "positions": "bits per byte by position",
+    "layers": "figures inside the layers",
     "curves": "training loss by tokens",
 }
 
@@ -33,6 +34,7 @@ def markdown(found: Findings, drawn: Collection[str]) -> str:
         positions.positions(found),
         _picture("positions", drawn),
         positions.inside(found),
+        _picture("layers", drawn),
         costs.costs(found),
         _picture("costs", drawn),
         rates.rates(found),

@@ -67,7 +67,7 @@ def differences(found: Findings) -> str:
 
 Bits per byte, arm minus {about.reference}, of equal seeds at equal budgets, mean over budgets; below zero the arm is \
 better. In brackets the 95% interval of that difference alone, and the wider one that keeps the chance of any false \
-verdict of this table below 5% (Holm); the verdict goes by the latter.{note} {_power(compared)}
+verdict of this table below 5% (Holm); the verdict goes by the latter.{note}{_power(compared)}
 
 {_by_budget(found, compared)}""".rstrip()
 
@@ -93,7 +93,7 @@ def _power(compared: list[Comparison]) -> str:
         return ""
     least = smallest_difference(noise, seeds, budgets, len(compared), POWER)
     return (
-        f"The noise of one pair is at most {noise:.4f} (standard deviation). With it, {seeds} seeds at "
+        f" The noise of one pair is at most {noise:.4f} (standard deviation). With it, {seeds} seeds at "
         f"{budgets} {'budget' if budgets == 1 else 'budgets'} find a difference of {least:.4f} with {POWER:.0%} power."
     )
 
