@@ -19,9 +19,10 @@ def carry_on(
     keep_freed_memory()
     strangers = course.ledger.strangers(list(course.all_jobs()))
     if strangers:
+        some = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
         console.print(
-            f"{len(strangers)} files of {course.ledger.folder} belong to no run of this study as it is now (other rates, "
-            f"text or version), and are left out: {', '.join(strangers[:3])}{', ...' if len(strangers) > 3 else ''}",
+            f"{len(strangers)} files of {course.ledger.folder} belong to no run of this study as it is now (other "
+            f"rates, text or version), and are left out: {some}",
             soft_wrap=True,
         )
     while jobs := course.missing():
@@ -55,7 +56,8 @@ def lines(found: Price) -> list[str]:
     here = "" if found.hours_here is None else f", about {found.hours_here:.1f} hours of one core here ({found.basis})"
     return [
         f"{found.runs} runs, {found.finished} finished, {found.unknown} of them with rates that are not chosen yet",
-        f"{found.flops:.3g} FLOPs and {found.tokens:.3g} training tokens in all; to do: {found.flops_to_do:.3g} FLOPs{here}",
+        f"{found.flops:.3g} FLOPs and {found.tokens:.3g} training tokens in all; to do: "
+        f"{found.flops_to_do:.3g} FLOPs{here}",
         f"the longest run: {found.longest_flops:.3g} FLOPs"
         + ("" if found.longest_minutes is None else f", about {found.longest_minutes:.0f} minutes here"),
         f"on one {found.device} at its roofline: {found.hours_device:.2g} hours in all",

@@ -29,8 +29,8 @@ class ArmPlan(Config):
     like: str | None = None
     """Another arm, whose layers and changes this one has besides its own changes."""
     changes: Changes = Field(default_factory=dict)
-    """By module and field, what differs from the study's modules: { "kda.conv_len" = 1, "softmax.output_gate" = false }.
-    Fields are those of `models.config`; a field that the module does not have is an error."""
+    """By module and field, what differs from the study's modules, e.g. { "softmax.output_gate" = false }. Fields are
+    those of `models.config`; a field that the module does not have is an error."""
 
     @model_validator(mode="after")
     def _one(self):

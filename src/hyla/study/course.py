@@ -14,7 +14,8 @@ from hyla.study.execution import Job
 from hyla.study.ledger import Ledger
 from hyla.study.plan import LanguageStudy, SyntheticStudy
 from hyla.study.report import About, write_report
-from hyla.study.results import AnyResult, read_result as read_any
+from hyla.study.results import AnyResult
+from hyla.study.results import read_result as read_any
 from hyla.study.stages import progress
 from hyla.study.synthetic_report import write_synthetic_report
 
@@ -26,7 +27,11 @@ class Course(Protocol):
 
     execute: str
     """Path of the function that does a run."""
-    ledger: Ledger
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of its results."""
+        ...
 
     def missing(self) -> Sequence[Job]:
         """Runs to be done now; none: all are finished."""

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from hyla.cost.parameters import count_parameters
 from hyla.cost.training import train_flops_per_token
-from hyla.data.packing import TokenStore
 from hyla.data.epochs import permutation
+from hyla.data.packing import TokenStore
 from hyla.errors import ConfigError, DivergedError
 from hyla.evals.synthetic import AnyTask, SyntheticTask
 from hyla.evals.synthetic.learning import accuracy, heldout_passes
@@ -48,7 +48,7 @@ MAX_LEN = 1 << 20
 
 
 class LanguageRun(Config):
-    """The key of a run: its result is a function of these fields on one machine. `arm` is a label and not part of it."""
+    """The key of a run: on one machine, its result is a function of these fields. `arm` is a label, not part of it."""
 
     kind: Literal["language"] = "language"
     version: Literal[1] = VERSION
@@ -314,4 +314,4 @@ def _inside(model: Model, store: TokenStore, length: int) -> dict[str, tuple[flo
 
 
 def _number(figure: float | list[float]) -> float:
-    return figure if isinstance(figure, float) else max(figure)
+    return max(figure) if isinstance(figure, list) else float(figure)

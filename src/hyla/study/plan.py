@@ -209,7 +209,7 @@ class AnyStudy(Config):
 def study_of(tables: dict[str, Any], place: str, folder: Path) -> LanguageStudy | SyntheticStudy:
     """Validated. place: how errors call it; folder: what a relative `text` is meant from. Raises ConfigError."""
     try:
-        found = AnyStudy(study={"kind": "language", **tables}).study
+        found = AnyStudy.model_validate({"study": {"kind": "language", **tables}}).study
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
     if isinstance(found, LanguageStudy) and found.text is not None:

@@ -12,7 +12,7 @@ from hyla.study.execution.progress import Progress, Stopped
 
 
 def execute(run: Run, work: Path) -> dict[str, Any]:
-    """Learn one task; goes on where a killed run was, if `work` is its folder. Raises Stopped if it was asked to stop."""
+    """Learn one task; goes on where a killed run was, if `work` is its folder. Raises Stopped where it was asked to."""
     work.mkdir(parents=True, exist_ok=True)
     progress = Progress(work)
     result = learnt(

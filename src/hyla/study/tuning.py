@@ -23,7 +23,11 @@ class Tuned:
     @property
     def best(self) -> float:
         """The rate with the fewest bits."""
-        return min(self.bits, key=lambda rate: math.inf if self.bits[rate] is None else self.bits[rate])
+        return min(self.bits, key=self._bits_or_more)
+
+    def _bits_or_more(self, rate: float) -> float:
+        found = self.bits[rate]
+        return math.inf if found is None else found
 
     @property
     def is_at_edge(self) -> bool:

@@ -119,7 +119,6 @@ class Plan(Config):
             for seed in self.seeds
         ]
 
-
     def examples_of(self, task: AnyTask) -> int:
         """Of a step."""
         return self.examples_per_step if self.step_tokens is None else max(1, self.step_tokens // task.length)
