@@ -63,7 +63,7 @@ def test_what_cannot_be_fitted_says_why():
 
 
 def test_wrong_points_are_errors_that_name_them():
-    with pytest.raises(ConfigError, match="of 2 .one, other."):
+    with pytest.raises(ConfigError, match=r"of 2 \(one, other\)"):
         fit_law([Point("one", 1e12, 0, 2.0), Point("other", 1e12, 0, 2.0)])
     with pytest.raises(ConfigError, match=r"loss -1.0 at 1e\+12"):
         fit_laws([Point("arm", c, 0, -1.0) for c in BUDGETS])

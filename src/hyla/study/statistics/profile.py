@@ -122,7 +122,9 @@ class OffsetProfile:
         return ((left - t[..., None] * column) ** 2).sum(-1)
 
 
-def _least(squares: Callable[[np.ndarray], np.ndarray], rows: int, rounds: int = ROUNDS) -> tuple[np.ndarray, np.ndarray]:
+def _least(
+    squares: Callable[[np.ndarray], np.ndarray], rows: int, rounds: int = ROUNDS
+) -> tuple[np.ndarray, np.ndarray]:
     """For each of `rows` problems the steepness [rows, 1] of the least sum of squares, and that sum [rows]."""
     logs = np.broadcast_to(np.linspace(np.log(FLATTEST), np.log(STEEPEST), COARSE), (rows, COARSE))
     reach = logs[0, 1] - logs[0, 0]

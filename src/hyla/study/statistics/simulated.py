@@ -1,4 +1,4 @@
-"""Studies whose truth is known, to hold the statistics against: for tests and for `python -m bench study_statistics`."""
+"""Studies whose truth is known, to hold the statistics against."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Noise:
     """Standard deviations of what is added to a run's log loss, each normal.
 
     run: of the run alone. seed: the same in all arms at one budget and seed (the order of the data).
-    budget: the same in all arms and seeds of a budget (a step of the sizes). fit: of an arm at a budget, the same in its
-    seeds (a rate that fits there a little better).
+    budget: the same in all arms and seeds of a budget (a step of the sizes). fit: of an arm at a budget, the same in
+    its seeds (a rate that fits there a little better).
     """
 
     run: float
