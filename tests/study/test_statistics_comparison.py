@@ -49,7 +49,7 @@ def test_several_budgets_are_averaged_with_each_ones_own_variance():
     assert first.estimate == pytest.approx(0.12) and first.high - 0.12 == pytest.approx(4.302653 * 0.02 / sqrt(3))
     assert found.noise == pytest.approx(sqrt(d.var(1, ddof=1).mean()))
     assert found.trend.estimate == pytest.approx((0.07 - 0.12) / 0.5)  # half a decade apart
-    assert found.verdict == "inside the noise" and found.better is None
+    assert found.verdict == "other is better"
 
 
 def test_what_seeds_share_cancels():
@@ -104,6 +104,11 @@ def test_seeds_that_move_together_at_all_budgets_are_told():
     drifting = points_of("one", 2 + d) + points_of("other", np.full((5, 3), 2.0))
     apart = points_of("one", 2 + generator.normal(size=(5, 3)) * 0.003) + points_of("other", np.full((5, 3), 2.0))
     assert compare(drifting, "one", "other").together < 1e-3 and compare(apart, "one", "other").together > 0.05
+    found = compare(drifting, "one", "other")
+    means = d.mean(0)
+    assert found.by_seeds.estimate == pytest.approx(found.difference.estimate)
+    assert found.by_seeds.high - means.mean() == pytest.approx(4.302653 * means.std(ddof=1) / sqrt(3))
+    assert found.by_seeds.high > 3 * found.difference.high
 
 
 def test_holm_goes_on_with_a_milder_level_after_each_decision():

@@ -15,7 +15,7 @@ from math import log10, sqrt
 import numpy as np
 
 from hyla.errors import ConfigError
-from hyla.study.statistics.contrasts import Contrast, contrast
+from hyla.study.statistics.contrasts import Contrast, by_seeds, contrast
 from hyla.study.statistics.distributions import f_tail
 from hyla.study.statistics.points import Arms, Better, Interval, Point, by_arm
 
@@ -38,7 +38,10 @@ class Comparison:
     trend: how much the difference changes when FLOPs grow tenfold; None with fewer than two budgets.
     noise: standard deviation of a pair's difference within a budget, pooled over budgets.
     together: p of "a seed's differences at several budgets have nothing in common" (an F test, where all budgets have
-        the same seeds); if it is small, budgets are not independent and the verdict is surer than it should be.
+        the same seeds, else None). If it is small, budgets are not independent and the verdict is surer than it should
+        be; `by_seeds` is not.
+    by_seeds: the same difference with its own 95% interval from one value per seed, its mean over budgets: it holds
+        whatever a seed's differences have in common, and is much wider for it.
     pairs: FLOPs -> number of paired seeds; budgets with fewer than two are left out everywhere.
     better: the better arm's name, or None: inside the noise, or not compared.
     verdict: "A is better", "B is better", "inside the noise", or "not compared: why".
@@ -55,6 +58,7 @@ class Comparison:
     trend: Interval | None
     noise: float | None
     together: float | None
+    by_seeds: Interval | None
     pairs: dict[float, int]
     better: str | None
     verdict: str
@@ -114,11 +118,17 @@ class _Pair:
         squares = sum(float(((v - v.mean()) ** 2).sum()) for v in self.values.values())
         return sqrt(squares / sum(len(v) - 1 for v in self.values.values()))
 
-    def together(self) -> float | None:
-        """p of the F test of seeds in the table of budgets and seeds."""
+    def table(self) -> np.ndarray | None:
+        """Differences [budgets, seeds], where several budgets have the same seeds."""
         if len(self.values) < 2 or any(seeds != self.seeds[0] for seeds in self.seeds):
             return None
-        table = np.stack(list(self.values.values()))
+        return np.stack(list(self.values.values()))
+
+    def together(self) -> float | None:
+        """p of the F test of seeds in the table of budgets and seeds."""
+        table = self.table()
+        if table is None:
+            return None
         table -= table.mean(1, keepdims=True)
         budgets, seeds = table.shape
         common = budgets * float((table.mean(0) ** 2).sum()) / (seeds - 1)
@@ -160,6 +170,7 @@ def _verdict(pair: _Pair, mean: Contrast, measure: Better, alpha: float, p_famil
         trend=pair.trend(),
         noise=pair.noise(),
         together=pair.together(),
+        by_seeds=None if (table := pair.table()) is None else by_seeds(table).interval(),
         pairs={budget: len(v) for budget, v in pair.values.items()},
         better=better,
         verdict=f"{better} is better" if better is not None else INSIDE,
@@ -169,7 +180,9 @@ def _verdict(pair: _Pair, mean: Contrast, measure: Better, alpha: float, p_famil
 def _not_compared(pair: _Pair, measure: Better) -> Comparison:
     """A comparison of arms without two paired seeds at any budget."""
     why = "not compared: at no budget have both arms results of the same two seeds"
-    return Comparison(pair.first, pair.second, measure, None, None, None, None, {}, None, None, None, {}, None, why)
+    return Comparison(
+        pair.first, pair.second, measure, None, None, None, None, {}, None, None, None, None, {}, None, why
+    )
 
 
 def _known(arms: Arms, arm: str) -> str:
