@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import random
+import re
 from dataclasses import replace
 
 import pytest
-from made_up import BUDGETS, Searched, about, decode_file, ledger, write
+from made_up import BUDGETS, Searched, about, decode_file, law, ledger, write
 
 from hyla.errors import ConfigError
 from hyla.study.report import Published, findings_of, read_claim, write_report
@@ -59,12 +61,28 @@ def test_a_planted_difference_is_named(tmp_path):
     page = page_of(findings_of(about(PLANTED), ledger(tmp_path, PLANTED)))
 
     assert section(page, "Recommendation").strip().startswith("Take 3:1 (")
-    difference, _, verdict = row(section(page, "Differences to full"), "3:1")[1:]
+    difference, _, _, verdict = row(section(page, "Differences to full"), "3:1")[1:]
     assert verdict == "3:1 is better" and -0.036 < float(difference.split()[0]) < -0.024
     assert row(section(page, "Differences to full"), "1:1")[-1] == "inside the noise"
     # The planted shift is worth some FLOPs, and the law says how many.
     ratio = float(row(section(page, "Laws of loss and FLOPs"), "3:1 | plain")[2].split()[0])
     assert 1.1 < ratio < 1.3
+
+
+def test_seeds_whose_differences_look_alike_at_all_budgets_are_said(tmp_path):
+    def drifting(arm, budget, seed):
+        own = 0.02 * (seed - 1) + random.Random(f"{budget} {seed}").gauss(0, 1e-4)
+        return {"test_bits": law(budget) + (own if arm == "3:1" else 0)}
+
+    def page(name, **leave):
+        return page_of(findings_of(about(SAME), ledger(tmp_path / name, SAME, **leave)))
+
+    drift = section(page("drift", leave=drifting), "Differences to full")
+
+    assert "Of 3:1 a seed's differences look alike at several budgets" in drift
+    # One value per seed, -0.02, 0 and 0.02: 4.303 times 0.02 over the root of 3.
+    assert re.fullmatch(r"[+-]0.0000 \[-0.049\d, \+0.049\d\]", row(drift, "3:1")[3])
+    assert "look alike" not in section(page("same"), "Differences to full")
 
 
 def test_an_arm_at_the_edge_of_its_rates_is_invalid_and_not_compared(tmp_path):
