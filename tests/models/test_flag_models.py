@@ -10,6 +10,7 @@ from matrix.mixers import FLAGGED, config_of
 
 from hyla.caches import Cache
 from hyla.checkpoints import load_model, save_model
+from hyla.cli import inspect
 from hyla.cost.call import prefill
 from hyla.cost.formulas import formulas_of, short_conv
 from hyla.cost.memory import mixer_memory
@@ -22,7 +23,7 @@ from hyla.models.parameters import sublayer_parameters
 from hyla.models.recording import StepForward
 from hyla.models.stack import Sublayer
 from hyla.models.state import NamedWeights
-from hyla.models.summary import footprint
+from hyla.models.summary import ablations, footprint
 from hyla.models.trunk import Model
 from hyla.ops import backends, native
 from hyla.ops.batch import Batch
@@ -148,3 +149,14 @@ def test_a_published_format_that_cannot_say_a_flag_refuses_it_and_ours_can(famil
         family_of(family).config_to_hf(flagged)
     ours, own = family_of("hyla"), flagged.model_copy(update={"family": "hyla"})
     assert ours.config_from_hf(json.loads(json.dumps(ours.config_to_hf(own)))) == own
+
+
+def test_inspect_says_which_flags_a_model_has(tmp_path):
+    save_model(initialize(Model(config_of("flags")), 4), tmp_path / "m")
+    report, _ = inspect._report(str(tmp_path / "m"), None, "cpu")
+    told = {flags["mixer"]: {name: flags[name] for name in flags if name != "mixer"} for flags in report["ablations"]}
+    assert told["KDA"] == {"conv_len": 0, "output_gate": "none", "negative_eigenvalues": True}
+    assert told["attention"] == {"gate_activation": "silu"}
+    lines = [text for name, text in inspect._lines(report) if name == "ablation"]
+    assert "KDA: conv_len = 0, negative_eigenvalues = True, output_gate = none" in lines
+    assert ablations(family_of("kimi_linear").tiny.mixers[0]) == {}

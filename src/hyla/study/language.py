@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,6 +68,8 @@ class LanguageRun(Config):
     text: str | None
     """Folder of the text; None: Python's standard library. Not part of the key: `data` is."""
     tasks: dict[str, AnyTask]
+    test_tasks: dict[str, AnyTask] = Field(default_factory=dict)
+    """Scored and not trained: longer or harder forms of `tasks`, with the same ids."""
     task_share: Annotated[float, Field(ge=0, lt=1)]
     length: Count
     batch_tokens: Count
@@ -78,7 +81,7 @@ class LanguageRun(Config):
     @cached_property
     def digest(self) -> str:
         """Of all that the result is a function of, the model's defaults included."""
-        key = self.model_dump(mode="json", exclude={"arm", "text"})
+        key = self.model_dump(mode="json", exclude={"arm", "text"} | ({"test_tasks"} if not self.test_tasks else set()))
         whole = f"{key} {self.model_config_made.model_dump_json()}"
         return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
@@ -253,6 +256,8 @@ def _scored(run: LanguageRun, model: Model, text: Text) -> dict[str, Any]:
     test_bits, by_position = bits(model, text.test, run.length, run.test_tokens)
     first = first_ids(run.tasks)
     tasks = {name: task_accuracy(model, task, first[name], run.test_examples) for name, task in run.tasks.items()}
+    for name, task in run.test_tasks.items():
+        tasks[name] = task_accuracy(model, task, first[trained_like(task, run.tasks)], run.test_examples)
     return {
         "validation_bits": validation_bits,
         "test_bits": test_bits,
@@ -261,6 +266,16 @@ def _scored(run: LanguageRun, model: Model, text: Text) -> dict[str, Any]:
         "layers_inside": _inside(model, text.test, run.length),
         "evaluation_seconds": time.perf_counter() - started,
     }
+
+
+def trained_like(task: SyntheticTask, trained: Mapping[str, SyntheticTask]) -> str:
+    """The trained task whose ids another one has. Raises ConfigError where there is none."""
+    for name, other in trained.items():
+        if (other.kind, other.vocab_size) == (task.kind, task.vocab_size):
+            return name
+    raise ConfigError(
+        f"test_tasks: a {task.kind} of {task.vocab_size} ids is like none of the trained tasks, so nothing is learnt of it"
+    )
 
 
 def task_accuracy(model: Model, task: SyntheticTask, first_id: int, examples: int) -> float:

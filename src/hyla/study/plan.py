@@ -13,7 +13,7 @@ from hyla.evals.synthetic import AnyTask
 from hyla.evals.synthetic.plan import Plan, Run
 from hyla.models.config import Config, Count
 from hyla.study.arms import Arm, ArmPlan, Grid, arms_of
-from hyla.study.language import LanguageRun
+from hyla.study.language import LanguageRun, trained_like
 from hyla.study.report.about import Published, check_published
 from hyla.study.sizes import AnySize, Size
 from hyla.train.config import Rate
@@ -85,6 +85,8 @@ class LanguageStudy(Config):
     """Without tuning."""
     tasks: dict[str, AnyTask] = Field(default_factory=dict)
     """Synthetic tasks that are learnt beside the text, and scored."""
+    test_tasks: dict[str, AnyTask] = Field(default_factory=dict)
+    """Scored, too, and not trained: tasks of the same kind and vocabularies that are longer or harder."""
     task_share: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     """Share of the training tokens that are tasks, the same for each task."""
     length: Annotated[int, Field(ge=64)] = 512
@@ -114,6 +116,10 @@ class LanguageStudy(Config):
         _check_published(self.published, names)
         if bool(self.tasks) != bool(self.task_share):
             raise ValueError("tasks and task_share go together")
+        for task in self.test_tasks.values():
+            trained_like(task, self.tasks)
+        if set(self.tasks) & set(self.test_tasks):
+            raise ValueError("tasks and test_tasks have a name twice")
         budgets = [point.budget for point in self.points]
         if len(set(budgets)) != len(budgets) or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("points have a budget twice, or seeds a number")
@@ -161,7 +167,17 @@ class LanguageStudy(Config):
         return next(point for point in self.points if point.budget == budget)
 
 
-SHARED = ("tasks", "task_share", "length", "batch_tokens", "optimizer", "dtype", "test_tokens", "test_examples")
+SHARED = (
+    "tasks",
+    "test_tasks",
+    "task_share",
+    "length",
+    "batch_tokens",
+    "optimizer",
+    "dtype",
+    "test_tokens",
+    "test_examples",
+)
 
 
 class SyntheticStudy(Config):
