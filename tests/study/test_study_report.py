@@ -171,16 +171,21 @@ def _renamed(result, number):
 
 def test_tasks_that_no_arm_learns_are_not_compared(tmp_path):
     def tasks(arm, budget, seed):
-        long = {"full": 0.8, "3:1": 0.5, "1:1": 0.5}[arm] + 0.01 * seed
-        return {"tasks": {"recall": 0.4, "turns-2": 0.95, "turns-8": long}}
+        long = {"full": 0.8, "3:1": 0.5, "1:1": 0.8}[arm] + 0.01 * seed * (arm == "3:1")
+        short = 0.95 if arm == "full" else 0.85
+        return {"tasks": {"recall": 0.4, "turns-2": short, "turns-8": long, "copy-2": 1.0 - short / 2, "copy-4": 0.95}}
 
     page = page_of(findings_of(about(SAME), ledger(tmp_path, SAME, leave=tasks)))
     text = section(page, "Tasks")
 
-    assert row(text, "3:1")[1:3] == ["not learnt (40.0% [40.0%, 40.0%])", "95.0% [95.0%, 95.0%]"]
-    assert row(text, "turns-8 | 3:1")[2:] == ["-30.0% [-30.0%, -30.0%]", "5", "full is better"]
+    assert row(text, "3:1")[1:3] == ["not learnt (40.0% [40.0%, 40.0%])", "85.0% [85.0%, 85.0%]"]
+    assert row(text, "3:1")[5].startswith("not learnt (95.0%"), "at its lowest setting the reference has not learnt it"
+    assert row(text, "turns-8 | 3:1")[2:] == ["-29.0% [-29.6%, -28.4%]", "5", "full is better"]
+    # From 2 to 8 turns the setting doubles twice: 19 of a hundred are lost (by each seed one less), or 10 won.
+    assert row(text, "turns | 2 and 8 | 3:1")[3:] == ["-9.5% [-10.7%, -8.3%]", "falls behind"]
+    assert row(text, "turns | 2 and 8 | 1:1")[3:] == ["+5.0% [+5.0%, +5.0%]", "gains"]
     assert "| recall |" not in text.partition("Share of right answers")[2], "what is not learnt is not compared"
-    assert "3:1 (turns-8); 1:1 (turns-8)" in section(page, "Recommendation")
+    assert "3:1 (turns-2, turns-8); 1:1 (turns-2)" in section(page, "Recommendation")
 
 
 def test_published_claims_stand_beside_ours(tmp_path):

@@ -8,9 +8,10 @@ from pathlib import Path
 from hyla.study.report.findings import Findings
 from hyla.study.report.plots.inside import plot_curves, plot_layers, plot_positions
 from hyla.study.report.plots.losses import plot_differences, plot_losses
-from hyla.study.report.plots.quality import plot_costs, plot_tasks
+from hyla.study.report.plots.quality import plot_costs, plot_settings, plot_tasks
 from hyla.study.report.sections.costs import differs
 from hyla.study.report.sections.positions import TITLES, by_position, layer_means
+from hyla.study.report.tasks import families
 
 
 def draw(found: Findings, folder: Path) -> dict[str, Path]:
@@ -21,6 +22,7 @@ def draw(found: Findings, folder: Path) -> dict[str, Path]:
         "losses": (len({cell.budget for cell in found.cells.values()}) > 1, plot_losses),
         "differences": (any(one.difference for one in found.comparisons), plot_differences),
         "tasks": (bool(found.tasks), plot_tasks),
+        "settings": (bool(families(found.tasks)), plot_settings),
         "costs": (differs(found) and any(cost.cache_bytes for cost in found.costs.values()), plot_costs),
         "positions": (any(by_position(cell) for cell in found.top_cells.values()), plot_positions),
         "layers": (

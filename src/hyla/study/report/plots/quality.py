@@ -13,6 +13,7 @@ from hyla.study.report.formats import flops
 from hyla.study.report.intervals import seed_mean
 from hyla.study.report.plots.frames import GREY, bars
 from hyla.study.report.sections.costs import fronts, quality
+from hyla.study.report.tasks import families
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +49,34 @@ def plot_tasks(found: Findings, file: Path) -> None:
     panels[0].set_ylim(len(found.about.arms) - 0.5, -0.5)
     if budget is not None:
         made.suptitle(f"Tasks at {flops(budget)} FLOPs, means over seeds with 95% intervals", fontsize=11)
+    save(made, file)
+
+
+def plot_settings(found: Findings, file: Path) -> None:
+    """A panel for each task at several settings: right answers by setting, with 95% intervals; pale: not learnt."""
+    its = families(found.tasks)
+    made = figure(3.4 + legend_height(found.about.arms))
+    panels = list(made.subplots(1, len(its), squeeze=False, sharey=True).flat)
+    budget = found.top_budget
+    assert budget is not None
+    for axes, (name, by_setting) in zip(panels, its.items()):
+        is_learnt = budget in next(iter(by_setting.values())).learnt
+        for place, arm in enumerate(found.about.arms):
+            scores = {n: s for n, task in by_setting.items() if (s := task.means.get((arm, budget))) is not None}
+            # Beside each other, or equal scores would hide all arms but one.
+            xs = [n * 1.03 ** (place - (len(found.about.arms) - 1) / 2) for n in scores]
+            look, alpha = style(place), 1.0 if is_learnt else 0.4
+            axes.plot(xs, [score.estimate for score in scores.values()], label=arm, alpha=alpha, **look)
+            for x, score in zip(xs, scores.values()):
+                bars(axes, x, score, look["color"])
+        axes.axhline(found.about.learnt_at, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", xlabel=name, ylim=(-0.03, 1.03))
+        axes.set_xticks(list(by_setting), [str(number) for number in by_setting], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.set_title(name if is_learnt else f"{name} (not learnt)", fontsize=11)
+        finish(axes)
+    panels[0].set_ylabel("right answers")
+    legend_below(made, panels)
     save(made, file)
 
 
