@@ -17,6 +17,7 @@ FOLDERS = (
     "models/formats",
     "models/kinds",
     "study/report",
+    "study/report/plots",
     "study/report/sections",
     "study/statistics",
 )
