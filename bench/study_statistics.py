@@ -17,7 +17,7 @@ from math import exp, log
 import numpy as np
 
 from bench.outcome import Outcome
-from hyla.study.statistics import Law, Point, compare, compare_all, efficiency, fit_law, power
+from hyla.study.statistics import Efficiency, Law, LawKind, Point, compare, compare_all, efficiency, fit_law, power
 from hyla.study.statistics.simulated import Noise, Truth, simulate
 
 BUDGETS = tuple(float(x) for x in np.geomspace(1e12, 1e14, 5))
@@ -26,13 +26,13 @@ TOP = BUDGETS[-1] / REFERENCE
 SEEDS = 3
 PLAIN, OFFSET = Truth(2.5, -0.08), Truth(1.2, -0.2, 1.3)
 RUNS, ALL = Noise(0.003, seed=0.004), Noise(0.003, seed=0.004, budget=0.003, fit=0.003)
-LAWS = {
+LAWS: dict[str, tuple[LawKind, Truth, Noise]] = {
     "plain, runs": ("plain", PLAIN, RUNS),
     "plain, budgets too": ("plain", PLAIN, ALL),
     "offset, runs": ("offset", OFFSET, RUNS),
     "offset, budgets too": ("offset", OFFSET, ALL),
 }
-PAIRS = {
+PAIRS: dict[str, tuple[LawKind | None, Truth, Truth, Noise]] = {
     "plain, runs": ("plain", PLAIN, Truth(2.53, -0.081), RUNS),
     "plain, budgets too": ("plain", PLAIN, Truth(2.53, -0.081), ALL),
     "offset, runs": ("offset", OFFSET, Truth(1.23, -0.2, 1.3), RUNS),
@@ -84,7 +84,9 @@ def efficiencies(studies: int) -> dict[str, dict[str, float]]:
         ratios = []
         for _ in range(studies):
             points = simulate({"one": one, "other": other}, BUDGETS, SEEDS, noise, generator)
-            ratios.append(efficiency(points, "one", "other", BUDGETS[-1], kind).ratio)
+            ours = efficiency(points, "one", "other", BUDGETS[-1], kind)
+            assert isinstance(ours, Efficiency)
+            ratios.append(ours.ratio)
         low, high = (float(np.median([getattr(r, end) for r in ratios])) for end in ("low", "high"))
         found[name] = {"holds": sum(truth in r for r in ratios) / studies, "truth": truth, "low": low, "high": high}
         print(f"efficiency {name}: {found[name]}", flush=True)
