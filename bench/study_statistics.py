@@ -100,8 +100,9 @@ def normal(generator: np.random.Generator) -> np.ndarray:
 
 NOISES: Mapping[str, Callable[[np.random.Generator], np.ndarray]] = {
     "normal": normal,
-    "small budgets noisier": lambda g: normal(g) * np.array([[4.0], [2.0], [1.0], [0.5], [0.25]]),
+    "small budgets noisier, 4 times": lambda g: normal(g) * np.geomspace(2, 0.5, 5)[:, None],
     "heavy tails": lambda g: g.standard_t(3, size=(len(BUDGETS), SEEDS)),
+    "16 times, unprotected": lambda g: normal(g) * np.geomspace(4, 0.25, 5)[:, None],
     "seeds drift, unprotected": lambda g: normal(g) + g.normal(size=SEEDS),
 }
 
