@@ -4,7 +4,7 @@
 
 Five budgets over two decades, three seeds, noise as docs/study-statistics.md describes it. For every case the share of
 studies in which the interval holds the truth (laws, efficiencies) or in which nothing is called decided (equal arms);
-"usual" ways beside ours: a bootstrap over runs, tests without Holm, tests without pairs. Passed: each of ours lies
+usual ways beside ours: a bootstrap over runs, tests without Holm. Passed: each of ours lies
 within 90 and 99%. The cases whose name ends with "unprotected" show what the method does not protect from.
 """
 
@@ -129,7 +129,7 @@ def equal_arms(studies: int) -> dict[str, dict[str, float]]:
 
 
 def planted(studies: int) -> dict[str, dict[str, float]]:
-    """A difference in noises, found by us and computed beforehand, and found without pairs."""
+    """A difference in noises: how often it is found, and how often it should be."""
     found = {}
     for seeds, budgets, size in ((3, 1, 2.0), (3, 3, 1.0), (3, 5, 0.8)):
         generator, hits = np.random.default_rng(4), 0
