@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hyla.errors import ConfigError
-from hyla.study.statistics import Point, compare, next_runs, power, smallest_difference
+from hyla.study.statistics import Point, compare, compare_all, next_runs, power, smallest_difference
 from hyla.study.statistics.distributions import rejection
 
 
@@ -115,3 +115,22 @@ def test_what_no_seeds_decide_is_said():
     assert equal.first is None and "no difference was seen" in equal.words
     with pytest.raises(ConfigError, match=r"budgets 1e\+13, 1e\+14"):
         next_runs(comparison, costs={1e12: 1.0})
+
+
+def test_among_several_comparisons_the_power_is_at_least_what_was_computed():
+    """Three arms, one of them other by two noises; Holm's later levels only help."""
+    computed = power(2.0, 1.0, seeds=3, budgets=2, comparisons=3)
+    generator = np.random.default_rng(11)
+    found = 0
+    for _ in range(300):
+        errors = generator.normal(size=(3, 2, 3)) / sqrt(2) + np.array([0.0, 0.0, 2.0])[:, None, None]
+        points = [
+            Point(arm, 10.0 ** (12 + c), seed, 9 + value)
+            for arm, table in zip("ABC", errors)
+            for c, row in enumerate(table)
+            for seed, value in enumerate(row)
+        ]
+        (pair,) = (c for c in compare_all(points) if (c.first, c.second) == ("A", "C"))
+        found += pair.better == "A"
+    assert computed < power(2.0, 1.0, seeds=3, budgets=2)
+    assert found / 300 >= computed - 1.96 * sqrt(computed * (1 - computed) / 300)

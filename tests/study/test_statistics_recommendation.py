@@ -72,6 +72,15 @@ def test_what_was_not_compared_is_said():
     assert recommend({}, {}).arm is None
 
 
+def test_an_arm_that_was_never_beside_the_best_is_left_out():
+    arms = {"full": Truth(2.4, -0.08), "3:1": Truth(2.5, -0.08), "7:1": Truth(2.5, -0.08)}
+    points = simulate(arms, BUDGETS, 4, NOISE, np.random.default_rng(0))
+    seeds = {"full": (0, 1), "3:1": (0, 1, 2, 3), "7:1": (2, 3)}
+    found = recommend({"bits": compare_all([p for p in points if p.seed in seeds[p.arm]])}, COSTS)
+    assert (found.arm, found.best, found.tied) == ("full", "full", ("full",))
+    assert found.left_out == {"7:1": "no paired seeds with full, the best"} and "7:1 (no paired" in found.words
+
+
 def test_an_arm_without_costs_is_an_error():
     with pytest.raises(ConfigError, match="no cost of the arms pure"):
         recommend({"bits": compared(BITS)}, {arm: cost for arm, cost in COSTS.items() if arm != "pure"})
