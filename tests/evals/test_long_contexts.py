@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from click.testing import CliRunner
 from tiny_model import sandwich
@@ -19,10 +20,12 @@ from tiny_text import byte_tokenizer
 from hyla.checkpoints import save_model
 from hyla.cli.app import app
 from hyla.engine import Engine
-from hyla.errors import ConfigError
+from hyla.errors import CapacityError, ConfigError, RequestError
+from hyla.evals.costs import Price, item_flops
 from hyla.evals.long_context.items import Items
 from hyla.evals.long_context.kinds import ALL, KINDS
 from hyla.evals.long_context.needles import sentences
+from hyla.evals.long_context.report import cost_table
 from hyla.evals.long_context.run import LongContextRequest, LongContexts
 from hyla.evals.long_context.source import source_of, source_of_text
 from hyla.evals.long_context.task import share_right
@@ -66,6 +69,16 @@ def test_a_prompt_is_as_long_as_fits(kind):
         longer = items._units + kind.step(length)
         if most is None or longer <= most:
             assert not items._fits(longer)
+
+
+def test_a_text_that_is_too_short_begins_again():
+    words = [f"w{n}" for n in range(50)]
+    source = replace(SOURCE, essay=words)
+    question = KINDS["niah_single_2"].ask(120, 4096, source, random.Random(1))
+
+    found = [word for word in question.prompt.split() if word in words]
+    assert found == [*words, *words, *words[:20]]
+    assert Items(KINDS["niah_single_2"], 3000, source, str.split).item(0).tokens > 2800
 
 
 def test_depths_come_in_turn():
@@ -247,6 +260,37 @@ def test_an_eval_is_the_same_at_any_batch_and_goes_on_after_a_kill(folder, tmp_p
     evals = LongContexts(tmp_path / "many", REQUEST, engine, engine.tokenizer, SOURCE)
     assert len(evals.answered) == 2
     assert [(line.key, line.answer, line.score) for line in evals.run(seen.append)] == found[0] and len(seen) == 4
+
+
+def test_what_an_item_took_is_kept_with_it(folder, tmp_path):
+    engine = engine_of(folder)
+    steps = []
+    lines = LongContexts(tmp_path, REQUEST, engine, engine.tokenizer, SOURCE).run(on_step=lambda: steps.append(1))
+
+    computed = sum(line.tokens - line.cached_tokens + line.answer_tokens - 1 for line in lines)
+    assert engine.num_tokens == computed and engine.num_steps <= len(steps) <= engine.num_steps + 2 * len(lines)
+    for line in lines:
+        assert line.seconds > 0
+        assert line.flops == item_flops(engine.model.config, line.tokens, line.cached_tokens, line.answer_tokens)
+    rows = cost_table(lines, Price(36.0, engine.model.config))
+    assert rows[0][:4] == ["kind", "length", "prompt", "solved"] and rows[0][-1] == "price"
+    assert rows[1][:2] == ["niah_single_1", "1,200"] and rows[1][3] == "0 of 3" and set(rows[1][4:]) == {"-"}
+
+
+def test_an_item_that_fails_is_no_wrong_answer(folder, tmp_path):
+    engine = engine_of(folder)
+    with torch.no_grad():
+        engine.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(RequestError, match="niah_single_1 1200 0 ended in an error"):
+        LongContexts(tmp_path, REQUEST, engine, engine.tokenizer, SOURCE).run()
+    assert not (tmp_path / "items.jsonl").exists()
+
+
+def test_what_the_caches_cannot_hold_is_refused(folder, tmp_path):
+    engine = Engine(folder, memory=200_000, max_num_sequences=1)
+    request = LongContextRequest(kinds=("niah_single_1",), lengths=(8000,), samples=1)
+    with pytest.raises(CapacityError, match="give the engine more with memory="):
+        LongContexts(tmp_path, request, engine, engine.tokenizer, SOURCE).run()
 
 
 def test_other_results_in_the_folder_are_an_error(folder, tmp_path):

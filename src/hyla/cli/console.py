@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
 from rich.text import Text
 
 from hyla.terminal_text import escaped
@@ -44,6 +53,48 @@ def scoring_bar(total: int) -> Iterator[Callable[[float], None]]:
     with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
         task = progress.add_task("scoring", total=total)
         yield lambda count: progress.advance(task, count)
+
+
+class ItemsBar:
+    """Items that are done, and the tokens of those that are on their way."""
+
+    def __init__(self, progress: Progress, tokens: Callable[[], int]):
+        self._progress, self._tokens = progress, tokens
+        self._begun, self._first = time.monotonic(), tokens()
+        self._task = progress.add_task("items", total=None, facts="")
+
+    def begin(self, total: int, done: int) -> None:
+        """So many are wanted; so many of them are done."""
+        self._progress.update(self._task, total=total, completed=done)
+
+    def item(self, text: str | None = None) -> None:
+        """One is done; text: what is printed of it."""
+        self._progress.advance(self._task)
+        if text is not None:
+            console.print(text, soft_wrap=True)
+
+    def step(self) -> None:
+        """The engine goes on."""
+        computed = self._tokens() - self._first
+        rate = computed / max(time.monotonic() - self._begun, 1e-9)
+        self._progress.update(self._task, facts=f"{computed:,} tokens, {rate:,.0f} a second")
+
+
+@contextmanager
+def items_bar(tokens: Callable[[], int]) -> Iterator[ItemsBar]:
+    """Progress of an eval, on a terminal; elsewhere only the lines of items. tokens: computed so far."""
+    columns = (TextColumn("[bold]items"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield ItemsBar(progress, tokens)
+
+
+def show(*tables: Sequence[Sequence[str]]) -> None:
+    """Tables, each with its titles in its first row."""
+    for titles, *rows in tables:
+        shown = Table(*titles)
+        for row in rows:
+            shown.add_row(*row)
+        console.print(shown)
 
 
 def describe_seconds(seconds: float) -> str:

@@ -127,6 +127,8 @@ class Engine(BlockingUse):
         self.weights_version = 1
         """Counts the weights that this engine has had; `Administration.update_weights` changes it."""
         self.num_steps = 0
+        self.num_tokens = 0
+        """Tokens that were computed, of prompts and answers; drafts do not count."""
         self._computed = RecentRate(clock)
         """How many tokens were computed lately."""
         grammars = GrammarCompiler(self.tokenizer)
@@ -277,8 +279,10 @@ class Engine(BlockingUse):
         if parts:
             with self.speculation.timing(parts):
                 events += self._run(parts)
+            computed = sum(part.num_known for part in parts)
             self.num_steps += 1
-            self._computed.add(sum(part.num_known for part in parts))
+            self.num_tokens += computed
+            self._computed.add(computed)
         if not self.scheduler.has_work:
             self.cache.ledger.check()
         return events

@@ -39,7 +39,8 @@ class Needles:
     `num_keys` keys have `num_values` values each, one needle for each; `num_queries` of the keys are asked for.
     haystack: "repeat", one sentence again and again (units: sentences); "essay", a running text (units: words);
     "needle", needles of other keys (units: needles). Given equal draws and sources, prompts equal the harness's byte by
-    byte. depth: of the only needle, 0 to 1; None: drawn.
+    byte; a running text that is too short begins again (as in RULER's own program), where the harness's prompts get no
+    longer. depth: of the only needle, 0 to 1; None: drawn.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Needles:
         return 25 if length >= 4096 else 5
 
     def most(self, source: Source) -> int | None:
-        return len(source.essay) if self.haystack == "essay" else None
+        return None
 
     def ask(self, units: int, length: int, source: Source, draw: random.Random) -> Question:
         keys, values, needles = [], [], []
@@ -75,7 +76,8 @@ class Needles:
                 needles.append(NEEDLE.format(kind=self.values, key=keys[-1], value=values[-1][-1]))
         random.Random(ORDER_SEED).shuffle(needles)
         if self.haystack == "essay":
-            context = self._in_text(needles, source.essay[:units], draw)
+            words = source.essay
+            context = self._in_text(needles, (list(words) * -(-units // len(words)))[:units], draw)
         else:
             context = self._among_sentences(needles, units, source, draw)
         asked = draw.sample(range(len(keys)), self.num_queries)

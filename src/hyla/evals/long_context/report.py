@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hyla.evals.costs import COST_TITLES, Price, cost_cells
 from hyla.evals.long_context.run import Answered
+from hyla.evals.tables import as_markdown
 from hyla.train.intervals import interval
 
 DEPTH_BANDS = 10
+LEAST_FILLED = 0.8
+"""A prompt that has a smaller part of its length is marked."""
 
 
 def table(lines: Sequence[Answered]) -> list[list[str]]:
@@ -30,22 +34,35 @@ def _cell(scores: Sequence[float]) -> str:
     return f"{np.mean(scores):.1%} ({low:.1%} to {high:.1%}; {len(scores)})"
 
 
-def markdown(lines: Sequence[Answered]) -> str:
+def cost_table(lines: Sequence[Answered], price: Price | None = None) -> list[list[str]]:
+    """A row for each kind and length: how long prompts were, and what all items took for each that was wholly right."""
+    rows = [["kind", "length", "prompt", "solved", *COST_TITLES, *(["price"] if price is not None else [])]]
+    for key in dict.fromkeys((line.kind, line.length) for line in lines):
+        own = [line for line in lines if (line.kind, line.length) == key]
+        prompt = np.mean([line.tokens for line in own])
+        mark = f"{prompt:,.0f}" + (" (short)" if prompt < LEAST_FILLED * key[1] else "")
+        solved = sum(line.score == 1 for line in own)
+        rows.append([key[0], f"{key[1]:,}", mark, f"{solved} of {len(own)}", *cost_cells(own, solved, price)])
+    return rows
+
+
+def markdown(lines: Sequence[Answered], price: Price | None = None) -> str:
     """The report as a page."""
-    rows = table(lines)
-    rows.insert(1, ["---"] * len(rows[0]))
-    shown = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    read, written = sum(line.tokens for line in lines), sum(line.answer_tokens for line in lines)
-    cached = sum(line.cached_tokens for line in lines)
-    solved = sum(line.score == 1 for line in lines)
-    each = f"{(read + written) / solved:,.0f} tokens for each" if solved else "none"
+    priced = "" if price is None else f" Price: at {price.told}."
     return f"""# Long contexts
 
-{shown}
+{as_markdown(table(lines))}
 
 Share of what was asked for that stands in the answer, in brackets the 95% bootstrap interval over items and their \
-number. {read:,} tokens were read ({cached:,} of them from the prefix cache) and {written:,} written; {solved} of \
-{len(lines)} items were wholly right: {each}.
+number.
+
+## What a solved item costs
+
+{as_markdown(cost_table(lines, price))}
+
+Tokens of a prompt on average ("short": there was not more to fill it with); then what all items took, divided by those \
+that were wholly right. Seconds are this machine's, of computing, without the writing of prompts; FLOPs by the cost \
+model, without what came from the prefix cache.{priced}
 """
 
 

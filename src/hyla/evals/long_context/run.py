@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,18 +14,18 @@ from pydantic import Field, field_validator
 
 from hyla.checkpoints import Tokenizer
 from hyla.engine import Engine, SamplingParams
-from hyla.engine.fingerprint import weights_digest
 from hyla.engine.requests.messages import Completion, Request
-from hyla.errors import ConfigError
+from hyla.engine.requests.resolving import Resolved
+from hyla.errors import ConfigError, RequestError
+from hyla.evals.costs import Stopwatch, item_flops
 from hyla.evals.long_context.items import Item, Items
 from hyla.evals.long_context.kinds import KINDS
 from hyla.evals.long_context.task import Source, share_right
-from hyla.json_files import read_json
-from hyla.models.config import Config, Count
-from hyla.train.files import append_lines, kept_lines, replace_json
+from hyla.evals.results import ITEMS_FILE, begin, model_record
+from hyla.models.config import Config, Count, ModelConfig
+from hyla.train.files import append_lines, kept_lines
 
-FORMAT = 1
-EVAL_FILE, ITEMS_FILE = "eval.json", "items.jsonl"
+FORMAT = 2
 
 
 class LongContextRequest(Config):
@@ -52,7 +53,8 @@ class LongContextRequest(Config):
 
 @dataclass(frozen=True)
 class Answered:
-    """A line of items.jsonl. score: the share of what was wanted that stands in the answer."""
+    """A line of items.jsonl. score: the share of what was wanted that stands in the answer. seconds and flops: as
+    `evals.costs.Spent` has them."""
 
     kind: str
     length: int
@@ -61,6 +63,8 @@ class Answered:
     tokens: int
     cached_tokens: int
     answer_tokens: int
+    seconds: float
+    flops: float
     wanted: list[str]
     answer: str
     score: float
@@ -93,72 +97,80 @@ class LongContexts:
             "format": FORMAT,
             "request": self.request.model_dump(mode="json"),
             "text": hashlib.sha256(" ".join(self.source.essay).encode()).hexdigest()[:16],
-            "weights": weights_digest(self.engine.model),
+            **model_record(self.engine.model),
         }
-        file = self.folder / EVAL_FILE
-        if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_json(file, record)
-            return
-        found = read_json(file)
-        changed = [name for name in record if found.get(name) != record[name]]
-        if changed:
-            raise ConfigError(
-                f"{self.folder} has results of another {' and '.join(changed)}; choose another --out, or delete it"
-            )
+        begin(self.folder, record)
 
     def _read(self) -> list[Answered]:
         return [Answered(**json.loads(line)) for line in kept_lines(self.folder / ITEMS_FILE)]
 
-    def run(self, on_item: Callable[[Answered], None] = lambda line: None) -> list[Answered]:
-        """Ask everything that is not answered yet; all lines, in the order of kinds, lengths and numbers."""
+    def run(
+        self, on_item: Callable[[Answered], None] = lambda line: None, on_step: Callable[[], None] = lambda: None
+    ) -> list[Answered]:
+        """Ask everything that is not answered yet; all lines, in the order of kinds, lengths and numbers.
+
+        on_step: called before each step of the engine. Raises RequestError for an item that the engine fails on, and
+        CapacityError for one that its caches cannot hold.
+        """
         for kind in self.request.kinds:
             for length in self.request.lengths:
-                for line in self._asked(kind, length):
+                for line in self._asked(kind, length, on_step):
                     on_item(line)
         return [self.answered[key] for key in self._keys()]
+
+    @property
+    def num_items(self) -> int:
+        """Of the whole request."""
+        return len(self._keys())
 
     def _keys(self) -> list[tuple[str, int, int]]:
         request = self.request
         return [(k, n, i) for k in request.kinds for n in request.lengths for i in range(request.samples)]
 
-    def _asked(self, kind: str, length: int) -> Iterator[Answered]:
-        missing = [i for i in range(self.request.samples) if (kind, length, i) not in self.answered]
+    def _asked(self, kind: str, length: int, on_step: Callable[[], None]) -> Iterator[Answered]:
+        """Items are made as the engine has room for them: a long prompt is megabytes of ids."""
+        missing = deque(i for i in range(self.request.samples) if (kind, length, i) not in self.answered)
         if not missing:
             return
-        made = Items(
-            KINDS[kind],
-            length,
-            self.source,
-            self._encode,
-            self.request.seed,
-            self.request.depths,
-        )
-        items = [made.item(number) for number in missing]
+        made = Items(KINDS[kind], length, self.source, self._encode, self.request.seed, self.request.depths)
         params = SamplingParams(temperature=0.0, max_tokens=KINDS[kind].max_tokens)
-        by_name = {f"{kind} {length} {item.number}": item for item in items}
-        requests = [Request(name, tuple(item.prompt_ids), params) for name, item in by_name.items()]
-        for done in self.engine.finished([self.engine.resolve(request) for request in requests]):
-            lines = [answered(by_name[one.request_id], one) for one in done]
-            self._keep(lines)
+        asked: dict[str, Item] = {}
+        watch = Stopwatch(self.engine.clock)
+
+        def more(is_idle: bool) -> list[Resolved]:
+            on_step()
+            new = []
+            with watch.stopped():
+                while missing and len(asked) < self.engine.scheduler.max_num_sequences:
+                    item = made.item(missing.popleft())
+                    name = f"{kind} {length} {item.number}"
+                    asked[name] = item
+                    new.append(self.engine.resolve(Request(name, tuple(item.prompt_ids), params)))
+            return new
+
+        for done in self.engine.finished((), more):
+            seconds = watch.lap() / len(done)
+            lines = [answered(asked.pop(one.request_id), one, self.engine.model.config, seconds) for one in done]
+            append_lines(self.folder / ITEMS_FILE, map(asdict, lines))
+            self.answered |= {line.key: line for line in lines}
             yield from lines
 
-    def _keep(self, lines: Sequence[Answered]) -> None:
-        append_lines(self.folder / ITEMS_FILE, map(asdict, lines))
-        self.answered |= {line.key: line for line in lines}
 
-
-def answered(item: Item, completion: Completion) -> Answered:
-    """A finished item."""
-    answer = completion.text or ""
+def answered(item: Item, completion: Completion, config: ModelConfig, seconds: float) -> Answered:
+    """A finished item. Raises RequestError for one that ended in an error."""
+    if completion.error is not None:
+        raise RequestError(f"{completion.request_id} ended in an error: {completion.error}")
+    answer, usage = completion.text or "", completion.usage
     return Answered(
         item.kind,
         item.length,
         item.number,
         item.question.depth,
         item.tokens,
-        completion.usage.cached_tokens,
-        len(completion.token_ids),
+        usage.cached_tokens,
+        usage.completion_tokens,
+        seconds,
+        item_flops(config, item.tokens, usage.cached_tokens, usage.completion_tokens),
         list(item.question.answers),
         answer,
         share_right(answer, item.question.answers),

@@ -17,7 +17,7 @@ ORDER_SEED = 42
 
 def source_of(texts: Path | None) -> Source:
     """Of a folder's text files in the order of their names, or a file; None: Python's reference, which comes with it
-    (about 100,000 words of English). Raises ConfigError for a folder without text."""
+    (some 65,000 words of English, 430 kB, in Python 3.11). Raises ConfigError for a folder without text."""
     return source_of_text(_reference() if texts is None else _read(texts))
 
 

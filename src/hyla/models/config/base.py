@@ -45,6 +45,11 @@ class ModuleConfig(Config):
     so that nothing changes for models that do not use them: folders, runs, fingerprints of caches. A class that has
     some is a `LaterFields` too."""
 
+    def unused_later(self) -> set[str]:
+        """Those of `later` that have their defaults."""
+        fields = type(self).model_fields
+        return {name for name in self.later if getattr(self, name) == fields[name].default}
+
 
 class LaterFields(ModuleConfig):
     """Leaves out `later` fields at their defaults. Not every module's base: pydantic writes an infinity as null in
@@ -52,8 +57,7 @@ class LaterFields(ModuleConfig):
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields
-        unused = {name for name in self.later if getattr(self, name) == fields[name].default}
+        unused = self.unused_later()
         return {name: value for name, value in write(self).items() if name not in unused}
 
 

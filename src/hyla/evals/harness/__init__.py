@@ -1,0 +1,1 @@
+"""lm-evaluation-harness's tasks through the engine, in this process."""
