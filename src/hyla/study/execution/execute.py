@@ -77,19 +77,20 @@ def execute_all(
         if not execution.queue:
             execution.write_failed()
             return execution.outcome()
-        pool = _pool(execute, min(workers, len(execution.queue)), threads, address)
+        pool = _pool(execute, workers, len(execution.queue), threads, address)
         try:
             return execution.run(pool)
         finally:
             pool.close()
 
 
-def _pool(execute: str, workers: int, threads: int, address: str | None) -> Pool:
+def _pool(execute: str, workers: int, num_jobs: int, threads: int, address: str | None) -> Pool:
+    """Of no more workers than there are jobs; several were asked for, so even one has a process of its own."""
     if workers == 1 and address is None:
         return SerialPool(execute, threads)
     from hyla.study.execution.on_ray import RayPool
 
-    return RayPool(execute, workers, threads, address)
+    return RayPool(execute, min(workers, num_jobs), threads, address)
 
 
 def _check(jobs: Sequence[Job], workers: int, threads: int, retries: int, minutes: float | None) -> None:
