@@ -61,7 +61,9 @@ def long_context(
     threads: Annotated[
         int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
     ] = None,
-    memory: Annotated[int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")] = None,
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")
+    ] = None,
     price: Annotated[float | None, typer.Option(help="Of an hour, in any currency: what a solved item costs.")] = None,
     cost_device: Annotated[
         str | None, typer.Option(help="An hour of this device (hyla cost), not of this machine's seconds.")
@@ -88,7 +90,9 @@ def harness(
     model: Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")],
     out: Annotated[Path, typer.Option(help="Folder of the results: answers.jsonl, samples_TASK.jsonl, report.md.")],
     tasks: Annotated[str, typer.Option(help="Names of lm-evaluation-harness, with commas between them.")],
-    include_path: Annotated[Path | None, typer.Option(help="Folder with tasks of your own (.yaml), or data by path.")] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder with tasks of your own (.yaml), or data by path.")
+    ] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="Solved examples; default: as a task has it.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task; default: all.")] = None,
     apply_chat_template: Annotated[bool, typer.Option("--apply-chat-template", help="Ask as in a chat.")] = False,
@@ -100,7 +104,9 @@ def harness(
     threads: Annotated[
         int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
     ] = None,
-    memory: Annotated[int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")] = None,
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")
+    ] = None,
 ) -> None:
     """lm-evaluation-harness's tasks, in this process. What is answered is not asked again; a killed eval goes on."""
     from hyla.engine.waiting_threads import load_torch
@@ -125,7 +131,9 @@ def harness(
 @evals.command()
 def positions(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="One, or several beside each other.")],
-    out: Annotated[Path, typer.Option(help="Folder of the results: a folder for each model, report.md, positions.png.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the results: a folder for each model, report.md, positions.png.")
+    ],
     texts: Annotated[list[Path], typer.Option(help="Text files or folders; again for more.")],
     length: Annotated[int, typer.Option(min=64, help="Tokens that are read of a document; a power of two.")] = 4096,
     pieces: Annotated[int, typer.Option(min=1, help="Most pieces of that length, of all documents in turn.")] = 64,
@@ -134,7 +142,9 @@ def positions(
     threads: Annotated[
         int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
     ] = None,
-    memory: Annotated[int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")] = None,
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")
+    ] = None,
 ) -> None:
     """Bits per byte by position in the context. A piece that is scored is not scored again; a killed eval goes on."""
     from hyla.engine.waiting_threads import load_torch
@@ -147,4 +157,6 @@ def positions(
 
     request = PositionsRequest(length=length, pieces=pieces)
     documents = read_texts(texts, limit).documents
-    score_all(models, out, request, documents, {"dtype": dtype, "threads": threads or default_threads(), "memory": memory})
+    score_all(
+        models, out, request, documents, {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
+    )

@@ -33,7 +33,8 @@ class PositionsRequest(Config):
 
     length: Annotated[int, Field(ge=FIRST_BUCKET)] = 4096
     """Tokens of a piece, the bos token included where there is one; a power of two, so that every bucket is full.
-    Documents that are shorter are left out. Bits at a position do not depend on it: a long one tells all shorter ones."""
+    Documents that are shorter are left out. Bits at a position do not depend on it: a long one has all of a shorter.
+    """
     pieces: Count = 64
     """Most pieces: the first one of each document, then the second ones, and so on."""
 
