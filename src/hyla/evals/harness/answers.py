@@ -44,6 +44,12 @@ class Answer:
     is_greedy: bool | None = None
     text: str | None = None
 
+    @property
+    def likelihood(self) -> tuple[float, bool]:
+        """(logprob, is_greedy) of what was scored."""
+        assert self.logprob is not None and self.is_greedy is not None
+        return self.logprob, self.is_greedy
+
 
 class Watcher(Protocol):
     """Who is told how it goes."""
