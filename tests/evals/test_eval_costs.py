@@ -7,8 +7,7 @@ from tiny_model import sandwich
 
 from hyla.cost import DEVICES, Serving
 from hyla.errors import ConfigError
-from hyla.evals.asking import Stopwatch
-from hyla.evals.costs import Price, cost_cells, item_flops
+from hyla.evals.costs import Price, Stopwatch, cost_cells, item_flops
 from hyla.models.config import MLPConfig, ModelConfig, SublayerConfig
 
 CONFIG = sandwich("kda", 260)

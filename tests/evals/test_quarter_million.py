@@ -34,7 +34,7 @@ def test_a_prompt_of_a_quarter_of_a_million_tokens_is_read_asked_and_scored(tmp_
         found += evals.run()
 
     first, again = found
-    assert LENGTH - 8192 < first.tokens <= LENGTH - 128 and first.answer_tokens == 128
+    assert LENGTH - 8192 < first.tokens <= LENGTH - 128
     assert first.score == float(first.wanted[0] in first.answer)
     # The second time all but the end of it comes from the cache, with the same answer.
     assert first.cached_tokens == 0 and again.cached_tokens >= first.tokens - 64

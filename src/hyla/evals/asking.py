@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 from hyla.engine import Engine
 from hyla.engine.requests.messages import Completion, Request
 from hyla.engine.requests.resolving import Resolved
 from hyla.errors import RequestError
+from hyla.evals.costs import Stopwatch
 
 Job = TypeVar("Job")
-
-
-class Stopwatch:
-    """Seconds of computing. clock: seconds from anywhere."""
-
-    def __init__(self, clock: Callable[[], float]):
-        self._clock, self._since = clock, clock()
-
-    def lap(self) -> float:
-        """Since the last time that this was asked, or the start."""
-        since, self._since = self._since, self._clock()
-        return self._since - since
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """What is done meanwhile does not count."""
-        begun = self._clock()
-        try:
-            yield
-        finally:
-            self._since += self._clock() - begun
 
 
 def completed(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,6 +84,27 @@ class Price:
         if self.device is None:
             return f"{self.per_hour:g} an hour of this machine, by the measured seconds"
         return f"{self.per_hour:g} an hour of one {self.device.name}, by the cost model's seconds"
+
+
+class Stopwatch:
+    """Seconds of computing. clock: seconds from anywhere."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self._clock, self._since = clock, clock()
+
+    def lap(self) -> float:
+        """Since the last time that this was asked, or the start."""
+        since, self._since = self._since, self._clock()
+        return self._since - since
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What is done meanwhile does not count."""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self._since += self._clock() - begun
 
 
 COST_TITLES = ("tokens read", "from the cache", "written", "seconds", "FLOPs")
