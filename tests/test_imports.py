@@ -18,7 +18,7 @@ ORDER = (
     {"data", "engine"},
     {"loadtest", "server", "train"},
     {"evals", "rl"},
-    {"align"},
+    {"align", "study"},
     {"cli"},
 )
 RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}

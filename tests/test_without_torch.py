@@ -1,4 +1,4 @@
-"""What answers before PyTorch is loaded: configs, formats, families, costs, parsers, and what an engine is asked."""
+"""What answers before PyTorch is loaded: configs, formats, families, costs, parsers, engine requests, reports."""
 
 import subprocess
 import sys
@@ -16,6 +16,10 @@ FOLDERS = (
     "models/families",
     "models/formats",
     "models/kinds",
+    "study/report",
+    "study/report/plots",
+    "study/report/sections",
+    "study/statistics",
 )
 
 

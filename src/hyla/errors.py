@@ -1,4 +1,4 @@
-"""The five errors of Hyla. Each message names the thing, the value, and the way out."""
+"""The errors of Hyla. Each message names the thing, the value, and the way out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ class HylaError(Exception):
 
 class ConfigError(HylaError):
     """A configuration field is unknown, missing, out of range, or contradicts another one."""
+
+
+class DivergedError(ConfigError):
+    """A training whose numbers are no longer finite, or whose gradients grew too fast: its rates do not suit it."""
 
 
 class CheckpointError(HylaError):

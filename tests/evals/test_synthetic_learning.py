@@ -10,9 +10,10 @@ from click.testing import CliRunner
 from hyla.cli.app import app
 from hyla.errors import ConfigError
 from hyla.evals.synthetic import Copy, Overwrite
-from hyla.evals.synthetic.learning import Result, Score, accuracy, heldout_passes, learn, packed
+from hyla.evals.synthetic.learning import accuracy, heldout_passes, learn, packed
 from hyla.evals.synthetic.plan import Plan
 from hyla.evals.synthetic.report import rows
+from hyla.evals.synthetic.results import Result, Score
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.loop import Trainer
@@ -98,7 +99,7 @@ def test_the_share_of_right_answers_does_not_depend_on_the_pass(monkeypatch):
 
     task = Overwrite(length=16, keys=2, values=2)
     run = run_of(tasks=[task.model_dump()])
-    model = initialize(Model(run.model_config_made()), 0)
+    model = initialize(Model(run.model_config_made), 0)
     found = accuracy(model, heldout_passes(task, 40))
     monkeypatch.setattr(learning, "ROWS_AT_ONCE", 16)
 
@@ -147,6 +148,9 @@ sizes = { hidden_dim = 16, num_heads = 1, head_dim = 16, mlp_dim = 32 }
 
     assert done.exit_code == 0 and "step 4" in done.output
     assert "| copy | 8 | hybrid | 0.01 |" in (out / "report.md").read_text()
+    assert "![best scores by length](peaks.png)" in (out / "report.md").read_text()
+    for name in ("peaks.png", "curves.png"):
+        assert (out / name).read_bytes()[:4] == b"\x89PNG" and name in done.output
     (kept,) = out.glob("copy-8-*.json")
     assert set(json.loads(kept.read_text())["by_length"]) == {"16"}
     assert "finished" in verb(file, "--out", out, "--dry-run").output

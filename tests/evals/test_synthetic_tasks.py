@@ -10,10 +10,12 @@ from hyla.evals.synthetic import (
     KINDS,
     MQAR,
     Copy,
+    Needle,
     Overwrite,
     Palindrome,
     Recall,
     Stack,
+    Turns,
     Variables,
     examples,
     is_test,
@@ -32,6 +34,10 @@ TASKS = [
     Stack(length=200, stacks=5),
     Variables(length=64),
     Variables(length=99, hops=0),
+    Needle(length=80, questions=3),
+    Needle(length=19, needles=4, keys=9, values=5, fillers=2, questions=4),
+    Turns(turns=5, keys=8),
+    Turns(length=200, statements=2, tools=3, tool_tokens=2, questions=1, keys=5, values=9, fillers=2, hops=4),
 ]
 MANY = 400
 
@@ -75,6 +81,8 @@ def test_an_answer_follows_from_what_came_before_it(task):
         if task.kind == "stack":  # whose oracle reads whole operations
             later = np.concatenate([tokens_L[: place + 2], tokens_L[: len(tokens_L) - place - 2]])
             later[place + 2 :] = 1
+        if task.kind == "turns":  # whose oracle follows links, and has to come to an end
+            later[place + 1 :] = 0
         assert task.solve(later.tolist())[place] == targets_L[place]
 
 
@@ -134,6 +142,10 @@ DIGESTS = {
     "stack-200": "a4a22e8fc34f2523",
     "variables-64": "81a7033475499905",
     "variables-99": "3298f05819a523f5",
+    "needle-80": "9fb237110c8d8947",
+    "needle-19": "1a2f21b2a2b143b9",
+    "turns-105": "e8ff32dad4ed5b89",
+    "turns-200": "811074879729d332",
 }
 
 
@@ -191,6 +203,101 @@ def test_variables_take_as_many_hops_as_they_may():
         assert max(hops(tokens, task) for tokens in found) == most
 
 
+def test_needles_stand_at_any_depth_and_fillers_follow_their_chain():
+    task = Needle(length=60, needles=3, fillers=8, questions=1)
+    tokens_NL = examples(task, "train", 0, 0, 900).tokens_NL
+    places = np.nonzero(tokens_NL == 1)[1]
+    # 2,700 needles among 49 fillers and 3 needles a row; a third of them in each third, with a deviation of 25.
+    thirds = np.bincount(places * 3 // 58, minlength=3)
+    assert len(places) == 2700 and thirds.min() > 775 and thirds.max() < 1025
+
+    filler = np.stack([row[row >= 2 + task.keys + task.values] for row in tokens_NL]) - 66
+    steps = np.bincount(((filler[:, 1:] - filler[:, :-1]) % 8).ravel(), minlength=8) / filler[:, 1:].size
+    assert np.allclose(steps, [1 / 32, 17 / 32, 9 / 32] + [1 / 32] * 5, atol=0.01)
+
+
+def turns_read(task, tokens):
+    """Each turn's statements, tool results and questions, by the fixed plan of a turn: (what, its tokens)."""
+    widths = {"statement": 3, "tool": task.tool_tokens + 2, "question": 2}
+    found, place = [], 0
+    for _ in range(task.turns):
+        found.append([])
+        for slot in task.slots():
+            found[-1].append((slot, tokens[place : place + widths[slot]]))
+            place += widths[slot]
+    assert set(tokens[place:]) <= {0}
+    return found
+
+
+@pytest.mark.parametrize("hops", [0, 1, 3])
+def test_links_of_a_conversation_are_as_long_as_they_may_be_and_never_close(hops):
+    task = Turns(turns=12, keys=10, hops=hops)
+    longest = 0
+    for tokens in examples(task, "train", 0, 0, 60).tokens_NL.tolist():
+        link_of = {}
+        for turn in turns_read(task, tokens):
+            for slot, said in turn:
+                if slot == "statement":
+                    link_of[said[1]] = said[2] if said[0] == 2 else None
+                if slot == "tool":
+                    link_of |= {token: None for token in said[1:-1] if token < 6 + task.keys}
+                for key in link_of:
+                    count = 0
+                    while (key := link_of[key]) is not None:
+                        count += 1
+                        assert count <= hops
+                    longest = max(longest, count)
+    assert longest == hops
+
+
+def test_a_conversation_asks_about_turns_before_and_all_kinds():
+    task = Turns(turns=8)
+    counts, kinds, facts = np.zeros(8), {}, 0
+    for tokens in examples(task, "train", 0, 0, 200).tokens_NL.tolist():
+        said_before, said = set(), set()
+        for turn in turns_read(task, tokens):
+            for slot, part in turn:
+                keys = [token for token in part[1:] if 6 <= token < 38]
+                if slot == "question":
+                    assert keys[0] in (said_before or said)
+                else:
+                    said |= set(keys[:1])
+                    facts += slot == "tool" and len(keys)
+            said_before = set(said)
+        for asked in task.turn_of_question(tokens).values():
+            counts[asked.turn - 1] += 1
+            kinds[asked.kind] = kinds.get(asked.kind, 0) + 1
+    assert counts.tolist() == [400] * 8
+    assert set(kinds) == {"direct", "overwritten", "multi-hop", "tool"} and min(kinds.values()) > 320
+    # 1,600 results, every other one with a fact, with a deviation of 20.
+    assert 700 < facts < 900
+
+
+def test_what_is_asked_is_told_apart():
+    """Keys are 6 to 13, values from 14; turns of two statements, a tool result of four and a question."""
+    task = Turns(length=36, statements=2, tool_tokens=4, questions=1, keys=8, values=4)
+    first = [1, 6, 14, 3, 20, 20, 20, 20, 4, 1, 7, 15, 5, 6]
+    second = [2, 8, 6, 3, 20, 7, 16, 20, 4, 1, 6, 17, 5]
+
+    def asked(key):
+        (found,) = [
+            (x.answer, x.turn, x.age, x.kind)
+            for place, x in task.turn_of_question([*first, *second, key]).items()
+            if place == 27
+        ]
+        return found
+
+    assert task.turn_of_question([*first, *second])[13].kind == "direct"
+    assert asked(6) == (17, 2, 0, "overwritten")
+    assert asked(7) == (16, 2, 0, "tool")
+    assert asked(8) == (17, 2, 0, "multi-hop")
+
+
+def test_a_task_of_turns_is_one_of_their_length():
+    assert Turns(turns=4) == Turns(length=84) == Turns(turns=4, length=84)
+    assert Turns(turns=3, statements=1, tools=0, questions=1).length == 15 and Turns(length=99).turns == 4
+
+
 @pytest.mark.parametrize(
     "kind, fields, text",
     [
@@ -201,6 +308,12 @@ def test_variables_take_as_many_hops_as_they_may():
         ("copy", {"length": 7}, "must be even"),
         ("variables", {"length": 400}, "100 definitions, more than variables = 64"),
         ("stack", {"length": 64, "stack": 3}, "stack"),
+        ("needle", {"length": 64, "needles": 40}, "needles = 40 are more than keys = 32"),
+        ("needle", {"length": 64, "questions": 5}, "questions = 5 are more than needles = 4"),
+        ("needle", {"length": 15}, "length = 15 has no room for a filler; it takes 16 or more"),
+        ("turns", {"length": 20}, "length = 20 has no turn; one takes 21 tokens"),
+        ("turns", {"length": 64, "turns": 4}, "turns = 4 are 84 tokens, not length = 64"),
+        ("turns", {"turns": 0}, "turns = 0 must be a number, 1 or more"),
     ],
 )
 def test_what_does_not_fit_is_an_error(kind, fields, text):

@@ -54,6 +54,33 @@ MIXERS = {
 }
 """By the names of the matrix."""
 
+FLAGGED = {
+    "flags": (
+        KDAConfig(num_heads=3, key_dim=8, value_dim=6, conv_len=0, output_gate="none", negative_eigenvalues=True),
+        GatedDeltaConfig(
+            num_key_heads=2, num_value_heads=4, key_dim=8, value_dim=6, conv_len=0, decay="none", output_gate="sigmoid",
+            negative_eigenvalues=True,
+        ),
+        SoftmaxConfig(
+            num_heads=4, num_kv_heads=2, head_dim=8, output_gate=True, gate_activation="silu", qk_norm=NormConfig(),
+            window=70, sinks=True,
+        ),
+        Mamba2Config(num_heads=4, head_dim=6, num_groups=2, state_dim=8, conv_len=0, output_gate="none"),
+    ),
+    "more flags": (
+        KDAConfig(num_heads=3, key_dim=8, value_dim=6, gate_rank=5, decay="head", output_gate="silu"),
+        GatedDeltaConfig(num_key_heads=2, num_value_heads=4, key_dim=8, value_dim=6, output_gate="none"),
+        GLAConfig(num_heads=3, key_dim=6, value_dim=10, decay="head", output_gate="none"),
+        LightningConfig(num_heads=3, head_dim=8, slopes="fla", layer=1, num_layers=4, output_gate="none"),
+        KDAConfig(num_heads=3, key_dim=8, value_dim=6, decay="none"),
+    ),
+    "narrow states": tuple(
+        MIXERS[kind].model_copy(update={"state_dtype": "bfloat16"})
+        for kind in ("kda", "gated_delta", "gla", "lightning", "mamba2", "linear")
+    ),
+}  # fmt: skip
+"""Models with flags of ablations, some cells of which are tried beside the matrix: their mixers in order."""
+
 MTP_BY_MIXER = {"mla": MLAConfig(**MLA), "sparse_mla": MLAConfig(**MLA)}
 """Attention of the prediction module; softmax for all others."""
 TWO_STEPS = ("kda", "mamba2", "window")
@@ -61,14 +88,16 @@ TWO_STEPS = ("kda", "mamba2", "window")
 
 
 def config_of(mixer: str) -> ModelConfig:
-    """Two layers of the mixer with an MLP between them, and a prediction module."""
-    own, mlp = SublayerConfig(module=MIXERS[mixer]), SublayerConfig(module=MLPConfig(intermediate_dim=20))
+    """Two layers of the mixer, or the mixers of `FLAGGED`, with MLPs between them, and a prediction module."""
+    mixers = FLAGGED.get(mixer) or (MIXERS[mixer],) * 2
+    mlp = SublayerConfig(module=MLPConfig(intermediate_dim=20))
+    stack = [sublayer for each in mixers for sublayer in (SublayerConfig(module=each), mlp)][:-1]
     module = MTPConfig(
         sublayers=(SublayerConfig(module=MTP_BY_MIXER.get(mixer, SOFTMAX)), mlp),
         num_steps=2 if mixer in TWO_STEPS else 1,
     )
     return ModelConfig(
-        family="hyla", vocab_size=VOCAB, hidden_dim=24, sublayers=(own, mlp, own), mtp=(module,), max_len=MAX_LEN
+        family="hyla", vocab_size=VOCAB, hidden_dim=24, sublayers=tuple(stack), mtp=(module,), max_len=MAX_LEN
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from matrix.cells import DIMENSIONS, Cell, all_cells, in_order, num_cells, pairs_of, pairwise
 from matrix.check import run_cell
 from matrix.faults import nudge
-from matrix.mixers import MIXERS
+from matrix.mixers import FLAGGED, MIXERS
 from matrix.run import PARTS, read, report, run
 
 from hyla.caches import Cache
@@ -34,6 +34,32 @@ STATES = ("gated_delta", "kda", "gla", "lightning", "mamba2", "linear")
 @pytest.mark.parametrize("cell", PAIRWISE, ids=lambda cell: cell.name)
 def test_the_answer_is_bit_for_bit_the_plain_one(cell):
     assert run_cell(cell) == []
+
+
+FLAGGED_CELLS = [
+    Cell(*values)
+    for values in (
+        ("on", "mtp", 17, 9, "preempted", "flags", "bfloat16", "sampled"),
+        ("on", "lookup", 64, 9, "restarted", "flags", "float32", "greedy"),
+        ("off", "draft", 256, 1, "aborted", "more flags", "bfloat16", "greedy"),
+        ("on", "mtp", 1, 9, "untouched", "more flags", "float32", "sampled"),
+        ("on", "mtp", 256, 9, "preempted", "narrow states", "bfloat16", "greedy"),
+        ("on", "draft", 17, 9, "restarted", "narrow states", "float32", "sampled"),
+    )
+]
+"""Beside the matrix: mixers with the flags of ablations, which are no dimension of it."""
+
+
+@pytest.mark.parametrize("cell", FLAGGED_CELLS, ids=lambda cell: cell.name)
+def test_the_answer_of_a_model_with_flags_is_the_plain_one(cell):
+    assert run_cell(cell) == []
+
+
+def test_every_flag_that_came_later_is_in_a_model_with_flags():
+    mixers = [mixer for own in FLAGGED.values() for mixer in own]
+    for kind in {type(mixer) for mixer in mixers}:
+        used = {name for mixer in mixers if isinstance(mixer, kind) for name in mixer.model_dump()}
+        assert kind.later - used <= {"qkv_bias", "out_bias"}
 
 
 def test_the_covering_set_has_every_pair_and_few_cells():

@@ -17,6 +17,7 @@ from hyla.cli.quickstart import quickstart
 from hyla.cli.rl import rl
 from hyla.cli.score import score
 from hyla.cli.serve import serve
+from hyla.cli.study import study
 from hyla.cli.train import train
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (quickstart, train, rl, align, generate, chat, serve, pull, inspect, score, cost):
+for verb in (quickstart, train, rl, align, generate, chat, serve, pull, inspect, score, cost, study):
     app.command()(verb)
 app.add_typer(bench)
 app.add_typer(data)

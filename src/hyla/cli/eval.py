@@ -1,4 +1,4 @@
-"""`hyla eval`: tasks that are learnt from scratch, to tell mixers apart; long contexts, to tell models apart."""
+"""`hyla eval`: tasks learnt from scratch tell mixers apart; long contexts and conversations tell models apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def describe() -> None:
 @evals.command()
 def synthetic(
     plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="Tasks, arms, rates and seeds (docs/evals.md).")],
-    out: Annotated[Path, typer.Option(help="Folder of the results: a file for each run, report.md.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results: a file for each run, report.md, plots.")],
     settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which runs there are and which are done.")] = False,
 ) -> None:
@@ -83,6 +83,59 @@ def long_context(
     )
     options = {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
     ask_all(model, out, request, texts, options, (price, cost_device))
+
+
+@evals.command("multi-turn")
+def multi_turn(
+    model: Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results: items.jsonl, report.md, turns.png; twin/.")],
+    turns: Annotated[list[int] | None, typer.Option(min=1, help="Of a conversation; again for more.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Conversations of each number of turns.")] = 20,
+    facts: Annotated[int, typer.Option(min=1, help="Statements of a turn.")] = 2,
+    hops: Annotated[int, typer.Option(min=0, help="Most people from one who shares to whose number it is.")] = 2,
+    filler_tokens: Annotated[int, typer.Option(min=0, help="Running text in a tool's result.")] = 60,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Most of an answer.")] = 24,
+    begin_answers: Annotated[
+        bool, typer.Option("--begin-answers", help='Begin each ("The number of ... is"); the model says the rest.')
+    ] = False,
+    twin: Annotated[str | None, typer.Option(help="A model that is asked the same, beside the first.")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Text file or folder for fillers; default: Python's reference.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
+    ] = None,
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Of an hour, in any currency: what a right answer costs.")] = None,
+    cost_device: Annotated[
+        str | None, typer.Option(help="An hour of this device (hyla cost), not of this machine's seconds.")
+    ] = None,
+) -> None:
+    """Facts told, changed and linked over many turns, and asked for. A conversation that is over is not had again."""
+    from hyla.engine.waiting_threads import load_torch
+
+    load_torch()  # before anything else does
+    from hyla.cli.multi_turn_lines import converse_all
+    from hyla.engine.threads import default_threads
+    from hyla.evals.multi_turn.run import MultiTurnRequest
+
+    request = MultiTurnRequest(
+        turns=tuple(turns or (2, 8)),
+        samples=samples,
+        facts=facts,
+        hops=hops,
+        filler_tokens=filler_tokens,
+        answer_tokens=answer_tokens,
+        begin_answers=begin_answers,
+        seed=seed,
+    )
+    models = [model] if twin is None else [model, twin]
+    options = {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
+    converse_all(models, out, request, texts, options, (price, cost_device))
 
 
 @evals.command()

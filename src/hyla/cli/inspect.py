@@ -93,9 +93,10 @@ def _report(name: str, revision: str | None, device: str | None) -> tuple[dict, 
 
 def _model_facts(model) -> dict:
     """Pattern, parameters and bytes."""
-    from hyla.models.summary import compress, label, summarize
+    from hyla.models.summary import ablations, compress, label, summarize
 
     config, summary = model.config, summarize(model)
+    flags = {(label(mixer.kind), tuple(ablations(mixer).items())): None for mixer in config.mixers}
     stack = summary.stack
     channel = [sub.module.kind for sub in config.sublayers if not sub.is_mixer]
     mtp = [
@@ -111,6 +112,7 @@ def _model_facts(model) -> dict:
     return {
         "mixers": compress([label(mixer.kind) for mixer in config.mixers]),
         "channel_mixers": compress([label(kind) for kind in channel]),
+        "ablations": [{"mixer": name, **dict(found)} for name, found in flags if found],
         "parameters": summary.total,
         "active_parameters": summary.active,
         "parameters_without_embedding": summary.total - summary.embedding,
@@ -250,6 +252,9 @@ def _lines(report: dict):
 
     yield "mixers", report["mixers"]
     yield "channel mixers", report["channel_mixers"] or "none"
+    for flags in report["ablations"]:
+        told = ", ".join(f"{name} = {value}" for name, value in flags.items() if name != "mixer")
+        yield "ablation", f"{flags['mixer']}: {told}"
     yield "parameters", f"{report['parameters']:,}, of which {report['active_parameters']:,} work on one token"
     without = f"{report['parameters_without_embedding']:,}, active {report['active_without_embedding']:,}"
     yield "without embedding", without

@@ -7,9 +7,11 @@ from pathlib import Path
 from rich.table import Table
 
 from hyla.cli.console import console
-from hyla.evals.synthetic.learning import Result, Score, learn, read_result
-from hyla.evals.synthetic.plan import Plan, Run
+from hyla.evals.synthetic.learning import learn
+from hyla.evals.synthetic.plan import Plan
+from hyla.evals.synthetic.plots import draw
 from hyla.evals.synthetic.report import cells, markdown, rows, titles
+from hyla.evals.synthetic.results import Result, Score, read_result
 from hyla.ops.host_memory import keep_freed_memory
 from hyla.train.files import writing
 from hyla.whole_files import write_whole
@@ -23,7 +25,7 @@ def show(plan: Plan, folder: Path) -> None:
 
 
 def learn_all(plan: Plan, folder: Path) -> None:
-    """One run after the other, then the table, and report.md."""
+    """One run after the other, then the table, report.md and its plots."""
     keep_freed_memory()
     runs = plan.runs()
     results: dict[str, Result] = {}
@@ -32,7 +34,7 @@ def learn_all(plan: Plan, folder: Path) -> None:
         if file.exists():
             results[run.name] = read_result(file)
             continue
-        console.print(f"run {number} of {len(runs)}: {told(run)}")
+        console.print(f"run {number} of {len(runs)}: {run.told}")
         results[run.name] = result = learn(run, folder, _say)
         console.print(f"  best {result.peak:.1%} right, {result.seconds:.0f} s of training", soft_wrap=True)
     found = rows(plan, results)
@@ -41,13 +43,10 @@ def learn_all(plan: Plan, folder: Path) -> None:
         table.add_row(*cells(row))
     console.print(table)
     with writing(folder / "report.md"):
+        pictures = draw(found, folder)
         write_whole(folder / "report.md", markdown(plan, found))
-    console.print(f"wrote {folder / 'report.md'}", soft_wrap=True)
-
-
-def told(run: Run) -> str:
-    """A run in one line."""
-    return f"{run.task.kind} of {run.task.length} tokens, {' '.join(run.layers)}, rate {run.rate:g}, seed {run.seed}"
+    names = ", ".join(file.name for file in pictures)
+    console.print(f"wrote {folder / 'report.md'}" + (f" and {names}" if names else ""), soft_wrap=True)
 
 
 def _say(score: Score) -> None:

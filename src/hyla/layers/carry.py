@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
+from hyla.layers.narrow_states import StateDtype, in_chunks
 from hyla.ops.batch import Batch
 
 STATE, CONV = "state", "conv"
@@ -30,9 +32,19 @@ class Carry:
         return Carry({name: tensor[list(sequences)] for name, tensor in self.after.items()})
 
 
-def recur(operator: Callable, *inputs, cache: Any, **options: Any) -> torch.Tensor:
-    """operator(*inputs, cache=cache, **options), or with a carry from the memory before to the one after."""
+def recur(operator: Callable, *inputs, cache: Any, state_dtype: StateDtype = "float32", **options: Any) -> torch.Tensor:
+    """operator(*inputs, cache=cache, **options), or with a carry from the memory before to the one after.
+
+    state_dtype: what states are rounded to between chunks (`layers.narrow_states`).
+    """
+    if state_dtype != "float32":
+        operator = partial(in_chunks, operator, dtype=getattr(torch, state_dtype))
     return _handed_on(operator, STATE, *inputs, cache=cache, **options)
+
+
+def remembered(operator: Callable, *inputs, state_dtype: StateDtype = "float32", **options: Any) -> torch.Tensor:
+    """The memories that `recur` leaves after whole sequences, [N, H, K, V]."""
+    return recur(operator, *inputs, cache=None, state_dtype=state_dtype, return_state=True, **options)[1]
 
 
 def convolve(operator: Callable, *inputs, carry: Carry, **options: Any) -> torch.Tensor:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
 
-from hyla.layers.carry import Carry, recur
+from hyla.layers.carry import Carry, recur, remembered
+from hyla.layers.delta import no_decay
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Projection
-from hyla.layers.norms import RMSNorm
+from hyla.layers.narrow_states import StateDtype
+from hyla.layers.norms import RMSNorm, activated_gate
 from hyla.layers.protocol import CacheSpec, Inside, LayerCache, TensorSpec
 from hyla.layers.tables.gla import parameters
 from hyla.ops.batch import Batch
 from hyla.ops.exact import primitives
-from hyla.ops.exact.mixers import in_floats
+from hyla.ops.exact.gates import per_channel
+from hyla.ops.exact.mixers import Activation, in_floats
 from hyla.ops.exact.primitives import wide
 from hyla.ops.gla import cache_tensors, gla
 
@@ -24,12 +28,15 @@ class GLA(Layer):
     """o(silu(gate x) * norm(gla(q x, k x, v x, log decay))), with a decay per key channel.
 
     log decay = logsigmoid(f_b(f_a x) + decay_bias) / decay_divisor: the divisor keeps decays near one at the start. The
-    norm is an RMSNorm of each head. From the projections to the gate everything is fp32.
+    norm is an RMSNorm of each head. From the projections to the gate everything is fp32. Ablations: another output gate
+    or none; one decay for each head (log decay = logsigmoid(f x + decay_bias) / decay_divisor) or none.
     """
 
     operators = ("gla",)
+    optional = ("decay_bias",)
     decay_bias: nn.Parameter
     norm: RMSNorm
+    output_gate: Activation
     in_projection: Projection
     decay_projection: Projection
     out_projection: Projection
@@ -44,11 +51,17 @@ class GLA(Layer):
         gate_rank: int,
         decay_divisor: float,
         norm_eps: float,
+        output_gate: Activation = "silu",
+        decay: Literal["channel", "head", "none"] = "channel",
+        state_dtype: StateDtype = "float32",
     ):
-        table = parameters(hidden_dim, num_heads=num_heads, key_dim=key_dim, value_dim=value_dim, gate_rank=gate_rank)
+        """The fields of `models.config.GLAConfig`."""
+        sizes = {"num_heads": num_heads, "key_dim": key_dim, "value_dim": value_dim, "gate_rank": gate_rank}
+        table = parameters(hidden_dim, **sizes, output_gate=output_gate, decay=decay)
         super().__init__(table, norms={"norm": partial(RMSNorm, eps=norm_eps)})
         self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim
-        self.gate_rank, self.decay_divisor = gate_rank, decay_divisor
+        self.state_dtype: StateDtype = state_dtype
+        self.output_gate, self.decay, self.decay_divisor = output_gate, decay, decay_divisor
 
     def cache_spec(self) -> CacheSpec:
         tensors = cache_tensors(num_heads=self.num_heads, key_dim=self.key_dim, value_dim=self.value_dim)
@@ -56,25 +69,34 @@ class GLA(Layer):
 
     def forward(self, x_TD: torch.Tensor, batch: Batch, cache: LayerCache | Carry | None) -> torch.Tensor:
         operands, gate = self._operands(x_TD)
-        o_THV = recur(gla, *operands, batch=batch, cache=cache, scale=self.key_dim**-0.5)
-        return self.out_projection(self.norm.gated(o_THV, gate, activation="silu", dtype=x_TD.dtype))[0]
+        options = {"scale": self.key_dim**-0.5, "state_dtype": self.state_dtype}
+        o_THV = recur(gla, *operands, batch=batch, cache=cache, **options)
+        return self.out_projection(self.norm.gated(o_THV, gate, activation=self.output_gate, dtype=x_TD.dtype))[0]
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
         operands, gate = self._operands(x_TD)
-        state_NHKV = gla(*operands, batch=batch, scale=self.key_dim**-0.5, return_state=True)[1]
-        return Inside(log_decay=operands[-1], gate=primitives.silu(wide(gate)), state_NHKV=state_NHKV)
+        options = {"scale": self.key_dim**-0.5, "state_dtype": self.state_dtype}
+        state_NHKV = remembered(gla, *operands, batch=batch, **options)
+        gate = activated_gate(gate, self.output_gate)
+        return Inside(log_decay=operands[-1], gate=gate, state_NHKV=state_NHKV)
 
     def _operands(self, x_TD: torch.Tensor):
-        """(q, k, v, log decay) of the recurrence, and the gate before its SiLU."""
+        """(q, k, v, log decay) of the recurrence, and the gate before its non-linearity."""
         keys, values = self.num_heads * self.key_dim, self.num_heads * self.value_dim
         mixed = self.in_projection.fused(x_TD)
-        qkv, gate, f = mixed.split([2 * keys + values, values, self.gate_rank], dim=-1)
-        raw_THK = self._by_head(wide(self.decay_projection(f.contiguous())[0]) + self.decay_bias)
-        # log sigmoid(x) = -softplus(-x)
-        log_decay_THK = -primitives.softplus(-raw_THK) / self.decay_divisor
+        qkv, *rest = mixed.split([2 * keys + values, *self.in_projection.out_dims[3:]], dim=-1)
         q, k, v = in_floats(qkv).split([keys, keys, values], dim=-1)
         q_THK, k_THK, v_THV = (x.unflatten(-1, (self.num_heads, -1)) for x in (q, k, v))
-        return (q_THK, k_THK, v_THV, log_decay_THK), gate
+        log_decay_THK = no_decay(k_THK) if self.decay == "none" else self._log_decay(rest[-1])
+        return (q_THK, k_THK, v_THV, log_decay_THK), None if self.output_gate == "none" else rest[0]
+
+    def _log_decay(self, f: torch.Tensor) -> torch.Tensor:
+        """[T, H, K]: log sigmoid(x) = -softplus(-x), over the divisor."""
+        if self.decay == "head":
+            raw_TH = wide(f) + self.decay_bias
+            return per_channel(-primitives.softplus(-raw_TH) / self.decay_divisor, self.key_dim)
+        raw_THK = self._by_head(wide(self.decay_projection(f.contiguous())[0]) + self.decay_bias)
+        return -primitives.softplus(-raw_THK) / self.decay_divisor
 
     def _by_head(self, x: torch.Tensor) -> torch.Tensor:
         """[T, H W] -> [T, H, W]."""

@@ -7,7 +7,12 @@ from torch import nn
 
 from hyla.ops.exact import primitives
 from hyla.ops.exact.gates import gated_norm
-from hyla.ops.exact.mixers import Activation, gated_group_norm
+from hyla.ops.exact.mixers import Activation, constant_row, gated_group_norm, in_floats
+
+
+def activated_gate(raw: torch.Tensor | None, activation: Activation) -> torch.Tensor | None:
+    """An output gate after its non-linearity, in fp32, for statistics; None where there is none."""
+    return None if raw is None else in_floats(raw, activation)
 
 
 class RMSNorm(nn.Module):
@@ -21,8 +26,12 @@ class RMSNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return primitives.rms_norm(x, self.weight, eps=self.eps, zero_centered=self.zero_centered)
 
-    def gated(self, x_THV: torch.Tensor, gate_TW: torch.Tensor, *, activation, dtype: torch.dtype) -> torch.Tensor:
-        """The norm of each head times its activated gate, rounded once: [T, H V] in dtype."""
+    def gated(
+        self, x_THV: torch.Tensor, gate_TW: torch.Tensor | None, *, activation, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """The norm of each head times its activated gate, rounded once: [T, H V] in dtype. No gate: the norm alone."""
+        if gate_TW is None:
+            return primitives.scaled(self(x_THV).flatten(1), 1.0, dtype)
         options = {"eps": self.eps, "zero_centered": self.zero_centered, "activation": activation, "dtype": dtype}
         return gated_norm(x_THV, self.weight, gate_TW, **options)
 
@@ -42,14 +51,17 @@ class GroupRMSNorm(RMSNorm):
     def gated_groups(
         self,
         x_TC: torch.Tensor,
-        gate_TC: torch.Tensor,
+        gate_TC: torch.Tensor | None,
         *,
         activation: Activation,
         is_gate_first: bool = False,
         skip: tuple[torch.Tensor, torch.Tensor] | None = None,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        """The norm under an activated gate, after it or before, rounded once to dtype; see `gated_group_norm`."""
+        """The norm under an activated gate, after it or before, rounded once to dtype; see `gated_group_norm`. No gate:
+        the norm alone, by the same code under a gate of ones."""
+        if gate_TC is None:
+            gate_TC, activation = constant_row(1.0, x_TC).expand(x_TC.shape), "none"
         options = {"activation": activation, "is_gate_first": is_gate_first, "skip": skip, "dtype": dtype}
         return gated_group_norm(x_TC, gate_TC, self.weight, groups=self.num_groups, eps=self.eps, **options)
 

@@ -11,7 +11,7 @@ from hyla.grid import CHUNK
 from hyla.layers.carry import Carry, alone
 from hyla.layers.layer import Layer
 from hyla.layers.linear import Linear, Projection
-from hyla.layers.norms import RMSNorm
+from hyla.layers.norms import RMSNorm, activated_gate
 from hyla.layers.protocol import CacheSpec, Inside, LayerCache, Scores, TensorSpec
 from hyla.layers.rope import norm_and_rotate, rotary_table
 from hyla.layers.rope_scaling import Scaling
@@ -37,6 +37,7 @@ class SoftmaxAttention(Layer):
     sinks: torch.Tensor | None
     q_norm: RMSNorm | None
     k_norm: RMSNorm | None
+    gate_activation: Literal["sigmoid", "silu"]
     in_projection: Projection
     out_projection: Projection
 
@@ -61,11 +62,12 @@ class SoftmaxAttention(Layer):
         value_scale: float = 1.0,
         qkv_bias: bool = False,
         out_bias: bool = False,
+        gate_activation: Literal["sigmoid", "silu"] = "sigmoid",
     ):
         """qk_norm_eps: None for no QK-norm; qk_norm_scope: what is normed as one vector; rotary_dim: rotated channels
         of a head, 0 for no position code; window: keys that a row sees, its own included, None for all; has_sinks: a
         logit per head in the denominator; value_dim: None for head_dim; value_scale: of the values, before the cache.
-        qkv_bias, out_bias: which projections add one.
+        qkv_bias, out_bias: which projections add one. gate_activation: of the output gate.
         """
         table = parameters(
             hidden_dim,
@@ -88,7 +90,7 @@ class SoftmaxAttention(Layer):
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.is_projection_normed = qk_norm_scope == "projection"
         self.rotary = rotary_table(rotary_dim, rope_theta, rope_scaling) if rotary_dim else None
-        self.rope_interleaved = rope_interleaved
+        self.rope_interleaved, self.gate_activation = rope_interleaved, gate_activation
 
     def cache_spec(self) -> CacheSpec:
         dtype, heads, dim = self.k.weight.dtype, self.num_kv_heads, self.head_dim
@@ -110,15 +112,21 @@ class SoftmaxAttention(Layer):
             window=self.window,
             sinks_H=self._sinks(q_THK.dtype),
         )
-        o = o_THV.flatten(1)
-        o = primitives.sigmoid_gate(o, gate[0], x_TD.dtype) if gate else primitives.scaled(o, 1.0, x_TD.dtype)
-        return self.out_projection(o)[0]
+        return self.out_projection(self._gated(o_THV.flatten(1), gate[0] if gate else None, x_TD.dtype))[0]
 
     def inside(self, x_TD: torch.Tensor, batch: Batch) -> Inside:
         q, k, _, *gate = self.in_projection(x_TD)
         q_THK, k_TGK = self._normed_and_rotated(q, k, batch)
         scores = Scores(q_THK, k_TGK, self.head_dim**-0.5, self.window, self._sinks(q_THK.dtype))
-        return Inside(gate=primitives.sigmoid(primitives.wide(gate[0])) if gate else None, scores=scores)
+        return Inside(gate=activated_gate(gate[0] if gate else None, self.gate_activation), scores=scores)
+
+    def _gated(self, o_TC: torch.Tensor, gate_TC: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        """The heads' outputs under the gate, if there is one, rounded once to dtype."""
+        if gate_TC is None:
+            return primitives.scaled(o_TC, 1.0, dtype)
+        if self.gate_activation == "sigmoid":
+            return primitives.sigmoid_gate(o_TC, gate_TC, dtype)
+        return primitives.scaled(primitives.swiglu(primitives.scaled(gate_TC, 1.0, o_TC.dtype), o_TC), 1.0, dtype)
 
     def _sinks(self, dtype: torch.dtype) -> torch.Tensor | None:
         return None if self.sinks is None else self.sinks.to(dtype)

@@ -8,13 +8,23 @@ from dataclasses import dataclass, fields
 from torch import nn
 
 from hyla.layers.protocol import CacheSpec, TensorSpec
-from hyla.models.config import MoEConfig
+from hyla.models.config import ModuleConfig, MoEConfig
 from hyla.models.mtp import MTPModule
 from hyla.models.pattern import compress, label
 from hyla.models.stack import Sublayer
 from hyla.models.trunk import Model
 
-__all__ = ["Footprint", "Summary", "compress", "count_parameters", "footprint", "footprint_of", "label", "summarize"]
+__all__ = [
+    "Footprint",
+    "Summary",
+    "ablations",
+    "compress",
+    "count_parameters",
+    "footprint",
+    "footprint_of",
+    "label",
+    "summarize",
+]
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,17 @@ def footprint(sublayer: Sublayer) -> Footprint:
 def footprint_of(sublayers: Iterable[Sublayer]) -> Footprint:
     """The sum over some sublayers."""
     return sum(map(footprint, sublayers), Footprint())
+
+
+ABLATIONS = ("conv_len", "decay", "gate_activation", "negative_eigenvalues", "output_gate", "state_dtype")
+"""Fields by which a mixer leaves what is published for its kind, where they have other values than their defaults."""
+
+
+def ablations(config: ModuleConfig) -> dict[str, str | bool | int]:
+    """The flags of ablations that a module has, by name; a convolution's length only where there is none."""
+    used = config.later - config.unused_later()
+    found = {name: getattr(config, name) for name in ABLATIONS if name in used}
+    return ({"conv_len": 0} if getattr(config, "conv_len", None) == 0 else {}) | found
 
 
 @dataclass(frozen=True)

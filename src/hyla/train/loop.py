@@ -12,7 +12,7 @@ import torch
 
 from hyla.adapters import LoraConfig, attach
 from hyla.data.packing import PackedRows, TokenStore
-from hyla.errors import ConfigError
+from hyla.errors import ConfigError, DivergedError
 from hyla.layers.carry import Carry
 from hyla.models.objective import Losses, Targets
 from hyla.models.parameters import model_parameters
@@ -322,7 +322,7 @@ class Trainer:
         if config.spikes.action == "stop" or self.spikes.count > config.spikes.most:
             often = f", spike number {self.spikes.count}" if config.spikes.action != "stop" else ""
             self.records.event(step, "failed", fault + often)
-            raise ConfigError(
+            raise DivergedError(
                 f"{fault}{often}; lower learning_rate = {config.learning_rate} or clip_norm = {config.clip_norm}, or "
                 f"set spikes.action to skip or rollback (now {config.spikes.action}, at most {config.spikes.most})"
             )

@@ -13,7 +13,7 @@ Relative paths are meant from the recipe's own folder, those of `--set` from whe
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,11 +32,18 @@ def read_recipe(path: Path, settings: Sequence[str] = (), kind: type[Request] = 
     """
     tables = read_tables(path)
     _absolute_paths(tables, path.absolute().parent)
+    return request_of(with_settings(tables, settings, _absolute_paths), str(path), kind)
+
+
+def with_settings(
+    tables: dict, settings: Sequence[str], made_absolute: Callable[[dict, Path], None] = lambda tables, folder: None
+) -> dict:
+    """Tables of a file, and settings over them. made_absolute: of paths in settings, which are meant from here."""
     given: dict[str, Any] = {}
     for setting in settings:
         _set(given, setting)
-    _absolute_paths(given, Path.cwd())
-    return request_of(_merged(tables, given), str(path), kind)
+    made_absolute(given, Path.cwd())
+    return _merged(tables, given)
 
 
 def request_of(tables: dict, place: str, kind: type[Request] = RunRequest) -> Request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from hyla.data.batch_sizes import BatchSizes
 from hyla.data.packing import PackedRows
 from hyla.evals.synthetic.plan import Run, at_length
 from hyla.evals.synthetic.protocol import IGNORED, Split, SyntheticTask, examples
-from hyla.json_files import read_json
+from hyla.evals.synthetic.results import Result, Score, read_result
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.files import held, replace_json
@@ -24,37 +24,6 @@ TEST_SEED = 0
 """All runs of a task are scored with the same examples."""
 ROWS_AT_ONCE = 16_384
 """Rows of a scored forward pass."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """After `step` steps: the share of right answers of the test split, and of examples without a wrong one; loss: nats
-    per answer in training, the mean since the score before."""
-
-    step: int
-    tokens: int
-    accuracy: float
-    whole: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found. by_length: accuracy of the last model at other lengths. seconds: of its training steps."""
-
-    curve: list[Score]
-    by_length: dict[str, float]
-    parameters: int
-    seconds: float
-
-    @property
-    def peak(self) -> float:
-        """The best share of right answers."""
-        return max(score.accuracy for score in self.curve)
-
-    def steps_to(self, accuracy: float) -> int | None:
-        """Steps to the first score that is at least this; None: never."""
-        return next((score.step for score in self.curve if score.accuracy >= accuracy), None)
 
 
 def packed(task: SyntheticTask, split: Split, seed: int, first: int, count: int) -> PackedRows:
@@ -106,27 +75,35 @@ def learn(run: Run, folder: Path, on_score: Callable[[Score], None] = lambda sco
     if file.exists():
         return read_result(file)
     with held(work):
-        result = _learnt(run, work, on_score)
+        result = learnt(run, work, on_score)
+        assert result is not None
         replace_json(file, {"run": run.model_dump(mode="json"), **asdict(result)})
         shutil.rmtree(work)
     return result
 
 
-def read_result(file: Path) -> Result:
-    """A finished run's file."""
-    found = read_json(file)
-    curve = [Score(**score) for score in found["curve"]]
-    return Result(curve, found["by_length"], found["parameters"], found["seconds"])
-
-
-def _learnt(run: Run, folder: Path, on_score: Callable[[Score], None]) -> Result:
+def learnt(
+    run: Run,
+    folder: Path,
+    on_score: Callable[[Score], None] = lambda score: None,
+    on_step: Callable[[StepMetrics], None] = lambda line: None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Result | None:
+    """A run's result, found in a folder of its own, in which a killed one goes on. None: it was stopped before."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = initialize(Model(run.model_config_made()), run.seed)
+    model = initialize(Model(run.model_config_made), run.seed)
     trainer = Trainer(model, ExampleSource(run.task, run.seed, run.examples_per_step), run.train_config(), folder)
     curve = StepLines(folder / "curve.jsonl", Score)
     curve.forget_after(trainer.resume())
     scores = Scores(run, trainer, curve, on_score)
-    trainer.run(scores.after_step, lambda: scores.is_enough)
+
+    def after_step(line: StepMetrics) -> None:
+        scores.after_step(line)
+        on_step(line)
+
+    trainer.run(after_step, lambda: scores.is_enough or is_stopped())
+    if trainer.finished_steps < run.steps and not scores.is_enough:
+        return None
     by_length = {}
     for length in run.test_lengths:
         by_length[str(length)] = accuracy(model, heldout_passes(at_length(run.task, length), run.test_examples))[0]

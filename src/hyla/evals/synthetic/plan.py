@@ -1,20 +1,23 @@
-"""What is learnt from scratch, by which mixers, at which rates: one run for each."""
+"""What is learnt from scratch, by which mixers, at which rates: one run for each. No PyTorch."""
 
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from hyla.cost.parameters import count_parameters
+from hyla.cost.training import train_flops_per_token
 from hyla.errors import ConfigError
 from hyla.evals.synthetic import AnyTask
-from hyla.models.config import Config, Count, ModelConfig
-from hyla.models.formats.registry import family_of
+from hyla.models.config import Config, Count, DerivingConfig, ModelConfig
 from hyla.train.config import Rate, TrainConfig
-from hyla.train.model_source import StackRecipe
 
 VERSION = 1
+MATRIX_RATE = 20 / 3
+"""Muon's rate in rates of AdamW."""
 """Part of every run's key: results of another version are no results of this plan."""
 
 MixerName = Literal["kda", "gated_delta", "mamba2", "lightning", "linear", "gla", "softmax"]
@@ -54,7 +57,8 @@ class Plan(Config):
     """Every task is learnt by every arm, with every rate and seed. Nothing of a result depends on the other runs."""
 
     tasks: Annotated[tuple[AnyTask, ...], Field(min_length=1)]
-    """Tables with a `kind` (mqar, recall, overwrite, copy, palindrome, stack, variables), a length, and more."""
+    """Tables with a `kind` (mqar, recall, overwrite, copy, palindrome, stack, variables, needle, turns), a length, and
+    more."""
     arms: Annotated[dict[str, Annotated[tuple[MixerName, ...], Field(min_length=1)]], Field(min_length=1)]
     """By a name of yours, the mixer of each layer."""
     sizes: Sizes = Sizes()
@@ -67,10 +71,12 @@ class Plan(Config):
     """Most optimizer steps of a run."""
     examples_per_step: Count = 64
     """Training examples of a step. None is read twice."""
+    step_tokens: Count | None = None
+    """In its place, tokens of a step: shorter tasks get more examples of it, and all tasks equally many tokens."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """"muon": the layers' matrices by orthogonalised momentum at `matrix_rate`, all else by AdamW."""
-    matrix_rate: Rate = 0.02
-    """Of Muon."""
+    matrix_rate: Rate | None = None
+    """Of Muon; None: 20/3 of the rate, 0.02 beside 3e-3."""
     score_every: Count = 200
     """Steps between two scores."""
     test_examples: Count = 256
@@ -103,6 +109,8 @@ class Plan(Config):
                 sizes=self.sizes,
                 rate=rate,
                 seed=seed,
+                examples_per_step=self.examples_of(task),
+                matrix_rate=float(f"{MATRIX_RATE * rate:.4g}") if self.matrix_rate is None else self.matrix_rate,
                 **{name: getattr(self, name) for name in SHARED},
             )
             for task in self.tasks
@@ -111,20 +119,15 @@ class Plan(Config):
             for seed in self.seeds
         ]
 
-
-SHARED = (
-    "steps",
-    "examples_per_step",
-    "optimizer",
-    "matrix_rate",
-    "score_every",
-    "test_examples",
-    "stop_at",
-    "test_lengths",
-)
+    def examples_of(self, task: AnyTask) -> int:
+        """Of a step."""
+        return self.examples_per_step if self.step_tokens is None else max(1, self.step_tokens // task.length)
 
 
-class Run(Config):
+SHARED = ("steps", "optimizer", "score_every", "test_examples", "stop_at", "test_lengths")
+
+
+class Run(DerivingConfig):
     """One run: its result is a function of these fields (on one machine), and its file is named by them."""
 
     version: Literal[1] = VERSION
@@ -149,8 +152,38 @@ class Run(Config):
         layers = "-".join(self.layers)
         return f"{self.task.kind}-{self.task.length}-{layers}-{self.rate:g}-{self.seed}-{digest}"
 
+    @property
+    def tokens(self) -> int:
+        """Of all its steps."""
+        return self.steps * self.examples_per_step * self.task.length
+
+    @property
+    def flops(self) -> float:
+        """Of all its steps, by the cost model."""
+        return self.tokens * train_flops_per_token(self.model_config_made, self.task.length)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of an example."""
+        return self.task.length
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the model."""
+        return count_parameters(self.model_config_made).total
+
+    @property
+    def told(self) -> str:
+        """In a line."""
+        task, layers = self.task, " ".join(self.layers)
+        return f"{task.kind} of {task.length} tokens, {layers}, rate {self.rate:g}, seed {self.seed}"
+
+    @cached_property
     def model_config_made(self) -> ModelConfig:
         """The model: in each layer a mixer and an MLP."""
+        from hyla.models.formats.registry import family_of
+        from hyla.train.model_source import StackRecipe  # loads PyTorch, which a report has no need of
+
         modules = {name: self.sizes.mixer(name) for name in self.layers}
         modules["mlp"] = {"kind": "mlp", "intermediate_dim": self.sizes.mlp_dim}
         stack = StackRecipe(

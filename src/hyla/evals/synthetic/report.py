@@ -1,4 +1,4 @@
-"""What the runs of a plan say: one row for each task and arm."""
+"""What the runs of a plan say: one row for each task and arm, and one table for each kind of task. No PyTorch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from hyla.evals.synthetic.learning import Result
+from hyla.evals.pages import share, table
 from hyla.evals.synthetic.plan import Plan, Run
+from hyla.evals.synthetic.results import Result, Score
+from hyla.evals.synthetic.turns import Turns
 
 LEARNT = 0.9
 """Share of right answers from which on a task counts as learnt, for the steps that it took."""
+PICTURES = {"peaks.png": "best scores by length", "curves.png": "scores while learning, the mean over seeds"}
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Row:
     """An arm on a task, at the rate whose training loss fell lowest (the mean over seeds; the test split has no say).
 
     is_at_edge: that rate is the lowest or highest of several, so a better one may lie outside. peaks: the best score of
-    each seed. steps: to 90% right, of each seed; None: never.
+    each seed. steps: to 90% right, of each seed; None: never. curves: all scores of each seed. place: of the task among
+    the plan's. turns: of a conversation; None: the task is none.
     """
 
     task: str
@@ -29,10 +33,18 @@ class Row:
     peaks: list[float]
     steps: list[int | None]
     by_length: dict[str, float]
+    curves: list[list[Score]]
+    place: int
+    turns: int | None = None
 
     @property
     def peak(self) -> float:
         return mean(self.peaks)
+
+    @property
+    def length_name(self) -> str:
+        """Tokens, and turns of a conversation."""
+        return f"{self.length:,}" if self.turns is None else f"{self.length:,} ({self.turns} turns)"
 
 
 def rows(plan: Plan, results: Mapping[str, Result]) -> list[Row]:
@@ -60,17 +72,29 @@ def _row(plan: Plan, arm: str, its_runs: Sequence[Run], results: Mapping[str, Re
         [result.peak for result in chosen],
         [result.steps_to(LEARNT) for result in chosen],
         {str(n): mean(result.by_length[str(n)] for result in chosen) for n in plan.test_lengths},
+        [result.curve for result in chosen],
+        plan.tasks.index(task),
+        task.turns if isinstance(task, Turns) else None,
     )
+
+
+def mean_curve(curves: Sequence[Sequence[Score]]) -> tuple[list[int], list[list[float]]]:
+    """(steps at which any seed was scored, the shares of all seeds at each). A run that ended, because it was good
+    enough, keeps its last score; one that was not scored at a step has its score before it."""
+    steps = sorted({score.step for curve in curves for score in curve})
+    at_each = []
+    for step in steps:
+        before = [[score.accuracy for score in curve if score.step <= step] for curve in curves]
+        at_each.append([scores[-1] if scores else 0.0 for scores in before])
+    return steps, at_each
 
 
 def cells(row: Row) -> list[str]:
     """A row as texts, under `titles`."""
     rate = f"{row.rate:g}" + (" (edge)" if row.is_at_edge else "")
-    peak = f"{row.peak:.1%}"
-    if len(row.peaks) > 1:
-        peak += f" ({min(row.peaks):.1%} to {max(row.peaks):.1%})"
     steps = ", ".join("never" if step is None else f"{step:,}" for step in row.steps)
-    return [row.task, str(row.length), row.arm, rate, peak, steps, *(f"{x:.1%}" for x in row.by_length.values())]
+    lengths = (f"{x:.1%}" for x in row.by_length.values())
+    return [row.task, row.length_name, row.arm, rate, share(row.peaks), steps, *lengths]
 
 
 def titles(plan: Plan) -> list[str]:
@@ -79,18 +103,45 @@ def titles(plan: Plan) -> list[str]:
     return ["task", "length", "arm", "rate", "right, best score", f"steps to {LEARNT:.0%}", *lengths]
 
 
-def markdown(plan: Plan, found: Sequence[Row]) -> str:
-    """The report as a page."""
-    lines = [titles(plan), ["---"] * len(titles(plan)), *(cells(row) for row in found)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    several = f"{len(plan.seeds)} seeds: the mean, in brackets the lowest and highest"
+def by_length(found: Sequence[Row]) -> str:
+    """For each kind of task that has several lengths, each once, a table of best scores: arms and lengths."""
+    parts = []
+    for kind in dict.fromkeys(row.task for row in found):
+        its = [row for row in found if row.task == kind]
+        lengths = {row.length: row.length_name for row in sorted(its, key=lambda row: row.length)}
+        if len({row.place for row in its}) == len(lengths) > 1:
+            lines = [[kind, *(f"tokens: {name}" for name in lengths.values())]]
+            for arm in dict.fromkeys(row.arm for row in its):
+                at = {row.length: row for row in its if row.arm == arm}
+                lines.append([arm, *(_peak(at[length]) if length in at else "" for length in lengths)])
+            parts.append(table(lines))
+    return "\n\n".join(parts)
+
+
+def _peak(row: Row) -> str:
+    return share(row.peaks) + (" (edge)" if row.is_at_edge else "")
+
+
+def step_size(plan: Plan) -> str:
+    """Of an optimizer step, in words."""
+    if plan.step_tokens is None:
+        return f"{plan.examples_per_step} examples"
+    return f"{plan.step_tokens:,} tokens"
+
+
+def how(plan: Plan) -> str:
+    """What the numbers are and how they came about."""
+    several = f"{len(plan.seeds)} seeds: the mean, in brackets its 95% interval (Student's t)"
     seeds = several if len(plan.seeds) > 1 else "1 seed"
-    return f"""# Learnt from scratch
+    return f"""Share of right answers on {plan.test_examples} test examples that training never has; {seeds}. \
+Of {len(plan.rates)} rates the one whose training loss fell lowest; "edge": it is the lowest or highest of them, so a \
+better one may lie outside. At most {plan.steps:,} steps of {step_size(plan)}, {plan.optimizer}, \
+{plan.sizes.num_heads} heads of {plan.sizes.head_dim}."""
 
-{table}
 
-Share of right answers on {plan.test_examples} test examples that training never has; {seeds}. Of {len(plan.rates)} \
-rates the one whose training loss fell lowest; "edge": it is the lowest or highest of them, so a better one may lie \
-outside. At most {plan.steps:,} steps of {plan.examples_per_step} examples, {plan.optimizer}, \
-{plan.sizes.num_heads} heads of {plan.sizes.head_dim}.
-"""
+def markdown(plan: Plan, found: Sequence[Row]) -> str:
+    """The report as a page. The pictures that it shows are those of `plots.draw`."""
+    parts = ["# Learnt from scratch", table([titles(plan), *(cells(row) for row in found)]), how(plan)]
+    if found:
+        parts += [by_length(found), *(f"![{text}]({file})" for file, text in PICTURES.items())]
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from hyla.evals.synthetic.protocol import IGNORED, Examples, SyntheticTask
-from hyla.evals.synthetic.words import below, distinct
+from hyla.evals.synthetic.words import below, below_each, distinct
 from hyla.models.config import Count
 
 PADDING, PUSH, POP = 0, 1, 2
@@ -96,8 +96,7 @@ class _Filled:
 
     def chosen(self, words_N: np.ndarray) -> np.ndarray:
         """int64 [N]: a random one of them; any stack where there is none."""
-        number_N = ((words_N >> np.uint64(32)) * self.count_N.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
-        return self._listed_NK[self._row_N, number_N]
+        return self._listed_NK[self._row_N, below_each(words_N, self.count_N)]
 
     def update(self, stack_N: np.ndarray, was_N: np.ndarray, is_N: np.ndarray) -> None:
         """Each row's stack was filled before or not, and is now or not."""

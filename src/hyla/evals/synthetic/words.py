@@ -43,6 +43,11 @@ def below(words: np.ndarray, count: int) -> np.ndarray:
     return ((words >> np.uint64(32)) * np.uint64(count) >> np.uint64(32)).astype(np.int64)
 
 
+def below_each(words_N: np.ndarray, count_N: np.ndarray) -> np.ndarray:
+    """int64 [N]: as `below`, with a count of each word's own, 0 to 2^31; 0 where that is 0."""
+    return ((words_N >> np.uint64(32)) * count_N.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
 def distinct(words_NC: np.ndarray, count: int, chosen: int) -> np.ndarray:
     """int64 [N, chosen]: numbers below `count`, none twice in a row, in random order; Floyd's sample, then a shuffle.
 

@@ -25,19 +25,36 @@ def _default(row: Parameter) -> Parameter:
     return _uniform(row, row.in_dim**-0.5)
 
 
-def parameters(hidden_dim: int, *, num_heads: int, key_dim: int, value_dim: int, gate_rank: int) -> Table:
-    """f_a and f_b are the halves of the decay's projection, which has a bias. Start values: as released (see above)."""
+def parameters(
+    hidden_dim: int,
+    *,
+    num_heads: int,
+    key_dim: int,
+    value_dim: int,
+    gate_rank: int,
+    output_gate: str = "silu",
+    decay: str = "channel",
+) -> Table:
+    """f_a and f_b are the halves of the decay's projection, which has a bias; decay "head": one matrix f with a row a
+    head. output_gate "none", decay "none": no rows of these. Start values: as released (see above)."""
     stream, head, rank = hidden(hidden_dim), heads(num_heads), (Axis("rank", gate_rank),)
     keys, values = (head, Axis("key", key_dim)), (head, Axis("value", value_dim))
     bound = gate_rank**-0.5
-    return (
+    rows = [
         _xavier(matrix("q.weight", keys, stream, product="in")),
         _xavier(matrix("k.weight", keys, stream, product="in")),
         _default(matrix("v.weight", values, stream, product="in")),
-        _default(matrix("gate.weight", values, stream, product="in")),
-        _xavier(matrix("f_a.weight", rank, stream, product="in")),
-        _xavier(matrix("f_b.weight", keys, rank, product="decay")),
-        vector("decay_bias", *keys, start=Start("uniform", -bound, bound), is_fp32=True),
-        vector("norm.weight", values[1]),
-        _default(matrix("o.weight", stream, values, product="out")),
-    )
+    ]
+    if output_gate != "none":
+        rows.append(_default(matrix("gate.weight", values, stream, product="in")))
+    if decay == "channel":
+        rows.append(_xavier(matrix("f_a.weight", rank, stream, product="in")))
+        rows.append(_xavier(matrix("f_b.weight", keys, rank, product="decay")))
+    elif decay == "head":
+        rows.append(_xavier(matrix("f.weight", (head,), stream, product="in")))
+    if decay != "none":
+        biased = keys if decay == "channel" else (head,)
+        rows.append(vector("decay_bias", *biased, start=Start("uniform", -bound, bound), is_fp32=True))
+    rows.append(vector("norm.weight", values[1]))
+    rows.append(_default(matrix("o.weight", stream, values, product="out")))
+    return tuple(rows)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, StrictBool, model_serializer, model_validator
 
 from hyla.models.config.base import Count, LaterFields, MixerConfig, NormConfig, RopeConfig
+
+OutputGate = Literal["sigmoid", "silu", "none"]
+"""What a second projection of x goes through before it multiplies the normed outputs; "none": there is no gate, and
+neither its parameters nor its products."""
+StateDtype = Literal["float32", "bfloat16"]
+"""What the state is rounded to at every multiple of 64 tokens, in training and serving alike; "float32": it is not. An
+ablation of numerics: memory and speed stay those of fp32."""
+ConvLen = Annotated[int, Field(ge=0, le=8)]
+"""Taps of the short convolution, the row's own included; 0: there is none, SiLU stays, and nothing of it is cached."""
 
 
 class SoftmaxConfig(MixerConfig, LaterFields):
@@ -24,6 +33,8 @@ class SoftmaxConfig(MixerConfig, LaterFields):
     """None: no position code (NoPE)."""
     output_gate: bool = False
     """Multiply the heads' outputs by sigmoid of a second projection (Qwen3-Next)."""
+    gate_activation: Literal["sigmoid", "silu"] = "sigmoid"
+    """What the output gate goes through, for ablations; read only with `output_gate`."""
     window: Count | None = None
     """Keys that a row sees, its own included (MiMo-V2: 128); None: all earlier ones."""
     sinks: bool = False
@@ -36,7 +47,13 @@ class SoftmaxConfig(MixerConfig, LaterFields):
     """A bias on the projections of queries, keys and values (Qwen2)."""
     out_bias: StrictBool = False
     """A bias on the output projection (Llama's `attention_bias` has both)."""
-    later: ClassVar[frozenset[str]] = frozenset({"qkv_bias", "out_bias"})
+    later: ClassVar[frozenset[str]] = frozenset({"qkv_bias", "out_bias", "gate_activation"})
+
+    @model_validator(mode="after")
+    def _gate(self):
+        if self.gate_activation != "sigmoid" and not self.output_gate:
+            raise ValueError(f"gate_activation = {self.gate_activation!r} needs output_gate = true")
+        return self
 
     @model_validator(mode="after")
     def _groups(self):
@@ -86,7 +103,7 @@ class SparseMLAConfig(MLAConfig):
         return self
 
 
-class GatedDeltaConfig(MixerConfig):
+class GatedDeltaConfig(MixerConfig, LaterFields):
     """Gated delta rule with a scalar decay per value head (Gated DeltaNet)."""
 
     kind: Literal["gated_delta"] = "gated_delta"
@@ -94,9 +111,16 @@ class GatedDeltaConfig(MixerConfig):
     num_value_heads: Count
     key_dim: Count
     value_dim: Count
-    conv_len: Annotated[int, Field(ge=1, le=8)] = 4
+    conv_len: ConvLen = 4
     norm_eps: float = Field(default=1e-6, gt=0)
     """Epsilon of the output norm, which is gated by silu(z)."""
+    output_gate: OutputGate = "silu"
+    decay: Literal["head", "none"] = "head"
+    """A log decay for each value head; "none": only the delta rule forgets (DeltaNet, arXiv 2406.06484)."""
+    negative_eigenvalues: StrictBool = False
+    """beta = 2 sigmoid instead of sigmoid: what is erased may change its sign (arXiv 2411.12537; OLMo-Hybrid)."""
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "decay", "negative_eigenvalues", "state_dtype"})
 
     @model_validator(mode="after")
     def _groups(self):
@@ -105,23 +129,37 @@ class GatedDeltaConfig(MixerConfig):
         return self
 
 
-class KDAConfig(MixerConfig):
+class KDAConfig(MixerConfig, LaterFields):
     """Kimi Delta Attention: delta rule with a decay per key channel."""
 
     kind: Literal["kda"] = "kda"
     num_heads: Count
     key_dim: Count
     value_dim: Count
-    conv_len: Annotated[int, Field(ge=1, le=8)] = 4
+    conv_len: ConvLen = 4
     gate_rank: Count | None = None
     """Rank of the decay's and of the output gate's low-rank projections; None: one full projection each (Ling-3.0)."""
     norm_eps: float = Field(default=1e-5, gt=0)
     """Epsilon of the output norm, which is gated by a sigmoid."""
     decay_lower_bound: Annotated[float, Field(lt=0)] | None = None
     """Lowest log decay of a token: it is this times a sigmoid (the "safe gate" of Ling-3.0). None: no bound."""
+    output_gate: OutputGate = "sigmoid"
+    decay: Literal["channel", "head", "none"] = "channel"
+    """A log decay for each key channel; "head": one number for all channels of a head, from one projection whatever the
+    gate rank; "none": only the delta rule forgets."""
+    negative_eigenvalues: StrictBool = False
+    """beta = 2 sigmoid instead of sigmoid: what is erased may change its sign (arXiv 2411.12537; OLMo-Hybrid)."""
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "decay", "negative_eigenvalues", "state_dtype"})
+
+    @model_validator(mode="after")
+    def _bound(self):
+        if self.decay == "none" and self.decay_lower_bound is not None:
+            raise ValueError(f"decay_lower_bound {self.decay_lower_bound} bounds nothing with decay = 'none'")
+        return self
 
 
-class GLAConfig(MixerConfig):
+class GLAConfig(MixerConfig, LaterFields):
     """Gated linear attention: a decay per key channel, without a delta rule."""
 
     kind: Literal["gla"] = "gla"
@@ -135,9 +173,15 @@ class GLAConfig(MixerConfig):
     """Divides the log decays, so that a head remembers longer at the start (the paper's temperature)."""
     norm_eps: float = Field(default=1e-5, gt=0)
     """Epsilon of the output norm, which is gated by a SiLU."""
+    output_gate: OutputGate = "silu"
+    decay: Literal["channel", "head", "none"] = "channel"
+    """A log decay for each key channel; "head": one number for all channels of a head, from one projection whatever the
+    gate rank; "none": nothing is forgotten."""
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "decay", "state_dtype"})
 
 
-class LinearAttentionConfig(MixerConfig):
+class LinearAttentionConfig(MixerConfig, LaterFields):
     """Linear attention with the features elu + 1 and a normaliser."""
 
     kind: Literal["linear"] = "linear"
@@ -146,17 +190,19 @@ class LinearAttentionConfig(MixerConfig):
     value_dim: Count
     eps: float = Field(default=1e-6, gt=0)
     """Added to the normaliser, which is a sum of positive features."""
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"state_dtype"})
 
 
-class LightningConfig(MixerConfig):
+class LightningConfig(MixerConfig, LaterFields):
     """Lightning attention: linear attention with a constant decay per head."""
 
     kind: Literal["lightning"] = "lightning"
     num_heads: Annotated[int, Field(ge=1, le=65536)]
     """Bounded, because each head gets a slope before any tensor is looked at."""
     head_dim: Count
-    slopes: Literal["minimax", "bailing", "bailing_engines", "bailing_clamped"]
-    """Which formula gives the heads' slopes by depth (`layers.slopes.DEPTH_FACTORS`)."""
+    slopes: Literal["minimax", "bailing", "bailing_engines", "bailing_clamped", "fla", "none"]
+    """Which formula gives the heads' slopes by depth (`layers.slopes`); "none": nothing is forgotten."""
     layer: Annotated[int, Field(ge=0)]
     """Place among all layers of the published model, from 0: deeper layers decay less."""
     num_layers: Count
@@ -172,12 +218,15 @@ class LightningConfig(MixerConfig):
     """Equal parts of the output, over all heads, that are normed apart."""
     norm_eps: float = Field(default=1e-6, gt=0)
     """Epsilon of the output norm, which is gated by a sigmoid."""
+    output_gate: OutputGate = "sigmoid"
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "state_dtype"})
 
     @model_validator(mode="after")
     def _fits(self):
         if self.layer >= self.num_layers:
             raise ValueError(f"layer {self.layer} must be below num_layers {self.num_layers}")
-        if self.num_layers == 1 and self.slopes != "minimax":
+        if self.num_layers == 1 and self.slopes.startswith("bailing"):
             raise ValueError(f"the {self.slopes} slopes are not defined for a single layer")
         if self.num_heads * self.head_dim % self.norm_groups:
             raise ValueError(f"num_heads * head_dim must be a multiple of norm_groups {self.norm_groups}")
@@ -196,7 +245,7 @@ class Mamba2Config(MixerConfig):
     """Groups of heads that share B and C; also the groups of the output norm."""
     state_dim: Count
     """Size of the state per channel (N in the paper)."""
-    conv_len: Annotated[int, Field(ge=1, le=8)] = 4
+    conv_len: ConvLen = 4
     norm_eps: float = Field(default=1e-5, gt=0)
     """Epsilon of the output norm, whose input is gated by silu(z)."""
     time_step_limit: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(allow_inf_nan=True)]] = (
@@ -204,6 +253,18 @@ class Mamba2Config(MixerConfig):
         float("inf"),
     )
     """Smallest and largest dt. Published models do not limit it."""
+    output_gate: OutputGate = "silu"
+    """Before the norm, as in Mamba-2."""
+    state_dtype: StateDtype = "float32"
+    later: ClassVar[frozenset[str]] = frozenset({"output_gate", "state_dtype"})
+
+    @model_serializer(mode="wrap")
+    def _written(
+        self, write: SerializerFunctionWrapHandler
+    ) -> dict[str, str | int | float | tuple[float, ...] | list[float]]:
+        """As `LaterFields`; with the types told, an infinite time step is not written as null."""
+        unused = self.unused_later()
+        return {name: value for name, value in write(self).items() if name not in unused}
 
     @model_validator(mode="after")
     def _sizes(self):

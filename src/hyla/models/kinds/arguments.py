@@ -86,6 +86,7 @@ def softmax_arguments(config: SoftmaxConfig) -> dict:
         "value_scale": config.value_scale,
         "qkv_bias": config.qkv_bias,
         "out_bias": config.out_bias,
+        "gate_activation": config.gate_activation,
         **_rope(config.rope),
     }
 
@@ -121,13 +122,20 @@ def lightning_arguments(config: LightningConfig) -> dict:
         "scale": config.head_dim**-0.5 if config.scaled else 1.0,
         "norm_groups": config.norm_groups,
         "norm_eps": config.norm_eps,
+        "output_gate": config.output_gate,
+        "state_dtype": config.state_dtype,
         **_rope(config.rope),
     }
 
 
 def lightning_sizes(config: LightningConfig) -> dict:
     """Sizes for `layers.tables.lightning`."""
-    return {"num_heads": config.num_heads, "head_dim": config.head_dim, "has_qk_norm": config.qk_norm is not None}
+    return {
+        "num_heads": config.num_heads,
+        "head_dim": config.head_dim,
+        "has_qk_norm": config.qk_norm is not None,
+        "has_gate": config.output_gate != "none",
+    }
 
 
 def mlp_sizes(config: MLPConfig) -> dict:

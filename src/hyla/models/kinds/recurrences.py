@@ -20,10 +20,11 @@ HEADS = (4, 16)
 
 
 def _gated_delta(config: GatedDeltaConfig) -> Recurrence:
+    channels = 2 * config.num_key_heads * config.key_dim + config.num_value_heads * config.value_dim
     return Recurrence(
         dims={"num_value_heads": config.num_value_heads, "key_dim": config.key_dim, "value_dim": config.value_dim},
         shared={"num_key_heads": config.num_key_heads},
-        conv_channels=2 * config.num_key_heads * config.key_dim + config.num_value_heads * config.value_dim,
+        conv_channels=channels if config.conv_len else 0,
         conv_taps=config.conv_len,
     )
 
@@ -31,7 +32,7 @@ def _gated_delta(config: GatedDeltaConfig) -> Recurrence:
 def _kda(config: KDAConfig) -> Recurrence:
     return Recurrence(
         dims={"num_heads": config.num_heads, "key_dim": config.key_dim, "value_dim": config.value_dim},
-        conv_channels=config.num_heads * (2 * config.key_dim + config.value_dim),
+        conv_channels=config.num_heads * (2 * config.key_dim + config.value_dim) if config.conv_len else 0,
         conv_taps=config.conv_len,
     )
 
@@ -45,10 +46,11 @@ def _lightning(config: LightningConfig) -> Recurrence:
 
 
 def _mamba2(config: Mamba2Config) -> Recurrence:
+    channels = config.num_heads * config.head_dim + 2 * config.num_groups * config.state_dim
     return Recurrence(
         dims={"num_heads": config.num_heads, "key_dim": config.state_dim, "value_dim": config.head_dim},
         shared={"num_groups": config.num_groups},
-        conv_channels=config.num_heads * config.head_dim + 2 * config.num_groups * config.state_dim,
+        conv_channels=channels if config.conv_len else 0,
         conv_taps=config.conv_len,
     )
 
@@ -62,7 +64,7 @@ RECURRENCES = (
         config=GatedDeltaConfig,
         layer="hyla.layers.gated_delta:GatedDelta",
         table=gated_delta.parameters,
-        sizes=fields_without("norm_eps"),
+        sizes=fields_without("norm_eps", "negative_eigenvalues", "state_dtype"),
         label="gated delta",
         operator="gated_delta",
         work=_gated_delta,
@@ -77,7 +79,7 @@ RECURRENCES = (
         config=KDAConfig,
         layer="hyla.layers.kda:KDA",
         table=kda.parameters,
-        sizes=fields_without("norm_eps", "decay_lower_bound"),
+        sizes=fields_without("norm_eps", "decay_lower_bound", "negative_eigenvalues", "state_dtype"),
         label="KDA",
         operator="kda",
         work=_kda,
@@ -89,7 +91,7 @@ RECURRENCES = (
         config=GLAConfig,
         layer="hyla.layers.gla:GLA",
         table=gla.parameters,
-        sizes=fields_without("decay_divisor", "norm_eps"),
+        sizes=fields_without("decay_divisor", "norm_eps", "state_dtype"),
         label="GLA",
         operator="gla",
         work=_gla,
@@ -115,7 +117,7 @@ RECURRENCES = (
         config=Mamba2Config,
         layer="hyla.layers.mamba2:Mamba2",
         table=mamba2.parameters,
-        sizes=fields_without("norm_eps", "time_step_limit"),
+        sizes=fields_without("norm_eps", "time_step_limit", "state_dtype"),
         label="Mamba-2",
         operator="ssd",
         work=_mamba2,
@@ -127,7 +129,7 @@ RECURRENCES = (
         config=LinearAttentionConfig,
         layer="hyla.layers.linear_attention:LinearAttention",
         table=linear.parameters,
-        sizes=fields_without("eps"),
+        sizes=fields_without("eps", "state_dtype"),
         label="linear",
         operator="linear",
         work=_linear,

@@ -12,6 +12,7 @@ import torch
 
 from hyla.ops.backends import choose, uses_native
 from hyla.ops.exact import primitives
+from hyla.ops.exact.mixers import in_floats
 from hyla.ops.exact.primitives import OPERATOR, wide
 from hyla.ops.exact.primitives.pytorch import scale_of
 from hyla.ops.native import gradients
@@ -52,6 +53,36 @@ class _LogDecay(torch.autograd.Function):
     def backward(ctx, grad):
         raw, A_log_H, dt_bias = ctx.saved_tensors
         return *choose(OPERATOR, raw).decays_grad(grad, raw, A_log_H, dt_bias, ctx.lower_bound), None
+
+
+def betas(raw_TH: torch.Tensor, *, negative_eigenvalues: bool = False) -> torch.Tensor:
+    """sigmoid(raw), or twice that, [T, H] in fp32 (float64 for float64), of raw ones that may be part of wider rows."""
+    beta_TH = in_floats(raw_TH, "sigmoid")
+    return doubled(beta_TH) if negative_eigenvalues else beta_TH
+
+
+def doubled(beta_TH: torch.Tensor) -> torch.Tensor:
+    """Betas in (0, 2): I - beta k k^T has eigenvalues in (-1, 1) where k has unit length (arXiv 2411.12537)."""
+    return primitives.scaled(beta_TH, 2.0, beta_TH.dtype)
+
+
+def per_channel(log_decay_TH: torch.Tensor, channels: int) -> torch.Tensor:
+    """One log decay a head as one for each of its channels, [T, H, K]; a gradient is the sum over them."""
+    if torch.is_grad_enabled() and log_decay_TH.requires_grad:
+        return _PerChannel.apply(log_decay_TH, channels)
+    return log_decay_TH[..., None].expand(-1, -1, channels).contiguous()
+
+
+class _PerChannel(torch.autograd.Function):
+    """Its own backward pass: a row's sum must not depend on the number of rows (`sum_last`)."""
+
+    @staticmethod
+    def forward(ctx, log_decay_TH, channels):
+        return log_decay_TH[..., None].expand(-1, -1, channels).contiguous()
+
+    @staticmethod
+    def backward(ctx, grad_THK):
+        return primitives.sum_last(grad_THK)[..., 0], None
 
 
 def gated_norm(

@@ -6,6 +6,7 @@ where it takes much of a step (ops/native/norms_grad.c); elsewhere the compositi
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -32,6 +33,17 @@ def _is_fused(*tensors: torch.Tensor) -> bool:
 
 def _activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
     return {"none": lambda y: y, "sigmoid": primitives.sigmoid, "silu": primitives.silu}[activation](wide(x))
+
+
+def constant_row(value: float, like: torch.Tensor) -> torch.Tensor:
+    """One number in each channel [1, C] of what [T, C] has, kept: a step that is recorded makes no new tensor."""
+    return _row_of(value, like.shape[-1], like.dtype, like.device)
+
+
+@cache
+def _row_of(value: float, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):  # it may be saved for a backward pass later
+        return torch.full((1, width), value, dtype=dtype, device=device)
 
 
 def in_floats(x_TC: torch.Tensor, activation: Activation = "none") -> torch.Tensor:
@@ -95,7 +107,7 @@ class _GatedGroupNorm(torch.autograd.Function):
 
 def rates_and_values(
     convolved_TC: torch.Tensor,
-    bias_C: torch.Tensor,
+    bias_C: torch.Tensor | None,
     dt_TH: torch.Tensor,
     dt_bias_H: torch.Tensor,
     rate_H: torch.Tensor,
@@ -106,12 +118,15 @@ def rates_and_values(
     """What Mamba-2 makes of a convolution and of raw time steps: all in fp32 (float64 for float64).
 
     Args:
-        convolved_TC: fp32 (float64); the first channels are those of the heads, `head_dim` each.  bias_C: its bias.
+        convolved_TC: fp32 (float64); the first channels are those of the heads, `head_dim` each.
+        bias_C: its bias; None: zeros.
         dt_TH: raw steps, any dtype.  dt_bias_H, rate_H: fp32, rates < 0.
         limit: the least and the largest step.
     Returns: silu(convolved + bias) [T, C]; the heads' channels of it times their steps, [T, H, P]; log decays, rates
         times steps, [T, H]. A step is softplus(raw + bias) within its limits.
     """
+    if bias_C is None:
+        bias_C = constant_row(0.0, convolved_TC)[0]
     tensors = (convolved_TC, bias_C, dt_TH, dt_bias_H, rate_H)
     if _has_kernels(*tensors):
         if _is_differentiable(*tensors):

@@ -66,7 +66,7 @@ def gated_delta(
     Args:
         q_THK, k_THK: [T, Hk, K], fp32 (float64 without a cache), L2-normalised by the caller.
         v_THV: [T, Hv, V]; Hv a multiple of Hk, value head h reads key head h // (Hv / Hk).
-        log_decay_TH: [T, Hv], natural log, <= 0.  beta_TH: [T, Hv], in [0, 1] (or [0, 2]).
+        log_decay_TH: [T, Hv], natural log, <= 0.  beta_TH: [T, Hv], in [0, 2].
         batch: rows, sequences and slots.
         cache: the layer's slot tensors (`cache_tensors`), extended in place; None: whole sequences, differentiable.
         scale: factor on the queries.

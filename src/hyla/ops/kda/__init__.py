@@ -67,7 +67,7 @@ def kda(
     Args:
         q_THK, k_THK: [T, H, K], fp32 (float64 without a cache), L2-normalised by the caller.
         v_THV: [T, H, V].
-        log_decay_THK: [T, H, K], natural log, <= 0 (any size: -50 a token is fine).  beta_TH: [T, H], in [0, 1].
+        log_decay_THK: [T, H, K], natural log, <= 0 (any size: -50 a token is fine).  beta_TH: [T, H], in [0, 2].
         batch: rows, sequences and slots.
         cache: the layer's slot tensors (`cache_tensors`), extended in place; None: whole sequences, differentiable.
         scale: factor on the queries.

@@ -1,0 +1,1 @@
+"""Studies: which mixer, which ratio, at which budget."""

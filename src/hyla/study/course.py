@@ -1,0 +1,164 @@
+"""The course of a study in its folder: what is to be run now, and what its report says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hyla.evals.synthetic.learning import Result, read_result
+from hyla.evals.synthetic.plan import Run
+from hyla.study.decoding import measure, missing_arms
+from hyla.study.execution import Job
+from hyla.study.ledger import Ledger
+from hyla.study.plan import LanguageStudy, SyntheticStudy
+from hyla.study.report import About, write_report
+from hyla.study.results import AnyResult
+from hyla.study.results import read_result as read_any
+from hyla.study.stages import progress
+from hyla.study.synthetic_report import write_synthetic_report
+
+RESULTS = "runs"
+
+
+class Course(Protocol):
+    """A study of any kind, in its folder."""
+
+    execute: str
+    """Path of the function that does a run."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of its results."""
+        ...
+
+    def missing(self) -> Sequence[Job]:
+        """Runs to be done now; none: all are finished."""
+        ...
+
+    def all_jobs(self) -> Sequence[Job]:
+        """All that are known by now."""
+        ...
+
+    def flops(self, job: Job) -> float:
+        """Of a run's training, by the cost model."""
+        ...
+
+    @property
+    def num_unknown(self) -> int:
+        """Runs whose learning rate is not chosen yet."""
+        ...
+
+    def measure(self) -> None:
+        """What is measured once all runs are finished."""
+        ...
+
+    def report(self) -> Path:
+        """Write the report of what there is; its page."""
+        ...
+
+
+@dataclass
+class LanguageCourse:
+    """Of arms that learn language. name: of the study."""
+
+    study: LanguageStudy
+    folder: Path
+    name: str
+    execute: str = "hyla.study.language:execute"
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / RESULTS)
+
+    def missing(self) -> Sequence[Job]:
+        return progress(self.study, self.ledger).missing(self.ledger)
+
+    def all_jobs(self) -> Sequence[Job]:
+        found = progress(self.study, self.ledger)
+        return [*found.tuning, *found.final]
+
+    def flops(self, job) -> float:
+        return job.flops
+
+    @property
+    def num_unknown(self) -> int:
+        found = progress(self.study, self.ledger)
+        return 0 if found.is_tuned else len(found.final)
+
+    def measure(self) -> None:
+        """Time of a decoded token, of all arms in turns."""
+        if self.study.decode_contexts and missing_arms(self.study, self.ledger):
+            measure(self.study, self.ledger)
+
+    def report(self) -> Path:
+        found = progress(self.study, self.ledger)
+        files = [self.ledger.file(job) for job in [*(found.final if found.is_tuned else ()), *found.tuning]]
+        results: list[AnyResult] = [read_any(file) for file in dict.fromkeys(files) if file.exists()]
+        if not missing_arms(self.study, self.ledger):
+            results += [read_any(file) for file in sorted(self.ledger.folder.glob("decode-*.json"))]
+        write_report(self.folder, self.about(), results)
+        return self.folder / "report.md"
+
+    def about(self) -> About:
+        """The study as its report sees it."""
+        study, found = self.study, progress(self.study, self.ledger)
+        return About(
+            name=self.name,
+            question=study.question,
+            arms=tuple(arm.name for arm in study.all_arms),
+            reference=study.reference,
+            budgets=tuple(sorted(point.budget for point in study.points)),
+            seeds=study.seeds,
+            sizes={point.budget: len(point.sizes) for point in study.points},
+            tuned=tuple(tuned for by_budget in found.tuned.values() for tuned in by_budget.values()),
+            notes=study.notes,
+            learnt_at=study.learnt_at,
+            published=study.published,
+            is_ablation=study.is_ablation,
+        )
+
+
+@dataclass
+class SyntheticCourse:
+    """Of arms that learn tasks from scratch."""
+
+    study: SyntheticStudy
+    folder: Path
+    name: str
+    execute: str = "hyla.study.synthetic:execute"
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / RESULTS)
+
+    def missing(self) -> list[Run]:
+        return [run for run in self.study.runs() if not self.ledger.has(run)]
+
+    def all_jobs(self) -> list[Run]:
+        return self.study.runs()
+
+    def flops(self, job) -> float:
+        return job.flops
+
+    @property
+    def num_unknown(self) -> int:
+        return 0
+
+    def measure(self) -> None:
+        """Nothing: all is in the runs."""
+
+    def report(self) -> Path:
+        runs = self.study.runs()
+        results: dict[str, Result] = {
+            run.name: read_result(self.ledger.file(run)) for run in runs if self.ledger.has(run)
+        }
+        return write_synthetic_report(self.folder, self.name, self.study, results)
+
+
+def course_of(study: LanguageStudy | SyntheticStudy, folder: Path, name: str) -> Course:
+    """A study in its folder."""
+    if isinstance(study, LanguageStudy):
+        return LanguageCourse(study, folder, name)
+    return SyntheticCourse(study, folder, name)

@@ -1,0 +1,60 @@
+"""The ledger: a folder of small result files, one for each finished run. It is the truth; nothing else is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hyla.json_files import read_json
+from hyla.study.results import LanguageResult, read_result
+from hyla.train.files import replace_json
+
+
+class Job(Protocol):
+    """A run that can be done: its result is a function of what `digest` is made of."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def told(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """folder: of `*.json`, named by their runs. A run is finished if its file is there."""
+
+    folder: Path
+
+    def file(self, job: Job) -> Path:
+        """Of a job, under the label that it was run with. Labels may change; the digest at the end does not."""
+        digest = job.name.rpartition("-")[2]
+        return next(iter(sorted(self.folder.glob(f"*-{digest}.json"))), self.folder / f"{job.name}.json")
+
+    def has(self, job: Job) -> bool:
+        """Whether it is finished."""
+        return self.file(job).exists()
+
+    def keep(self, job: Job, result: dict[str, Any]) -> None:
+        """Write a result, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_json(self.folder / f"{job.name}.json", result)
+
+    def language(self, job: Job) -> LanguageResult | None:
+        """A finished run's result. Raises as `results.read_result`."""
+        file = self.file(job)
+        if not file.exists():
+            return None
+        found = read_result(file)
+        assert isinstance(found, LanguageResult)
+        return found
+
+    def read(self, job: Job) -> dict[str, Any]:
+        """A finished run's file."""
+        return read_json(self.file(job))
+
+    def strangers(self, jobs: list[Job]) -> list[str]:
+        """Names of files that belong to none of the jobs: of another version, text or plan."""
+        mine = {self.file(job).name for job in jobs}
+        return sorted(file.name for file in self.folder.glob("*.json") if file.name not in mine)

@@ -1,0 +1,71 @@
+"""Steps of text and of tasks, in fixed shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from hyla.data.batch_sizes import BatchSizes
+from hyla.data.packing import PackedRows, Packer, TokenStore
+from hyla.evals.synthetic import SyntheticTask
+from hyla.evals.synthetic.learning import packed
+from hyla.study.text import TEXT_IDS
+
+
+def first_ids(tasks: Mapping[str, SyntheticTask]) -> dict[str, int]:
+    """By task, what its ids are moved up by: behind those of text and of the tasks before it."""
+    found, first = {}, TEXT_IDS
+    for name, task in tasks.items():
+        found[name] = first
+        first += task.vocab_size
+    return found
+
+
+def moved(rows: PackedRows, by: int) -> PackedRows:
+    """A task's rows with other ids."""
+    return PackedRows(rows.tokens_T + by, rows.targets_T + by, rows.lengths, rows.is_learnt_T)
+
+
+def joined(parts: list[PackedRows]) -> PackedRows:
+    """Documents of several packs in one."""
+    learnt = [torch.ones_like(p.tokens_T, dtype=torch.bool) if p.is_learnt_T is None else p.is_learnt_T for p in parts]
+    return PackedRows(
+        torch.cat([part.tokens_T for part in parts]),
+        torch.cat([part.targets_T for part in parts]),
+        tuple(length for part in parts for length in part.lengths),
+        torch.cat(learnt),
+    )
+
+
+class StudySource:
+    """Steps of `tokens` rows, of which each task has its own number; the others are text.
+
+    task_examples: by task name, examples of a step. Nothing that a step reads depends on the arm: of two arms with
+    equal seeds, step s reads the same.
+    """
+
+    def __init__(
+        self,
+        text: TokenStore,
+        tasks: Mapping[str, SyntheticTask],
+        task_examples: Mapping[str, int],
+        *,
+        tokens: int,
+        length: int,
+        seed: int,
+    ):
+        self.tasks, self.task_examples, self.seed = tasks, task_examples, seed
+        self._first_ids = first_ids(tasks)
+        self.sizes = BatchSizes(tokens)
+        of_tasks = sum(task.length * task_examples[name] for name, task in tasks.items())
+        self._text = Packer(text, BatchSizes(tokens - of_tasks), max_document_tokens=length, seed=seed)
+
+    def step(self, step: int) -> PackedRows:
+        """The rows of optimizer step `step` (0-based)."""
+        parts = [self._text.step(step)]
+        for name, task in self.tasks.items():
+            count = self.task_examples[name]
+            rows = packed(task, "train", self.seed, step * count, count)
+            parts.append(moved(rows, self._first_ids[name]))
+        return joined(parts)

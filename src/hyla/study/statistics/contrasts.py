@@ -1,0 +1,71 @@
+"""A weighted sum of means over seeds, one mean for each budget, with its standard error and degrees of freedom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
+
+import numpy as np
+
+from hyla.study.statistics.distributions import t_quantile, t_tails
+from hyla.study.statistics.points import Interval
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """estimate: the sum. error: its standard error. df: degrees of freedom. pairs: how many values it is made of."""
+
+    estimate: float
+    error: float
+    df: float
+    pairs: int
+
+    @property
+    def p(self) -> float:
+        """Two-sided p of "the true sum is zero": Student's t; where no value differs from its budget's mean, the sign
+        test's smallest, 2^(1 - pairs)."""
+        if self.error > 0:
+            return t_tails(self.estimate / self.error, self.df)
+        return 2.0 ** (1 - self.pairs) if self.estimate else 1.0
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """The sum with its interval; it leaves out zero exactly where p is below 1 - level."""
+        if self.error > 0:
+            reach = self.error * t_quantile(level, self.df)
+        else:
+            reach = inf if self.estimate and self.p >= 1 - level else 0.0
+        return Interval(self.estimate, self.estimate - reach, self.estimate + reach, level)
+
+
+def contrast(values: Sequence[np.ndarray], weights: np.ndarray) -> Contrast:
+    """sum_b weights[b] * mean(values[b]); values[b]: float64 [seeds of budget b], two or more each.
+
+    Variances of budgets are estimated each from its own seeds, and need not be equal.
+    """
+    counts = np.array([len(v) for v in values])
+    parts = weights**2 * np.array([v.var(ddof=1) for v in values]) / counts
+    estimate = float(weights @ np.array([v.mean() for v in values]))
+    df = float(degrees_of_freedom(parts, counts - 1))
+    return Contrast(estimate, sqrt(float(parts.sum())), df, int(counts.sum()))
+
+
+def by_seeds(table: np.ndarray) -> Contrast:
+    """The mean over budgets from one value per seed, whatever its values at the budgets have in common.
+
+    table: float64 [budgets, seeds].
+    """
+    means = table.mean(0)
+    return Contrast(float(means.mean()), float(means.std(ddof=1)) / sqrt(len(means)), len(means) - 1, table.size)
+
+
+def degrees_of_freedom(parts: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Of a sum of estimated variances w [..., budgets] with nu [budgets] degrees of freedom each.
+
+    Welch's and Satterthwaite's, corrected for small samples: (sum w)^2 / sum(w^2 / (nu + 2)) - 2, since E w^2 is
+    (nu + 2) / nu times the square of its expectation; kept between the smallest nu and their sum.
+    """
+    total = parts.sum(-1)
+    squares = (parts**2 / (free + 2)).sum(-1)
+    df = np.divide(total**2, squares, out=np.full_like(total, np.inf), where=squares > 0) - 2
+    return np.clip(df, free.min(), free.sum())
