@@ -110,9 +110,7 @@ class Stopwatch:
 COST_TITLES = ("tokens read", "from the cache", "written", "seconds", "FLOPs")
 
 
-def cost_cells(
-    spent: Sequence[Spent], solved: int, price: Callable[[Spent], float] | None = None
-) -> list[str]:
+def cost_cells(spent: Sequence[Spent], solved: int, price: Callable[[Spent], float] | None = None) -> list[str]:
     """What all items took, for each of the `solved`, under COST_TITLES and, with a price, one more column."""
     sums = [
         (sum(one.tokens for one in spent), ",.0f"),

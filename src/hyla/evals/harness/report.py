@@ -9,12 +9,12 @@ from hyla.evals.harness.run import Scored
 from hyla.evals.tables import as_markdown
 from hyla.train.intervals import interval
 
-TITLES = ("task", "metric", "score", "95% interval", "questions")
+TITLES: tuple[str, ...] = ("task", "metric", "score", "95% interval", "questions")
 
 
 def table(rows: Sequence[Scored]) -> list[list[str]]:
     """A row for each task and metric; the bootstrap interval is that of a mean over questions, where it is one."""
-    lines = [list(TITLES)]
+    lines: list[list[str]] = [list(TITLES)]
     for row in rows:
         values = row.values
         is_mean = values and abs(sum(values) / len(values) - row.value) < 1e-9
