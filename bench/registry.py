@@ -39,6 +39,7 @@ BENCHMARKS = (
     "start",
     "state_rounding",
     "study_overhead",
+    "study_statistics",
     "training",
     "vectors",
 )

@@ -16,7 +16,9 @@ FOLDERS = (
     "models/families",
     "models/formats",
     "models/kinds",
+    "study/execution",
     "study/report",
+    "study/report/plots",
     "study/report/sections",
     "study/statistics",
 )

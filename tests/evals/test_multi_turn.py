@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import typer
 from click.testing import CliRunner
+from data.family_templates import FAMILIES, merging_tokenizer
 from tiny_model import sandwich
 from tiny_text import CHAT_TEMPLATE, byte_tokenizer
 from tokenizers import processors
@@ -16,6 +17,7 @@ from hyla.checkpoints import save_model
 from hyla.cli.app import app
 from hyla.engine import Engine
 from hyla.errors import ConfigError
+from hyla.evals.costs import Price
 from hyla.evals.multi_turn.forms import Plain, Templated, form_of
 from hyla.evals.multi_turn.report import markdown, outcomes, share, tables
 from hyla.evals.multi_turn.run import Answer, Conversation, MultiTurn, MultiTurnRequest
@@ -129,7 +131,7 @@ def test_fillers_are_as_long_as_they_may_be_and_have_no_numbers(tokens):
     assert lengths == {None, tokens}
 
 
-QUESTION = Question("?", "1234", 2, 1, "overwritten", ("1111",), ("1234", "1111", "5678"))
+QUESTION = Question("?", "It is", "1234", 2, 1, "overwritten", ("1111",), ("1234", "1111", "5678"))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,24 @@ def test_without_the_role_of_tools_results_are_the_user_s_text():
         text = bytes(one for one in form.later(TURN) if one < 256).decode()
         assert text == "\nuser: Result of a tool: a result\n\nhello\nassistant: "
         assert "as the user's text" in form.name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_published_templates_can_go_on_behind_an_answer(name):
+    family = FAMILIES[name]
+    tokenizer = merging_tokenizer(family.template)
+    end = tokenizer.token_id(family.end)
+    form = Templated(tokenizer, [end])
+    first, later = form.first(TURN), form.later(TURN)
+
+    assert form.closed([7], False) == [7, end]
+    for ids in (first, later):
+        shown = tokenizer.decode(ids, skip_special_tokens=False)
+        assert shown.count("a result") == shown.count("hello") == 1 and "planted" not in shown
+    whole = tokenizer.decode([*first, *form.closed([7], False), *later, *form.closed([7], False), *later])
+    assert whole.count("hello") == 3
+    thought = "12 or 13\n</think>\n\n12" if "<think>" in tokenizer.decode(later)[-8:] else "12"
+    assert form.text(first, thought).strip() == "12"
 
 
 def test_without_a_template_the_form_is_plain_and_an_answer_is_its_text():
@@ -277,6 +297,18 @@ def test_a_turn_s_prompt_begins_with_all_that_was_said_and_finds_it_in_the_cache
     assert cached[0] == 0 and all(n >= len(before) // 64 * 64 > 0 for n, before in zip(cached[1:], prompts))
 
 
+def test_an_answer_may_be_begun(folder, tmp_path):
+    engine = engine_of(folder)
+    prompts, resolve = [], engine.resolve
+    engine.resolve = lambda one: prompts.append(one.prompt) or resolve(one)
+    asked = REQUEST.model_copy(update={"turns": (2,), "samples": 1, "begin_answers": True})
+    (line,) = MultiTurn(tmp_path, asked, engine, engine.tokenizer, WORDS).run()
+
+    for prompt, answer in zip(prompts, line.answers):
+        name = re.search(r"What is (the number of \w+'s [a-z ]+)\? Answer", answer.question)[1]
+        assert engine.tokenizer.decode(prompt).endswith(f"assistant: T{name[1:]} is")
+
+
 def test_other_results_in_the_folder_are_an_error(folder, twin, tmp_path):
     engine = engine_of(folder)
     MultiTurn(tmp_path, REQUEST, engine, engine.tokenizer, WORDS)
@@ -316,7 +348,7 @@ def test_the_longest_conversation_that_is_allowed_has_room(folder, tmp_path):
 def line_of(number, *said_of_turns):
     kinds = ("direct", "tool")
     answers = [
-        Answer(turn, 0, kinds[turn % 2], "?", "1", "", outcome, 100, 60, 5)
+        Answer(turn, 0, kinds[turn % 2], "?", "1", "", outcome, 100, 60, 5, 0.5, 1e9)
         for turn, outcome in enumerate(said_of_turns, start=1)
     ]
     return Conversation(len(said_of_turns), number, answers)
@@ -337,17 +369,22 @@ def test_shares_are_of_the_questions_that_are_meant():
 
 
 def test_the_report_has_both_models_and_their_difference():
-    by_turns, by_turn, by_kind, by_age = tables(RESULTS)
+    by_turns, by_turn, by_kind, by_both, by_age = tables(RESULTS)
     assert by_turns[0] == ["turns", "questions", "hybrid", "full", "difference"]
     assert by_turns[1][1] == "6" and by_turns[1][2].startswith("66.7% (") and by_turns[1][4].startswith("-16.7% (")
     assert [row[0] for row in by_turn[1:]] == ["1", "2"] and by_turn[1][4].startswith("+33.3%")
     assert [row[0] for row in by_kind[1:]] == ["direct", "tool"] and len(by_age) == 2
+    assert [row[0] for row in by_both[1:]] == ["direct, said in the same turn", "tool, said in the same turn"]
     assert outcomes(RESULTS)[2][1:] == ["16.7%", "0.0%"]
 
-    page = markdown(RESULTS, {"hybrid": "as it likes", "full": "plainly"})
-    assert "600 tokens were read (360 of them from the prefix cache) and 30 written; 4 of 6 answers were right" in page
-    assert "1 of 3 conversations wholly; for each right answer 158 tokens, 90 of them cached" in page
-    assert "- full: plainly." in page
+    forms = {"hybrid": "as it likes", "full": "plainly"}
+    page = markdown(RESULTS, forms, {"hybrid": None, "full": None})
+    assert "| hybrid | 2 | 4 of 6 | 150 | 90 | 8 | 0.75 | 1.50e+09 |" in page and "Price" not in page
+    assert "- full: plainly. 2 of 3 conversations had right answers alone." in page
+    price = Price(7200.0, sandwich("kda", 260))
+    assert "| full | 2 | 5 of 6 | 120 | 72 | 6 | 0.60 | 1.20e+09 | 1.2 |" in markdown(
+        RESULTS, forms, dict.fromkeys(forms, price)
+    )
 
 
 def test_groups_are_drawn_whole():

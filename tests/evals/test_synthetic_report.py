@@ -56,7 +56,16 @@ def test_the_page_has_a_row_for_each_task_and_arm_and_marks_the_edge():
     assert "| palindrome | 16 | kda | 0.001 | 95.0% [90.0%, 100.0%] | 400, 400, 400 |" in page
     assert "| palindrome | 32 | mamba2 | 0.01 (edge) | 25.0% [25.0%, 25.0%] | never, never, never |" in page
     assert "| kda | 95.0% [90.0%, 100.0%] | 95.0% [90.0%, 100.0%] |" in page
-    assert by_length(its).startswith("| palindrome | 16 tokens | 32 tokens |") and "| copy | 16" not in by_length(its)
+    assert by_length(its).startswith("| palindrome | tokens: 16 | tokens: 32 |") and "| copy | 16" not in by_length(its)
+
+
+def test_conversations_say_their_turns():
+    request = Plan(
+        tasks=[{"kind": "turns", "turns": turns} for turns in (2, 8)], arms={"kda": ["kda"]}, rates=[1e-3], steps=400
+    )
+    page = markdown(request, rows(request, {run.name: result(run) for run in request.runs()}))
+
+    assert "(2 turns) | tokens: " in page and "(8 turns) | kda | 0.001 | 97.0% |" in page
 
 
 def test_a_run_that_was_good_enough_keeps_its_last_score():

@@ -3,16 +3,18 @@
 import csv
 import io
 import json
+import random
+import re
 from dataclasses import replace
 
 import pytest
-from made_up import BUDGETS, Searched, about, decode_file, ledger, write
+from made_up import BUDGETS, Searched, about, decode_file, law, ledger, write
 
 from hyla.errors import ConfigError
 from hyla.study.report import Published, findings_of, read_claim, write_report
 from hyla.study.report.costs import front
 from hyla.study.report.page import markdown
-from hyla.study.report.plots import plot_differences
+from hyla.study.report.plots.losses import plot_differences
 from hyla.study.report.sections.runs import to_csv
 from hyla.study.results import read_results
 
@@ -59,12 +61,28 @@ def test_a_planted_difference_is_named(tmp_path):
     page = page_of(findings_of(about(PLANTED), ledger(tmp_path, PLANTED)))
 
     assert section(page, "Recommendation").strip().startswith("Take 3:1 (")
-    difference, _, verdict = row(section(page, "Differences to full"), "3:1")[1:]
+    difference, _, _, verdict = row(section(page, "Differences to full"), "3:1")[1:]
     assert verdict == "3:1 is better" and -0.036 < float(difference.split()[0]) < -0.024
     assert row(section(page, "Differences to full"), "1:1")[-1] == "inside the noise"
     # The planted shift is worth some FLOPs, and the law says how many.
     ratio = float(row(section(page, "Laws of loss and FLOPs"), "3:1 | plain")[2].split()[0])
     assert 1.1 < ratio < 1.3
+
+
+def test_seeds_whose_differences_look_alike_at_all_budgets_are_said(tmp_path):
+    def drifting(arm, budget, seed):
+        own = 0.02 * (seed - 1) + random.Random(f"{budget} {seed}").gauss(0, 1e-4)
+        return {"test_bits": law(budget) + (own if arm == "3:1" else 0)}
+
+    def page(name, **leave):
+        return page_of(findings_of(about(SAME), ledger(tmp_path / name, SAME, **leave)))
+
+    drift = section(page("drift", leave=drifting), "Differences to full")
+
+    assert "Of 3:1 a seed's differences look alike at several budgets" in drift
+    # One value per seed, -0.02, 0 and 0.02: 4.303 times 0.02 over the root of 3.
+    assert re.fullmatch(r"[+-]0.0000 \[-0.049\d, \+0.049\d\]", row(drift, "3:1")[3])
+    assert "look alike" not in section(page("same"), "Differences to full")
 
 
 def test_an_arm_at_the_edge_of_its_rates_is_invalid_and_not_compared(tmp_path):
@@ -153,16 +171,21 @@ def _renamed(result, number):
 
 def test_tasks_that_no_arm_learns_are_not_compared(tmp_path):
     def tasks(arm, budget, seed):
-        long = {"full": 0.8, "3:1": 0.5, "1:1": 0.5}[arm] + 0.01 * seed
-        return {"tasks": {"recall": 0.4, "turns-2": 0.95, "turns-8": long}}
+        long = {"full": 0.8, "3:1": 0.5, "1:1": 0.8}[arm] + 0.01 * seed * (arm == "3:1")
+        short = 0.95 if arm == "full" else 0.85
+        return {"tasks": {"recall": 0.4, "turns-2": short, "turns-8": long, "copy-2": 1.0 - short / 2, "copy-4": 0.95}}
 
     page = page_of(findings_of(about(SAME), ledger(tmp_path, SAME, leave=tasks)))
     text = section(page, "Tasks")
 
-    assert row(text, "3:1")[1:3] == ["not learnt (40.0% [40.0%, 40.0%])", "95.0% [95.0%, 95.0%]"]
-    assert row(text, "turns-8 | 3:1")[2:] == ["-30.0% [-30.0%, -30.0%]", "5", "full is better"]
+    assert row(text, "3:1")[1:3] == ["not learnt (40.0% [40.0%, 40.0%])", "85.0% [85.0%, 85.0%]"]
+    assert row(text, "3:1")[5].startswith("not learnt (95.0%"), "at its lowest setting the reference has not learnt it"
+    assert row(text, "turns-8 | 3:1")[2:] == ["-29.0% [-29.6%, -28.4%]", "5", "full is better"]
+    # From 2 to 8 turns the setting doubles twice: 19 of a hundred are lost (by each seed one less), or 10 won.
+    assert row(text, "turns | 2 and 8 | 3:1")[3:] == ["-9.5% [-10.7%, -8.3%]", "falls behind"]
+    assert row(text, "turns | 2 and 8 | 1:1")[3:] == ["+5.0% [+5.0%, +5.0%]", "gains"]
     assert "| recall |" not in text.partition("Share of right answers")[2], "what is not learnt is not compared"
-    assert "3:1 (turns-8); 1:1 (turns-8)" in section(page, "Recommendation")
+    assert "3:1 (turns-2, turns-8); 1:1 (turns-2)" in section(page, "Recommendation")
 
 
 def test_published_claims_stand_beside_ours(tmp_path):

@@ -95,6 +95,9 @@ def multi_turn(
     hops: Annotated[int, typer.Option(min=0, help="Most people from one who shares to whose number it is.")] = 2,
     filler_tokens: Annotated[int, typer.Option(min=0, help="Running text in a tool's result.")] = 60,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Most of an answer.")] = 24,
+    begin_answers: Annotated[
+        bool, typer.Option("--begin-answers", help='Begin each ("The number of ... is"); the model says the rest.')
+    ] = False,
     twin: Annotated[str | None, typer.Option(help="A model that is asked the same, beside the first.")] = None,
     texts: Annotated[
         Path | None, typer.Option(help="Text file or folder for fillers; default: Python's reference.")
@@ -103,6 +106,13 @@ def multi_turn(
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
+    ] = None,
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Of an hour, in any currency: what a right answer costs.")] = None,
+    cost_device: Annotated[
+        str | None, typer.Option(help="An hour of this device (hyla cost), not of this machine's seconds.")
     ] = None,
 ) -> None:
     """Facts told, changed and linked over many turns, and asked for. A conversation that is over is not had again."""
@@ -120,10 +130,12 @@ def multi_turn(
         hops=hops,
         filler_tokens=filler_tokens,
         answer_tokens=answer_tokens,
+        begin_answers=begin_answers,
         seed=seed,
     )
     models = [model] if twin is None else [model, twin]
-    converse_all(models, out, request, texts, {"dtype": dtype, "threads": threads or default_threads()})
+    options = {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
+    converse_all(models, out, request, texts, options, (price, cost_device))
 
 
 @evals.command()

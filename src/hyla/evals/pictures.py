@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,20 +47,25 @@ def finish(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def legend_columns(labels: Collection[str]) -> int:
+    """As many beside each other as fit."""
+    fitting = LEGEND_LETTERS // (8 + max(map(len, labels), default=0))
+    return max(1, min(fitting, len(labels), 5))
+
+
+def legend_height(labels: Collection[str]) -> float:
+    """Inches that `legend_below` takes."""
+    return 0.22 * -(-len(labels) // legend_columns(labels))
+
+
 def legend_below(made: Figure, source: Axes | Sequence[Axes]) -> None:
-    """One legend for the picture, each label of the axes once, as many beside each other as fit."""
+    """One legend for the picture, each label of the axes once."""
     found: dict[str, Any] = {}
     for axes in [source] if not isinstance(source, Sequence) else source:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             found.setdefault(label, handle)
-    fitting = LEGEND_LETTERS // (8 + max(map(len, found), default=0))
-    made.legend(
-        list(found.values()),
-        list(found),
-        loc="outside lower center",
-        ncols=max(1, min(fitting, len(found), 5)),
-        frameon=False,
-    )
+    columns = legend_columns(found)
+    made.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns, frameon=False)
 
 
 def save(made: Figure, file: Path) -> None:

@@ -36,17 +36,18 @@ def in_chunks(
     """
     pieces = pieces_of(batch)
     by_piece = [pieces.split(x) if isinstance(x, torch.Tensor) else [x] * len(pieces.batches) for x in inputs]
-    outputs, states = [], []
+    outputs, states, after = [], [], state
     for number, (piece, rows) in enumerate(zip(pieces.batches, zip(*by_piece))):
         if cache is not None:
             outputs.append(operator(*rows, batch=piece, cache=cache, **options))
             slots = piece.index(piece.cached_slots)
             cache["anchor"][slots] = narrowed(cache["anchor"][slots], dtype)
             continue
-        held = state if number == 0 else states[-1][pieces.ranks[number]]
-        out, after = operator(*rows, batch=piece, cache=None, state=held, return_state=True, **options)
+        held = after if number == 0 or after is None else after[pieces.ranks[number]]
+        out, left = operator(*rows, batch=piece, cache=None, state=held, return_state=True, **options)
+        after = _Narrowed.apply(left, dtype)
         outputs.append(out)
-        states.append(_Narrowed.apply(after, dtype))
+        states += [after] if return_state else []
     found = pieces.joined(outputs)
     return (found, torch.cat(states)[pieces.last_states]) if return_state else found
 

@@ -30,7 +30,8 @@ class ArmPlan(Config):
     """Another arm, whose layers and changes this one has besides its own changes."""
     changes: Changes = Field(default_factory=dict)
     """By module and field, what differs from the study's modules, e.g. { "softmax.output_gate" = false }. Fields are
-    those of `models.config`; a field that the module does not have is an error."""
+    those of `models.config`; a field that the module does not have is an error. `false` takes a table out: of
+    "softmax.rope", "softmax.qk_norm"."""
 
     @model_validator(mode="after")
     def _one(self):
@@ -142,7 +143,8 @@ def modules_of(size: Size, own: Mapping[str, Mapping[str, Any]], changes: Change
             raise ConfigError(f'a change is named module.field, "kda.conv_len" for instance, not {key!r}')
         if name not in found:
             raise ConfigError(f"change {key!r}: {name!r} is none of {', '.join(found)}")
-        found[name] = {**found[name], field: value}
+        is_off = value is False and isinstance(found[name].get(field), dict)
+        found[name] = {**found[name], field: None if is_off else value}
     return {name: {key: value for key, value in table.items() if value is not None} for name, table in found.items()}
 
 

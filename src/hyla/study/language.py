@@ -20,7 +20,7 @@ from hyla.data.packing import TokenStore
 from hyla.errors import ConfigError, DivergedError
 from hyla.evals.synthetic import AnyTask, SyntheticTask
 from hyla.evals.synthetic.learning import accuracy, heldout_passes
-from hyla.models.config import Config, Count, ModelConfig
+from hyla.models.config import Count, DerivingConfig, ModelConfig
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.ops.exact.logprobs import of_tokens
@@ -48,7 +48,7 @@ CACHE_CONTEXTS = (1024, 16_384, 65_536, 1_048_576)
 MAX_LEN = 1 << 20
 
 
-class LanguageRun(Config):
+class LanguageRun(DerivingConfig):
     """The key of a run: on one machine, its result is a function of these fields. `arm` is a label, not part of it."""
 
     kind: Literal["language"] = "language"
@@ -159,10 +159,10 @@ class LanguageRun(Config):
         """Of the whole training."""
         return self.steps * self.batch_tokens
 
-    def train_config(self) -> TrainConfig:
+    def train_config(self, steps: int) -> TrainConfig:
         """Warm-up, constant, a linear decay, as `hyla train` has them."""
         return TrainConfig(
-            steps=self.steps,
+            steps=steps,
             seed=self.seed,
             dtype=self.dtype,
             batch_tokens=self.batch_tokens,
@@ -171,7 +171,7 @@ class LanguageRun(Config):
             learning_rate=self.rate,
             matrix_learning_rate=min(self.rate * MATRIX_RATE, 0.99),
             loss_rows=4096,
-            checkpoint_every=max(50, self.steps // 4),
+            checkpoint_every=max(50, steps // 4),
             checkpoints_kept=1,
         )
 
@@ -203,12 +203,12 @@ def text_of(run: LanguageRun) -> Text:
     return read_text(None if run.text is None else Path(run.text))
 
 
-def trainer_of(run: LanguageRun, work: Path) -> Trainer:
-    """Of a run that begins."""
+def trainer_of(run: LanguageRun, work: Path, steps: int | None = None) -> Trainer:
+    """Of a run that begins. steps: of it; None: what its budget buys."""
     source = StudySource(
         text_of(run).train, run.tasks, run.task_examples, tokens=run.batch_tokens, length=run.length, seed=run.seed
     )
-    return Trainer(initialize(Model(run.model_config_made), run.seed), source, run.train_config(), work)
+    return Trainer(initialize(Model(run.model_config_made), run.seed), source, run.train_config(steps or run.steps), work)
 
 
 def _result(run: LanguageRun, trainer: Trainer, scores: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from hyla.evals.synthetic.plan import Plan, Run
 from hyla.models.config import Config, Count
 from hyla.study.arms import Arm, ArmPlan, Grid, arms_of
 from hyla.study.language import LanguageRun, trained_like
-from hyla.study.report.about import Published
+from hyla.study.report.about import Published, check_published
 from hyla.study.sizes import AnySize, Size
 from hyla.train.config import Rate
 
@@ -112,6 +113,7 @@ class LanguageStudy(Config):
             raise ValueError("there are no arms; give a grid or arms")
         if self.reference not in names:
             raise ValueError(f"reference {self.reference!r} is none of the arms: {', '.join(names)}")
+        _check_published(self.published, names)
         if bool(self.tasks) != bool(self.task_share):
             raise ValueError("tasks and task_share go together")
         for task in self.test_tasks.values():
@@ -199,6 +201,7 @@ class SyntheticStudy(Config):
     def _fits(self):
         if self.must_learn is not None and self.must_learn not in self.plan.arms:
             raise ValueError(f"must_learn = {self.must_learn!r} is none of the arms: {', '.join(self.plan.arms)}")
+        _check_published(self.published, self.plan.arms)
         return self
 
     def runs(self) -> list[Run]:
@@ -206,16 +209,21 @@ class SyntheticStudy(Config):
         return sorted(self.plan.runs(), key=lambda run: run.seed)
 
 
-class AnyStudy(Config):
-    """What a file holds."""
-
-    study: Annotated[LanguageStudy | SyntheticStudy, Field(discriminator="kind")]
+def _check_published(published: Iterable[Published], arms: Iterable[str]) -> None:
+    try:
+        check_published(published, arms)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def study_of(tables: dict[str, Any], place: str, folder: Path) -> LanguageStudy | SyntheticStudy:
     """Validated. place: how errors call it; folder: what a relative `text` is meant from. Raises ConfigError."""
     try:
-        found = AnyStudy.model_validate({"study": {"kind": "language", **tables}}).study
+        kinds = {"language": LanguageStudy, "synthetic": SyntheticStudy}
+        kind = tables.get("kind", "language")
+        if kind not in kinds:
+            raise ConfigError(f"kind = {kind!r} is none of {', '.join(kinds)}")
+        found = kinds[kind](**tables)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
     if isinstance(found, LanguageStudy) and found.text is not None:

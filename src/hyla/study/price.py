@@ -11,8 +11,10 @@ from typing import Any
 
 from hyla.cost.devices import find_device
 from hyla.cost.training import train_seconds_per_token
+from hyla.evals.synthetic.plan import Run
 from hyla.study.course import Course
 from hyla.study.language import LanguageRun, trainer_of
+from hyla.study.sizes import LADDER, Size
 
 DEVICE = "h200"
 MOST_PROBE_FLOPS = 2e11
@@ -74,18 +76,50 @@ def _rates(course: Course, done: Sequence[Any], jobs: Sequence[Any]) -> tuple[di
         if found:
             return {size: sum(each) / len(each) for size, each in found.items()}, "by runs that are finished"
     timed: dict[int, LanguageRun] = {}
-    for job in sorted(jobs, key=lambda job: job.num_parameters):
-        if isinstance(job, LanguageRun) and job.flops_per_step <= MOST_PROBE_FLOPS:
+    for job in sorted(map(_probe, jobs), key=lambda job: job.num_parameters):
+        if job.flops_per_step <= MOST_PROBE_FLOPS:
             timed.setdefault(job.size.hidden_dim, job)
+    if not timed:
+        probe = _probe(jobs[0])
+        small = LADDER["w128"].model_copy(update={"num_layers": probe.size.num_layers})
+        timed[0] = probe.model_copy(update={"size": small, "modules": {}, "batch_tokens": 4096, "length": 512})
     basis = f"by {PROBE_STEPS} steps of the smallest and of the largest model that is not too large"
     probes = list(timed.values())
     return {job.num_parameters: _timed(job) for job in [*probes[:1], *probes[1:][-1:]]}, basis
 
 
+def _probe(job: LanguageRun | Run) -> LanguageRun:
+    """A run whose steps can be timed in the place of a job's: a run of a synthetic plan as one of language."""
+    if isinstance(job, LanguageRun):
+        return job.model_copy(update={"tasks": {}, "test_tasks": {}, "task_share": 0.0})
+    sizes = job.sizes.model_dump() | {"num_layers": len(job.layers)}
+    length = max(64, job.task.length)
+    return LanguageRun(
+        arm=job.name,
+        layers=job.layers,
+        modules={},
+        changes={},
+        size=Size(**sizes),
+        budget=1.0,
+        rate=job.rate,
+        seed=job.seed,
+        data="",
+        text=None,
+        tasks={},
+        task_share=0.0,
+        length=length,
+        batch_tokens=max(length, min(8192, job.examples_per_step * job.task.length)),
+        optimizer=job.optimizer,
+        dtype="fp32",
+        test_tokens=1,
+        test_examples=1,
+    )
+
+
 def _timed(run: LanguageRun) -> float:
     """FLOPs a second of some steps here."""
     with TemporaryDirectory() as folder:
-        trainer = trainer_of(run, Path(folder))
+        trainer = trainer_of(run, Path(folder), steps=1 + PROBE_STEPS)
         trainer.update(0)
         started = time.perf_counter()
         for step in range(1, 1 + PROBE_STEPS):

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hyla.evals.synthetic.learning import Result
-from hyla.evals.synthetic.plots import draw
-from hyla.evals.synthetic.report import markdown, rows
+from hyla.evals.synthetic.results import Result
+from hyla.study import report
 from hyla.study.plan import SyntheticStudy
-from hyla.train.files import writing
-from hyla.whole_files import write_whole
+from hyla.study.report import AboutSynthetic
 
 
 def write_synthetic_report(folder: Path, name: str, study: SyntheticStudy, results: Mapping[str, Result]) -> Path:
-    """`report.md` and its plots, of the runs that are finished. Returns the page."""
-    found = rows(study.plan, results)
-    folder.mkdir(parents=True, exist_ok=True)
-    page = folder / "report.md"
-    with writing(page):
-        draw(found, folder)
-        write_whole(page, f"# {name}\n\n{study.question}\n\n{study.notes}\n\n{markdown(study.plan, found)}")
-    return page
+    """Page, CSV and plots of the runs that are finished. Returns the page."""
+    about = AboutSynthetic(
+        name=name,
+        question=study.question,
+        plan=study.plan,
+        must_learn=study.must_learn,
+        learnt_at=study.learnt_at,
+        notes=study.notes,
+        published=study.published,
+    )
+    report.write_synthetic_report(folder, about, results)
+    return folder / "report.md"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from hyla.answers.protocol import TextDelta
+from hyla.answers.registry import answer_format
+from hyla.answers.tools import ToolUse
 from hyla.checkpoints import Tokenizer
 from hyla.errors import ConfigError, RequestError
 from hyla.evals.multi_turn.script import Turn
@@ -14,15 +17,18 @@ MARK = "planted answer"
 TOOL = "planted result"
 RESULT = "Result of a tool: "
 """Before a result that is told as the user's text."""
+PROMPT_TAIL = 64
+"""Tokens in which a prompt that opens reasoning does so."""
 
 
 class Form(Protocol):
     """A model's way to write conversations.
 
-    name: for the report. stop: texts that end an answer.
+    name: for the report. gap: what stands before an answer's first word. stop: texts that end an answer.
     """
 
     name: str
+    gap: str
     stop: tuple[str, ...]
 
     def first(self, turn: Turn) -> list[int]:
@@ -35,6 +41,10 @@ class Form(Protocol):
 
     def later(self, turn: Turn) -> list[int]:
         """What comes behind a closed answer, up to where the next one begins."""
+        ...
+
+    def text(self, prompt_ids: Sequence[int], drawn: str) -> str:
+        """What an answer says, of the text that was drawn behind a prompt: without the reasoning before it."""
         ...
 
 
@@ -52,6 +62,7 @@ class Plain:
     """For models without a chat template: "User: ...", "Assistant: ...", a paragraph each."""
 
     name = 'a plain form ("User: ...", "Assistant: ..."): the model has no chat template'
+    gap = " "
     stop: tuple[str, ...] = ("\n",)
 
     def __init__(self, tokenizer: Tokenizer, eos_ids: Sequence[int]):
@@ -70,6 +81,9 @@ class Plain:
     def later(self, turn: Turn) -> list[int]:
         return self._encode(f"\n\nUser: {as_user_text(turn)}\n\nAssistant:", add_special_tokens=False)
 
+    def text(self, prompt_ids: Sequence[int], drawn: str) -> str:
+        return drawn
+
 
 class Templated:
     """A chat template's form: it is shown a short conversation of our own, and what it writes behind an answer's end is
@@ -78,6 +92,7 @@ class Templated:
     has_tools: whether it shows messages of the role "tool"; else a tool's result is the user's text.
     """
 
+    gap = ""
     stop: tuple[str, ...] = ()
 
     def __init__(self, tokenizer: Tokenizer, eos_ids: Sequence[int]):
@@ -86,6 +101,8 @@ class Templated:
         self._ends = {text: one for text, one in found.items() if text}
         self.has_tools = self._shows_results()
         self._check()
+        assert tokenizer.chat_template is not None
+        self._answers = answer_format(tokenizer.chat_template.source)
         results = 'of the role "tool"' if self.has_tools else "told as the user's text"
         self.name = f"the model's chat template, results of tools {results}"
 
@@ -103,6 +120,11 @@ class Templated:
         if ids[:1] != [self._ends[end]]:
             raise ConfigError(f"the model's tokenizer does not read {end!r} as the token {self._ends[end]}")
         return ids[1:]
+
+    def text(self, prompt_ids: Sequence[int], drawn: str) -> str:
+        tail = self.tokenizer.decode(prompt_ids[-PROMPT_TAIL:], skip_special_tokens=False)
+        parser = self._answers.reading(tail, ToolUse()).parser()
+        return "".join(one.text for one in (*parser.push(drawn), *parser.finish()) if isinstance(one, TextDelta))
 
     def _messages(self, turn: Turn) -> list[dict]:
         if turn.tool is None or not self.has_tools:

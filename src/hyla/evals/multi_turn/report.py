@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
+from hyla.evals.costs import COST_TITLES, Price, cost_cells
 from hyla.evals.multi_turn.run import Answer, Conversation
 from hyla.evals.multi_turn.score import OUTCOMES
 from hyla.evals.multi_turn.script import KINDS
+from hyla.evals.pictures import figure, finish, legend_below, save, style
+from hyla.evals.tables import as_markdown
 from hyla.train.intervals import interval_of_groups
 
 Results = Mapping[str, Sequence[Conversation]]
@@ -17,6 +20,12 @@ Share = tuple[float, float, float, int]
 """A mean, its interval, and how many values it is of."""
 
 AGES = ((0, "in the same turn"), (1, "1 turn before"), (3, "2 to 3 turns before"), (1 << 30, "4 turns before or more"))
+
+KINDS_AND_AGES: dict[Hashable, str] = {
+    (kind, is_new): f"{kind}, said in {'the same turn' if is_new else 'a turn before'}"
+    for kind in KINDS
+    for is_new in (True, False)
+}
 
 
 def share(lines: Sequence[Conversation], key: Key, value: Hashable, other: Sequence[Conversation] = ()) -> Share | None:
@@ -68,6 +77,7 @@ def tables(results: Results) -> list[list[list[str]]]:
         by_turns(results),
         table(results, "turn", lambda line, answer: answer.turn, {n: str(n) for n in range(1, most + 1)}),
         table(results, "kind of question", lambda line, answer: answer.kind, {kind: kind for kind in KINDS}),
+        table(results, "kind and age", lambda line, answer: (answer.kind, answer.age == 0), KINDS_AND_AGES),
         table(results, "the number was said", lambda line, answer: _age(answer.age), dict(AGES)),
     ]
 
@@ -76,11 +86,13 @@ def _age(turns: int) -> int:
     return next(most for most, _ in AGES if turns <= most)
 
 
-def markdown(results: Results, forms: Mapping[str, str]) -> str:
-    """The report as a page. forms: how each model's conversations were written."""
-    shown = "\n\n".join(map(_as_markdown, tables(results)))
-    told = "\n".join(f"- {name}: {forms[name]}. {_costs(lines)}" for name, lines in results.items())
+def markdown(results: Results, forms: Mapping[str, str], prices: Mapping[str, Price | None]) -> str:
+    """The report as a page. forms: how each model's conversations were written. prices: of each model's answers."""
+    shown = "\n\n".join(map(as_markdown, tables(results)))
+    told = "\n".join(f"- {name}: {forms[name]}. {_whole(lines)}" for name, lines in results.items())
     difference = " Differences are of the same questions." if len(results) > 1 else ""
+    price = next((one for one in prices.values() if one is not None), None)
+    priced = "" if price is None else f" Price: at {price.told}."
     return f"""# Conversations of many turns
 
 {shown}
@@ -90,8 +102,27 @@ bootstrap interval over conversations.{difference}
 
 {told}
 
-{_as_markdown(outcomes(results))}
+{as_markdown(outcomes(results))}
+
+## What a right answer costs
+
+{as_markdown(cost_table(results, prices))}
+
+What all answers took, divided by those that were right. A prompt is all that was said so far. Seconds are this \
+machine's, of computing; FLOPs by the cost model, without what came from the prefix cache.{priced}
 """
+
+
+def cost_table(results: Results, prices: Mapping[str, Price | None]) -> list[list[str]]:
+    """A row for each model and number of turns: what all answers took for each that was right."""
+    has_price = any(price is not None for price in prices.values())
+    rows = [["model", "turns", "right", *COST_TITLES, *(["price"] if has_price else [])]]
+    for name, lines in results.items():
+        for turns in sorted({line.turns for line in lines}):
+            answers = [answer for line in lines if line.turns == turns for answer in line.answers]
+            right = sum(answer.is_right for answer in answers)
+            rows.append([name, str(turns), f"{right} of {len(answers)}", *cost_cells(answers, right, prices[name])])
+    return rows
 
 
 def outcomes(results: Results) -> list[list[str]]:
@@ -110,48 +141,29 @@ def outcomes(results: Results) -> list[list[str]]:
     return rows
 
 
-def _costs(lines: Sequence[Conversation]) -> str:
-    answers = [answer for line in lines for answer in line.answers]
-    read, written = sum(one.tokens for one in answers), sum(one.answer_tokens for one in answers)
-    cached = sum(one.cached_tokens for one in answers)
-    right = sum(one.is_right for one in answers)
+def _whole(lines: Sequence[Conversation]) -> str:
     whole = sum(all(answer.is_right for answer in line.answers) for line in lines)
-    each = ""
-    if right:
-        each = f"; for each right answer {(read + written) / right:,.0f} tokens, {cached / right:,.0f} of them cached"
-    return (
-        f"{read:,} tokens were read ({cached:,} of them from the prefix cache) and {written:,} written; {right} of "
-        f"{len(answers)} answers were right and {whole} of {len(lines)} conversations wholly{each}."
-    )
-
-
-def _as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+    return f"{whole} of {len(lines)} conversations had right answers alone."
 
 
 def plot(results: Results, file: Path) -> None:
     """The share of right answers by turn, with intervals, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    picture = figure(4)
+    axes = picture.subplots()
     for number, (name, lines) in enumerate(results.items()):
-        found = {
-            n: share(lines, lambda line, answer: answer.turn, n) for n in range(1, max(x.turns for x in lines) + 1)
-        }
-        shares = {turn: one for turn, one in found.items() if one is not None}
-        means = [mean for mean, *_ in shares.values()]
+        turns = range(1, max(line.turns for line in lines) + 1)
+        found = [(turn, one) for turn in turns if (one := share(lines, lambda line, answer: answer.turn, turn))]
+        means = [mean for _, (mean, *_) in found]
         errors = [
-            [max(0.0, mean - low) for mean, low, _, _ in shares.values()],
-            [max(0.0, high - mean) for mean, _, high, _ in shares.values()],
+            [max(0.0, mean - low) for _, (mean, low, _, _) in found],
+            [max(0.0, high - mean) for _, (mean, _, high, _) in found],
         ]
-        places = [turn + 0.08 * number for turn in shares]
-        axes.errorbar(
-            places, means, yerr=errors, marker="o", capsize=3, linestyle="-" if not number else "--", label=name
-        )
+        places = [turn + 0.06 * number for turn, _ in found]
+        axes.errorbar(places, means, yerr=errors, capsize=3, label=name, **style(number))
     axes.set(xlabel="turn", ylabel="right answers", ylim=(-0.02, 1.02))
-    axes.legend()
-    figure.savefig(file, dpi=150)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    finish(axes)
+    legend_below(picture, axes)
+    save(picture, file)

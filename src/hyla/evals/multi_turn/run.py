@@ -13,18 +13,18 @@ from pydantic import Field
 
 from hyla.checkpoints import Tokenizer
 from hyla.engine import Engine, SamplingParams
-from hyla.engine.fingerprint import weights_digest
 from hyla.engine.requests.messages import Completion, Request
+from hyla.engine.requests.resolving import Resolved
 from hyla.errors import ConfigError, RequestError
+from hyla.evals.costs import Stopwatch, item_flops
 from hyla.evals.multi_turn.forms import Form, form_of
 from hyla.evals.multi_turn.score import Said, said
 from hyla.evals.multi_turn.script import Kind, Plan, Turn, script
-from hyla.json_files import read_json
+from hyla.evals.results import ITEMS_FILE, begin, model_record
 from hyla.models.config import Config, Count
-from hyla.train.files import append_lines, kept_lines, replace_json
+from hyla.train.files import append_lines, kept_lines
 
 FORMAT = 1
-EVAL_FILE, ITEMS_FILE = "eval.json", "items.jsonl"
 
 
 class MultiTurnRequest(Config):
@@ -42,13 +42,17 @@ class MultiTurnRequest(Config):
     """Most tokens of running text in a tool's result."""
     answer_tokens: Count = 24
     """Most tokens of an answer."""
+    begin_answers: bool = False
+    """Begin each answer, as "The number of Anna's locker is", and let the model say the rest: for models that do not
+    answer to the point."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the draws."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A turn's question and what was answered. tokens, cached_tokens: of its prompt, all that was said so far."""
+    """A turn's question and what was answered, without reasoning. tokens, cached_tokens: of its prompt, all that was
+    said so far. answer_tokens: all that were drawn. seconds and flops: as `evals.costs.Spent` has them."""
 
     turn: int
     age: int
@@ -60,6 +64,8 @@ class Answer:
     tokens: int
     cached_tokens: int
     answer_tokens: int
+    seconds: float
+    flops: float
 
     @property
     def is_right(self) -> bool:
@@ -112,13 +118,14 @@ class MultiTurn:
     ):
         self.folder, self.request, self.engine = folder, request, engine
         self.form: Form = form_of(tokenizer, engine.eos_ids)
+        self._encode = tokenizer.encode
         self._params = SamplingParams(temperature=0.0, max_tokens=request.answer_tokens, stop=self.form.stop)
-        self._scripts = dict(self._written(tokenizer, words))
+        self._scripts = dict(self._drawn(tokenizer, words))
         self._check_lengths()
         self._begin(words)
         self.done = {line.key: line for line in map(Conversation.read, kept_lines(folder / ITEMS_FILE))}
 
-    def _written(self, tokenizer: Tokenizer, words: Sequence[str]) -> Iterator[tuple[tuple[int, int], list[Turn]]]:
+    def _drawn(self, tokenizer: Tokenizer, words: Sequence[str]) -> Iterator[tuple[tuple[int, int], list[Turn]]]:
         request = self.request
         plan = Plan(request.facts, request.hops, request.filler_tokens)
 
@@ -129,9 +136,16 @@ class MultiTurn:
             for number in range(request.samples):
                 yield (turns, number), script(turns, number, request.seed, plan, words, count)
 
+    def _written(self, turn: Turn) -> list[int]:
+        """What stands before a turn's answer and behind the one before."""
+        ids = self.form.first(turn) if turn.question.turn == 1 else self.form.later(turn)
+        if not self.request.begin_answers:
+            return ids
+        return ids + self._encode(self.form.gap + turn.question.begun, add_special_tokens=False)
+
     def _check_lengths(self) -> None:
         for (turns, number), said_in in self._scripts.items():
-            prompts = len(self.form.first(said_in[0])) + sum(len(self.form.later(turn)) for turn in said_in[1:])
+            prompts = sum(len(self._written(turn)) for turn in said_in)
             # An answer that is cut off gets an end token.
             tokens = prompts + turns * (self.request.answer_tokens + 1)
             if tokens > self.engine.context_len:
@@ -146,52 +160,63 @@ class MultiTurn:
             "request": self.request.model_dump(mode="json"),
             "text": hashlib.sha256(" ".join(words).encode()).hexdigest()[:16],
             "form": self.form.name,
-            "weights": weights_digest(self.engine.model),
+            **model_record(self.engine.model),
         }
-        file = self.folder / EVAL_FILE
-        if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_json(file, record)
-            return
-        found = read_json(file)
-        changed = [name for name in record if found.get(name) != record[name]]
-        if changed:
-            raise ConfigError(
-                f"{self.folder} has results of another {' and '.join(changed)}; choose another --out, or delete it"
-            )
+        begin(self.folder, record)
 
-    def run(self, on_item: Callable[[Conversation], None] = lambda line: None) -> list[Conversation]:
-        """Have every conversation that was not had yet; all of them, in the order of turns and numbers."""
+    @property
+    def num_items(self) -> int:
+        """Conversations of the whole request."""
+        return len(self._scripts)
+
+    def run(
+        self,
+        on_item: Callable[[Conversation], None] = lambda line: None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> list[Conversation]:
+        """Have every conversation that was not had yet; all of them, in the order of turns and numbers.
+
+        on_step: called before each step of the engine. Raises RequestError for an answer that the engine fails on.
+        """
         missing = [key for key in self._scripts if key not in self.done]
-        running = {}
-        waiting = [_Open(key, self._scripts[key], self.form.first(self._scripts[key][0])) for key in missing]
+        waiting = [_Open(key, self._scripts[key], self._written(self._scripts[key][0])) for key in missing]
+        running: dict[str, _Open] = {}
+        watch = Stopwatch(self.engine.clock)
 
-        def more(is_idle: bool) -> list:
+        def more(is_idle: bool) -> list[Resolved]:
+            on_step()
             running.update({one.name: one for one in waiting})
             found = [self.engine.resolve(Request(one.name, tuple(one.ids), self._params)) for one in waiting]
             waiting.clear()
             return found
 
-        for completions in self.engine.finished([], more):
-            for completion in completions:
-                one = running.pop(completion.request_id)
-                self._answered(one, completion)
-                if len(one.answers) < len(one.turns):
-                    waiting.append(one)
-                    continue
-                turns, number = one.key
-                line = Conversation(turns, number, one.answers)
-                append_lines(self.folder / ITEMS_FILE, [asdict(line)])
-                self.done[line.key] = line
-                on_item(line)
+        for completions in self.engine.finished((), more):
+            seconds = watch.lap() / len(completions)
+            with watch.stopped():
+                for completion in completions:
+                    one = running.pop(completion.request_id)
+                    self._answered(one, completion, seconds)
+                    if len(one.answers) < len(one.turns):
+                        waiting.append(one)
+                    else:
+                        on_item(self._kept(one))
         return [self.done[key] for key in self._scripts]
 
-    def _answered(self, one: _Open, done: Completion) -> None:
+    def _kept(self, one: _Open) -> Conversation:
+        """A conversation that is over, on the disk."""
+        turns, number = one.key
+        line = Conversation(turns, number, one.answers)
+        append_lines(self.folder / ITEMS_FILE, [asdict(line)])
+        self.done[line.key] = line
+        return line
+
+    def _answered(self, one: _Open, done: Completion, seconds: float) -> None:
         """Take an answer, and what the user says next."""
         if done.finish_reason not in ("stop", "length"):
             why = f"{done.finish_reason} ({done.error})" if done.error else done.finish_reason
             raise RequestError(f"the answer of {one.name} ended with {why}; give the same command again: it goes on")
-        question, answer, usage = one.turns[len(one.answers)].question, done.text or "", done.usage
+        question, usage = one.turns[len(one.answers)].question, done.usage
+        answer = self.form.text(one.ids, done.text or "")
         one.answers.append(
             Answer(
                 question.turn,
@@ -203,9 +228,11 @@ class MultiTurn:
                 said(answer, question),
                 usage.prompt_tokens,
                 usage.cached_tokens,
-                len(done.token_ids),
+                usage.completion_tokens,
+                seconds,
+                item_flops(self.engine.model.config, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens),
             )
         )
         one.ids += self.form.closed(done.token_ids, done.finish_reason == "stop")
         if len(one.answers) < len(one.turns):
-            one.ids += self.form.later(one.turns[len(one.answers)])
+            one.ids += self._written(one.turns[len(one.answers)])

@@ -24,7 +24,7 @@ STATEMENTS = ("new", "new", "overwrite", "link")
 RULES = (
     "I will tell you the numbers of some people's {thing}s. A number can change: what was said last counts. Whoever "
     "shares a {thing} with somebody has that person's number, also when it changes later. Results of tools may tell "
-    "numbers too. Answer each question with the number alone."
+    "numbers too."
 )
 
 
@@ -32,11 +32,12 @@ RULES = (
 class Question:
     """What is asked in a turn.
 
-    text: the question. wanted: the number. turn: from 1. age: turns since the number was said; 0: in this turn.
-    outdated: numbers that were right before. numbers: all that were said so far.
+    text: the question. begun: how its answer may begin. wanted: the number. turn: from 1. age: turns since the number
+    was said; 0: in this turn. outdated: numbers that were right before. numbers: all that were said so far.
     """
 
     text: str
+    begun: str
     wanted: str
     turn: int
     age: int
@@ -172,8 +173,9 @@ class _Facts:
         last = self._followed(name)[0]
         assert last.number is not None
         outdated = tuple(number for number in self._had[name] if number != last.number)
-        text = f"What is the number of {name}'s {self.thing}?"
-        return Question(text, last.number, at, at - last.turn, kind, outdated, tuple(self._said))
+        asked = f"the number of {name}'s {self.thing}"
+        text, begun = f"What is {asked}? Answer with the number alone.", f"T{asked[1:]} is"
+        return Question(text, begun, last.number, at, at - last.turn, kind, outdated, tuple(self._said))
 
 
 class _Filler:

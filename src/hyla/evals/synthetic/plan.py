@@ -12,7 +12,7 @@ from hyla.cost.parameters import count_parameters
 from hyla.cost.training import train_flops_per_token
 from hyla.errors import ConfigError
 from hyla.evals.synthetic import AnyTask
-from hyla.models.config import Config, Count, ModelConfig
+from hyla.models.config import Config, Count, DerivingConfig, ModelConfig
 from hyla.train.config import Rate, TrainConfig
 
 VERSION = 1
@@ -127,7 +127,7 @@ class Plan(Config):
 SHARED = ("steps", "optimizer", "score_every", "test_examples", "stop_at", "test_lengths")
 
 
-class Run(Config):
+class Run(DerivingConfig):
     """One run: its result is a function of these fields (on one machine), and its file is named by them."""
 
     version: Literal[1] = VERSION

@@ -55,7 +55,8 @@ def plot_peaks(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
                 if row.is_at_edge:
                     axes.plot([x], [row.peak], **{**look, "markerfacecolor": "white"})
         axes.set(title=kind, xlabel="length, tokens", ylim=(-0.03, 1.03))
-        axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
+        names = {row.length: row.length_name.replace(" ", "\n", 1) for row in found if row.task == kind}
+        axes.set_xticks(range(len(lengths)), [names[length] for length in lengths])
         axes.set_xlim(-0.5, len(lengths) - 0.5)
         finish(axes)
     panels[0].set_ylabel("right answers, best score")
@@ -65,7 +66,7 @@ def plot_peaks(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
 
 def plot_curves(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
     """A panel for each task: the mean score of all seeds while learning, and their lowest and highest."""
-    tasks = list(dict.fromkeys((row.place, row.task, row.length) for row in found))
+    tasks = list(dict.fromkeys((row.place, row.task, row.length_name) for row in found))
     made, panels = _panels(len(tasks), 2.6)
     for axes, task in zip(panels, tasks):
         its = [row for row in found if row.place == task[0]]
@@ -78,7 +79,7 @@ def plot_curves(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
             lows, highs = [min(values) for values in shares], [max(values) for values in shares]
             axes.fill_between(steps, lows, highs, color=look["color"], alpha=0.15, linewidth=0)
         axes.axhline(LEARNT, color="#7F7F7F", linewidth=0.8, linestyle=":")
-        axes.set(title=f"{task[1]}, {task[2]:,} tokens", xlabel="steps", ylim=(-0.03, 1.03))
+        axes.set(title=f"{task[1]}, tokens: {task[2]}", xlabel="steps", ylim=(-0.03, 1.03))
         finish(axes)
     for axes in panels[::COLUMNS]:
         axes.set_ylabel("right answers")

@@ -9,6 +9,7 @@ from statistics import mean
 from hyla.evals.pages import share, table
 from hyla.evals.synthetic.plan import Plan, Run
 from hyla.evals.synthetic.results import Result, Score
+from hyla.evals.synthetic.turns import Turns
 
 LEARNT = 0.9
 """Share of right answers from which on a task counts as learnt, for the steps that it took."""
@@ -21,7 +22,7 @@ class Row:
 
     is_at_edge: that rate is the lowest or highest of several, so a better one may lie outside. peaks: the best score of
     each seed. steps: to 90% right, of each seed; None: never. curves: all scores of each seed. place: of the task among
-    the plan's.
+    the plan's. turns: of a conversation; None: the task is none.
     """
 
     task: str
@@ -34,10 +35,16 @@ class Row:
     by_length: dict[str, float]
     curves: list[list[Score]]
     place: int
+    turns: int | None = None
 
     @property
     def peak(self) -> float:
         return mean(self.peaks)
+
+    @property
+    def length_name(self) -> str:
+        """Tokens, and turns of a conversation."""
+        return f"{self.length:,}" if self.turns is None else f"{self.length:,} ({self.turns} turns)"
 
 
 def rows(plan: Plan, results: Mapping[str, Result]) -> list[Row]:
@@ -67,6 +74,7 @@ def _row(plan: Plan, arm: str, its_runs: Sequence[Run], results: Mapping[str, Re
         {str(n): mean(result.by_length[str(n)] for result in chosen) for n in plan.test_lengths},
         [result.curve for result in chosen],
         plan.tasks.index(task),
+        task.turns if isinstance(task, Turns) else None,
     )
 
 
@@ -86,7 +94,7 @@ def cells(row: Row) -> list[str]:
     rate = f"{row.rate:g}" + (" (edge)" if row.is_at_edge else "")
     steps = ", ".join("never" if step is None else f"{step:,}" for step in row.steps)
     lengths = (f"{x:.1%}" for x in row.by_length.values())
-    return [row.task, str(row.length), row.arm, rate, share(row.peaks), steps, *lengths]
+    return [row.task, row.length_name, row.arm, rate, share(row.peaks), steps, *lengths]
 
 
 def titles(plan: Plan) -> list[str]:
@@ -100,9 +108,9 @@ def by_length(found: Sequence[Row]) -> str:
     parts = []
     for kind in dict.fromkeys(row.task for row in found):
         its = [row for row in found if row.task == kind]
-        lengths = sorted({row.length for row in its})
+        lengths = {row.length: row.length_name for row in sorted(its, key=lambda row: row.length)}
         if len({row.place for row in its}) == len(lengths) > 1:
-            lines = [[kind, *(f"{length} tokens" for length in lengths)]]
+            lines = [[kind, *(f"tokens: {name}" for name in lengths.values())]]
             for arm in dict.fromkeys(row.arm for row in its):
                 at = {row.length: row for row in its if row.arm == arm}
                 lines.append([arm, *(_peak(at[length]) if length in at else "" for length in lengths)])
@@ -114,13 +122,20 @@ def _peak(row: Row) -> str:
     return share(row.peaks) + (" (edge)" if row.is_at_edge else "")
 
 
+def step_size(plan: Plan) -> str:
+    """Of an optimizer step, in words."""
+    if plan.step_tokens is None:
+        return f"{plan.examples_per_step} examples"
+    return f"{plan.step_tokens:,} tokens"
+
+
 def how(plan: Plan) -> str:
     """What the numbers are and how they came about."""
     several = f"{len(plan.seeds)} seeds: the mean, in brackets its 95% interval (Student's t)"
     seeds = several if len(plan.seeds) > 1 else "1 seed"
     return f"""Share of right answers on {plan.test_examples} test examples that training never has; {seeds}. \
 Of {len(plan.rates)} rates the one whose training loss fell lowest; "edge": it is the lowest or highest of them, so a \
-better one may lie outside. At most {plan.steps:,} steps of {plan.examples_per_step} examples, {plan.optimizer}, \
+better one may lie outside. At most {plan.steps:,} steps of {step_size(plan)}, {plan.optimizer}, \
 {plan.sizes.num_heads} heads of {plan.sizes.head_dim}."""
 
 

@@ -5,7 +5,8 @@ Every config is frozen and forbids unknown keys.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -32,8 +33,18 @@ class Config(BaseModel):
             super().__init__(**fields)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or type(self).__name__
-            raise ConfigError(f"{type(self).__name__}: {where} = {first.get('input')!r}: {first['msg']}") from error
+            where = ".".join(str(part) for part in first["loc"])
+            # What is wrong with all of it together says its message.
+            given = f"{where} = {first.get('input')!r}: " if where else ""
+            raise ConfigError(f"{type(self).__name__}: {given}{first['msg'].removeprefix('Value error, ')}") from error
+
+
+class DerivingConfig(Config):
+    """A config with `cached_property`s: a changed copy derives them anew."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed, validated."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | dict(update or {}))
 
 
 class ModuleConfig(Config):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import log
 from typing import Annotated, Literal, Protocol
@@ -71,10 +71,16 @@ def read_claim(text: str) -> Claim:
     return Claim(text, better, worse, sign == ">", task.strip() or None)
 
 
-def claimed_arms(published: Published) -> set[str]:
-    """Arms that a published result speaks of."""
-    claims = [read_claim(text) for text in published.order]
-    return {arm for claim in claims for arm in (claim.better, claim.worse)} | set(published.values)
+def check_published(all_published: Iterable[Published], arms: Iterable[str]) -> None:
+    """Raise ConfigError for a published result that speaks of an arm which the study does not have."""
+    known = list(arms)
+    for published in all_published:
+        claims = [read_claim(text) for text in published.order]
+        claimed = {arm for claim in claims for arm in (claim.better, claim.worse)} | set(published.values)
+        if unknown := sorted(claimed - set(known)):
+            raise ConfigError(
+                f"published ({published.source}) names {unknown[0]!r}, and the arms are {', '.join(known)}"
+            )
 
 
 class RateSearch(Protocol):
@@ -128,11 +134,7 @@ class About:
     def __post_init__(self):
         if self.reference not in self.arms:
             raise ConfigError(f"the reference is {self.reference!r}, and the arms are {', '.join(self.arms)}")
-        for published in self.published:
-            if unknown := sorted(claimed_arms(published) - set(self.arms)):
-                raise ConfigError(
-                    f"published ({published.source}) names {unknown[0]!r}, and the arms are {', '.join(self.arms)}"
-                )
+        check_published(self.published, self.arms)
 
     def search(self, arm: str, budget: float) -> RateSearch | None:
         """What an arm's rate at a budget stands on; None: it was not tuned."""

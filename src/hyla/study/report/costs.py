@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hyla.study.report.about import About
 from hyla.study.report.cells import Cell
 from hyla.study.results import DecodeResult
 from hyla.study.statistics import Cost
@@ -28,25 +27,22 @@ class ArmCost:
     ms_per_token: float | None
 
 
-def arm_costs(
-    about: About, cells: Mapping[tuple[str, float], Cell], timed: Sequence[DecodeResult]
-) -> dict[str, ArmCost]:
-    """By arm. Bytes and time are those of its measured decoding; without one, bytes are its largest trained model's.
+def arm_costs(cells: Mapping[str, Cell], timed: Sequence[DecodeResult]) -> dict[str, ArmCost]:
+    """By arm. Bytes and time are those of the measured decoding where all arms have one; else bytes are those of the
+    trained models, without time.
 
-    Time is shown at the longest context that all arms have; bytes at the same one, at `CONTEXT`, or at their longest.
+    cells: by arm, the place whose model is meant. Time is shown at the longest context that all arms have; bytes at the
+    same one, at `CONTEXT`, or at their longest.
     """
+    measured = {result.run.arm: result for result in timed}
+    is_timed = bool(cells) and set(cells) <= set(measured)
+    ms_by_arm = {arm: measured[arm].figures.ms_per_token for arm in cells} if is_timed else {}
     bytes_by_arm: dict[str, tuple[str, dict[str, int]]] = {}
-    ms_by_arm: dict[str, dict[str, float]] = {}
-    for arm in about.arms:
-        its = [result for result in timed if result.run.arm == arm]
-        trained = [cell for (name, _), cell in sorted(cells.items(), key=lambda item: item[0][1]) if name == arm]
-        if its:
-            # Of several sizes the largest: the nearest to what is served.
-            largest = max(its, key=lambda result: result.run.size["hidden_dim"] * result.run.size["num_layers"])
-            bytes_by_arm[arm] = largest.run.size_name, largest.figures.cache_bytes
-            ms_by_arm[arm] = largest.figures.ms_per_token
-        elif trained and trained[-1].runs and trained[-1].runs[0].figures.cache_bytes:
-            bytes_by_arm[arm] = trained[-1].size, trained[-1].runs[0].figures.cache_bytes
+    for arm, cell in cells.items():
+        if is_timed:
+            bytes_by_arm[arm] = measured[arm].run.size_name, measured[arm].figures.cache_bytes
+        elif cell.runs[0].figures.cache_bytes:
+            bytes_by_arm[arm] = cell.size, cell.runs[0].figures.cache_bytes
     shared = _shared([by_context for _, by_context in bytes_by_arm.values()])
     timed_context = max(_shared(list(ms_by_arm.values())), default=None)
     context = next((c for c in (timed_context, CONTEXT) if c in shared), max(shared, default=None))

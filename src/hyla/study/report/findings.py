@@ -120,7 +120,9 @@ class Findings:
     @cached_property
     def costs(self) -> dict[str, ArmCost]:
         """What each arm keeps and takes in decoding."""
-        return arm_costs(self.about, self.cells, self.decode)
+        largest = {arm: cell for (arm, _), cell in sorted(self.cells.items(), key=lambda item: item[0][1])}
+        by_arm = {**largest, **self.top_cells}
+        return arm_costs({arm: by_arm[arm] for arm in self.about.arms if arm in by_arm}, self.decode)
 
     @property
     def without_cost(self) -> list[str]:

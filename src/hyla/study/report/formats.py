@@ -34,13 +34,15 @@ def bytes_of(value: float) -> str:
 
 
 def interval(found: Interval | None, spec: str = ".4f") -> str:
-    """An estimate and its interval; an end that is not known is said to be open.
+    """An estimate and its interval; an end that is not known (of one seed: neither) is open.
 
-    >>> interval(Interval(1.0, 0.5, float("inf")), ".1f")
-    '1.0 [0.5, open]'
+    >>> interval(Interval(1.0, 0.5, float("inf")), ".1f"), interval(Interval(1.0, float("-inf"), float("inf")), ".1f")
+    ('1.0 [0.5, open]', '1.0 [open]')
     """
     if found is None:
         return NOTHING
+    if not isfinite(found.low) and not isfinite(found.high):
+        return f"{found.estimate:{spec}} [open]"
     low, high = (format(end, spec) if isfinite(end) else "open" for end in (found.low, found.high))
     return f"{found.estimate:{spec}} [{low}, {high}]"
 

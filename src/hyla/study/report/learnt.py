@@ -11,7 +11,7 @@ from hyla.errors import ConfigError
 from hyla.evals.synthetic.plan import Plan
 from hyla.evals.synthetic.report import LEARNT, Row, rows
 from hyla.evals.synthetic.results import Result
-from hyla.study.report.about import Claim, Published, claimed_arms
+from hyla.study.report.about import Claim, Published, check_published
 from hyla.study.report.formats import NOTHING, interval, named
 from hyla.study.report.sections.published import verdict_on
 from hyla.study.statistics import Comparison, Interval, Point, compare_all
@@ -37,10 +37,9 @@ class AboutSynthetic:
     published: tuple[Published, ...] = ()
 
     def __post_init__(self):
-        named_arms = {arm: published.source for published in self.published for arm in claimed_arms(published)}
-        for arm, source in [*named_arms.items(), *([(self.must_learn, "must_learn")] if self.must_learn else [])]:
-            if arm not in self.plan.arms:
-                raise ConfigError(f"{source} names {arm!r}, and the arms are {', '.join(self.plan.arms)}")
+        check_published(self.published, self.plan.arms)
+        if self.must_learn is not None and self.must_learn not in self.plan.arms:
+            raise ConfigError(f"must_learn names {self.must_learn!r}, and the arms are {', '.join(self.plan.arms)}")
 
 
 @dataclass(frozen=True)

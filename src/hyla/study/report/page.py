@@ -11,8 +11,10 @@ PICTURES = {
     "losses": "loss against FLOPs, with laws and their intervals",
     "differences": "differences to the reference",
     "tasks": "right answers by task and arm",
+    "settings": "right answers by setting",
     "costs": "loss against cache bytes and time of a token",
     "positions": "bits per byte by position",
+    "layers": "figures inside the layers",
     "curves": "training loss by tokens",
 }
 
@@ -30,9 +32,11 @@ def markdown(found: Findings, drawn: Collection[str]) -> str:
         laws.laws(found),
         tasks.tasks(found),
         _picture("tasks", drawn),
+        _picture("settings", drawn),
         positions.positions(found),
         _picture("positions", drawn),
         positions.inside(found),
+        _picture("layers", drawn),
         costs.costs(found),
         _picture("costs", drawn),
         rates.rates(found),

@@ -109,25 +109,33 @@ def _differences(found: Learnt) -> str:
     lines = []
     for (kind, measure), pairs in found.comparisons.items():
         lines += [
-            [kind, measure, f"{pair.first} minus {pair.second}", interval(pair.difference, "+.1%"), pair.verdict]
+            [
+                kind,
+                measure,
+                f"{pair.first} minus {pair.second}",
+                interval(pair.difference, "+.1%"),
+                interval(pair.by_seeds, "+.1%"),
+                pair.verdict,
+            ]
             for pair in pairs
         ]
     if not lines:
         return ""
     return f"""## Differences
 
-{table([["task", "measure", "arms", "difference", "verdict"], *lines])}
+{table([["task", "measure", "arms", "difference", "by seeds alone", "verdict"], *lines])}
 
-Share of right answers, of equal seeds, mean over lengths, with its own 95% interval; the verdicts of a task and \
-measure are judged together (Holm). "While learning": the mean over all steps, larger the sooner a task is learnt."""
+Share of right answers, of equal seeds, mean over lengths, with its own 95% interval, and with the one from one value \
+per seed (wider, and right whatever a seed's runs have in common); the verdicts of a task and measure are judged \
+together (Holm). "While learning": the mean over all steps, larger the sooner a task is learnt."""
 
 
 def _limits(found: Learnt) -> str:
     plan = found.about.plan
-    longest, tokens = max(task.length for task in plan.tasks), plan.steps * plan.examples_per_step
+    longest, tokens = max(task.length for task in plan.tasks), max(run.tokens for run in plan.runs())
     lines = [
-        f"Tasks of at most {longest:,} tokens, {tokens:,} examples a run, {len(plan.seeds)} seeds: an arm that did not "
-        "learn here may learn with more.",
+        f"Tasks of at most {longest:,} tokens, at most {tokens / 1e6:.1f}M training tokens a run, {len(plan.seeds)} "
+        "seeds: an arm that did not learn here may learn with more.",
         "Made-up tasks: an arm that is better at one is not thereby better at language.",
         "One machine and one optimizer; the rates that were tried are all that is known of rates.",
     ]

@@ -15,7 +15,8 @@ from math import log10, sqrt
 import numpy as np
 
 from hyla.errors import ConfigError
-from hyla.study.statistics.contrasts import Contrast, contrast
+from hyla.study.statistics.contrasts import Contrast, by_seeds, contrast
+from hyla.study.statistics.distributions import f_tail
 from hyla.study.statistics.points import Arms, Better, Interval, Point, by_arm
 
 ALPHA = 0.05
@@ -36,6 +37,11 @@ class Comparison:
     by_budget: FLOPs -> difference there with its own 95% interval, from that budget's seeds alone.
     trend: how much the difference changes when FLOPs grow tenfold; None with fewer than two budgets.
     noise: standard deviation of a pair's difference within a budget, pooled over budgets.
+    together: p of "a seed's differences at several budgets have nothing in common" (an F test, where all budgets have
+        the same seeds, else None). If it is small, budgets are not independent and the verdict is surer than it should
+        be; `by_seeds` is not.
+    by_seeds: the same difference with its own 95% interval from one value per seed, its mean over budgets: it holds
+        whatever a seed's differences have in common, and is much wider for it.
     pairs: FLOPs -> number of paired seeds; budgets with fewer than two are left out everywhere.
     better: the better arm's name, or None: inside the noise, or not compared.
     verdict: "A is better", "B is better", "inside the noise", or "not compared: why".
@@ -51,6 +57,8 @@ class Comparison:
     by_budget: dict[float, Interval]
     trend: Interval | None
     noise: float | None
+    together: float | None
+    by_seeds: Interval | None
     pairs: dict[float, int]
     better: str | None
     verdict: str
@@ -85,12 +93,13 @@ class _Pair:
     def __init__(self, first: str, second: str, arms: Arms):
         self.first, self.second = first, second
         self.values: dict[float, np.ndarray] = {}
+        self.seeds: list[list[int]] = []
         mine, others = arms[first], arms[second]
         for budget in sorted(mine.keys() & others.keys()):
-            seeds = mine[budget].keys() & others[budget].keys()
+            seeds = sorted(mine[budget].keys() & others[budget].keys())
             if len(seeds) > 1:
-                pairs = [mine[budget][s].loss - others[budget][s].loss for s in sorted(seeds)]
-                self.values[budget] = np.array(pairs)
+                self.values[budget] = np.array([mine[budget][s].loss - others[budget][s].loss for s in seeds])
+                self.seeds.append(seeds)
 
     def mean(self) -> Contrast:
         """The mean over budgets."""
@@ -108,6 +117,23 @@ class _Pair:
         """The standard deviation within budgets."""
         squares = sum(float(((v - v.mean()) ** 2).sum()) for v in self.values.values())
         return sqrt(squares / sum(len(v) - 1 for v in self.values.values()))
+
+    def table(self) -> np.ndarray | None:
+        """Differences [budgets, seeds], where several budgets have the same seeds."""
+        if len(self.values) < 2 or any(seeds != self.seeds[0] for seeds in self.seeds):
+            return None
+        return np.stack(list(self.values.values()))
+
+    def together(self) -> float | None:
+        """p of the F test of seeds in the table of budgets and seeds."""
+        table = self.table()
+        if table is None:
+            return None
+        table -= table.mean(1, keepdims=True)
+        budgets, seeds = table.shape
+        common = budgets * float((table.mean(0) ** 2).sum()) / (seeds - 1)
+        rest = float(((table - table.mean(0)) ** 2).sum()) / ((seeds - 1) * (budgets - 1))
+        return f_tail(common / rest, seeds - 1, (seeds - 1) * (budgets - 1)) if rest else None
 
 
 def _judged(pairs: list[_Pair], measure: Better) -> list[Comparison]:
@@ -143,6 +169,8 @@ def _verdict(pair: _Pair, mean: Contrast, measure: Better, alpha: float, p_famil
         by_budget={budget: contrast([v], one).interval() for budget, v in pair.values.items()},
         trend=pair.trend(),
         noise=pair.noise(),
+        together=pair.together(),
+        by_seeds=None if (table := pair.table()) is None else by_seeds(table).interval(),
         pairs={budget: len(v) for budget, v in pair.values.items()},
         better=better,
         verdict=f"{better} is better" if better is not None else INSIDE,
@@ -152,7 +180,9 @@ def _verdict(pair: _Pair, mean: Contrast, measure: Better, alpha: float, p_famil
 def _not_compared(pair: _Pair, measure: Better) -> Comparison:
     """A comparison of arms without two paired seeds at any budget."""
     why = "not compared: at no budget have both arms results of the same two seeds"
-    return Comparison(pair.first, pair.second, measure, None, None, None, None, {}, None, None, {}, None, why)
+    return Comparison(
+        pair.first, pair.second, measure, None, None, None, None, {}, None, None, None, None, {}, None, why
+    )
 
 
 def _known(arms: Arms, arm: str) -> str:

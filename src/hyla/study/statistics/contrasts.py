@@ -50,6 +50,15 @@ def contrast(values: Sequence[np.ndarray], weights: np.ndarray) -> Contrast:
     return Contrast(estimate, sqrt(float(parts.sum())), df, int(counts.sum()))
 
 
+def by_seeds(table: np.ndarray) -> Contrast:
+    """The mean over budgets from one value per seed, whatever its values at the budgets have in common.
+
+    table: float64 [budgets, seeds].
+    """
+    means = table.mean(0)
+    return Contrast(float(means.mean()), float(means.std(ddof=1)) / sqrt(len(means)), len(means) - 1, table.size)
+
+
 def degrees_of_freedom(parts: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Of a sum of estimated variances w [..., budgets] with nu [budgets] degrees of freedom each.
 

@@ -54,7 +54,8 @@ class PlainCurve:
         """The loss at x."""
         height, weights = self.at(np.array([x]))
         reach = t_quantile(level, self.df) * self.error * sqrt(float(weights[0] @ weights[0]))
-        return Interval(*(exp(float(height[0]) + side) for side in (0.0, -reach, reach)), level)
+        middle = float(height[0])
+        return Interval(exp(middle), exp(middle - reach), exp(middle + reach), level)
 
     def a(self, level: float) -> Interval:
         """The loss at the reference."""

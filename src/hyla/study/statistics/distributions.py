@@ -20,13 +20,18 @@ def t_tails(t: float, df: float) -> float:
     return _incomplete_beta(df / 2, 0.5, df / (df + t * t)) if t else 1.0
 
 
+def f_tail(f: float, df: float, other_df: float) -> float:
+    """P(F > f) for Fisher's F with `df` (above the line) and `other_df` degrees of freedom."""
+    return _incomplete_beta(other_df / 2, df / 2, other_df / (other_df + df * f))
+
+
 @lru_cache(maxsize=4096)
 def t_quantile(level: float, df: float) -> float:
     """The t above zero with P(|T| <= t) = level, 0 <= level < 1: the factor of a two-sided interval.
 
     Newton's steps from the normal's quantile, which lies below: two-sided tails are convex, so the steps only grow.
     """
-    wanted = 1 - level
+    df, wanted = float(df), 1 - level
     t = NormalDist().inv_cdf((1 + level) / 2)
     log_density = lgamma((df + 1) / 2) - lgamma(df / 2) - log(df * pi) / 2
     for _ in range(NEWTON_STEPS):

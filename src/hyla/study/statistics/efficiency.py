@@ -220,12 +220,7 @@ def _zero(values: Callable[[np.ndarray], np.ndarray], places: np.ndarray) -> flo
     if not len(turns):
         return inf if signs[0] < 0 else -inf
     i = int(turns[np.abs(turns - len(places) / 2).argmin()])
-    low, high = float(places[i]), float(places[i + 1])
-    for _ in range(50):
-        middle = (low + high) / 2
-        is_low = np.sign(values(np.array([middle])))[0] == signs[i]
-        low, high = (middle, high) if is_low else (low, middle)
-    return (low + high) / 2
+    return _edge(lambda x: np.sign(values(x)) != signs[i], float(places[i]), float(places[i + 1]))
 
 
 def _around(margin: Callable[[np.ndarray], np.ndarray], places: np.ndarray, start: float) -> tuple[float, float]:
@@ -241,9 +236,13 @@ def _end(margin: Callable[[np.ndarray], np.ndarray], outwards: np.ndarray, start
         return beyond
     i = int(is_out.argmax())
     inside, outside = (start if i == 0 else float(outwards[i - 1])), float(outwards[i])
-    if abs(inside) == inf:
-        return outside
-    for _ in range(50):
-        middle = (inside + outside) / 2
-        inside, outside = (inside, middle) if margin(np.array([middle]))[0] > 0 else (middle, outside)
-    return outside
+    return outside if abs(inside) == inf else _edge(lambda x: margin(x) > 0, inside, outside)
+
+
+def _edge(is_beyond: Callable[[np.ndarray], np.ndarray], inside: float, outside: float) -> float:
+    """The place between the two at which `is_beyond` becomes true."""
+    for _ in range(5):
+        places = np.linspace(inside, outside, 33)[1:]
+        i = int(is_beyond(places[:-1]).argmax()) if is_beyond(places[:-1]).any() else len(places) - 1
+        inside, outside = (inside if i == 0 else float(places[i - 1])), float(places[i])
+    return (inside + outside) / 2

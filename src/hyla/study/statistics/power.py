@@ -101,7 +101,7 @@ def next_runs(
     seeds, first = _seeds(dict(comparison.pairs), known, true / comparison.noise, 1 - comparison.family.level)
     chance = _power(true / comparison.noise, tuple(seeds.values()), 1 - comparison.family.level)
     if first is None or chance < WANTED:
-        words = f"{two}: a difference of {true:.3g} is not shown by {MOST_SEEDS} seeds at any budget"
+        words = f"{two}: a difference of {true:.3g} would not be shown by {MOST_SEEDS} seeds at every budget"
         return NextRuns({}, None, 0.0, true, chance, words)
     more = {budget: count - comparison.pairs[budget] for budget, count in seeds.items()}
     more = {budget: count for budget, count in more.items() if count}
@@ -119,12 +119,13 @@ def _seeds(
 ) -> tuple[dict[float, int], float | None]:
     """Seeds by budget that give the wanted power, or as many as are planned at most; and where the first was added."""
     first = None
-    while max(seeds.values()) < MOST_SEEDS:
+    while min(seeds.values()) < MOST_SEEDS:
         error = sqrt(sum(1 / count for count in seeds.values())) / len(seeds)
         likely = rejection(effect / error, sum(seeds.values()) - len(seeds), alpha)
         if likely >= WANTED and _power(effect, tuple(seeds.values()), alpha) >= WANTED:
             break
-        budget = max(seeds, key=lambda b: 1 / (seeds[b] * (seeds[b] + 1) * costs[b]))
+        open_budgets = [budget for budget, count in seeds.items() if count < MOST_SEEDS]
+        budget = max(open_budgets, key=lambda b: 1 / (seeds[b] * (seeds[b] + 1) * costs[b]))
         seeds[budget] += 1
         first = first or budget
     return seeds, first

@@ -10,8 +10,10 @@ import numpy as np
 
 FLATTEST, STEEPEST = 1e-3, 40.0
 """Bounds of -b times the span of x: from no curve at all to a fall that is over at the second budget."""
-COARSE, FINE, ROUNDS = 64, 9, 5
+COARSE, FINE, ROUNDS = 48, 9, 5
 """Points of the search over b: first over all, then around the best, that many times."""
+OUTWARDS = 1e-4 * 2.2 ** np.arange(15)
+"""Steps in which the ends of an interval are looked for."""
 SMALLEST = 1e-20
 """Least sum of squares, where points lie on a curve to the last bit."""
 
@@ -37,7 +39,7 @@ class OffsetProfile:
     def __init__(self, x: np.ndarray, losses: np.ndarray):
         self.x, self.losses = x, losses
         self.span = float(x.max() - x.min())
-        steepness, squares = _least(self._free, 1)
+        steepness, squares = _least(self._free, 1, 3 * ROUNDS)
         e, a, _ = self._pair(steepness)
         self.steepness = float(steepness[0, 0])
         self.best = Best(float(e[0, 0]), float(a[0, 0]), -self.steepness / self.span, max(float(squares[0]), SMALLEST))
@@ -49,12 +51,10 @@ class OffsetProfile:
 
     def e_ends(self, allowed: float) -> tuple[float, float]:
         """Lowest and highest e whose sum of squares is at most `allowed` times the least."""
-        least = float(self.losses.min())
-        down = np.linspace(self.best.e, 0.0, 24)[1:]
-        up = least - (least - self.best.e) * 0.6 ** np.arange(1, 40)
-        return self._end(self._with_e, down, self.best.e, allowed, 0.0), self._end(
-            self._with_e, up, self.best.e, allowed, least
-        )
+        steps = float(self.losses.max()) * OUTWARDS
+        down = np.append(self.best.e - steps[steps < self.best.e], 0.0) if self.best.e > 0 else np.zeros(0)
+        low = self._end(self._with_e, down, self.best.e, allowed, 0.0)
+        return low, self._end(self._with_e, self.best.e + steps, self.best.e, allowed, inf)
 
     def a_ends(self, allowed: float) -> tuple[float, float]:
         """The same for a."""
@@ -78,9 +78,8 @@ class OffsetProfile:
         return -low / self.span, -high / self.span
 
     def _ends_by_factors(self, rest: Rest, estimate: float, allowed: float) -> tuple[float, float]:
-        factors = np.exp(1e-4 * 1.5 ** np.arange(32))
-        low = self._end(rest, estimate / factors, estimate, allowed, 0.0)
-        return low, self._end(rest, estimate * factors, estimate, allowed, inf)
+        low = self._end(rest, estimate * np.exp(-OUTWARDS), estimate, allowed, 0.0)
+        return low, self._end(rest, estimate * np.exp(OUTWARDS), estimate, allowed, inf)
 
     def _end(self, rest: Rest, outwards: np.ndarray, start: float, allowed: float, limit: float) -> float:
         def squares(held: np.ndarray) -> np.ndarray:
@@ -123,11 +122,13 @@ class OffsetProfile:
         return ((left - t[..., None] * column) ** 2).sum(-1)
 
 
-def _least(squares: Callable[[np.ndarray], np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _least(
+    squares: Callable[[np.ndarray], np.ndarray], rows: int, rounds: int = ROUNDS
+) -> tuple[np.ndarray, np.ndarray]:
     """For each of `rows` problems the steepness [rows, 1] of the least sum of squares, and that sum [rows]."""
     logs = np.broadcast_to(np.linspace(np.log(FLATTEST), np.log(STEEPEST), COARSE), (rows, COARSE))
     reach = logs[0, 1] - logs[0, 0]
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         values = squares(np.exp(logs))
         middle = np.take_along_axis(logs, values.argmin(1)[:, None], 1)
         logs = np.clip(middle + np.linspace(-reach, reach, FINE), np.log(FLATTEST), np.log(STEEPEST))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from statistics import fmean
 
 from hyla.errors import ConfigError
 from hyla.study.statistics.comparison import Comparison
@@ -58,9 +59,11 @@ def recommend(
         return Recommendation(None, None, (), {}, out, False, words)
     if missing := [arm for arm in main.arms if arm not in costs]:
         raise ConfigError(f"no cost of the arms {', '.join(missing)}: give each one's cache bytes")
+    arms = [arm for arm in main.arms if arm == main.best or main.against_best(arm) is not None]
+    out |= {arm: f"no paired seeds with {main.best}, the best" for arm in main.arms if arm not in arms}
     measures = [main] + [measure for measure in others if measure.best is not None]
-    worse = {arm: tuple(m.name for m in measures if m.is_worse(arm)) for arm in main.arms}
-    order = sorted(main.arms, key=lambda arm: _price(costs[arm]))
+    worse = {arm: tuple(m.name for m in measures if m.is_worse(arm)) for arm in arms}
+    order = sorted(arms, key=lambda arm: _price(costs[arm]))
     tied = tuple(arm for arm in order if not worse[arm])
     # Where every arm is worse in something, the main measure decides.
     arm = (tied or [arm for arm in order if main.name not in worse[arm]])[0]
@@ -76,8 +79,8 @@ class _Measure:
         self.name = name
         self.comparisons = [c for c in comparisons if c.difference is not None]
         self.arms = list(dict.fromkeys(arm for c in self.comparisons for arm in (c.first, c.second)))
-        lead = {arm: sum(self._lead(c, arm) for c in self.comparisons) for arm in self.arms}
-        self.best = max(self.arms, key=lambda arm: lead[arm]) if self.arms else None
+        leads = {arm: [self._lead(c, arm) for c in self.comparisons if arm in (c.first, c.second)] for arm in self.arms}
+        self.best = max(self.arms, key=lambda arm: fmean(leads[arm])) if self.arms else None
 
     def is_worse(self, arm: str) -> bool:
         """Whether the arm is worse than the best beyond the noise."""
@@ -98,8 +101,8 @@ class _Measure:
 
     @staticmethod
     def _lead(comparison: Comparison, arm: str) -> float:
-        """By how much the arm is better than the other one of a comparison; 0 where it is neither."""
-        if arm not in (comparison.first, comparison.second) or comparison.difference is None:
+        """By how much the arm is better than the other one of a comparison."""
+        if comparison.difference is None:
             return 0.0
         is_negated = (arm == comparison.first) == (comparison.measure == "lower")
         return -comparison.difference.estimate if is_negated else comparison.difference.estimate

@@ -41,9 +41,9 @@ def _ablation(found: Findings) -> str:
     ]
     parts = ["## Recommendation", " ".join(line for line in lines if line)]
     if open_ones:
-        # Of what is open, the change that promises most.
-        promising = min(open_ones, key=lambda one: one.difference.estimate if one.difference else 0.0)
-        parts.append(f"What would decide it next: {next_runs(promising).words}.")
+        # Of what is open, the change that seems to do most.
+        largest = max(open_ones, key=lambda one: abs(one.difference.estimate if one.difference else 0.0))
+        parts.append(f"What would decide it next: {next_runs(largest).words}.")
     return "\n\n".join([*parts, *filter(None, [_gaps(found)])])
 
 

@@ -10,6 +10,10 @@ from hyla.study.report.intervals import seed_mean
 from hyla.study.statistics import Comparison, smallest_difference
 
 POWER = 0.8
+SEEDS = """\
+"By seeds alone" is the interval from one value per seed, its mean over budgets: much wider, and right whatever a \
+seed's runs at several budgets have in common."""
+DRIFT = 0.05
 
 
 def loss_table(found: Findings) -> str:
@@ -57,7 +61,14 @@ def differences(found: Findings) -> str:
     compared = list(found.comparisons)
     if about.is_ablation:
         compared.sort(key=lambda one: one.difference.estimate if one.difference else float("inf"))
-    titles = ["arm", *(["changed"] if about.is_ablation else []), "difference", "judged together", "verdict"]
+    titles = [
+        "arm",
+        *(["changed"] if about.is_ablation else []),
+        "difference",
+        "judged together",
+        "by seeds alone",
+        "verdict",
+    ]
     lines = [_difference(found, one) for one in compared]
     left = [f"{arm} ({why})" for arm, why in found.left_out.items() if arm != about.reference]
     note = f" Not compared: {named(left)}." if left else ""
@@ -67,14 +78,32 @@ def differences(found: Findings) -> str:
 
 Bits per byte, arm minus {about.reference}, of equal seeds at equal budgets, mean over budgets; below zero the arm is \
 better. In brackets the 95% interval of that difference alone, and the wider one that keeps the chance of any false \
-verdict of this table below 5% (Holm); the verdict goes by the latter.{note} {_power(compared)}
+verdict of this table below 5% (Holm); the verdict goes by the latter. {SEEDS}{_drift(compared)}{note}{_power(compared)}
 
 {_by_budget(found, compared)}""".rstrip()
 
 
+def _drift(compared: list[Comparison]) -> str:
+    """A warning where a seed's differences at several budgets look alike."""
+    alike = [one.first for one in compared if one.together is not None and one.together < DRIFT]
+    if not alike:
+        return ""
+    return (
+        f" Of {named(alike)} a seed's differences look alike at several budgets (F test, p below {DRIFT:g}): there the "
+        "verdict is surer than it should be, and the interval by seeds alone is the one to read."
+    )
+
+
 def _difference(found: Findings, one: Comparison) -> list[str]:
     fields = [changes(_changes(found, one.first))] if found.about.is_ablation else []
-    return [one.first, *fields, interval(one.difference, "+.4f"), interval(one.family, "+.4f"), one.verdict]
+    return [
+        one.first,
+        *fields,
+        interval(one.difference, "+.4f"),
+        interval(one.family, "+.4f"),
+        interval(one.by_seeds, "+.4f"),
+        one.verdict,
+    ]
 
 
 def _changes(found: Findings, arm: str) -> dict:
@@ -93,7 +122,7 @@ def _power(compared: list[Comparison]) -> str:
         return ""
     least = smallest_difference(noise, seeds, budgets, len(compared), POWER)
     return (
-        f"The noise of one pair is at most {noise:.4f} (standard deviation). With it, {seeds} seeds at "
+        f" The noise of one pair is at most {noise:.4f} (standard deviation). With it, {seeds} seeds at "
         f"{budgets} {'budget' if budgets == 1 else 'budgets'} find a difference of {least:.4f} with {POWER:.0%} power."
     )
 

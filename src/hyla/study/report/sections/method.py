@@ -74,9 +74,13 @@ def _machine(found: Findings) -> str:
     longest = max(result.figures.seconds + result.figures.evaluation_seconds for result in found.language)
     machines = named(dict.fromkeys(result.figures.machine for result in found.language))
     return (
-        f"Data {found.language[0].run.data}; {machines}; {seconds / HOUR:.1f} hours of training and scoring, the "
+        f"Data {found.language[0].run.data}; {machines}; {_time(seconds)} of training and scoring, the "
         f"longest run {longest / 60:.1f} minutes."
     )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / HOUR:.1f} hours" if seconds > HOUR else f"{seconds / 60:.0f} minutes"
 
 
 def limits(found: Findings) -> str:

@@ -8,7 +8,7 @@ from statistics import mean
 from hyla.evals.pages import table
 from hyla.study.report.cells import Cell
 from hyla.study.report.findings import Findings
-from hyla.study.report.formats import NOTHING, flops, interval
+from hyla.study.report.formats import flops, interval
 from hyla.study.report.intervals import seed_mean
 from hyla.study.statistics import Interval
 
@@ -59,17 +59,20 @@ By how many bytes the model had read before, at {flops(found.top_budget)} FLOPs.
 towards the right."""
 
 
+def layer_means(cell: Cell, name: str) -> list[float]:
+    """A figure of each layer, the mean over seeds; none where no run has it, or it is zero everywhere."""
+    runs = [run.figures.layers_inside[name] for run in cell.runs if name in run.figures.layers_inside]
+    return [mean(values) for values in zip(*runs)] if any(map(any, runs)) else []
+
+
 def inside(found: Findings) -> str:
     """Figures inside the layers, a row for each arm and figure."""
     lines = []
-    for name in TITLES:
+    for name, title in TITLES.items():
         for arm, cell in found.top_cells.items():
-            runs = [run.figures.layers_inside[name] for run in cell.runs if name in run.figures.layers_inside]
-            if runs and any(map(any, runs)):
-                means = [f"{mean(values):.3g}" for values in zip(*runs)]
-                lines.append(
-                    [TITLES[name], found.arm_name(arm), f"{mean(map(max, runs)):.3g}", " ".join(means) or NOTHING]
-                )
+            if means := layer_means(cell, name):
+                shown = " ".join(f"{value:.3g}" for value in means)
+                lines.append([title, found.arm_name(arm), f"{max(means):.3g}", shown])
     if not lines or found.top_budget is None:
         return ""
     return f"""## Inside the layers

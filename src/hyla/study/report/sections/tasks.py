@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hyla.evals.pages import table
 from hyla.study.report.findings import Findings
-from hyla.study.report.formats import NOTHING, flops, interval
-from hyla.study.report.tasks import RULE, TaskScores
-from hyla.study.statistics import Comparison
+from hyla.study.report.formats import NOTHING, flops, interval, named
+from hyla.study.report.tasks import RULE, TaskScores, change_per_doubling, families
+from hyla.study.statistics import Comparison, Interval
 
 KINDS = {
     "recall": "recall",
@@ -27,16 +27,19 @@ def tasks(found: Findings) -> str:
     lines = [[found.arm_name(arm), *(_score(task, arm, budget) for task in found.tasks)] for arm in found.about.arms]
     parts = [
         "## Tasks",
-        table([["arm", *(_title(name) for name in names)], *lines]),
+        table([["arm", *(_title(found, name) for name in names)], *lines]),
         f"Share of right answers on the test split at {flops(budget)} FLOPs; mean over seeds, 95% intervals (t). "
-        + RULE.format(found.about.learnt_at),
+        + RULE.format(share=found.about.learnt_at, reference=found.about.reference),
         _compared(found),
+        _by_setting(found, budget),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _title(name: str) -> str:
-    kind = KINDS.get(name)
+def _title(found: Findings, name: str) -> str:
+    """A task's name, and what it asks for; the runs' keys say which kind it is."""
+    tables = [cell.runs[0].run.rest.get("tasks") or {} for cell in found.cells.values() if cell.runs]
+    kind = KINDS.get(next((table_of[name]["kind"] for table_of in tables if name in table_of), name))
     return name if kind in (None, name) else f"{name} ({kind})"
 
 
@@ -55,6 +58,32 @@ def _compared(found: Findings) -> str:
         + f"\n\nShare of right answers, arm minus {found.about.reference}, of equal seeds, mean over the budgets at "
         "which the task is learnt; above zero the arm is better. The verdicts of a task are judged together (Holm)."
     )
+
+
+def _by_setting(found: Findings, budget: float) -> str:
+    """Of tasks at several settings that are learnt, whether arms fall behind as the setting grows."""
+    reference = found.about.reference
+    lines = []
+    for name, by_setting in families(found.tasks).items():
+        if budget in next(iter(by_setting.values())).learnt:
+            for arm in found.about.arms:
+                change = change_per_doubling(by_setting, arm, budget) if arm != reference else None
+                if change is not None:
+                    lines.append([name, named(by_setting), arm, interval(change, "+.1%"), _trend(change)])
+    if not lines:
+        return ""
+    return (
+        table([["task", "settings", "arm", "change for each doubling", ""], *lines])
+        + f"\n\nHow much the arm's difference to {reference} changes when the setting doubles: a line for each seed, "
+        "the mean of their slopes, 95% interval over seeds, each arm judged alone. Below zero the arm falls behind as "
+        "the setting grows."
+    )
+
+
+def _trend(change: Interval) -> str:
+    if change.high < 0:
+        return "falls behind"
+    return "gains" if change.low > 0 else "inside the noise"
 
 
 def _difference(one: Comparison) -> list[str]:

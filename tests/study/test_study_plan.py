@@ -1,0 +1,160 @@
+"""A study's file, and the runs that follow from it, before anything is run."""
+
+import pytest
+from small_study import STUDY, write_study
+
+from hyla.cost.training import train_flops_per_token
+from hyla.errors import ConfigError
+from hyla.study.arms import ArmPlan, Grid, arms_of
+from hyla.study.files import read_study
+from hyla.study.language import FLOPS_TOLERANCE
+from hyla.study.ledger import Ledger
+from hyla.study.sizes import LADDER, mixers_of
+from hyla.study.stages import progress
+from hyla.study.text import read_text
+from hyla.study.tuning import Tuned, next_rates, rate_at
+
+
+def study_of(tmp_path, *changes):
+    text = STUDY
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return read_study(write_study(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("placement", "layers"),
+    [
+        ("last", "kkkfkkkf"),
+        ("first", "fkkkfkkk"),
+        ("middle", "kfkkkfkk"),
+        ("front", "ffkkkkkk"),
+        ("back", "kkkkkkff"),
+    ],
+)
+def test_full_layers_stand_where_the_placement_says(placement, layers):
+    (arm,) = arms_of(Grid(mixers=("kda",), ratios=("3:1",), placements=(placement,)), {})
+    found = arm.layers(LADDER["w64"])
+    assert "".join("f" if name == "softmax" else "k" for name in found) == layers
+
+
+def test_a_grid_has_every_mixer_ratio_and_placement_and_full_attention_once():
+    grid = Grid(mixers=("kda", "gla"), ratios=("0:1", "1:1", "1:0"), placements=("last", "first"))
+    names = [arm.name for arm in arms_of(grid, {})]
+    assert names == [
+        "softmax only",
+        "kda 1:1 last",
+        "kda 1:1 first",
+        "kda 1:0",
+        "gla 1:1 last",
+        "gla 1:1 first",
+        "gla 1:0",
+    ]
+
+
+@pytest.mark.parametrize("ratio", ["3", "0:0", "a:b", "-1:1", "100:1"])
+def test_what_is_no_ratio_is_refused(ratio):
+    with pytest.raises(ConfigError, match="linear to full layers"):
+        Grid(mixers=("kda",), ratios=(ratio,))
+
+
+def test_an_arm_that_is_like_another_has_its_changes_too():
+    plans = {
+        "base": ArmPlan(layers=("kda",), changes={"kda.conv_len": 2}),
+        "other": ArmPlan(like="base", changes={"kda.output_gate": "none"}),
+    }
+    assert arms_of(None, plans)[1].changes == {"kda.conv_len": 2, "kda.output_gate": "none"}
+    with pytest.raises(ConfigError, match="'lost' is like 'nobody', which is none of base"):
+        arms_of(None, {"base": plans["base"], "lost": ArmPlan(like="nobody")})
+
+
+def test_all_arms_cost_the_budget_within_one_in_a_hundred(tmp_path):
+    study = study_of(tmp_path)
+    runs = progress(study, Ledger(tmp_path / "runs")).final
+    assert {run.arm for run in runs} == {"softmax only", "kda 1:1"} and len({run.steps for run in runs}) == 2
+    for run in runs:
+        config = run.model_config_made
+        task, text = (train_flops_per_token(config, length) for length in (32, 64))
+        assert run.flops == pytest.approx(run.steps * 128 * (task + text))
+        assert abs(run.flops / run.budget - 1) <= FLOPS_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("batch_tokens = 256", "batch_tokens = 8192", "cannot be matched: a step costs"),
+        ('ratios = ["0:1", "1:1"]', 'ratios = ["0:1", "2:1"]', "2 layers are no multiple of its group of 3"),
+        ('kind = "recall"', 'kind = "recal"', "recal"),
+        ('reference = "softmax only"', 'reference = "full"', "reference 'full' is none of the arms: softmax only, kda 1:1"),
+        ("seeds = [0, 1]", "seeds = [0, 1000]", "rates need a seed of their own"),
+        ("budgets = [4e8]", "budgets = [5e8]", "no budget of points"),
+        ("task_share = 0.5", "task_share = 0.9", "left for text, less than one piece"),
+        ("task_share = 0.5\n", "task_share = 0.5\nfrobnicate = 1\n", "frobnicate"),
+        ("task_share = 0.5\n", "", "tasks and task_share go together"),
+        ("rates = [1e-3, 3e-3, 9e-3]", "rates = [3e-3, 1e-3, 9e-3]", "rates must rise"),
+        ("[tasks.recall]", '[arms.x]\nlike = "kda 1:1"\nchanges = { "kda.taps" = 2 }\n[tasks.recall]', "taps"),
+        ("[tasks.recall]", '[arms.x]\nlike = "kda 1:1"\nchanges = { "gdn.taps" = 2 }\n[tasks.recall]', "'gdn' is none of"),
+        ("[tasks.recall]", '[arms.x]\nlayers = ["kdb"]\n[tasks.recall]', "kdb"),
+        ("sizes = [{ hidden_dim = 16,", 'sizes = ["w65"]\nx = [{ hidden_dim = 16,', "w65"),
+    ],
+)
+def test_what_cannot_be_is_an_error_before_anything_is_run(tmp_path, old, new, text):
+    with pytest.raises(ConfigError, match=text):
+        progress(study_of(tmp_path, (old, new)), Ledger(tmp_path / "runs"))
+
+
+def test_test_tasks_have_the_ids_of_a_trained_one(tmp_path):
+    longer = '[test_tasks.longer]\nkind = "recall"\nlength = 48\nkeys = 16\nvalues = 8\n\n[tasks.recall]'
+    assert study_of(tmp_path, ("[tasks.recall]", longer)).test_tasks["longer"].length == 48
+    with pytest.raises(ConfigError, match="is like none of the trained tasks"):
+        study_of(tmp_path, ("[tasks.recall]", longer.replace("values = 8", "values = 9")))
+
+
+def test_a_run_is_named_by_all_that_its_result_is_a_function_of(tmp_path):
+    run = progress(study_of(tmp_path), Ledger(tmp_path / "runs")).final[0]
+    assert run.model_copy(update={"arm": "another label"}).digest == run.digest
+    size = run.size.model_copy(update={"mlp_dim": 32})
+    changed = {"rate": 0.1, "seed": 7, "budget": 5e8, "layers": ("kda", "kda"), "data": "0", "size": size, "dtype": "bf16"}
+    changed |= {"changes": {"softmax.output_gate": False}, "test_examples": 9, "length": 128, "task_share": 0.25}
+    digests = [run.model_copy(update={name: value}).digest for name, value in changed.items()]
+    assert len({run.digest, *digests}) == 1 + len(changed)
+
+
+def test_validation_test_and_training_share_no_file(tmp_path):
+    write_study(tmp_path)
+    text = read_text(tmp_path / "texts")
+    parts = [text.train, text.validation, text.test]
+    assert all(len(part.ends) for part in parts) and sum(len(part.ends) for part in parts) == 60
+    documents = [
+        tuple(part.tokens[first:last].tolist())
+        for part in parts
+        for first, last in zip([0, *part.ends.tolist()], part.ends.tolist())
+    ]
+    assert len(set(documents)) == 60 and all(document[-1] == 256 for document in documents)
+
+
+def test_rates_go_on_until_the_best_one_is_inside(tmp_path):
+    tuning = study_of(tmp_path).tuning
+    assert tuning is not None
+    assert next_rates(tuning, {}) == (1e-3, 3e-3, 9e-3)
+    assert next_rates(tuning, {1e-3: 2.0, 3e-3: 1.5, 9e-3: 1.8}) == ()
+    assert next_rates(tuning, {1e-3: 2.0, 3e-3: 1.8, 9e-3: 1.5}) == (0.027,)
+    assert next_rates(tuning, {1e-3: 1.0, 3e-3: 1.8, 9e-3: None}) == (0.000333,)
+    many = {1e-3: 2.0, 3e-3: 1.8, 9e-3: 1.5, 0.027: 1.4}
+    assert next_rates(tuning, many) == () and Tuned("a", 1.0, many).is_at_edge
+    assert not Tuned("a", 1.0, {**many, 0.081: None}).is_at_edge
+
+
+def test_a_larger_budget_gets_a_lower_rate(tmp_path):
+    tuning = study_of(tmp_path).tuning
+    tuned = {4e8: Tuned("a", 4e8, {1e-3: 2.0, 3e-3: 1.5, 9e-3: 1.8})}
+    assert rate_at(tuning, tuned, 4e8)[0] == 3e-3
+    assert rate_at(tuning, tuned, 256 * 4e8)[0] == pytest.approx(3e-3 / 2)
+
+
+def test_every_mixer_of_every_rung_is_a_model():
+    for size in LADDER.values():
+        for name, module in mixers_of(size).items():
+            assert module["kind"] in (name, "softmax"), name
+    assert mixers_of(LADDER["w96"])["softmax"]["num_kv_heads"] == 1

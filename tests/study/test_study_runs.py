@@ -1,0 +1,123 @@
+"""Runs of a study: what they are functions of, and what a kill leaves."""
+
+import json
+
+import pytest
+import torch
+from small_study import STUDY, write_study
+from typer.testing import CliRunner
+
+from hyla.cli.app import app
+from hyla.errors import ConfigError
+from hyla.study.execution.progress import Stopped, ask_to_stop
+from hyla.study.files import read_study
+from hyla.study.language import execute, trainer_of
+from hyla.study.ledger import Ledger
+from hyla.study.stages import progress
+
+TIMES = ("seconds", "evaluation_seconds", "machine")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    return progress(read_study(folder / "small.toml"), Ledger(folder / "nothing")).final
+
+
+def figures(result):
+    return {name: value for name, value in result.items() if name not in TIMES}
+
+
+def test_a_run_is_a_function_of_its_key(runs, tmp_path):
+    first, second = (execute(runs[1], tmp_path / str(number)) for number in range(2))
+    assert figures(first) == figures(second)
+    assert first["tasks"].keys() == {"recall"} and 0 <= first["tasks"]["recall"] <= 1
+    assert first["test_bits"] > 0 and first["validation_bits"] != first["test_bits"]
+    assert first["bits_by_position"].keys() == {"0"}
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_result(runs, tmp_path, monkeypatch):
+    whole = execute(runs[1], tmp_path / "whole")
+    asked = []
+
+    def stop_at_three(self):
+        asked.append(1)
+        return len(asked) >= 4
+
+    monkeypatch.setattr("hyla.study.execution.progress.Progress.is_stopped", stop_at_three)
+    with pytest.raises(Stopped):
+        execute(runs[1], tmp_path / "cut")
+    monkeypatch.undo()
+    assert figures(execute(runs[1], tmp_path / "cut")) == figures(whole)
+
+
+def test_a_run_that_is_asked_to_stop_stops(runs, tmp_path):
+    (tmp_path / "work").mkdir()
+    ask_to_stop(tmp_path / "work")
+    with pytest.raises(Stopped):
+        execute(runs[1], tmp_path / "work")
+
+
+def test_arms_with_equal_seeds_read_the_same(runs, tmp_path):
+    by_arm = {(run.arm, run.seed): trainer_of(run, tmp_path / run.name).source for run in runs}
+    for step in (0, 3):
+        rows = {key: source.step(step) for key, source in by_arm.items()}
+        assert torch.equal(rows["softmax only", 0].tokens_T, rows["kda 1:1", 0].tokens_T)
+        assert not torch.equal(rows["softmax only", 0].tokens_T, rows["softmax only", 1].tokens_T)
+
+
+def test_a_rate_that_diverges_is_a_result(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("hyla.train.spikes.SpikeWatch.fault", lambda self, loss, norm: "the loss is not finite")
+    found = execute(runs[1], tmp_path / "work")
+    assert found["test_bits"] is None and found["validation_bits"] is None and found["tasks"] == {}
+
+
+def test_another_text_is_an_error(runs, tmp_path):
+    with pytest.raises(ConfigError, match="the text has changed"):
+        execute(runs[1].model_copy(update={"data": "another"}), tmp_path / "work")
+
+
+def studied(folder, *options):
+    return CliRunner().invoke(app, ["study", str(folder / "small.toml"), *options])
+
+
+def test_a_study_runs_once_and_reports(tmp_path):
+    file = write_study(tmp_path)
+    done = studied(tmp_path)
+    assert done.exit_code == 0, done.output
+    names = sorted(path.name for path in (tmp_path / "small" / "runs").glob("*.json"))
+    assert len(names) >= 2 * (3 + 2)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "small" / "runs").iterdir()}
+    report = (tmp_path / "small" / "report.md").read_text()
+    assert "Is a hybrid as good as full attention?" in report and "inside the noise" in report
+    again = studied(tmp_path)
+    assert again.exit_code == 0 and "begins" not in again.output
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "small" / "runs").iterdir()}
+    assert (tmp_path / "small" / "report.md").read_text() == report
+    assert not list((tmp_path / "small" / "unfinished").glob("*"))
+    file.write_text(STUDY.replace("seeds = [0, 1]", "seeds = [0]"))
+    fewer = studied(tmp_path)
+    assert "belong to no run of this study" in fewer.output
+
+
+def test_results_of_another_version_are_refused_by_name(tmp_path):
+    write_study(tmp_path)
+    run = progress(read_study(tmp_path / "small.toml"), Ledger(tmp_path / "nothing")).tuning[0]
+    runs = tmp_path / "small" / "runs"
+    runs.mkdir(parents=True)
+    (runs / f"{run.name}.json").write_text(json.dumps({"run": {"kind": "language", "version": 7}}))
+    done = studied(tmp_path)
+    assert done.exit_code != 0 and "version 7" in str(done.exception or done.output)
+
+
+def test_a_dry_run_says_what_there_is_and_writes_nothing(tmp_path):
+    write_study(tmp_path)
+    done = studied(tmp_path, "--dry-run")
+    assert done.exit_code == 0 and "10 runs, 0 finished" in done.output
+    assert not (tmp_path / "small").exists()
