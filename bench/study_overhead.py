@@ -1,17 +1,18 @@
 """What carrying out the runs of a study costs beside the runs: in this process, and through Ray.
 
-    python -m bench study_overhead [--runs 6] [--seconds 4] [--workers 2]
+    python -m bench study_overhead [--runs 6] [--seconds 2] [--workers 2]
 
-Runs sleep, so that what is measured is neither theirs nor the machine's other work: the wall's time of a study less
-that of its runs, as they measured it themselves. In this process, then through Ray (skipped where it is not installed).
-Starting and ending are told apart: they come once for each stage of a study. Each is checked: all results are there,
-and each run was done once.
-The target: less than 5% of a study of twelve runs of 60 s.
+Each run computes for so many seconds of its own processor time, so that other work on the machine slows runs and what
+is beside them alike. Beside a run is the time from its begin to its result, less its own; what comes once in a call is
+told apart: Ray's start and end, and a worker's start, which imports PyTorch, in the first run of each. In this process,
+then through Ray (skipped where it is not installed). Each way is checked: all results are there, each run was done
+once. The target: less than 5% of a study of twelve runs of 60 s.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,16 +20,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.outcome import Outcome
+from hyla.engine.waiting_threads import load_torch
 from hyla.study.execution import Begun, Event, Finished, Progress, execute_all
 
-STEP_SECONDS = 0.05
+STEP_SECONDS = 0.02
 TOLD_STEPS = 20_000
 MOST_SHARE, STUDY_RUNS, STUDY_SECONDS = 0.05, 12, 60.0
 
 
 @dataclass(frozen=True)
-class Sleep:
-    """A run. seconds: that it takes."""
+class Work:
+    """A run. seconds: of the processor, that it takes."""
 
     name: str
     seconds: float
@@ -38,47 +40,51 @@ class Sleep:
         return f"{self.name}, {self.seconds} s"
 
 
-def sleep(job: Sleep, work: Path) -> dict:
-    """Steps that take no processor, told as a training's are."""
-    began, progress = time.monotonic(), Progress(work)
+def work(job: Work, folder: Path) -> dict:
+    """Steps that compute, told as a training's are."""
+    began, progress = time.monotonic(), Progress(folder)
     steps = max(1, round(job.seconds / STEP_SECONDS))
     for step in range(steps):
-        time.sleep(STEP_SECONDS)
+        until = time.thread_time() + STEP_SECONDS
+        while time.thread_time() < until:
+            sum(range(100))
         progress.tell(step + 1, steps, step + 1)
         assert not progress.is_stopped()
     return {"seconds": time.monotonic() - began}
 
 
 def study(options: argparse.Namespace, workers: int) -> dict[str, float]:
-    """Seconds beside the runs: of each run, and of what comes once."""
-    events: list[tuple[float, Event]] = []
-    jobs = [Sleep(f"run-{number}", options.seconds) for number in range(options.runs)]
+    """Seconds of a run, beside each, and of what comes once."""
+    begun: dict[str, float] = {}
+    beside: list[float] = []
+    own: list[float] = []
+    jobs = [Work(f"run-{number}", options.seconds) for number in range(options.runs)]
+
+    def note(event: Event) -> None:
+        if isinstance(event, Begun):
+            begun[event.name] = time.monotonic()
+        elif isinstance(event, Finished):
+            beside.append(time.monotonic() - begun[event.name] - event.seconds)
+            own.append(event.seconds)
+
     with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
+        start = time.monotonic()
         outcome = execute_all(
-            jobs,
-            folder=Path(folder) / "study",
-            execute="bench.study_overhead:sleep",
-            workers=workers,
-            on_event=lambda event: events.append((time.monotonic(), event)),
+            jobs, folder=Path(folder) / "study", execute="bench.study_overhead:work", workers=workers, on_event=note
         )
-        ended = time.monotonic()
-        assert outcome.finished == tuple(job.name for job in jobs)
-    started = [at for at, event in events if isinstance(event, Begun)]
-    finished = [(at, event) for at, event in events if isinstance(event, Finished)]
-    assert len(started) == len(finished) == options.runs
-    first, last = min(started), max(at for at, _ in finished)
-    slept = sum(event.seconds for _, event in finished)
-    return {
-        "per_run": ((last - first) * min(workers, options.runs) - slept) / options.runs,
-        "once": (first - began) + (ended - last),
-    }
+        whole = time.monotonic() - start
+    assert outcome.finished == tuple(job.name for job in jobs) and len(own) == len(begun) == options.runs
+    # Where there are workers, the first run of each waits for its start.
+    first, later = (beside[:workers], beside[workers:]) if workers > 1 else ([0.0], beside)
+    per_run = statistics.fmean(later)
+    once = whole - (sum(own) + per_run * options.runs) / workers
+    return {"run": statistics.fmean(own), "per_run": per_run, "first_run": max(first), "once": once}
 
 
-def share(found: dict[str, float], workers: int) -> float:
-    """Of the time of a study of STUDY_RUNS runs of STUDY_SECONDS."""
-    beside = found["per_run"] * STUDY_RUNS / workers + found["once"]
-    return beside / (STUDY_SECONDS * STUDY_RUNS / workers)
+def share(found: dict[str, float], workers: int, seconds: float) -> float:
+    """Of the time of STUDY_RUNS runs that are longer than these by STUDY_SECONDS / seconds."""
+    runs = found["run"] * STUDY_SECONDS / seconds * STUDY_RUNS / workers
+    return (found["per_run"] * STUDY_RUNS / workers + found["once"]) / runs
 
 
 def telling() -> float:
@@ -93,14 +99,18 @@ def telling() -> float:
 
 
 def run(options: argparse.Namespace) -> Outcome:
+    if options.runs <= options.workers:
+        raise SystemExit(f"--runs {options.runs}; more than --workers {options.workers}")
+    load_torch()
     ways = {"serial": 1} | ({"ray": options.workers} if find_spec("ray") else {})
     results: dict[str, dict[str, float]] = {}
     for name, workers in ways.items():
         found = study(options, workers)
-        results[name] = {**found, "workers": workers, "share": share(found, workers)}
+        results[name] = {**found, "workers": workers, "share": share(found, workers, options.seconds)}
         print(
-            f"{name}, {workers} at once: {found['per_run']:.3f} s beside each run, {found['once']:.2f} s once; "
-            f"{results[name]['share']:.2%} of {STUDY_RUNS} runs of {STUDY_SECONDS:g} s"
+            f"{name}, {workers} at once: runs of {found['run']:.1f} s, {found['per_run']:.3f} s beside each, "
+            f"{found['once']:.1f} s once; {results[name]['share']:.2%} of a study of {STUDY_RUNS} runs of "
+            f"{STUDY_SECONDS:g} s"
         )
     microseconds = telling()
     print(f"a step that is told: {microseconds:.1f} us")
@@ -110,5 +120,5 @@ def run(options: argparse.Namespace) -> Outcome:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of one run")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of the processor, of one run")
     parser.add_argument("--workers", type=int, default=2, help="at once, through Ray")
