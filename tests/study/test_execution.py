@@ -208,6 +208,7 @@ def test_a_folder_that_cannot_be_is_an_error(tmp_path):
     [
         ({"workers": 0}, "workers = 0"),
         ({"threads": 0}, "threads = 0"),
+        ({"threads": 100_000}, "threads = 100000, and this process may use"),
         ({"retries": -1}, "retries = -1"),
         ({"minutes": 0}, "minutes = 0"),
         ({"how": "nothing"}, "names no function"),

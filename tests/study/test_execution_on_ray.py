@@ -53,11 +53,12 @@ def wait_until(is_true, process=None):
 
 
 def test_two_workers_run_two_at_once_with_their_threads(folder):
-    outcome, _ = carry_out([Counting("one"), Counting("other")], folder, "say_threads", threads=2)
+    threads = min(2, len(os.sched_getaffinity(0)))
+    outcome, _ = carry_out([Counting("one"), Counting("other")], folder, "say_threads", threads=threads)
     assert outcome.finished == ("one", "other")
     one, other = result(folder, "one"), result(folder, "other")
     assert one["process"] != other["process"] and os.getpid() not in (one["process"], other["process"])
-    assert one["threads"] == other["threads"] == min(2, len(os.sched_getaffinity(0)))
+    assert one["threads"] == other["threads"] == threads
 
 
 def test_a_killed_worker_s_run_goes_on_in_another_and_the_others_do_not_notice(folder):

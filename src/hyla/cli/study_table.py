@@ -106,7 +106,10 @@ def execute_shown(
     flops, earlier: as `Standing` takes them.
     """
     standing = Standing(jobs, workers, flops, earlier)
-    with stopped_by_ctrl_c(lambda line: console.print(line)) as is_stopped, study_table(standing) as table:
+    with (
+        stopped_by_ctrl_c(lambda line: console.print(line, soft_wrap=True)) as is_stopped,
+        study_table(standing) as table,
+    ):
         outcome = execute_all(
             jobs,
             folder=folder,

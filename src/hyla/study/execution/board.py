@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import Any
 
 from hyla.study.execution.progress import Step
 
@@ -50,16 +52,15 @@ class Board:
         self._delete("", is_prefix=True)
 
     def _put(self, key: str, value: str) -> None:
-        from ray.experimental import internal_kv
-
-        internal_kv._internal_kv_put(f"{self.prefix}/{key}", value, overwrite=True)
+        _store()._internal_kv_put(f"{self.prefix}/{key}", value, overwrite=True)
 
     def _get(self, key: str) -> bytes | None:
-        from ray.experimental import internal_kv
-
-        return internal_kv._internal_kv_get(f"{self.prefix}/{key}")
+        return _store()._internal_kv_get(f"{self.prefix}/{key}")
 
     def _delete(self, key: str, is_prefix: bool = False) -> None:
-        from ray.experimental import internal_kv
+        _store()._internal_kv_del(f"{self.prefix}/{key}", del_by_prefix=is_prefix)
 
-        internal_kv._internal_kv_del(f"{self.prefix}/{key}", del_by_prefix=is_prefix)
+
+def _store() -> Any:
+    """The module of the cluster's store. It has no public name (Ray 2.60)."""
+    return import_module("ray.experimental.internal_kv")

@@ -71,6 +71,8 @@ def execute_all(
     """
     _check(jobs, workers, threads, retries, minutes)
     function_at(execute)
+    if address is None:
+        _check_processors(threads)
     with _holding(folder):
         execution = _Execution(list(jobs), folder, retries, minutes, on_event, is_stopped)
         execution.find_finished()
@@ -103,6 +105,14 @@ def _check(jobs: Sequence[Job], workers: int, threads: int, retries: int, minute
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
         raise ConfigError(f"two runs are called {doubles[0]}; every run needs a name of its own")
+
+
+def _check_processors(threads: int) -> None:
+    from hyla.engine.threads import quota, usable_cpus
+
+    most = quota(usable_cpus())
+    if threads > most:
+        raise ConfigError(f"threads = {threads}, and this process may use {most} processors; lower threads")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -44,8 +45,6 @@ class Sent:
 
 def carry_out(sent: Sent, board: Board) -> Ending:
     """The task. Its process may have had others before."""
-    import ray
-
     from hyla.engine.waiting_threads import load_torch
 
     os.environ["OMP_NUM_THREADS"] = str(sent.threads)
@@ -56,7 +55,7 @@ def carry_out(sent: Sent, board: Board) -> Ending:
     use_threads(sent.threads)
     keep_freed_memory()
     one: Try = pickle.loads(sent.one)  # not before PyTorch is loaded in this way
-    is_at_home = ray.get_runtime_context().get_node_id() == sent.home
+    is_at_home = _ray().get_runtime_context().get_node_id() == sent.home
     if not is_at_home:
         one = replace(one, work=cache_folder() / "study" / one.job.name)
     board.begin(one.job.name)
@@ -77,8 +76,7 @@ class RayPool:
         answers at the address, and where no machine there has so many processors."""
         require_ray()
         os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-        import ray
-
+        ray = _ray()
         self._ray, self._execute, self._workers, self._threads = ray, execute, workers, threads
         connect(workers * threads, address)
         self._running: dict[Any, Try] = {}
@@ -155,6 +153,11 @@ class RayPool:
         self._ray.shutdown()
 
 
+def _ray() -> Any:
+    """The library; who does not need it does not load it."""
+    return import_module("ray")
+
+
 def require_ray() -> None:
     """Raise ConfigError where it is not installed."""
     if find_spec("ray") is None:
@@ -166,15 +169,13 @@ def require_ray() -> None:
 
 def connect(processors: int, address: str | None) -> None:
     """Start Ray here for this process alone, or join the cluster at an address. Raises ConfigError."""
-    import ray
-
     if address is not None:
         probe(address)
     asked: dict[str, Any] = {"address": address or "local", "log_to_driver": False, "logging_level": "error"}
     if address is None:
         asked |= {"num_cpus": processors, "include_dashboard": False, "object_store_memory": STORE_BYTES}
     try:
-        ray.init(**asked)
+        _ray().init(**asked)
     except (Exception, SystemExit) as error:
         where = "on this machine" if address is None else f"at {address}"
         raise ConfigError(f"Ray cannot be used {where}: {in_a_line(error)}") from error
