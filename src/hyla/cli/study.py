@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hyla.cli.run_flags import Settings
+from hyla.errors import ConfigError
 
 
 def study(
@@ -32,6 +33,8 @@ def study(
     from hyla.study.course import course_of
     from hyla.study.files import read_study
 
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"--minutes {minutes:g}; more than 0")
     request = read_study(plan, settings or ())
     course = course_of(request, out or plan.with_suffix(""), plan.stem)
     if dry_run:

@@ -17,7 +17,7 @@ def carry_on(
 ) -> int:
     """Do what is missing, stage by stage: rates first. Returns the exit status."""
     keep_freed_memory()
-    strangers = course.ledger.strangers(list(course.all_jobs()))
+    strangers = course.strangers()
     if strangers:
         some = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
         console.print(

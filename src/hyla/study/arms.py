@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -15,6 +15,10 @@ from hyla.study.sizes import Size, mixers_of
 from hyla.train.model_source import StackRecipe
 
 RATIO = re.compile(r"(\d+):(\d+)")
+MOST_CHARS = 60
+"""Of an arm's name."""
+UNFIT = frozenset("|$`\\")
+"""What tables and plots would take for something else."""
 Placement = Literal["last", "first", "middle", "front", "back"]
 Changes = dict[str, Any]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -111,7 +115,8 @@ class Arm(Config):
 
 
 def arms_of(grid: Grid | None, own: Mapping[str, ArmPlan]) -> tuple[Arm, ...]:
-    """All arms of a study, the grid's first. Raises ConfigError for an arm that is like none."""
+    """All arms of a study, the grid's first. Raises ConfigError for an arm that is like none, and for names that do not
+    fit or are the same in files."""
     found: dict[str, Arm] = {}
     for name, (group, placement) in ({} if grid is None else grid.arms()).items():
         found[name] = Arm(name=name, group=group, placement=placement)
@@ -125,7 +130,29 @@ def arms_of(grid: Grid | None, own: Mapping[str, ArmPlan]) -> tuple[Arm, ...]:
             raise ConfigError(f"arm {name!r} is like {plan.like!r}, which is none of {', '.join(found)} before it")
         base = found[plan.like]
         found[name] = base.model_copy(update={"name": name, "changes": {**base.changes, **plan.changes}})
+    _check_names(found)
     return tuple(found.values())
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Names stand in files' names, in tables and beside plots."""
+    by_file: dict[str, str] = {}
+    for name in names:
+        if not name.strip() or len(name) > MOST_CHARS or not name.isprintable() or set(name) & UNFIT:
+            raise ConfigError(
+                f"an arm is called {name!r}; names have 1 to {MOST_CHARS} printable characters, but none of "
+                f"{' '.join(sorted(UNFIT))}"
+            )
+        other = by_file.setdefault(file_name(name).lower(), name)
+        if other != name:
+            raise ConfigError(
+                f"arms {other!r} and {name!r} are one name in files; let letters or digits tell them apart"
+            )
+
+
+def file_name(arm: str) -> str:
+    """An arm's name as part of a file's."""
+    return "".join(c if c.isalnum() else "-" for c in arm)
 
 
 def modules_of(size: Size, own: Mapping[str, Mapping[str, Any]], changes: Changes) -> dict[str, dict[str, Any]]:

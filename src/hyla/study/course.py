@@ -9,14 +9,13 @@ from typing import Protocol
 
 from hyla.evals.synthetic.learning import Result, read_result
 from hyla.evals.synthetic.plan import Run
-from hyla.study.decoding import measure, missing_arms
+from hyla.study.decoding import file_of, measure, measured
 from hyla.study.execution import Job
 from hyla.study.ledger import Ledger
 from hyla.study.plan import LanguageStudy, SyntheticStudy
 from hyla.study.report import About, write_report
 from hyla.study.results import AnyResult
-from hyla.study.results import read_result as read_any
-from hyla.study.stages import progress
+from hyla.study.stages import distinct, progress
 from hyla.study.synthetic_report import write_synthetic_report
 
 RESULTS = "runs"
@@ -39,6 +38,10 @@ class Course(Protocol):
 
     def all_jobs(self) -> Sequence[Job]:
         """All that are known by now."""
+        ...
+
+    def strangers(self) -> list[str]:
+        """Names of files in `runs/` that belong to nothing of the study as it is now."""
         ...
 
     def flops(self, job: Job) -> float:
@@ -77,7 +80,11 @@ class LanguageCourse:
 
     def all_jobs(self) -> Sequence[Job]:
         found = progress(self.study, self.ledger)
-        return [*found.tuning, *found.final]
+        return list(distinct([*found.tuning, *found.final]))
+
+    def strangers(self) -> list[str]:
+        timed = {file_of(self.ledger, arm).name for arm in self.study.all_arms} if self.study.decode_contexts else set()
+        return [name for name in self.ledger.strangers(self.all_jobs()) if name not in timed]
 
     def flops(self, job) -> float:
         return job.flops
@@ -89,15 +96,19 @@ class LanguageCourse:
 
     def measure(self) -> None:
         """Time of a decoded token, of all arms in turns."""
-        if self.study.decode_contexts and missing_arms(self.study, self.ledger):
+        if self.study.decode_contexts and not self._is_timed:
             measure(self.study, self.ledger)
+
+    @property
+    def _is_timed(self) -> bool:
+        """Whether all arms are, as the study says now."""
+        return len(measured(self.study, self.ledger)) == len(self.study.all_arms)
 
     def report(self) -> Path:
         found = progress(self.study, self.ledger)
-        files = [self.ledger.file(job) for job in [*(found.final if found.is_tuned else ()), *found.tuning]]
-        results: list[AnyResult] = [read_any(file) for file in dict.fromkeys(files) if file.exists()]
-        if not missing_arms(self.study, self.ledger):
-            results += [read_any(file) for file in sorted(self.ledger.folder.glob("decode-*.json"))]
+        results: list[AnyResult] = [result for job in found.known() if (result := self.ledger.language(job))]
+        if self._is_timed:
+            results += measured(self.study, self.ledger)
         write_report(self.folder, self.about(), results)
         return self.folder / "report.md"
 
@@ -138,6 +149,9 @@ class SyntheticCourse:
 
     def all_jobs(self) -> list[Run]:
         return self.study.runs()
+
+    def strangers(self) -> list[str]:
+        return self.ledger.strangers(self.all_jobs())
 
     def flops(self, job) -> float:
         return job.flops

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
-from hyla.study.arms import Arm, model_config_of, modules_of
+from hyla.study.arms import Arm, file_name, model_config_of, modules_of
 from hyla.study.language import MAX_LEN
 from hyla.study.ledger import Ledger
 from hyla.study.machine import machine
@@ -32,17 +33,24 @@ def key(study: LanguageStudy, arm: Arm) -> dict:
         "changes": arm.changes,
         "size": size.model_dump(),
         "contexts": list(study.decode_contexts),
+        **({"modules": study.modules} if study.modules else {}),
     }
 
 
-def missing_arms(study: LanguageStudy, ledger: Ledger) -> list[str]:
-    """Arms without a measurement of what the study says now."""
-    found = {}
-    for file in ledger.folder.glob("decode-*.json"):
-        result = read_result(file)
-        if isinstance(result, DecodeResult):
-            found[result.run.arm] = result.run.model_dump(mode="json")
-    return [arm.name for arm in study.all_arms if found.get(arm.name) != key(study, arm)]
+def file_of(ledger: Ledger, arm: Arm) -> Path:
+    """Of an arm's measurement."""
+    return ledger.folder / f"decode-{file_name(arm.name)}.json"
+
+
+def measured(study: LanguageStudy, ledger: Ledger) -> list[DecodeResult]:
+    """Arms' measurements of what the study says now."""
+    found = []
+    for arm in study.all_arms:
+        file = file_of(ledger, arm)
+        result = read_result(file) if file.exists() else None
+        if isinstance(result, DecodeResult) and result.run.model_dump(mode="json") == key(study, arm):
+            found.append(result)
+    return found
 
 
 def measure(study: LanguageStudy, ledger: Ledger) -> None:
@@ -64,8 +72,7 @@ def measure(study: LanguageStudy, ledger: Ledger) -> None:
             machine=machine(),
             seconds=seconds,
         )
-        name = "".join(c if c.isalnum() else "-" for c in arm.name)
-        replace_json(ledger.folder / f"decode-{name}.json", {"run": key(study, arm), **figures.model_dump(mode="json")})
+        replace_json(file_of(ledger, arm), {"run": key(study, arm), **figures.model_dump(mode="json")})
 
 
 def _size(study: LanguageStudy) -> Size:

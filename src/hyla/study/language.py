@@ -24,7 +24,7 @@ from hyla.models.config import Count, DerivingConfig, ModelConfig
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.ops.exact.logprobs import of_tokens
-from hyla.study.arms import model_config_of, modules_of
+from hyla.study.arms import file_name, model_config_of, modules_of
 from hyla.study.execution.progress import Progress, Stopped
 from hyla.study.machine import machine
 from hyla.study.mixture import StudySource, first_ids, moved
@@ -81,17 +81,21 @@ class LanguageRun(DerivingConfig):
     @cached_property
     def digest(self) -> str:
         """Of all that the result is a function of, the model's defaults included."""
+        whole = f"{self.key} {self.model_config_made.model_dump_json()}"
+        return hashlib.sha256(whole.encode()).hexdigest()[:12]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """As a result file has it, without what is no part of it."""
         key = self.model_dump(mode="json", exclude={"arm", "text"})
         if not self.test_tasks:  # the field came after runs were kept
             del key["test_tasks"]
-        whole = f"{key} {self.model_config_made.model_dump_json()}"
-        return hashlib.sha256(whole.encode()).hexdigest()[:12]
+        return key
 
     @property
     def name(self) -> str:
         """Of its file."""
-        arm = "".join(c if c.isalnum() else "-" for c in self.arm)
-        return f"{arm}-{self.budget:.3g}-{self.seed}-{self.rate:g}-{self.digest}".replace("+", "")
+        return f"{file_name(self.arm)}-{self.budget:.3g}-{self.seed}-{self.rate:g}-{self.digest}".replace("+", "")
 
     @property
     def told(self) -> str:
@@ -104,9 +108,12 @@ class LanguageRun(DerivingConfig):
 
     @cached_property
     def model_config_made(self) -> ModelConfig:
-        """The model. Raises ConfigError for fields that do not fit together."""
-        modules = modules_of(self.size, self.modules, self.changes)
-        return model_config_of(self.size, self.layers, modules, self.vocab_size, MAX_LEN)
+        """The model. Raises ConfigError, which names the arm, for fields that do not fit together."""
+        try:
+            modules = modules_of(self.size, self.modules, self.changes)
+            return model_config_of(self.size, self.layers, modules, self.vocab_size, MAX_LEN)
+        except ConfigError as error:
+            raise ConfigError(f"arm {self.arm!r}: {error}") from None
 
     @property
     def longest(self) -> int:
@@ -226,7 +233,8 @@ def _result(run: LanguageRun, trainer: Trainer, scores: dict[str, Any]) -> dict[
         cache_bytes=cache_bytes(trainer.model),
         **scores,
     )
-    return {"run": run.model_dump(mode="json"), **figures.model_dump(mode="json")}
+    # Without the folder of the text: it is of this machine, and files go elsewhere.
+    return {"run": run.model_dump(mode="json", exclude={"text"}), **figures.model_dump(mode="json")}
 
 
 def cache_bytes(model: Model) -> dict[str, int]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from hyla.errors import ConfigError
 from hyla.json_files import read_json
+from hyla.study.language import LanguageRun
 from hyla.study.results import LanguageResult, read_result
 from hyla.train.files import replace_json
 
@@ -41,20 +44,30 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_json(self.folder / f"{job.name}.json", result)
 
-    def language(self, job: Job) -> LanguageResult | None:
-        """A finished run's result. Raises as `results.read_result`."""
+    def language(self, job: LanguageRun) -> LanguageResult | None:
+        """A run's result, with the job's own label: arms that are one model share a file. None: it is not finished.
+
+        Raises as `results.read_result`, and ConfigError for a file that another run has written.
+        """
         file = self.file(job)
         if not file.exists():
             return None
         found = read_result(file)
+        said = found.run.model_dump(mode="json")
+        for name, value in job.key.items():
+            if said.get(name) != value:
+                raise ConfigError(
+                    f"{file} has the name of {job.told}, but {name} = {said.get(name)!r} in it, not {value!r}: it is "
+                    "another run's; move it away"
+                )
         assert isinstance(found, LanguageResult)
-        return found
+        return replace(found, run=found.run.model_copy(update={"arm": job.arm}))
 
     def read(self, job: Job) -> dict[str, Any]:
         """A finished run's file."""
         return read_json(self.file(job))
 
-    def strangers(self, jobs: list[Job]) -> list[str]:
+    def strangers(self, jobs: Sequence[Job]) -> list[str]:
         """Names of files that belong to none of the jobs: of another version, text or plan."""
         mine = {self.file(job).name for job in jobs}
         return sorted(file.name for file in self.folder.glob("*.json") if file.name not in mine)

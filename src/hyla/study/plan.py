@@ -49,6 +49,8 @@ class Tuning(Config):
     def _rates_rise(self):
         if list(self.rates) != sorted(set(self.rates)):
             raise ValueError(f"rates must rise: {self.rates}")
+        if len(set(self.budgets)) != len(self.budgets):
+            raise ValueError(f"budgets have a number twice: {self.budgets}")
         return self
 
     @property
@@ -138,7 +140,10 @@ class LanguageStudy(Config):
         others = [arm for arm in self.all_arms if arm != reference]
         return all(
             (arm.group, arm.placement) == (reference.group, reference.placement)
-            and len(arm.changes.items() - reference.changes.items()) == 1
+            and sum(
+                name not in reference.changes or value != reference.changes[name] for name, value in arm.changes.items()
+            )
+            == 1
             for arm in others
         )
 
@@ -205,8 +210,9 @@ class SyntheticStudy(Config):
         return self
 
     def runs(self) -> list[Run]:
-        """All runs, seed by seed: what is stopped in between has whole seeds."""
-        return sorted(self.plan.runs(), key=lambda run: run.seed)
+        """All runs, seed by seed: what is stopped in between has whole seeds. Arms of the same layers share theirs."""
+        runs = {run.name: run for run in self.plan.runs()}
+        return sorted(runs.values(), key=lambda run: run.seed)
 
 
 def _check_published(published: Iterable[Published], arms: Iterable[str]) -> None:
@@ -221,7 +227,7 @@ def study_of(tables: dict[str, Any], place: str, folder: Path) -> LanguageStudy 
     try:
         kinds = {"language": LanguageStudy, "synthetic": SyntheticStudy}
         kind = tables.get("kind", "language")
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             raise ConfigError(f"kind = {kind!r} is none of {', '.join(kinds)}")
         found = kinds[kind](**tables)
     except ConfigError as error:

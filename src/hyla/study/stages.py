@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hyla.study.language import LanguageRun
+from hyla.errors import ConfigError
+from hyla.study.language import FLOPS_TOLERANCE, LanguageRun
 from hyla.study.ledger import Ledger
 from hyla.study.plan import LanguageStudy
 from hyla.study.text import read_text
@@ -16,18 +18,35 @@ class Progress:
     """Of a study, from its ledger alone.
 
     tuning, final: all runs that are known by now, finished or not. tuned: by arm and budget; only arms whose rates are
-    chosen. unmatched: arms of which no run can be made, and why.
+    chosen. untuned: names of the others.
     """
 
     tuning: list[LanguageRun] = field(default_factory=list)
     final: list[LanguageRun] = field(default_factory=list)
     tuned: dict[str, dict[float, Tuned]] = field(default_factory=dict)
-    is_tuned: bool = True
+    untuned: set[str] = field(default_factory=set)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether all rates are chosen."""
+        return not self.untuned
 
     def missing(self, ledger: Ledger) -> list[LanguageRun]:
         """What is to be run now: rates while they are not chosen, then all else."""
         runs = self.final if self.is_tuned else self.tuning
-        return [run for run in runs if not ledger.has(run)]
+        return list(distinct(run for run in runs if not ledger.has(run)))
+
+    def known(self) -> list[LanguageRun]:
+        """Whose rates are chosen: runs that count, and those that rates are chosen by."""
+        return [*(run for run in self.final if run.arm not in self.untuned), *self.tuning]
+
+
+def distinct(runs: Iterable[LanguageRun]) -> Iterable[LanguageRun]:
+    """Arms that are one model have one run, of the first of them."""
+    by_digest: dict[str, LanguageRun] = {}
+    for run in runs:
+        by_digest.setdefault(run.digest, run)
+    return by_digest.values()
 
 
 def progress(study: LanguageStudy, ledger: Ledger) -> Progress:
@@ -45,9 +64,23 @@ def progress(study: LanguageStudy, ledger: Ledger) -> Progress:
                         guess = study.tuning.rates[0]
                         rate = rate_at(study.tuning, tuned, point.budget)[0] if tuned else guess
                     run = study.run(arm, size, point.budget, rate, seed, data)
-                    assert run.steps
                     found.final.append(run)
+    _check_matched(found.final, study.reference)
     return found
+
+
+def _check_matched(runs: Sequence[LanguageRun], reference: str) -> None:
+    """Raise ConfigError where an arm's FLOPs are not the reference's: both may be within 1% of the budget, and yet
+    further from each other."""
+    flops = {(run.budget, run.arm, run.size): run.flops for run in runs}
+    for (budget, arm, _), found in flops.items():
+        for (other, name, _), wanted in flops.items():
+            if name == reference and other == budget and abs(found / wanted - 1) > FLOPS_TOLERANCE:
+                raise ConfigError(
+                    f"arm {arm!r} cannot be matched at budget {budget:g}: it would cost {found:.4g} FLOPs and "
+                    f"{reference!r} {wanted:.4g}, which is more than {FLOPS_TOLERANCE:.0%} apart; make the budget "
+                    "larger or batch_tokens smaller"
+                )
 
 
 def _tune(study: LanguageStudy, ledger: Ledger, found: Progress, data: str) -> None:
@@ -63,7 +96,7 @@ def _tune(study: LanguageStudy, ledger: Ledger, found: Progress, data: str) -> N
                 found.tuning += runs
                 results = [ledger.language(run) for run in runs]
                 if any(result is None for result in results):
-                    found.is_tuned = False
+                    found.untuned.add(arm.name)
                     break
                 bits |= {rate: result.figures.validation_bits for rate, result in zip(rates, results) if result}
             else:

@@ -22,8 +22,8 @@ class Tuned:
 
     @property
     def best(self) -> float:
-        """The rate with the fewest bits."""
-        return min(self.bits, key=self._bits_or_more)
+        """The rate with the fewest bits; of equals the lowest, so that a search goes down where all diverged."""
+        return min(self.bits, key=lambda rate: (self._bits_or_more(rate), rate))
 
     def _bits_or_more(self, rate: float) -> float:
         found = self.bits[rate]

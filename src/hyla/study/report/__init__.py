@@ -41,8 +41,8 @@ def write_report(folder: Path, about: About, results: Sequence[AnyResult]) -> Fi
     from hyla.study.report.sections.runs import to_csv
 
     found = findings_of(about, results)
-    folder.mkdir(parents=True, exist_ok=True)
     with writing(folder / "report.md"):
+        folder.mkdir(parents=True, exist_ok=True)
         drawn = draw(found, folder)
         write_whole(folder / "results.csv", to_csv(found))
         write_whole(folder / "report.md", markdown(found, drawn))

@@ -25,8 +25,8 @@ def write_synthetic_report(folder: Path, about: AboutSynthetic, results: Mapping
     results: by the name of their run (`Run.name`), in any number. Raises CheckpointError for what the disk refuses.
     """
     found = Learnt(about, results)
-    folder.mkdir(parents=True, exist_ok=True)
     with writing(folder / "report.md"):
+        folder.mkdir(parents=True, exist_ok=True)
         draw(found.rows, folder)
         write_whole(folder / "results.csv", to_csv(found))
         write_whole(folder / "report.md", markdown(found))
