@@ -46,5 +46,7 @@ def study(
         status = carry_on(
             course, folder=out or plan.with_suffix(""), workers=workers, threads=threads, address=ray, deadline=deadline
         )
+    if course.other_text:
+        typer.echo(f"the results are of another text ({course.other_text}) than the one here; this is their report")
     typer.echo(f"wrote {course.report()}")
     raise typer.Exit(status)

@@ -15,8 +15,9 @@ from hyla.study.ledger import Ledger
 from hyla.study.plan import LanguageStudy, SyntheticStudy
 from hyla.study.report import About, write_report
 from hyla.study.results import AnyResult
-from hyla.study.stages import distinct, progress
+from hyla.study.stages import Progress, distinct, progress
 from hyla.study.synthetic_report import write_synthetic_report
+from hyla.study.text import read_text
 
 RESULTS = "runs"
 
@@ -55,6 +56,11 @@ class Course(Protocol):
 
     def measure(self) -> None:
         """What is measured once all runs are finished."""
+        ...
+
+    @property
+    def other_text(self) -> str | None:
+        """Digest of the text that all results are of, where the text here is another one: the report is of theirs."""
         ...
 
     def report(self) -> Path:
@@ -104,17 +110,22 @@ class LanguageCourse:
         """Whether all arms are, as the study says now."""
         return len(measured(self.study, self.ledger)) == len(self.study.all_arms)
 
+    @property
+    def other_text(self) -> str | None:
+        digests = self.ledger.digests()
+        return min(digests) if len(digests) == 1 and read_text(self.study.text).digest not in digests else None
+
     def report(self) -> Path:
-        found = progress(self.study, self.ledger)
+        found = progress(self.study, self.ledger, self.other_text)
         results: list[AnyResult] = [result for job in found.known() if (result := self.ledger.language(job))]
         if self._is_timed:
             results += measured(self.study, self.ledger)
-        write_report(self.folder, self.about(), results)
+        write_report(self.folder, self.about(found), results)
         return self.folder / "report.md"
 
-    def about(self) -> About:
+    def about(self, found: Progress) -> About:
         """The study as its report sees it."""
-        study, found = self.study, progress(self.study, self.ledger)
+        study = self.study
         return About(
             name=self.name,
             question=study.question,
@@ -162,6 +173,10 @@ class SyntheticCourse:
 
     def measure(self) -> None:
         """Nothing: all is in the runs."""
+
+    @property
+    def other_text(self) -> None:
+        """Tasks are the same everywhere."""
 
     def report(self) -> Path:
         runs = self.study.runs()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from hyla.errors import ConfigError
+from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
 from hyla.study.language import LanguageRun
 from hyla.study.results import LanguageResult, read_result
@@ -66,6 +67,15 @@ class Ledger:
     def read(self, job: Job) -> dict[str, Any]:
         """A finished run's file."""
         return read_json(self.file(job))
+
+    def digests(self) -> set[str]:
+        """Of the texts that results here were trained on. Broken and foreign files say nothing of that."""
+        found = set()
+        for file in self.folder.glob("*.json"):
+            with suppress(CheckpointError, ConfigError):
+                result = read_result(file)
+                found |= {result.run.data} if isinstance(result, LanguageResult) else set()
+        return found
 
     def strangers(self, jobs: Sequence[Job]) -> list[str]:
         """Names of files that belong to none of the jobs: of another version, text or plan."""

@@ -142,7 +142,10 @@ def read_result(file: Path) -> AnyResult:
     Raises CheckpointError for a file that is missing or no JSON object, and ConfigError for one of another version, of
     another kind, or with keys that are missing, unknown or out of range. Both name the file.
     """
-    found = read_json(file)
+    try:
+        found = read_json(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, or take it away: its run is repeated then") from None
     run = found.pop("run", None)
     if not isinstance(run, dict):
         raise CheckpointError(f"{file} has no table 'run', so it is no result of a study; move it elsewhere")

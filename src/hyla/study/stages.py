@@ -49,9 +49,12 @@ def distinct(runs: Iterable[LanguageRun]) -> Iterable[LanguageRun]:
     return by_digest.values()
 
 
-def progress(study: LanguageStudy, ledger: Ledger) -> Progress:
-    """Where a study stands. Raises ConfigError for arms that cannot be matched, before anything is run."""
-    found, data = Progress(), read_text(study.text).digest
+def progress(study: LanguageStudy, ledger: Ledger, data: str | None = None) -> Progress:
+    """Where a study stands. data: digest of another text than the one that is here (`Ledger.digests`).
+
+    Raises ConfigError for arms that cannot be matched, before anything is run.
+    """
+    found, data = Progress(), data or read_text(study.text).digest
     if study.tuning is not None:
         _tune(study, ledger, found, data)
     for seed in study.seeds:
