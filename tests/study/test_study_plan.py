@@ -7,8 +7,9 @@ from hyla.cost.training import train_flops_per_token
 from hyla.errors import ConfigError
 from hyla.study.arms import ArmPlan, Grid, arms_of
 from hyla.study.files import read_study
-from hyla.study.language import FLOPS_TOLERANCE
+from hyla.study.language import FLOPS_TOLERANCE, text_of
 from hyla.study.ledger import Ledger
+from hyla.study.mixture import StudySource
 from hyla.study.sizes import LADDER, mixers_of
 from hyla.study.stages import progress
 from hyla.study.text import read_text
@@ -159,3 +160,61 @@ def test_every_mixer_of_every_rung_is_a_model():
         for name, module in mixers_of(size).items():
             assert module["kind"] in (name, "softmax"), name
     assert mixers_of(LADDER["w96"])["softmax"]["num_kv_heads"] == 1
+
+
+@pytest.mark.parametrize(("charge", "least", "most"), [("length", 0.8, 0.98), ("read", 0.995, 1.005)])
+def test_a_run_that_is_charged_with_what_is_read_computes_its_budget(tmp_path, charge, least, most):
+    study = study_of(tmp_path, ("4.15e8", "1.6e9"), ('dtype = "fp32"', f'dtype = "fp32"\ncharge = "{charge}"'))
+    runs = progress(study, Ledger(tmp_path / "runs")).final
+    assert len(runs) == 4
+    run = next(run for run in runs if run.arm == "softmax only")
+    source = StudySource(
+        text_of(run).train, run.tasks, run.task_examples, tokens=run.batch_tokens, length=run.length, seed=run.seed
+    )
+    lengths = [rows for step in range(run.steps) for rows in source.step(step).lengths]
+    computed = sum(rows * train_flops_per_token(run.model_config_made, rows) for rows in lengths)
+    assert least < computed / run.flops < most
+
+
+def test_charging_what_is_read_makes_another_run_and_the_default_keeps_its_name(tmp_path):
+    old = progress(study_of(tmp_path), Ledger(tmp_path / "runs")).final[0]
+    assert "charge" not in old.key
+    assert old.model_copy(update={"charge": "read"}).key["charge"] == "read"
+
+
+def test_arms_that_keep_the_budget_and_not_each_other_are_refused(tmp_path):
+    study = study_of(tmp_path, ("4.15e8", "4e8"))
+    with pytest.raises(ConfigError, match=r"'kda 1:1' cannot be matched at budget 4e.08.*more than 1% apart"):
+        progress(study, Ledger(tmp_path / "runs"))
+
+
+@pytest.mark.parametrize("name", ["", "a|b", "x" * 61, "two\nlines", "$x$"])
+def test_a_name_that_tables_and_plots_cannot_show_is_refused(name):
+    with pytest.raises(ConfigError, match="an arm is called"):
+        arms_of(None, {name: ArmPlan(layers=("kda",))})
+
+
+def test_names_that_are_one_in_files_are_refused():
+    grid = Grid(mixers=("kda",), ratios=("3:1",))
+    with pytest.raises(ConfigError, match="'kda 3:1' and 'KDA-3-1' are one name in files"):
+        arms_of(grid, {"KDA-3-1": ArmPlan(layers=("kda",))})
+
+
+def test_an_ablation_may_change_a_table(tmp_path):
+    own = '[arms.turned]\nlike = "softmax only"\nchanges = { "softmax.rope" = { rotary_dim = 2, theta = 100.0 } }\n'
+    study = study_of(tmp_path, ('"0:1", "1:1"', '"0:1"'), ("[tuning]", f"{own}\n[tuning]"))
+    assert study.is_ablation
+
+
+def test_a_search_goes_down_where_every_rate_diverged(tmp_path):
+    tuning = study_of(tmp_path).tuning
+    assert tuning is not None
+    found = dict.fromkeys(tuning.rates)
+    (lower,) = next_rates(tuning, found)
+    assert lower < min(tuning.rates)
+    assert Tuned("a", 1e9, found | {lower: None}).is_at_edge
+
+
+def test_a_kind_that_is_no_word_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is none of language, synthetic"):
+        read_study(write_study(tmp_path), ["kind=[1]"])

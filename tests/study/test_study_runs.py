@@ -37,6 +37,7 @@ def figures(result):
 def test_a_run_is_a_function_of_its_key(runs, tmp_path):
     first, second = (execute(runs[1], tmp_path / str(number)) for number in range(2))
     assert figures(first) == figures(second)
+    assert runs[1].text is not None and "text" not in first["run"]  # it is a folder of this machine
     assert first["tasks"].keys() == {"recall"} and 0 <= first["tasks"]["recall"] <= 1
     assert first["test_bits"] > 0 and first["validation_bits"] != first["test_bits"]
     assert first["bits_by_position"].keys() == {"0"}

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,7 @@ from hyla.ops.exact.logprobs import of_tokens
 from hyla.study.arms import file_name, model_config_of, modules_of
 from hyla.study.execution.progress import Progress, Stopped
 from hyla.study.machine import machine
-from hyla.study.mixture import StudySource, first_ids, moved
+from hyla.study.mixture import StudySource, first_ids, moved, text_lengths
 from hyla.study.results import LanguageFigures
 from hyla.study.sizes import Size
 from hyla.study.text import TEXT_IDS, Text, read_text
@@ -43,9 +43,17 @@ ROWS_AT_ONCE = 8192
 CURVE_POINTS = 40
 FLOPS_TOLERANCE = 0.01
 """Largest difference between what a run was to cost and what it costs, as a share."""
+MOST_COUNTED_STEPS = 1024
+"""Whose pieces are looked at, to know what a step costs in the mean."""
 FIRST_BUCKET = 64
 CACHE_CONTEXTS = (1024, 16_384, 65_536, 1_048_576)
 MAX_LEN = 1 << 20
+
+
+@lru_cache(maxsize=256)
+def flops_by_length(config: ModelConfig, longest: int) -> tuple[float, ...]:
+    """FLOPs of training on a document of 0, 1, ... `longest` rows."""
+    return 0.0, *(length * train_flops_per_token(config, length) for length in range(1, longest + 1))
 
 
 class LanguageRun(DerivingConfig):
@@ -77,6 +85,8 @@ class LanguageRun(DerivingConfig):
     dtype: Literal["fp32", "bf16"]
     test_tokens: Count
     test_examples: Count
+    charge: Literal["length", "read"] = "length"
+    """What a piece of text is charged with: the context of a whole piece, or what is read of it."""
 
     @cached_property
     def digest(self) -> str:
@@ -88,8 +98,9 @@ class LanguageRun(DerivingConfig):
     def key(self) -> dict[str, Any]:
         """As a result file has it, without what is no part of it."""
         key = self.model_dump(mode="json", exclude={"arm", "text"})
-        if not self.test_tasks:  # the field came after runs were kept
-            del key["test_tasks"]
+        for name, default in (("test_tasks", {}), ("charge", "length")):  # these fields came after runs were kept
+            if key[name] == default:
+                del key[name]
         return key
 
     @property
@@ -133,7 +144,7 @@ class LanguageRun(DerivingConfig):
 
     @cached_property
     def flops_per_step(self) -> float:
-        """Of text at `length` and of each task at its own."""
+        """Of text at `length`, or as it is read (`charge`), and of each task at its own length."""
         config, total, text = self.model_config_made, 0.0, self.batch_tokens
         for name, task in self.tasks.items():
             rows = self.task_examples[name] * task.length
@@ -144,7 +155,13 @@ class LanguageRun(DerivingConfig):
                 f"a step of {self.batch_tokens} tokens has {text} left for text, less than one piece of "
                 f"length = {self.length}; make batch_tokens larger or task_share smaller"
             )
-        return total + text * train_flops_per_token(config, self.length)
+        whole = text * train_flops_per_token(config, self.length)
+        if self.charge == "length":
+            return total + whole
+        steps = min(MOST_COUNTED_STEPS, max(1, round(self.budget / (total + whole))))
+        pieces = text_lengths(text_of(self).train, text, self.length, self.seed, steps)
+        by_length = flops_by_length(config, self.length)
+        return total + sum(count * by_length[rows] for rows, count in pieces) / steps
 
     @property
     def steps(self) -> int:

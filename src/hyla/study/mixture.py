@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 
@@ -20,6 +22,14 @@ def first_ids(tasks: Mapping[str, SyntheticTask]) -> dict[str, int]:
         found[name] = first
         first += task.vocab_size
     return found
+
+
+@lru_cache(maxsize=256)
+def text_lengths(text: TokenStore, tokens: int, length: int, seed: int, steps: int) -> tuple[tuple[int, int], ...]:
+    """(rows, how often) of the pieces that the first steps read of a text, `tokens` rows a step. Most are shorter than
+    `length`: a step ends inside a piece, and what is left of it begins anew in the next one."""
+    packer = Packer(text, BatchSizes(tokens), max_document_tokens=length, seed=seed)
+    return tuple(sorted(Counter(rows for step in range(steps) for rows in packer.step(step).lengths).items()))
 
 
 def moved(rows: PackedRows, by: int) -> PackedRows:

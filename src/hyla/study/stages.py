@@ -75,10 +75,10 @@ def progress(study: LanguageStudy, ledger: Ledger, data: str | None = None) -> P
 def _check_matched(runs: Sequence[LanguageRun], reference: str) -> None:
     """Raise ConfigError where an arm's FLOPs are not the reference's: both may be within 1% of the budget, and yet
     further from each other."""
-    flops = {(run.budget, run.arm, run.size): run.flops for run in runs}
-    for (budget, arm, _), found in flops.items():
-        for (other, name, _), wanted in flops.items():
-            if name == reference and other == budget and abs(found / wanted - 1) > FLOPS_TOLERANCE:
+    flops = {(run.budget, run.seed, run.arm, run.size): run.flops for run in runs}
+    for (budget, seed, arm, _), found in flops.items():
+        for (*same, name, _), wanted in flops.items():
+            if name == reference and same == [budget, seed] and abs(found / wanted - 1) > FLOPS_TOLERANCE:
                 raise ConfigError(
                     f"arm {arm!r} cannot be matched at budget {budget:g}: it would cost {found:.4g} FLOPs and "
                     f"{reference!r} {wanted:.4g}, which is more than {FLOPS_TOLERANCE:.0%} apart; make the budget "
