@@ -1,5 +1,7 @@
 """A study's file, and the runs that follow from it, before anything is run."""
 
+import re
+
 import pytest
 from small_study import STUDY, write_study
 
@@ -218,3 +220,39 @@ def test_a_search_goes_down_where_every_rate_diverged(tmp_path):
 def test_a_kind_that_is_no_word_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="is none of language, synthetic"):
         read_study(write_study(tmp_path), ["kind=[1]"])
+
+
+SYNTHETIC = """
+kind = "synthetic"
+question = "Which?"
+
+[plan]
+arms = { kda = ["kda"], ARM = ["MIXER"] }
+steps = 6
+
+[[plan.tasks]]
+kind = "palindrome"
+length = 64
+symbols = 16
+"""
+
+
+@pytest.mark.parametrize(
+    ("arm", "mixer", "told"),
+    [
+        ("twin", "kda", "arms 'kda' and 'twin' have the same layers"),
+        ('"a|b"', "gla", "an arm is called 'a|b'"),
+        ("KDA", "gla", "arms 'kda' and 'KDA' are one name in files"),
+    ],
+)
+def test_arms_of_a_synthetic_study_differ(tmp_path, arm, mixer, told):
+    text = SYNTHETIC.replace("ARM", arm).replace("MIXER", mixer)
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        read_study(write_study(tmp_path, text))
+
+
+def test_a_task_of_a_synthetic_study_stands_in_it_once(tmp_path):
+    text = SYNTHETIC.replace("ARM", "other").replace("MIXER", "gla")
+    assert len(read_study(write_study(tmp_path, text)).runs()) == 8
+    with pytest.raises(ConfigError, match="tasks has one twice: palindrome of 64 tokens"):
+        read_study(write_study(tmp_path, text + text[text.index("[[plan") :]))

@@ -130,12 +130,12 @@ def arms_of(grid: Grid | None, own: Mapping[str, ArmPlan]) -> tuple[Arm, ...]:
             raise ConfigError(f"arm {name!r} is like {plan.like!r}, which is none of {', '.join(found)} before it")
         base = found[plan.like]
         found[name] = base.model_copy(update={"name": name, "changes": {**base.changes, **plan.changes}})
-    _check_names(found)
+    check_names(found)
     return tuple(found.values())
 
 
-def _check_names(names: Iterable[str]) -> None:
-    """Names stand in files' names, in tables and beside plots."""
+def check_names(names: Iterable[str]) -> None:
+    """Raise ConfigError for arms' names that cannot stand in files' names, in tables and beside plots."""
     by_file: dict[str, str] = {}
     for name in names:
         if not name.strip() or len(name) > MOST_CHARS or not name.isprintable() or set(name) & UNFIT:

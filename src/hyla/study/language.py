@@ -160,7 +160,8 @@ class LanguageRun(DerivingConfig):
             return total + whole
         steps = min(MOST_COUNTED_STEPS, max(1, round(self.budget / (total + whole))))
         pieces = text_lengths(text_of(self).train, text, self.length, self.seed, steps)
-        by_length = flops_by_length(config, self.length)
+        model: Any = config  # frozen, and so hashable, which pyright does not see
+        by_length = flops_by_length(model, self.length)
         return total + sum(count * by_length[rows] for rows, count in pieces) / steps
 
     @property

@@ -12,7 +12,7 @@ from hyla.errors import ConfigError
 from hyla.evals.synthetic import AnyTask
 from hyla.evals.synthetic.plan import Plan, Run
 from hyla.models.config import Config, Count
-from hyla.study.arms import Arm, ArmPlan, Grid, arms_of
+from hyla.study.arms import Arm, ArmPlan, Grid, arms_of, check_names
 from hyla.study.language import LanguageRun, trained_like
 from hyla.study.report.about import Published, check_published
 from hyla.study.sizes import AnySize, Size
@@ -208,15 +208,15 @@ class SyntheticStudy(Config):
 
     @model_validator(mode="after")
     def _fits(self):
+        check_names(self.plan.arms)
         if self.must_learn is not None and self.must_learn not in self.plan.arms:
             raise ValueError(f"must_learn = {self.must_learn!r} is none of the arms: {', '.join(self.plan.arms)}")
         _check_published(self.published, self.plan.arms)
         return self
 
     def runs(self) -> list[Run]:
-        """All runs, seed by seed: what is stopped in between has whole seeds. Arms of the same layers share theirs."""
-        runs = {run.name: run for run in self.plan.runs()}
-        return sorted(runs.values(), key=lambda run: run.seed)
+        """All runs, seed by seed: what is stopped in between has whole seeds."""
+        return sorted(self.plan.runs(), key=lambda run: run.seed)
 
 
 def _check_published(published: Iterable[Published], arms: Iterable[str]) -> None:

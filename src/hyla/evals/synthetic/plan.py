@@ -91,6 +91,14 @@ class Plan(Config):
         for name in ("rates", "seeds", "test_lengths"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
                 raise ValueError(f"{name} has a number twice")
+        for number, task in enumerate(self.tasks):
+            if task in self.tasks[:number]:
+                raise ValueError(f"tasks has one twice: {task.kind} of {task.length} tokens")
+        by_layers: dict[tuple[str, ...], str] = {}
+        for arm, layers in self.arms.items():
+            other = by_layers.setdefault(layers, arm)
+            if other != arm:  # their runs would be the same ones, and count as more seeds than there are
+                raise ValueError(f"arms {other!r} and {arm!r} have the same layers; take one of them out")
         return self
 
     @model_validator(mode="after")
