@@ -108,6 +108,7 @@ def test_an_arm_called_decode_is_an_arm(tmp_path):
 
 def test_arms_that_come_later_hide_nothing(tmp_path):
     found = course(tmp_path, STUDY)
+    assert "Not chosen yet: 0 runs are there" in found.report().read_text()
     while found.missing():
         finish(found)
     later = course(

@@ -139,6 +139,7 @@ class LanguageCourse:
             learnt_at=study.learnt_at,
             published=study.published,
             is_ablation=study.is_ablation,
+            has_tuning=study.tuning is not None,
         )
 
 

@@ -130,6 +130,8 @@ class About:
     learnt_at: float = 0.9
     published: tuple[Published, ...] = ()
     is_ablation: bool = False
+    has_tuning: bool = False
+    """Whether rates are chosen; none may be yet."""
 
     def __post_init__(self):
         if self.reference not in self.arms:

@@ -42,7 +42,9 @@ def _budgets(found: Findings) -> str:
         parameters, tokens = ([getattr(each, name) / 1e6 for each in figures] for name in ("parameters", "tokens"))
         sizes = named(dict.fromkeys(cell.size for cell in cells))
         told.append(f"{flops(budget)} ({sizes}; {_range(parameters)}M parameters, {_range(tokens)}M tokens)")
-    return f"Budgets, FLOPs of training by the cost model (width x layers): {'; '.join(told)}."
+    is_read = all(result.run.rest.get("charge") == "read" for result in found.language)
+    charged = "text as it is read" if is_read else "text as if every piece were read to its full length"
+    return f"Budgets, FLOPs of training by the cost model, {charged} (width x layers): {'; '.join(told)}."
 
 
 def _range(values: list[float]) -> str:

@@ -10,7 +10,7 @@ from hyla.study.report.formats import flops
 def rates(found: Findings) -> str:
     """Arms and budgets x rates."""
     tuned = found.about.tuned
-    if not tuned and found.num_rate_runs:
+    if not tuned and (found.about.has_tuning or found.num_rate_runs):
         return f"## Learning rates\n\nNot chosen yet: {found.num_rate_runs} runs are there to choose by."
     if not tuned:
         return "## Learning rates\n\nNone was tuned: all arms have the same, and one of them may suffer by it."
