@@ -186,7 +186,7 @@ def probe(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         raise ConfigError(
-            f"address = {address!r} is none; give host:port, as `ray start --head` prints it, on a machine of the cluster"
+            f"address = {address!r} is none; give host:port, as `ray start --head` prints it, on one of its machines"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
