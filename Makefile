@@ -11,6 +11,7 @@
 # make train-drills: twenty runs of `hyla train`, each killed up to three times, in the middle of saves too.
 # make rl-exact: 200 updates of reinforcement learning each, on nine models: every ratio is 1; and what must make it fail.
 # make rl-drills: two runs of `hyla rl`, each killed ten times, and one whose engine has a process of its own, killed thrice.
+# make study-drills: runs of a study through Ray, with workers, a driver and a cluster that die (installs Ray, 260 MB).
 # make lm-eval: lm-evaluation-harness against a server and in our process; our long contexts beside its own.
 # make long-context: a prompt of 262,144 tokens through a small hybrid (a minute or two).
 # make wheel: a wheel with the CPU's kernels compiled, and whether it works without a compiler.
@@ -37,7 +38,7 @@ LINUX := $(foreach glibc,2_17 2_24 2_27 2_28 2_31 2_34 2_35,--platform manylinux
 
 .PHONY: run test test-variants test-portable test-devices test-page agents lint types docs hooks abuse lm-eval exactness soak clean \
   chat teacher wheel gpu-smoke gpu-wheels gguf-families train-drills rl-exact rl-drills \
-  long-context
+  long-context study-drills
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -122,6 +123,10 @@ rl-exact: $(VENV)/installed-test
 
 rl-drills: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow tests/rl/test_rl_drills.py tests/rl/test_rollout_process.py tests/rl/test_route_replay.py
+
+study-drills: $(VENV)/installed-test
+	$(PIP) install --quiet -c constraints.txt -e '.[test,study]'
+	$(BIN)/python -m pytest -m slow tests/study/test_execution_on_ray.py
 
 lm-eval: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'

@@ -38,6 +38,7 @@ BENCHMARKS = (
     "spill",
     "start",
     "state_rounding",
+    "study_overhead",
     "study_statistics",
     "training",
     "vectors",

@@ -16,6 +16,7 @@ FOLDERS = (
     "models/families",
     "models/formats",
     "models/kinds",
+    "study/execution",
     "study/report",
     "study/report/plots",
     "study/report/sections",

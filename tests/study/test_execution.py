@@ -208,6 +208,7 @@ def test_a_folder_that_cannot_be_is_an_error(tmp_path):
     [
         ({"workers": 0}, "workers = 0"),
         ({"threads": 0}, "threads = 0"),
+        ({"threads": 100_000}, "threads = 100000, and this process may use"),
         ({"retries": -1}, "retries = -1"),
         ({"minutes": 0}, "minutes = 0"),
         ({"how": "nothing"}, "names no function"),
@@ -249,7 +250,7 @@ def test_several_workers_without_ray_are_told_what_to_install(folder, monkeypatc
 
 @pytest.mark.parametrize("address", ["auto", "somewhere", "host:", ":6379", "host:port", "127.0.0.1:99999"])
 def test_an_address_that_is_none_is_refused(address):
-    with pytest.raises(ConfigError, match="is none|nobody answers"):
+    with pytest.raises(ConfigError, match=r"is none|nobody answers"):
         on_ray.probe(address)
 
 

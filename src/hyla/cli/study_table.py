@@ -106,7 +106,10 @@ def execute_shown(
     flops, earlier: as `Standing` takes them.
     """
     standing = Standing(jobs, workers, flops, earlier)
-    with stopped_by_ctrl_c(lambda line: console.print(line)) as is_stopped, study_table(standing) as table:
+    with (
+        stopped_by_ctrl_c(lambda line: console.print(line, soft_wrap=True)) as is_stopped,
+        study_table(standing) as table,
+    ):
         outcome = execute_all(
             jobs,
             folder=folder,
@@ -119,14 +122,12 @@ def execute_shown(
             on_event=table,
             is_stopped=is_stopped,
         )
-    for line in closing_lines(outcome, standing.told, folder, minutes):
+    for line in closing_lines(outcome, standing.told, folder):
         console.print(line, soft_wrap=True)
     return outcome
 
 
-def closing_lines(
-    outcome: Outcome, told: Mapping[str, str], folder: Path, minutes: float | None = None
-) -> Iterator[str]:
+def closing_lines(outcome: Outcome, told: Mapping[str, str], folder: Path) -> Iterator[str]:
     """What is finished, what is not and why, and how to go on."""
     total = len(outcome.finished) + len(outcome.failed) + len(outcome.waiting)
     yield f"{len(outcome.finished)} of {total} runs are finished"
@@ -135,5 +136,5 @@ def closing_lines(
     if outcome.failed:
         yield f"{folder / 'failed.json'} has where each failed; given again, the same command tries them again"
     if outcome.waiting:
-        why = "stopped" if outcome.was_stopped else f"the {minutes:g} minutes are over"
+        why = "stopped" if outcome.was_stopped else "the time is over"
         yield f"{why}; given again, the same command goes on with the other {len(outcome.waiting)}"

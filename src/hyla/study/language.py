@@ -81,7 +81,9 @@ class LanguageRun(DerivingConfig):
     @cached_property
     def digest(self) -> str:
         """Of all that the result is a function of, the model's defaults included."""
-        key = self.model_dump(mode="json", exclude={"arm", "text"} | ({"test_tasks"} if not self.test_tasks else set()))
+        key = self.model_dump(mode="json", exclude={"arm", "text"})
+        if not self.test_tasks:  # the field came after runs were kept
+            del key["test_tasks"]
         whole = f"{key} {self.model_config_made.model_dump_json()}"
         return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
@@ -208,7 +210,8 @@ def trainer_of(run: LanguageRun, work: Path, steps: int | None = None) -> Traine
     source = StudySource(
         text_of(run).train, run.tasks, run.task_examples, tokens=run.batch_tokens, length=run.length, seed=run.seed
     )
-    return Trainer(initialize(Model(run.model_config_made), run.seed), source, run.train_config(steps or run.steps), work)
+    model = initialize(Model(run.model_config_made), run.seed)
+    return Trainer(model, source, run.train_config(steps or run.steps), work)
 
 
 def _result(run: LanguageRun, trainer: Trainer, scores: dict[str, Any]) -> dict[str, Any]:
@@ -274,7 +277,7 @@ def trained_like(task: SyntheticTask, trained: Mapping[str, SyntheticTask]) -> s
         if (other.kind, other.vocab_size) == (task.kind, task.vocab_size):
             return name
     raise ConfigError(
-        f"test_tasks: a {task.kind} of {task.vocab_size} ids is like none of the trained tasks, so nothing is learnt of it"
+        f"test_tasks: a {task.kind} of {task.vocab_size} ids is like none of the trained tasks, so nobody learns it"
     )
 
 

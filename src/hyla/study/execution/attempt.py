@@ -20,6 +20,8 @@ LOOK_SECONDS = 0.5
 """Between two looks at where a run is, and at whether it should stop."""
 PATIENCE = 60.0
 """Seconds until the processes of a killed driver have ended, too."""
+MOST_CHARS = 300
+"""Of an error in a line."""
 
 Look = Callable[[Step | None], bool]
 """Told where the run is (None: as before); says whether it should stop."""
@@ -48,7 +50,8 @@ def in_a_line(error: BaseException) -> str:
     >>> in_a_line(ValueError("no\\n  such thing"))
     'ValueError: no such thing'
     """
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= MOST_CHARS else text[:MOST_CHARS] + "…"
 
 
 def _checked(result: object) -> Ending:

@@ -71,25 +71,28 @@ def execute_all(
     """
     _check(jobs, workers, threads, retries, minutes)
     function_at(execute)
+    if address is None:
+        _check_processors(threads)
     with _holding(folder):
         execution = _Execution(list(jobs), folder, retries, minutes, on_event, is_stopped)
         execution.find_finished()
         if not execution.queue:
             execution.write_failed()
             return execution.outcome()
-        pool = _pool(execute, min(workers, len(execution.queue)), threads, address)
+        pool = _pool(execute, workers, len(execution.queue), threads, address)
         try:
             return execution.run(pool)
         finally:
             pool.close()
 
 
-def _pool(execute: str, workers: int, threads: int, address: str | None) -> Pool:
+def _pool(execute: str, workers: int, num_jobs: int, threads: int, address: str | None) -> Pool:
+    """Of no more workers than there are jobs; several were asked for, so even one has a process of its own."""
     if workers == 1 and address is None:
         return SerialPool(execute, threads)
     from hyla.study.execution.on_ray import RayPool
 
-    return RayPool(execute, workers, threads, address)
+    return RayPool(execute, min(workers, num_jobs), threads, address)
 
 
 def _check(jobs: Sequence[Job], workers: int, threads: int, retries: int, minutes: float | None) -> None:
@@ -102,6 +105,14 @@ def _check(jobs: Sequence[Job], workers: int, threads: int, retries: int, minute
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
         raise ConfigError(f"two runs are called {doubles[0]}; every run needs a name of its own")
+
+
+def _check_processors(threads: int) -> None:
+    from hyla.engine.threads import quota, usable_cpus
+
+    most = quota(usable_cpus())
+    if threads > most:
+        raise ConfigError(f"threads = {threads}, and this process may use {most} processors; lower threads")
 
 
 @contextmanager

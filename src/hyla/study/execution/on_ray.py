@@ -1,7 +1,6 @@
 """Runs that Ray carries out: in processes on this machine, or on the machines of a cluster.
 
-A run is one task. Only the driver writes results; a worker of another machine needs none of its disks. Where runs are,
-and that they should stop, goes through one small actor.
+A run is one task. Only the driver writes results; a worker of another machine needs none of its disks.
 """
 
 from __future__ import annotations
@@ -10,14 +9,18 @@ import os
 import pickle
 import shutil
 import socket
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from hyla.errors import ConfigError
 from hyla.study.execution.attempt import attempt, in_a_line
+from hyla.study.execution.board import Board
 from hyla.study.execution.progress import Step
 from hyla.study.execution.protocol import Ending, OnStep, Try
 from hyla.user_cache import cache_folder
@@ -30,28 +33,6 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 """No usage reports; and Ray leaves variables of accelerators alone, as it will in later versions."""
 
 
-class Board:
-    """An actor: what workers say, and what is said to them."""
-
-    def __init__(self):
-        self._steps: dict[str, Step] = {}
-        self._begun: set[str] = set()
-        self._is_stopped = False
-
-    def look(self, name: str, step: Step | None) -> bool:
-        """From a worker: where its run is (None: as before). Returns whether it should stop."""
-        self._begun.add(name)
-        if step is not None:
-            self._steps[name] = step
-        return self._is_stopped
-
-    def take(self, is_stopped: bool) -> tuple[dict[str, Step], set[str]]:
-        """To the driver: what is new, and who ever looked. is_stopped: what workers are told from now on."""
-        self._is_stopped = is_stopped
-        steps, self._steps = self._steps, {}
-        return steps, self._begun
-
-
 @dataclass(frozen=True)
 class Sent:
     """What a task is given. one: the pickled try. home: the node whose disk has its work folder; None: no node has."""
@@ -62,10 +43,8 @@ class Sent:
     home: str | None
 
 
-def carry_out(sent: Sent, board: Any) -> Ending:
+def carry_out(sent: Sent, board: Board) -> Ending:
     """The task. Its process may have had others before."""
-    import ray
-
     from hyla.engine.waiting_threads import load_torch
 
     os.environ["OMP_NUM_THREADS"] = str(sent.threads)
@@ -76,11 +55,12 @@ def carry_out(sent: Sent, board: Any) -> Ending:
     use_threads(sent.threads)
     keep_freed_memory()
     one: Try = pickle.loads(sent.one)  # not before PyTorch is loaded in this way
-    is_at_home = ray.get_runtime_context().get_node_id() == sent.home
+    is_at_home = _ray().get_runtime_context().get_node_id() == sent.home
     if not is_at_home:
         one = replace(one, work=cache_folder() / "study" / one.job.name)
+    board.begin(one.job.name)
     try:
-        ending = attempt(sent.execute, one, lambda step: ray.get(board.look.remote(one.job.name, step)))
+        ending = attempt(sent.execute, one, partial(board.look, one.job.name))
     except KeyboardInterrupt:  # Ray's way to cancel
         return Ending("stopped")
     if ending.kind == "finished" and not is_at_home:
@@ -96,26 +76,20 @@ class RayPool:
         answers at the address, and where no machine there has so many processors."""
         require_ray()
         os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-        import ray
-        import ray.util.scheduling_strategies
-
+        ray = _ray()
         self._ray, self._execute, self._workers, self._threads = ray, execute, workers, threads
         connect(workers * threads, address)
         self._running: dict[Any, Try] = {}
+        self._seen: dict[str, Step | None] = {}
+        self._board = Board(f"hyla/{uuid.uuid4().hex}")
         try:
             self._check_processors(address)
             self._home = None if address and address.startswith("ray://") else ray.get_runtime_context().get_node_id()
-            self._board = ray.remote(Board).options(num_cpus=0, **self._here()).remote()
             # Tries are counted by the driver: Ray itself repeats none.
             self._task = ray.remote(carry_out).options(num_cpus=threads, max_retries=0)
         except BaseException:
             self.close()
             raise
-
-    def _here(self) -> dict[str, Any]:
-        """Where the board is: beside the driver, where it has a node."""
-        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        return {} if self._home is None else {"scheduling_strategy": strategy(self._home, soft=True)}
 
     def _check_processors(self, address: str | None) -> None:
         most = max(node["Resources"].get("CPU", 0) for node in self._ray.nodes() if node["Alive"])
@@ -134,20 +108,29 @@ class RayPool:
         return bool(self._running)
 
     def start(self, one: Try) -> None:
+        self._board.forget(one.job.name)
+        self._seen.pop(one.job.name, None)
         sent = Sent(self._execute, pickle.dumps(one), self._threads, self._home)
         self._running[self._task.remote(sent, self._board)] = one
 
     def wait(self, on_step: OnStep, is_stopped: Callable[[], bool]) -> list[tuple[str, Ending]]:
         """As `Pool.wait`, for half a second at most."""
         ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=WAIT_SECONDS)
-        must_stop = is_stopped()
-        steps, begun = self._ray.get(self._board.take.remote(must_stop))
+        steps = {one.job.name: self._board.take(one.job.name) for one in self._running.values()}
         for name, step in steps.items():
-            on_step(name, step)
-        if must_stop:  # those that wait for a processor would wait on
-            for task in [task for task, one in self._running.items() if one.job.name not in begun]:
-                self._ray.cancel(task)
+            if step is not None and step != self._seen.get(name):
+                on_step(name, step)
+        self._seen = steps
+        if is_stopped():
+            self._stop()
         return [(self._running.pop(task).job.name, self._ending(task)) for task in ready]
+
+    def _stop(self) -> None:
+        """Ask all to stop. Those that wait for a processor would wait on: they are taken back."""
+        self._board.stop()
+        for task, one in self._running.items():
+            if not self._board.has_begun(one.job.name):
+                self._ray.cancel(task)
 
     def _ending(self, task: Any) -> Ending:
         exceptions = self._ray.exceptions
@@ -163,9 +146,16 @@ class RayPool:
 
     def close(self) -> None:
         """End what still runs; on this machine Ray's processes, too."""
-        for task in self._running:
-            self._ray.cancel(task, force=True)
+        with suppress(self._ray.exceptions.RayError):  # of a cluster that is gone
+            for task in self._running:
+                self._ray.cancel(task, force=True)
+            self._board.clear()
         self._ray.shutdown()
+
+
+def _ray() -> Any:
+    """The library; who does not need it does not load it."""
+    return import_module("ray")
 
 
 def require_ray() -> None:
@@ -179,15 +169,13 @@ def require_ray() -> None:
 
 def connect(processors: int, address: str | None) -> None:
     """Start Ray here for this process alone, or join the cluster at an address. Raises ConfigError."""
-    import ray
-
     if address is not None:
         probe(address)
     asked: dict[str, Any] = {"address": address or "local", "log_to_driver": False, "logging_level": "error"}
     if address is None:
         asked |= {"num_cpus": processors, "include_dashboard": False, "object_store_memory": STORE_BYTES}
     try:
-        ray.init(**asked)
+        _ray().init(**asked)
     except (Exception, SystemExit) as error:
         where = "on this machine" if address is None else f"at {address}"
         raise ConfigError(f"Ray cannot be used {where}: {in_a_line(error)}") from error

@@ -83,9 +83,9 @@ def function_at(path: str) -> Execute:
     """The function with a path, "package.module:name". Raises ConfigError where there is none."""
     module, _, name = path.partition(":")
     try:
-        found = getattr(import_module(module), name)
+        found: Execute = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"execute = {path!r} names no function: {error}; give 'package.module:name'") from error
-    if not callable(found):
-        raise ConfigError(f"execute = {path!r} is a {type(found).__name__}; give the path of a function")
-    return found
+    if callable(found):
+        return found
+    raise ConfigError(f"execute = {path!r} is a {type(found).__name__}; give the path of a function")

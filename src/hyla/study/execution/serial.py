@@ -13,7 +13,7 @@ class SerialPool:
     """A pool of one: a try is carried out while it is waited for."""
 
     def __init__(self, execute: str, threads: int):
-        """threads: that compute in this process from now on, no more than it may use."""
+        """threads: that compute in this process from now on."""
         from hyla.engine.threads import use_threads
 
         use_threads(threads)
