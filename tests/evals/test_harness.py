@@ -109,7 +109,7 @@ def test_what_is_over_the_context_is_refused_or_cut_at_its_beginning(answers, mo
     with pytest.raises(RequestError, match="601 tokens with 20 to score is over the model's context of 512"):
         answers.log_likelihoods([(context, rest)])
     params = sampling_params({"max_gen_toks": 500}, tokenizer)
-    with pytest.raises(RequestError, match="with 500 to write is over the model's context of 512.*--truncate"):
+    with pytest.raises(RequestError, match=r"with 500 to write is over the model's context of 512.*--truncate"):
         answers.continuations([("a" * 30, params)])
     assert answers.engine.num_tokens == 0
 

@@ -112,7 +112,7 @@ def test_intervals_are_over_documents_and_differences_are_paired():
 
 def test_what_cannot_be_says_so(model, tmp_path):
     tokenizer = byte_tokenizer()
-    with pytest.raises(ConfigError, match="100 is no power of two; give e.g. 64"):
+    with pytest.raises(ConfigError, match=r"100 is no power of two; give e\.g\. 64"):
         PositionsRequest(length=100)
     with pytest.raises(ConfigError, match="none of 3 texts has 4096 tokens"):
         chosen_pieces(TEXTS, tokenizer, PositionsRequest())

@@ -261,6 +261,14 @@ def test_a_study_without_runs_has_a_page_that_says_so(tmp_path):
     assert "No run is finished." in page and not list(tmp_path.glob("*.png"))
 
 
+def test_a_study_whose_rates_are_not_chosen_yet_says_so(tmp_path):
+    page = page_of(findings_of(about(SAME, tuned=()), ledger(tmp_path, {"full": 0.0}, budgets=(2e12,), seeds=(1000,))))
+
+    assert "Not chosen yet: 1 runs are there to choose by." in page and "No task was scored" not in page
+    untuned = page_of(findings_of(about(SAME, tuned=()), ledger(tmp_path / "plain", SAME, budgets=(2e12,))))
+    assert "None was tuned" in untuned and "Learning rates: 0.003, not tuned." in untuned
+
+
 def test_a_report_has_its_plots_and_they_are_the_same_twice(tmp_path):
     runs, out = tmp_path / "runs", tmp_path / "out"
     ledger(runs, PLANTED)

@@ -107,12 +107,19 @@ class Stopwatch:
             self._since += self._clock() - begun
 
 
+def told_costs(spent: Sequence[Spent]) -> str:
+    """All of them together, as a sentence."""
+    return (
+        f"In all {sum(one.tokens for one in spent):,} tokens were read, {sum(one.cached_tokens for one in spent):,} of "
+        f"them from the prefix cache, and {sum(one.answer_tokens for one in spent):,} written, in "
+        f"{sum(one.seconds for one in spent):,.1f} seconds, with {sum(one.flops for one in spent):.2e} FLOPs."
+    )
+
+
 COST_TITLES = ("tokens read", "from the cache", "written", "seconds", "FLOPs")
 
 
-def cost_cells(
-    spent: Sequence[Spent], solved: int, price: Callable[[Spent], float] | None = None
-) -> list[str]:
+def cost_cells(spent: Sequence[Spent], solved: int, price: Callable[[Spent], float] | None = None) -> list[str]:
     """What all items took, for each of the `solved`, under COST_TITLES and, with a price, one more column."""
     sums = [
         (sum(one.tokens for one in spent), ",.0f"),

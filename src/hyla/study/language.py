@@ -20,6 +20,7 @@ from hyla.data.packing import TokenStore
 from hyla.errors import ConfigError, DivergedError
 from hyla.evals.synthetic import AnyTask, SyntheticTask
 from hyla.evals.synthetic.learning import accuracy, heldout_passes
+from hyla.evals.synthetic.turns import Turns
 from hyla.models.config import Count, DerivingConfig, ModelConfig
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
@@ -31,6 +32,7 @@ from hyla.study.mixture import StudySource, first_ids, moved
 from hyla.study.results import LanguageFigures
 from hyla.study.sizes import Size
 from hyla.study.text import TEXT_IDS, Text, read_text
+from hyla.study.turn_scores import score_parts
 from hyla.train.config import Rate, TrainConfig
 from hyla.train.loop import Trainer
 from hyla.train.metrics import StepMetrics
@@ -81,7 +83,9 @@ class LanguageRun(DerivingConfig):
     @cached_property
     def digest(self) -> str:
         """Of all that the result is a function of, the model's defaults included."""
-        key = self.model_dump(mode="json", exclude={"arm", "text"} | ({"test_tasks"} if not self.test_tasks else set()))
+        key = self.model_dump(mode="json", exclude={"arm", "text"})
+        if not self.test_tasks:  # the field came after runs were kept
+            del key["test_tasks"]
         whole = f"{key} {self.model_config_made.model_dump_json()}"
         return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
@@ -208,7 +212,8 @@ def trainer_of(run: LanguageRun, work: Path, steps: int | None = None) -> Traine
     source = StudySource(
         text_of(run).train, run.tasks, run.task_examples, tokens=run.batch_tokens, length=run.length, seed=run.seed
     )
-    return Trainer(initialize(Model(run.model_config_made), run.seed), source, run.train_config(steps or run.steps), work)
+    model = initialize(Model(run.model_config_made), run.seed)
+    return Trainer(model, source, run.train_config(steps or run.steps), work)
 
 
 def _result(run: LanguageRun, trainer: Trainer, scores: dict[str, Any]) -> dict[str, Any]:
@@ -255,14 +260,18 @@ def _scored(run: LanguageRun, model: Model, text: Text) -> dict[str, Any]:
     validation_bits, _ = bits(model, text.validation, run.length, run.test_tokens)
     test_bits, by_position = bits(model, text.test, run.length, run.test_tokens)
     first = first_ids(run.tasks)
-    tasks = {name: task_accuracy(model, task, first[name], run.test_examples) for name, task in run.tasks.items()}
-    for name, task in run.test_tasks.items():
-        tasks[name] = task_accuracy(model, task, first[trained_like(task, run.tasks)], run.test_examples)
+    tasks, parts = {}, {}
+    for name, task in {**run.tasks, **run.test_tasks}.items():
+        ids = first[name] if name in run.tasks else first[trained_like(task, run.tasks)]
+        tasks[name] = task_accuracy(model, task, ids, run.test_examples)
+        if isinstance(task, Turns):
+            parts[name] = score_parts(model, task, ids, run.test_examples)
     return {
         "validation_bits": validation_bits,
         "test_bits": test_bits,
         "bits_by_position": by_position,
         "tasks": tasks,
+        "task_parts": parts,
         "layers_inside": _inside(model, text.test, run.length),
         "evaluation_seconds": time.perf_counter() - started,
     }
@@ -274,7 +283,7 @@ def trained_like(task: SyntheticTask, trained: Mapping[str, SyntheticTask]) -> s
         if (other.kind, other.vocab_size) == (task.kind, task.vocab_size):
             return name
     raise ConfigError(
-        f"test_tasks: a {task.kind} of {task.vocab_size} ids is like none of the trained tasks, so nothing is learnt of it"
+        f"test_tasks: a {task.kind} of {task.vocab_size} ids is like none of the trained tasks, so nobody learns it"
     )
 
 

@@ -18,9 +18,10 @@ from typing import Protocol
 from hyla.checkpoints import Tokenizer
 from hyla.engine import Engine, SamplingParams
 from hyla.engine.requests.messages import Completion, Request
-from hyla.engine.requests.resolving import Resolved
 from hyla.errors import ConfigError, RequestError
-from hyla.evals.costs import Stopwatch, item_flops
+from hyla.evals.asking import completed
+from hyla.evals.costs import item_flops
+from hyla.models.config import ModelConfig
 from hyla.train.files import append_lines, kept_lines
 
 ANSWERS_FILE = "answers.jsonl"
@@ -43,6 +44,12 @@ class Answer:
     logprob: float | None = None
     is_greedy: bool | None = None
     text: str | None = None
+
+    @property
+    def likelihood(self) -> tuple[float, bool]:
+        """(logprob, is_greedy) of what was scored."""
+        assert self.logprob is not None and self.is_greedy is not None
+        return self.logprob, self.is_greedy
 
 
 class Watcher(Protocol):
@@ -210,34 +217,24 @@ def _computed(engine: Engine, jobs: Sequence[_Job], watcher: Watcher) -> Iterato
     for job in sorted(jobs, key=lambda job: -len(job.ids)):
         together.setdefault(job.shared, deque()).append(job)
     queue = deque(own.popleft() for own in together.values())
-    asked: dict[str, _Job] = {}
-    watch = Stopwatch(engine.clock)
 
-    def more(is_idle: bool) -> list[Resolved]:
-        watcher.step()
-        new = []
-        with watch.stopped():
-            while queue and len(asked) < engine.scheduler.max_num_sequences:
-                job = queue.popleft()
-                asked[job.key] = job
-                ends = (max(len(job.shared) - 1, 0),) if together[job.shared] else ()
-                new.append(engine.resolve(Request(job.key, job.ids, job.params, snapshot_at=ends)))
-        return new
+    def following() -> tuple[_Job, Request] | None:
+        if not queue:
+            return None
+        job = queue.popleft()
+        ends = (max(len(job.shared) - 1, 0),) if together[job.shared] else ()
+        return job, Request(job.key, job.ids, job.params, snapshot_at=ends)
 
-    for done in engine.finished((), more):
-        seconds = watch.lap() / len(done)
-        own = [asked.pop(one.request_id) for one in done]
-        yield [_answer(job, one, engine, seconds) for job, one in zip(own, done)]
-        for job in own:
+    for done, seconds in completed(engine, following, watcher.step):
+        yield [_answer(job, completion, engine.model.config, seconds) for job, completion in done]
+        for job, _ in done:
             queue.extendleft(reversed(together[job.shared]))
             together[job.shared].clear()
             watcher.item()
 
 
-def _answer(job: _Job, completion: Completion, engine: Engine, seconds: float) -> Answer:
-    if completion.error is not None:
-        raise RequestError(f"a prompt of {len(job.ids):,} tokens ended in an error: {completion.error}")
-    usage, config = completion.usage, engine.model.config
+def _answer(job: _Job, completion: Completion, config: ModelConfig, seconds: float) -> Answer:
+    usage = completion.usage
     took = (len(job.ids), usage.cached_tokens, usage.completion_tokens, seconds)
     flops = item_flops(config, *took[:3], num_scored=job.num_scored)
     if job.params.max_tokens != 0:

@@ -14,7 +14,16 @@ DEFAULT_MAX_TOKENS = 256
 DEFAULT_SEED = 1234
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Names of the most tokens to write; the first that is given counts, as in the harness."""
-TAKEN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed")
+TAKEN = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+)
 """With our own names and meanings."""
 
 

@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
-from lm_eval.api.registry import model_registry  # pyright: ignore[reportMissingImports]
+from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 from lm_eval.utils import simple_parse_args_string  # pyright: ignore[reportMissingImports]
 
 from hyla.checkpoints import load_tokenizer, resolve
@@ -23,6 +24,7 @@ from hyla.evals.harness.answers import Answer, Answers
 from hyla.evals.harness.generation import DEFAULT_MAX_TOKENS, sampling_params
 
 
+@register_model("hyla")
 class HylaLM(TemplateLM):
     """Log-likelihoods and greedy (or drawn) continuations by an engine in this process.
 
@@ -105,7 +107,7 @@ class HylaLM(TemplateLM):
     def _loglikelihood_tokens(self, requests, **kwargs) -> list[tuple[float, bool]]:
         found = self.answers.log_likelihoods([(context, rest) for _, context, rest in requests])
         self._note(self._tasks, found)
-        return [(answer.logprob, answer.is_greedy) for answer in found]
+        return [answer.likelihood for answer in found]
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         cut = [self.answers.rolling(*request.args) for request in requests]
@@ -114,7 +116,7 @@ class HylaLM(TemplateLM):
         for request, pairs in zip(requests, cut):
             own = [next(found) for _ in pairs]
             self._note([request.task_name] * len(own), own)
-            sums.append(sum(answer.logprob for answer in own if answer.logprob is not None))
+            sums.append(math.fsum(answer.likelihood[0] for answer in own))
         return sums
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
@@ -155,7 +157,3 @@ def main() -> None:
     from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
     cli_evaluate()
-
-
-if "hyla" not in model_registry:
-    model_registry.register("hyla", target=HylaLM)

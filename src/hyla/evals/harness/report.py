@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hyla.evals.costs import COST_TITLES, cost_cells
+from hyla.evals.costs import COST_TITLES, cost_cells, told_costs
 from hyla.evals.harness.run import Scored
 from hyla.evals.tables import as_markdown
 from hyla.train.intervals import interval
 
-TITLES = ("task", "metric", "score", "95% interval", "questions")
+TITLES: tuple[str, ...] = ("task", "metric", "score", "95% interval", "questions")
 
 
 def table(rows: Sequence[Scored]) -> list[list[str]]:
     """A row for each task and metric; the bootstrap interval is that of a mean over questions, where it is one."""
-    lines = [list(TITLES)]
+    lines: list[list[str]] = [list(TITLES)]
     for row in rows:
         values = row.values
         is_mean = values and abs(sum(values) / len(values) - row.value) < 1e-9
@@ -37,6 +37,7 @@ def cost_table(rows: Sequence[Scored]) -> list[list[str]]:
 
 def markdown(rows: Sequence[Scored], num_truncated: int) -> str:
     """The report as a page."""
+    spent = [one for own in {row.task: row.spent for row in rows}.values() for one in own]
     cut = f"\n{num_truncated} contexts were too long and lost their beginning.\n" if num_truncated else ""
     return f"""# lm-evaluation-harness
 
@@ -49,5 +50,5 @@ Scores are the harness's own; the interval is the 95% bootstrap interval over qu
 {as_markdown(cost_table(rows))}
 
 What all questions of a task took, divided by those that were right: seconds of this machine, FLOPs by the cost model, \
-without what came from the prefix cache.
+without what came from the prefix cache. {told_costs(spent)}
 """

@@ -38,7 +38,7 @@ class HarnessRequest(Config):
     apply_chat_template: bool = False
     """Put questions into the model's chat template."""
     truncates: bool = False
-    """Cut contexts that are too long off at their beginning, as the harness's other models do; else they are refused."""
+    """Cut contexts that are too long off at their beginning, as the harness's other models do; else refuse them."""
 
 
 @dataclass(frozen=True)

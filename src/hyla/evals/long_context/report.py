@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hyla.evals.costs import COST_TITLES, Price, cost_cells
+from hyla.evals.costs import COST_TITLES, Price, cost_cells, told_costs
 from hyla.evals.long_context.run import Answered
 from hyla.evals.tables import as_markdown
 from hyla.train.intervals import interval
@@ -60,9 +60,9 @@ number.
 
 {as_markdown(cost_table(lines, price))}
 
-Tokens of a prompt on average ("short": there was not more to fill it with); then what all items took, divided by those \
-that were wholly right. Seconds are this machine's, of computing, without the writing of prompts; FLOPs by the cost \
-model, without what came from the prefix cache.{priced}
+Tokens of a prompt on average ("short": there was not more to fill it with); then what all items took, divided by \
+those that were wholly right. Seconds are this machine's, of computing, without the writing of prompts; FLOPs by the \
+cost model, without what came from the prefix cache.{priced} {told_costs(lines)}
 """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from pydantic import Field, field_validator
 from hyla.checkpoints import Tokenizer
 from hyla.engine import Engine, SamplingParams
 from hyla.engine.requests.messages import Completion, Request
-from hyla.engine.requests.resolving import Resolved
-from hyla.errors import ConfigError, RequestError
-from hyla.evals.costs import Stopwatch, item_flops
+from hyla.errors import ConfigError
+from hyla.evals.asking import completed
+from hyla.evals.costs import item_flops
 from hyla.evals.long_context.items import Item, Items
 from hyla.evals.long_context.kinds import KINDS
 from hyla.evals.long_context.task import Source, share_right
@@ -128,38 +127,22 @@ class LongContexts:
         return [(k, n, i) for k in request.kinds for n in request.lengths for i in range(request.samples)]
 
     def _asked(self, kind: str, length: int, on_step: Callable[[], None]) -> Iterator[Answered]:
-        """Items are made as the engine has room for them: a long prompt is megabytes of ids."""
-        missing = deque(i for i in range(self.request.samples) if (kind, length, i) not in self.answered)
+        missing = [i for i in range(self.request.samples) if (kind, length, i) not in self.answered]
         if not missing:
             return
         made = Items(KINDS[kind], length, self.source, self._encode, self.request.seed, self.request.depths)
         params = SamplingParams(temperature=0.0, max_tokens=KINDS[kind].max_tokens)
-        asked: dict[str, Item] = {}
-        watch = Stopwatch(self.engine.clock)
-
-        def more(is_idle: bool) -> list[Resolved]:
-            on_step()
-            new = []
-            with watch.stopped():
-                while missing and len(asked) < self.engine.scheduler.max_num_sequences:
-                    item = made.item(missing.popleft())
-                    name = f"{kind} {length} {item.number}"
-                    asked[name] = item
-                    new.append(self.engine.resolve(Request(name, tuple(item.prompt_ids), params)))
-            return new
-
-        for done in self.engine.finished((), more):
-            seconds = watch.lap() / len(done)
-            lines = [answered(asked.pop(one.request_id), one, self.engine.model.config, seconds) for one in done]
+        items = map(made.item, missing)
+        jobs = ((item, Request(f"{kind} {length} {item.number}", tuple(item.prompt_ids), params)) for item in items)
+        for done, seconds in completed(self.engine, lambda: next(jobs, None), on_step):
+            lines = [answered(item, completion, self.engine.model.config, seconds) for item, completion in done]
             append_lines(self.folder / ITEMS_FILE, map(asdict, lines))
             self.answered |= {line.key: line for line in lines}
             yield from lines
 
 
 def answered(item: Item, completion: Completion, config: ModelConfig, seconds: float) -> Answered:
-    """A finished item. Raises RequestError for one that ended in an error."""
-    if completion.error is not None:
-        raise RequestError(f"{completion.request_id} ended in an error: {completion.error}")
+    """A finished item."""
     answer, usage = completion.text or "", completion.usage
     return Answered(
         item.kind,

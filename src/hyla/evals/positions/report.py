@@ -90,8 +90,8 @@ def markdown(found: Mapping[str, Lines], length: int) -> str:
 
 {as_markdown(table(found))}
 
-{len(lines)} pieces of {length:,} tokens from {documents} documents, {total:,} bytes; fewer bits are better. In brackets \\
-the 95% bootstrap interval over documents.{beside}{alone} Tokens a second: {seconds}.
+{len(lines)} pieces of {length:,} tokens from {documents} documents, {total:,} bytes; fewer bits are better. In \
+brackets the 95% bootstrap interval over documents.{beside}{alone} Tokens a second: {seconds}.
 """
 
 
@@ -107,7 +107,8 @@ def plot(found: Mapping[str, Lines], file: Path) -> None:
         mean, ranges = bits_per_byte(lines), intervals(lines)
         places = range(len(mean))
         axes.plot(places, list(mean.values()), marker="o", label=name)
-        axes.fill_between(places, *zip(*ranges.values()), alpha=0.2)
+        low, high = zip(*ranges.values())
+        axes.fill_between(places, low, high, alpha=0.2)
     labels = [f"{int(bucket):,}" for bucket in bits_per_byte(next(iter(found.values())))]
     axes.set_xticks(range(len(labels)), labels, rotation=45)
     axes.set(xlabel="tokens before, from", ylabel="bits per byte")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,8 @@ from pydantic import Field, field_validator
 from hyla.checkpoints import Tokenizer
 from hyla.engine import Engine, SamplingParams
 from hyla.engine.requests.messages import Completion, Request
-from hyla.engine.requests.resolving import Resolved
-from hyla.errors import ConfigError, RequestError
-from hyla.evals.costs import Stopwatch
+from hyla.errors import ConfigError
+from hyla.evals.asking import completed
 from hyla.evals.positions.pieces import FIRST_BUCKET, Piece, pieces
 from hyla.evals.results import ITEMS_FILE, begin, model_record
 from hyla.models.config import Config, Count
@@ -33,7 +31,8 @@ class PositionsRequest(Config):
 
     length: Annotated[int, Field(ge=FIRST_BUCKET)] = 4096
     """Tokens of a piece, the bos token included where there is one; a power of two, so that every bucket is full.
-    Documents that are shorter are left out. Bits at a position do not depend on it: a long one tells all shorter ones."""
+    Documents that are shorter are left out. Bits at a position do not depend on it: a long one has all of a shorter.
+    """
     pieces: Count = 64
     """Most pieces: the first one of each document, then the second ones, and so on."""
 
@@ -101,23 +100,10 @@ class Positions:
     ) -> list[ScoredPiece]:
         """Score every piece that is not scored yet; all lines, in the order of pieces. on_step: called before each step
         of the engine. Raises RequestError for a piece that the engine fails on."""
-        missing = deque(piece for piece in self.chosen if piece.key not in self.scored)
-        asked: dict[str, Piece] = {}
-        watch = Stopwatch(self.engine.clock)
-
-        def more(is_idle: bool) -> list[Resolved]:
-            on_step()
-            new = []
-            while missing and len(asked) < self.engine.scheduler.max_num_sequences:
-                piece = missing.popleft()
-                name = f"{piece.document} {piece.number}"
-                asked[name] = piece
-                new.append(self.engine.resolve(Request(name, piece.ids, PARAMS)))
-            return new
-
-        for done in self.engine.finished((), more):
-            seconds = watch.lap() / len(done)
-            lines = [scored(asked.pop(one.request_id), one, seconds) for one in done]
+        missing = (piece for piece in self.chosen if piece.key not in self.scored)
+        jobs = ((piece, Request(f"{piece.document} {piece.number}", piece.ids, PARAMS)) for piece in missing)
+        for done, seconds in completed(self.engine, lambda: next(jobs, None), on_step):
+            lines = [scored(piece, completion, seconds) for piece, completion in done]
             append_lines(self.folder / ITEMS_FILE, map(asdict, lines))
             self.scored |= {line.key: line for line in lines}
             for line in lines:
@@ -126,8 +112,6 @@ class Positions:
 
 
 def scored(piece: Piece, completion: Completion, seconds: float) -> ScoredPiece:
-    """A finished piece. Raises RequestError for one that ended in an error."""
-    if completion.error is not None or completion.prompt_logprobs is None:
-        raise RequestError(f"{completion.request_id} ended in an error: {completion.error}")
-    bits = piece.bits_by_bucket(completion.prompt_logprobs)
+    """A finished piece."""
+    bits = piece.bits_by_bucket(completion.prompt_logprobs or ())
     return ScoredPiece(piece.document, piece.number, len(piece.ids), seconds, bits, piece.bytes_by_bucket())

@@ -165,6 +165,11 @@ class Findings:
             return {}
         return {arm: self.cells[arm, budget] for arm in self.about.arms if (arm, budget) in self.cells}
 
+    @property
+    def num_rate_runs(self) -> int:
+        """Runs with seeds of their own, by which rates are chosen."""
+        return sum(result.run.seed not in self.about.seeds for result in self.language)
+
     def arm_name(self, arm: str) -> str:
         """An arm in a table of `top_budget`, with what marks its place there."""
         cell = self.top_cells.get(arm)

@@ -10,7 +10,7 @@ import numpy as np
 
 from hyla.evals.pictures import figure, finish, legend_below, legend_height, save, style
 from hyla.study.report.findings import Findings
-from hyla.study.report.plots.frames import GREY, bars
+from hyla.study.report.plots.frames import GREY, bars, budget_ticks
 from hyla.study.statistics import Comparison, Law
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def plot_losses(found: Findings, file: Path) -> None:
     panels = np.atleast_1d(made.subplots(1, 2 if base is not None else 1))
     for axes, law in zip(panels, (None, base)):
         _losses(axes, found, (lambda at: 0.0) if law is None else law.loss)
-        axes.set(xscale="log", xlabel="FLOPs of training")
+        budget_ticks(axes, found.about.budgets)
         finish(axes)
     panels[0].set_ylabel("bits per byte of the test text")
     if base is not None:
@@ -107,5 +107,6 @@ def _by_budget(axes: Axes, found: Findings, compared: Sequence[Comparison]) -> N
         for budget, score in one.by_budget.items():
             bars(axes, budget * factor, score, look["color"])
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.set(xscale="log", xlabel="FLOPs of training", ylabel="difference, bits per byte")
+    budget_ticks(axes, found.about.budgets)
+    axes.set_ylabel("difference, bits per byte")
     finish(axes)

@@ -51,6 +51,8 @@ def _range(values: list[float]) -> str:
 
 
 def _rates(found: Findings) -> str:
+    if not found.about.tuned and found.num_rate_runs:
+        return f"Learning rates: not chosen yet; {found.num_rate_runs} runs are there to choose by."
     if not found.about.tuned:
         return f"Learning rates: {named(sorted({f'{cell.rate:g}' for cell in found.cells.values()}))}, not tuned."
     at = named(flops(budget) for budget in sorted({search.budget for search in found.about.tuned}))
@@ -62,10 +64,10 @@ def _rates(found: Findings) -> str:
 
 
 def _seeds(found: Findings) -> str:
-    counted = sum(result.run.seed in found.about.seeds for result in found.language)
+    counted = len(found.language) - found.num_rate_runs
     return (
         f"Seeds: {named(found.about.seeds)}; a seed is the start values and the order of the data, which all arms "
-        f"share. {counted} runs count, {len(found.language) - counted} were for rates."
+        f"share. {counted} runs count, {found.num_rate_runs} were for rates."
     )
 
 
@@ -102,7 +104,7 @@ def limits(found: Findings) -> str:
         lines.append(f"At equal FLOPs the arms' parameters differ by up to {spread:.0%}.")
     if found.costs and all(cost.ms_per_token is None for cost in found.costs.values()):
         lines.append("Decoding was not timed; caches are by the cost model.")
-    if not found.tasks:
+    if not any(result.figures.tasks for result in found.language):
         lines.append("No task was scored: loss alone says little of recall and of multi-hop questions.")
     return "## What this does not show\n\n" + "\n".join(f"- {line}" for line in lines)
 

@@ -10,6 +10,8 @@ from hyla.study.report.formats import flops
 def rates(found: Findings) -> str:
     """Arms and budgets x rates."""
     tuned = found.about.tuned
+    if not tuned and found.num_rate_runs:
+        return f"## Learning rates\n\nNot chosen yet: {found.num_rate_runs} runs are there to choose by."
     if not tuned:
         return "## Learning rates\n\nNone was tuned: all arms have the same, and one of them may suffer by it."
     columns = sorted({rate for search in tuned for rate in search.bits})
