@@ -36,8 +36,8 @@ def test_a_prompt_of_a_quarter_of_a_million_tokens_is_read_asked_and_scored(tmp_
     first, again = found
     assert LENGTH - 8192 < first.tokens <= LENGTH - 128
     assert first.score == float(first.wanted[0] in first.answer)
-    # The second time all but its end comes from the cache, with the same answer. Half of the places have states, those
-    # that save the fewest tokens have none.
+    # The second time all but its end comes from the cache, with the same answer. There is room for half of the states
+    # that are wanted; those that save the fewest tokens have gone.
     every = engine.options.snapshot_every
     assert first.cached_tokens == 0 and again.cached_tokens >= first.tokens - every
     assert again.answer == first.answer and engine.num_tokens < first.tokens + every + 2 * 128

@@ -33,6 +33,23 @@ length = 32
 keys = 16
 values = 8
 """
+TURNS = """
+[tasks.turns-2]
+kind = "turns"
+turns = 2
+tool_tokens = 2
+keys = 4
+values = 4
+fillers = 2
+
+[test_tasks.turns-4]
+kind = "turns"
+turns = 4
+tool_tokens = 2
+keys = 4
+values = 4
+fillers = 2
+"""
 
 
 def write_study(folder, text=STUDY, name="small"):

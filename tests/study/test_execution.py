@@ -248,7 +248,9 @@ def test_several_workers_without_ray_are_told_what_to_install(folder, monkeypatc
             carry_out(THREE, folder, **options)
 
 
-@pytest.mark.parametrize("address", ["auto", "somewhere", "host:", ":6379", "host:port", "127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "address", ["auto", "ray://127.0.0.1:1", "somewhere", "host:", ":6379", "host:port", "127.0.0.1:99999"]
+)
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(ConfigError, match=r"is none|nobody answers"):
         on_ray.probe(address)

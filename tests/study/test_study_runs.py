@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
-from small_study import STUDY, write_study
+from small_study import STUDY, TURNS, write_study
 from typer.testing import CliRunner
 
 from hyla.cli.app import app
 from hyla.errors import ConfigError
+from hyla.evals.synthetic.learning import heldout_passes
 from hyla.study.execution.progress import Stopped, ask_to_stop
 from hyla.study.files import read_study
 from hyla.study.language import execute, trainer_of
@@ -82,6 +83,24 @@ def test_a_rate_that_diverges_is_a_result(runs, tmp_path, monkeypatch):
 def test_another_text_is_an_error(runs, tmp_path):
     with pytest.raises(ConfigError, match="the text has changed"):
         execute(runs[1].model_copy(update={"data": "another"}), tmp_path / "work")
+
+
+def test_conversations_are_scored_by_kind_and_age_of_question(tmp_path):
+    write_study(tmp_path, (STUDY + TURNS).replace("4.15e8", "1.2e9"))
+    run = progress(read_study(tmp_path / "small.toml"), Ledger(tmp_path / "nothing")).final[1]
+    found = execute(run, tmp_path / "work")
+    assert found["tasks"].keys() == {"recall", "turns-2", "turns-4"}
+    parts = found["task_parts"]
+    kinds = {"direct", "overwritten", "multi-hop", "tool"}
+    assert parts.keys() == {"turns-2", "turns-4"} and kinds <= parts["turns-4"].keys()
+    assert "said 2 to 3 turns ago" in parts["turns-4"] and "said 2 to 3 turns ago" not in parts["turns-2"]
+    task, questions = run.test_tasks["turns-4"], {}
+    for rows in heldout_passes(task, run.test_examples):
+        for first in range(0, len(rows.tokens_T), task.length):
+            for asked in task.turn_of_question(rows.tokens_T[first : first + task.length].tolist()).values():
+                questions[asked.kind] = questions.get(asked.kind, 0) + 1
+    mean = sum(parts["turns-4"][kind] * count for kind, count in questions.items()) / sum(questions.values())
+    assert mean == pytest.approx(found["tasks"]["turns-4"])
 
 
 def studied(folder, *options):

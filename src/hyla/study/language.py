@@ -20,6 +20,7 @@ from hyla.data.packing import TokenStore
 from hyla.errors import ConfigError, DivergedError
 from hyla.evals.synthetic import AnyTask, SyntheticTask
 from hyla.evals.synthetic.learning import accuracy, heldout_passes
+from hyla.evals.synthetic.turns import Turns
 from hyla.models.config import Count, DerivingConfig, ModelConfig
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
@@ -31,6 +32,7 @@ from hyla.study.mixture import StudySource, first_ids, moved, text_lengths
 from hyla.study.results import LanguageFigures
 from hyla.study.sizes import Size
 from hyla.study.text import TEXT_IDS, Text, read_text
+from hyla.study.turn_scores import score_parts
 from hyla.train.config import Rate, TrainConfig
 from hyla.train.loop import Trainer
 from hyla.train.metrics import StepMetrics
@@ -284,14 +286,18 @@ def _scored(run: LanguageRun, model: Model, text: Text) -> dict[str, Any]:
     validation_bits, _ = bits(model, text.validation, run.length, run.test_tokens)
     test_bits, by_position = bits(model, text.test, run.length, run.test_tokens)
     first = first_ids(run.tasks)
-    tasks = {name: task_accuracy(model, task, first[name], run.test_examples) for name, task in run.tasks.items()}
-    for name, task in run.test_tasks.items():
-        tasks[name] = task_accuracy(model, task, first[trained_like(task, run.tasks)], run.test_examples)
+    tasks, parts = {}, {}
+    for name, task in {**run.tasks, **run.test_tasks}.items():
+        ids = first[name] if name in run.tasks else first[trained_like(task, run.tasks)]
+        tasks[name] = task_accuracy(model, task, ids, run.test_examples)
+        if isinstance(task, Turns):
+            parts[name] = score_parts(model, task, ids, run.test_examples)
     return {
         "validation_bits": validation_bits,
         "test_bits": test_bits,
         "bits_by_position": by_position,
         "tasks": tasks,
+        "task_parts": parts,
         "layers_inside": _inside(model, text.test, run.length),
         "evaluation_seconds": time.perf_counter() - started,
     }

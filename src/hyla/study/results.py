@@ -43,6 +43,8 @@ class LanguageFigures(Config):
     """By the first position of a bucket (it ends where the next begins), bits per byte of the bytes in it."""
     tasks: dict[str, Share] = Field(default={})
     """By task, the share of right answers of its test split."""
+    task_parts: dict[str, dict[str, Share]] = Field(default={})
+    """By task of conversations, the share of right answers by kind of question and by age of what is asked for."""
     curve: tuple[tuple[int, int, float | None], ...] = ()
     """(step, tokens, training loss in nats per token); a loss that is None was not finite."""
     layers_inside: dict[str, tuple[float, ...]] = Field(default={})

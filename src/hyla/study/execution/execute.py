@@ -60,7 +60,8 @@ def execute_all(
         execute: path of the function that does a run, "package.module:name" (see the package's page).
         workers: runs at once. 1, and no address: in this process, without Ray.
         threads: of each run.
-        address: of a Ray cluster, "host:port", whose machines have this Hyla; none: Ray is started on this machine.
+        address: of a Ray cluster that this machine is part of, "host:port". All its machines have this Hyla and the
+            texts; none of them needs another one's disk. None: Ray is started on this machine.
         retries: tries after the first one that failed, at the end of the queue. After an error (not after the death of
             its process) the last one begins anew.
         minutes: when they are over, no run is started, and those that run are asked to stop after their step.

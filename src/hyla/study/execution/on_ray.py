@@ -35,12 +35,12 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 @dataclass(frozen=True)
 class Sent:
-    """What a task is given. one: the pickled try. home: the node whose disk has its work folder; None: no node has."""
+    """What a task is given. one: the pickled try. home: the driver's node, whose disk has its work folder."""
 
     execute: str
     one: bytes
     threads: int
-    home: str | None
+    home: str
 
 
 def carry_out(sent: Sent, board: Board) -> Ending:
@@ -84,7 +84,7 @@ class RayPool:
         self._board = Board(f"hyla/{uuid.uuid4().hex}")
         try:
             self._check_processors(address)
-            self._home = None if address and address.startswith("ray://") else ray.get_runtime_context().get_node_id()
+            self._home = ray.get_runtime_context().get_node_id()
             # Tries are counted by the driver: Ray itself repeats none.
             self._task = ray.remote(carry_out).options(num_cpus=threads, max_retries=0)
         except BaseException:
@@ -183,9 +183,11 @@ def connect(processors: int, address: str | None) -> None:
 
 def probe(address: str) -> None:
     """Raise ConfigError where nobody listens: Ray itself asks for minutes, and then ends the process."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"address = {address!r} is none; give host:port, as `ray start --head` prints it")
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise ConfigError(
+            f"address = {address!r} is none; give host:port, as `ray start --head` prints it, on one of its machines"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
     except (OSError, OverflowError) as error:

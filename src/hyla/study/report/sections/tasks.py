@@ -32,6 +32,7 @@ def tasks(found: Findings) -> str:
         + RULE.format(share=found.about.learnt_at, reference=found.about.reference),
         _compared(found),
         _by_setting(found, budget),
+        _by_part(found, budget),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -78,6 +79,32 @@ def _by_setting(found: Findings, budget: float) -> str:
         "the mean of their slopes, 95% interval over seeds, each arm judged alone. Below zero the arm falls behind as "
         "the setting grows."
     )
+
+
+def _by_part(found: Findings, budget: float) -> str:
+    """Of conversations, right answers by kind of question and by age; means, nothing is concluded from them."""
+    scores: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for arm in found.about.arms:
+        cell = found.cells.get((arm, budget))
+        for run in cell.runs if cell is not None else ():
+            for task, parts in run.figures.task_parts.items():
+                for part, score in parts.items():
+                    scores.setdefault((task, part), {}).setdefault(arm, []).append(score)
+    if not scores:
+        return ""
+    names = [found.arm_name(arm) for arm in found.about.arms]
+    lines = [
+        [task, part, *(_mean(by_arm.get(arm)) for arm in found.about.arms)] for (task, part), by_arm in scores.items()
+    ]
+    return (
+        table([["task", "questions", *names], *lines])
+        + "\n\nRight answers by kind of question and by how many turns ago the answer was said; means over seeds, to "
+        "look at: nothing is concluded from them."
+    )
+
+
+def _mean(scores: list[float] | None) -> str:
+    return f"{sum(scores) / len(scores):.1%}" if scores else NOTHING
 
 
 def _trend(change: Interval) -> str:
