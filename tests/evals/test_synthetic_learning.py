@@ -162,11 +162,11 @@ sizes = { hidden_dim = 16, num_heads = 1, head_dim = 16, mlp_dim = 32 }
         )
 
 
-@pytest.mark.parametrize("name", ["mqar-small", "kimi"])
+@pytest.mark.parametrize("name", ["mqar-small"])
 def test_shipped_plans_are_read(name):
     found = read_recipe(Path(__file__).parents[2] / "recipes" / "synthetic" / f"{name}.toml", (), Plan)
 
-    assert len(found.runs()) == {"mqar-small": 1, "kimi": 3 * 4 * 4 * 3}[name]
+    assert len(found.runs()) == 1
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_all_arms_cost_the_budget_within_one_in_a_hundred(tmp_path):
     for run in runs:
         config = run.model_config_made
         task, text = (train_flops_per_token(config, length) for length in (32, 64))
-        assert run.flops == pytest.approx(run.steps * 128 * (task + text))
+        assert 0.8 < run.flops / (run.steps * 128 * (task + text)) < 1  # few pieces of text are whole
         assert abs(run.flops / run.budget - 1) <= FLOPS_TOLERANCE
 
 
@@ -164,9 +164,8 @@ def test_every_mixer_of_every_rung_is_a_model():
     assert mixers_of(LADDER["w96"])["softmax"]["num_kv_heads"] == 1
 
 
-@pytest.mark.parametrize(("charge", "least", "most"), [("length", 0.8, 0.98), ("read", 0.995, 1.005)])
-def test_a_run_that_is_charged_with_what_is_read_computes_its_budget(tmp_path, charge, least, most):
-    study = study_of(tmp_path, ("4.15e8", "1.6e9"), ('dtype = "fp32"', f'dtype = "fp32"\ncharge = "{charge}"'))
+def test_a_run_computes_what_it_is_charged_with(tmp_path):
+    study = study_of(tmp_path, ("4.15e8", "1.6e9"))
     runs = progress(study, Ledger(tmp_path / "runs")).final
     assert len(runs) == 4
     run = next(run for run in runs if run.arm == "softmax only")
@@ -175,13 +174,9 @@ def test_a_run_that_is_charged_with_what_is_read_computes_its_budget(tmp_path, c
     )
     lengths = [rows for step in range(run.steps) for rows in source.step(step).lengths]
     computed = sum(rows * train_flops_per_token(run.model_config_made, rows) for rows in lengths)
-    assert least < computed / run.flops < most
-
-
-def test_charging_what_is_read_makes_another_run_and_the_default_keeps_its_name(tmp_path):
-    old = progress(study_of(tmp_path), Ledger(tmp_path / "runs")).final[0]
-    assert "charge" not in old.key
-    assert old.model_copy(update={"charge": "read"}).key["charge"] == "read"
+    assert 0.995 < computed / run.flops < 1.005
+    whole = run.tokens * train_flops_per_token(run.model_config_made, run.length)
+    assert computed < 0.98 * whole
 
 
 def test_arms_that_keep_the_budget_and_not_each_other_are_refused(tmp_path):

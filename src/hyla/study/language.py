@@ -87,8 +87,6 @@ class LanguageRun(DerivingConfig):
     dtype: Literal["fp32", "bf16"]
     test_tokens: Count
     test_examples: Count
-    charge: Literal["length", "read"] = "length"
-    """What a piece of text is charged with: the context of a whole piece, or what is read of it."""
 
     @cached_property
     def digest(self) -> str:
@@ -99,11 +97,7 @@ class LanguageRun(DerivingConfig):
     @property
     def key(self) -> dict[str, Any]:
         """As a result file has it, without what is no part of it."""
-        key = self.model_dump(mode="json", exclude={"arm", "text"})
-        for name, default in (("test_tasks", {}), ("charge", "length")):  # these fields came after runs were kept
-            if key[name] == default:
-                del key[name]
-        return key
+        return self.model_dump(mode="json", exclude={"arm", "text"})
 
     @property
     def name(self) -> str:
@@ -146,7 +140,7 @@ class LanguageRun(DerivingConfig):
 
     @cached_property
     def flops_per_step(self) -> float:
-        """Of text at `length`, or as it is read (`charge`), and of each task at its own length."""
+        """Of text as it is read (a step ends inside a piece, and few are whole), and of each task at its length."""
         config, total, text = self.model_config_made, 0.0, self.batch_tokens
         for name, task in self.tasks.items():
             rows = self.task_examples[name] * task.length
@@ -158,8 +152,6 @@ class LanguageRun(DerivingConfig):
                 f"length = {self.length}; make batch_tokens larger or task_share smaller"
             )
         whole = text * train_flops_per_token(config, self.length)
-        if self.charge == "length":
-            return total + whole
         steps = min(MOST_COUNTED_STEPS, max(1, round(self.budget / (total + whole))))
         pieces = text_lengths(text_of(self).train, text, self.length, self.seed, steps)
         model: Any = config  # frozen, and so hashable, which pyright does not see

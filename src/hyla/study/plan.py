@@ -95,9 +95,6 @@ class LanguageStudy(Config):
     """Bytes of text that are read as one."""
     batch_tokens: Count = 8192
     """Of a step."""
-    charge: Literal["length", "read"] = "length"
-    """What a piece of text costs: as if all were `length` long, or what is read. Of the first, full attention is
-    charged for more than it computes (in `ratio-small` by 4 to 6%), a hybrid hardly."""
     optimizer: Literal["adamw", "muon"] = "muon"
     dtype: Literal["fp32", "bf16"] = "bf16"
     test_tokens: Count = 131_072
@@ -185,7 +182,6 @@ SHARED = (
     "dtype",
     "test_tokens",
     "test_examples",
-    "charge",
 )
 
 

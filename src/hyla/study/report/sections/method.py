@@ -42,9 +42,7 @@ def _budgets(found: Findings) -> str:
         parameters, tokens = ([getattr(each, name) / 1e6 for each in figures] for name in ("parameters", "tokens"))
         sizes = named(dict.fromkeys(cell.size for cell in cells))
         told.append(f"{flops(budget)} ({sizes}; {_range(parameters)}M parameters, {_range(tokens)}M tokens)")
-    is_read = all(result.run.rest.get("charge") == "read" for result in found.language)
-    charged = "text as it is read" if is_read else "text as if every piece were read to its full length"
-    return f"Budgets, FLOPs of training by the cost model, {charged} (width x layers): {'; '.join(told)}."
+    return f"Budgets, FLOPs of training by the cost model, text as it is read (width x layers): {'; '.join(told)}."
 
 
 def _range(values: list[float]) -> str:
