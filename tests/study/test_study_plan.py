@@ -9,9 +9,9 @@ from hyla.cost.training import train_flops_per_token
 from hyla.errors import ConfigError
 from hyla.study.arms import ArmPlan, Grid, arms_of
 from hyla.study.files import read_study
-from hyla.study.language import FLOPS_TOLERANCE, text_of
 from hyla.study.ledger import Ledger
 from hyla.study.mixture import StudySource
+from hyla.study.run_key import FLOPS_TOLERANCE, text_of
 from hyla.study.sizes import LADDER, mixers_of
 from hyla.study.stages import progress
 from hyla.study.text import read_text

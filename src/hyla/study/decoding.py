@@ -8,11 +8,11 @@ from pathlib import Path
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.study.arms import Arm, file_name, model_config_of, modules_of
-from hyla.study.language import MAX_LEN
 from hyla.study.ledger import Ledger
 from hyla.study.machine import machine
 from hyla.study.plan import LanguageStudy
 from hyla.study.results import DecodeFigures, DecodeResult, read_result
+from hyla.study.run_key import MAX_LEN
 from hyla.study.sizes import Size
 from hyla.study.text import TEXT_IDS
 from hyla.train.files import replace_json

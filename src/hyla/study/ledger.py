@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
-from hyla.study.language import LanguageRun
 from hyla.study.results import LanguageResult, read_result
+from hyla.study.run_key import LanguageRun
 from hyla.train.files import replace_json
 
 

@@ -10,6 +10,7 @@ import torch
 
 from hyla.data.batch_sizes import BatchSizes
 from hyla.data.packing import PackedRows, Packer, TokenStore
+from hyla.errors import ConfigError
 from hyla.evals.synthetic import SyntheticTask
 from hyla.evals.synthetic.learning import packed
 from hyla.study.text import TEXT_IDS
@@ -79,3 +80,13 @@ class StudySource:
             rows = packed(task, "train", self.seed, step * count, count)
             parts.append(moved(rows, self._first_ids[name]))
         return joined(parts)
+
+
+def trained_like(task: SyntheticTask, trained: Mapping[str, SyntheticTask]) -> str:
+    """The trained task whose ids another one has. Raises ConfigError where there is none."""
+    for name, other in trained.items():
+        if (other.kind, other.vocab_size) == (task.kind, task.vocab_size):
+            return name
+    raise ConfigError(
+        f"test_tasks: a {task.kind} of {task.vocab_size} ids is like none of the trained tasks, so nobody learns it"
+    )

@@ -13,8 +13,9 @@ from hyla.evals.synthetic import AnyTask
 from hyla.evals.synthetic.plan import Plan, Run
 from hyla.models.config import Config, Count
 from hyla.study.arms import Arm, ArmPlan, Grid, arms_of, check_names
-from hyla.study.language import LanguageRun, trained_like
+from hyla.study.mixture import trained_like
 from hyla.study.report.about import Published, check_published
+from hyla.study.run_key import LanguageRun
 from hyla.study.sizes import AnySize, Size
 from hyla.train.config import Rate
 

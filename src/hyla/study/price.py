@@ -13,7 +13,8 @@ from hyla.cost.devices import find_device
 from hyla.cost.training import train_seconds_per_token
 from hyla.evals.synthetic.plan import Run
 from hyla.study.course import Course
-from hyla.study.language import LanguageRun, trainer_of
+from hyla.study.language import trainer_of
+from hyla.study.run_key import LanguageRun
 from hyla.study.sizes import LADDER, Size
 
 DEVICE = "h200"

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from hyla.errors import ConfigError
-from hyla.study.language import FLOPS_TOLERANCE, LanguageRun
 from hyla.study.ledger import Ledger
 from hyla.study.plan import LanguageStudy
+from hyla.study.run_key import FLOPS_TOLERANCE, LanguageRun
 from hyla.study.text import read_text
 from hyla.study.tuning import Tuned, next_rates, rate_at
 
