@@ -57,8 +57,9 @@ class EveryToken(Way):
     def scoring(self):
         return _Patched(self._recur)
 
-    def _recur(self, operator, *inputs, batch, cache, **options):
-        if cache is not None or batch.num_sequences != 1 or operator not in REFERENCES:
+    def _recur(self, operator, *inputs, batch, cache, state_dtype="float32", **options):
+        known = operator in REFERENCES and state_dtype == "float32"
+        if cache is not None or batch.num_sequences != 1 or not known:
             raise ConfigError(f"one text, and no cache, for {operator.__name__}; there are {', '.join(LAYERS)}")
         outputs, state = [], None
         for t in range(batch.num_tokens):

@@ -19,11 +19,11 @@ mixers = ["kda"]
 ratios = ["0:1", "1:1"]
 
 [[points]]
-budget = 4.15e8
+budget = 8.28e8
 sizes = [{ hidden_dim = 16, num_layers = 2, num_heads = 2, head_dim = 8, mlp_dim = 16 }]
 
 [tuning]
-budgets = [4.15e8]
+budgets = [8.28e8]
 rates = [1e-3, 3e-3, 9e-3]
 most_rates = 4
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from counting import Counting, counted
+from counted_runs import Counting, counted
 
 from hyla.errors import CheckpointError, ConfigError
 from hyla.study.execution import (
@@ -45,7 +45,7 @@ def folder(tmp_path):
 def carry_out(jobs, folder, how="count", **options):
     """The outcome, and the events without those of single steps."""
     events = []
-    outcome = execute_all(jobs, folder=folder, execute=f"counting:{how}", on_event=events.append, **options)
+    outcome = execute_all(jobs, folder=folder, execute=f"counted_runs:{how}", on_event=events.append, **options)
     return outcome, [event for event in events if not isinstance(event, Stepped)]
 
 
@@ -157,10 +157,10 @@ DRIVER = """
 import sys
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
-from counting import Counting
+from counted_runs import Counting
 from hyla.study.execution import execute_all
 jobs = [Counting("first"), Counting("long", steps=100_000, pause=0.005)]
-execute_all(jobs, folder=Path(sys.argv[1]), execute="counting:count")
+execute_all(jobs, folder=Path(sys.argv[1]), execute="counted_runs:count")
 """
 
 
@@ -234,7 +234,7 @@ def test_whoever_shows_what_happens_and_fails_is_not_silent(folder):
     outcome = execute_all(
         [Counting("long", steps=100_000, pause=0.001)],
         folder=folder,
-        execute="counting:count",
+        execute="counted_runs:count",
         on_event=show,
         retries=0,
     )

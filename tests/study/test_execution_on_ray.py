@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from counting import Counting, counted
+from counted_runs import Counting, counted
 
 from hyla.errors import ConfigError
 from hyla.study.execution import Begun, Finished, Retried, Stepped, execute_all
@@ -37,7 +37,7 @@ def folder(tmp_path):
 def carry_out(jobs, folder, how="count", **options):
     events = []
     options = {"workers": 2, **options}
-    outcome = execute_all(jobs, folder=folder, execute=f"counting:{how}", on_event=events.append, **options)
+    outcome = execute_all(jobs, folder=folder, execute=f"counted_runs:{how}", on_event=events.append, **options)
     return outcome, events
 
 
@@ -92,7 +92,7 @@ def test_all_that_run_stop_when_asked_and_go_on_later(folder):
     outcome = execute_all(
         jobs,
         folder=folder,
-        execute="counting:count",
+        execute="counted_runs:count",
         workers=2,
         on_event=watch,
         is_stopped=lambda: seen == {"one", "other"},
@@ -109,10 +109,10 @@ def test_all_that_run_stop_when_asked_and_go_on_later(folder):
 DRIVER = """
 import sys
 from pathlib import Path
-from counting import Counting
+from counted_runs import Counting
 from hyla.study.execution import execute_all
 jobs = [Counting("quick"), *(Counting(f"long {number}", steps=100_000, pause=0.02) for number in range(2))]
-execute_all(jobs, folder=Path(sys.argv[1]), execute="counting:count", workers=2)
+execute_all(jobs, folder=Path(sys.argv[1]), execute="counted_runs:count", workers=2)
 """
 
 
@@ -179,7 +179,7 @@ def test_the_workers_of_a_cluster_need_none_of_the_driver_s_disks(folder, cluste
     outcome = execute_all(
         [*jobs, Counting("slow", pause=0.5)],
         folder=folder,
-        execute="counting:die_once",
+        execute="counted_runs:die_once",
         workers=2,
         address=cluster.address,
         on_event=watch,

@@ -91,7 +91,7 @@ def test_all_arms_cost_the_budget_within_one_in_a_hundred(tmp_path):
         ('kind = "recall"', 'kind = "recal"', "recal"),
         ('reference = "softmax only"', 'reference = "full"', "'full' is none of the arms: softmax only, kda 1:1"),
         ("seeds = [0, 1]", "seeds = [0, 1000]", "rates need a seed of their own"),
-        ("budgets = [4.15e8]", "budgets = [5e8]", "no budget of points"),
+        ("budgets = [8.28e8]", "budgets = [5e8]", "no budget of points"),
         ("task_share = 0.5", "task_share = 0.9", "left for text, less than one piece"),
         ("task_share = 0.5\n", "task_share = 0.5\nfrobnicate = 1\n", "frobnicate"),
         ("task_share = 0.5\n", "", "tasks and task_share go together"),
@@ -165,7 +165,7 @@ def test_every_mixer_of_every_rung_is_a_model():
 
 
 def test_a_run_computes_what_it_is_charged_with(tmp_path):
-    study = study_of(tmp_path, ("4.15e8", "1.6e9"))
+    study = study_of(tmp_path, ("8.28e8", "1.6e9"))
     runs = progress(study, Ledger(tmp_path / "runs")).final
     assert len(runs) == 4
     run = next(run for run in runs if run.arm == "softmax only")
@@ -180,8 +180,8 @@ def test_a_run_computes_what_it_is_charged_with(tmp_path):
 
 
 def test_arms_that_keep_the_budget_and_not_each_other_are_refused(tmp_path):
-    study = study_of(tmp_path, ("4.15e8", "4e8"))
-    with pytest.raises(ConfigError, match=r"'kda 1:1' cannot be matched at budget 4e.08.*more than 1% apart"):
+    study = study_of(tmp_path, ("8.28e8", "5.21e8"))
+    with pytest.raises(ConfigError, match=r"'kda 1:1' cannot be matched at budget 5.21e.08.*more than 1% apart"):
         progress(study, Ledger(tmp_path / "runs"))
 
 

@@ -86,7 +86,7 @@ def test_another_text_is_an_error(runs, tmp_path):
 
 
 def test_conversations_are_scored_by_kind_and_age_of_question(tmp_path):
-    write_study(tmp_path, (STUDY + TURNS).replace("4.15e8", "1.23e9"))
+    write_study(tmp_path, (STUDY + TURNS).replace("8.28e8", "1.23e9"))
     run = progress(read_study(tmp_path / "small.toml"), Ledger(tmp_path / "nothing")).final[1]
     found = execute(run, tmp_path / "work")
     assert found["tasks"].keys() == {"recall", "turns-2", "turns-4"}

@@ -3,7 +3,7 @@
 from io import StringIO
 
 import pytest
-from counting import Counting
+from counted_runs import Counting
 from rich.console import Console
 
 from hyla.cli import study_table
@@ -84,7 +84,7 @@ def test_the_picture_has_what_runs_and_what_failed():
 def test_without_a_terminal_there_are_a_few_plain_lines(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(study_table, "console", PlainConsole())
     jobs = [Counting("good"), Counting("bad")]
-    outcome = execute_shown(jobs, folder=tmp_path / "study", execute="counting:misbehave", retries=1)
+    outcome = execute_shown(jobs, folder=tmp_path / "study", execute="counted_runs:misbehave", retries=1)
     assert outcome.status == 1
     fault = "counting bad: ValueError: no step 3 of this run"
     assert capsys.readouterr().out.splitlines() == [
@@ -104,7 +104,7 @@ def test_on_a_terminal_only_faults_are_lines(tmp_path, monkeypatch):
     printer = Console(width=120, force_terminal=True, record=True, file=StringIO())
     monkeypatch.setattr(study_table, "console", printer)
     jobs = [Counting("good"), Counting("bad")]
-    execute_shown(jobs, folder=tmp_path / "study", execute="counting:misbehave", retries=1)
+    execute_shown(jobs, folder=tmp_path / "study", execute="counted_runs:misbehave", retries=1)
     text = printer.export_text()
     assert "try 1 failed" in text and "1 of 2 runs are finished" in text and "begins:" not in text
 

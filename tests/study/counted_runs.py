@@ -1,4 +1,4 @@
-"""Runs that only count, for what carries runs out: `count` and others are named by their path, "counting:count"."""
+"""Runs that only count, for what carries runs out: `count` and others are named by their path, "counted_runs:count"."""
 
 import os
 import signal
