@@ -27,7 +27,9 @@ def finish(course):
     """A result of every run that is missing."""
     for number, job in enumerate(course.missing()):
         figures = language_file(bits=2.0 + 0.01 * number)
-        course.ledger.keep(job, {**figures, "run": {**job.key, "arm": job.arm}, "flops": job.flops})
+        result = {**figures, "run": {**job.key, "arm": job.arm}, "flops": job.flops}
+        course.ledger.folder.mkdir(parents=True, exist_ok=True)
+        (course.ledger.folder / f"{job.name}.json").write_text(json.dumps(result))
 
 
 def rows(course):

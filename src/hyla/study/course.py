@@ -11,6 +11,7 @@ from hyla.evals.synthetic.learning import Result, read_result
 from hyla.evals.synthetic.plan import Run
 from hyla.study.decoding import file_of, measure, measured
 from hyla.study.execution import Job
+from hyla.study.execution.execute import RESULTS
 from hyla.study.ledger import Ledger
 from hyla.study.plan import LanguageStudy, SyntheticStudy
 from hyla.study.report import About, write_report
@@ -18,8 +19,6 @@ from hyla.study.results import AnyResult
 from hyla.study.stages import Progress, distinct, progress
 from hyla.study.synthetic_report import write_synthetic_report
 from hyla.study.text import read_text
-
-RESULTS = "runs"
 
 
 class Course(Protocol):

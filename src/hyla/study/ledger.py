@@ -6,23 +6,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hyla.errors import CheckpointError, ConfigError
 from hyla.json_files import read_json
+from hyla.study.execution import Job
 from hyla.study.results import LanguageResult, read_result
 from hyla.study.run_key import LanguageRun
-from hyla.train.files import replace_json
-
-
-class Job(Protocol):
-    """A run that can be done: its result is a function of what `digest` is made of."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def told(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -39,11 +29,6 @@ class Ledger:
     def has(self, job: Job) -> bool:
         """Whether it is finished."""
         return self.file(job).exists()
-
-    def keep(self, job: Job, result: dict[str, Any]) -> None:
-        """Write a result, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replace_json(self.folder / f"{job.name}.json", result)
 
     def language(self, job: LanguageRun) -> LanguageResult | None:
         """A run's result, with the job's own label: arms that are one model share a file. None: it is not finished.

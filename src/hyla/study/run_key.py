@@ -13,6 +13,7 @@ from hyla.cost.parameters import count_parameters
 from hyla.cost.training import train_flops_per_token
 from hyla.errors import ConfigError
 from hyla.evals.synthetic import AnyTask
+from hyla.evals.synthetic.plan import MATRIX_RATE
 from hyla.models.config import Count, DerivingConfig, ModelConfig
 from hyla.study.arms import file_name, model_config_of, modules_of
 from hyla.study.mixture import text_lengths
@@ -21,8 +22,6 @@ from hyla.study.text import TEXT_IDS, Text, read_text
 from hyla.train.config import Rate, TrainConfig
 
 VERSION = 1
-MATRIX_RATE = 20 / 3
-"""Muon's rate in rates: 0.02 beside 3e-3."""
 FLOPS_TOLERANCE = 0.01
 """Largest difference between what a run was to cost and what it costs, as a share."""
 MOST_COUNTED_STEPS = 1024

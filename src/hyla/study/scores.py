@@ -18,7 +18,7 @@ from hyla.ops.exact.logprobs import of_tokens
 from hyla.study.mixture import first_ids, moved, trained_like
 from hyla.study.run_key import LanguageRun
 from hyla.study.text import Text
-from hyla.study.turn_scores import score_parts
+from hyla.study.turn_scores import score_turns
 from hyla.train.statistics import statistics
 
 ROWS_AT_ONCE = 8192
@@ -35,9 +35,10 @@ def scored(run: LanguageRun, model: Model, text: Text) -> dict[str, Any]:
     tasks, parts = {}, {}
     for name, task in {**run.tasks, **run.test_tasks}.items():
         ids = first[name] if name in run.tasks else first[trained_like(task, run.tasks)]
-        tasks[name] = task_accuracy(model, task, ids, run.test_examples)
         if isinstance(task, Turns):
-            parts[name] = score_parts(model, task, ids, run.test_examples)
+            tasks[name], parts[name] = score_turns(model, task, ids, run.test_examples)
+        else:
+            tasks[name] = task_accuracy(model, task, ids, run.test_examples)
     return {
         "validation_bits": validation_bits,
         "test_bits": test_bits,

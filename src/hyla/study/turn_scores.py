@@ -6,10 +6,12 @@ from collections.abc import Iterable
 
 import torch
 
-from hyla.evals.synthetic.learning import heldout_passes
+from hyla.evals.synthetic.learning import heldout_passes, right_answers
 from hyla.evals.synthetic.turns import Asked, Turns
 from hyla.models.trunk import Model
 from hyla.study.mixture import moved
+
+ALL = "all"
 
 
 def parts_of(asked: Asked) -> tuple[str, str]:
@@ -21,22 +23,19 @@ def parts_of(asked: Asked) -> tuple[str, str]:
 
 
 @torch.no_grad()
-def score_parts(model: Model, task: Turns, first_id: int, examples: int) -> dict[str, float]:
-    """By part, the share of right answers on the first `examples` of the test split. Parts that nobody asked for are
-    left out."""
+def score_turns(model: Model, task: Turns, first_id: int, examples: int) -> tuple[float, dict[str, float]]:
+    """The share of right answers on the first `examples` of the test split: of all, and by part. Parts that nobody
+    asked for are left out."""
     right: dict[str, int] = {}
     count: dict[str, int] = {}
     for rows in heldout_passes(task, examples):
-        there = moved(rows, first_id)
-        assert there.is_learnt_T is not None
-        hidden_TD = model(there.tokens_T, there.batch)
-        said_A = model.head_logits(hidden_TD[there.is_learnt_T]).argmax(dim=1)
-        is_right = (said_A == there.targets_T[there.is_learnt_T]).tolist()
+        is_right = right_answers(model, moved(rows, first_id)).tolist()
         for part, one in zip(_parts(task, rows.tokens_T.tolist()), is_right, strict=True):
-            for name in part:
+            for name in (ALL, *part):
                 right[name] = right.get(name, 0) + one
                 count[name] = count.get(name, 0) + 1
-    return {name: right[name] / count[name] for name in sorted(count)}
+    shares = {name: right[name] / count[name] for name in sorted(count)}
+    return shares.pop(ALL), shares
 
 
 def _parts(task: Turns, tokens: list[int]) -> Iterable[tuple[str, str]]:

@@ -46,17 +46,25 @@ class ExampleSource:
 
 
 @torch.no_grad()
+def right_answers(model: Model, rows: PackedRows) -> torch.Tensor:
+    """bool, of each row that is learnt, in order: whether the likeliest token is its target."""
+    assert rows.is_learnt_T is not None
+    hidden_TD = model(rows.tokens_T, rows.batch)
+    said_A = model.head.logits(hidden_TD[rows.is_learnt_T]).argmax(dim=1)
+    return said_A == rows.targets_T[rows.is_learnt_T]
+
+
+@torch.no_grad()
 def accuracy(model: Model, passes: Sequence[PackedRows]) -> tuple[float, float]:
     """(share of right answers, share of examples without a wrong one) of examples of one length."""
     right, answers, whole, count = 0, 0, 0, 0
     for rows in passes:
-        hidden_TD = model(rows.tokens_T, rows.batch)
         assert rows.is_learnt_T is not None
-        said_A = model.head.logits(hidden_TD[rows.is_learnt_T]).argmax(dim=1)
+        is_right_A = right_answers(model, rows)
         is_wrong_T = torch.zeros_like(rows.is_learnt_T)
-        is_wrong_T[rows.is_learnt_T] = said_A != rows.targets_T[rows.is_learnt_T]
-        answers += said_A.shape[0]
-        right += said_A.shape[0] - int(is_wrong_T.sum())
+        is_wrong_T[rows.is_learnt_T] = ~is_right_A
+        answers += is_right_A.shape[0]
+        right += int(is_right_A.sum())
         whole += int((~is_wrong_T.view(-1, rows.lengths[0]).any(dim=1)).sum())
         count += len(rows.lengths)
     return right / answers, whole / count
