@@ -37,7 +37,7 @@ def carry_on(
             threads=threads,
             address=address,
             minutes=left,
-            flops={job.name: course.flops(job) for job in jobs},
+            flops={job.name: job.flops for job in jobs},
         )
         if outcome.status or outcome.waiting:
             return outcome.status

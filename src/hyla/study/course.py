@@ -21,6 +21,15 @@ from hyla.study.synthetic_report import write_synthetic_report
 from hyla.study.text import read_text
 
 
+class CostedJob(Job, Protocol):
+    """A run whose cost is known beforehand."""
+
+    @property
+    def flops(self) -> float:
+        """Of its training, by the cost model."""
+        ...
+
+
 class Course(Protocol):
     """A study of any kind, in its folder."""
 
@@ -32,20 +41,16 @@ class Course(Protocol):
         """Of its results."""
         ...
 
-    def missing(self) -> Sequence[Job]:
+    def missing(self) -> Sequence[CostedJob]:
         """Runs to be done now; none: all are finished."""
         ...
 
-    def all_jobs(self) -> Sequence[Job]:
+    def all_jobs(self) -> Sequence[CostedJob]:
         """All that are known by now."""
         ...
 
     def strangers(self) -> list[str]:
         """Names of files in `runs/` that belong to nothing of the study as it is now."""
-        ...
-
-    def flops(self, job: Job) -> float:
-        """Of a run's training, by the cost model."""
         ...
 
     @property
@@ -80,19 +85,16 @@ class LanguageCourse:
     def ledger(self) -> Ledger:
         return Ledger(self.folder / RESULTS)
 
-    def missing(self) -> Sequence[Job]:
+    def missing(self) -> Sequence[CostedJob]:
         return progress(self.study, self.ledger).missing(self.ledger)
 
-    def all_jobs(self) -> Sequence[Job]:
+    def all_jobs(self) -> Sequence[CostedJob]:
         found = progress(self.study, self.ledger)
         return list(distinct([*found.tuning, *found.final]))
 
     def strangers(self) -> list[str]:
         timed = {file_of(self.ledger, arm).name for arm in self.study.all_arms} if self.study.decode_contexts else set()
         return [name for name in self.ledger.strangers(self.all_jobs()) if name not in timed]
-
-    def flops(self, job) -> float:
-        return job.flops
 
     @property
     def num_unknown(self) -> int:
@@ -163,9 +165,6 @@ class SyntheticCourse:
 
     def strangers(self) -> list[str]:
         return self.ledger.strangers(self.all_jobs())
-
-    def flops(self, job) -> float:
-        return job.flops
 
     @property
     def num_unknown(self) -> int:

@@ -47,17 +47,17 @@ def price(course: Course) -> Price:
     jobs: Sequence[Any] = course.all_jobs()
     done = [job for job in jobs if course.ledger.has(job)]
     to_do = [job for job in jobs if not course.ledger.has(job)]
-    longest = max(jobs, key=course.flops)
+    longest = max(jobs, key=lambda job: job.flops)
     rates, basis = _rates(course, done, jobs)
     hours = sum(_seconds(job, rates) for job in to_do) / SECONDS_PER_HOUR if rates else None
     return Price(
         runs=len(jobs),
         finished=len(done),
         unknown=course.num_unknown,
-        flops=sum(map(course.flops, jobs)),
-        flops_to_do=sum(map(course.flops, to_do)),
+        flops=sum(job.flops for job in jobs),
+        flops_to_do=sum(job.flops for job in to_do),
         tokens=sum(job.tokens for job in jobs),
-        longest_flops=course.flops(longest),
+        longest_flops=longest.flops,
         hours_here=hours,
         longest_minutes=_seconds(longest, rates) / 60 if rates else None,
         basis=basis,
@@ -73,7 +73,7 @@ def _rates(course: Course, done: Sequence[Any], jobs: Sequence[Any]) -> tuple[di
         for job in done:
             seconds = course.ledger.read(job).get("seconds")
             if seconds:
-                found.setdefault(job.num_parameters, []).append(course.flops(job) / seconds)
+                found.setdefault(job.num_parameters, []).append(job.flops / seconds)
         if found:
             return {size: sum(each) / len(each) for size, each in found.items()}, "by runs that are finished"
     timed: dict[int, LanguageRun] = {}
