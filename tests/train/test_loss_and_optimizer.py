@@ -6,6 +6,7 @@ from hyla.errors import ConfigError
 from hyla.models.parameters import model_parameters
 from hyla.models.trunk import Model
 from hyla.ops.exact.cross_entropy import cross_entropy
+from hyla.train import muon as muon_module
 from hyla.train.config import TrainConfig
 from hyla.train.muon import Muon, orthogonalize
 from hyla.train.optimizer import Optimizer
@@ -84,6 +85,35 @@ def test_a_stack_of_experts_is_updated_as_its_slices_are():
     for parameters in ([whole], slices):
         Muon(parameters, lr=0.1, momentum=0.9, weight_decay=0.01).step()
     torch.testing.assert_close(whole.detach(), torch.stack([part.detach() for part in slices]), rtol=2e-2, atol=2e-3)
+
+
+def test_matrices_of_one_shape_are_updated_together_as_they_are_alone(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(24, 40), (40, 24), (24, 40), (3, 10, 16), (24, 40), (12, 8), (40, 24)]
+    starts = [torch.randn(*shape, generator=generator) for shape in shapes]
+    grads = [[torch.randn(*shape, generator=generator) for shape in shapes] for _ in range(3)]
+    calls = []
+    monkeypatch.setattr(muon_module, "orthogonalize", lambda x: calls.append(tuple(x.shape)) or orthogonalize(x))
+
+    def updated(most):
+        monkeypatch.setattr(muon_module, "STACKED_ELEMENTS", most)
+        parameters = [torch.nn.Parameter(start.clone()) for start in starts]
+        heads = {parameters[5]: 3}
+        muon = Muon(parameters, lr=0.1, momentum=0.9, weight_decay=0.01, heads=heads)
+        calls.clear()
+        for step in grads:
+            for parameter, grad in zip(parameters, step):
+                parameter.grad = grad.clone()
+            muon.step()
+        return [parameter.detach() for parameter in parameters], len(calls) // len(grads)
+
+    alone, alone_calls = updated(0)
+    together, together_calls = updated(1 << 19)
+    pairs, pairs_calls = updated(2 * 24 * 40)
+    assert (alone_calls, together_calls, pairs_calls) == (7, 4, 5)
+    for expected, found, also in zip(alone, together, pairs):
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-3)
+        torch.testing.assert_close(also, expected, rtol=2e-2, atol=2e-3)
 
 
 def test_a_schedule_that_does_not_fit_is_refused():

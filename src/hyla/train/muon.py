@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+
 import torch
 
 from hyla.layers.parameters import Parameter
@@ -10,6 +13,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Quintic coefficients of Muon (K. Jordan, 2024): five rounds bring singular values near 1."""
 
 NEWTON_SCHULZ_ROUNDS = 5
+
+STACKED_ELEMENTS = 1 << 19
+"""Matrices of one shape with so many elements together are orthogonalised at once, in fewer calls."""
 
 
 def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
@@ -44,20 +50,34 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
+            stacks: dict[tuple[int, ...], list[torch.Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    stacks[self._matrices(parameter)].append(parameter)
+            for shape, parameters in stacks.items():
+                most = max(1, STACKED_ELEMENTS // math.prod(shape))
+                for first in range(0, len(parameters), most):
+                    self._update(parameters[first : first + most], shape, group)
 
-    def _update(self, parameter: torch.Tensor, group: dict) -> None:
+    def _matrices(self, parameter: torch.Tensor) -> tuple[int, ...]:
+        """Shape of what is orthogonalised: of the parameter, or of its heads one by one."""
+        heads = self._heads.get(parameter, 1)
+        return tuple(parameter.unflatten(0, (heads, -1)).shape if heads > 1 else parameter.shape)
+
+    def _update(self, parameters: list[torch.Tensor], shape: tuple[int, ...], group: dict) -> None:
+        """Of parameters of one shape at once."""
+        moved = torch.stack([self._moved(parameter, group["momentum"]).view(shape) for parameter in parameters])
+        out_dim, in_dim = shape[-2:]
+        rate = group["lr"] * max(1.0, out_dim / in_dim) ** 0.5
+        for parameter, update in zip(parameters, orthogonalize(moved)):
+            parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
+            parameter.add_(update.reshape(parameter.shape), alpha=-rate)
+
+    def _moved(self, parameter: torch.Tensor, momentum: float) -> torch.Tensor:
+        """The gradient with its momentum, which is kept."""
+        assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        buffer = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
-        moved = parameter.grad + group["momentum"] * buffer
-        heads = self._heads.get(parameter, 1)
-        if heads > 1:
-            moved = moved.unflatten(0, (heads, -1))
-        out_dim, in_dim = moved.shape[-2:]
-        update = orthogonalize(moved).reshape(parameter.shape)
-        parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * max(1.0, out_dim / in_dim) ** 0.5)
+        buffer = state["momentum"].mul_(momentum).add_(parameter.grad)
+        return parameter.grad + momentum * buffer
