@@ -16,9 +16,9 @@ from hyla.models.config import Config, Count, DerivingConfig, ModelConfig
 from hyla.train.config import Rate, TrainConfig
 
 VERSION = 1
+"""Part of every run's key: results of another version are no results of this plan."""
 MATRIX_RATE = 20 / 3
 """Muon's rate in rates of AdamW."""
-"""Part of every run's key: results of another version are no results of this plan."""
 
 MixerName = Literal["kda", "gated_delta", "mamba2", "lightning", "linear", "gla", "softmax"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
