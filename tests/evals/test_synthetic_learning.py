@@ -1,6 +1,7 @@
 """Learning a task from scratch: from a plan to files, a report, and back after a kill."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ import typer
 from click.testing import CliRunner
 
 from hyla.cli.app import app
-from hyla.errors import ConfigError
+from hyla.errors import ConfigError, DivergedError
 from hyla.evals.synthetic import Copy, Overwrite
+from hyla.evals.synthetic.attempts import attempts, known_runs
 from hyla.evals.synthetic.learning import accuracy, heldout_passes, learn, packed
 from hyla.evals.synthetic.plan import Plan
-from hyla.evals.synthetic.report import rows
-from hyla.evals.synthetic.results import Result, Score
+from hyla.evals.synthetic.report import markdown, rows
+from hyla.evals.synthetic.results import Result, Score, read_result
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.loop import Trainer
@@ -37,7 +39,7 @@ def plan(**changes):
 
 
 def run_of(**changes):
-    return plan(**changes).runs()[0]
+    return known_runs(plan(**changes), {})[0]
 
 
 def curve_of(result):
@@ -114,13 +116,64 @@ def result(peak, loss, steps=100):
 def test_the_rate_is_chosen_by_the_training_loss_and_an_edge_is_said():
     request = plan(arms={"kda": ["kda"]}, rates=[1e-4, 1e-3, 1e-2], seeds=[0, 1])
     losses = {1e-4: 2.0, 1e-3: 1.0, 1e-2: 0.5}
-    results = {run.name: result(0.9 - run.rate, losses[run.rate]) for run in request.runs()}
+    results = {run.name: result(0.9 - run.rate, losses[run.rate]) for run in known_runs(request, {})}
 
     (row,) = rows(request, results)
 
     assert row.rate == 1e-2 and row.is_at_edge and row.peaks == [0.89, 0.89] and row.steps == [None, None]
-    del results[request.runs()[0].name]
+    del results[known_runs(request, {})[0].name]
     assert rows(request, results) == []
+
+
+def test_a_search_goes_on_while_the_best_rate_is_an_outer_one():
+    changes = dict(arms={"kda": ["kda"]}, rates=[1e-4, 1e-3, 1e-2], seeds=[0, 1], search={"seed": 7, "most_rates": 5})
+    request = plan(**changes)
+    results = {}
+
+    def learn(losses):
+        """All runs that are known, with the losses of their rates; returns (seed, rate) of each."""
+        new = [run for run in known_runs(request, results) if run.name not in results]
+        results.update({run.name: result(0.5, losses[run.rate]) for run in new})
+        return [(run.seed, run.rate) for run in new]
+
+    losses = {1e-4: 3.0, 1e-3: 2.0, 1e-2: 1.0, 1e-1: 2.0}
+    assert attempts(request, results)[0].num_unknown == 2
+    assert learn(losses) == [(7, 1e-4), (7, 1e-3), (7, 1e-2)] and rows(request, results) == []
+    assert learn(losses) == [(7, 1e-1)]
+    assert learn(losses) == [(0, 1e-2), (1, 1e-2)]
+    assert learn(losses) == []
+    (row,) = rows(request, results)
+    assert row.rate == 1e-2 and not row.is_at_edge and len(row.peaks) == 2
+
+    results = {}
+    falling = {1e-4: 1.0, 1e-3: 2.0, 1e-2: 3.0, 1e-5: 0.5, 1e-6: 0.2}
+    assert [learn(falling) for _ in range(5)][1:] == [[(7, 1e-5)], [(7, 1e-6)], [(0, 1e-6), (1, 1e-6)], []]
+    (row,) = rows(request, results)
+    assert row.is_at_edge and "Rates were searched with seed 7" in markdown(request, [row])
+
+
+def test_a_search_wants_a_seed_of_its_own_and_rates_that_rise():
+    with pytest.raises(ConfigError, match="seed = 0 is one of seeds"):
+        plan(rates=[1e-4, 1e-3, 1e-2], search={"seed": 0})
+    for rates in ([1e-3, 1e-4, 1e-2], [1e-4, 1e-3]):
+        with pytest.raises(ConfigError, match="three rates or more that rise"):
+            plan(rates=rates, search={"seed": 7})
+
+
+def test_a_run_that_diverges_is_a_result_and_its_rate_the_worst(tmp_path, monkeypatch):
+    request = plan(arms={"kda": ["kda"]}, rates=[1e-3, 2e-3], seeds=[0])
+    high = known_runs(request, {})[1]
+
+    def diverge(self, *arguments):
+        raise DivergedError("step 1: the loss is nan")
+
+    monkeypatch.setattr(Trainer, "run", diverge)
+    found = learn(high, tmp_path)
+
+    assert found.diverged and found.peak == 0.0 and found.lowest_loss == math.inf
+    assert read_result(tmp_path / f"{high.name}.json") == found
+    results = {known_runs(request, {})[0].name: result(0.5, 3.0), high.name: found}
+    assert rows(request, results)[0].rate == 1e-3
 
 
 def verb(*arguments):
@@ -166,7 +219,7 @@ sizes = { hidden_dim = 16, num_heads = 1, head_dim = 16, mlp_dim = 32 }
 def test_shipped_plans_are_read(name):
     found = read_recipe(Path(__file__).parents[2] / "recipes" / "synthetic" / f"{name}.toml", (), Plan)
 
-    assert len(found.runs()) == 1
+    assert len(known_runs(found, {})) == 1
 
 
 @pytest.mark.parametrize(

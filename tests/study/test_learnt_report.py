@@ -6,6 +6,7 @@ import io
 import pytest
 
 from hyla.errors import ConfigError
+from hyla.evals.synthetic.attempts import known_runs
 from hyla.evals.synthetic.plan import Plan
 from hyla.evals.synthetic.results import Result, Score
 from hyla.study.report import AboutSynthetic, Published, write_synthetic_report
@@ -50,7 +51,7 @@ PUBLISHED = Published(
 
 def learnt(**fields):
     about = AboutSynthetic("made-up", "Who learns?", plan(), published=(PUBLISHED,), **fields)
-    return Learnt(about, {run.name: result(run) for run in about.plan.runs()})
+    return Learnt(about, {run.name: result(run) for run in known_runs(about.plan, {})})
 
 
 def lines_with(page, start):

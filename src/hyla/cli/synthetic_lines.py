@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from hyla.cli.console import console
+from hyla.evals.synthetic.attempts import attempts, known_runs
 from hyla.evals.synthetic.learning import learn
 from hyla.evals.synthetic.plan import Plan
 from hyla.evals.synthetic.plots import draw
@@ -19,24 +20,35 @@ from hyla.whole_files import write_whole
 
 def show(plan: Plan, folder: Path) -> None:
     """Which runs there are, and which are finished."""
-    for run in plan.runs():
-        done = "finished" if (folder / f"{run.name}.json").exists() else "to do"
+    results = _finished(plan, folder)
+    for run in known_runs(plan, results):
+        done = "finished" if run.name in results else "to do"
         console.print(f"{done:9} {run.name}, at most {run.steps:,} steps of {run.train_config().batch_tokens:,} tokens")
+    unknown = sum(attempt.num_unknown for attempt in attempts(plan, results))
+    if unknown:
+        console.print(f"and {unknown} runs or more, once their learning rates are found", soft_wrap=True)
+
+
+def _finished(plan: Plan, folder: Path) -> dict[str, Result]:
+    """By the name of their run, the results that are there; a search's results say which runs come next."""
+    results: dict[str, Result] = {}
+    while True:
+        files = {run.name: folder / f"{run.name}.json" for run in known_runs(plan, results) if run.name not in results}
+        found = {name: read_result(file) for name, file in files.items() if file.exists()}
+        if not found:
+            return results
+        results |= found
 
 
 def learn_all(plan: Plan, folder: Path) -> None:
     """One run after the other, then the table, report.md and its plots."""
     keep_freed_memory()
-    runs = plan.runs()
-    results: dict[str, Result] = {}
-    for number, run in enumerate(runs, start=1):
-        file = folder / f"{run.name}.json"
-        if file.exists():
-            results[run.name] = read_result(file)
-            continue
-        console.print(f"run {number} of {len(runs)}: {run.told}")
-        results[run.name] = result = learn(run, folder, _say)
-        console.print(f"  best {result.peak:.1%} right, {result.seconds:.0f} s of training", soft_wrap=True)
+    results = _finished(plan, folder)
+    while missing := [run for run in known_runs(plan, results) if run.name not in results]:
+        for run in missing:
+            console.print(f"run {len(results) + 1} of {len(known_runs(plan, results))}: {run.told}")
+            results[run.name] = result = learn(run, folder, _say)
+            console.print(f"  best {result.peak:.1%} right, {result.seconds:.0f} s of training", soft_wrap=True)
     found = rows(plan, results)
     table = Table(*titles(plan))
     for row in found:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hyla.evals.synthetic.attempts import attempts, known_runs
 from hyla.evals.synthetic.learning import Result, read_result
 from hyla.evals.synthetic.plan import Run
 from hyla.study.decoding import file_of, measure, measured
@@ -158,17 +159,28 @@ class SyntheticCourse:
         return Ledger(self.folder / RESULTS)
 
     def missing(self) -> list[Run]:
-        return [run for run in self.study.runs() if not self.ledger.has(run)]
+        results = self._results()
+        return [run for run in known_runs(self.study.plan, results) if run.name not in results]
 
     def all_jobs(self) -> list[Run]:
-        return self.study.runs()
+        found = attempts(self.study.plan, self._results())
+        return list({run.name: run for attempt in found for run in (*attempt.tried, *attempt.counted)}.values())
 
     def strangers(self) -> list[str]:
         return self.ledger.strangers(self.all_jobs())
 
     @property
     def num_unknown(self) -> int:
-        return 0
+        return sum(attempt.num_unknown for attempt in attempts(self.study.plan, self._results()))
+
+    def _results(self) -> dict[str, Result]:
+        """All that are there, by the name of their run."""
+        ledger, results = self.ledger, {}
+        while True:
+            runs = [run for run in known_runs(self.study.plan, results) if run.name not in results and ledger.has(run)]
+            if not runs:
+                return results
+            results |= {run.name: read_result(ledger.file(run)) for run in runs}
 
     def measure(self) -> None:
         """Nothing: all is in the runs."""
@@ -178,11 +190,7 @@ class SyntheticCourse:
         """Tasks are the same everywhere."""
 
     def report(self) -> Path:
-        runs = self.study.runs()
-        results: dict[str, Result] = {
-            run.name: read_result(self.ledger.file(run)) for run in runs if self.ledger.has(run)
-        }
-        return write_synthetic_report(self.folder, self.name, self.study, results)
+        return write_synthetic_report(self.folder, self.name, self.study, self._results())
 
 
 def course_of(study: LanguageStudy | SyntheticStudy, folder: Path, name: str) -> Course:

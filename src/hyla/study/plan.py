@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from hyla.errors import ConfigError
 from hyla.evals.synthetic import AnyTask
-from hyla.evals.synthetic.plan import Plan, Run
+from hyla.evals.synthetic.plan import Plan
 from hyla.models.config import Config, Count
 from hyla.study.arms import Arm, ArmPlan, Grid, arms_of, check_names
 from hyla.study.mixture import trained_like
@@ -53,11 +53,6 @@ class Tuning(Config):
         if len(set(self.budgets)) != len(self.budgets):
             raise ValueError(f"budgets have a number twice: {self.budgets}")
         return self
-
-    @property
-    def factor(self) -> float:
-        """Between neighbouring rates."""
-        return (self.rates[-1] / self.rates[0]) ** (1 / (len(self.rates) - 1))
 
 
 class LanguageStudy(Config):
@@ -210,10 +205,6 @@ class SyntheticStudy(Config):
             raise ValueError(f"must_learn = {self.must_learn!r} is none of the arms: {', '.join(self.plan.arms)}")
         _check_published(self.published, self.plan.arms)
         return self
-
-    def runs(self) -> list[Run]:
-        """All runs, seed by seed: what is stopped in between has whole seeds."""
-        return sorted(self.plan.runs(), key=lambda run: run.seed)
 
 
 def _check_published(published: Iterable[Published], arms: Iterable[str]) -> None:

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hyla.study.plan import Tuning
+from hyla.train import rate_search
+from hyla.train.rate_search import best_rate, is_at_edge
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What an arm's rates gave at one budget. bits: by rate, of the validation text; None: it diverged.
-
-    is_at_edge: the best rate is the lowest or highest of those that were tried, so a better one may lie outside.
-    """
+    """What an arm's rates gave at one budget. bits: by rate, of the validation text; None: it diverged."""
 
     arm: str
     budget: float
@@ -22,32 +21,19 @@ class Tuned:
 
     @property
     def best(self) -> float:
-        """The rate with the fewest bits; of equals the lowest, so that a search goes down where all diverged."""
-        return min(self.bits, key=lambda rate: (self._bits_or_more(rate), rate))
-
-    def _bits_or_more(self, rate: float) -> float:
-        found = self.bits[rate]
-        return math.inf if found is None else found
+        """The rate with the fewest bits."""
+        return best_rate(self.bits)
 
     @property
     def is_at_edge(self) -> bool:
-        return self.best in (min(self.bits), max(self.bits))
+        """Whether a better one may lie outside of those that were tried."""
+        return is_at_edge(self.bits)
 
 
 def next_rates(tuning: Tuning, found: Mapping[float, float | None]) -> tuple[float, ...]:
-    """Rates to try now, given what is known; none: the best one is known, or there were enough.
-
-    found: by rate, bits of the validation text.
-    """
-    missing = tuple(rate for rate in tuning.rates if rate not in found)
-    if missing:
-        return missing
-    tuned = Tuned("", 0.0, dict(found))
-    if not tuned.is_at_edge or len(found) >= tuning.most_rates:
-        return ()
-    further = tuned.best * tuning.factor if tuned.best == max(found) else tuned.best / tuning.factor
-    further = float(f"{further:.3g}")
-    return (further,) if further < 1 else ()
+    """Rates to try now; none: the best one is known, or there were enough. found: by rate, bits of the validation
+    text."""
+    return rate_search.next_rates(tuning.rates, tuning.most_rates, found)
 
 
 def rate_at(tuning: Tuning, tuned: Mapping[float, Tuned], budget: float) -> tuple[float, Tuned]:

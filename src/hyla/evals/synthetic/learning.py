@@ -11,6 +11,7 @@ import torch
 
 from hyla.data.batch_sizes import BatchSizes
 from hyla.data.packing import PackedRows
+from hyla.errors import DivergedError
 from hyla.evals.synthetic.plan import Run, at_length
 from hyla.evals.synthetic.protocol import IGNORED, Split, SyntheticTask, examples
 from hyla.evals.synthetic.results import Result, Score, read_result
@@ -109,13 +110,16 @@ def learnt(
         scores.after_step(line)
         on_step(line)
 
-    trainer.run(after_step, lambda: scores.is_enough or is_stopped())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    try:
+        trainer.run(after_step, lambda: scores.is_enough or is_stopped())
+    except DivergedError:  # a result, too: of a rate that is too high
+        return Result(curve.read(), {}, parameters, trainer.seconds, diverged=True)
     if trainer.finished_steps < run.steps and not scores.is_enough:
         return None
     by_length = {}
     for length in run.test_lengths:
         by_length[str(length)] = accuracy(model, heldout_passes(at_length(run.task, length), run.test_examples))[0]
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     return Result(curve.read(), by_length, parameters, trainer.seconds)
 
 

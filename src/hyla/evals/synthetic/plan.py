@@ -53,6 +53,15 @@ class Sizes(Config):
         }[name] | {"kind": name}
 
 
+class Search(Config):
+    """Learning rates are chosen, for every arm on every task, with a seed of its own: by the training loss."""
+
+    seed: Seed = 1000
+    """None of the plan's `seeds`."""
+    most_rates: Count = 7
+    """`rates` are tried first; while the best one is the lowest or highest, one more is, up to so many."""
+
+
 class Plan(Config):
     """Every task is learnt by every arm, with every rate and seed. Nothing of a result depends on the other runs."""
 
@@ -65,6 +74,8 @@ class Plan(Config):
     """Of every layer."""
     rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (5e-5, 1e-4, 5e-4, 1e-3)
     """Learning rates of AdamW (Kimi's grid); the best one counts."""
+    search: Search | None = None
+    """None: all seeds learn with all rates. Else with the one that a search finds, which begins at `rates`."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Start values and training examples."""
     steps: Count = 20_000
@@ -94,6 +105,11 @@ class Plan(Config):
         for number, task in enumerate(self.tasks):
             if task in self.tasks[:number]:
                 raise ValueError(f"tasks has one twice: {task.kind} of {task.length} tokens")
+        if self.search is not None:
+            if self.search.seed in self.seeds:
+                raise ValueError(f"search.seed = {self.search.seed} is one of seeds: rates need a seed of their own")
+            if len(self.rates) < 3 or list(self.rates) != sorted(self.rates):
+                raise ValueError(f"a search begins at three rates or more that rise, not at {self.rates}")
         by_layers: dict[tuple[str, ...], str] = {}
         for arm, layers in self.arms.items():
             other = by_layers.setdefault(layers, arm)
@@ -108,24 +124,18 @@ class Plan(Config):
                 at_length(task, length)
         return self
 
-    def runs(self) -> list[Run]:
-        """All runs: tasks, then arms, rates and seeds."""
-        return [
-            Run(
-                task=task,
-                layers=layers,
-                sizes=self.sizes,
-                rate=rate,
-                seed=seed,
-                examples_per_step=self.examples_of(task),
-                matrix_rate=float(f"{MATRIX_RATE * rate:.4g}") if self.matrix_rate is None else self.matrix_rate,
-                **{name: getattr(self, name) for name in SHARED},
-            )
-            for task in self.tasks
-            for layers in self.arms.values()
-            for rate in self.rates
-            for seed in self.seeds
-        ]
+    def run(self, task: AnyTask, layers: tuple[MixerName, ...], rate: float, seed: int) -> Run:
+        """One of them."""
+        return Run(
+            task=task,
+            layers=layers,
+            sizes=self.sizes,
+            rate=rate,
+            seed=seed,
+            examples_per_step=self.examples_of(task),
+            matrix_rate=float(f"{MATRIX_RATE * rate:.4g}") if self.matrix_rate is None else self.matrix_rate,
+            **{name: getattr(self, name) for name in SHARED},
+        )
 
     def examples_of(self, task: AnyTask) -> int:
         """Of a step."""

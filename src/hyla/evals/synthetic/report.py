@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import mean
 
 from hyla.evals.pages import share, table
-from hyla.evals.synthetic.plan import Plan, Run
+from hyla.evals.synthetic.attempts import Attempt, attempts
+from hyla.evals.synthetic.plan import Plan
 from hyla.evals.synthetic.results import Result, Score
 from hyla.evals.synthetic.turns import Turns
 
@@ -18,7 +19,7 @@ PICTURES = {"peaks.png": "best scores by length", "curves.png": "scores while le
 
 @dataclass(frozen=True)
 class Row:
-    """An arm on a task, at the rate whose training loss fell lowest (the mean over seeds; the test split has no say).
+    """An arm on a task, at the rate whose training loss fell lowest (the test split has no say).
 
     is_at_edge: that rate is the lowest or highest of several, so a better one may lie outside. peaks: the best score of
     each seed. steps: to 90% right, of each seed; None: never. curves: all scores of each seed. place: of the task among
@@ -49,30 +50,26 @@ class Row:
 
 def rows(plan: Plan, results: Mapping[str, Result]) -> list[Row]:
     """results: by the name of their run. Arms of which a run is missing have no row."""
-    found = []
-    runs = plan.runs()
-    for task in plan.tasks:
-        for arm, layers in plan.arms.items():
-            its_runs = [run for run in runs if run.task == task and run.layers == layers]
-            if all(run.name in results for run in its_runs):
-                found.append(_row(plan, arm, its_runs, results))
-    return found
+    return [
+        _row(plan, attempt, [results[run.name] for run in attempt.counted])
+        for attempt in attempts(plan, results)
+        if attempt.rate is not None and all(run.name in results for run in attempt.counted)
+    ]
 
 
-def _row(plan: Plan, arm: str, its_runs: Sequence[Run], results: Mapping[str, Result]) -> Row:
-    by_rate = {rate: [results[run.name] for run in its_runs if run.rate == rate] for rate in plan.rates}
-    best = min(plan.rates, key=lambda rate: mean(min(s.loss for s in result.curve) for result in by_rate[rate]))
-    chosen, task = by_rate[best], its_runs[0].task
+def _row(plan: Plan, attempt: Attempt, counted: Sequence[Result]) -> Row:
+    task = attempt.task
+    assert attempt.rate is not None
     return Row(
         task.kind,
         task.length,
-        arm,
-        best,
-        len(plan.rates) > 1 and best in (min(plan.rates), max(plan.rates)),
-        [result.peak for result in chosen],
-        [result.steps_to(LEARNT) for result in chosen],
-        {str(n): mean(result.by_length[str(n)] for result in chosen) for n in plan.test_lengths},
-        [result.curve for result in chosen],
+        attempt.arm,
+        attempt.rate,
+        attempt.is_at_edge,
+        [result.peak for result in counted],
+        [result.steps_to(LEARNT) for result in counted],
+        {str(n): mean(result.by_length.get(str(n), 0.0) for result in counted) for n in plan.test_lengths},
+        [result.curve for result in counted],
         plan.tasks.index(task),
         task.turns if isinstance(task, Turns) else None,
     )
@@ -129,13 +126,24 @@ def step_size(plan: Plan) -> str:
     return f"{plan.step_tokens:,} tokens"
 
 
+def rates_of(plan: Plan) -> str:
+    """Which learning rate counts, in a sentence."""
+    if plan.search is None:
+        return f"Of {len(plan.rates)} rates the one whose training loss fell lowest, the mean over seeds."
+    return (
+        f"Rates were searched with seed {plan.search.seed}, which does not count, for every arm on every task: of "
+        f"{', '.join(f'{rate:g}' for rate in plan.rates)} and further ones while the best was an outer one (at most "
+        f"{plan.search.most_rates}) the one whose training loss fell lowest."
+    )
+
+
 def how(plan: Plan) -> str:
     """What the numbers are and how they came about."""
     several = f"{len(plan.seeds)} seeds: the mean, in brackets its 95% interval (Student's t)"
     seeds = several if len(plan.seeds) > 1 else "1 seed"
     return f"""Share of right answers on {plan.test_examples} test examples that training never has; {seeds}. \
-Of {len(plan.rates)} rates the one whose training loss fell lowest; "edge": it is the lowest or highest of them, so a \
-better one may lie outside. At most {plan.steps:,} steps of {step_size(plan)}, {plan.optimizer}, \
+{rates_of(plan)} "edge": it is the lowest or highest of them, so a better one may lie outside. At most \
+{plan.steps:,} steps of {step_size(plan)}, {plan.optimizer}, \
 {plan.sizes.num_heads} heads of {plan.sizes.head_dim}."""
 
 

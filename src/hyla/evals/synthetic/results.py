@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +24,24 @@ class Score:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found. by_length: accuracy of the last model at other lengths. seconds: of its training steps."""
+    """What a run found. by_length: accuracy of the last model at other lengths. seconds: of its training steps.
+    diverged: its loss was no number any more, and the curve ends before."""
 
     curve: list[Score]
     by_length: dict[str, float]
     parameters: int
     seconds: float
+    diverged: bool = False
 
     @property
     def peak(self) -> float:
         """The best share of right answers."""
-        return max(score.accuracy for score in self.curve)
+        return max((score.accuracy for score in self.curve), default=0.0)
+
+    @property
+    def lowest_loss(self) -> float:
+        """In training; infinite where it diverged."""
+        return math.inf if self.diverged else min(score.loss for score in self.curve)
 
     def steps_to(self, accuracy: float) -> int | None:
         """Steps to the first score that is at least this; None: never."""
@@ -45,7 +53,7 @@ def read_result(file: Path) -> Result:
     found = read_json(file)
     try:
         curve = [Score(**score) for score in found["curve"]]
-        return Result(curve, found["by_length"], found["parameters"], found["seconds"])
+        return Result(curve, found["by_length"], found["parameters"], found["seconds"], found.get("diverged", False))
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"{file} is no result of a synthetic task: {error}; move it away to run it again"

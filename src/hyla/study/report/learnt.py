@@ -8,7 +8,8 @@ from functools import cached_property
 from statistics import mean
 
 from hyla.errors import ConfigError
-from hyla.evals.synthetic.plan import Plan
+from hyla.evals.synthetic.attempts import known_runs
+from hyla.evals.synthetic.plan import Plan, Run
 from hyla.evals.synthetic.report import LEARNT, Row, rows
 from hyla.evals.synthetic.results import Result
 from hyla.study.report.about import Claim, Published, check_published
@@ -48,6 +49,11 @@ class Learnt:
 
     about: AboutSynthetic
     results: Mapping[str, Result]
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All that are known by now."""
+        return known_runs(self.about.plan, self.results)
 
     @cached_property
     def rows(self) -> list[Row]:

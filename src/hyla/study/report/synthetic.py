@@ -71,16 +71,22 @@ def _other(pair: Comparison) -> str:
 def _method(found: Learnt) -> str:
     plan = found.about.plan
     hours = sum(result.seconds for result in found.results.values()) / 3600
-    done = sum(run.name in found.results for run in plan.runs())
+    done = sum(run.name in found.results for run in found.runs)
     arms = "; ".join(f"{arm} ({layers(names)})" for arm, names in plan.arms.items())
     lines = [
         f"Arms: {arms}.",
         f"Tasks: {named(f'{task.kind} of {task.length}' for task in plan.tasks)} tokens.",
-        f"Learning rates {named(f'{rate:g}' for rate in plan.rates)}, chosen by the training loss, not by the test.",
+        f"Learning rates {named(f'{rate:g}' for rate in plan.rates)}{_further(found)}, chosen by the training loss, "
+        "not by the test.",
         f"Seeds {named(plan.seeds)}: start values and examples, the same for all arms.",
-        f"{done} of {len(plan.runs())} runs are finished, {hours:.1f} hours of training.",
+        f"{done} of {len(found.runs)} runs are finished, {hours:.1f} hours of training.",
     ]
     return "## Method\n\n" + "\n".join(f"- {line}" for line in [*lines, *filter(None, [found.about.notes.strip()])])
+
+
+def _further(found: Learnt) -> str:
+    search = found.about.plan.search
+    return "" if search is None else f" and further ones where the best was an outer one, with seed {search.seed}"
 
 
 def _marked_table(found: Learnt) -> str:
@@ -132,7 +138,7 @@ together (Holm). "While learning": the mean over all steps, larger the sooner a 
 
 def _limits(found: Learnt) -> str:
     plan = found.about.plan
-    longest, tokens = max(task.length for task in plan.tasks), max(run.tokens for run in plan.runs())
+    longest, tokens = max(task.length for task in plan.tasks), max(run.tokens for run in found.runs)
     lines = [
         f"Tasks of at most {longest:,} tokens, at most {tokens / 1e6:.1f}M training tokens a run, {len(plan.seeds)} "
         "seeds: an arm that did not learn here may learn with more.",
@@ -154,8 +160,7 @@ def _runs(found: Learnt) -> str:
 
 
 def _by_run(found: Learnt) -> dict[str, dict]:
-    plan = found.about.plan
-    arm_of = {names: arm for arm, names in plan.arms.items()}
+    arm_of = {names: arm for arm, names in found.about.plan.arms.items()}
     return {
         run.name: {
             "task": run.task.kind,
@@ -165,7 +170,7 @@ def _by_run(found: Learnt) -> dict[str, dict]:
             "rate": run.rate,
             "seed": run.seed,
         }
-        for run in plan.runs()
+        for run in found.runs
     }
 
 
@@ -180,10 +185,10 @@ def to_csv(found: Learnt) -> str:
                     "file": f"{name}.json",
                     **run,
                     "best_score": result.peak,
-                    "last_score": result.curve[-1].accuracy,
-                    "steps": result.curve[-1].step,
+                    "last_score": result.curve[-1].accuracy if result.curve else None,
+                    "steps": result.curve[-1].step if result.curve else None,
                     "steps_to_90": result.steps_to(LEARNT),
-                    "lowest_training_loss": min(score.loss for score in result.curve),
+                    "lowest_training_loss": result.lowest_loss,
                     "parameters": result.parameters,
                     "seconds": result.seconds,
                     **{f"right_at_{length}": share for length, share in result.by_length.items()},
