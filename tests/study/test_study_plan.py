@@ -11,11 +11,11 @@ from hyla.evals.synthetic.attempts import known_runs
 from hyla.study.arms import ArmPlan, Grid, arms_of
 from hyla.study.files import read_study
 from hyla.study.ledger import Ledger
-from hyla.study.mixture import StudySource
+from hyla.study.mixture import StudySource, first_ids, num_ids
 from hyla.study.run_key import FLOPS_TOLERANCE, text_of
 from hyla.study.sizes import LADDER, mixers_of
 from hyla.study.stages import progress
-from hyla.study.text import read_text
+from hyla.study.text import TEXT_IDS, read_text
 from hyla.study.tuning import Tuned, next_rates, rate_at
 
 
@@ -113,6 +113,22 @@ def test_test_tasks_have_the_ids_of_a_trained_one(tmp_path):
     assert study_of(tmp_path, ("[tasks.recall]", longer)).test_tasks["longer"].length == 48
     with pytest.raises(ConfigError, match="is like none of the trained tasks"):
         study_of(tmp_path, ("[tasks.recall]", longer.replace("values = 8", "values = 9")))
+
+
+def test_tasks_of_one_kind_and_as_many_ids_share_them(tmp_path):
+    form = 'kind = "recall"\nlength = {}\nkeys = 16\nvalues = {}\n\n'
+    more = f"[tasks.longer]\n{form.format(48, 8)}[tasks.other]\n{form.format(48, 9)}[tasks.recall]"
+    study = study_of(tmp_path, ("[tasks.recall]", more))
+    run = study.run(study.all_arms[0], study.points[0].sizes[0], 1e12, 1e-3, 0, data="0")
+    tasks = run.tasks
+    first = first_ids(tasks)
+    assert set(tasks) == {"longer", "other", "recall"} and first["longer"] == first["recall"] != first["other"]
+    assert min(first.values()) == TEXT_IDS == num_ids({})
+    assert run.vocab_size == num_ids(tasks) == TEXT_IDS + tasks["recall"].vocab_size + tasks["other"].vocab_size
+    source = StudySource(
+        text_of(run).train, tasks, run.task_examples, tokens=run.batch_tokens, length=run.length, seed=run.seed
+    )
+    assert TEXT_IDS <= source.step(0).tokens_T.max() < run.vocab_size
 
 
 def test_a_run_is_named_by_all_that_its_result_is_a_function_of(tmp_path):

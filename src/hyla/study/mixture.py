@@ -17,12 +17,24 @@ from hyla.study.text import TEXT_IDS
 
 
 def first_ids(tasks: Mapping[str, SyntheticTask]) -> dict[str, int]:
-    """By task, what its ids are moved up by: behind those of text and of the tasks before it."""
-    found, first = {}, TEXT_IDS
-    for name, task in tasks.items():
-        found[name] = first
-        first += task.vocab_size
-    return found
+    """By task, what its ids are moved up by: behind those of text and of the tasks before it. Tasks of one kind with
+    equally many ids have the same ones: they differ in length, and what one teaches the other knows."""
+    by_form: dict[tuple[str, int], int] = {}
+    first = TEXT_IDS
+    for task in tasks.values():
+        if _form(task) not in by_form:
+            by_form[_form(task)] = first
+            first += task.vocab_size
+    return {name: by_form[_form(task)] for name, task in tasks.items()}
+
+
+def num_ids(tasks: Mapping[str, SyntheticTask]) -> int:
+    """Of text and all tasks."""
+    return max((first + tasks[name].vocab_size for name, first in first_ids(tasks).items()), default=TEXT_IDS)
+
+
+def _form(task: SyntheticTask) -> tuple[str, int]:
+    return task.kind, task.vocab_size
 
 
 @lru_cache(maxsize=256)
@@ -85,7 +97,7 @@ class StudySource:
 def trained_like(task: SyntheticTask, trained: Mapping[str, SyntheticTask]) -> str:
     """The trained task whose ids another one has. Raises ConfigError where there is none."""
     for name, other in trained.items():
-        if (other.kind, other.vocab_size) == (task.kind, task.vocab_size):
+        if _form(other) == _form(task):
             return name
     raise ConfigError(
         f"test_tasks: a {task.kind} of {task.vocab_size} ids is like none of the trained tasks, so nobody learns it"

@@ -16,9 +16,9 @@ from hyla.evals.synthetic import AnyTask
 from hyla.evals.synthetic.plan import MATRIX_RATE
 from hyla.models.config import Count, DerivingConfig, ModelConfig
 from hyla.study.arms import file_name, model_config_of, modules_of
-from hyla.study.mixture import text_lengths
+from hyla.study.mixture import num_ids, text_lengths
 from hyla.study.sizes import Size
-from hyla.study.text import TEXT_IDS, Text, read_text
+from hyla.study.text import Text, read_text
 from hyla.train.config import Rate, TrainConfig
 
 VERSION = 1
@@ -88,7 +88,7 @@ class LanguageRun(DerivingConfig):
 
     @property
     def vocab_size(self) -> int:
-        return TEXT_IDS + sum(task.vocab_size for task in self.tasks.values())
+        return num_ids(self.tasks)
 
     @cached_property
     def model_config_made(self) -> ModelConfig:
