@@ -158,21 +158,27 @@ def file_name(arm: str) -> str:
 def modules_of(size: Size, own: Mapping[str, Mapping[str, Any]], changes: Changes) -> dict[str, dict[str, Any]]:
     """The modules of an arm: those of its size, the study's own over them, then what the arm changes.
 
-    own: by name; a table with another `kind` replaces the size's module. Raises ConfigError for a change of nothing.
+    own: by name; a table with another `kind` replaces the size's module. `false` in the place of a table takes it out.
+    Raises ConfigError for a change of nothing.
     """
     found = mixers_of(size)
     for name, table in own.items():
         base = found.get(name, {})
-        found[name] = {**({} if table.get("kind", base.get("kind")) != base.get("kind") else base), **table}
+        kept = {} if table.get("kind", base.get("kind")) != base.get("kind") else base
+        found[name] = kept | {field: _or_off(value, kept.get(field)) for field, value in table.items()}
     for key, value in changes.items():
         name, dot, field = key.partition(".")
         if not dot or not field:
             raise ConfigError(f'a change is named module.field, "kda.conv_len" for instance, not {key!r}')
         if name not in found:
             raise ConfigError(f"change {key!r}: {name!r} is none of {', '.join(found)}")
-        is_off = value is False and isinstance(found[name].get(field), dict)
-        found[name] = {**found[name], field: None if is_off else value}
+        found[name] = {**found[name], field: _or_off(value, found[name].get(field))}
     return {name: {key: value for key, value in table.items() if value is not None} for name, table in found.items()}
+
+
+def _or_off(value: Any, before: Any) -> Any:
+    """None, which leaves the field out, for `false` in the place of a table."""
+    return None if value is False and isinstance(before, dict) else value
 
 
 def model_config_of(
