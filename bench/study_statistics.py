@@ -128,6 +128,35 @@ def equal_arms(studies: int) -> dict[str, dict[str, float]]:
     return found
 
 
+ABLATIONS: Mapping[str, Callable[[int], float]] = {
+    "alike in all arms": lambda arm: 1.0,
+    "one arm twice as noisy": lambda arm: 2.0 if arm == 1 else 1.0,
+    "one arm four times, unprotected": lambda arm: 4.0 if arm == 1 else 1.0,
+}
+"""Noise of each of seven arms at one budget."""
+
+
+def ablations(studies: int) -> dict[str, dict[str, float]]:
+    """Seven arms, one budget, three seeds, noise from all arms: shares of studies of equal arms in which nothing is
+    decided, and in which an arm that is three noises better is found; beside, by the noise of pairs."""
+    found = {}
+    for name, size in ABLATIONS.items():
+        generator, hits = np.random.default_rng(5), dict.fromkeys(("inside", "found", "found by pairs"), 0)
+        for _ in range(studies):
+            points = [
+                Point(str(arm), BUDGETS[0], seed, 3 + 0.01 * size(arm) * float(generator.normal()))
+                for arm in range(7)
+                for seed in range(SEEDS)
+            ]
+            hits["inside"] += all(c.better is None for c in compare_all(points, reference="0", noise="arms"))
+            better = [Point(p.arm, p.budget, p.seed, p.loss - 0.03 * (p.arm == "6")) for p in points]
+            hits["found"] += compare_all(better, reference="0", noise="arms")[-1].better == "6"
+            hits["found by pairs"] += compare_all(better, reference="0")[-1].better == "6"
+        found[name] = {key: count / studies for key, count in hits.items()}
+        print(f"noise of all arms, {name}: {found[name]}", flush=True)
+    return found
+
+
 def planted(studies: int) -> dict[str, dict[str, float]]:
     """A difference in noises: how often it is found, and how often it should be."""
     found = {}
@@ -149,10 +178,12 @@ def run(options: argparse.Namespace) -> Outcome:
         "laws": laws(options.studies),
         "efficiencies": efficiencies(options.studies),
         "equal arms": equal_arms(options.studies),
+        "noise of all arms": ablations(options.studies),
         "planted": planted(options.studies),
     }
     shares = [share for row in results["laws"].values() for key, share in row.items() if key not in ("e", "usual b")]
     shares += [results["laws"][name]["e"] for name in LAWS if name.startswith("offset")]
     shares += [row["holds"] for name, row in results["efficiencies"].items() if "unprotected" not in name]
-    shares += [row["inside"] for name, row in results["equal arms"].items() if "unprotected" not in name]
+    for equal in ("equal arms", "noise of all arms"):
+        shares += [row["inside"] for name, row in results[equal].items() if "unprotected" not in name]
     return Outcome(results, passed=all(0.90 <= share <= 0.99 for share in shares))

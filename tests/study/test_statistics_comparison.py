@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hyla.errors import ConfigError
-from hyla.study.statistics import Point, compare, compare_all
+from hyla.study.statistics import Point, compare, compare_all, power
 from hyla.study.statistics.distributions import t_quantile, t_tails
 from hyla.study.statistics.simulated import Noise, Truth, simulate
 
@@ -139,6 +139,43 @@ def test_arms_are_compared_with_a_reference_and_some_left_out():
     assert compare_all(points, leave_out="BCD") == ()
     with pytest.raises(ConfigError, match="'D' has no results to compare"):
         compare_all(points, reference="D", leave_out=["D"])
+
+
+def test_noise_of_two_arms_is_the_same_as_that_of_all_where_there_are_two():
+    points = study({"A": SAME, "B": Truth(2.51, -0.08)}, 4, Noise(0.003, seed=0.01))
+    (own,), (pooled,) = compare_all(points), compare_all(points, noise="arms")
+    assert pooled.p == pytest.approx(own.p) and pooled.noise == pytest.approx(own.noise)
+    assert pooled.difference.high == pytest.approx(own.difference.high)
+
+
+def test_noise_of_all_arms_is_what_arms_and_seeds_leave():
+    """A two-way table without replicates: what is left is a third or two, and has four degrees of freedom."""
+    table = np.array([[0.0, 1.0, 2.0], [1.0, 1.0, 4.0], [2.0, 4.0, 6.0]])
+    rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    assert 3 * rest == pytest.approx(np.array([[1, 1, -2], [1, -2, 1], [-2, 1, 1]]))
+    square = 2.0 / 4
+    points = [p for arm, row in zip("ABC", table) for p in points_of(arm, [row], BUDGETS[:1])]
+    found = compare_all(points, noise="arms")[0]
+    reach = t_quantile(0.95, 4) * sqrt(2 * square / 3)
+    assert found.difference.estimate == -1.0 and found.noise == pytest.approx(sqrt(2 * square))
+    assert found.difference.high == pytest.approx(-1 + reach) == found.by_budget[BUDGETS[0]].high
+    lonely = points_of("D", [[0.0, 50.0]], BUDGETS[:1])  # lacks a seed, so it tells nothing of the others' noise
+    again = compare_all(points + lonely, noise="arms")[0]
+    assert (again.first, again.second, again.p) == ("A", "B", found.p)
+
+
+def test_noise_of_all_arms_finds_more_and_names_equal_arms_no_more_often():
+    inside = by_pairs = by_arms = 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        equal = [p for arm in "ABCDEFG" for p in points_of(arm, 2 + 0.01 * generator.normal(size=(1, 3)))]
+        inside += all(c.better is None for c in compare_all(equal, reference="A", noise="arms"))
+        planted = [Point(p.arm, p.budget, p.seed, p.loss - 0.04 * (p.arm == "G")) for p in equal]
+        by_pairs += compare_all(planted, reference="A")[-1].better == "G"
+        by_arms += compare_all(planted, reference="A", noise="arms")[-1].better == "G"
+    assert 180 <= inside <= 198
+    computed = power(4 / sqrt(2), 1.0, 3, comparisons=6, arms=7)
+    assert by_pairs < 40 and abs(by_arms / 200 - computed) <= 1.96 * sqrt(computed * (1 - computed) / 200) + 1e-3
 
 
 NOISES = {

@@ -15,6 +15,7 @@ from hyla.study.report import Published, findings_of, read_claim, write_report
 from hyla.study.report.costs import front
 from hyla.study.report.page import markdown
 from hyla.study.report.plots.losses import plot_differences
+from hyla.study.report.sections.losses import differences
 from hyla.study.report.sections.runs import to_csv
 from hyla.study.results import read_results
 
@@ -227,6 +228,17 @@ def test_an_ablation_is_sorted_by_its_differences_and_shows_the_layers(tmp_path)
     assert "No law is fitted: 1 budgets" in page and "Quality against" not in page, "all arms keep as much"
     inside = section(page, "Inside the layers")
     assert row(inside, "share of attention on the first token | no gate")[2:] == ["0.5", "0 0 0 0.5"]
+
+
+def test_noise_of_all_arms_is_said_and_narrows_what_is_found(tmp_path):
+    arms = {"kda 3:1": 0.0, "a": 0.0, "b": 0.01, "c": -0.01, "d": 0.0}
+    results = ledger(tmp_path, arms, budgets=(2e12,))
+    by_pairs, by_arms = (findings_of(about(arms, budgets=(2e12,), noise=noise), results) for noise in ("pair", "arms"))
+    pages = [differences(found) for found in (by_pairs, by_arms)]
+    said = "noise is taken to be alike in all arms of a budget"
+    assert [said in page for page in pages] == [False, True]
+    least = [float(re.search(r"find a difference of ([0-9.]+)", page)[1]) for page in pages]
+    assert least[1] < least[0] / 2
 
 
 def test_cost_and_quality_have_a_front(tmp_path):

@@ -141,6 +141,7 @@ class LanguageCourse:
             learnt_at=study.learnt_at,
             published=study.published,
             is_ablation=study.is_ablation,
+            noise=study.noise,
             has_tuning=study.tuning is not None,
         )
 

@@ -17,6 +17,7 @@ from hyla.study.mixture import trained_like
 from hyla.study.report.about import Published, check_published
 from hyla.study.run_key import LanguageRun
 from hyla.study.sizes import AnySize, Size
+from hyla.study.statistics import NoiseOf
 from hyla.train.config import Rate
 
 Flops = Annotated[float, Field(gt=0)]
@@ -101,6 +102,9 @@ class LanguageStudy(Config):
     """Contexts at which decoding is timed, with the largest size of each arm; none: it is not."""
     learnt_at: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Share of right answers from which on a task counts as learnt."""
+    noise: NoiseOf = "pair"
+    """What differences of bits are judged by: the scatter of the two arms alone, or of all arms at a budget. The latter
+    finds more with few seeds; it takes noise to be about alike in all arms, so it is said before anything is run."""
     published: tuple[Published, ...] = ()
     """Beside ours."""
 

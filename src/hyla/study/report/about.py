@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from hyla.errors import ConfigError
 from hyla.models.config import Config
+from hyla.study.statistics import NoiseOf
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -116,6 +117,7 @@ class About:
     the runs that count. sizes: how many there are at a budget (default: one). tuned: rates that were tried; an arm's
     place stands on the search whose budget is nearest. notes: what a reader has to know of the setting. learnt_at: mean
     share of right answers above which a task counts as learnt. is_ablation: arms are the reference with one change.
+    noise: whose runs tell the noise of bits per byte (of tasks always the pair's: shares near 0 or 1 scatter less).
     """
 
     name: str
@@ -130,6 +132,7 @@ class About:
     learnt_at: float = 0.9
     published: tuple[Published, ...] = ()
     is_ablation: bool = False
+    noise: NoiseOf = "pair"
     has_tuning: bool = False
     """Whether rates are chosen; none may be yet."""
 

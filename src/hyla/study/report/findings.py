@@ -85,12 +85,14 @@ class Findings:
         arms = {point.arm for point in self.points}
         if self.about.reference not in arms or len(arms) < 2:
             return ()
-        return compare_all(self.points, "lower", self.about.reference)
+        return compare_all(self.points, "lower", self.about.reference, noise=self.about.noise)
 
     @cached_property
     def pairs(self) -> tuple[Comparison, ...]:
         """All pairs of arms."""
-        return compare_all(self.points) if len({point.arm for point in self.points}) > 1 else ()
+        if len({point.arm for point in self.points}) < 2:
+            return ()
+        return compare_all(self.points, noise=self.about.noise)
 
     @cached_property
     def laws(self) -> dict[LawKind, dict[str, Law | NotFitted]]:

@@ -6,7 +6,7 @@ Pure functions of points; no files, no torch. What is computed, and why so: docs
 from hyla.study.statistics.comparison import Comparison, compare, compare_all
 from hyla.study.statistics.efficiency import Crossing, Efficiency, crossing, efficiency
 from hyla.study.statistics.laws import Law, LawKind, NotFitted, fit_law, fit_laws
-from hyla.study.statistics.points import Better, Interval, Point
+from hyla.study.statistics.points import Better, Interval, NoiseOf, Point
 from hyla.study.statistics.power import NextRuns, next_runs, power, smallest_difference
 from hyla.study.statistics.recommend import Cost, Recommendation, recommend
 
@@ -20,6 +20,7 @@ __all__ = [
     "Law",
     "LawKind",
     "NextRuns",
+    "NoiseOf",
     "NotFitted",
     "Point",
     "Recommendation",

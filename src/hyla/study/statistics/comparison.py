@@ -1,8 +1,9 @@
 """Two arms, or several, by paired seeds at equal budgets: the mean difference, its interval, a verdict.
 
 The model: at budget b and seed s the arms' results share what the seed brings (the order of the data), which cancels
-in their difference d[b, s] = delta_b + noise, noise independent from run to run, with a variance of each budget's own.
-What is judged is the mean of delta_b over the budgets of the study, each counting the same.
+in their difference d[b, s] = delta_b + noise, noise independent from run to run, with a variance of each budget's own
+(and where a study says so, the same in all arms: then all of them tell how large it is). What is judged is the mean of
+delta_b over the budgets of the study, each counting the same.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from math import log10, sqrt
 import numpy as np
 
 from hyla.errors import ConfigError
-from hyla.study.statistics.contrasts import Contrast, by_seeds, contrast
+from hyla.study.statistics.contrasts import Contrast, Scatter, by_seeds, contrast, own_scatter
 from hyla.study.statistics.distributions import f_tail
-from hyla.study.statistics.points import Arms, Better, Interval, Point, by_arm
+from hyla.study.statistics.points import Arms, Better, Interval, NoiseOf, Point, by_arm
 
 ALPHA = 0.05
 """The chance, at most, that any of the comparisons made together names a better arm where none is."""
@@ -71,12 +72,17 @@ def compare(points: Iterable[Point], first: str, second: str, measure: Better = 
 
 
 def compare_all(
-    points: Iterable[Point], measure: Better = "lower", reference: str | None = None, leave_out: Iterable[str] = ()
+    points: Iterable[Point],
+    measure: Better = "lower",
+    reference: str | None = None,
+    leave_out: Iterable[str] = (),
+    noise: NoiseOf = "pair",
 ) -> tuple[Comparison, ...]:
     """All pairs of arms, or every arm (first) against `reference` (second), judged together: the chance that any of
     them is called better though none is, is at most 5% (Holm 1979). Arms in `leave_out` are not compared.
 
-    Raises ConfigError for an unknown reference.
+    noise: "arms": at each budget the variance is what arms and seeds leave of all arms that have the pair's seeds, with
+    (arms - 1) (seeds - 1) degrees of freedom. Raises ConfigError for an unknown reference.
     """
     out = set(leave_out)
     arms = {arm: budgets for arm, budgets in by_arm(points).items() if arm not in out}
@@ -84,26 +90,37 @@ def compare_all(
         names = list(combinations(arms, 2))
     else:
         names = [(arm, _known(arms, reference)) for arm in arms if arm != reference]
-    return tuple(_judged([_Pair(first, second, arms) for first, second in names], measure))
+    return tuple(_judged([_Pair(first, second, arms, noise) for first, second in names], measure))
 
 
 class _Pair:
-    """Two arms' paired differences: values[b]: float64 [paired seeds of budget b]."""
+    """Two arms' paired differences: values[b]: float64 [paired seeds of budget b]; scatters[b]: of one of them."""
 
-    def __init__(self, first: str, second: str, arms: Arms):
+    def __init__(self, first: str, second: str, arms: Arms, noise: NoiseOf = "pair"):
         self.first, self.second = first, second
         self.values: dict[float, np.ndarray] = {}
+        self.scatters: dict[float, Scatter] = {}
         self.seeds: list[list[int]] = []
         mine, others = arms[first], arms[second]
         for budget in sorted(mine.keys() & others.keys()):
             seeds = sorted(mine[budget].keys() & others[budget].keys())
             if len(seeds) > 1:
                 self.values[budget] = np.array([mine[budget][s].loss - others[budget][s].loss for s in seeds])
+                self.scatters[budget] = (
+                    own_scatter(self.values[budget]) if noise == "pair" else pooled_scatter(arms, budget, seeds)
+                )
                 self.seeds.append(seeds)
 
     def mean(self) -> Contrast:
         """The mean over budgets."""
-        return contrast(list(self.values.values()), np.full(len(self.values), 1 / len(self.values)))
+        return self._weighted(np.full(len(self.values), 1 / len(self.values)))
+
+    def at(self, budget: float) -> Interval:
+        """The difference at one budget."""
+        return contrast([self.values[budget]], np.ones(1), [self.scatters[budget]]).interval()
+
+    def _weighted(self, weights: np.ndarray) -> Contrast:
+        return contrast(list(self.values.values()), weights, list(self.scatters.values()))
 
     def trend(self) -> Interval | None:
         """The slope over the logarithm (base 10) of FLOPs, least squares."""
@@ -111,12 +128,12 @@ class _Pair:
             return None
         x = np.array([log10(budget) for budget in self.values])
         x -= x.mean()
-        return contrast(list(self.values.values()), x / (x @ x)).interval()
+        return self._weighted(x / (x @ x)).interval()
 
     def noise(self) -> float:
         """The standard deviation within budgets."""
-        squares = sum(float(((v - v.mean()) ** 2).sum()) for v in self.values.values())
-        return sqrt(squares / sum(len(v) - 1 for v in self.values.values()))
+        squares = sum(scatter.variance * scatter.df for scatter in self.scatters.values())
+        return sqrt(squares / sum(scatter.df for scatter in self.scatters.values()))
 
     def table(self) -> np.ndarray | None:
         """Differences [budgets, seeds], where several budgets have the same seeds."""
@@ -134,6 +151,20 @@ class _Pair:
         common = budgets * float((table.mean(0) ** 2).sum()) / (seeds - 1)
         rest = float(((table - table.mean(0)) ** 2).sum()) / ((seeds - 1) * (budgets - 1))
         return f_tail(common / rest, seeds - 1, (seeds - 1) * (budgets - 1)) if rest else None
+
+
+def pooled_scatter(arms: Arms, budget: float, seeds: list[int]) -> Scatter:
+    """Of the difference of two arms: twice what arms and seeds leave of the results of all arms that have the seeds."""
+    rows = [
+        [budgets[budget][seed].loss for seed in seeds]
+        for budgets in arms.values()
+        if set(seeds) <= budgets.get(budget, {}).keys()
+    ]
+    rest = np.array(rows)
+    rest -= rest.mean(1, keepdims=True)
+    rest -= rest.mean(0)
+    df = (len(rows) - 1) * (len(seeds) - 1)
+    return Scatter(2 * float((rest**2).sum()) / df, df)
 
 
 def _judged(pairs: list[_Pair], measure: Better) -> list[Comparison]:
@@ -157,7 +188,6 @@ def _verdict(pair: _Pair, mean: Contrast, measure: Better, alpha: float, p_famil
     better = None
     if mean.p < alpha:
         better = pair.first if (mean.estimate < 0) == (measure == "lower") else pair.second
-    one = np.ones(1)
     return Comparison(
         first=pair.first,
         second=pair.second,
@@ -166,7 +196,7 @@ def _verdict(pair: _Pair, mean: Contrast, measure: Better, alpha: float, p_famil
         family=mean.interval(1 - alpha),
         p=mean.p,
         p_family=p_family,
-        by_budget={budget: contrast([v], one).interval() for budget, v in pair.values.items()},
+        by_budget={budget: pair.at(budget) for budget in pair.values},
         trend=pair.trend(),
         noise=pair.noise(),
         together=pair.together(),

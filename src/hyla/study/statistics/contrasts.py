@@ -38,15 +38,29 @@ class Contrast:
         return Interval(self.estimate, self.estimate - reach, self.estimate + reach, level)
 
 
-def contrast(values: Sequence[np.ndarray], weights: np.ndarray) -> Contrast:
+@dataclass(frozen=True)
+class Scatter:
+    """Of one value at a budget: its estimated variance, and with how many degrees of freedom."""
+
+    variance: float
+    df: int
+
+
+def own_scatter(values: np.ndarray) -> Scatter:
+    """From the values themselves, float64 [seeds], two or more."""
+    return Scatter(float(values.var(ddof=1)), len(values) - 1)
+
+
+def contrast(values: Sequence[np.ndarray], weights: np.ndarray, scatters: Sequence[Scatter] | None = None) -> Contrast:
     """sum_b weights[b] * mean(values[b]); values[b]: float64 [seeds of budget b], two or more each.
 
-    Variances of budgets are estimated each from its own seeds, and need not be equal.
+    scatters: of each budget; None: estimated from its own seeds. They need not be equal.
     """
     counts = np.array([len(v) for v in values])
-    parts = weights**2 * np.array([v.var(ddof=1) for v in values]) / counts
+    known = [own_scatter(v) for v in values] if scatters is None else scatters
+    parts = weights**2 * np.array([scatter.variance for scatter in known]) / counts
     estimate = float(weights @ np.array([v.mean() for v in values]))
-    df = float(degrees_of_freedom(parts, counts - 1))
+    df = float(degrees_of_freedom(parts, np.array([scatter.df for scatter in known])))
     return Contrast(estimate, sqrt(float(parts.sum())), df, int(counts.sum()))
 
 

@@ -13,6 +13,11 @@ Better = Literal["lower", "higher"]
 """Which of two values of a measure is the better one: "lower" for bits per byte, "higher" for an accuracy."""
 
 
+NoiseOf = Literal["pair", "arms"]
+"""Whose runs the noise of a comparison is estimated from: of the two arms alone, or of all arms of the table, which is
+right where noise is about alike in all of them."""
+
+
 @dataclass(frozen=True)
 class Point:
     """One run's result.

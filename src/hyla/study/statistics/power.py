@@ -46,33 +46,34 @@ class NextRuns:
     words: str
 
 
-def power(difference: float, noise: float, seeds: int, budgets: int = 1, comparisons: int = 1) -> float:
+def power(difference: float, noise: float, seeds: int, budgets: int = 1, comparisons: int = 1, arms: int = 2) -> float:
     """Chance that a true mean difference is found by `compare`, or by `compare_all` among so many comparisons.
 
     difference, noise: in one unit; noise: standard deviation of a pair's difference, above zero.
-    seeds: paired seeds at each of the budgets, two or more. Among several comparisons it is the chance where no other
-    one is decided, Holm's hardest case. Raises ConfigError for a plan without a test.
+    seeds: paired seeds at each of the budgets, two or more. arms: from which the noise is estimated. Among several
+    comparisons it is the chance where no other one is decided, Holm's hardest case. Raises ConfigError for a plan
+    without a test.
     """
-    if noise <= 0 or seeds < 2 or budgets < 1 or comparisons < 1:
+    if noise <= 0 or seeds < 2 or budgets < 1 or comparisons < 1 or arms < 2:
         raise ConfigError(
             f"no power without a test: noise {noise} (above zero), seeds {seeds} (2 or more), budgets {budgets}, "
-            f"comparisons {comparisons} (1 or more)"
+            f"comparisons {comparisons} (1 or more), arms {arms} (2 or more)"
         )
-    return _power(difference / noise, (seeds,) * budgets, ALPHA / comparisons)
+    return _power(difference / noise, (seeds,) * budgets, ALPHA / comparisons, arms)
 
 
 def smallest_difference(
-    noise: float, seeds: int, budgets: int = 1, comparisons: int = 1, wanted: float = WANTED
+    noise: float, seeds: int, budgets: int = 1, comparisons: int = 1, wanted: float = WANTED, arms: int = 2
 ) -> float:
     """The smallest true difference that is found with power `wanted`, in the unit of `noise`."""
     if not 0.1 <= wanted < 1:
         raise ConfigError(f"a power of {wanted} cannot be planned: give 0.1 to 0.99")
     low, high = 0.0, noise
-    while power(high, noise, seeds, budgets, comparisons) < wanted:
+    while power(high, noise, seeds, budgets, comparisons, arms) < wanted:
         low, high = high, 2 * high
     for _ in range(30):
         middle = (low + high) / 2
-        is_low = power(middle, noise, seeds, budgets, comparisons) < wanted
+        is_low = power(middle, noise, seeds, budgets, comparisons, arms) < wanted
         low, high = (middle, high) if is_low else (low, middle)
     return high
 
@@ -84,7 +85,8 @@ def next_runs(
     takes most variance away for its FLOPs.
 
     costs: budget -> FLOPs of one run (default: the budget). assumed: the true difference (default: the one seen,
-    which is as uncertain as the comparison). Raises ConfigError where a compared budget has no cost.
+    which is as uncertain as the comparison). The noise of these seeds is taken to be estimated from the two arms alone,
+    so where all arms tell it, fewer would do. Raises ConfigError where a compared budget has no cost.
     """
     two = f"{comparison.first} and {comparison.second}"
     if comparison.difference is None or comparison.family is None or comparison.noise is None:
@@ -131,21 +133,21 @@ def _seeds(
     return seeds, first
 
 
-def _power(effect: float, seeds: tuple[int, ...], alpha: float) -> float:
+def _power(effect: float, seeds: tuple[int, ...], alpha: float, arms: int = 2) -> float:
     """Chance of a verdict; effect: the difference in standard deviations of a pair. seeds: of each budget."""
     error = sqrt(sum(1 / count for count in seeds)) / len(seeds)
     if len(seeds) == 1:
-        return rejection(effect / error, seeds[0] - 1, alpha)
-    edges = _edges(seeds, alpha) / error
+        return rejection(effect / error, (arms - 1) * (seeds[0] - 1), alpha)
+    edges = _edges(seeds, alpha, arms) / error
     outside = [erfc((t - effect / error) / sqrt(2)) + erfc((t + effect / error) / sqrt(2)) for t in edges]
     return float(np.mean(outside) / 2)
 
 
 @lru_cache(maxsize=64)
-def _edges(seeds: tuple[int, ...], alpha: float) -> np.ndarray:
+def _edges(seeds: tuple[int, ...], alpha: float, arms: int) -> np.ndarray:
     """How far from zero a mean difference must lie for a verdict [DRAWS], for drawn variances of budgets."""
     counts = np.array(seeds)
-    free = counts - 1
+    free = (arms - 1) * (counts - 1)
     # A stream that NumPy keeps as it is (NEP 19): plans have the same figures in every version.
     variances = np.random.RandomState(0).chisquare(free, size=(DRAWS, len(seeds))) / free
     parts = variances / counts / len(seeds) ** 2

@@ -78,7 +78,8 @@ def differences(found: Findings) -> str:
 
 Bits per byte, arm minus {about.reference}, of equal seeds at equal budgets, mean over budgets; below zero the arm is \
 better. In brackets the 95% interval of that difference alone, and the wider one that keeps the chance of any false \
-verdict of this table below 5% (Holm); the verdict goes by the latter. {SEEDS}{_drift(compared)}{note}{_power(compared)}
+verdict of this table below 5% (Holm); the verdict goes by the latter. {_noise(found)}{SEEDS}\
+{_drift(compared)}{note}{_power(found, compared)}
 
 {_by_budget(found, compared)}""".rstrip()
 
@@ -110,7 +111,14 @@ def _changes(found: Findings, arm: str) -> dict:
     return next((cell.runs[0].run.changes for (name, _), cell in found.cells.items() if name == arm), {})
 
 
-def _power(compared: list[Comparison]) -> str:
+def _noise(found: Findings) -> str:
+    """Where the noise comes from, if not from the pair."""
+    if found.about.noise == "pair":
+        return ""
+    return "As the study says, noise is taken to be alike in all arms of a budget and estimated from all of them. "
+
+
+def _power(found: Findings, compared: list[Comparison]) -> str:
     """What the study could have found, given its noise."""
     noises = [one.noise for one in compared if one.noise is not None]
     if not noises:
@@ -120,7 +128,8 @@ def _power(compared: list[Comparison]) -> str:
     budgets = min(len(one.pairs) for one in compared)
     if seeds < 2 or noise <= 0:
         return ""
-    least = smallest_difference(noise, seeds, budgets, len(compared), POWER)
+    arms = 2 if found.about.noise == "pair" else 1 + len(compared)
+    least = smallest_difference(noise, seeds, budgets, len(compared), POWER, arms)
     return (
         f" The noise of one pair is at most {noise:.4f} (standard deviation). With it, {seeds} seeds at "
         f"{budgets} {'budget' if budgets == 1 else 'budgets'} find a difference of {least:.4f} with {POWER:.0%} power."
