@@ -1,6 +1,7 @@
 """Runs of a study: what they are functions of, and what a kill leaves."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,12 +9,14 @@ from small_study import STUDY, TURNS, write_study
 from typer.testing import CliRunner
 
 from hyla.cli.app import app
+from hyla.cli.study_run import lines
 from hyla.errors import ConfigError
 from hyla.evals.synthetic.learning import heldout_passes
 from hyla.study.execution.progress import Stopped, ask_to_stop
 from hyla.study.files import read_study
 from hyla.study.language import execute, trainer_of
 from hyla.study.ledger import Ledger
+from hyla.study.price import Price
 from hyla.study.stages import progress
 
 TIMES = ("seconds", "evaluation_seconds", "machine")
@@ -134,6 +137,17 @@ def test_results_of_another_version_are_refused_by_name(tmp_path):
     (runs / f"{run.name}.json").write_text(json.dumps({"run": {"kind": "language", "version": 7}}))
     done = studied(tmp_path)
     assert done.exit_code != 0 and "version 7" in str(done.exception or done.output)
+
+
+def test_a_price_of_any_size_is_readable():
+    known = dict(runs=8, finished=0, unknown=0, flops=1.2e21, tokens=4e11, flops_to_do=1.2e21, basis="2 steps")
+    known |= dict(longest_flops=1.5e20, longest_minutes=8.6e7, device="h200")
+    large = Price(**known, hours_here=11469655.5, hours_device=746.0)
+    found = "\n".join(lines(large))
+    assert "about 11,000,000 hours of one core here (2 steps)" in found and "about 86,000,000 minutes here" in found
+    assert found.endswith("on one h200 at its roofline: 750 hours in all")
+    small = lines(replace(large, hours_here=None, longest_minutes=None, hours_device=0.0421))
+    assert "here" not in "".join(small) and small[-1].endswith("0.042 hours in all")
 
 
 def test_a_dry_run_says_what_there_is_and_writes_nothing(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import floor, log10
 from pathlib import Path
 
 from hyla.cli.console import console
@@ -53,12 +54,23 @@ def show(course: Course) -> None:
 
 def lines(found: Price) -> list[str]:
     """A price in words."""
-    here = "" if found.hours_here is None else f", about {found.hours_here:.1f} hours of one core here ({found.basis})"
+    here = (
+        "" if found.hours_here is None else f", about {_few(found.hours_here)} hours of one core here ({found.basis})"
+    )
     return [
         f"{found.runs} runs, {found.finished} finished, {found.unknown} of them with rates that are not chosen yet",
         f"{found.flops:.3g} FLOPs and {found.tokens:.3g} training tokens in all; to do: "
         f"{found.flops_to_do:.3g} FLOPs{here}",
         f"the longest run: {found.longest_flops:.3g} FLOPs"
-        + ("" if found.longest_minutes is None else f", about {found.longest_minutes:.0f} minutes here"),
-        f"on one {found.device} at its roofline: {found.hours_device:.2g} hours in all",
+        + ("" if found.longest_minutes is None else f", about {_few(found.longest_minutes)} minutes here"),
+        f"on one {found.device} at its roofline: {_few(found.hours_device)} hours in all",
     ]
+
+
+def _few(number: float) -> str:
+    """Two digits and no exponent: 0.042, 4.7, 50, 11,000,000."""
+    if number <= 0:
+        return "0"
+    digits = 1 - floor(log10(number))
+    rounded = round(number, digits)
+    return f"{rounded:,.{max(0, digits)}f}"
