@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyla.errors import ConfigError
 from hyla.study.execution import Progress, Stopped
 
 
@@ -51,6 +52,16 @@ def misbehave(job, work):
             raise ValueError(f"no step {step}\n  of this run")
 
     return count(job, work, fail if job.name.startswith("bad") else lambda step: None)
+
+
+def ask_for_nothing(job, work):
+    """Counts, except that a run called "bad" cannot be."""
+
+    def refuse(step):
+        if step == job.fault:
+            raise ConfigError("the text has changed")
+
+    return count(job, work, refuse if job.name == "bad" else lambda step: None)
 
 
 def die_once(job, work):

@@ -95,6 +95,14 @@ def test_a_run_that_fails_is_tried_again_after_the_others_and_then_named(folder)
     assert len(result(folder, "bad")["steps"]) == 5 and not (folder / "failed.json").exists()
 
 
+def test_what_cannot_be_is_not_tried_again(folder):
+    outcome, events = carry_out([Counting("bad"), *THREE[:1]], folder, "ask_for_nothing")
+    assert outcome.finished == ("first",) and outcome.failed == {"bad": "ConfigError: the text has changed"}
+    tries = [(type(event), event.number) for event in events if event.name == "bad"]
+    assert tries == [(Begun, 1), (Failed, 1)]
+    assert json.loads((folder / "failed.json").read_text())["bad"]["tries"] == 1
+
+
 def test_the_last_try_does_not_trust_what_is_left_of_the_others(folder):
     work = folder / "unfinished" / "first"
     work.mkdir(parents=True)

@@ -36,12 +36,19 @@ def attempt(execute: str, one: Try, look: Look) -> Ending:
             one.work.mkdir(parents=True, exist_ok=True)
             forget(one.work)
             with _watched(one.work, look):
-                result = function_at(execute)(one.job, one.work)
+                try:
+                    result = function_at(execute)(one.job, one.work)
+                except ConfigError as error:
+                    return _failed(error, is_final=True)
         return _checked(result)
     except Stopped:
         return Ending("stopped")
     except (Exception, SystemExit) as error:
-        return Ending("failed", error=in_a_line(error), trace=traceback.format_exc())
+        return _failed(error)
+
+
+def _failed(error: BaseException, is_final: bool = False) -> Ending:
+    return Ending("failed", error=in_a_line(error), trace=traceback.format_exc(), is_final=is_final)
 
 
 def in_a_line(error: BaseException) -> str:

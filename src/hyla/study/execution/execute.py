@@ -62,7 +62,8 @@ def execute_all(
         threads: of each run.
         address: of a Ray cluster that this machine is part of, "host:port". All its machines have this Hyla and the
             texts; none of them needs another one's disk. None: Ray is started on this machine.
-        retries: tries after the first one that failed, at the end of the queue. After an error (not after the death of
+        retries: tries after the first one that failed, at the end of the queue; none after a ConfigError, which the
+            next one would raise as well. After an error (not after the death of
             its process) the last one begins anew.
         minutes: when they are over, no run is started, and those that run are asked to stop after their step.
         on_event: told what happens, now and then from another thread.
@@ -222,7 +223,7 @@ class _Execution:
     def _fail(self, queued: _Queued, ending: Ending) -> None:
         name, error = queued.job.name, ending.error or "it stopped, and nobody had asked it to"
         queued.tries += 1
-        if queued.tries <= self.retries:
+        if queued.tries <= self.retries and not ending.is_final:
             queued.is_anew = queued.tries == self.retries and not ending.died
             self.queue.append(queued)
             self.on_event(Retried(name, queued.tries, error))

@@ -34,13 +34,14 @@ class Job(Protocol):
 @dataclass(frozen=True)
 class Ending:
     """Of one try. result: where it is finished. error, trace: where it failed, in a line and in full. died: the process
-    did, not only the run."""
+    did, not only the run. is_final: another try would fail as well, since what was asked for cannot be."""
 
     kind: Literal["finished", "stopped", "failed"]
     result: dict[str, Any] | None = None
     error: str = ""
     trace: str = ""
     died: bool = False
+    is_final: bool = False
 
 
 @dataclass(frozen=True)
