@@ -9,6 +9,21 @@ import typer
 
 from hyla.cli.run_flags import Settings
 
+ModelName = Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")]
+Dtype = Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
+]
+Memory = Annotated[int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")]
+DrawSeed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
+RunningText = Annotated[
+    Path | None, typer.Option(help="Text file or folder for haystacks and fillers; default: Python's reference.")
+]
+Price = Annotated[float | None, typer.Option(help="Of an hour, in any currency: what a right answer costs.")]
+CostDevice = Annotated[
+    str | None, typer.Option(help="An hour of this device (hyla cost), not of this machine's seconds.")
+]
+
 evals = typer.Typer(name="eval", help="What mixers and models can do.", no_args_is_help=True)
 
 
@@ -41,7 +56,7 @@ def synthetic(
 
 @evals.command("long-context")
 def long_context(
-    model: Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")],
+    model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder of the results: items.jsonl, report.md, heat-map.png.")],
     kinds: Annotated[
         list[str] | None, typer.Option("--kind", help="As docs/evals.md lists them; default: all.")
@@ -53,41 +68,31 @@ def long_context(
     depths: Annotated[
         int | None, typer.Option(min=2, help="So many depths of a needle in turn, for a heat map.")
     ] = None,
-    texts: Annotated[
-        Path | None, typer.Option(help="Text file or folder for haystacks; default: Python's reference.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
-    ] = None,
-    memory: Annotated[
-        int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")
-    ] = None,
-    price: Annotated[float | None, typer.Option(help="Of an hour, in any currency: what a solved item costs.")] = None,
-    cost_device: Annotated[
-        str | None, typer.Option(help="An hour of this device (hyla cost), not of this machine's seconds.")
-    ] = None,
+    texts: RunningText = None,
+    seed: DrawSeed = 0,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    memory: Memory = None,
+    price: Price = None,
+    cost_device: CostDevice = None,
 ) -> None:
     """RULER's tasks at any length. An item that is answered is not asked again; a killed eval goes on."""
     from hyla.engine.waiting_threads import load_torch
 
     load_torch()  # before anything else does
     from hyla.cli.long_context_lines import ask_all
-    from hyla.engine.threads import default_threads
     from hyla.evals.long_context.kinds import KINDS
     from hyla.evals.long_context.run import LongContextRequest
 
     request = LongContextRequest(
         kinds=tuple(kinds or KINDS), lengths=tuple(lengths or (4096,)), samples=samples, depths=depths, seed=seed
     )
-    options = {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
-    ask_all(model, out, request, texts, options, (price, cost_device))
+    ask_all(model, out, request, texts, _engine(dtype, threads, memory), (price, cost_device))
 
 
 @evals.command("multi-turn")
 def multi_turn(
-    model: Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")],
+    model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder of the results: items.jsonl, report.md, turns.png; twin/.")],
     turns: Annotated[list[int] | None, typer.Option(min=1, help="Of a conversation; again for more.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Conversations of each number of turns.")] = 20,
@@ -99,28 +104,19 @@ def multi_turn(
         bool, typer.Option("--begin-answers", help='Begin each ("The number of ... is"); the model says the rest.')
     ] = False,
     twin: Annotated[str | None, typer.Option(help="A model that is asked the same, beside the first.")] = None,
-    texts: Annotated[
-        Path | None, typer.Option(help="Text file or folder for fillers; default: Python's reference.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
-    ] = None,
-    memory: Annotated[
-        int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")
-    ] = None,
-    price: Annotated[float | None, typer.Option(help="Of an hour, in any currency: what a right answer costs.")] = None,
-    cost_device: Annotated[
-        str | None, typer.Option(help="An hour of this device (hyla cost), not of this machine's seconds.")
-    ] = None,
+    texts: RunningText = None,
+    seed: DrawSeed = 0,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    memory: Memory = None,
+    price: Price = None,
+    cost_device: CostDevice = None,
 ) -> None:
     """Facts told, changed and linked over many turns, and asked for. A conversation that is over is not had again."""
     from hyla.engine.waiting_threads import load_torch
 
     load_torch()  # before anything else does
     from hyla.cli.multi_turn_lines import converse_all
-    from hyla.engine.threads import default_threads
     from hyla.evals.multi_turn.run import MultiTurnRequest
 
     request = MultiTurnRequest(
@@ -134,13 +130,12 @@ def multi_turn(
         seed=seed,
     )
     models = [model] if twin is None else [model, twin]
-    options = {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
-    converse_all(models, out, request, texts, options, (price, cost_device))
+    converse_all(models, out, request, texts, _engine(dtype, threads, memory), (price, cost_device))
 
 
 @evals.command()
 def harness(
-    model: Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")],
+    model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder of the results: answers.jsonl, samples_TASK.jsonl, report.md.")],
     tasks: Annotated[str, typer.Option(help="Names of lm-evaluation-harness, with commas between them.")],
     include_path: Annotated[
@@ -153,20 +148,15 @@ def harness(
         bool, typer.Option("--truncate", help="Cut contexts that are too long off at their beginning.")
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once; no bit of a score depends on it.")] = 16,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
-    ] = None,
-    memory: Annotated[
-        int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")
-    ] = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    memory: Memory = None,
 ) -> None:
     """lm-evaluation-harness's tasks, in this process. What is answered is not asked again; a killed eval goes on."""
     from hyla.engine.waiting_threads import load_torch
 
     load_torch()  # before anything else does
     from hyla.cli.harness_lines import ask_all
-    from hyla.engine.threads import default_threads
     from hyla.evals.harness.run import HarnessRequest
 
     request = HarnessRequest(
@@ -177,8 +167,7 @@ def harness(
         apply_chat_template=apply_chat_template,
         truncates=truncate,
     )
-    options = {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
-    ask_all(model, out, request, {**options, "max_num_sequences": batch_size})
+    ask_all(model, out, request, {**_engine(dtype, threads, memory), "max_num_sequences": batch_size})
 
 
 @evals.command()
@@ -191,25 +180,25 @@ def positions(
     length: Annotated[int, typer.Option(min=64, help="Tokens that are read of a document; a power of two.")] = 4096,
     pieces: Annotated[int, typer.Option(min=1, help="Most pieces of that length, of all documents in turn.")] = 64,
     limit: Annotated[int | None, typer.Option(min=1, help="Read so many bytes in all; the last text is cut.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
-    ] = None,
-    memory: Annotated[
-        int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")
-    ] = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    memory: Memory = None,
 ) -> None:
     """Bits per byte by position in the context. A piece that is scored is not scored again; a killed eval goes on."""
     from hyla.engine.waiting_threads import load_torch
 
     load_torch()  # before anything else does
     from hyla.cli.positions_lines import score_all
-    from hyla.engine.threads import default_threads
     from hyla.evals.positions.run import PositionsRequest
     from hyla.train.score_texts import read_texts
 
     request = PositionsRequest(length=length, pieces=pieces)
     documents = read_texts(texts, limit).documents
-    score_all(
-        models, out, request, documents, {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
-    )
+    score_all(models, out, request, documents, _engine(dtype, threads, memory))
+
+
+def _engine(dtype: str | None, threads: int | None, memory: int | None) -> dict[str, str | int | None]:
+    """Options of the engine that an eval goes through."""
+    from hyla.engine.threads import default_threads
+
+    return {"dtype": dtype, "threads": threads or default_threads(), "memory": memory}
