@@ -152,6 +152,20 @@ def test_a_search_goes_on_while_the_best_rate_is_an_outer_one():
     assert row.is_at_edge and "Rates were searched with seed 7" in markdown(request, [row])
 
 
+def test_runs_of_a_search_do_not_end_early_and_those_that_count_do():
+    request = plan(arms={"kda": ["kda"]}, rates=[1e-4, 1e-3, 1e-2], seeds=[0], search={"seed": 7}, stop_at=0.9)
+    losses = {1e-4: 3.0, 1e-3: 1.0, 1e-2: 2.0}
+    results = {run.name: result(0.5, losses[run.rate]) for run in known_runs(request, {})}
+    assert [(run.seed, run.stop_at) for run in known_runs(request, results)] == [(7, None)] * 3 + [(0, 0.9)]
+
+
+def test_without_a_search_a_rate_that_ends_a_run_early_is_the_better_one():
+    request = plan(arms={"kda": ["kda"]}, rates=[1e-4, 1e-3, 1e-2], seeds=[0], steps=100, stop_at=0.99)
+    found = {1e-4: result(1.0, 0.7, steps=40), 1e-3: result(1.0, 0.5, steps=20), 1e-2: result(0.9, 0.1)}
+    (row,) = rows(request, {run.name: found[run.rate] for run in known_runs(request, {})})
+    assert row.rate == 1e-3
+
+
 def test_a_search_wants_a_seed_of_its_own_and_rates_that_rise():
     with pytest.raises(ConfigError, match="seed = 0 is one of seeds"):
         plan(rates=[1e-4, 1e-3, 1e-2], search={"seed": 0})

@@ -60,9 +60,16 @@ def _all_rates(
     tried = tuple(run for runs in by_rate.values() for run in runs)
     if any(run.name not in results for run in tried):
         return Attempt(task, arm, tried, None, False, by_rate[plan.rates[0]])
-    losses = {rate: mean(results[run.name].lowest_loss for run in runs) for rate, runs in by_rate.items()}
+    losses = {rate: mean(_figure(run, results[run.name]) for run in runs) for rate, runs in by_rate.items()}
     best = best_rate(losses)
     return Attempt(task, arm, tried, best, len(losses) > 1 and is_at_edge(losses), by_rate[best])
+
+
+def _figure(run: Run, result: Result) -> float:
+    """Low for a good rate: the lowest training loss. A run that ended early has learnt all: below zero, the lower the
+    sooner."""
+    last = result.curve[-1].step if result.curve else run.steps
+    return -1 / last if last < run.steps and not result.diverged else result.lowest_loss
 
 
 def _searched(

@@ -54,7 +54,8 @@ class Sizes(Config):
 
 
 class Search(Config):
-    """Learning rates are chosen, for every arm on every task, with a seed of its own: by the training loss."""
+    """Learning rates are chosen, for every arm on every task, with a seed of its own: by the training loss of runs that
+    do not end early, so that their losses are of equally many steps and the test has no say."""
 
     seed: Seed = 1000
     """None of the plan's `seeds`."""
@@ -93,7 +94,8 @@ class Plan(Config):
     test_examples: Count = 256
     """Examples of the test split that are scored each time."""
     stop_at: Share | None = 0.999
-    """A run ends with the first score that is at least this share of right answers; None: with its last step."""
+    """A run ends with the first score that is at least this share of right answers; None: with its last step. Without a
+    search, a rate that ends a run so is better than one that does not."""
     test_lengths: tuple[Count, ...] = ()
     """Other lengths, longer ones for instance, that the last model of a run is scored at as well."""
 
@@ -125,7 +127,10 @@ class Plan(Config):
         return self
 
     def run(self, task: AnyTask, layers: tuple[MixerName, ...], rate: float, seed: int) -> Run:
-        """One of them."""
+        """One of them; of a search, where the seed is the search's."""
+        shared = {name: getattr(self, name) for name in SHARED}
+        if self.search is not None and seed == self.search.seed:
+            shared["stop_at"] = None
         return Run(
             task=task,
             layers=layers,
@@ -134,7 +139,7 @@ class Plan(Config):
             seed=seed,
             examples_per_step=self.examples_of(task),
             matrix_rate=float(f"{MATRIX_RATE * rate:.4g}") if self.matrix_rate is None else self.matrix_rate,
-            **{name: getattr(self, name) for name in SHARED},
+            **shared,
         )
 
     def examples_of(self, task: AnyTask) -> int:

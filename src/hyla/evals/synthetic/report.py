@@ -19,7 +19,7 @@ PICTURES = {"peaks.png": "best scores by length", "curves.png": "scores while le
 
 @dataclass(frozen=True)
 class Row:
-    """An arm on a task, at the rate whose training loss fell lowest (the test split has no say).
+    """An arm on a task, at the rate whose training loss fell lowest.
 
     is_at_edge: that rate is the lowest or highest of several, so a better one may lie outside. peaks: the best score of
     each seed. steps: to 90% right, of each seed; None: never. curves: all scores of each seed. place: of the task among
@@ -129,7 +129,8 @@ def step_size(plan: Plan) -> str:
 def rates_of(plan: Plan) -> str:
     """Which learning rate counts, in a sentence."""
     if plan.search is None:
-        return f"Of {len(plan.rates)} rates the one whose training loss fell lowest, the mean over seeds."
+        ended = "" if plan.stop_at is None else f", or that was first right in {plan.stop_at:.1%}, which ends a run"
+        return f"Of {len(plan.rates)} rates the one whose training loss fell lowest, the mean over seeds{ended}."
     return (
         f"Rates were searched with seed {plan.search.seed}, which does not count, for every arm on every task: of "
         f"{', '.join(f'{rate:g}' for rate in plan.rates)} and further ones while the best was an outer one (at most "

@@ -76,8 +76,7 @@ def _method(found: Learnt) -> str:
     lines = [
         f"Arms: {arms}.",
         f"Tasks: {named(f'{task.kind} of {task.length}' for task in plan.tasks)} tokens.",
-        f"Learning rates {named(f'{rate:g}' for rate in plan.rates)}{_further(found)}, chosen by the training loss, "
-        "not by the test.",
+        f"Learning rates {named(f'{rate:g}' for rate in plan.rates)}{_further(found)}, chosen by the training loss.",
         f"Seeds {named(plan.seeds)}: start values and examples, the same for all arms.",
         f"{done} of {len(found.runs)} runs are finished, {hours:.1f} hours of training.",
     ]
