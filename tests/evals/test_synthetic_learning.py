@@ -14,6 +14,7 @@ from hyla.evals.synthetic import Copy, Overwrite
 from hyla.evals.synthetic.attempts import attempts, known_runs
 from hyla.evals.synthetic.learning import accuracy, heldout_passes, learn, packed
 from hyla.evals.synthetic.plan import Plan
+from hyla.evals.synthetic.plots import draw
 from hyla.evals.synthetic.report import markdown, rows
 from hyla.evals.synthetic.results import Result, Score, read_result
 from hyla.models.initialize import initialize
@@ -188,6 +189,43 @@ def test_a_run_that_diverges_is_a_result_and_its_rate_the_worst(tmp_path, monkey
     assert read_result(tmp_path / f"{high.name}.json") == found
     results = {known_runs(request, {})[0].name: result(0.5, 3.0), high.name: found}
     assert rows(request, results)[0].rate == 1e-3
+
+
+def test_arms_whose_seeds_diverged_are_marked_and_drawn_where_there_is_something(tmp_path):
+    request = plan(arms={"kda": ["kda"], "twin": ["softmax"]}, rates=[1e-3], seeds=[0, 1])
+    gone = Result([], {}, 1, 1.0, diverged=True)
+    halves = iter([gone, result(0.95, 0.1, steps=2)])
+    results = {
+        run.name: result(0.5, 3.0) if run.layers == ("kda",) else next(halves) for run in known_runs(request, {})
+    }
+    found = rows(request, results)
+    assert [row.diverged for row in found] == [0, 1] and "| twin | 0.001 (1 of 2 seeds diverged) |" in markdown(
+        request, found
+    )
+    draw(found, tmp_path)
+    nothing = rows(request, {run.name: gone for run in known_runs(request, {})})
+    assert [row.diverged for row in nothing] == [2, 2] and [row.peak for row in nothing] == [0.0, 0.0]
+    draw(nothing, tmp_path)
+    draw([found[0], nothing[1]], tmp_path)
+
+
+def test_rates_of_muon_stay_below_one_however_far_a_search_goes():
+    changes = dict(arms={"kda": ["kda"]}, search={"seed": 7}, seeds=[0], optimizer="muon")
+    for rates, highest in (([1e-3, 1e-2, 1e-1], 0.6667), ([1e-3, 1.4e-2, 1.99e-1], 0.99)):
+        request = plan(rates=rates, **changes)
+        results = {run.name: result(0.5, 1 / run.rate) for run in known_runs(request, {})}
+        assert max(run.matrix_rate for run in known_runs(request, results)) == highest
+
+
+def test_a_rate_that_ends_more_seeds_early_is_the_better_one():
+    request = plan(arms={"kda": ["kda"]}, rates=[1e-4, 1e-3, 1e-2], seeds=[0, 1], steps=100, stop_at=0.99)
+    found = {
+        1e-4: [result(1.0, 0.9, steps=60), result(1.0, 0.9, steps=60)],
+        1e-3: [result(1.0, 0.1, steps=10), result(0.97, 0.05)],
+        1e-2: [result(0.8, 0.01), result(0.8, 0.01)],
+    }
+    (row,) = rows(request, {run.name: found[run.rate][run.seed] for run in known_runs(request, {})})
+    assert row.rate == 1e-4
 
 
 def verb(*arguments):

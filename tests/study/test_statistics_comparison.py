@@ -164,6 +164,17 @@ def test_noise_of_all_arms_is_what_arms_and_seeds_leave():
     assert (again.first, again.second, again.p) == ("A", "B", found.p)
 
 
+def test_noise_of_all_arms_counts_equal_arms_once_and_takes_no_rounding_for_scatter():
+    one, other = [[2.1, 2.3, 2.55]], [[2.2, 2.25, 2.6]]
+    points = [p for arm, row in (("A", one), ("B", other)) for p in points_of(arm, row, BUDGETS[:1])]
+    twice = points + points_of("A again", one, BUDGETS[:1])
+    assert compare_all(twice, noise="arms")[0].p == compare_all(points, noise="arms")[0].p
+    (same,) = compare_all(points_of("A", one, BUDGETS[:1]) + points_of("B", one, BUDGETS[:1]), noise="arms")
+    assert same.p == 1 and same.better is None
+    shifted = [p for i, arm in enumerate("ABC") for p in points_of(arm, np.array([[1.0, 1.0, 2.0]]) + i, BUDGETS[:1])]
+    assert {c.p for c in compare_all(shifted, noise="arms")} == {c.p for c in compare_all(shifted)} == {0.25}
+
+
 def test_noise_of_all_arms_finds_more_and_names_equal_arms_no_more_often():
     inside = by_pairs = by_arms = 0
     for seed in range(200):

@@ -8,7 +8,7 @@ from small_study import STUDY, write_study
 from hyla.cost.training import train_flops_per_token
 from hyla.errors import ConfigError
 from hyla.evals.synthetic.attempts import known_runs
-from hyla.study.arms import ArmPlan, Grid, arms_of
+from hyla.study.arms import ArmPlan, Grid, arms_of, modules_of
 from hyla.study.files import read_study
 from hyla.study.ledger import Ledger
 from hyla.study.mixture import StudySource, first_ids, num_ids
@@ -115,9 +115,18 @@ def test_test_tasks_have_the_ids_of_a_trained_one(tmp_path):
         study_of(tmp_path, ("[tasks.recall]", longer.replace("values = 8", "values = 9")))
 
 
-def test_tasks_of_one_kind_and_as_many_ids_share_them(tmp_path):
-    form = 'kind = "recall"\nlength = {}\nkeys = 16\nvalues = {}\n\n'
-    more = f"[tasks.longer]\n{form.format(48, 8)}[tasks.other]\n{form.format(48, 9)}[tasks.recall]"
+def test_false_in_the_place_of_a_table_takes_it_out_for_all_arms_or_one(tmp_path):
+    size = LADDER["w64"]
+    whole = modules_of(size, {}, {})["softmax"]
+    for without in (modules_of(size, {"softmax": {"rope": False}}, {}), modules_of(size, {}, {"softmax.rope": False})):
+        assert "rope" in whole and without["softmax"] == {k: v for k, v in whole.items() if k != "rope"}
+    twice = modules_of(size, {"softmax": {"rope": False}}, {"softmax.rope": False})
+    assert "rope" not in twice["softmax"]
+
+
+def test_tasks_of_one_kind_whose_ids_mean_the_same_share_them(tmp_path):
+    form = 'kind = "recall"\nlength = {}\nkeys = {}\nvalues = {}\n\n'
+    more = f"[tasks.longer]\n{form.format(48, 16, 8)}[tasks.other]\n{form.format(48, 17, 7)}[tasks.recall]"
     study = study_of(tmp_path, ("[tasks.recall]", more))
     run = study.run(study.all_arms[0], study.points[0].sizes[0], 1e12, 1e-3, 0, data="0")
     tasks = run.tasks

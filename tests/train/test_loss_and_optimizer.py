@@ -107,10 +107,20 @@ def test_matrices_of_one_shape_are_updated_together_as_they_are_alone(monkeypatc
             muon.step()
         return [parameter.detach() for parameter in parameters], len(calls) // len(grads)
 
+    one_by_one = []
+    for number, start in enumerate(starts):
+        parameter = torch.nn.Parameter(start.clone())
+        muon = Muon([parameter], lr=0.1, momentum=0.9, weight_decay=0.01, heads={parameter: 3} if number == 5 else {})
+        for step in grads:
+            parameter.grad = step[number].clone()
+            muon.step()
+        one_by_one.append(parameter.detach())
+
     alone, alone_calls = updated(0)
     together, together_calls = updated(1 << 19)
     pairs, pairs_calls = updated(2 * 24 * 40)
     assert (alone_calls, together_calls, pairs_calls) == (7, 4, 5)
+    assert all(torch.equal(expected, found) for expected, found in zip(one_by_one, alone))
     for expected, found, also in zip(alone, together, pairs):
         torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-3)
         torch.testing.assert_close(also, expected, rtol=2e-2, atol=2e-3)

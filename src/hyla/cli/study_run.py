@@ -71,6 +71,5 @@ def _few(number: float) -> str:
     """Two digits and no exponent: 0.042, 4.7, 50, 11,000,000."""
     if number <= 0:
         return "0"
-    digits = 1 - floor(log10(number))
-    rounded = round(number, digits)
-    return f"{rounded:,.{max(0, digits)}f}"
+    number = float(f"{number:.2g}")
+    return f"{number:,.{max(0, 1 - floor(log10(number)))}f}"

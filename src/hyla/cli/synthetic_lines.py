@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.table import Table
 
 from hyla.cli.console import console
-from hyla.evals.synthetic.attempts import attempts, known_runs
+from hyla.evals.synthetic.attempts import attempts, finished, known_runs
 from hyla.evals.synthetic.learning import learn
-from hyla.evals.synthetic.plan import Plan
+from hyla.evals.synthetic.plan import Plan, Run
 from hyla.evals.synthetic.plots import draw
 from hyla.evals.synthetic.report import cells, markdown, rows, titles
 from hyla.evals.synthetic.results import Result, Score, read_result
@@ -30,14 +30,11 @@ def show(plan: Plan, folder: Path) -> None:
 
 
 def _finished(plan: Plan, folder: Path) -> dict[str, Result]:
-    """By the name of their run, the results that are there; a search's results say which runs come next."""
-    results: dict[str, Result] = {}
-    while True:
-        files = {run.name: folder / f"{run.name}.json" for run in known_runs(plan, results) if run.name not in results}
-        found = {name: read_result(file) for name, file in files.items() if file.exists()}
-        if not found:
-            return results
-        results |= found
+    def read(run: Run) -> Result | None:
+        file = folder / f"{run.name}.json"
+        return read_result(file) if file.exists() else None
+
+    return finished(plan, read)
 
 
 def learn_all(plan: Plan, folder: Path) -> None:

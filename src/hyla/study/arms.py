@@ -165,20 +165,20 @@ def modules_of(size: Size, own: Mapping[str, Mapping[str, Any]], changes: Change
     for name, table in own.items():
         base = found.get(name, {})
         kept = {} if table.get("kind", base.get("kind")) != base.get("kind") else base
-        found[name] = kept | {field: _or_off(value, kept.get(field)) for field, value in table.items()}
+        found[name] = kept | {field: _or_off(value, kept, field) for field, value in table.items()}
     for key, value in changes.items():
         name, dot, field = key.partition(".")
         if not dot or not field:
             raise ConfigError(f'a change is named module.field, "kda.conv_len" for instance, not {key!r}')
         if name not in found:
             raise ConfigError(f"change {key!r}: {name!r} is none of {', '.join(found)}")
-        found[name] = {**found[name], field: _or_off(value, found[name].get(field))}
+        found[name] = {**found[name], field: _or_off(value, found[name], field)}
     return {name: {key: value for key, value in table.items() if value is not None} for name, table in found.items()}
 
 
-def _or_off(value: Any, before: Any) -> Any:
-    """None, which leaves the field out, for `false` in the place of a table."""
-    return None if value is False and isinstance(before, dict) else value
+def _or_off(value: Any, table: Mapping[str, Any], field: str) -> Any:
+    """None, which leaves the field out, for `false` in the place of a table, or of one that is out already."""
+    return None if value is False and field in table and isinstance(table[field], dict | None) else value
 
 
 def model_config_of(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hyla.evals.synthetic.attempts import attempts, known_runs
+from hyla.evals.synthetic.attempts import attempts, finished, known_runs
 from hyla.evals.synthetic.learning import Result, read_result
 from hyla.evals.synthetic.plan import Run
 from hyla.study.decoding import file_of, measure, measured
@@ -176,12 +176,8 @@ class SyntheticCourse:
 
     def _results(self) -> dict[str, Result]:
         """All that are there, by the name of their run."""
-        ledger, results = self.ledger, {}
-        while True:
-            runs = [run for run in known_runs(self.study.plan, results) if run.name not in results and ledger.has(run)]
-            if not runs:
-                return results
-            results |= {run.name: read_result(ledger.file(run)) for run in runs}
+        ledger = self.ledger
+        return finished(self.study.plan, lambda run: read_result(ledger.file(run)) if ledger.has(run) else None)
 
     def measure(self) -> None:
         """Nothing: all is in the runs."""

@@ -15,11 +15,14 @@ from hyla.evals.synthetic import SyntheticTask
 from hyla.evals.synthetic.learning import packed
 from hyla.study.text import TEXT_IDS
 
+LENGTHS_AND_LOADS = ("length", "statements", "tools", "tool_tokens", "questions", "hops", "pairs", "needles", "power")
+"""Fields of tasks that no id depends on."""
+
 
 def first_ids(tasks: Mapping[str, SyntheticTask]) -> dict[str, int]:
-    """By task, what its ids are moved up by: behind those of text and of the tasks before it. Tasks of one kind with
-    equally many ids have the same ones: they differ in length, and what one teaches the other knows."""
-    by_form: dict[tuple[str, int], int] = {}
+    """By task, what its ids are moved up by: behind those of text and of the tasks before it. Tasks of one kind whose
+    ids mean the same have the same ones: they differ in length or load, and what one teaches the other knows."""
+    by_form: dict[str, int] = {}
     first = TEXT_IDS
     for task in tasks.values():
         if _form(task) not in by_form:
@@ -33,8 +36,9 @@ def num_ids(tasks: Mapping[str, SyntheticTask]) -> int:
     return max((first + tasks[name].vocab_size for name, first in first_ids(tasks).items()), default=TEXT_IDS)
 
 
-def _form(task: SyntheticTask) -> tuple[str, int]:
-    return task.kind, task.vocab_size
+def _form(task: SyntheticTask) -> str:
+    """What its ids mean: all fields but those of how long and how hard it is."""
+    return task.model_dump_json(exclude=set(LENGTHS_AND_LOADS))
 
 
 @lru_cache(maxsize=256)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,9 +71,10 @@ def _rates(course: Course, done: Sequence[Any], jobs: Sequence[Any]) -> tuple[di
     if done:
         found: dict[int, list[float]] = {}
         for job in done:
-            seconds = course.ledger.read(job).get("seconds")
+            result = course.ledger.read(job)
+            seconds = result.get("seconds")
             if seconds:
-                found.setdefault(job.num_parameters, []).append(job.flops / seconds)
+                found.setdefault(job.num_parameters, []).append(job.flops * _share_done(job, result) / seconds)
         if found:
             return {size: sum(each) / len(each) for size, each in found.items()}, "by runs that are finished"
     timed: dict[int, LanguageRun] = {}
@@ -87,6 +88,13 @@ def _rates(course: Course, done: Sequence[Any], jobs: Sequence[Any]) -> tuple[di
     basis = f"by {PROBE_STEPS} steps of the smallest and of the largest model that is not too large"
     probes = list(timed.values())
     return {job.num_parameters: _timed(job) for job in [*probes[:1], *probes[1:][-1:]]}, basis
+
+
+def _share_done(job: Any, result: Mapping[str, Any]) -> float:
+    """Of a run's steps: it may have ended before, because it was good enough or diverged."""
+    last = (result.get("curve") or [0])[-1]
+    step = last["step"] if isinstance(last, dict) else last[0] if isinstance(last, list) else 0
+    return step / job.steps
 
 
 def _probe(job: LanguageRun | Run) -> LanguageRun:

@@ -13,7 +13,7 @@ from hyla.cost.parameters import count_parameters
 from hyla.cost.training import train_flops_per_token
 from hyla.errors import ConfigError
 from hyla.evals.synthetic import AnyTask
-from hyla.evals.synthetic.plan import MATRIX_RATE
+from hyla.evals.synthetic.plan import HIGHEST_MATRIX_RATE, MATRIX_RATE
 from hyla.models.config import Count, DerivingConfig, ModelConfig
 from hyla.study.arms import file_name, model_config_of, modules_of
 from hyla.study.mixture import num_ids, text_lengths
@@ -167,7 +167,7 @@ class LanguageRun(DerivingConfig):
             max_document_tokens=self.length,
             optimizer=self.optimizer,
             learning_rate=self.rate,
-            matrix_learning_rate=min(self.rate * MATRIX_RATE, 0.99),
+            matrix_learning_rate=min(self.rate * MATRIX_RATE, HIGHEST_MATRIX_RATE),
             loss_rows=4096,
             checkpoint_every=max(50, steps // 4),
             checkpoints_kept=1,

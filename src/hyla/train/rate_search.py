@@ -34,4 +34,4 @@ def next_rates(first: Sequence[float], most: int, found: Mapping[float, float | 
     factor = (max(first) / min(first)) ** (1 / (len(first) - 1))
     best = best_rate(found)
     further = float(f"{best * factor if best == max(found) else best / factor:.3g}")
-    return (further,) if further < 1 else ()
+    return (further,) if further < 1 and further not in found else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import mean
 
@@ -46,6 +46,17 @@ def attempts(plan: Plan, results: Mapping[str, Result]) -> list[Attempt]:
     return [find(plan, task, arm, layers, results) for task in plan.tasks for arm, layers in plan.arms.items()]
 
 
+def finished(plan: Plan, read: Callable[[Run], Result | None]) -> dict[str, Result]:
+    """By the name of their run, the results that are there; those of a search say which runs come next. read: a run's
+    result, or None."""
+    results: dict[str, Result] = {}
+    asked: set[str] = set()
+    while runs := [run for run in known_runs(plan, results) if run.name not in asked]:
+        asked |= {run.name for run in runs}
+        results |= {run.name: result for run in runs if (result := read(run)) is not None}
+    return results
+
+
 def known_runs(plan: Plan, results: Mapping[str, Result]) -> list[Run]:
     """Of all attempts: those that rates are searched by first, then seed by seed: what is stopped has whole seeds."""
     runs = [run for attempt in attempts(plan, results) for run in attempt.runs]
@@ -60,16 +71,21 @@ def _all_rates(
     tried = tuple(run for runs in by_rate.values() for run in runs)
     if any(run.name not in results for run in tried):
         return Attempt(task, arm, tried, None, False, by_rate[plan.rates[0]])
-    losses = {rate: mean(_figure(run, results[run.name]) for run in runs) for rate, runs in by_rate.items()}
-    best = best_rate(losses)
-    return Attempt(task, arm, tried, best, len(losses) > 1 and is_at_edge(losses), by_rate[best])
+    ranks = _ranks(by_rate, results)
+    best = best_rate(ranks)
+    return Attempt(task, arm, tried, best, len(ranks) > 1 and is_at_edge(ranks), by_rate[best])
 
 
-def _figure(run: Run, result: Result) -> float:
-    """Low for a good rate: the lowest training loss. A run that ended early has learnt all: below zero, the lower the
-    sooner."""
-    last = result.curve[-1].step if result.curve else run.steps
-    return -1 / last if last < run.steps and not result.diverged else result.lowest_loss
+def _ranks(by_rate: Mapping[float, tuple[Run, ...]], results: Mapping[str, Result]) -> dict[float, float]:
+    """0 for the best rate. More seeds that ended early, having learnt all, are better; of equally many the lower mean
+    loss of the others, or where there are none, fewer steps."""
+
+    def key(rate: float) -> tuple[int, float]:
+        found = [(results[run.name], run.steps) for run in by_rate[rate]]
+        others = [result.lowest_loss for result, steps in found if not result.ended_early(steps)]
+        return (len(others), mean(others) if others else mean(result.curve[-1].step for result, _ in found))
+
+    return {rate: float(rank) for rank, rate in enumerate(sorted(by_rate, key=lambda rate: (key(rate), rate)))}
 
 
 def _searched(

@@ -19,6 +19,7 @@ VERSION = 1
 """Part of every run's key: results of another version are no results of this plan."""
 MATRIX_RATE = 20 / 3
 """Muon's rate in rates of AdamW."""
+HIGHEST_MATRIX_RATE = 0.99
 
 MixerName = Literal["kda", "gated_delta", "mamba2", "lightning", "linear", "gla", "softmax"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -138,7 +139,7 @@ class Plan(Config):
             rate=rate,
             seed=seed,
             examples_per_step=self.examples_of(task),
-            matrix_rate=float(f"{MATRIX_RATE * rate:.4g}") if self.matrix_rate is None else self.matrix_rate,
+            matrix_rate=self.matrix_rate or min(float(f"{MATRIX_RATE * rate:.4g}"), HIGHEST_MATRIX_RATE),
             **shared,
         )
 

@@ -70,9 +70,11 @@ def plot_curves(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
     made, panels = _panels(len(tasks), 2.6)
     for axes, task in zip(panels, tasks):
         its = [row for row in found if row.place == task[0]]
-        last = max(score.step for row in its for curve in row.curves for score in curve)
+        last = max((score.step for row in its for curve in row.curves for score in curve), default=0)
         for row in its:
             steps, shares = mean_curve(row.curves)
+            if not steps:  # all seeds diverged before their first score
+                continue
             steps, shares = [*steps, last], [*shares, shares[-1]]
             look = {**style(arms.index(row.arm)), "markersize": 4, "markevery": max(1, len(steps) // 6)}
             axes.plot(steps, [mean(values) for values in shares], label=row.arm, **look)

@@ -19,11 +19,12 @@ PICTURES = {"peaks.png": "best scores by length", "curves.png": "scores while le
 
 @dataclass(frozen=True)
 class Row:
-    """An arm on a task, at the rate whose training loss fell lowest.
+    """An arm on a task, at the rate that counts (`rates_of`).
 
     is_at_edge: that rate is the lowest or highest of several, so a better one may lie outside. peaks: the best score of
     each seed. steps: to 90% right, of each seed; None: never. curves: all scores of each seed. place: of the task among
-    the plan's. turns: of a conversation; None: the task is none.
+    the plan's. turns: of a conversation; None: the task is none. diverged: seeds whose loss was no number any more;
+    such a row is compared with nothing.
     """
 
     task: str
@@ -37,6 +38,7 @@ class Row:
     curves: list[list[Score]]
     place: int
     turns: int | None = None
+    diverged: int = 0
 
     @property
     def peak(self) -> float:
@@ -72,12 +74,13 @@ def _row(plan: Plan, attempt: Attempt, counted: Sequence[Result]) -> Row:
         [result.curve for result in counted],
         plan.tasks.index(task),
         task.turns if isinstance(task, Turns) else None,
+        sum(result.diverged for result in counted),
     )
 
 
 def mean_curve(curves: Sequence[Sequence[Score]]) -> tuple[list[int], list[list[float]]]:
     """(steps at which any seed was scored, the shares of all seeds at each). A run that ended, because it was good
-    enough, keeps its last score; one that was not scored at a step has its score before it."""
+    enough or diverged, keeps its last score; one that was not scored at a step has its score before it."""
     steps = sorted({score.step for curve in curves for score in curve})
     at_each = []
     for step in steps:
@@ -88,10 +91,14 @@ def mean_curve(curves: Sequence[Sequence[Score]]) -> tuple[list[int], list[list[
 
 def cells(row: Row) -> list[str]:
     """A row as texts, under `titles`."""
-    rate = f"{row.rate:g}" + (" (edge)" if row.is_at_edge else "")
+    rate = f"{row.rate:g}" + (" (edge)" if row.is_at_edge else "") + _diverged(row)
     steps = ", ".join("never" if step is None else f"{step:,}" for step in row.steps)
     lengths = (f"{x:.1%}" for x in row.by_length.values())
     return [row.task, row.length_name, row.arm, rate, share(row.peaks), steps, *lengths]
+
+
+def _diverged(row: Row) -> str:
+    return f" ({row.diverged} of {len(row.peaks)} seeds diverged)" if row.diverged else ""
 
 
 def titles(plan: Plan) -> list[str]:
@@ -116,7 +123,7 @@ def by_length(found: Sequence[Row]) -> str:
 
 
 def _peak(row: Row) -> str:
-    return share(row.peaks) + (" (edge)" if row.is_at_edge else "")
+    return share(row.peaks) + (" (edge)" if row.is_at_edge else "") + _diverged(row)
 
 
 def step_size(plan: Plan) -> str:

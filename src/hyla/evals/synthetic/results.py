@@ -43,6 +43,10 @@ class Result:
         """In training; infinite where it diverged."""
         return math.inf if self.diverged else min(score.loss for score in self.curve)
 
+    def ended_early(self, steps: int) -> bool:
+        """Of a run of so many: whether it ended with a score that was enough."""
+        return bool(self.curve) and self.curve[-1].step < steps and not self.diverged
+
     def steps_to(self, accuracy: float) -> int | None:
         """Steps to the first score that is at least this; None: never."""
         return next((score.step for score in self.curve if score.accuracy >= accuracy), None)

@@ -63,8 +63,8 @@ def execute_all(
         address: of a Ray cluster that this machine is part of, "host:port". All its machines have this Hyla and the
             texts; none of them needs another one's disk. None: Ray is started on this machine.
         retries: tries after the first one that failed, at the end of the queue; none after a ConfigError, which the
-            next one would raise as well. After an error (not after the death of
-            its process) the last one begins anew.
+            next one would raise as well (on a cluster another machine might not). After an error (not after the death
+            of its process) the last one begins anew.
         minutes: when they are over, no run is started, and those that run are asked to stop after their step.
         on_event: told what happens, now and then from another thread.
         is_stopped: when it comes true, it is as if the minutes were over.

@@ -79,6 +79,7 @@ class RayPool:
         ray = _ray()
         self._ray, self._execute, self._workers, self._threads = ray, execute, workers, threads
         connect(workers * threads, address)
+        self._is_cluster = address is not None
         self._running: dict[Any, Try] = {}
         self._seen: dict[str, Step | None] = {}
         self._board = Board(f"hyla/{uuid.uuid4().hex}")
@@ -136,7 +137,9 @@ class RayPool:
         exceptions = self._ray.exceptions
         deaths = (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError, exceptions.NodeDiedError)
         try:
-            return self._ray.get(task)
+            ending: Ending = self._ray.get(task)
+            # Another machine of a cluster may have what this one lacks: the text, for instance.
+            return replace(ending, is_final=False) if self._is_cluster else ending
         except deaths as error:
             return Ending("failed", error=in_a_line(error), trace=str(error), died=True)
         except exceptions.TaskCancelledError:

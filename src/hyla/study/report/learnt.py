@@ -67,7 +67,7 @@ class Learnt:
         for kind in dict.fromkeys(row.task for row in self.rows):
             its = [row for row in self.rows if row.task == kind]
             shortest = [row for row in its if row.length == min(row.length for row in its)]
-            judges = [row for row in shortest if self.about.must_learn in (None, row.arm)]
+            judges = [row for row in shortest if self.about.must_learn in (None, row.arm) and not row.diverged]
             if any(row.peak > self.about.learnt_at for row in judges):
                 found.append(kind)
         return found
@@ -77,7 +77,7 @@ class Learnt:
         """By kind (or `ALL`) and measure, all pairs of arms, lengths together."""
         found = {}
         for kind in [*self.kinds, *([ALL] if len(self.kinds) > 1 else [])]:
-            its = [row for row in self.rows if row.task in self.kinds and kind in (row.task, ALL)]
+            its = [row for row in self.rows if row.task in self.kinds and kind in (row.task, ALL) and not row.diverged]
             if len({row.arm for row in its}) > 1:
                 for measure in MEASURES:
                     found[kind, measure] = compare_all(self._points(its, measure), "higher")
@@ -102,7 +102,7 @@ class Learnt:
         for step in range(every, steps + 1, every):
             last = by_step.get(step, last)
             shares.append(last)
-        return mean(shares) if shares else next(iter(by_step.values()))
+        return mean(shares) if shares else next(iter(by_step.values()), 0.0)
 
     def judge(self, claim: Claim) -> tuple[str, str]:
         """A published claim beside ours: by the best score, with what the curve says."""

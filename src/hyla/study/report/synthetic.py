@@ -76,7 +76,7 @@ def _method(found: Learnt) -> str:
     lines = [
         f"Arms: {arms}.",
         f"Tasks: {named(f'{task.kind} of {task.length}' for task in plan.tasks)} tokens.",
-        f"Learning rates {named(f'{rate:g}' for rate in plan.rates)}{_further(found)}, chosen by the training loss.",
+        f"Learning rates {named(f'{rate:g}' for rate in plan.rates)}{_further(found)}; which one counts is said below.",
         f"Seeds {named(plan.seeds)}: start values and examples, the same for all arms.",
         f"{done} of {len(found.runs)} runs are finished, {hours:.1f} hours of training.",
     ]
@@ -105,7 +105,8 @@ def _marked_table(found: Learnt) -> str:
     who = "some arm's" if found.about.must_learn is None else f"{found.about.must_learn}'s"
     rule = (
         f"A kind of task counts as learnt where {who} best score, mean over seeds, is over {found.about.learnt_at:.0%} "
-        'at its shortest length; elsewhere rows say "not learnt" and are not compared.'
+        'at its shortest length; elsewhere rows say "not learnt" and are not compared. Nor are rows of which a seed '
+        "diverged."
     )
     return table([titles(plan), *lines]) + f"\n\n{rule}"
 
@@ -187,7 +188,8 @@ def to_csv(found: Learnt) -> str:
                     "last_score": result.curve[-1].accuracy if result.curve else None,
                     "steps": result.curve[-1].step if result.curve else None,
                     "steps_to_90": result.steps_to(LEARNT),
-                    "lowest_training_loss": result.lowest_loss,
+                    "lowest_training_loss": None if result.diverged else result.lowest_loss,
+                    "diverged": result.diverged,
                     "parameters": result.parameters,
                     "seconds": result.seconds,
                     **{f"right_at_{length}": share for length, share in result.by_length.items()},

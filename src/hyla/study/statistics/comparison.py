@@ -154,16 +154,20 @@ class _Pair:
 
 
 def pooled_scatter(arms: Arms, budget: float, seeds: list[int]) -> Scatter:
-    """Of the difference of two arms: twice what arms and seeds leave of the results of all arms that have the seeds."""
+    """Of the difference of two arms: twice what arms and seeds leave of the results of all arms that have the seeds.
+    Arms with the same results count once: they are one model, and say nothing twice."""
     rows = [
         [budgets[budget][seed].loss for seed in seeds]
         for budgets in arms.values()
         if set(seeds) <= budgets.get(budget, {}).keys()
     ]
-    rest = np.array(rows)
+    rest = np.unique(np.array(rows), axis=0)
+    if len(rest) == 1:
+        return Scatter(0.0, len(seeds) - 1)
+    rest = rest - rest[0]  # what differs by the same in all seeds leaves nothing, not a rounding
     rest -= rest.mean(1, keepdims=True)
     rest -= rest.mean(0)
-    df = (len(rows) - 1) * (len(seeds) - 1)
+    df = (len(rest) - 1) * (len(seeds) - 1)
     return Scatter(2 * float((rest**2).sum()) / df, df)
 
 

@@ -128,7 +128,8 @@ def _power(found: Findings, compared: list[Comparison]) -> str:
     budgets = min(len(one.pairs) for one in compared)
     if seeds < 2 or noise <= 0:
         return ""
-    arms = 2 if found.about.noise == "pair" else 1 + len(compared)
+    counts = [sum(budget in one.pairs for one in compared) for one in compared for budget in one.pairs]
+    arms = 2 if found.about.noise == "pair" else 1 + min(counts)
     least = smallest_difference(noise, seeds, budgets, len(compared), POWER, arms)
     return (
         f" The noise of one pair is at most {noise:.4f} (standard deviation). With it, {seeds} seeds at "
