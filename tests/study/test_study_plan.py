@@ -1,6 +1,7 @@
 """A study's file, and the runs that follow from it, before anything is run."""
 
 import re
+from pathlib import Path
 
 import pytest
 from small_study import STUDY, write_study
@@ -12,6 +13,7 @@ from hyla.study.arms import ArmPlan, Grid, arms_of, modules_of
 from hyla.study.files import read_study
 from hyla.study.ledger import Ledger
 from hyla.study.mixture import StudySource, first_ids, num_ids
+from hyla.study.plan import SyntheticStudy
 from hyla.study.run_key import FLOPS_TOLERANCE, text_of
 from hyla.study.sizes import LADDER, mixers_of
 from hyla.study.stages import progress
@@ -277,3 +279,20 @@ def test_a_task_of_a_synthetic_study_stands_in_it_once(tmp_path):
     assert len(known_runs(read_study(write_study(tmp_path, text)).plan, {})) == 8
     with pytest.raises(ConfigError, match="tasks has one twice: palindrome of 64 tokens"):
         read_study(write_study(tmp_path, text + text[text.index("[[plan") :]))
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shipped_studies_are_whole(file):
+    """Each is read, its arms are models that differ, and every run has a name of its own."""
+    study = read_study(file)
+    if isinstance(study, SyntheticStudy):
+        arms, runs = len(study.plan.arms), known_runs(study.plan, {})
+    else:
+        arms, places = len(study.all_arms), [(point, size) for point in study.points for size in point.sizes]
+        runs = [study.run(arm, size, point.budget, 1e-3, 0, "0") for point, size in places for arm in study.all_arms]
+    assert all(run.model_config_made.vocab_size for run in runs)
+    names = [run.name for run in runs]
+    assert len(set(names)) == len(names) >= arms > 1
