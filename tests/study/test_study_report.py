@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from made_up import BUDGETS, Searched, about, decode_file, law, ledger, write
+from made_up import BUDGETS, SEEDS, Searched, about, decode_file, law, ledger, write
 
 from hyla.errors import ConfigError
 from hyla.study.report import Published, findings_of, read_claim, write_report
@@ -187,6 +187,14 @@ def test_tasks_that_no_arm_learns_are_not_compared(tmp_path):
     assert row(text, "turns | 2 and 8 | 1:1")[3:] == ["+5.0% [+5.0%, +5.0%]", "gains"]
     assert "| recall |" not in text.partition("Share of right answers")[2], "what is not learnt is not compared"
     assert "3:1 (turns-2, turns-8); 1:1 (turns-2)" in section(page, "Recommendation")
+
+
+def test_tasks_that_are_learnt_where_rows_are_marked_are_not_called_unlearnt(tmp_path):
+    def tasks(arm, budget, seed):
+        return None if arm == "full" and seed == SEEDS[-1] else {"tasks": {"recall": 0.95}}
+
+    text = section(page_of(findings_of(about(SAME), ledger(tmp_path, SAME, leave=tasks))), "Tasks")
+    assert "No task is compared: where one is learnt" in text and "No task is learnt" not in text
 
 
 def test_published_claims_stand_beside_ours(tmp_path):

@@ -53,6 +53,8 @@ def _score(task: TaskScores, arm: str, budget: float) -> str:
 def _compared(found: Findings) -> str:
     lines = [[task.name, *_difference(one)] for task in found.tasks for one in task.comparisons]
     if not lines:
+        if any(task.learnt for task in found.tasks):
+            return "No task is compared: where one is learnt, the rows of the reference or of all others are marked."
         return "No task is learnt, so none is compared."
     return (
         table([["task", "arm", "difference", "budgets", "verdict"], *lines])
