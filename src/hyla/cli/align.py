@@ -9,13 +9,14 @@ import typer
 
 from hyla.align.config import AlignConfig
 from hyla.cli.flags import given_fields, takes_fields
+from hyla.cli.model_flags import Dtype, ModelName
 
 STATE_WAYS = {"bf16": "state-bf16", "fp16": "state-fp16"}
 
 
 @takes_fields(sampling=AlignConfig)
 def align(
-    model: Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")],
+    model: ModelName,
     data: Annotated[
         list[Path] | None,
         typer.Option(
@@ -40,7 +41,7 @@ def align(
         str | None,
         typer.Option(help="Another model of the same vocabulary, or a .jsonl file of another engine's answers."),
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
+    dtype: Dtype = None,
     out: Annotated[Path | None, typer.Option(help="Folder for report.json and report.md.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     **flags: Any,

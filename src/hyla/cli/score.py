@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from hyla.cli.model_flags import Device, Dtype, ModelName, Revision, Threads
+
 NAMED_SKIPPED = 5
 """So many files that were left out are named in the line about them; --json has all."""
 
 
 def score(
-    model: Annotated[str, typer.Argument(help="Model folder, .gguf file, known name (hyla pull), or org/name.")],
+    model: ModelName,
     files: Annotated[list[Path], typer.Argument(help="Text files, or folders, read with all their subfolders.")],
     context: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a window. Default: 2,048, or what the model has.")
@@ -22,12 +24,10 @@ def score(
         typer.Option(min=0, help="Tokens of a window that the one before has scored. Default: a quarter of it."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Read so many bytes in all; the last text is cut.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: as stored.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an org/name.")] = None,
-    device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="That compute on the CPU; default: the cores that this process may use.")
-    ] = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Bits per byte of texts under a model; fewer is better. Files that are no text are left out, and named."""

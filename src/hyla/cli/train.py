@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hyla.cli.model_flags import Device
 from hyla.cli.run_flags import Out, Resume, Settings, run_folder
 
 
@@ -30,7 +31,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved recipe, parameters, cost, bytes and time; then stop.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Where to compute, as PyTorch names devices: cpu, cuda, cuda:1.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Train a hybrid model. Ctrl-C keeps what there is; called again, it continues."""
     from hyla.engine.waiting_threads import load_torch

@@ -64,10 +64,14 @@ def known_runs(plan: Plan, results: Mapping[str, Result]) -> list[Run]:
     return sorted(runs, key=lambda run: (run.seed != searched, run.seed))
 
 
+def _of_all_seeds(plan: Plan, task: AnyTask, layers: tuple[MixerName, ...], rate: float) -> tuple[Run, ...]:
+    return tuple(plan.run(task, layers, rate, seed) for seed in plan.seeds)
+
+
 def _all_rates(
     plan: Plan, task: AnyTask, arm: str, layers: tuple[MixerName, ...], results: Mapping[str, Result]
 ) -> Attempt:
-    by_rate = {rate: tuple(plan.run(task, layers, rate, seed) for seed in plan.seeds) for rate in plan.rates}
+    by_rate = {rate: _of_all_seeds(plan, task, layers, rate) for rate in plan.rates}
     tried = tuple(run for runs in by_rate.values() for run in runs)
     if any(run.name not in results for run in tried):
         return Attempt(task, arm, tried, None, False, by_rate[plan.rates[0]])
@@ -94,14 +98,10 @@ def _searched(
     assert plan.search is not None
     tried: list[Run] = []
     losses: dict[float, float | None] = {}
-
-    def counted(rate: float) -> tuple[Run, ...]:
-        return tuple(plan.run(task, layers, rate, seed) for seed in plan.seeds)
-
     while rates := next_rates(plan.rates, plan.search.most_rates, losses):
         tried += (runs := [plan.run(task, layers, rate, plan.search.seed) for rate in rates])
         if any(run.name not in results for run in runs):
-            return Attempt(task, arm, tuple(tried), None, False, counted(plan.rates[0]))
+            return Attempt(task, arm, tuple(tried), None, False, _of_all_seeds(plan, task, layers, plan.rates[0]))
         losses |= {run.rate: results[run.name].lowest_loss for run in runs}
     best = best_rate(losses)
-    return Attempt(task, arm, tuple(tried), best, is_at_edge(losses), counted(best))
+    return Attempt(task, arm, tuple(tried), best, is_at_edge(losses), _of_all_seeds(plan, task, layers, best))

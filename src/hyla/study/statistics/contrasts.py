@@ -51,16 +51,15 @@ def own_scatter(values: np.ndarray) -> Scatter:
     return Scatter(float(values.var(ddof=1)), len(values) - 1)
 
 
-def contrast(values: Sequence[np.ndarray], weights: np.ndarray, scatters: Sequence[Scatter] | None = None) -> Contrast:
+def contrast(values: Sequence[np.ndarray], weights: np.ndarray, scatters: Sequence[Scatter]) -> Contrast:
     """sum_b weights[b] * mean(values[b]); values[b]: float64 [seeds of budget b], two or more each.
 
-    scatters: of each budget; None: estimated from its own seeds. They need not be equal.
+    scatters: of each budget; they need not be equal.
     """
     counts = np.array([len(v) for v in values])
-    known = [own_scatter(v) for v in values] if scatters is None else scatters
-    parts = weights**2 * np.array([scatter.variance for scatter in known]) / counts
+    parts = weights**2 * np.array([scatter.variance for scatter in scatters]) / counts
     estimate = float(weights @ np.array([v.mean() for v in values]))
-    df = float(degrees_of_freedom(parts, np.array([scatter.df for scatter in known])))
+    df = float(degrees_of_freedom(parts, np.array([scatter.df for scatter in scatters])))
     return Contrast(estimate, sqrt(float(parts.sum())), df, int(counts.sum()))
 
 
