@@ -12,10 +12,13 @@ from hyla.errors import ConfigError
 from hyla.rl.rewards import Judgement, RewardConfig, Rewards, judge
 from hyla.rl.rewards.judge import points
 
+IN_VAIN_SECONDS = 20
+
 
 class FakeServer(ThreadingHTTPServer):
     """script: for each text that it is asked, what it does, attempt by attempt; the last again and again. A text is the
-    judge's answer, a number a status, bytes a whole body, "hang" and "drip" never end."""
+    judge's answer, a number a status, bytes a whole body, "hang" and "drip" never end. `company`: how many requests
+    must have been here at once before the first is answered (or for whom it has waited in vain)."""
 
     daemon_threads = True
 
@@ -24,6 +27,7 @@ class FakeServer(ThreadingHTTPServer):
         self.script = {text: list(actions) for text, actions in script.items()}
         self.asked, self.keys, self.now, self.most = [], set(), 0, 0
         self.lock, self.stop = threading.Lock(), threading.Event()
+        self.company, self.in_company = 1, threading.Event()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -47,9 +51,13 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.now += is_here - self.is_counted
             self.server.most = max(self.server.most, self.server.now)
+            if self.server.most >= self.server.company:
+                self.server.in_company.set()
         self.is_counted = is_here
 
     def answer(self, body):
+        if not self.server.in_company.wait(IN_VAIN_SECONDS):
+            self.server.in_company.set()
         with self.server.lock:
             self.server.asked.append((self.path, body))
             self.server.keys.add(self.headers["authorization"])

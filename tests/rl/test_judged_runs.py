@@ -45,7 +45,7 @@ def judged(tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setenv("JUDGE_KEY", "k-1")
     with serving({}) as server:
-        server.script = Opinions()
+        server.script, server.company = Opinions(), 2
         address = f"http://127.0.0.1:{server.server_port}/v1"
         table = {"base_url": address, "model": "m", "prompt": PROMPT, "scale": SCALE, "api_key_env": "JUDGE_KEY"}
         request = request_of(write_numbered_start(tmp_path), reward={"judge": table})
