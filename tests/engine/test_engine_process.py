@@ -166,7 +166,7 @@ def test_while_there_is_no_process_requests_are_told_when_to_come_back(process, 
 
     monkeypatch.setattr(Child, "__init__", later)
     os.kill(process.status()["worker"]["pid"], signal.SIGKILL)
-    assert wait_until(lambda: not process.is_alive)
+    assert wait_until(lambda: "SIGKILL" in (process.status()["worker"]["last_end"] or ""))
     with pytest.raises(Overloaded, match="killed by signal 9") as caught:
         process.submit(request("early"), Listener())
     assert caught.value.retry_after_seconds >= 1

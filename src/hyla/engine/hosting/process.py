@@ -288,7 +288,7 @@ class EngineProcess:
         while child is not None:
             self._read(child)
             with self._lock:
-                self._child = None
+                self._child, self._trouble, self._back_at = None, "has ended", monotonic() + self._start_seconds
             end = child.close()
             if self._is_stopping.is_set():
                 self._lose(HylaError("the engine has stopped"), "cancelled")
@@ -332,9 +332,8 @@ class EngineProcess:
             logger.warning("the engine is as it was made, not as it was changed since; it is paused until resumed")
             child.send(Call(0, "pause", {"mode": "keep"}))  # ahead of any request; nobody waits for the answer
         self.facts, self._start_seconds = child.facts, child.start_seconds
-        self.num_restarts += 1
         with self._lock:
-            self._child = child
+            self._child, self.num_restarts = child, self.num_restarts + 1
         if self._is_stopping.is_set():
             child.send(Stop())  # `stop` may have come before there was somebody to tell
         logger.warning("the engine's process runs again, as %d, after %.1f s", child.pid, child.start_seconds)
