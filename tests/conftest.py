@@ -7,6 +7,7 @@ import os
 # the thread count is probed by `python -m bench invariance` with one and two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 
@@ -27,6 +28,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # An example may take long on a busy machine; none is a measurement.
+    hypothesis.settings.register_profile("hyla", parent=hypothesis.settings.default, deadline=None)
+    hypothesis.settings.load_profile("hyla")
     keep_freed_memory()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     backends.use(config.getoption("--backend") or "auto")

@@ -60,7 +60,7 @@ class Server:
         return text.replace(ADDRESS, f"127.0.0.1:{self.port}").replace(FOLDER, str(self.folder))
 
     def wait(self):
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while time.monotonic() < end and self.process.poll() is None:
             try:
                 return httpx.get(f"http://127.0.0.1:{self.port}/health", timeout=5).raise_for_status()

@@ -173,7 +173,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(TAGGED), st.dictionaries(st.sampled_from(WORDS), ANYTHING, max_size=2), ANYTHING, ANYTHING)
 def test_any_schema_is_refused_by_name_or_can_be_written_and_every_call_is_read(name, root, first, second):
     used = rooted("f", {"type": "object", "properties": {"a": first, "b": STRING}, "$defs": {"a": second}} | root)

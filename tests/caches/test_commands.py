@@ -42,7 +42,7 @@ def same(one, other):
     return all(map(torch.equal, contents(one), contents(other)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(COMMANDS, max_size=14))
 def test_batched_commands_leave_what_the_single_ones_leave(commands):
     one_by_one, together = tensors(), tensors()

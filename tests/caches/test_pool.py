@@ -295,4 +295,4 @@ class RandomUse(RuleBasedStateMachine):
 
 
 TestRandomUse = RandomUse.TestCase
-TestRandomUse.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestRandomUse.settings = settings(max_examples=60, stateful_step_count=25)

@@ -248,4 +248,4 @@ class RandomPrefixes(RuleBasedStateMachine):
 
 
 TestRandomPrefixes = RandomPrefixes.TestCase
-TestRandomPrefixes.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestRandomPrefixes.settings = settings(max_examples=60, stateful_step_count=20)

@@ -262,4 +262,4 @@ class RandomSpills(RuleBasedStateMachine):
 
 
 TestRandomSpills = RandomSpills.TestCase
-TestRandomSpills.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestRandomSpills.settings = settings(max_examples=60, stateful_step_count=25)

@@ -159,7 +159,7 @@ def test_end_tokens_must_be_ids(folder):
     refused(folder, r"eos_token_id = \['</s>'\] must be a token id")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(place=st.integers(0, 4000), byte=st.integers(0, 255), cut=st.none() | st.integers(0, 5000))
 def test_a_damaged_header_gives_an_error_or_the_model(saved, tmp_path_factory, place, byte, cut):
     folder = shutil.copytree(saved, tmp_path_factory.mktemp("fuzz") / "m")

@@ -56,7 +56,7 @@ def damage_config(data, keys, actions=("drop", "retype", "rename", "add")):
         parent["another_key"] = old
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), name=st.sampled_from(FAMILIES), count=st.integers(1, 3))
 def test_a_fuzzed_config_of_any_family_is_an_error_or_a_model(data, name, count):
     keys = plain(dict(family_of(name).tiny_config))
@@ -182,7 +182,7 @@ def edit(header, kind, place, other, dtype, sizes, value):
         header[name] = copy.deepcopy(value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(which=FOLDERS, edits=st.lists(EDITS, min_size=1, max_size=2))
 def test_a_fuzzed_header_is_an_error_or_the_shapes_of_the_model(folders, which, edits):
     folder, original = folders[which]
@@ -196,7 +196,7 @@ def test_a_fuzzed_header_is_an_error_or_the_shapes_of_the_model(folders, which, 
         assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), which=FOLDERS)
 def test_a_truncated_or_padded_file_is_always_refused(folders, data, which):
     folder, original = folders[which]
@@ -206,7 +206,7 @@ def test_a_truncated_or_padded_file_is_always_refused(folders, data, which):
     assert outcome(folder, original + more, original) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), name=st.sampled_from(FAMILIES))
 def test_a_fuzzed_config_beside_good_tensors_is_an_error_or_a_model_of_them_all(folders, data, name):
     folder, _ = folders[name]
@@ -246,7 +246,7 @@ def test_hand_made_damage_is_refused(folders, data):
     assert outcome(folder, data, original) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_fuzzed_quantization_config_is_an_error_or_the_same_model(folders, data):
     folder = folders["fp8"][0]

@@ -28,7 +28,7 @@ from hyla.ops.sparse.reference import index_scores_reference, selection_referenc
 from hyla.ops.ssd import ssd
 from hyla.ops.ssd.reference import ssd_reference
 
-EXAMPLES = settings(max_examples=5, deadline=None)
+EXAMPLES = settings(max_examples=5)
 dims = st.integers(2, 40)
 few = st.integers(1, 3)
 

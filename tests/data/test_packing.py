@@ -45,7 +45,7 @@ def test_targets_are_the_next_tokens_of_the_same_document():
     assert rows.targets_T.tolist() == [1, 2, 3, 0, 9, 0]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 40), st.integers(0, 2**31 - 1))
 def test_a_step_is_a_function_of_seed_and_number(step, seed):
     walked, jumped = packer(seed), packer(seed)

@@ -183,6 +183,4 @@ class AnyUse(RuleBasedStateMachine):
 
 
 TestAnyUse = AnyUse.TestCase
-TestAnyUse.settings = settings(
-    max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestAnyUse.settings = settings(max_examples=12, stateful_step_count=20, suppress_health_check=[HealthCheck.too_slow])

@@ -113,7 +113,7 @@ def schemas():
     return st.recursive(leaves, lambda kids: st.one_of(objects(kids), arrays(kids), unions(kids)), max_leaves=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schema=schemas(), seed=st.integers(0, 99))
 def test_random_schemas_are_met(schema, seed):
     text, has_ended = write(chooser_of(JsonSchema(json_schema=schema)), seed)
@@ -305,7 +305,7 @@ def test_a_pattern_that_explodes_is_refused_soon_or_ends_with_a_problem():
                 chooser.advance(token)
         except RequestError as error:
             assert "cannot be used" in str(error)
-        assert time.perf_counter() - begin < 5.0
+        assert time.perf_counter() - begin < 30.0
 
 
 def test_formats_survive_json():

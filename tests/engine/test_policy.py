@@ -188,7 +188,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ACTIONS)
 def test_each_choice_gets_its_tokens_in_order_and_one_end(model, actions):
     clock = ManualClock()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from functools import partial
 
 import pytest
 from tiny_text import byte_tokenizer
@@ -68,12 +69,13 @@ def test_a_process_that_dies_is_started_again(compiler):
 
 
 def test_a_process_that_says_nothing_is_ended(monkeypatch):
-    monkeypatch.setattr("hyla.engine.sampling.trial.SILENCE_SECONDS", 1.0)
     trials = Trials(*_marked(byte_tokenizer()), LIMITS)
     source = source_of(Regex(pattern="a"))
     trials.verdict(source_of(Regex(pattern="b")))
     stopped = trials._process.process
     os.kill(stopped.pid, signal.SIGSTOP)
+    soon = partial(trials._process.ask, seconds=1.0)
+    monkeypatch.setattr(trials._process, "ask", lambda message, seconds: soon(message))
     assert not trials.verdict(source).problem
     assert stopped.poll() == -signal.SIGKILL
     monkeypatch.setattr(trials, "_asked", lambda asked: None)

@@ -348,4 +348,4 @@ class RandomTraffic(RuleBasedStateMachine):
 
 
 TestRandomTraffic = RandomTraffic.TestCase
-TestRandomTraffic.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestRandomTraffic.settings = settings(max_examples=25, stateful_step_count=20)

@@ -108,7 +108,7 @@ def test_a_model_that_the_format_cannot_describe_is_refused(family):
 BROKEN = st.sampled_from([None, "x", -1, 0, 1.5, [], {}, [1, 2], True, 10**9])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     name=st.sampled_from(FAMILIES), data=st.data(), value=BROKEN, action=st.sampled_from(["drop", "retype", "rename"])
 )

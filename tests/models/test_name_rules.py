@@ -30,7 +30,7 @@ def numbers(*shape, start=0):
     return torch.arange(start, start + count, dtype=torch.float32).reshape(shape)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(heads=sizes, first=sizes, second=sizes, inner=sizes)
 def test_a_fused_matrix_splits_back_into_its_parts(heads, first, second, inner):
     rule = fuse("qg", ("q", "g"), groups=heads)

@@ -136,7 +136,7 @@ def test_chunks_through_scattered_pages_equal_the_whole(form, dtype, chunk):
     assert not served.cache.k_pages[0].any(), "the null page is never written"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     cuts=st.lists(st.integers(1, 90), min_size=1, max_size=6),
     form=st.sampled_from([GQA, MLA]),
@@ -151,7 +151,7 @@ def test_splitting_a_sequence_anywhere_changes_no_bit(cuts, form, dtype, in_orde
     assert torch.equal(served.out, whole(form, data, (sum(cuts),)))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(data=st.data(), form=st.sampled_from([GQA, MLA]))
 def test_a_mixed_batch_gives_each_sequence_what_it_gets_alone(data, form):
     lengths = tuple(data.draw(st.lists(st.integers(1, 150), min_size=2, max_size=5)))

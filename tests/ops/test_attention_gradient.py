@@ -83,7 +83,7 @@ def test_backends_differ_by_rounding_only(form, window, each_backend):
     assert not all(map(torch.equal, *found.values()))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     data=st.data(),
     form=st.sampled_from([GQA, MHA, MLA, WIDE]),

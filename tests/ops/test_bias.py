@@ -118,7 +118,7 @@ def test_rows_of_the_portable_library_that_differ_by_place_with_a_bias_alone_are
     assert torch.equal(portable.linear(x, weight, bias), once(x, weight, bias))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     count=st.integers(1, 700),
     first=st.integers(0, 699),

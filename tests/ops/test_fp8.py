@@ -51,7 +51,7 @@ def test_quantising_is_within_half_a_step_and_reaches_the_largest_code(power_of_
         assert codes.float().abs().max() == 448.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(out_dim=st.integers(1, 270), in_dim=st.integers(1, 270), seed=st.integers(0, 99), wide=st.booleans())
 def test_the_codes_of_a_dequantised_weight_are_recovered(out_dim, in_dim, seed, wide):
     codes, scale = weights.quantise(draw(out_dim, in_dim, seed=seed))
@@ -59,7 +59,7 @@ def test_the_codes_of_a_dequantised_weight_are_recovered(out_dim, in_dim, seed, 
     assert torch.equal(weights.quantise_with(weight, scale).view(torch.uint8), codes.view(torch.uint8))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(first=st.integers(0, 299), count=st.integers(1, 300))
 def test_any_rows_can_be_dequantised_alone(first, count):
     tensor = fp8(300, 140, torch.bfloat16)

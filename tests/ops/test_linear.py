@@ -112,7 +112,7 @@ def test_features_that_are_all_zero_give_zero():
     assert torch.equal(whole([q, torch.zeros_like(k), v], [3]), torch.zeros_like(v))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_pieces_of_any_size_give_the_bits_of_the_whole(data):
     tokens = data.draw(st.integers(1, 180))

@@ -72,7 +72,7 @@ def test_ties_go_to_the_lower_expert(num_rows):
     assert top_k(x_TE, 4).tolist() == expected
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(count=st.integers(1, 300), first=st.integers(0, 299), routing=st.sampled_from(ROUTINGS))
 def test_a_token_is_routed_the_same_in_any_company(count, first, routing):
     logits_TE = torch.randn(300, E, generator=generator()).mul(4).round() / 4
@@ -108,7 +108,7 @@ def test_experts_equal_the_reference():
     torch.testing.assert_close(wide, expected, rtol=1e-12, atol=1e-12)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     count=st.integers(1, 120),
     first=st.integers(0, 119),

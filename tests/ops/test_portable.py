@@ -51,7 +51,7 @@ def test_a_linear_row_is_the_same_alone_and_among_others(fresh, dtype, out_dim, 
 
 
 @given(st.integers(1, 40), st.integers(1, 150), st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_batched_row_is_the_same_in_every_batch(count, rows, seed):
     a, b = draw(count, rows, 20, seed=seed), draw(count, 20, 12, seed=seed + 1)
     whole = portable.bmm(a, b)

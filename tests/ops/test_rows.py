@@ -28,7 +28,7 @@ def make(shape, dtype):
     return sensitive((MOST, in_dim), 1).to(dtype), sensitive((out_dim, in_dim), 2, -1.0).to(dtype)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     count=st.integers(1, MOST),
     first=st.integers(0, MOST - 1),
@@ -126,7 +126,7 @@ def test_the_gradient_of_linear_is_right_and_packed_weights_have_none():
     assert rows.linear(x_TD[:0], weight).shape == (0, 3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     count=st.integers(1, 600),
     first=st.integers(0, 599),

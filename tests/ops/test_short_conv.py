@@ -59,7 +59,7 @@ def test_stretches_do_not_change_a_bit(monkeypatch):
     assert torch.equal(short_conv(x_TC, weight_CL, batch=batch, cache=None), whole)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=12),
     taps=st.sampled_from([2, 4, 8]),
@@ -79,7 +79,7 @@ def test_splitting_a_sequence_anywhere_changes_no_bit(cuts, taps, dtype):
     assert not ring[:2].any(), "only the sequence's own slot is written"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_mixed_batch_gives_each_sequence_what_it_gets_alone(data):
     lengths = data.draw(st.lists(st.integers(1, 50), min_size=2, max_size=6))

@@ -114,7 +114,7 @@ def arrive(data, pieces, num_selected, pages, dtype=torch.float32):
 
 @pytest.mark.parametrize("key_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("num_selected", [24, 70, 500])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_pieces_of_any_size_give_the_bits_of_the_whole(num_selected, key_dtype, data):
     tokens = data.draw(st.integers(1, 180))

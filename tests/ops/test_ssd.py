@@ -96,7 +96,7 @@ def test_gradcheck_over_a_chunk_boundary():
     assert torch.autograd.gradcheck(corner, inputs, fast_mode=True)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_pieces_of_any_size_give_the_bits_of_the_whole(data):
     tokens = data.draw(st.integers(1, 180))

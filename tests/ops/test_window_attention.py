@@ -102,7 +102,7 @@ def test_pieces_equal_the_whole(form, window, chunk, dtype):
     assert torch.equal(served.out, whole(form, data, lengths, **extra))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data(), form=st.sampled_from([GQA, MLA]), window=st.sampled_from([1, 5, 64, 100, 128, 129, 300]))
 def test_a_mixed_batch_gives_each_sequence_what_it_gets_alone(data, form, window):
     lengths = tuple(data.draw(st.lists(st.integers(1, 400), min_size=2, max_size=4)))
@@ -142,7 +142,7 @@ def test_a_tree_that_starts_at_the_window_would_be_noticed(monkeypatch, torch_op
     assert not torch.equal(served.out, whole(GQA, data, (500,), **extra))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(first=st.integers(0, 40), count=st.integers(1, 13), log_step=st.integers(0, 4))
 def test_a_sum_over_a_range_is_the_sum_over_the_whole_tree_with_zeros(first, count, log_step):
     x_PV = torch.randn(1, count, 7, generator=torch.Generator().manual_seed(count))

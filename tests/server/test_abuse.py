@@ -111,9 +111,7 @@ def explore(operations, max_examples):
     for operation in operations:
         for mode in schemathesis.GenerationMode:
 
-            @settings(
-                max_examples=max_examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-            )
+            @settings(max_examples=max_examples, derandomize=True, suppress_health_check=list(HealthCheck))
             @given(operation.as_strategy(generation_mode=mode))
             def ask(case):
                 answer = case.call(timeout=120)

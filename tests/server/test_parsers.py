@@ -127,7 +127,7 @@ FRAGMENTS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(TEMPLATES)), st.lists(FRAGMENTS, max_size=14), st.lists(st.integers(0, 400), max_size=9))
 def test_a_text_cut_anywhere_is_read_as_the_whole(name, fragments, cuts):
     text = "".join(fragments)

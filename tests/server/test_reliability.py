@@ -25,9 +25,16 @@ LONG = {"model": "tiny", "prompt": "abc", "max_tokens": 200, "ignore_eos": True,
 
 @pytest.fixture(scope="module")
 def strict():
-    """Short patience."""
+    """Short patience with whoever sends nothing."""
     limits = {"header_seconds": 0.3, "body_seconds": 0.3, "read_seconds": 0.5, "max_header_bytes": 4096}
     with Live(single_app(make_engine(), model_name="tiny", **limits)) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def patient():
+    """The usual patience: a request may take a while on a busy machine."""
+    with Live(single_app(make_engine(), model_name="tiny", max_header_bytes=4096)) as live:
         yield live
 
 
@@ -35,7 +42,7 @@ def connect(live):
     return socket.create_connection(live.socket.getsockname(), timeout=20)
 
 
-def test_small_writes_do_not_wait_for_acknowledgements(strict, monkeypatch):
+def test_small_writes_do_not_wait_for_acknowledgements(patient, monkeypatch):
     """A head and its body are two writes, and so is every event of a stream."""
     found, made = [], BoundedConnection.connection_made
 
@@ -44,7 +51,7 @@ def test_small_writes_do_not_wait_for_acknowledgements(strict, monkeypatch):
         made(connection, transport)
 
     monkeypatch.setattr(BoundedConnection, "connection_made", look)
-    assert httpx.get(strict.url + "/ready").status_code == 200
+    assert httpx.get(patient.url + "/ready").status_code == 200
     assert found and all(found)
 
 
@@ -80,11 +87,11 @@ def test_a_client_that_leaves_in_its_body_is_no_failure_of_the_server(strict, ca
     assert "failed" not in caplog.text
 
 
-def test_a_head_that_is_too_large_is_refused(strict):
-    with connect(strict) as raw:
+def test_a_head_that_is_too_large_is_refused(patient):
+    with connect(patient) as raw:
         raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 10_000 + b"\r\n\r\n")
         assert raw.recv(2000).startswith(b"HTTP/1.1 431")
-    with connect(strict) as raw:
+    with connect(patient) as raw:
         raw.sendall(b"GET /health HTTP/1.1\r\nX: " + b"y" * 10_000)
         assert raw.recv(2000).startswith(b"HTTP/1.1 431")
 
@@ -125,9 +132,9 @@ def test_five_hundred_streams_wait_while_the_server_answers_others():
         assert wait_until(lambda: not live.service.running)
 
 
-def test_other_origins_are_let_in_only_when_named(strict):
+def test_other_origins_are_let_in_only_when_named(patient):
     asks = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
-    refused = httpx.options(strict.url + "/v1/completions", headers=asks)
+    refused = httpx.options(patient.url + "/v1/completions", headers=asks)
     assert refused.status_code == 405 and "access-control-allow-origin" not in refused.headers
     app = create_app([serve_model(make_engine(), "tiny", limits=Limits())], cors_origins=["https://page.example"])
     with Live(app) as live:
@@ -138,8 +145,8 @@ def test_other_origins_are_let_in_only_when_named(strict):
 
 
 @pytest.mark.parametrize("path", ["/v1/models/../health", "/v1/models/%2e%2e", "//v1/models", "/v1/models/a%0d%0aX: y"])
-def test_paths_that_try_tricks_are_not_found(strict, path):
-    with connect(strict) as raw:
+def test_paths_that_try_tricks_are_not_found(patient, path):
+    with connect(patient) as raw:
         raw.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".replace(" y ", "y ").encode())
         assert raw.recv(2000).split()[1] in (b"404", b"400", b"401")
 
@@ -174,6 +181,15 @@ def told(lines):
     return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
 
 
+def is_gone(http):
+    """Whether nobody answers; until the server looks at its signals it may do so once more."""
+    try:
+        http.get("/health", timeout=5)
+    except httpx.TransportError:
+        return True
+    return False
+
+
 def test_sigterm_finishes_what_runs_and_takes_nothing_new(tmp_path):
     with served(save_tiny_folder(tmp_path / "model")) as (server, http):
         with http.stream("POST", "/v1/completions", json=LONG) as stream:
@@ -183,8 +199,7 @@ def test_sigterm_finishes_what_runs_and_takes_nothing_new(tmp_path):
             rest = list(lines)
         assert rest[-2:] == ["data: [DONE]", ""] or rest[-1] == "data: [DONE]"
         assert told(rest)[-1]["choices"][0]["finish_reason"] == "length"
-        with pytest.raises(httpx.TransportError):
-            http.get("/health", timeout=5)
+        assert wait_until(lambda: is_gone(http))
         assert server.wait(30) in (0, -signal.SIGTERM)
 
 
