@@ -23,7 +23,6 @@ from hyla.cli.interrupts import STATUS, stopped_by_ctrl_c
 from hyla.cli.training import DEFAULT_STEPS, make_request
 from hyla.errors import CheckpointError
 from hyla.train.card import EXAMPLE_CHARS, STDLIB_EXAMPLES
-from hyla.train.metrics import StepLines, StepMetrics
 from hyla.train.run import read_run
 
 COMMAND = typer.main.get_command(app)
@@ -101,27 +100,42 @@ def test_a_finished_run_is_shown_again_with_every_context_and_a_short_sample(qui
     assert 0 < len(found(quiet)["completion"]["text"]) < 600
 
 
-def interrupted(out, data, config, *, after):
-    """(exit status, output) of a training that gets a Ctrl-C after some steps."""
-    command = [sys.executable, "-m", "hyla.cli", "train", str(data), "--out", str(out), "--config", str(config)]
+PRESSES = """
+import os, signal
+from hyla.train.loop import Trainer
+update = Trainer.update
+def press(trainer, step):
+    if step + 1 == {step}:
+        os.kill(os.getpid(), signal.SIGINT)
+    return update(trainer, step)
+Trainer.update = press
+from hyla.cli import main
+main()
+"""
+
+
+def interrupted(out, data, config, *, at):
+    """(output, exit status) of a training that gets a Ctrl-C while it computes this step."""
+    command = [sys.executable, "-c", PRESSES.format(step=at), "train", str(data), "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    deadline = time.monotonic() + 300
-    while not ((out / "metrics.jsonl").exists() and len(StepLines(out / "metrics.jsonl", StepMetrics).read()) >= after):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    return process.communicate(timeout=120)[0], process.returncode
+    done = subprocess.run(
+        [*command, "--config", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    return done.stdout, done.returncode
 
 
 def test_ctrl_c_keeps_a_model_and_the_same_command_goes_on_bit_for_bit(data, tmp_path):
     config = tmp_path / "tiny.toml"
     config.write_text(TINY.replace("steps = 4", "steps = 60").replace("checkpoint_every = 2", "checkpoint_every = 50"))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    printed, status = interrupted(stopped, data, config, after=5)
+    printed, status = interrupted(stopped, data, config, at=5)
     card = read_card(stopped / "model")
     assert status == STATUS and "Traceback" not in printed
-    assert 5 <= card.training.steps < card.training.planned_steps == 60
+    assert (card.training.steps, card.training.planned_steps) == (5, 60)
     last = printed.splitlines()[-1]
     assert last.startswith(f"stopped after step {card.training.steps} of 60: {card.heldout.bits_per_byte:.3f} bits")
     assert "the same command goes on" in last and f"hyla serve {stopped / 'model'}" in last

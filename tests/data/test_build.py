@@ -2,9 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -106,24 +106,33 @@ def test_the_bytes_do_not_depend_on_workers(tmp_path, mixed, tokenizer_folder):
     assert not (stores[0].folder / "pieces").exists()
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from hyla.data import build
+write, written = build.write_json, []
+def kill_in_the_next_piece(path, record):
+    if path.parent.name == build.PIECES_FOLDER:
+        if len(written) == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+        written.append(path)
+    write(path, record)
+build.write_json = kill_in_the_next_piece
+request = build.BuildRequest(inputs=(sys.argv[2],), tokenizer=sys.argv[3])
+build.build_store(Path(sys.argv[1]), request, piece_bytes=1000)
+"""
+
+
 def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path, tokenizer_folder):
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(LINES * 40))
     whole = build_store(tmp_path / "whole", request_of(tokenizer_folder, file), piece_bytes=1000)
-    program = (
-        "import sys; from pathlib import Path; from hyla.data.build import *;"
-        "build_store(Path(sys.argv[1]), BuildRequest(inputs=(sys.argv[2],), tokenizer=sys.argv[3]), piece_bytes=1000)"
-    )
-    out, kills = tmp_path / "killed", 0
-    while not (out / "store.json").exists():
-        seen = len(list(out.glob("pieces/*.json")))
-        child = subprocess.Popen([sys.executable, "-c", program, str(out), str(file), str(tokenizer_folder)])
-        while child.poll() is None and len(list(out.glob("pieces/*.json"))) < seen + 25:
-            time.sleep(0.005)
-        kills += child.poll() is None
-        child.kill()
-        child.wait()
-    assert kills
+    pieces = len(json.loads((whole.folder / "plan.json").read_text())["pieces"])
+    # Each process writes 50 pieces more, and is killed when it has the ids of another one.
+    out, kills = tmp_path / "killed", (pieces - 1) // 50
+    command = [sys.executable, "-c", KILLED, str(out), str(file), str(tokenizer_folder)]
+    ends = [subprocess.run(command).returncode for _ in range(kills + 1)]
+    assert kills > 1 and ends == [-signal.SIGKILL] * kills + [0]
     assert files_of(open_store(out).folder) == files_of(whole.folder)
 
 

@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 from test_engine_thread import Listener
 from tiny_model import save_tiny_folder
 
-from hyla.engine import EmbedCommand, Engine, EngineProcess, Launch, Overloaded, Request, SamplingParams
+from hyla.engine import EmbedCommand, Engine, EngineProcess, EngineThread, Launch, Overloaded, Request, SamplingParams
 from hyla.engine.hosting import newborn
 from hyla.engine.hosting.child import Child
 from hyla.engine.requests.collect import Collector
@@ -46,6 +48,34 @@ def wait_until(condition, seconds=60.0):
             return True
         time.sleep(0.02)
     return False
+
+
+def hold_steps(go):
+    """In the engine's process: behind the first events, a step waits until this file is there or the engine stops."""
+    start, step, threads, told = EngineThread.start, Engine.step, [], []
+
+    def started(thread):
+        threads.append(thread)
+        start(thread)
+
+    def held(engine):
+        while told and not Path(go).exists() and not threads[0]._is_stopping:
+            time.sleep(0.01)
+        events = step(engine)
+        told.extend(events)
+        return events
+
+    EngineThread.start, Engine.step = started, held
+
+
+@pytest.fixture
+def held(folder, tmp_path):
+    """A process that holds its steps until `go` is there."""
+    process = EngineProcess(Launch(folder, OPTIONS, prepare=partial(hold_steps, str(tmp_path / "go"))))
+    process.start()
+    yield process
+    process.stop()
+    assert process.num_requests == 0
 
 
 def kill(process):
@@ -140,11 +170,12 @@ def test_a_folder_that_cannot_be_loaded_is_an_error_here(folder, tmp_path):
         EngineProcess(Launch(folder, {"no_such_option": 1}))
 
 
-def test_a_killed_process_ends_its_requests_clearly_and_runs_again(process):
-    listener = Listener(wanted=2)
+def test_a_killed_process_ends_its_requests_clearly_and_runs_again(held, tmp_path):
+    process, listener = held, Listener(wanted=2)
     process.submit(request("long", n=2, max_tokens=400), listener)
     assert wait_until(lambda: listener.events)
     kill(process)
+    (tmp_path / "go").touch()
     assert listener.done.wait(10)
     lost = [event for event in listener.events if event.finish_reason is not None]
     assert [event.finish_reason for event in lost] == ["error", "error"]
@@ -185,11 +216,10 @@ def test_an_engine_that_was_changed_comes_back_paused(process, folder):
     assert process.resume().result(60)["state"] == "running"
 
 
-def test_stopping_ends_what_runs_and_what_is_being_started_again(folder):
-    process = EngineProcess(Launch(folder, OPTIONS))
-    process.start()
-    listener = Listener()
+def test_stopping_ends_what_runs_and_what_is_being_started_again(held, folder):
+    process, listener = held, Listener()
     process.submit(request("running", max_tokens=400), listener)
+    assert wait_until(lambda: listener.events)
     process.stop()
     assert listener.events[-1].finish_reason == "cancelled" and not process.is_alive
     with pytest.raises(Overloaded, match="shutting down"):

@@ -1,4 +1,5 @@
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -48,7 +49,9 @@ def test_events_arrive_for_every_choice(thread, engine):
     assert thread.num_requests == 0
 
 
-def test_bad_and_surplus_requests_are_refused_before_they_are_queued(thread):
+def test_bad_and_surplus_requests_are_refused_before_they_are_queued(thread, engine, monkeypatch):
+    goes_on, step = threading.Event(), engine.step
+    monkeypatch.setattr(engine, "step", lambda: goes_on.wait(60) and step())
     with pytest.raises(RequestError, match="token id 999"):
         thread.submit(Request("bad", (999,)), Listener())
     long = {"max_tokens": 400}
@@ -61,20 +64,31 @@ def test_bad_and_surplus_requests_are_refused_before_they_are_queued(thread):
         thread.submit(request("third"), Listener())
     thread.cancel("first")
     thread.cancel("never seen")
+    goes_on.set()
     assert first.done.wait(60) and first.events[-1].finish_reason == "cancelled"
     third = Listener()
     thread.submit(request("third"), third)
     assert third.done.wait(60)
 
 
-def test_stopping_ends_what_runs_and_refuses_what_comes(engine):
+def test_stopping_ends_what_runs_and_refuses_what_comes(engine, monkeypatch):
     thread = EngineThread(engine)
     before = Listener()
     thread.submit(request("before the start"), before)
     thread.start()
     assert before.done.wait(60)
-    running = Listener()
+    running, runs = Listener(), threading.Event()
+
+    def step(true=engine.step):
+        if running.events:
+            runs.set()
+            while not thread._is_stopping:
+                time.sleep(0.01)
+        return true()
+
+    monkeypatch.setattr(engine, "step", step)
     thread.submit(request("running", max_tokens=400), running)
+    assert runs.wait(60)
     thread.stop()
     assert running.events[-1].finish_reason == "cancelled"
     with pytest.raises(Overloaded, match="shutting down"):

@@ -1,10 +1,8 @@
 """A process that ends at any moment: the same answers, rewards and weights in the end, bit for bit."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
+from contextlib import contextmanager
 
 import pytest
 from tiny_rl import finished, outcome, request_of, write_start
@@ -75,27 +73,49 @@ def test_a_run_that_ended_anywhere_goes_on_bit_for_bit(folder, whole, where, tmp
     assert outcome(finished(tmp_path / "run", request(folder)).folder) == whole
 
 
-def kill_once_written(module, folder, out, name):
-    """Begin the run of a test module's `request` in a process, and kill it when this file of its rollouts has
-    something; that file."""
-    command = (
-        "import sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; import torch; torch.set_num_threads(1); "
-        f"from {module} import finished, request; finished(Path(sys.argv[2]), request(Path(sys.argv[1])))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", command, str(folder), str(out), *sys.path])
-    first = out / "rollouts" / name
-    deadline = time.monotonic() + 300
-    while not (first.exists() and first.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert process.poll() is None and first.exists(), "it was to be killed in the middle of its round"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    return first
+STOPS = """
+import sys, time
+sys.path[:0] = sys.argv[3:]
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from hyla.rl.samples import RoundFile
+from hyla.rl.turns import TurnFile
+from {module} import finished, request
+
+def stopping(add):
+    def stop(file, *given):
+        add(file, *given)
+        if file.path.name == {name!r}:
+            print("written", flush=True)
+            time.sleep(600)
+    return stop
+
+for kind in (RoundFile, TurnFile):
+    kind.add = stopping(kind.add)
+finished(Path(sys.argv[2]), request(Path(sys.argv[1]), **{more!r}))
+"""
+
+
+@contextmanager
+def stopped_once_written(module, folder, out, name, **more):
+    """A process with the run of a test module's `request`, which goes no further than the first that it writes to this
+    file of its rollouts. It is killed in the end."""
+    code = STOPS.format(module=module, name=name, more=more)
+    command = [sys.executable, "-c", code, str(folder), str(out), *sys.path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "written\n"
+            assert (out / "rollouts" / name).stat().st_size
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_process_that_is_killed_goes_on_bit_for_bit(folder, whole, tmp_path):
     out = tmp_path / "run"
-    kill_once_written("test_killed_rounds", folder, out, "round-000000.jsonl")
+    with stopped_once_written("test_killed_rounds", folder, out, "round-000000.jsonl") as process:
+        process.kill()
     assert outcome(finished(out, request(folder)).folder) == whole
 
 

@@ -1,7 +1,7 @@
 """A process that ends in the middle of conversations: the same turns, calls, rewards and weights in the end."""
 
 import pytest
-from test_killed_rounds import Killed, kill_once_written, outcome
+from test_killed_rounds import Killed, outcome, stopped_once_written
 from tiny_rl import finished
 from tiny_tools import tools_request, write_start
 
@@ -61,7 +61,9 @@ def test_a_run_that_ended_in_a_conversation_goes_on_bit_for_bit(folder, whole, t
 
 def test_a_process_that_is_killed_in_a_conversation_goes_on_bit_for_bit(folder, whole, tmp_path):
     out = tmp_path / "run"
-    assert kill_once_written("test_killed_turns", folder, out, "round-000000.turns").exists()
+    with stopped_once_written("test_killed_turns", folder, out, "round-000000.turns") as process:
+        process.kill()
+    assert len(TurnFile(out / "rollouts" / "round-000000.turns").read()) == 1
     assert outcome(finished(out, request(folder)).folder) == whole
 
 

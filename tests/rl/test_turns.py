@@ -103,7 +103,7 @@ def test_a_model_that_never_calls_draws_what_it_draws_without_tools(tmp_path):
 WAITS = """
 import os, time
 def note(text: str) -> str:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 50
     while not os.path.exists(os.path.join(os.path.dirname(__file__), "go")):
         if time.monotonic() > end:
             return "nobody came"

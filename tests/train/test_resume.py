@@ -1,9 +1,7 @@
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,11 @@ from pathlib import Path
 from tiny_run import tiny_trainer
 trainer = tiny_trainer(Path(sys.argv[1]))
 trainer.resume()
-trainer.run(lambda metrics: time.sleep(0.5))
+def stop(metrics):
+    if metrics.step == 6:
+        print("at step 6", flush=True)
+        time.sleep(600)
+trainer.run(stop)
 """
 
 
@@ -36,14 +38,11 @@ def test_a_run_killed_with_signal_9_continues_bit_for_bit(tmp_path):
     tiny_trainer(whole).run()
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-c", KILLED_RUN, str(killed)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parent, env=environment)
-    deadline = time.monotonic() + 600
-    while not ((killed / "metrics.jsonl").exists() and len(losses(killed)) >= 6):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert len(losses(killed)) < CONFIG.steps
+    given = {"cwd": Path(__file__).parent, "env": environment, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **given) as process:
+        assert process.stdout.readline() == "at step 6\n"
+        process.kill()
+    assert len(losses(killed)) == 6 < CONFIG.steps
     trainer = tiny_trainer(killed)
     assert trainer.resume() == 4
     trainer.run()
