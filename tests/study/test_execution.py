@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from counted_runs import Counting, counted
@@ -22,6 +23,7 @@ from hyla.study.execution import (
     Step,
     Stepped,
     attempt,
+    execute,
     execute_all,
     on_ray,
 )
@@ -144,9 +146,14 @@ def test_a_stopped_study_goes_on_from_the_step(folder):
     assert outcome.finished == ("first", "long", "third") and len(result(folder, "long")["steps"]) == done + 2
 
 
-def test_no_run_begins_after_the_minutes_and_the_one_that_runs_stops(folder):
+def test_no_run_begins_after_the_minutes_and_the_one_that_runs_stops(folder, monkeypatch):
+    def monotonic(now=time.monotonic):
+        """An hour is over once a step is done."""
+        return now() + 3600.0 * bool(counted(folder / "unfinished" / "long"))
+
+    monkeypatch.setattr(execute, "time", SimpleNamespace(monotonic=monotonic))
     jobs = [Counting("long", steps=10_000, pause=0.01), THREE[0]]
-    outcome, events = carry_out(jobs, folder, minutes=0.002)
+    outcome, events = carry_out(jobs, folder, minutes=30)
     assert outcome.is_out_of_time and not outcome.was_stopped and outcome.status == 0
     assert outcome.waiting == ("long", "first") and [type(event) for event in events] == [Begun, Paused]
     assert counted(folder / "unfinished" / "long")
@@ -165,6 +172,7 @@ DRIVER = """
 import sys
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
+from types import SimpleNamespace
 from counted_runs import Counting
 from hyla.study.execution import execute_all
 jobs = [Counting("first"), Counting("long", steps=100_000, pause=0.005)]
