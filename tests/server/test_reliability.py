@@ -159,17 +159,21 @@ def test_a_template_s_own_syntax_in_a_message_is_text(scripted_live, script):
     assert done.status_code == 200 and text in script.prompts[0]
 
 
+def address_in(line):
+    """The address that `hyla serve` names once it answers."""
+    said, _, rest = line.partition("serving tiny at ")
+    assert rest, said
+    return rest.split()[0]
+
+
 @contextlib.contextmanager
 def served(folder, *more):
     """`hyla serve` in a process of its own, and a client of it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "hyla.cli", "serve", f"tiny={folder}", "--port", str(port), *more]
+    command = [sys.executable, "-m", "hyla.cli", "serve", f"tiny={folder}", "--port", "0", *more]
     source = os.pathsep.join(path for path in sys.path if path)
     server = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": source}, stdout=subprocess.PIPE, text=True)
     try:
-        assert "serving tiny at" in server.stdout.readline()
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+        with httpx.Client(base_url=address_in(server.stdout.readline()), timeout=60) as http:
             yield server, http
     finally:
         server.kill()
@@ -259,9 +263,7 @@ def test_a_stopped_engine_is_noticed_and_the_server_still_ends(tmp_path):
 @pytest.mark.parametrize("full", ["stdout", "stderr"])
 def test_output_that_cannot_be_written_wedges_nothing(tmp_path, full):
     folder = save_tiny_folder(tmp_path / "model")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "hyla.cli", "serve", f"tiny={folder}", "--port", str(port)]
+    command = [sys.executable, "-m", "hyla.cli", "serve", f"tiny={folder}", "--port", "0"]
     source = os.pathsep.join(path for path in sys.path if path)
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with open("/dev/full", "wb") as device:
@@ -271,8 +273,8 @@ def test_output_that_cannot_be_written_wedges_nothing(tmp_path, full):
                 _, told = server.communicate(timeout=60)
                 assert server.returncode == 1 and b"No space left" in told and b"Traceback" not in told
             else:
-                assert b"serving tiny at" in server.stdout.readline()
-                assert httpx.post(f"http://127.0.0.1:{port}/v1/nothing").status_code == 404
+                address = address_in(server.stdout.readline().decode())
+                assert httpx.post(address + "/v1/nothing").status_code == 404
                 server.send_signal(signal.SIGTERM)
                 server.communicate(timeout=60)
         finally:

@@ -36,7 +36,7 @@ def serve(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same settings; flags come first.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all. Default: 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: 8000.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one. Default: 8000.")] = None,
     model_name: Annotated[str | None, typer.Option(help="Name of the one model; default: its folder's name.")] = None,
     chat_template: Annotated[Path | None, typer.Option(help="Jinja file that replaces the checkpoint's.")] = None,
     tool_parser: Annotated[str | None, typer.Option(help="Format of tool calls; default: from the template.")] = None,
