@@ -8,7 +8,7 @@ from collections import defaultdict
 import torch
 
 from hyla.layers.parameters import Parameter
-from hyla.ops.exact.rows import has_library_layout
+from hyla.ops.exact import rows
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Quintic coefficients of Muon (K. Jordan, 2024): five rounds bring singular values near 1."""
@@ -26,17 +26,9 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     x = (matrix.mT if is_tall else matrix).bfloat16()
     x = x / (x.float().square().sum((-2, -1), keepdim=True).sqrt() + 1e-7).bfloat16()
     for _ in range(NEWTON_SCHULZ_ROUNDS):
-        gram = _product(x, x.mT)
-        x = a * x + _product(b * gram + _product(c * gram, gram), x)
+        gram = rows.matmul(x, x.mT)
+        x = a * x + rows.matmul(b * gram + rows.matmul(c * gram, gram), x)
     return (x.mT if is_tall else x).to(matrix.dtype)
-
-
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """In bfloat16, summed in fp32. A processor without bf16 multiplies the widened numbers: the library's own way to
-    widen them is some twenty times slower."""
-    if left.device.type == "cpu" and not has_library_layout(left.device, torch.bfloat16):
-        return (left.float() @ right.float()).bfloat16()
-    return left @ right
 
 
 def heads_of(row: Parameter) -> int:

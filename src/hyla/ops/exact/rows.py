@@ -254,6 +254,16 @@ def _weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
     return _linear_once(grad_TO.t(), x_TD.t())
 
 
+def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """left @ right in their dtype, summed in fp32 (float64), rounded once; no promise of rows: for gradients, optimizers.
+
+    A CPU without bf16 multiplies the widened numbers: the library's way to widen them is ten times slower.
+    """
+    if left.dtype == torch.bfloat16 and left.device.type == "cpu" and not has_library_layout(left.device, left.dtype):
+        return (left.float() @ right.float()).to(left.dtype)
+    return left @ right
+
+
 def bias_gradient(grad_TO: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The gradient [O] of a bias of that dtype: the sum over rows in fp32 (float64), rounded once."""
     return grad_TO.sum(0, dtype=torch.promote_types(grad_TO.dtype, torch.float32)).to(dtype)

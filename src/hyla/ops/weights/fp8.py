@@ -151,5 +151,7 @@ class _FP8Linear(torch.autograd.Function):
         grad_bias = rows.bias_gradient(grad_TO, ctx.bias_dtype) if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, grad_bias, None
-        grads = [grad_TO[:, first:last] @ ctx.weight.dense(first, last) for first, last in _blocks(ctx.weight)]
+        grads = [
+            rows.matmul(grad_TO[:, first:last], ctx.weight.dense(first, last)) for first, last in _blocks(ctx.weight)
+        ]
         return sum(grads[1:], grads[0]), grad_bias, None
