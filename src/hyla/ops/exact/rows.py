@@ -255,7 +255,7 @@ def _weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
 
 
 def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left @ right in their dtype, summed in fp32 (float64), rounded once; no promise of rows: for gradients, optimizers.
+    """left @ right in their dtype, sums in fp32 (float64), rounded once. No promise of rows: for gradients, optimizers.
 
     A CPU without bf16 multiplies the widened numbers: the library's way to widen them is ten times slower.
     """
