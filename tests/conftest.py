@@ -2,12 +2,12 @@
 
 import logging
 import os
+from contextlib import suppress
 
 # Tiny tensors: a second thread costs more than it gives, here and in the processes that tests start. What depends on
 # the thread count is probed by `python -m bench invariance` with one and two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import hypothesis
 import pytest
 import torch
 
@@ -29,8 +29,11 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     # An example may take long on a busy machine; none is a measurement.
-    hypothesis.settings.register_profile("hyla", parent=hypothesis.settings.default, deadline=None)
-    hypothesis.settings.load_profile("hyla")
+    with suppress(ImportError):  # a machine with a card may have PyTorch and pytest alone
+        from hypothesis import settings
+
+        settings.register_profile("hyla", parent=settings.default, deadline=None)
+        settings.load_profile("hyla")
     keep_freed_memory()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     backends.use(config.getoption("--backend") or "auto")

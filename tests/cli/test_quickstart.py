@@ -124,6 +124,7 @@ def interrupted(out, data, config, *, at):
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
+        timeout=600,
     )
     return done.stdout, done.returncode
 

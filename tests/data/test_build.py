@@ -131,7 +131,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path, tokenizer_folder):
     # Each process writes 50 pieces more, and is killed when it has the ids of another one.
     out, kills = tmp_path / "killed", (pieces - 1) // 50
     command = [sys.executable, "-c", KILLED, str(out), str(file), str(tokenizer_folder)]
-    ends = [subprocess.run(command).returncode for _ in range(kills + 1)]
+    ends = [subprocess.run(command, timeout=600).returncode for _ in range(kills + 1)]
     assert kills > 1 and ends == [-signal.SIGKILL] * kills + [0]
     assert files_of(open_store(out).folder) == files_of(whole.folder)
 

@@ -211,8 +211,8 @@ def test_an_engine_that_was_changed_comes_back_paused(process, folder):
     assert process.update_weights(folder).result(60)["weights_version"] == 2
     process.resume().result(60)
     kill(process)
-    told = process.status()
-    assert told["state"] == "paused" and told["weights_version"] == 1
+    assert wait_until(lambda: process.status()["state"] == "paused")
+    assert process.status()["weights_version"] == 1
     assert process.resume().result(60)["state"] == "running"
 
 

@@ -74,7 +74,8 @@ def test_a_run_that_ended_anywhere_goes_on_bit_for_bit(folder, whole, where, tmp
 
 
 STOPS = """
-import sys, time
+import signal, sys, time
+signal.alarm(600)
 sys.path[:0] = sys.argv[3:]
 from pathlib import Path
 import torch

@@ -172,7 +172,6 @@ DRIVER = """
 import sys
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
-from types import SimpleNamespace
 from counted_runs import Counting
 from hyla.study.execution import execute_all
 jobs = [Counting("first"), Counting("long", steps=100_000, pause=0.005)]

@@ -13,7 +13,8 @@ from hyla.train.files import held
 from hyla.train.run_state import finished_states
 
 KILLED_RUN = """
-import sys, time
+import signal, sys, time
+signal.alarm(600)
 from pathlib import Path
 from tiny_run import tiny_trainer
 trainer = tiny_trainer(Path(sys.argv[1]))

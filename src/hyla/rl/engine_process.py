@@ -125,8 +125,9 @@ class RolloutProcess(BlockingUse):
     @property
     def _is_well(self) -> bool:
         """Whether the process takes calls and has all that it was given."""
+        is_alive = self.process.is_alive  # before it is counted: a new one is both at once
         is_same = self.process.num_restarts == self._num_restarts
-        return self.process.is_alive and is_same and not self._is_bare and not self._left
+        return is_alive and is_same and not self._is_bare and not self._left
 
     def _recover(self) -> None:
         """Wait for a process that takes requests. One that was only silent for a while has everything still; another

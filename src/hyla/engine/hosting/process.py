@@ -288,7 +288,9 @@ class EngineProcess:
         while child is not None:
             self._read(child)
             with self._lock:
-                self._child, self._trouble, self._back_at = None, "has ended", monotonic() + self._start_seconds
+                self._child = None
+                if not self._is_stopping.is_set():
+                    self._trouble, self._back_at = "has ended", monotonic() + self._start_seconds
             end = child.close()
             if self._is_stopping.is_set():
                 self._lose(HylaError("the engine has stopped"), "cancelled")
