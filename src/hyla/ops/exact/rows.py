@@ -257,10 +257,11 @@ def _weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
 def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """left @ right in their dtype, sums in fp32 (float64), rounded once. No promise of rows: for gradients, optimizers.
 
-    A CPU without bf16 multiplies widened numbers (and so does the portable arithmetic): the library's own way to widen
-    them is ten times slower.
+    A CPU without bf16 multiplies the widened numbers: the library's own way to widen them is ten times slower. (Not in
+    the portable arithmetic, which has one way on all devices.)
     """
-    if left.dtype == torch.bfloat16 and left.device.type == "cpu" and not has_library_layout(left.device, left.dtype):
+    is_portable = backends.is_portable(left.device)
+    if left.dtype == torch.bfloat16 and not is_portable and not _has_bf16_layout():
         return (left.float() @ right.float()).to(left.dtype)
     return left @ right
 
