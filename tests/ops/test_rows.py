@@ -126,6 +126,19 @@ def test_the_gradient_of_linear_is_right_and_packed_weights_have_none():
     assert rows.linear(x_TD[:0], weight).shape == (0, 3)
 
 
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_bf16_products_are_rounded_once_whether_or_not_the_processor_multiplies_them(monkeypatch, has_bf16):
+    monkeypatch.setattr(rows, "_multiplies_bf16", lambda: has_bf16)
+    generator = torch.Generator().manual_seed(6)
+    left, right = (torch.randn(*shape, generator=generator).bfloat16() for shape in ((300, 40), (300, 72)))
+    exact = left.double().t() @ right.double()
+    for found in (rows.weight_gradient(left, right), rows.matmul(left.t(), right)):
+        assert found.dtype == torch.bfloat16
+        assert (
+            (found.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4
+        ).all()  # half a step of bf16, and fp32's sums
+
+
 @settings(max_examples=60)
 @given(
     count=st.integers(1, 600),

@@ -17,6 +17,7 @@ larger than one block.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -62,6 +63,14 @@ def has_library_layout(device: torch.device, dtype: torch.dtype) -> bool:
 def _has_bf16_layout() -> bool:
     """oneDNN computes in bf16 only on processors with AVX-512 (or their like on ARM); elsewhere it refuses the call."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@cache
+def _multiplies_bf16() -> bool:
+    """Whether the processor multiplies bf16. With AVX-512 alone oneDNN widens inside its kernels, at a tenth of the
+    rate of fp32; without it the library behind `@` does, as slowly. (On ARM oneDNN computes in bf16 where both can.)"""
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return _has_bf16_layout() and (torch.cpu._is_avx512_bf16_supported() or not is_x86)
 
 
 def reorder(weight_OD: torch.Tensor) -> torch.Tensor:
@@ -224,7 +233,7 @@ def weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
     """The gradient grad^T x [O, D] of a weight: sums over rows in fp32 (float64), rounded once to their dtype. Dense.
 
     Repeats itself bit for bit. On the CPU this is oneDNN, at twice the rate of the library behind `@` in fp32
-    (docs/log.md); where it has no bf16, the rows are widened.
+    (docs/log.md); where the processor has no bf16, the rows are widened.
     """
     return _weight_gradient(grad_TO, x_TD).contiguous()
 
@@ -242,7 +251,7 @@ def _weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
     """[O, D], dense or as a dense [D, O], by the sizes of both."""
     dtype, device = grad_TO.dtype, grad_TO.device
     has_layout = has_library_layout(device, dtype)
-    if dtype == torch.bfloat16 and device.type == "cpu" and not has_layout:
+    if dtype == torch.bfloat16 and device.type == "cpu" and not (has_layout and _multiplies_bf16()):
         return _weight_gradient(grad_TO.float(), x_TD.float()).to(dtype)
     if not (has_layout and grad_TO.numel() and x_TD.numel()):
         return grad_TO.t() @ x_TD
@@ -257,11 +266,11 @@ def _weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
 def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """left @ right in their dtype, sums in fp32 (float64), rounded once. No promise of rows: for gradients, optimizers.
 
-    A CPU without bf16 multiplies the widened numbers: the library's own way to widen them is ten times slower. (Not in
-    the portable arithmetic, which has one way on all devices.)
+    A CPU without bf16 multiplies the widened numbers: the library's own ways to widen them are ten times slower. (Not
+    in the portable arithmetic, which has one way on all devices.)
     """
     is_portable = backends.is_portable(left.device)
-    if left.dtype == torch.bfloat16 and not is_portable and not _has_bf16_layout():
+    if left.dtype == torch.bfloat16 and not is_portable and not _multiplies_bf16():
         return (left.float() @ right.float()).to(left.dtype)
     return left @ right
 
