@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -366,6 +367,22 @@ def test_shares_are_of_the_questions_that_are_meant():
     mean, low, high, count = share(hybrid, lambda line, answer: answer.turn, 2, full)
     assert (mean, count) == (pytest.approx(-2 / 3), 3) and low == -1 and -0.01 < high <= 0.01
     assert share(hybrid, lambda line, answer: answer.turn, 3) is None
+
+
+def test_a_reader_without_memory_stands_beside_where_it_is_recorded():
+    with_last = {
+        name: [
+            replace(line, answers=[replace(a, last="1" if a.turn == 2 else "2") for a in line.answers])
+            for line in lines
+        ]
+        for name, lines in RESULTS.items()
+    }
+    for table in tables(with_last):
+        assert table[0][-1] == "always the last number"
+    by_turn = tables(with_last)[1]
+    assert [row[-1] for row in by_turn[1:]] == ["0.0%", "100.0%"]
+    assert "reader without memory" in markdown(with_last, dict.fromkeys(with_last, "plainly"), dict.fromkeys(with_last))
+    assert "reader without memory" not in markdown(RESULTS, dict.fromkeys(RESULTS, "plainly"), dict.fromkeys(RESULTS))
 
 
 def test_the_report_has_both_models_and_their_difference():

@@ -2,12 +2,13 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
 from hyla.errors import ConfigError
 from hyla.evals.synthetic.attempts import known_runs
-from hyla.evals.synthetic.plan import Plan
+from hyla.evals.synthetic.plan import Plan, Search
 from hyla.evals.synthetic.results import Result, Score
 from hyla.study.report import AboutSynthetic, Published, write_synthetic_report
 from hyla.study.report.learnt import Learnt
@@ -104,6 +105,52 @@ def test_missing_runs_are_said_and_the_csv_has_the_others(tmp_path):
     assert len(lines) == 80 and {line["file"] for line in lines} == {f"{name}.json" for name in found.results}
     (one,) = (line for line in lines if line["file"].startswith("palindrome-32-kda-0.001-2"))
     assert float(one["best_score"]) == pytest.approx(0.868) and one["steps_to_90"] == ""
+
+
+def test_what_is_not_finished_is_compared_where_all_arms_are_and_says_so():
+    whole = learnt()
+    short = {name: one for name, one in whole.results.items() if not name.startswith(("palindrome-16-kda", "copy"))}
+    page = markdown(Learnt(learnt(must_learn="kda").about, short))
+    assert "**Not finished:** of 1 of 3 tasks and lengths" in page
+    assert not lines_with(page, "| palindrome | best score"), (
+        "the shortest length is not there, so nothing is learnt yet"
+    )
+
+    short = {name: one for name, one in whole.results.items() if not name.startswith("palindrome-32-mamba2")}
+    found = Learnt(whole.about, short)
+    page = markdown(found)
+    (pair,) = (
+        one for one in found.comparisons["palindrome", "best score"] if one.second == "mamba2" and one.first == "kda"
+    )
+    assert list(pair.pairs) == [1.0], "all pairs are of the one length that all arms have"
+    assert lines_with(page, "| kda >= gated_delta |")[0].endswith("| agrees; so far |")
+    assert "Not finished" not in markdown(whole)
+
+
+def test_a_rate_at_the_edge_is_said_where_an_arm_is_named():
+    assert "- The rate of mamba2 is at the edge" in markdown(learnt())
+
+
+def test_machines_are_named():
+    found = learnt()
+    assert "Computed on machines that are not recorded." in markdown(found)
+    first, *_ = found.results
+    named = {name: replace(one, machine="A processor") if name == first else one for name, one in found.results.items()}
+    page = markdown(Learnt(found.about, named))
+    assert "Computed on A processor and machines that are not recorded." in page
+    everywhere = {name: replace(one, machine="A processor") for name, one in found.results.items()}
+    assert "Computed on A processor." in markdown(Learnt(found.about, everywhere))
+
+
+def test_runs_that_a_search_may_ask_for_are_counted():
+    searched = plan().model_copy(update={"search": Search()})
+    page = markdown(Learnt(AboutSynthetic("made-up", "Who learns?", searched), {}))
+    assert "0 of 54 runs are finished (a search may ask for more)" in page
+
+
+def test_what_a_guess_has_stands_in_the_table():
+    page = markdown(learnt())
+    assert len(lines_with(page, "| palindrome | 16 | (the ")) == 1 and len(lines_with(page, "| copy | 16 | (the ")) == 1
 
 
 def test_the_report_is_written_with_its_plots(tmp_path):

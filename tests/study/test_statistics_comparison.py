@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hyla.errors import ConfigError
-from hyla.study.statistics import Point, compare, compare_all, power
+from hyla.study.statistics import Point, all_others, compare, compare_all, power
 from hyla.study.statistics.distributions import t_quantile, t_tails
 from hyla.study.statistics.simulated import Noise, Truth, simulate
 
@@ -96,6 +96,31 @@ def test_values_without_any_scatter_are_judged_by_their_signs():
     assert few.better is None and (few.difference.low, few.difference.high) == (-inf, inf)
     equal = compare(points_of("one", np.ones((5, 3))) + points_of("other", np.ones((5, 3))), "one", "other")
     assert equal.p == 1 and equal.verdict == "inside the noise" and equal.difference.low == 0 == equal.difference.high
+
+
+def test_a_rounding_is_no_scatter_and_signs_that_differ_decide_nothing():
+    """Shares like 0.3 - 0.1 differ in their last bit from seed to seed; a mean of +0.5 and -0.4 has no sign."""
+    low = np.array([[0.1, 0.2, 0.7]])
+    one, other = points_of("one", low + 0.2), points_of("other", low)
+    assert len({a.loss - b.loss for a, b in zip(one, other)}) > 1, "or nothing is tested here"
+    found = compare(one + other, "one", "other", "higher")
+    assert found.better is None and found.p == 2.0**-2 and found.difference.high == inf
+    apart = points_of("one", [[1.0] * 3, [0.1] * 3]) + points_of("other", [[0.5] * 3, [0.5] * 3])
+    found = compare(apart, "one", "other", "higher")
+    assert found.better is None and found.p == 1.0
+
+
+def test_all_other_pairs_are_judged_together_and_with_the_noise_of_all():
+    points = study({"A": SAME, "B": SAME, "C": Truth(2.6, -0.08), "D": SAME}, 1, Noise(0.003, seed=0.005))
+    for noise in ("pair", "arms"):
+        others = all_others(points, "lower", "A", noise)
+        assert [(c.first, c.second) for c in others] == [("B", "C"), ("B", "D"), ("C", "D")]
+        pairs = {(c.first, c.second): c for c in compare_all(points, noise=noise)}
+        for found in others:
+            same = pairs[found.first, found.second]
+            assert found.difference == same.difference and found.p == same.p and found.noise == same.noise
+            assert found.p_family <= same.p_family
+    assert all_others(points, "lower", "X")[0].first == "A", "a reference without points is in no pair"
 
 
 def test_seeds_that_move_together_at_all_budgets_are_told():

@@ -14,7 +14,7 @@ from hyla.study.files import read_study
 from hyla.study.ledger import Ledger
 from hyla.study.mixture import StudySource, first_ids, num_ids
 from hyla.study.plan import SyntheticStudy
-from hyla.study.run_key import FLOPS_TOLERANCE, text_of
+from hyla.study.run_key import FLOPS_TOLERANCE, VERSION, text_of
 from hyla.study.sizes import LADDER, mixers_of
 from hyla.study.stages import progress
 from hyla.study.text import TEXT_IDS, read_text
@@ -229,6 +229,47 @@ def test_an_ablation_may_change_a_table(tmp_path):
     own = '[arms.turned]\nlike = "softmax only"\nchanges = { "softmax.rope" = { rotary_dim = 2, theta = 100.0 } }\n'
     study = study_of(tmp_path, ('"0:1", "1:1"', '"0:1"'), ("[tuning]", f"{own}\n[tuning]"))
     assert study.is_ablation
+
+
+def test_an_arm_may_have_other_start_values_and_nothing_else_of_the_model(tmp_path):
+    def runs(value, field="init_std"):
+        own = f'[arms.other]\nlike = "softmax only"\nchanges = {{ "model.{field}" = {value} }}\n'
+        study = study_of(tmp_path, ('"0:1", "1:1"', '"0:1"'), ("[tuning]", f"{own}\n[tuning]"))
+        assert study.is_ablation
+        return progress(study, Ledger(tmp_path / "runs")).final
+
+    plain, other, *_ = sorted(runs("0.5"), key=lambda run: run.arm)
+    found = {run.arm: run.model_config_made.init_std for run in runs("0.5")}
+    assert found == {"softmax only": 0.02, "other": 0.5} and plain.digest != other.digest
+    assert {run.model_config_made.init_std for run in runs('"width"')} == {0.02, 16**-0.5}
+    with pytest.raises(ConfigError, match=r"change model\.max_len: of the whole model, init_std can be changed"):
+        _ = runs("3", "max_len")[-1].model_config_made
+
+
+PINNED = {
+    "matrix_learning_rate": 1e-3 * 20 / 3,
+    "muon_unit": "matrix",
+    "state_dtype": "fp32",
+    "schedule": "wsd",
+    "warmup_fraction": 0.03,
+    "decay_fraction": 0.7,
+    "final_rate_fraction": 0.05,
+    "average": None,
+    "weight_decay": 0.05,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "momentum": 0.95,
+    "clip_norm": 1.0,
+    "z_loss": 0.0,
+    "mtp_weight": 0.0,
+}
+
+
+def test_what_a_run_trains_with_besides_its_key_is_that_of_this_version(tmp_path):
+    """Results of other defaults are no results of these: who changes one gives runs another VERSION."""
+    run = progress(study_of(tmp_path), Ledger(tmp_path / "runs")).final[0].model_copy(update={"rate": 1e-3})
+    table = run.train_config(100).model_dump(mode="json")
+    assert VERSION == 1 and {name: table[name] for name in PINNED} == PINNED
 
 
 def test_a_search_goes_down_where_every_rate_diverged(tmp_path):

@@ -1,6 +1,7 @@
 """Runs of a study: what they are functions of, and what a kill leaves."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -79,6 +80,12 @@ def test_arms_with_equal_seeds_read_the_same(runs, tmp_path):
 
 def test_a_rate_that_diverges_is_a_result(runs, tmp_path, monkeypatch):
     monkeypatch.setattr("hyla.train.spikes.SpikeWatch.fault", lambda self, loss, norm: "the loss is not finite")
+    found = execute(runs[1], tmp_path / "work")
+    assert found["test_bits"] is None and found["validation_bits"] is None and found["tasks"] == {}
+
+
+def test_weights_that_the_last_step_spoilt_are_a_result_as_well(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("hyla.study.language.scored", lambda *_: {"validation_bits": math.nan, "test_bits": 2.0})
     found = execute(runs[1], tmp_path / "work")
     assert found["test_bits"] is None and found["validation_bits"] is None and found["tasks"] == {}
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_run import RECIPE
 
+from hyla.layers.protocol import CacheSpec, TensorSpec
 from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.train.recipe import full_attention_twin
@@ -86,6 +87,12 @@ def test_the_curves_are_of_both_models_at_every_context_and_leave_them_unpacked(
     assert all(point.ms_per_token > 0 for points in curves.values() for point in points)
     for name, model in models.items():
         assert torch.equal(model(torch.tensor([1]), _batch()), before[name])
+
+
+def test_a_window_keeps_no_more_than_it_reads():
+    spec = CacheSpec((TensorSpec("k", (64, 2, 8), torch.float32, "kv"),), window=32)
+    assert [spec.bytes_at(context) for context in (64, 96, 65536)] == [64 * 64, 96 * 64, 96 * 64]
+    assert CacheSpec(spec.page_tensors).bytes_at(65536) == 65536 * 64
 
 
 def test_each_call_decodes_one_token_after_the_context():

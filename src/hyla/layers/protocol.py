@@ -56,6 +56,11 @@ class CacheSpec:
     def bytes_per_sequence(self) -> int:
         return sum(spec.nbytes for spec in self.slot_tensors)
 
+    def bytes_at(self, context: int) -> int:
+        """Of a sequence of so many tokens: a window keeps the pages that it still reads."""
+        kept = context if self.window is None else min(context, self.window + CHUNK)
+        return self.bytes_per_token * kept + self.bytes_per_sequence
+
 
 LayerCache = Mapping[str, torch.Tensor]
 """The pool's tensors of one layer by spec name: `[pages, *shape]` or `[slots, *shape]`."""

@@ -17,6 +17,8 @@ from hyla.train.model_source import StackRecipe
 RATIO = re.compile(r"(\d+):(\d+)")
 MOST_CHARS = 60
 """Of an arm's name."""
+MODEL, OF_MODEL = "model", ("init_std",)
+"""What changes of the whole model are called by, and its fields that can be changed."""
 UNFIT = frozenset("|$`\\")
 """What tables and plots would take for something else."""
 Placement = Literal["last", "first", "middle", "front", "back"]
@@ -35,7 +37,7 @@ class ArmPlan(Config):
     changes: Changes = Field(default_factory=dict)
     """By module and field, what differs from the study's modules, e.g. { "softmax.output_gate" = false }. Fields are
     those of `models.config`; a field that the module does not have is an error. `false` takes a table out: of
-    "softmax.rope", "softmax.qk_norm"."""
+    "softmax.rope", "softmax.qk_norm". Of the whole model, "model.init_std": a number, or "width", 1 / sqrt(width)."""
 
     @model_validator(mode="after")
     def _one(self):
@@ -170,10 +172,20 @@ def modules_of(size: Size, own: Mapping[str, Mapping[str, Any]], changes: Change
         name, dot, field = key.partition(".")
         if not dot or not field:
             raise ConfigError(f'a change is named module.field, "kda.conv_len" for instance, not {key!r}')
+        if name == MODEL:
+            continue  # `changes_of_model`
         if name not in found:
             raise ConfigError(f"change {key!r}: {name!r} is none of {', '.join(found)}")
         found[name] = {**found[name], field: _or_off(value, found[name], field)}
     return {name: {key: value for key, value in table.items() if value is not None} for name, table in found.items()}
+
+
+def changes_of_model(size: Size, changes: Changes) -> dict[str, Any]:
+    """What an arm changes of the whole model, at a size. Raises ConfigError for what cannot be changed."""
+    found = {key.partition(".")[2]: value for key, value in changes.items() if key.partition(".")[0] == MODEL}
+    if wrong := set(found) - set(OF_MODEL):
+        raise ConfigError(f"change {MODEL}.{min(wrong)}: of the whole model, {', '.join(OF_MODEL)} can be changed")
+    return {field: size.hidden_dim**-0.5 if value == "width" else value for field, value in found.items()}
 
 
 def _or_off(value: Any, table: Mapping[str, Any], field: str) -> Any:
@@ -182,13 +194,19 @@ def _or_off(value: Any, table: Mapping[str, Any], field: str) -> Any:
 
 
 def model_config_of(
-    size: Size, layers: tuple[str, ...], modules: Mapping[str, Mapping[str, Any]], vocab_size: int, max_len: int
+    size: Size,
+    layers: tuple[str, ...],
+    modules: Mapping[str, Mapping[str, Any]],
+    vocab_size: int,
+    max_len: int,
+    of_model: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
-    """A model: in each layer its mixer and the channel mixer. Raises ConfigError for fields that are unknown."""
+    """A model: in each layer its mixer and the channel mixer. of_model: `changes_of_model`. Raises ConfigError for
+    fields that are unknown."""
     missing = sorted({*layers, "mlp"} - set(modules))
     if missing:
         raise ConfigError(f"layers name {missing[0]!r}, which is none of {', '.join(sorted(modules))}")
     used = {name: dict(modules[name]) for name in dict.fromkeys((*layers, "mlp"))}
     stack = StackRecipe(hidden_dim=size.hidden_dim, modules=used, layers=tuple(f"{name} mlp" for name in layers))
-    keys = {**stack.keys(), "vocab_size": vocab_size, "max_len": max_len}
+    keys = {**stack.keys(), "vocab_size": vocab_size, "max_len": max_len, **(of_model or {})}
     return family_of("hyla").config_from_hf(keys)

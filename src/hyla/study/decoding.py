@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import torch
+
 from hyla.models.initialize import initialize
+from hyla.models.state import cast
 from hyla.models.trunk import Model
-from hyla.study.arms import Arm, file_name, model_config_of, modules_of
+from hyla.study.arms import Arm, changes_of_model, file_name, model_config_of, modules_of
 from hyla.study.ledger import Ledger
 from hyla.study.machine import machine
 from hyla.study.plan import LanguageStudy
@@ -16,6 +19,7 @@ from hyla.study.run_key import MAX_LEN
 from hyla.study.sizes import Size
 from hyla.study.text import TEXT_IDS
 from hyla.train.files import replace_json
+from hyla.train.precision import DTYPES
 from hyla.train.twin import decode_curves
 
 VERSION = 1
@@ -33,6 +37,7 @@ def key(study: LanguageStudy, arm: Arm) -> dict:
         "changes": arm.changes,
         "size": size.model_dump(),
         "contexts": list(study.decode_contexts),
+        "dtype": study.dtype,
         **({"modules": study.modules} if study.modules else {}),
     }
 
@@ -59,8 +64,9 @@ def measure(study: LanguageStudy, ledger: Ledger) -> None:
     models: dict[str, Model] = {}
     for arm in study.all_arms:
         modules = modules_of(size, study.modules, arm.changes)
-        config = model_config_of(size, arm.layers(size), modules, TEXT_IDS, MAX_LEN)
-        models[arm.name] = initialize(Model(config), 0).eval()
+        of_model = changes_of_model(size, arm.changes)
+        config = model_config_of(size, arm.layers(size), modules, TEXT_IDS, MAX_LEN, of_model)
+        models[arm.name] = cast(initialize(Model(config), 0), DTYPES[study.dtype]).eval()
     curves = decode_curves(models, study.decode_contexts, rounds=ROUNDS)
     seconds = (time.perf_counter() - started) / len(models)
     ledger.folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +76,7 @@ def measure(study: LanguageStudy, ledger: Ledger) -> None:
             ms_per_token={str(point.context): point.ms_per_token for point in points},
             cache_bytes={str(point.context): point.cache_bytes for point in points},
             machine=machine(),
+            threads=torch.get_num_threads(),
             seconds=seconds,
         )
         replace_json(file_of(ledger, arm), {"run": key(study, arm), **figures.model_dump(mode="json")})

@@ -19,6 +19,8 @@ from hyla.train.loop import Trainer
 from hyla.train.metrics import StepMetrics
 
 CURVE_POINTS = 40
+DIVERGED = {"validation_bits": None, "test_bits": None}
+"""Scores of a run that has none."""
 
 
 def execute(run: LanguageRun, work: Path) -> dict[str, Any]:
@@ -37,10 +39,13 @@ def execute(run: LanguageRun, work: Path) -> dict[str, Any]:
     try:
         trainer.run(lambda line: progress.tell(line.step, run.steps, line.tokens), progress.is_stopped)
     except DivergedError:  # a result, too: of a rate that is too high
-        return _result(run, trainer, {"validation_bits": None, "test_bits": None})
+        return _result(run, trainer, DIVERGED)
     if trainer.finished_steps < run.steps:
         raise Stopped
-    return _result(run, trainer, scored(run, trainer.model, text))
+    scores = scored(run, trainer.model, text)
+    if not (math.isfinite(scores["validation_bits"]) and math.isfinite(scores["test_bits"])):
+        return _result(run, trainer, DIVERGED)  # its last step spoilt the weights
+    return _result(run, trainer, scores)
 
 
 def trainer_of(run: LanguageRun, work: Path, steps: int | None = None) -> Trainer:

@@ -68,6 +68,8 @@ class DecodeFigures(Config):
     """By the tokens of the context, bytes that are kept of it."""
     machine: str = ""
     """What computed it."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Of the measurement; None: not recorded."""
     seconds: Seconds = 0.0
     """Of the measurement."""
 

@@ -15,7 +15,7 @@ from hyla.errors import ConfigError
 from hyla.evals.synthetic import AnyTask
 from hyla.evals.synthetic.plan import HIGHEST_MATRIX_RATE, MATRIX_RATE
 from hyla.models.config import Count, DerivingConfig, ModelConfig
-from hyla.study.arms import file_name, model_config_of, modules_of
+from hyla.study.arms import changes_of_model, file_name, model_config_of, modules_of
 from hyla.study.mixture import num_ids, text_lengths
 from hyla.study.sizes import Size
 from hyla.study.text import Text, read_text
@@ -95,7 +95,8 @@ class LanguageRun(DerivingConfig):
         """The model. Raises ConfigError, which names the arm, for fields that do not fit together."""
         try:
             modules = modules_of(self.size, self.modules, self.changes)
-            return model_config_of(self.size, self.layers, modules, self.vocab_size, MAX_LEN)
+            of_model = changes_of_model(self.size, self.changes)
+            return model_config_of(self.size, self.layers, modules, self.vocab_size, MAX_LEN, of_model)
         except ConfigError as error:
             raise ConfigError(f"arm {self.arm!r}: {error}") from None
 

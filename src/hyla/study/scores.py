@@ -106,11 +106,5 @@ def _number(figure: float | list[float]) -> float:
 
 def cache_bytes(model: Model) -> dict[str, int]:
     """By context, what decoding keeps of one sequence."""
-    specs, found = model.cache_specs(), {}
-    for context in CACHE_CONTEXTS:
-        total = 0
-        for spec in specs:
-            seen = context if spec.window is None else min(context, spec.window + FIRST_BUCKET)
-            total += spec.bytes_per_token * seen + spec.bytes_per_sequence
-        found[str(context)] = total
-    return found
+    specs = model.cache_specs()
+    return {str(context): sum(spec.bytes_at(context) for spec in specs) for context in CACHE_CONTEXTS}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hyla.evals.synthetic.learning import learnt
 from hyla.evals.synthetic.plan import Run
 from hyla.study.execution.progress import Progress, Stopped
+from hyla.study.machine import machine
 
 
 def execute(run: Run, work: Path) -> dict[str, Any]:
@@ -23,4 +24,4 @@ def execute(run: Run, work: Path) -> dict[str, Any]:
     )
     if result is None:
         raise Stopped
-    return {"run": run.model_dump(mode="json"), **asdict(result)}
+    return {"run": run.model_dump(mode="json"), **asdict(replace(result, machine=machine()))}

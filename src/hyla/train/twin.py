@@ -52,7 +52,7 @@ class Decoder:
     def __init__(self, model: Model, context: int, num_tokens: int):
         self.model = model
         specs = model.cache_specs()
-        self.cache_bytes = sum(spec.bytes_per_token * context + spec.bytes_per_sequence for spec in specs)
+        self.cache_bytes = sum(spec.bytes_at(context) for spec in specs)
         self.cache = Cache(specs, num_pages=-(-(context + num_tokens) // CHUNK), num_slots=1, device=model.device)
         self.sequence = self.cache.open()
         self.cache.batch([(self.sequence, context)])

@@ -21,6 +21,9 @@ Share = tuple[float, float, float, int]
 
 AGES = ((0, "in the same turn"), (1, "1 turn before"), (3, "2 to 3 turns before"), (1 << 30, "4 turns before or more"))
 
+LAST = "always the last number"
+"""Of a reader without memory, who says the number that was said last before the question."""
+
 KINDS_AND_AGES: dict[Hashable, str] = {
     (kind, is_new): f"{kind}, said in {'the same turn' if is_new else 'a turn before'}"
     for kind in KINDS
@@ -47,14 +50,17 @@ def table(results: Results, title: str, key: Key, values: Mapping[Hashable, str]
     """A row for each value that questions have, a column for each model, and the difference where there are two."""
     names = list(results)
     first, *others = results.values()
-    rows = [[title, "questions", *names, *["difference"] * len(others)]]
+    has_last = all(answer.last for line in first for answer in line.answers)
+    rows = [[title, "questions", *names, *["difference"] * len(others), *([LAST] if has_last else [])]]
     for value, shown in values.items():
         found = [share(lines, key, value) for lines in results.values()]
         if found[0] is None:
             continue
         cells = [_shown(one) for one in found if one is not None]
         differences = [_shown(share(first, key, value, other), "+") for other in others]
-        rows.append([shown, str(found[0][3]), *cells, *differences])
+        asked = [answer for line in first for answer in line.answers if key(line, answer) == value]
+        last = f"{sum(answer.last == answer.wanted for answer in asked) / len(asked):.1%}"
+        rows.append([shown, str(found[0][3]), *cells, *differences, *([last] if has_last else [])])
     return rows
 
 
@@ -91,6 +97,7 @@ def markdown(results: Results, forms: Mapping[str, str], prices: Mapping[str, Pr
     shown = "\n\n".join(map(as_markdown, tables(results)))
     told = "\n".join(f"- {name}: {forms[name]}. {_whole(lines)}" for name, lines in results.items())
     difference = " Differences are of the same questions." if len(results) > 1 else ""
+    last = f' "{LAST[:1].upper()}{LAST[1:]}" is what a reader without memory has right.' if LAST in shown else ""
     price = next((one for one in prices.values() if one is not None), None)
     priced = "" if price is None else f" Price: at {price.told}."
     return f"""# Conversations of many turns
@@ -98,7 +105,7 @@ def markdown(results: Results, forms: Mapping[str, str], prices: Mapping[str, Pr
 {shown}
 
 Share of questions whose answer has the wanted number and no other one of the conversation's, in brackets the 95% \
-bootstrap interval over conversations.{difference}
+bootstrap interval over conversations.{difference}{last}
 
 {told}
 

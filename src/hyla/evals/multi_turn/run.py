@@ -52,7 +52,8 @@ class MultiTurnRequest(Config):
 @dataclass(frozen=True)
 class Answer:
     """A turn's question and what was answered, without reasoning. tokens, cached_tokens: of its prompt, all that was
-    said so far. answer_tokens: all that were drawn. seconds and flops: as `evals.costs.Spent` has them."""
+    said so far. answer_tokens: all that were drawn. seconds and flops: as `evals.costs.Spent` has them. last: the
+    number that was said last before the question; "": not recorded."""
 
     turn: int
     age: int
@@ -66,6 +67,7 @@ class Answer:
     answer_tokens: int
     seconds: float
     flops: float
+    last: str = ""
 
     @property
     def is_right(self) -> bool:
@@ -231,6 +233,7 @@ class MultiTurn:
                 usage.completion_tokens,
                 seconds,
                 item_flops(self.engine.model.config, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens),
+                question.numbers[-1],
             )
         )
         one.ids += self.form.closed(done.token_ids, done.finish_reason == "stop")

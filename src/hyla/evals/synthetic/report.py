@@ -8,6 +8,7 @@ from statistics import mean
 
 from hyla.evals.pages import share, table
 from hyla.evals.synthetic.attempts import Attempt, attempts
+from hyla.evals.synthetic.guesses import best_guess
 from hyla.evals.synthetic.plan import Plan
 from hyla.evals.synthetic.results import Result, Score
 from hyla.evals.synthetic.turns import Turns
@@ -15,6 +16,10 @@ from hyla.evals.synthetic.turns import Turns
 LEARNT = 0.9
 """Share of right answers from which on a task counts as learnt, for the steps that it took."""
 PICTURES = {"peaks.png": "best scores by length", "curves.png": "scores while learning, the mean over seeds"}
+
+GUESSES = """Rows in brackets: what is right if always that one of the values read so far is said (the best of the \
+first, the last and the most frequent one). An arm near it has learnt which tokens are values, not which belongs to \
+what."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,18 @@ def _diverged(row: Row) -> str:
     return f" ({row.diverged} of {len(row.peaks)} seeds diverged)" if row.diverged else ""
 
 
+def guess_cells(plan: Plan) -> list[list[str]]:
+    """For each task a row under `titles`: what is right if always one of the values that were read is said."""
+    lines = []
+    for task in plan.tasks:
+        guess, turns = best_guess(task), task.turns if isinstance(task, Turns) else None
+        length = f"{task.length:,}" if turns is None else f"{task.length:,} ({turns} turns)"
+        lines.append(
+            [task.kind, length, f"({guess.value} value)", "", f"{guess.share:.1%}", *[""] * (len(titles(plan)) - 5)]
+        )
+    return lines
+
+
 def titles(plan: Plan) -> list[str]:
     """Of the columns."""
     lengths = [f"right at {length}" for length in plan.test_lengths]
@@ -157,7 +174,8 @@ def how(plan: Plan) -> str:
 
 def markdown(plan: Plan, found: Sequence[Row]) -> str:
     """The report as a page. The pictures that it shows are those of `plots.draw`."""
-    parts = ["# Learnt from scratch", table([titles(plan), *(cells(row) for row in found)]), how(plan)]
+    lines = [*(cells(row) for row in found), *guess_cells(plan)]
+    parts = ["# Learnt from scratch", table([titles(plan), *lines]), f"{how(plan)} {GUESSES}"]
     if found:
         parts += [by_length(found), *(f"![{text}]({file})" for file, text in PICTURES.items())]
     return "\n\n".join(part for part in parts if part) + "\n"

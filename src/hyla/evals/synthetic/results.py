@@ -25,13 +25,15 @@ class Score:
 @dataclass(frozen=True)
 class Result:
     """What a run found. by_length: accuracy of the last model at other lengths. seconds: of its training steps.
-    diverged: its loss was no number any more, and the curve ends before."""
+    diverged: its loss was no number any more, and the curve ends before. machine: what computed it, in words; "": not
+    recorded."""
 
     curve: list[Score]
     by_length: dict[str, float]
     parameters: int
     seconds: float
     diverged: bool = False
+    machine: str = ""
 
     @property
     def peak(self) -> float:
@@ -57,7 +59,8 @@ def read_result(file: Path) -> Result:
     found = read_json(file)
     try:
         curve = [Score(**score) for score in found["curve"]]
-        return Result(curve, found["by_length"], found["parameters"], found["seconds"], found.get("diverged", False))
+        fields = {name: found[name] for name in ("by_length", "parameters", "seconds")}
+        return Result(curve, **fields, diverged=found.get("diverged", False), machine=found.get("machine", ""))
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"{file} is no result of a synthetic task: {error}; move it away to run it again"

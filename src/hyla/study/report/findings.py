@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from hyla.errors import ConfigError
+from hyla.evals.synthetic import AnyTask
 from hyla.study.report.about import About
 from hyla.study.report.cells import Cell, cells
 from hyla.study.report.costs import ArmCost, arm_costs, costs_of
@@ -22,6 +26,7 @@ from hyla.study.statistics import (
     NotFitted,
     Point,
     Recommendation,
+    all_others,
     compare_all,
     crossing,
     efficiency,
@@ -89,10 +94,8 @@ class Findings:
 
     @cached_property
     def pairs(self) -> tuple[Comparison, ...]:
-        """All pairs of arms."""
-        if len({point.arm for point in self.points}) < 2:
-            return ()
-        return compare_all(self.points, noise=self.about.noise)
+        """All pairs of arms: those with the reference as in `comparisons`, the others judged together."""
+        return (*self.comparisons, *all_others(self.points, "lower", self.about.reference, self.about.noise))
 
     @cached_property
     def laws(self) -> dict[LawKind, dict[str, Law | NotFitted]]:
@@ -113,6 +116,15 @@ class Findings:
                     )
                     found.append(Beside(arm, kind, *both))
         return found
+
+    @cached_property
+    def task_tables(self) -> dict[str, AnyTask]:
+        """By name, the tasks that the runs' keys say, where they do."""
+        tables: dict[str, Any] = {}
+        for cell in self.cells.values():
+            for name in ("tasks", "test_tasks"):
+                tables |= (cell.runs[0].run.rest.get(name) or {}) if cell.runs else {}
+        return {name: TypeAdapter(AnyTask).validate_python(table) for name, table in tables.items()}
 
     @cached_property
     def tasks(self) -> tuple[TaskScores, ...]:

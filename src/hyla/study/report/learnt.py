@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import mean
 
 from hyla.errors import ConfigError
-from hyla.evals.synthetic.attempts import known_runs
+from hyla.evals.synthetic.attempts import attempts, known_runs
 from hyla.evals.synthetic.plan import Plan, Run
 from hyla.evals.synthetic.report import LEARNT, Row, rows
 from hyla.evals.synthetic.results import Result
@@ -55,18 +55,36 @@ class Learnt:
         """All that are known by now."""
         return known_runs(self.about.plan, self.results)
 
+    @property
+    def num_runs(self) -> int:
+        """With those that are known by number only, since their rates are not chosen yet."""
+        return len(self.runs) + sum(each.num_unknown for each in attempts(self.about.plan, self.results))
+
     @cached_property
     def rows(self) -> list[Row]:
         """Of arms of which no run is missing."""
         return rows(self.about.plan, self.results)
 
     @cached_property
+    def whole_places(self) -> set[int]:
+        """Tasks, by their place among the plan's, of which every arm has a row."""
+        arms = {
+            place: {row.arm for row in self.rows if row.place == place} for place in range(len(self.about.plan.tasks))
+        }
+        return {place for place, its in arms.items() if its == set(self.about.plan.arms)}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no run is missing."""
+        return len(self.whole_places) == len(self.about.plan.tasks)
+
+    @cached_property
     def kinds(self) -> list[str]:
-        """Kinds of tasks that are learnt at their shortest length."""
+        """Kinds of tasks that are learnt at their shortest length, as far as is known by now."""
         found = []
-        for kind in dict.fromkeys(row.task for row in self.rows):
-            its = [row for row in self.rows if row.task == kind]
-            shortest = [row for row in its if row.length == min(row.length for row in its)]
+        for kind in dict.fromkeys(task.kind for task in self.about.plan.tasks):
+            length = min(task.length for task in self.about.plan.tasks if task.kind == kind)
+            shortest = [row for row in self.rows if row.task == kind and row.length == length]
             judges = [row for row in shortest if self.about.must_learn in (None, row.arm) and not row.diverged]
             if any(row.peak > self.about.learnt_at for row in judges):
                 found.append(kind)
@@ -74,10 +92,11 @@ class Learnt:
 
     @cached_property
     def comparisons(self) -> dict[tuple[str, str], tuple[Comparison, ...]]:
-        """By kind (or `ALL`) and measure, all pairs of arms, lengths together."""
+        """By kind (or `ALL`) and measure, all pairs of arms, lengths together: those of which every arm is finished."""
         found = {}
+        rows = [row for row in self.rows if row.place in self.whole_places and row.task in self.kinds]
         for kind in [*self.kinds, *([ALL] if len(self.kinds) > 1 else [])]:
-            its = [row for row in self.rows if row.task in self.kinds and kind in (row.task, ALL) and not row.diverged]
+            its = [row for row in rows if kind in (row.task, ALL) and not row.diverged]
             if len({row.arm for row in its}) > 1:
                 for measure in MEASURES:
                     found[kind, measure] = compare_all(self._points(its, measure), "higher")
@@ -104,6 +123,10 @@ class Learnt:
             shares.append(last)
         return mean(shares) if shares else next(iter(by_step.values()), 0.0)
 
+    def edges(self, kind: str) -> set[str]:
+        """Arms whose rate at a task of that kind (or at any, `ALL`) is the lowest or highest that was tried."""
+        return {row.arm for row in self.rows if row.is_at_edge and kind in (row.task, ALL)}
+
     def judge(self, claim: Claim) -> tuple[str, str]:
         """A published claim beside ours: by the best score, with what the curve says."""
         kind = claim.task or (ALL if len(self.kinds) > 1 else next(iter(self.kinds), ALL))
@@ -113,12 +136,11 @@ class Learnt:
                 if {pair.first, pair.second} == {claim.better, claim.worse} and pair.difference is not None:
                     told.append(f"{measure}: {oriented(pair, claim.better)}")
                     verdict = verdict_on(claim, pair.better) if measure == MEASURES[0] else verdict
-        edges = {row.arm for row in self.rows if row.is_at_edge and kind in (row.task, ALL)} & {
-            claim.better,
-            claim.worse,
-        }
+        edges = self.edges(kind) & {claim.better, claim.worse}
         if told and edges:
             verdict += f"; rate of {named(sorted(edges))} at the edge"
+        if told and not self.is_whole:
+            verdict += "; so far"
         return "; ".join(told) or NOTHING, verdict
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hyla.evals.pages import table
 from hyla.evals.synthetic.plots import draw
-from hyla.evals.synthetic.report import LEARNT, PICTURES, by_length, cells, how, titles
+from hyla.evals.synthetic.report import GUESSES, LEARNT, PICTURES, by_length, cells, guess_cells, how, titles
 from hyla.evals.synthetic.results import Result
 from hyla.study.report.formats import NOTHING, interval, layers, named
 from hyla.study.report.learnt import ALL, MEASURES, AboutSynthetic, Learnt, oriented
@@ -56,12 +56,24 @@ def _answer(found: Learnt) -> str:
     pairs = found.comparisons.get((kind, MEASURES[0]), ())
     decided = [pair for pair in pairs if pair.better is not None]
     lines = [f"- {pair.better} is better than {_other(pair)} ({oriented(pair, pair.better or '')})" for pair in decided]
+    if edges := found.edges(kind) & {arm for pair in decided for arm in (pair.first, pair.second)}:
+        lines.append(f"- The rate of {named(sorted(edges))} is at the edge: with a better one it may do better.")
     open_ones = [f"{pair.first} and {pair.second}" for pair in pairs if pair.better is None]
     if open_ones:
         lines.append(f"- Inside the noise: {named(open_ones)}.")
     if not pairs:
-        lines = ["- Nothing can be compared: no task is learnt, or runs of all arms but one are missing."]
-    return f"## Answer\n\nBest scores, {kind} and lengths together:\n\n" + "\n".join(lines)
+        why = "no task is learnt" if found.whole_places else "of no task have all arms finished"
+        lines = [f"- Nothing can be compared: {why}."]
+    head = "" if found.is_whole else _unfinished(found)
+    return f"## Answer\n\n{head}Best scores, {kind} and lengths together:\n\n" + "\n".join(lines)
+
+
+def _unfinished(found: Learnt) -> str:
+    whole, wanted = len(found.whole_places), len(found.about.plan.tasks)
+    return (
+        f"**Not finished:** of {whole} of {wanted} tasks and lengths all arms have all their runs, and only these are "
+        "compared. What follows is what there is so far.\n\n"
+    )
 
 
 def _other(pair: Comparison) -> str:
@@ -78,9 +90,13 @@ def _method(found: Learnt) -> str:
         f"Tasks: {named(f'{task.kind} of {task.length}' for task in plan.tasks)} tokens.",
         f"Learning rates {named(f'{rate:g}' for rate in plan.rates)}{_further(found)}; which one counts is said below.",
         f"Seeds {named(plan.seeds)}: start values and examples, the same for all arms.",
-        f"{done} of {len(found.runs)} runs are finished, {hours:.1f} hours of training.",
+        f"{done} of {found.num_runs} runs are finished{_more(found)}, {hours:.1f} hours of training.",
     ]
     return "## Method\n\n" + "\n".join(f"- {line}" for line in [*lines, *filter(None, [found.about.notes.strip()])])
+
+
+def _more(found: Learnt) -> str:
+    return " (a search may ask for more)" if found.num_runs > len(found.runs) else ""
 
 
 def _further(found: Learnt) -> str:
@@ -102,11 +118,12 @@ def _marked_table(found: Learnt) -> str:
             if (task.kind, task.length, arm) not in whole:
                 absent = [NOTHING] * (len(titles(plan)) - 4)
                 lines.append([task.kind, str(task.length), arm, "incomplete", *absent])
+    lines += guess_cells(plan)
     who = "some arm's" if found.about.must_learn is None else f"{found.about.must_learn}'s"
     rule = (
         f"A kind of task counts as learnt where {who} best score, mean over seeds, is over {found.about.learnt_at:.0%} "
         'at its shortest length; elsewhere rows say "not learnt" and are not compared. Nor are rows of which a seed '
-        "diverged."
+        f"diverged. {GUESSES}"
     )
     return table([titles(plan), *lines]) + f"\n\n{rule}"
 
@@ -132,8 +149,9 @@ def _differences(found: Learnt) -> str:
 {table([["task", "measure", "arms", "difference", "by seeds alone", "verdict"], *lines])}
 
 Share of right answers, of equal seeds, mean over lengths, with its own 95% interval, and with the one from one value \
-per seed (wider, and right whatever a seed's runs have in common); the verdicts of a task and measure are judged \
-together (Holm). "While learning": the mean over all steps, larger the sooner a task is learnt."""
+per seed (mostly wider, and right whatever a seed's runs have in common, such as start values; no verdict goes by it). \
+The verdicts of a task and measure are judged together (Holm). "While learning": the mean over all steps, larger the \
+sooner a task is learnt."""
 
 
 def _limits(found: Learnt) -> str:
@@ -143,9 +161,15 @@ def _limits(found: Learnt) -> str:
         f"Tasks of at most {longest:,} tokens, at most {tokens / 1e6:.1f}M training tokens a run, {len(plan.seeds)} "
         "seeds: an arm that did not learn here may learn with more.",
         "Made-up tasks: an arm that is better at one is not thereby better at language.",
-        "One machine and one optimizer; the rates that were tried are all that is known of rates.",
+        f"One optimizer; the rates that were tried are all that is known of rates. {_machines(found)}",
     ]
     return "## What this does not show\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _machines(found: Learnt) -> str:
+    known = sorted({result.machine for result in found.results.values() if result.machine})
+    others = any(not result.machine for result in found.results.values())
+    return f"Computed on {named([*known, *(['machines that are not recorded'] if others else [])])}."
 
 
 def _runs(found: Learnt) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from hyla.study.report.about import About
 from hyla.study.report.cells import Cell
 from hyla.study.report.intervals import seed_mean
-from hyla.study.statistics import Comparison, Interval, Point, compare_all
+from hyla.study.statistics import Comparison, Interval, Point, all_others, compare_all
 
 RULE = """A task counts as learnt at a budget where the mean of some arm is over {share:.0%}; of a task at several \
 settings ("turns-2", "turns-8"), where the mean of {reference} is so at the lowest. Elsewhere the table says "not \
@@ -39,8 +39,9 @@ class TaskScores:
 
     @cached_property
     def pairs(self) -> tuple[Comparison, ...]:
-        """All pairs of arms, where the task is learnt."""
-        return compare_all(self._counted, "higher") if len({point.arm for point in self._counted}) > 1 else ()
+        """All pairs of arms, where the task is learnt: those with the reference as in `comparisons`, the others judged
+        together."""
+        return (*self.comparisons, *all_others(self._counted, "higher", self.reference))
 
     @property
     def _counted(self) -> list[Point]:

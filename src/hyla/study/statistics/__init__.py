@@ -3,7 +3,7 @@
 Pure functions of points; no files, no torch. What is computed, and why so: docs/study-statistics.md.
 """
 
-from hyla.study.statistics.comparison import Comparison, compare, compare_all
+from hyla.study.statistics.comparison import Comparison, all_others, compare, compare_all
 from hyla.study.statistics.efficiency import Crossing, Efficiency, crossing, efficiency
 from hyla.study.statistics.laws import Law, LawKind, NotFitted, fit_law, fit_laws
 from hyla.study.statistics.points import Better, Interval, NoiseOf, Point
@@ -24,6 +24,7 @@ __all__ = [
     "NotFitted",
     "Point",
     "Recommendation",
+    "all_others",
     "compare",
     "compare_all",
     "crossing",

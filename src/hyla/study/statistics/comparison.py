@@ -42,7 +42,7 @@ class Comparison:
         the same seeds, else None). If it is small, budgets are not independent and the verdict is surer than it should
         be; `by_seeds` is not.
     by_seeds: the same difference with its own 95% interval from one value per seed, its mean over budgets: it holds
-        whatever a seed's differences have in common, and is much wider for it.
+        whatever a seed's differences have in common, and is mostly wider for it; no verdict goes by it.
     pairs: FLOPs -> number of paired seeds; budgets with fewer than two are left out everywhere.
     better: the better arm's name, or None: inside the noise, or not compared.
     verdict: "A is better", "B is better", "inside the noise", or "not compared: why".
@@ -90,6 +90,16 @@ def compare_all(
         names = list(combinations(arms, 2))
     else:
         names = [(arm, _known(arms, reference)) for arm in arms if arm != reference]
+    return tuple(_judged([_Pair(first, second, arms, noise) for first, second in names], measure))
+
+
+def all_others(
+    points: Iterable[Point], measure: Better, reference: str, noise: NoiseOf = "pair"
+) -> tuple[Comparison, ...]:
+    """All pairs of arms without `reference`, judged together: beside `compare_all` with that reference, so that no pair
+    has two verdicts. Noise as there, that of `reference` included."""
+    arms = by_arm(points)
+    names = [(first, second) for first, second in combinations(arms, 2) if reference not in (first, second)]
     return tuple(_judged([_Pair(first, second, arms, noise) for first, second in names], measure))
 
 

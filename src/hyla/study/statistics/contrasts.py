@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import comb, inf, sqrt
 
 import numpy as np
 
 from hyla.study.statistics.distributions import t_quantile, t_tails
 from hyla.study.statistics.points import Interval
 
+ROUNDING = 1e-12
+"""Losses and shares of right answers that differ by no more are equal: differences of equal ones leave 1e-16."""
+
 
 @dataclass(frozen=True)
 class Contrast:
-    """estimate: the sum. error: its standard error. df: degrees of freedom. pairs: how many values it is made of."""
+    """estimate: the sum. error: its standard error. df: degrees of freedom. above, below: how many of the values that
+    it is made of pull it up and down."""
 
     estimate: float
     error: float
     df: float
-    pairs: int
+    above: int
+    below: int
 
     @property
     def p(self) -> float:
         """Two-sided p of "the true sum is zero": Student's t; where no value differs from its budget's mean, the sign
-        test's smallest, 2^(1 - pairs)."""
+        test's, 2^(1 - n) for n values of one sign; 1 where the sum does not have the sign of most values."""
         if self.error > 0:
             return t_tails(self.estimate / self.error, self.df)
-        return 2.0 ** (1 - self.pairs) if self.estimate else 1.0
+        fewer, n = min(self.above, self.below), self.above + self.below
+        if not self.estimate or (self.estimate > 0) != (self.above > self.below):
+            return 1.0
+        return min(1.0, 2.0 ** (1 - n) * sum(comb(n, k) for k in range(fewer + 1)))
 
     def interval(self, level: float = 0.95) -> Interval:
         """The sum with its interval; it leaves out zero exactly where p is below 1 - level."""
@@ -48,7 +56,7 @@ class Scatter:
 
 def own_scatter(values: np.ndarray) -> Scatter:
     """From the values themselves, float64 [seeds], two or more."""
-    return Scatter(float(values.var(ddof=1)), len(values) - 1)
+    return Scatter(float(values.var(ddof=1)) if np.ptp(values) > ROUNDING else 0.0, len(values) - 1)
 
 
 def contrast(values: Sequence[np.ndarray], weights: np.ndarray, scatters: Sequence[Scatter]) -> Contrast:
@@ -60,7 +68,13 @@ def contrast(values: Sequence[np.ndarray], weights: np.ndarray, scatters: Sequen
     parts = weights**2 * np.array([scatter.variance for scatter in scatters]) / counts
     estimate = float(weights @ np.array([v.mean() for v in values]))
     df = float(degrees_of_freedom(parts, np.array([scatter.df for scatter in scatters])))
-    return Contrast(estimate, sqrt(float(parts.sum())), df, int(counts.sum()))
+    pulls = np.concatenate([weight * v for weight, v in zip(weights, values)])
+    return _contrast(estimate, sqrt(float(parts.sum())), df, pulls)
+
+
+def _contrast(estimate: float, error: float, df: float, pulls: np.ndarray) -> Contrast:
+    above, below = int((pulls > ROUNDING).sum()), int((pulls < -ROUNDING).sum())
+    return Contrast(estimate if abs(estimate) > ROUNDING else 0.0, error, df, above, below)
 
 
 def by_seeds(table: np.ndarray) -> Contrast:
@@ -69,7 +83,7 @@ def by_seeds(table: np.ndarray) -> Contrast:
     table: float64 [budgets, seeds].
     """
     means = table.mean(0)
-    return Contrast(float(means.mean()), float(means.std(ddof=1)) / sqrt(len(means)), len(means) - 1, table.size)
+    return _contrast(float(means.mean()), sqrt(own_scatter(means).variance / len(means)), len(means) - 1, table.ravel())
 
 
 def degrees_of_freedom(parts: np.ndarray, free: np.ndarray) -> np.ndarray:

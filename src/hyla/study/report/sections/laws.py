@@ -50,8 +50,17 @@ def _beside(found: Findings) -> str:
     return (
         table([titles, *lines])
         + f"\n\nHow many times the arm's FLOPs {reference} needs for the loss that the arm's law has at the largest "
-        "budget they share; over 1, the arm saves."
+        "budget they share; over 1, the arm saves. These intervals and crossings are by the laws alone, each arm and "
+        f"each place by itself: what is better than {reference}, all arms together, is said by the differences above."
+        + _undecided(found)
     )
+
+
+def _undecided(found: Findings) -> str:
+    """Of arms that have a law and no verdict."""
+    open_ones = {one.first for one in found.comparisons if one.better is None} & {beside.arm for beside in found.beside}
+    names = [arm for arm in found.about.arms if arm in open_ones]
+    return f" There, inside the noise: {named(names)}." if names else ""
 
 
 def _ratio(found: Efficiency) -> str:

@@ -11,8 +11,8 @@ from hyla.study.statistics import Comparison, smallest_difference
 
 POWER = 0.8
 SEEDS = """\
-"By seeds alone" is the interval from one value per seed, its mean over budgets: much wider, and right whatever a \
-seed's runs at several budgets have in common."""
+"By seeds alone" is the interval from one value per seed, its mean over budgets: mostly wider, and right whatever a \
+seed's runs at several budgets have in common. It is of one comparison alone, and no verdict goes by it."""
 DRIFT = 0.05
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from hyla.evals.pages import table
+from hyla.evals.synthetic.guesses import Guess, best_guess
 from hyla.study.report.findings import Findings
 from hyla.study.report.formats import NOTHING, flops, interval, named
 from hyla.study.report.tasks import RULE, TaskScores, change_per_doubling, families
 from hyla.study.statistics import Comparison, Interval
 
+GUESSES = """Last row: what is right if always one of the values read so far is said, in brackets the one of the \
+first, the last and the most frequent that is right most often. An arm near it has learnt which tokens are values, not \
+which belongs to what."""
 KINDS = {
     "recall": "recall",
     "mqar": "recall",
@@ -25,11 +29,14 @@ def tasks(found: Findings) -> str:
         return ""
     names = [task.name for task in found.tasks]
     lines = [[found.arm_name(arm), *(_score(task, arm, budget) for task in found.tasks)] for arm in found.about.arms]
+    guesses = {name: best_guess(task) for name, task in found.task_tables.items()}
+    lines.append(["(one value for all)", *(_guess(guesses.get(name)) for name in names)])
     parts = [
         "## Tasks",
         table([["arm", *(_title(found, name) for name in names)], *lines]),
         f"Share of right answers on the test split at {flops(budget)} FLOPs; mean over seeds, 95% intervals (t). "
-        + RULE.format(share=found.about.learnt_at, reference=found.about.reference),
+        + RULE.format(share=found.about.learnt_at, reference=found.about.reference)
+        + f" {GUESSES}",
         _compared(found),
         _by_setting(found, budget),
         _by_part(found, budget),
@@ -38,10 +45,14 @@ def tasks(found: Findings) -> str:
 
 
 def _title(found: Findings, name: str) -> str:
-    """A task's name, and what it asks for; the runs' keys say which kind it is."""
-    tables = [cell.runs[0].run.rest.get("tasks") or {} for cell in found.cells.values() if cell.runs]
-    kind = KINDS.get(next((table_of[name]["kind"] for table_of in tables if name in table_of), name))
+    """A task's name, and what it asks for."""
+    task = found.task_tables.get(name)
+    kind = KINDS.get(name if task is None else task.kind)
     return name if kind in (None, name) else f"{name} ({kind})"
+
+
+def _guess(guess: Guess | None) -> str:
+    return NOTHING if guess is None else f"{guess.share:.1%} ({guess.value})"
 
 
 def _score(task: TaskScores, arm: str, budget: float) -> str:
@@ -68,9 +79,12 @@ def _by_setting(found: Findings, budget: float) -> str:
     reference = found.about.reference
     lines = []
     for name, by_setting in families(found.tasks).items():
-        if budget in next(iter(by_setting.values())).learnt:
+        lowest = by_setting[min(by_setting)]
+        if budget in lowest.learnt:
             for arm in found.about.arms:
-                change = change_per_doubling(by_setting, arm, budget) if arm != reference else None
+                if arm == reference or not _knows_more_than_half(found, lowest, arm, budget):
+                    continue
+                change = change_per_doubling(by_setting, arm, budget)
                 if change is not None:
                     lines.append([name, named(by_setting), arm, interval(change, "+.1%"), _trend(change)])
     if not lines:
@@ -79,8 +93,16 @@ def _by_setting(found: Findings, budget: float) -> str:
         table([["task", "settings", "arm", "change for each doubling", ""], *lines])
         + f"\n\nHow much the arm's difference to {reference} changes when the setting doubles: a line for each seed, "
         "the mean of their slopes, 95% interval over seeds, each arm judged alone. Below zero the arm falls behind as "
-        "the setting grows."
+        "the setting grows. Of arms alone that at the lowest setting are nearer to the reference than to a guess."
     )
+
+
+def _knows_more_than_half(found: Findings, task: TaskScores, arm: str, budget: float) -> bool:
+    """Of what the reference knows and a guess does not. One that always guesses gains as the reference falls."""
+    score, theirs = task.means.get((arm, budget)), task.means[found.about.reference, budget]
+    table = found.task_tables.get(task.name)
+    guess = 0.0 if table is None else best_guess(table).share
+    return score is not None and score.estimate > (guess + theirs.estimate) / 2
 
 
 def _by_part(found: Findings, budget: float) -> str:
