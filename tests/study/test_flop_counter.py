@@ -9,6 +9,7 @@ from hyla.models.initialize import initialize
 from hyla.models.trunk import Model
 from hyla.ops import backends
 from hyla.ops.batch import Batch
+from hyla.ops.kda.cost import own_block_flops_per_token
 from hyla.study.arms import model_config_of, modules_of
 from hyla.study.sizes import LADDER
 
@@ -45,6 +46,15 @@ def on_paper(mixer):
     return config, weights, sum(sums.values())
 
 
+def unseen(mixer):
+    """What is charged and is no matrix product, which the counter does not see: KDA's rows inside their own block. (On
+    some processors the padding of small products is counted in its place, up to a hundredth of the whole.)"""
+    if mixer != "kda":
+        return 0
+    sizes = {"num_heads": SIZE.num_heads, "key_dim": SIZE.head_dim}
+    return SIZE.num_layers * ROWS * own_block_flops_per_token(**sizes)
+
+
 @pytest.mark.parametrize("mixer", [*RECURRENT, "softmax", "window"])
 def test_products_with_weights_are_counted_alike(mixer):
     config, weights, _ = on_paper(mixer)
@@ -54,7 +64,7 @@ def test_products_with_weights_are_counted_alike(mixer):
 @pytest.mark.parametrize("mixer", RECURRENT)
 def test_a_recurrent_model_costs_what_the_counter_says_within_one_in_a_hundred(mixer):
     config, weights, inside = on_paper(mixer)
-    assert sum(counted(config)) == pytest.approx(weights + inside, rel=0.01)
+    assert sum(counted(config)) == pytest.approx(weights + inside - unseen(mixer), rel=0.01)
 
 
 @pytest.mark.parametrize(("mixer", "most"), [("softmax", 1.2), ("window", 2.0)])
