@@ -29,6 +29,10 @@ def test_the_best_of_three_readers_counts(monkeypatch, targets, value, share):
     assert (found.value, found.share) == (value, share)
 
 
+def test_a_task_that_asks_nothing_has_no_right_guess():
+    assert best_guess(Stack(length=4, stacks=4, symbols=4)).share >= 0.0
+
+
 def test_guesses_of_tasks_are_over_chance():
     """Two needles: one of two values. Ten of sixteen values: the most frequent one. Counted by a program of its own
     when these tasks were reviewed."""

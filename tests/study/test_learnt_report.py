@@ -131,6 +131,24 @@ def test_a_rate_at_the_edge_is_said_where_an_arm_is_named():
     assert "- The rate of mamba2 is at the edge" in markdown(learnt())
 
 
+def test_an_edge_counts_where_its_row_is_compared():
+    """Of copies, which nobody learns, the edge says nothing about palindromes."""
+    found = learnt()
+    assert found.edges("palindrome") == {"mamba2"} and found.edges("copy") == set()
+    (line,) = lines_with(markdown(found), "| palindrome | best score | kda minus mamba2 |")
+    assert line.endswith("| kda is better; rate of mamba2 at the edge |")
+
+
+def test_why_nothing_is_compared_is_said():
+    whole = learnt()
+    copies = {name: one for name, one in whole.results.items() if name.startswith(("copy", "palindrome-16-kda"))}
+    found = Learnt(whole.about, copies)
+    assert found.kinds == ["palindrome"]
+    assert "Nothing can be compared: of what is learnt, fewer than two arms are finished" in markdown(found)
+    page = markdown(Learnt(whole.about, {}))
+    assert "of no task and length have all arms finished" in page and "Nothing is computed yet." in page
+
+
 def test_machines_are_named():
     found = learnt()
     assert "Computed on machines that are not recorded." in markdown(found)

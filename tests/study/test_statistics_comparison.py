@@ -105,6 +105,11 @@ def test_a_rounding_is_no_scatter_and_signs_that_differ_decide_nothing():
     assert len({a.loss - b.loss for a, b in zip(one, other)}) > 1, "or nothing is tested here"
     found = compare(one + other, "one", "other", "higher")
     assert found.better is None and found.p == 2.0**-2 and found.difference.high == inf
+    for noise in ("pair", "arms"):  # at two budgets six signs decide, and not a scatter of 1e-16
+        two = np.concatenate([low, low])
+        (found,) = compare_all(points_of("one", two + 0.2) + points_of("other", two), "higher", noise=noise)
+        assert found.p == 2.0**-5 and found.together is None
+        assert (found.by_seeds.low, found.by_seeds.high) == (-inf, inf), "three values of one sign decide nothing"
     apart = points_of("one", [[1.0] * 3, [0.1] * 3]) + points_of("other", [[0.5] * 3, [0.5] * 3])
     found = compare(apart, "one", "other", "higher")
     assert found.better is None and found.p == 1.0

@@ -189,6 +189,42 @@ def test_tasks_that_no_arm_learns_are_not_compared(tmp_path):
     assert "3:1 (turns-2, turns-8); 1:1 (turns-2)" in section(page, "Recommendation")
 
 
+def test_an_arm_that_guesses_at_all_settings_gains_nothing_and_the_guess_stands_in_the_table(tmp_path):
+    turns = {"kind": "turns", "keys": 8, "values": 8, "fillers": 8, "statements": 2, "questions": 6}
+    key = {
+        "tasks": {
+            "turns-2": {**turns, "turns": 2},
+            "recall": {"kind": "recall", "length": 16, "of_another_version": 1},
+        },
+        "test_tasks": {"turns-8": {**turns, "turns": 8}},
+    }
+
+    def tasks(arm, budget, seed):
+        short, long = {"full": (0.95, 0.6), "3:1": (0.53, 0.5), "1:1": (0.9, 0.7)}[arm]
+        return {"tasks": {"turns-2": short, "turns-8": long, "recall": 0.95}, "run": key}
+
+    text = section(page_of(findings_of(about(SAME), ledger(tmp_path, SAME, leave=tasks))), "Tasks")
+    guess, longer, unknown = row(text, "(always one value read)")[1:]
+    assert (
+        0.4 < float(guess.partition("%")[0]) / 100 < 0.6 and longer.endswith("(the most frequent)") and unknown == "-"
+    )
+    assert row(text, "turns | 2 and 8 | 1:1")[4] == "gains"
+    assert "| turns | 2 and 8 | 3:1 |" not in text, "it gains as the reference falls, and knows nothing"
+
+
+def test_pairs_without_the_reference_stand_below(tmp_path):
+    page = page_of(findings_of(about(PLANTED), ledger(tmp_path, PLANTED)))
+    others = page.partition("### Other pairs")[2].partition("\n## ")[0]
+    assert row(others, "3:1 | 1:1") and "3:1 | full" not in others
+
+
+def test_laws_say_who_is_inside_the_noise_and_not_who_was_not_compared(tmp_path):
+    many = page_of(findings_of(about(SAME), ledger(tmp_path / "many", SAME)))
+    assert "There, inside the noise: 3:1 and 1:1." in many
+    one_seed = ledger(tmp_path / "one", SAME, seeds=(0,))
+    assert "There, inside the noise" not in page_of(findings_of(about(SAME, seeds=(0,)), one_seed))
+
+
 def test_tasks_that_are_learnt_where_rows_are_marked_are_not_called_unlearnt(tmp_path):
     def tasks(arm, budget, seed):
         return None if arm == "full" and seed == SEEDS[-1] else {"tasks": {"recall": 0.95}}

@@ -10,7 +10,7 @@ from typing import Protocol
 from hyla.evals.synthetic.attempts import attempts, finished, known_runs
 from hyla.evals.synthetic.learning import Result, read_result
 from hyla.evals.synthetic.plan import Run
-from hyla.study.decoding import file_of, measure, measured
+from hyla.study.decoding import measure, measured
 from hyla.study.execution import Job
 from hyla.study.execution.execute import RESULTS
 from hyla.study.ledger import Ledger
@@ -94,7 +94,7 @@ class LanguageCourse:
         return list(distinct([*found.tuning, *found.final]))
 
     def strangers(self) -> list[str]:
-        timed = {file_of(self.ledger, arm).name for arm in self.study.all_arms} if self.study.decode_contexts else set()
+        timed = {f"{result.name}.json" for result in measured(self.study, self.ledger)}
         return [name for name in self.ledger.strangers(self.all_jobs()) if name not in timed]
 
     @property

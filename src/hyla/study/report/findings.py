@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from hyla.errors import ConfigError
 from hyla.evals.synthetic import AnyTask
+from hyla.evals.synthetic.guesses import Guess, best_guess
 from hyla.study.report.about import About
 from hyla.study.report.cells import Cell, cells
 from hyla.study.report.costs import ArmCost, arm_costs, costs_of
@@ -94,8 +96,13 @@ class Findings:
 
     @cached_property
     def pairs(self) -> tuple[Comparison, ...]:
-        """All pairs of arms: those with the reference as in `comparisons`, the others judged together."""
-        return (*self.comparisons, *all_others(self.points, "lower", self.about.reference, self.about.noise))
+        """All pairs of arms."""
+        return (*self.comparisons, *self.others)
+
+    @cached_property
+    def others(self) -> tuple[Comparison, ...]:
+        """Pairs without the reference, judged together."""
+        return all_others(self.points, "lower", self.about.reference, self.about.noise)
 
     @cached_property
     def laws(self) -> dict[LawKind, dict[str, Law | NotFitted]]:
@@ -119,12 +126,21 @@ class Findings:
 
     @cached_property
     def task_tables(self) -> dict[str, AnyTask]:
-        """By name, the tasks that the runs' keys say, where they do."""
+        """By name, the tasks that the runs' keys say, where they do and this Hyla knows them."""
         tables: dict[str, Any] = {}
         for cell in self.cells.values():
             for name in ("tasks", "test_tasks"):
                 tables |= (cell.runs[0].run.rest.get(name) or {}) if cell.runs else {}
-        return {name: TypeAdapter(AnyTask).validate_python(table) for name, table in tables.items()}
+        found = {}
+        for name, table in tables.items():
+            with suppress(ConfigError, ValidationError):
+                found[name] = TypeAdapter(AnyTask).validate_python(table)
+        return found
+
+    @cached_property
+    def guesses(self) -> dict[str, Guess]:
+        """By task, what is right without knowing what belongs to what."""
+        return {name: best_guess(task) for name, task in self.task_tables.items()}
 
     @cached_property
     def tasks(self) -> tuple[TaskScores, ...]:

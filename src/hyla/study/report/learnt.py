@@ -94,9 +94,8 @@ class Learnt:
     def comparisons(self) -> dict[tuple[str, str], tuple[Comparison, ...]]:
         """By kind (or `ALL`) and measure, all pairs of arms, lengths together: those of which every arm is finished."""
         found = {}
-        rows = [row for row in self.rows if row.place in self.whole_places and row.task in self.kinds]
         for kind in [*self.kinds, *([ALL] if len(self.kinds) > 1 else [])]:
-            its = [row for row in rows if kind in (row.task, ALL) and not row.diverged]
+            its = self._compared(kind)
             if len({row.arm for row in its}) > 1:
                 for measure in MEASURES:
                     found[kind, measure] = compare_all(self._points(its, measure), "higher")
@@ -124,8 +123,20 @@ class Learnt:
         return mean(shares) if shares else next(iter(by_step.values()), 0.0)
 
     def edges(self, kind: str) -> set[str]:
-        """Arms whose rate at a task of that kind (or at any, `ALL`) is the lowest or highest that was tried."""
-        return {row.arm for row in self.rows if row.is_at_edge and kind in (row.task, ALL)}
+        """Arms whose rate at a task of that kind (or at any, `ALL`) is the lowest or highest that was tried; of rows
+        that are compared."""
+        return {row.arm for row in self._compared(kind) if row.is_at_edge}
+
+    def _compared(self, kind: str) -> list[Row]:
+        """Rows of learnt tasks of which every arm is finished, without those of which a seed diverged."""
+        return [
+            row
+            for row in self.rows
+            if row.place in self.whole_places
+            and row.task in self.kinds
+            and kind in (row.task, ALL)
+            and not row.diverged
+        ]
 
     def judge(self, claim: Claim) -> tuple[str, str]:
         """A published claim beside ours: by the best score, with what the curve says."""

@@ -56,16 +56,23 @@ def _answer(found: Learnt) -> str:
     pairs = found.comparisons.get((kind, MEASURES[0]), ())
     decided = [pair for pair in pairs if pair.better is not None]
     lines = [f"- {pair.better} is better than {_other(pair)} ({oriented(pair, pair.better or '')})" for pair in decided]
-    if edges := found.edges(kind) & {arm for pair in decided for arm in (pair.first, pair.second)}:
+    if edges := found.edges(kind) & {arm for pair in pairs for arm in (pair.first, pair.second)}:
         lines.append(f"- The rate of {named(sorted(edges))} is at the edge: with a better one it may do better.")
     open_ones = [f"{pair.first} and {pair.second}" for pair in pairs if pair.better is None]
     if open_ones:
         lines.append(f"- Inside the noise: {named(open_ones)}.")
     if not pairs:
-        why = "no task is learnt" if found.whole_places else "of no task have all arms finished"
-        lines = [f"- Nothing can be compared: {why}."]
+        lines = [f"- Nothing can be compared: {_why_none(found)}."]
     head = "" if found.is_whole else _unfinished(found)
     return f"## Answer\n\n{head}Best scores, {kind} and lengths together:\n\n" + "\n".join(lines)
+
+
+def _why_none(found: Learnt) -> str:
+    if not found.whole_places:
+        return "of no task and length have all arms finished"
+    if not found.kinds:
+        return "no task is learnt"
+    return "of what is learnt, fewer than two arms are finished without a seed that diverged"
 
 
 def _unfinished(found: Learnt) -> str:
@@ -138,7 +145,7 @@ def _differences(found: Learnt) -> str:
                 f"{pair.first} minus {pair.second}",
                 interval(pair.difference, "+.1%"),
                 interval(pair.by_seeds, "+.1%"),
-                pair.verdict,
+                _verdict(found, kind, pair),
             ]
             for pair in pairs
         ]
@@ -154,6 +161,11 @@ The verdicts of a task and measure are judged together (Holm). "While learning":
 sooner a task is learnt."""
 
 
+def _verdict(found: Learnt, kind: str, pair: Comparison) -> str:
+    edges = sorted(found.edges(kind) & {pair.first, pair.second})
+    return f"{pair.verdict}; rate of {named(edges)} at the edge" if edges else pair.verdict
+
+
 def _limits(found: Learnt) -> str:
     plan = found.about.plan
     longest, tokens = max(task.length for task in plan.tasks), max(run.tokens for run in found.runs)
@@ -167,6 +179,8 @@ def _limits(found: Learnt) -> str:
 
 
 def _machines(found: Learnt) -> str:
+    if not found.results:
+        return "Nothing is computed yet."
     known = sorted({result.machine for result in found.results.values() if result.machine})
     others = any(not result.machine for result in found.results.values())
     return f"Computed on {named([*known, *(['machines that are not recorded'] if others else [])])}."

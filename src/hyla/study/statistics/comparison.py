@@ -16,7 +16,7 @@ from math import log10, sqrt
 import numpy as np
 
 from hyla.errors import ConfigError
-from hyla.study.statistics.contrasts import Contrast, Scatter, by_seeds, contrast, own_scatter
+from hyla.study.statistics.contrasts import ROUNDING, Contrast, Scatter, by_seeds, contrast, own_scatter
 from hyla.study.statistics.distributions import f_tail
 from hyla.study.statistics.points import Arms, Better, Interval, NoiseOf, Point, by_arm
 
@@ -160,7 +160,7 @@ class _Pair:
         budgets, seeds = table.shape
         common = budgets * float((table.mean(0) ** 2).sum()) / (seeds - 1)
         rest = float(((table - table.mean(0)) ** 2).sum()) / ((seeds - 1) * (budgets - 1))
-        return f_tail(common / rest, seeds - 1, (seeds - 1) * (budgets - 1)) if rest else None
+        return f_tail(common / rest, seeds - 1, (seeds - 1) * (budgets - 1)) if rest > ROUNDING**2 else None
 
 
 def pooled_scatter(arms: Arms, budget: float, seeds: list[int]) -> Scatter:
@@ -171,13 +171,16 @@ def pooled_scatter(arms: Arms, budget: float, seeds: list[int]) -> Scatter:
         for budgets in arms.values()
         if set(seeds) <= budgets.get(budget, {}).keys()
     ]
-    rest = np.unique(np.array(rows), axis=0)
+    table = np.array(rows)
+    _, first = np.unique(np.round(table / ROUNDING), axis=0, return_index=True)
+    rest = table[np.sort(first)]
     if len(rest) == 1:
         return Scatter(0.0, len(seeds) - 1)
-    rest = rest - rest[0]  # what differs by the same in all seeds leaves nothing, not a rounding
-    rest -= rest.mean(1, keepdims=True)
+    rest = rest - rest.mean(1, keepdims=True)
     rest -= rest.mean(0)
     df = (len(rest) - 1) * (len(seeds) - 1)
+    if np.ptp(rest) <= ROUNDING:
+        return Scatter(0.0, df)
     return Scatter(2 * float((rest**2).sum()) / df, df)
 
 

@@ -83,7 +83,7 @@ def by_seeds(table: np.ndarray) -> Contrast:
     table: float64 [budgets, seeds].
     """
     means = table.mean(0)
-    return _contrast(float(means.mean()), sqrt(own_scatter(means).variance / len(means)), len(means) - 1, table.ravel())
+    return _contrast(float(means.mean()), sqrt(own_scatter(means).variance / len(means)), len(means) - 1, means)
 
 
 def degrees_of_freedom(parts: np.ndarray, free: np.ndarray) -> np.ndarray:

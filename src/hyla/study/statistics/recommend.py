@@ -46,8 +46,8 @@ def recommend(
     costs: Mapping[str, Cost],
     left_out: Mapping[str, str] | None = None,
 ) -> Recommendation:
-    """From the comparisons of all pairs of each measure (by its name, the main one first; `compare_all` without a
-    reference). Cheapest means: fewest bytes of cache, then least time of a token.
+    """From the comparisons of all pairs of each measure (by its name, the main one first; `compare_all`, or both that
+    against a reference and `all_others`). Cheapest means: fewest bytes of cache, then least time of a token.
 
     left_out: arm -> why it was not compared (an invalid row), to be said in the words.
     Raises ConfigError where a compared arm has no cost.

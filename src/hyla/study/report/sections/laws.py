@@ -58,7 +58,8 @@ def _beside(found: Findings) -> str:
 
 def _undecided(found: Findings) -> str:
     """Of arms that have a law and no verdict."""
-    open_ones = {one.first for one in found.comparisons if one.better is None} & {beside.arm for beside in found.beside}
+    told = {beside.arm for beside in found.beside}
+    open_ones = {one.first for one in found.comparisons if one.better is None and one.difference is not None} & told
     names = [arm for arm in found.about.arms if arm in open_ones]
     return f" There, inside the noise: {named(names)}." if names else ""
 

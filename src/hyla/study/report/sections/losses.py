@@ -14,6 +14,8 @@ SEEDS = """\
 "By seeds alone" is the interval from one value per seed, its mean over budgets: mostly wider, and right whatever a \
 seed's runs at several budgets have in common. It is of one comparison alone, and no verdict goes by it."""
 DRIFT = 0.05
+MOST_OTHERS = 15
+"""Pairs without the reference that are all shown."""
 
 
 def loss_table(found: Findings) -> str:
@@ -72,7 +74,8 @@ def differences(found: Findings) -> str:
     lines = [_difference(found, one) for one in compared]
     left = [f"{arm} ({why})" for arm, why in found.left_out.items() if arm != about.reference]
     note = f" Not compared: {named(left)}." if left else ""
-    return f"""## Differences to {about.reference}
+    return (
+        f"""## Differences to {about.reference}
 
 {table([titles, *lines])}
 
@@ -82,6 +85,28 @@ verdict of this table below 5% (Holm); the verdict goes by the latter. {_noise(f
 {_drift(compared)}{note}{_power(found, compared)}
 
 {_by_budget(found, compared)}""".rstrip()
+        + _others(found)
+    )
+
+
+def _others(found: Findings) -> str:
+    """Pairs without the reference; of many, those that are decided. Of an ablation, none."""
+    pairs = [one for one in found.others if one.difference is not None]
+    shown = pairs if len(pairs) <= MOST_OTHERS else [one for one in pairs if one.better is not None]
+    if not pairs or found.about.is_ablation:
+        return ""
+    lines = [
+        [one.first, one.second, *(interval(x, "+.4f") for x in (one.difference, one.family, one.by_seeds)), one.verdict]
+        for one in shown
+    ]
+    titles = ["arm", "minus", "difference", "judged together", "by seeds alone", "verdict"]
+    left = len(pairs) - len(shown)
+    return (
+        "\n\n### Other pairs\n\n"
+        + (f"{table([titles, *lines])}\n\n" if lines else "")
+        + "As above, judged together among themselves."
+        + (f" {left} more are inside the noise." if left else "")
+    )
 
 
 def _drift(compared: list[Comparison]) -> str:

@@ -65,7 +65,7 @@ def _one(each: Published, judge: Judge) -> str:
     titles = [
         f"they found (> is better); {each.metric}",
         "their numbers",
-        "ours: difference, judged with all pairs",
+        "ours: difference, judged together",
         "ours",
     ]
     disagree = "\n\nA disagreement is a finding, of our scale first of all." if "disagrees" in verdicts else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hyla.evals.pages import table
-from hyla.evals.synthetic.guesses import Guess, best_guess
+from hyla.evals.synthetic.guesses import Guess
 from hyla.study.report.findings import Findings
 from hyla.study.report.formats import NOTHING, flops, interval, named
 from hyla.study.report.tasks import RULE, TaskScores, change_per_doubling, families
@@ -29,8 +29,7 @@ def tasks(found: Findings) -> str:
         return ""
     names = [task.name for task in found.tasks]
     lines = [[found.arm_name(arm), *(_score(task, arm, budget) for task in found.tasks)] for arm in found.about.arms]
-    guesses = {name: best_guess(task) for name, task in found.task_tables.items()}
-    lines.append(["(one value for all)", *(_guess(guesses.get(name)) for name in names)])
+    lines.append(["(always one value read)", *(_guess(found.guesses.get(name)) for name in names)])
     parts = [
         "## Tasks",
         table([["arm", *(_title(found, name) for name in names)], *lines]),
@@ -93,16 +92,15 @@ def _by_setting(found: Findings, budget: float) -> str:
         table([["task", "settings", "arm", "change for each doubling", ""], *lines])
         + f"\n\nHow much the arm's difference to {reference} changes when the setting doubles: a line for each seed, "
         "the mean of their slopes, 95% interval over seeds, each arm judged alone. Below zero the arm falls behind as "
-        "the setting grows. Of arms alone that at the lowest setting are nearer to the reference than to a guess."
+        "the setting grows. Only arms that are nearer to the reference than to a guess at the lowest setting are shown."
     )
 
 
 def _knows_more_than_half(found: Findings, task: TaskScores, arm: str, budget: float) -> bool:
     """Of what the reference knows and a guess does not. One that always guesses gains as the reference falls."""
     score, theirs = task.means.get((arm, budget)), task.means[found.about.reference, budget]
-    table = found.task_tables.get(task.name)
-    guess = 0.0 if table is None else best_guess(table).share
-    return score is not None and score.estimate > (guess + theirs.estimate) / 2
+    guess = found.guesses.get(task.name)
+    return score is not None and score.estimate > ((guess.share if guess else 0.0) + theirs.estimate) / 2
 
 
 def _by_part(found: Findings, budget: float) -> str:
