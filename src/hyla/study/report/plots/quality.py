@@ -22,7 +22,7 @@ TASK_COLUMNS = 4
 
 
 def plot_tasks(found: Findings, file: Path) -> None:
-    """A panel for each task: right answers by arm, with 95% intervals; grey where it is not learnt."""
+    """A panel for each task: right answers by arm, with 95% intervals; grey where it is not learnt. Dashed: a guess."""
     budget = found.top_budget
     columns = min(TASK_COLUMNS, len(found.tasks))
     rows = -(-len(found.tasks) // columns)
@@ -38,6 +38,8 @@ def plot_tasks(found: Findings, file: Path) -> None:
                 if score.is_bounded:
                     axes.hlines(place, max(0.0, score.low), min(1.0, score.high), color=color)
         axes.axvline(found.about.learnt_at, color=GREY, linewidth=0.8, linestyle=":")
+        if task.name in found.guesses:
+            axes.axvline(found.guesses[task.name].share, color=GREY, linewidth=0.8, linestyle="--")
         axes.set(
             title=task.name if is_learnt else f"{task.name}\n(not learnt)", xlim=(-0.03, 1.03), xlabel="right answers"
         )
@@ -48,7 +50,8 @@ def plot_tasks(found: Findings, file: Path) -> None:
     panels[0].set_yticks(range(len(found.about.arms)), list(found.about.arms))
     panels[0].set_ylim(len(found.about.arms) - 0.5, -0.5)
     if budget is not None:
-        made.suptitle(f"Tasks at {flops(budget)} FLOPs, means over seeds with 95% intervals", fontsize=11)
+        dashed = "; dashed: always one value read" if found.guesses else ""
+        made.suptitle(f"Tasks at {flops(budget)} FLOPs, means over seeds with 95% intervals{dashed}", fontsize=11)
     save(made, file)
 
 
@@ -87,13 +90,19 @@ def plot_costs(found: Findings, file: Path) -> None:
     is_timed = any(cost.ms_per_token is not None for cost in shown.values())
     made = figure(4.0 + legend_height(found.about.arms))
     panels = np.atleast_1d(made.subplots(1, 2 if is_timed else 1, sharey=True))
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     by_bytes, by_time = fronts(found)
     for arm, cost in shown.items():
-        _cost(panels[0], found, arm, cost.cache_bytes, arm in by_bytes)
+        assert cost.cache_bytes is not None
+        _cost(panels[0], found, arm, cost.cache_bytes / 2**20, arm in by_bytes)
         if cost.ms_per_token is not None:
             _cost(panels[1], found, arm, cost.ms_per_token, arm in by_time)
     first = next(iter(shown.values()))
-    panels[0].set(xscale="log", xlabel=f"cache of one sequence at {first.context:,} tokens, bytes")
+    panels[0].set(xscale="log", xlabel=f"cache of one sequence at {first.context:,} tokens, MiB")
+    panels[0].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panels[0].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panels[0].xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("bits per byte of the test text")
     if is_timed:
         timed = next(cost.timed_context for cost in shown.values() if cost.ms_per_token is not None)
