@@ -77,6 +77,8 @@ def _why_none(found: Learnt) -> str:
 
 def _unfinished(found: Learnt) -> str:
     whole, wanted = len(found.whole_places), len(found.about.plan.tasks)
+    if not whole:
+        return f"**Not finished:** at none of {wanted} tasks and lengths have all arms all their runs.\n\n"
     return (
         f"**Not finished:** of {whole} of {wanted} tasks and lengths all arms have all their runs, and only these are "
         "compared. What follows is what there is so far.\n\n"
