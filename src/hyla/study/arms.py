@@ -193,6 +193,19 @@ def _or_off(value: Any, table: Mapping[str, Any], field: str) -> Any:
     return None if value is False and field in table and isinstance(table[field], dict | None) else value
 
 
+def arm_config(
+    size: Size,
+    layers: tuple[str, ...],
+    own: Mapping[str, Mapping[str, Any]],
+    changes: Changes,
+    vocab_size: int,
+    max_len: int,
+) -> ModelConfig:
+    """An arm's model at a size: own are the study's modules, changes the arm's. Raises ConfigError as the parts do."""
+    of_model = changes_of_model(size, changes)
+    return model_config_of(size, layers, modules_of(size, own, changes), vocab_size, max_len, of_model)
+
+
 def model_config_of(
     size: Size,
     layers: tuple[str, ...],

@@ -10,7 +10,7 @@ import torch
 from hyla.models.initialize import initialize
 from hyla.models.state import cast
 from hyla.models.trunk import Model
-from hyla.study.arms import Arm, changes_of_model, file_name, model_config_of, modules_of
+from hyla.study.arms import Arm, arm_config, file_name
 from hyla.study.ledger import Ledger
 from hyla.study.machine import machine
 from hyla.study.plan import LanguageStudy
@@ -63,9 +63,7 @@ def measure(study: LanguageStudy, ledger: Ledger) -> None:
     started, size = time.perf_counter(), _size(study)
     models: dict[str, Model] = {}
     for arm in study.all_arms:
-        modules = modules_of(size, study.modules, arm.changes)
-        of_model = changes_of_model(size, arm.changes)
-        config = model_config_of(size, arm.layers(size), modules, TEXT_IDS, MAX_LEN, of_model)
+        config = arm_config(size, arm.layers(size), study.modules, arm.changes, TEXT_IDS, MAX_LEN)
         models[arm.name] = cast(initialize(Model(config), 0), DTYPES[study.dtype]).eval()
     curves = decode_curves(models, study.decode_contexts, rounds=ROUNDS)
     seconds = (time.perf_counter() - started) / len(models)

@@ -15,7 +15,7 @@ from hyla.errors import ConfigError
 from hyla.evals.synthetic import AnyTask
 from hyla.evals.synthetic.plan import HIGHEST_MATRIX_RATE, MATRIX_RATE
 from hyla.models.config import Count, DerivingConfig, ModelConfig
-from hyla.study.arms import changes_of_model, file_name, model_config_of, modules_of
+from hyla.study.arms import arm_config, file_name
 from hyla.study.mixture import num_ids, text_lengths
 from hyla.study.sizes import Size
 from hyla.study.text import Text, read_text
@@ -94,9 +94,7 @@ class LanguageRun(DerivingConfig):
     def model_config_made(self) -> ModelConfig:
         """The model. Raises ConfigError, which names the arm, for fields that do not fit together."""
         try:
-            modules = modules_of(self.size, self.modules, self.changes)
-            of_model = changes_of_model(self.size, self.changes)
-            return model_config_of(self.size, self.layers, modules, self.vocab_size, MAX_LEN, of_model)
+            return arm_config(self.size, self.layers, self.modules, self.changes, self.vocab_size, MAX_LEN)
         except ConfigError as error:
             raise ConfigError(f"arm {self.arm!r}: {error}") from None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from hyla.evals.pages import share, table
+from hyla.evals.synthetic import AnyTask
 from hyla.evals.synthetic.attempts import Attempt, attempts
 from hyla.evals.synthetic.guesses import best_guess
 from hyla.evals.synthetic.plan import Plan
@@ -51,8 +52,16 @@ class Row:
 
     @property
     def length_name(self) -> str:
-        """Tokens, and turns of a conversation."""
-        return f"{self.length:,}" if self.turns is None else f"{self.length:,} ({self.turns} turns)"
+        return length_name(self.length, self.turns)
+
+
+def length_name(length: int, turns: int | None) -> str:
+    """Tokens, and turns of a conversation."""
+    return f"{length:,}" if turns is None else f"{length:,} ({turns} turns)"
+
+
+def _turns(task: AnyTask) -> int | None:
+    return task.turns if isinstance(task, Turns) else None
 
 
 def rows(plan: Plan, results: Mapping[str, Result]) -> list[Row]:
@@ -78,7 +87,7 @@ def _row(plan: Plan, attempt: Attempt, counted: Sequence[Result]) -> Row:
         {str(n): mean(result.by_length.get(str(n), 0.0) for result in counted) for n in plan.test_lengths},
         [result.curve for result in counted],
         plan.tasks.index(task),
-        task.turns if isinstance(task, Turns) else None,
+        _turns(task),
         sum(result.diverged for result in counted),
     )
 
@@ -110,11 +119,9 @@ def guess_cells(plan: Plan) -> list[list[str]]:
     """For each task a row under `titles`: what is right if always one of the values that were read is said."""
     lines = []
     for task in plan.tasks:
-        guess, turns = best_guess(task), task.turns if isinstance(task, Turns) else None
-        length = f"{task.length:,}" if turns is None else f"{task.length:,} ({turns} turns)"
-        lines.append(
-            [task.kind, length, f"({guess.value} value)", "", f"{guess.share:.1%}", *[""] * (len(titles(plan)) - 5)]
-        )
+        guess, length = best_guess(task), length_name(task.length, _turns(task))
+        line = [task.kind, length, f"({guess.value} value)", "", f"{guess.share:.1%}"]
+        lines.append(line + [""] * (len(titles(plan)) - len(line)))
     return lines
 
 
