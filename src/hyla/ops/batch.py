@@ -74,7 +74,7 @@ class Batch:
             raise ConfigError("a cache was given, but the batch has no pages; make it with cache.batch(...)")
         return self.pages
 
-    @property
+    @cached_property
     def ends(self) -> tuple[int, ...]:
         """Tokens of each sequence after this call."""
         return tuple(start + length for start, length in zip(self.starts, self.lengths))

@@ -55,15 +55,14 @@ INLINE void sum_groups(const int n, const int start, const Sums *call, int64_t r
 }
 
 /* The columns after the last whole vector. */
-TAIL void sum_tail(int64_t rows, int start, const Sums *call) {
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t w = call->columns / LANES * LANES; w < call->columns; w++) {
-            float *out = call->out + i * call->out_row + w, a = start == FROM_ZERO ? 0.0f : *out;
-            if (start == FROM_SCALED) a *= call->factor[i * call->factor_step];
-            for (int64_t c = 0; c < call->count; c++)
-                a = __builtin_fmaf(call->x[i * call->x_row + c], call->s[c * call->s_row + w], a);
-            *out = a;
-        }
+static void sum_tail(int64_t rows, const int start, const Sums *call) {
+    int64_t whole_ones = call->columns / LANES * LANES;
+    TailColumns tail = {.rows = rows, .count = call->count, .columns = (int)(call->columns - whole_ones),
+                    .from_zero = start == FROM_ZERO, .x = call->x, .x_row = call->x_row,
+                    .s = call->s + whole_ones, .s_row = call->s_row,
+                    .out = call->out + whole_ones, .out_row = call->out_row,
+                    .factor = start == FROM_SCALED ? call->factor : 0, .factor_step = call->factor_step};
+    columns_tail(&tail);
 }
 
 /* out[i, :] = start + sum_c x[i, c] s[c, :], c upwards, for `rows` rows. */

@@ -134,23 +134,41 @@ INLINE void store_full(void *p, int64_t at, int is_bf16, vec y) {
     else store((float *)p + at, y);
 }
 
+typedef uint16_t bf16_eight __attribute__((vector_size(16)));
+typedef uint32_t bits_eight __attribute__((vector_size(32)));
+INLINE void widen_eight(const uint16_t *p, float *x) {
+    bf16_eight own;
+    memcpy(&own, p, sizeof own);
+    bits_eight wide = __builtin_convertvector(own, bits_eight) << 16;
+    memcpy(x, &wide, sizeof wide);
+}
+
 /* Fewer than 16: the missing ones are zeros on the way in and dropped on the way out. They pass through 16 floats in
    memory, since a vector that is given to a function may be kept in memory by its caller's loops. */
 TAIL void load_some(const void *p, int64_t at, int count, int is_bf16, float *x) {
-    memset(x, 0, 4 * LANES);
+    int i = count & 8;
+    store(x, splat(0.0f));
     if (is_bf16) {
         const uint16_t *q = (const uint16_t *)p + at;
-        for (int i = 0; i < count; i++) x[i] = from_bf16(q[i]);
+        if (i) widen_eight(q, x);
+        for (; i < count; i++) x[i] = from_bf16(q[i]);
     } else {
-        memcpy(x, (const float *)p + at, 4 * (size_t)count);
+        const float *q = (const float *)p + at;
+        if (i) memcpy(x, q, 4 * 8);
+        for (; i < count; i++) x[i] = q[i];
     }
 }
 TAIL void store_some(void *p, int64_t at, int count, int is_bf16, const float *x) {
+    int i = count & 8;
     if (is_bf16) {
-        uint16_t *q = (uint16_t *)p + at;
-        for (int i = 0; i < count; i++) q[i] = to_bf16(x[i]);
+        uint16_t *q = (uint16_t *)p + at, y[LANES];
+        store_bf16(y, load(x));
+        if (i) memcpy(q, y, 2 * 8);
+        for (; i < count; i++) q[i] = y[i];
     } else {
-        memcpy((float *)p + at, x, 4 * (size_t)count);
+        float *q = (float *)p + at;
+        if (i) memcpy(q, x, 4 * 8);
+        for (; i < count; i++) q[i] = x[i];
     }
 }
 /* Up to 16. `left` is LANES, written out, in the loop over whole vectors, and what is left after it. */
