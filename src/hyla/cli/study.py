@@ -13,7 +13,7 @@ from hyla.errors import ConfigError
 
 
 def study(
-    plan: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Arms, budgets, seeds (docs/study.md).")],
+    plan: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Arms, budgets, seeds (docs/study-files.md).")],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results; default: beside the file, by its name.")
     ] = None,
