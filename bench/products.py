@@ -18,7 +18,7 @@ import torch
 
 from bench.outcome import Outcome
 from bench.timing import Clock, add_clock_option, alternated, chosen_clock
-from hyla.ops.exact import rows
+from hyla.ops.exact import library
 from hyla.ops.weights.tiled import tiled
 
 SHAPES = ((7168, 1024), (1024, 3584), (8192, 2048))
@@ -38,7 +38,7 @@ CALL_FLOPS = 2e9
 def in_library(weight: torch.Tensor) -> torch.Tensor:
     """In the library's packed layout; plain where it has none for this processor, as for bf16 with AVX2."""
     try:
-        return rows.reorder(weight)
+        return library.reorder(weight)
     except RuntimeError:
         return weight
 

@@ -130,7 +130,7 @@ def test_a_one_ulp_error_in_one_product_is_seen(whole, monkeypatch):
 
     model, ids, logits = whole
     is_portable, is_native = backends.is_portable(model.device), backends.on(model.device) == "native"
-    homes = {"portable": (portable, "library_linear"), "native": (products, "product"), "torch": (rows, "_linear_once")}
+    homes = {"portable": (portable, "library_linear"), "native": (products, "product"), "torch": (rows, "linear_once")}
     home, name = homes["portable" if is_portable else "native" if is_native else "torch"]
     plain = getattr(home, name)
 

@@ -166,8 +166,8 @@ def test_a_recorded_step_is_made_again_for_its_own_numerics_only(model, each_bac
 def test_products_of_the_library_follow_the_engine_s_choice(model, each_backend, monkeypatch):
     """Where the library computes, it gets a fast engine's rows as they come and an exact one's in counts it was checked
     for. Our kernels need neither."""
-    counts, call = [], rows._linear_once
-    monkeypatch.setattr(rows, "_linear_once", lambda x, *a: counts.append(len(x)) or call(x, *a))
+    counts, call = [], rows.linear_once
+    monkeypatch.setattr(rows, "linear_once", lambda x, *a: counts.append(len(x)) or call(x, *a))
     params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
     found(make(model, "exact", prefix_cache=False), PROMPT[:100], params)
     assert 100 not in counts

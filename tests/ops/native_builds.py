@@ -74,6 +74,16 @@ def elementwise() -> list[torch.Tensor]:
     return found
 
 
+def weight_gradients() -> list[torch.Tensor]:
+    """Of one row, of several sums of rows, and of weights that are larger than a turn's part."""
+    sizes = ((1, 3, 5), (128, 17, 33), (129, 64, 16), (300, 130, 257), (5, 520, 512))
+    cases = [(size, dtype, special) for size in sizes for dtype in DTYPES for special in (False, True)]
+    return [
+        gradients.weight(draw(t, o, seed=1, dtype=dtype, special=special), draw(t, d, seed=2, dtype=dtype))
+        for (t, o, d), dtype, special in cases
+    ]
+
+
 def convolution() -> list[torch.Tensor]:
     found = []
     for taps in (2, 4, 5):
@@ -454,6 +464,7 @@ def convolution_gradients() -> list[torch.Tensor]:
 KERNELS = {
     "gradients by rows": gradients_by_rows,
     "gradients of convolutions": convolution_gradients,
+    "gradients of weights": weight_gradients,
     "elementwise": elementwise,
     "stream": stream,
     "conv": convolution,

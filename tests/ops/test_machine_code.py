@@ -53,6 +53,7 @@ KERNELS = {
     "hyla_decays_grad": ("decay_factors", "decay_back"),
     "hyla_rates_grad": ("mixed_slopes", "step_slopes", "value_back", "slope_back"),
     "hyla_conv_grad": ("mixed_row", "shares_row", "back_row", "unit_dots", "unit_back", "sloped_row"),
+    "hyla_weight_grad": ("new_turned_terms",),
     "hyla_product": ("float_chains", "mixed_chains", "pair_chains", "upward_chains", "in_pairs_chains"),
 }
 """By kernel: the functions whose innermost loops it spends its time in."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyla.errors import BackendUnavailable
-from hyla.ops.exact import batched, row_checks, rows
+from hyla.ops.exact import batched, gradients, row_checks, rows
 from hyla.ops.weights import Packed, Plain, pack
 
 pytestmark = pytest.mark.usefixtures("each_backend")
@@ -128,11 +128,11 @@ def test_the_gradient_of_linear_is_right_and_packed_weights_have_none():
 
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_bf16_products_are_rounded_once_whether_or_not_the_processor_multiplies_them(monkeypatch, has_bf16):
-    monkeypatch.setattr(rows, "_multiplies_bf16", lambda: has_bf16)
+    monkeypatch.setattr(gradients, "multiplies_bf16", lambda: has_bf16)
     generator = torch.Generator().manual_seed(6)
     left, right = (torch.randn(*shape, generator=generator).bfloat16() for shape in ((300, 40), (300, 72)))
     exact = left.double().t() @ right.double()
-    for found in (rows.weight_gradient(left, right), rows.matmul(left.t(), right)):
+    for found in (gradients.weight_gradient(left, right), gradients.matmul(left.t(), right)):
         assert found.dtype == torch.bfloat16
         assert (
             (found.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4
@@ -186,7 +186,7 @@ def test_a_library_that_depends_on_the_row_count_is_found_out(monkeypatch):
         return x_RD @ weight.t()
 
     monkeypatch.setattr(rows, "reorder", lambda weight: weight)
-    monkeypatch.setattr(rows, "_linear_once", moody)
+    monkeypatch.setattr(rows, "linear_once", moody)
     for dtype in DTYPES:
         found = rows.row_buckets.__wrapped__(36, 500, dtype, torch.device("cpu"), 1)
         assert found.rows[0] >= 32 and set(found.plain) == set(found.rows)
@@ -194,7 +194,7 @@ def test_a_library_that_depends_on_the_row_count_is_found_out(monkeypatch):
 
 def test_a_product_that_never_repeats_itself_is_refused(monkeypatch):
     monkeypatch.setattr(rows, "reorder", lambda weight: weight)
-    monkeypatch.setattr(rows, "_linear_once", lambda x_RD, weight, bias_O: torch.rand(x_RD.shape[0], weight.shape[0]))
+    monkeypatch.setattr(rows, "linear_once", lambda x_RD, weight, bias_O: torch.rand(x_RD.shape[0], weight.shape[0]))
     with pytest.raises(BackendUnavailable, match="repeats itself"):
         rows.row_buckets.__wrapped__(36, 20, torch.float32, torch.device("cpu"), 1)
 

@@ -5,7 +5,7 @@ from tiny_run import CONFIG, RECIPE
 from hyla.errors import ConfigError
 from hyla.models.parameters import model_parameters
 from hyla.models.trunk import Model
-from hyla.ops.exact import rows
+from hyla.ops.exact import gradients
 from hyla.ops.exact.cross_entropy import cross_entropy
 from hyla.train import muon as muon_module
 from hyla.train.config import TrainConfig
@@ -72,7 +72,7 @@ def test_only_matrices_decay_and_muon_takes_only_those_of_the_stack():
 @pytest.mark.parametrize("has_bf16", [True, False])
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (3, 24, 40)])
 def test_orthogonalized_matrices_have_singular_values_near_one(monkeypatch, shape, has_bf16):
-    monkeypatch.setattr(rows, "_multiplies_bf16", lambda: has_bf16)
+    monkeypatch.setattr(gradients, "multiplies_bf16", lambda: has_bf16)
     matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(1)) * 7.0
     values = torch.linalg.svdvals(orthogonalize(matrix).double())
     assert values.min() > 0.5 and values.max() < 1.4

@@ -8,7 +8,7 @@ from collections import defaultdict
 import torch
 
 from hyla.layers.parameters import Parameter
-from hyla.ops.exact import rows
+from hyla.ops.exact import gradients
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Quintic coefficients of Muon (K. Jordan, 2024): five rounds bring singular values near 1."""
@@ -26,8 +26,8 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     x = (matrix.mT if is_tall else matrix).bfloat16()
     x = x / (x.float().square().sum((-2, -1), keepdim=True).sqrt() + 1e-7).bfloat16()
     for _ in range(NEWTON_SCHULZ_ROUNDS):
-        gram = rows.matmul(x, x.mT)
-        x = a * x + rows.matmul(b * gram + rows.matmul(c * gram, gram), x)
+        gram = gradients.matmul(x, x.mT)
+        x = a * x + gradients.matmul(b * gram + gradients.matmul(c * gram, gram), x)
     return (x.mT if is_tall else x).to(matrix.dtype)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hyla.ops.backends import choose
-from hyla.ops.exact import rows
+from hyla.ops.exact import gradients, rows
 from hyla.ops.exact.primitives import OPERATOR
 
 
@@ -55,7 +55,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_hidden_TD[chunk] = rows.input_gradient(grad_RV, wide_VD)
             if ctx.needs_input_grad[1]:
                 wide_RD = hidden_RD.to(wide_VD.dtype)
-                grad_weight_VD = rows.add_weight_gradient(grad_weight_VD, grad_RV, wide_RD)
+                grad_weight_VD = gradients.add_weight_gradient(grad_weight_VD, grad_RV, wide_RD)
         if grad_weight_VD is None and ctx.needs_input_grad[1]:  # there are no rows
             grad_weight_VD = torch.zeros_like(wide_VD)
         ctx.save_for_backward(grad_hidden_TD, grad_weight_VD)

@@ -18,7 +18,7 @@ import torch
 
 from hyla.errors import ConfigError
 from hyla.ops.backends import choose
-from hyla.ops.exact import rows
+from hyla.ops.exact import gradients, rows
 from hyla.ops.exact.cross_entropy import chunk_loss, logits_of
 from hyla.ops.exact.primitives import OPERATOR, exp, wide
 from hyla.ops.exact.sums import sum_last
@@ -120,7 +120,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             grad_hidden_TD[chunk] = rows.input_gradient(grad_RV, wide_VD)
             if ctx.needs_input_grad[1]:
                 wide_RD = hidden_RD.to(wide_VD.dtype)
-                grad_weight_VD = rows.add_weight_gradient(grad_weight_VD, grad_RV, wide_RD)
+                grad_weight_VD = gradients.add_weight_gradient(grad_weight_VD, grad_RV, wide_RD)
         if grad_weight_VD is None and ctx.needs_input_grad[1]:  # there are no rows
             grad_weight_VD = torch.zeros_like(wide_VD)
         of_weight = None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype).contiguous()

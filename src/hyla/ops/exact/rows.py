@@ -17,7 +17,6 @@ larger than one block.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +26,8 @@ import torch
 from hyla.errors import BackendUnavailable
 from hyla.ops import backends, numerics
 from hyla.ops.exact import portable
+from hyla.ops.exact.gradients import bias_gradient, weight_gradient
+from hyla.ops.exact.library import has_library_layout, linear_once, reorder
 from hyla.ops.exact.row_checks import adds_bias_once, agreeing_sets, agrees, check_bias, check_data, check_lock
 from hyla.ops.native import products
 
@@ -50,39 +51,6 @@ class Buckets:
 
     rows: tuple[int, ...]
     plain: frozenset[int]
-
-
-def has_library_layout(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the library has a layout of its own for weights there, which `reorder` makes."""
-    if backends.is_portable(device):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and _has_bf16_layout())
-
-
-@cache
-def _has_bf16_layout() -> bool:
-    """oneDNN computes in bf16 only on processors with AVX-512 (or their like on ARM); elsewhere it refuses the call."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-@cache
-def _multiplies_bf16() -> bool:
-    """Whether the processor multiplies bf16. With AVX-512 alone oneDNN widens inside its kernels, at a tenth of the
-    rate of fp32; without it the library behind `@` does, as slowly. (On ARM oneDNN computes in bf16 where both can.)"""
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return _has_bf16_layout() and (torch.cpu._is_avx512_bf16_supported() or not is_x86)
-
-
-def reorder(weight_OD: torch.Tensor) -> torch.Tensor:
-    """A weight of at most BLOCK_ELEMENTS in the library's own layout; undone by `to_dense`, exactly."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight_OD.contiguous(), 1)
-
-
-def _linear_once(x_RD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
-    """One library call. On the CPU always oneDNN, the library that packed weights belong to."""
-    if has_library_layout(x_RD.device, x_RD.dtype):
-        return torch.ops.mkldnn._linear_pointwise(x_RD, weight, bias_O, "none", [], "")
-    return torch.nn.functional.linear(x_RD, weight, bias_O)
 
 
 def block_sizes(out_dim: int, in_dim: int) -> tuple[int, ...]:
@@ -114,14 +82,14 @@ def row_buckets(
         plain = check_data(out_dim, in_dim, generator, -1.0).to(device=device, dtype=dtype)
         x_RD = check_data(counts[-1], in_dim, generator, 1.0).to(device=device, dtype=dtype)
         weight = reorder(plain) if has_library_layout(device, dtype) else plain
-        bias_O = check_bias(_linear_once(x_RD, weight), generator) if has_bias else None
-        sets = agreeing_sets(counts, lambda first, count: _linear_once(x_RD[first : first + count], weight, bias_O))
+        bias_O = check_bias(linear_once(x_RD, weight), generator) if has_bias else None
+        sets = agreeing_sets(counts, lambda first, count: linear_once(x_RD[first : first + count], weight, bias_O))
         if not sets:
             raise BackendUnavailable(f"no matrix product with a weight [{out_dim}, {in_dim}] in {dtype} repeats itself")
         rows, expected = min(sets, key=lambda found: _preference(found[0]))
 
         def call_plain(first: int, count: int) -> torch.Tensor:
-            return _linear_once(x_RD[first : first + count], plain, bias_O)
+            return linear_once(x_RD[first : first + count], plain, bias_O)
 
         return Buckets(rows, frozenset(count for count in rows if agrees(call_plain, count, expected)))
 
@@ -133,7 +101,7 @@ def joins_bias(out_dim: int, in_dim: int, dtype: torch.dtype, device: torch.devi
         return False
     count = row_buckets(out_dim, in_dim, dtype, device, num_threads, True).rows[0]
     with check_lock, torch.no_grad():
-        return adds_bias_once(_linear_once, count, out_dim, in_dim, device)
+        return adds_bias_once(linear_once, count, out_dim, in_dim, device)
 
 
 def _preference(rows: tuple[int, ...]) -> tuple[int, int]:
@@ -174,7 +142,7 @@ def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor
     bias_O = None if bias_O is None else bias_O.to(torch.float32)  # so that the library is asked in one way only
     buckets = row_buckets(*call, bias_O is not None)
     if num_rows in buckets.rows and (weight.is_mkldnn or num_rows in buckets.plain):
-        return _linear_once(x_TD.contiguous(), weight, bias_O)
+        return linear_once(x_TD.contiguous(), weight, bias_O)
     sizes = [num_rows] if num_rows in buckets.rows else split_rows(num_rows, buckets.rows)
     if not weight.is_mkldnn and not buckets.plain.issuperset(sizes):
         weight = reorder(weight)
@@ -183,7 +151,7 @@ def _linear_block(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.Tensor
         rows_RD = x_TD[first : first + size]
         if rows_RD.shape[0] < size:
             rows_RD = torch.cat([rows_RD, rows_RD.new_zeros(size - rows_RD.shape[0], in_dim)])
-        parts.append(_linear_once(rows_RD.contiguous(), weight, bias_O)[: num_rows - first])
+        parts.append(linear_once(rows_RD.contiguous(), weight, bias_O)[: num_rows - first])
         first += size
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
@@ -192,7 +160,7 @@ def _linear_as_it_comes(x_TD: torch.Tensor, weight: torch.Tensor, bias_O: torch.
     """Rows times one block in one call of the library, whatever their number: for `numerics` "fast"."""
     if weight.is_mkldnn and not has_library_layout(x_TD.device, x_TD.dtype):
         weight = weight.to_dense()  # the backend has changed since
-    y_TO = _linear_once(x_TD.contiguous(), weight)
+    y_TO = linear_once(x_TD.contiguous(), weight)
     return y_TO if bias_O is None else (y_TO + bias_O).to(y_TO.dtype)
 
 
@@ -227,57 +195,6 @@ def input_gradient(grad_TO: torch.Tensor, weight_OD: torch.Tensor) -> torch.Tens
     Exactness: as `linear`'s, whose product it is with the transposed weight: a row's bits do not depend on the others.
     """
     return _linear_rows(grad_TO, weight_OD.mT, None)
-
-
-def weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
-    """The gradient grad^T x [O, D] of a weight: sums over rows in fp32 (float64), rounded once to their dtype. Dense.
-
-    Repeats itself bit for bit. On the CPU this is oneDNN, at twice the rate of the library behind `@` in fp32
-    (docs/log.md); where the processor has no bf16, the rows are widened.
-    """
-    return _weight_gradient(grad_TO, x_TD).contiguous()
-
-
-def add_weight_gradient(total_OD: torch.Tensor | None, grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
-    """`weight_gradient` added to what is there, in place; None: nothing is.
-
-    The sum of several calls lies as their products do: dense, or as a dense [D, O].
-    """
-    found = _weight_gradient(grad_TO, x_TD)
-    return found if total_OD is None else total_OD.add_(found)
-
-
-def _weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
-    """[O, D], dense or as a dense [D, O], by the sizes of both."""
-    dtype, device = grad_TO.dtype, grad_TO.device
-    has_layout = has_library_layout(device, dtype)
-    if dtype == torch.bfloat16 and device.type == "cpu" and not (has_layout and _multiplies_bf16()):
-        return _weight_gradient(grad_TO.float(), x_TD.float()).to(dtype)
-    if not (has_layout and grad_TO.numel() and x_TD.numel()):
-        return grad_TO.t() @ x_TD
-    # The library has a fast routine for dense operands only, transposed or not.
-    grad_TO, x_TD = (x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous() for x in (grad_TO, x_TD))
-    # And it copies its first operand where that is transposed: let it be the one with fewer columns.
-    if grad_TO.shape[1] > x_TD.shape[1]:
-        return _linear_once(x_TD.t(), grad_TO.t()).t()
-    return _linear_once(grad_TO.t(), x_TD.t())
-
-
-def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left @ right in their dtype, sums in fp32 (float64), rounded once. No promise of rows: for gradients, optimizers.
-
-    A CPU without bf16 multiplies the widened numbers: the library's own ways to widen them are ten times slower. (Not
-    in the portable arithmetic, which has one way on all devices.)
-    """
-    is_portable = backends.is_portable(left.device)
-    if left.dtype == torch.bfloat16 and not is_portable and not _multiplies_bf16():
-        return (left.float() @ right.float()).to(left.dtype)
-    return left @ right
-
-
-def bias_gradient(grad_TO: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The gradient [O] of a bias of that dtype: the sum over rows in fp32 (float64), rounded once."""
-    return grad_TO.sum(0, dtype=torch.promote_types(grad_TO.dtype, torch.float32)).to(dtype)
 
 
 class _Linear(torch.autograd.Function):

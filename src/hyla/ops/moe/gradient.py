@@ -79,7 +79,7 @@ def _backward_weights(grad_AO: torch.Tensor, x_AD: torch.Tensor, stack: torch.Te
     """The gradient of a stack [E, O, D]: zero for experts without rows."""
     grad_EOD = torch.zeros_like(stack)
     for expert, first, last in groups.spans:
-        # Not `rows.weight_gradient`: the number of rows changes with every call, and oneDNN compiles for each.
+        # Not as in `exact.gradients`: the number of rows changes with every call, and oneDNN compiles for each.
         grad_RO, x_RD = wide(grad_AO[first:last]), wide(x_AD[first:last])
         if stack.dtype == grad_RO.dtype:
             torch.mm(grad_RO.t(), x_RD, out=grad_EOD[expert])

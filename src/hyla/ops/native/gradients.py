@@ -1,4 +1,5 @@
-"""Gradients by rows (elementwise_grad.c, norms_grad.c, gates_grad.c, conv_grad.c): fp32 or bf16 on the CPU.
+"""Gradients by rows (elementwise_grad.c, norms_grad.c, gates_grad.c, conv_grad.c) and of weights (weight_grad.c): fp32
+or bf16 on the CPU.
 
 A row's gradient depends on that row alone; those of weights are sums over rows in one order, whatever the threads.
 """
@@ -112,6 +113,26 @@ def row_sums(logits_RV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     _point(call, logits=logits_RV, most=most_R, sums=sums_R)
     launch("row_sums", call, logits_RV, most_R, sums_R)
     return most_R, sums_R
+
+
+class WeightGradCall(Structure):
+    """The struct `Call` of weight_grad.c."""
+
+    _fields_ = (
+        *_fields("rows", "outputs", "inputs", "grad_row", "x_row", "is_bf16"),
+        *_fields("grad", "x", "out", kind=c_void_p),
+    )
+
+
+def weight(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
+    """grad^T x [O, D] of at least one row: sums in fp32, rounded once to their one dtype."""
+    grad_TO, x_TD = as_rows(grad_TO), as_rows(x_TD)
+    (rows, outputs), inputs = grad_TO.shape, x_TD.shape[1]
+    out = empty((outputs, inputs), grad_TO.dtype)
+    call = WeightGradCall(rows, outputs, inputs, grad_TO.stride(0), x_TD.stride(0), is_bf16(x_TD))
+    _point(call, grad=grad_TO, x=x_TD, out=out)
+    launch("weight_grad", call, grad_TO, x_TD, out)
+    return out
 
 
 class NormGradCall(Structure):

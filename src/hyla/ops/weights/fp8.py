@@ -9,7 +9,7 @@ import torch
 
 from hyla.errors import BackendUnavailable, ConfigError
 from hyla.ops import backends
-from hyla.ops.exact import rows
+from hyla.ops.exact import gradients, rows
 from hyla.ops.native import products
 from hyla.ops.weights.fp8_codes import FP8Tensor
 from hyla.ops.weights.plain import narrowed
@@ -148,10 +148,11 @@ class _FP8Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_TO):
-        grad_bias = rows.bias_gradient(grad_TO, ctx.bias_dtype) if ctx.needs_input_grad[1] else None
+        grad_bias = gradients.bias_gradient(grad_TO, ctx.bias_dtype) if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, grad_bias, None
         grads = [
-            rows.matmul(grad_TO[:, first:last], ctx.weight.dense(first, last)) for first, last in _blocks(ctx.weight)
+            gradients.matmul(grad_TO[:, first:last], ctx.weight.dense(first, last))
+            for first, last in _blocks(ctx.weight)
         ]
         return sum(grads[1:], grads[0]), grad_bias, None

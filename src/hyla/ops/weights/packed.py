@@ -8,7 +8,7 @@ import torch
 
 from hyla.errors import BackendUnavailable, ConfigError
 from hyla.ops import backends
-from hyla.ops.exact import rows
+from hyla.ops.exact import library, rows
 from hyla.ops.weights.plain import Plain, narrowed
 from hyla.ops.weights.protocol import ShardAxis, Weights, shard_bounds
 from hyla.ops.weights.tiled import tiled
@@ -98,9 +98,9 @@ def pack(*parts: torch.Tensor, dtype: torch.dtype | None = None) -> Weights:
         return tiled(*parts, dtype=dtype)
     weight_OD = Plain(tuple(part.detach() for part in parts), dtype).whole()
     part_rows = tuple(part.shape[0] for part in parts)
-    if not rows.has_library_layout(weight_OD.device, weight_OD.dtype):
+    if not library.has_library_layout(weight_OD.device, weight_OD.dtype):
         return Plain(weight_OD.split(part_rows))
-    blocks = tuple(rows.reorder(block) for block in weight_OD.split(rows.block_sizes(*weight_OD.shape)))
+    blocks = tuple(library.reorder(block) for block in weight_OD.split(rows.block_sizes(*weight_OD.shape)))
     return Packed(blocks, part_rows, weight_OD.shape[1], weight_OD.dtype)
 
 
