@@ -11,7 +11,7 @@ from hyla.evals.synthetic.attempts import attempts, finished, known_runs
 from hyla.evals.synthetic.learning import learn
 from hyla.evals.synthetic.plan import Plan, Run
 from hyla.evals.synthetic.plots import draw
-from hyla.evals.synthetic.report import cells, markdown, rows, titles
+from hyla.evals.synthetic.report import cells, guesses, markdown, rows, titles
 from hyla.evals.synthetic.results import Result, Score, read_result
 from hyla.ops.host_memory import keep_freed_memory
 from hyla.train.files import writing
@@ -52,7 +52,7 @@ def learn_all(plan: Plan, folder: Path) -> None:
         table.add_row(*cells(row))
     console.print(table)
     with writing(folder / "report.md"):
-        pictures = draw(found, folder)
+        pictures = draw(found, folder, guesses(plan))
         write_whole(folder / "report.md", markdown(plan, found))
     names = ", ".join(file.name for file in pictures)
     console.print(f"wrote {folder / 'report.md'}" + (f" and {names}" if names else ""), soft_wrap=True)

@@ -17,6 +17,8 @@ LEGEND_LETTERS = 110
 """That fit beside each other."""
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 """Okabe and Ito's (Color Universal Design, 2008), without yellow."""
+GREY = "#7F7F7F"
+"""Of lines that no arm is."""
 MARKERS = "os^DvPX*"
 LINES = ("-", "--", "-.", ":")
 

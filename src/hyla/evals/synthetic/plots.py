@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from hyla.evals.pictures import figure, finish, legend_below, save, style
+from hyla.evals.pictures import GREY, figure, finish, legend_below, save, style
 from hyla.evals.synthetic.report import LEARNT, PICTURES, Row, mean_curve
 from hyla.train.intervals import mean_interval
 
@@ -14,14 +14,17 @@ COLUMNS = 3
 """Panels beside each other."""
 
 
-def draw(found: Sequence[Row], folder: Path) -> list[Path]:
-    """Write the files of `PICTURES`; none without rows. Raises OSError."""
+def draw(found: Sequence[Row], folder: Path, guesses: Mapping[int, float] | None = None) -> list[Path]:
+    """Write the files of `PICTURES`; none without rows. Raises OSError.
+
+    guesses: what always saying one value read is right in (`guesses.best_guess`), by the place of a task.
+    """
     if not found:
         return []
     files = [folder / name for name in PICTURES]
     arms = list(dict.fromkeys(row.arm for row in found))
-    plot_peaks(found, arms, files[0])
-    plot_curves(found, arms, files[1])
+    plot_peaks(found, arms, files[0], guesses or {})
+    plot_curves(found, arms, files[1], guesses or {})
     return files
 
 
@@ -36,9 +39,9 @@ def _panels(count: int, height: float):
     return made, panels[:count]
 
 
-def plot_peaks(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
-    """A panel for each kind of task: the best score by length, with 95% intervals over seeds; hollow where the rate
-    lies at the grid's edge."""
+def plot_peaks(found: Sequence[Row], arms: Sequence[str], file: Path, guesses: Mapping[int, float]) -> None:
+    """A panel for each kind of task: the best score by length, with 95% intervals over seeds, and each seed's as a dot;
+    hollow where the rate lies at the grid's edge. Dashed: a guess."""
     kinds = list(dict.fromkeys(row.task for row in found))
     made, panels = _panels(len(kinds), 3.0)
     for axes, kind in zip(panels, kinds):
@@ -52,8 +55,14 @@ def plot_peaks(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
             for x, row in zip(at, its):
                 low, high = mean_interval(row.peaks) or (row.peak, row.peak)
                 axes.vlines(x, max(0.0, low), min(1.0, high), color=look["color"], alpha=0.6)
+                seeds = {"color": look["color"], "markersize": 6, "alpha": 0.8, "linestyle": ""}
+                axes.plot([x] * len(row.peaks), row.peaks, marker=".", **seeds)
                 if row.is_at_edge:
                     axes.plot([x], [row.peak], **{**look, "markerfacecolor": "white"})
+        for length, guess in {row.length: guesses.get(row.place) for row in found if row.task == kind}.items():
+            if guess is not None:
+                middle = lengths.index(length)
+                axes.hlines(guess, middle - 0.4, middle + 0.4, color=GREY, linewidth=0.8, linestyle="--")
         axes.set(title=kind, xlabel="length, tokens", ylim=(-0.03, 1.03))
         names = {row.length: row.length_name.replace(" ", "\n", 1) for row in found if row.task == kind}
         axes.set_xticks(range(len(lengths)), [names[length] for length in lengths])
@@ -64,8 +73,8 @@ def plot_peaks(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
     save(made, file)
 
 
-def plot_curves(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
-    """A panel for each task: the mean score of all seeds while learning, and their lowest and highest."""
+def plot_curves(found: Sequence[Row], arms: Sequence[str], file: Path, guesses: Mapping[int, float]) -> None:
+    """A panel for each task: the mean score of seeds while learning, their lowest and highest. Dashed: a guess."""
     tasks = list(dict.fromkeys((row.place, row.task, row.length_name) for row in found))
     made, panels = _panels(len(tasks), 2.6)
     for axes, task in zip(panels, tasks):
@@ -80,7 +89,9 @@ def plot_curves(found: Sequence[Row], arms: Sequence[str], file: Path) -> None:
             axes.plot(steps, [mean(values) for values in shares], label=row.arm, **look)
             lows, highs = [min(values) for values in shares], [max(values) for values in shares]
             axes.fill_between(steps, lows, highs, color=look["color"], alpha=0.15, linewidth=0)
-        axes.axhline(LEARNT, color="#7F7F7F", linewidth=0.8, linestyle=":")
+        axes.axhline(LEARNT, color=GREY, linewidth=0.8, linestyle=":")
+        if task[0] in guesses:
+            axes.axhline(guesses[task[0]], color=GREY, linewidth=0.8, linestyle="--")
         axes.set(title=f"{task[1]}, tokens: {task[2]}", xlabel="steps", ylim=(-0.03, 1.03))
         finish(axes)
     for axes in panels[::COLUMNS]:

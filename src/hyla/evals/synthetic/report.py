@@ -18,9 +18,9 @@ LEARNT = 0.9
 """Share of right answers from which on a task counts as learnt, for the steps that it took."""
 PICTURES = {"peaks.png": "best scores by length", "curves.png": "scores while learning, the mean over seeds"}
 
-GUESSES = """Rows in brackets: what is right if always that one of the values read so far is said (the best of the \
-first, the last and the most frequent one). An arm near it has learnt which tokens are values, not which belongs to \
-what."""
+GUESSES = """Rows in brackets, dashed in the plots: what is right if always that one of the values read so far is said \
+(the best of the first, the last and the most frequent one). An arm near it has learnt which tokens are values, not \
+which belongs to what."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,11 @@ def cells(row: Row) -> list[str]:
 
 def _diverged(row: Row) -> str:
     return f" ({row.diverged} of {len(row.peaks)} seeds diverged)" if row.diverged else ""
+
+
+def guesses(plan: Plan) -> dict[int, float]:
+    """By the place of a task: what is right if always one of the values that were read is said, 0 to 1."""
+    return {place: best_guess(task).share for place, task in enumerate(plan.tasks)}
 
 
 def guess_cells(plan: Plan) -> list[list[str]]:

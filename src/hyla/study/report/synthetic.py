@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hyla.evals.pages import table
 from hyla.evals.synthetic.plots import draw
-from hyla.evals.synthetic.report import GUESSES, LEARNT, PICTURES, by_length, cells, guess_cells, how, titles
+from hyla.evals.synthetic.report import GUESSES, LEARNT, PICTURES, by_length, cells, guess_cells, guesses, how, titles
 from hyla.evals.synthetic.results import Result
 from hyla.study.report.formats import NOTHING, interval, layers, named
 from hyla.study.report.learnt import ALL, MEASURES, AboutSynthetic, Learnt, oriented
@@ -27,7 +27,7 @@ def write_synthetic_report(folder: Path, about: AboutSynthetic, results: Mapping
     found = Learnt(about, results)
     with writing(folder / "report.md"):
         folder.mkdir(parents=True, exist_ok=True)
-        draw(found.rows, folder)
+        draw(found.rows, folder, guesses(about.plan))
         write_whole(folder / "results.csv", to_csv(found))
         write_whole(folder / "report.md", markdown(found))
     return found

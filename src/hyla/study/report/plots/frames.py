@@ -10,8 +10,6 @@ from hyla.study.statistics import Interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GREY = "#7F7F7F"
-
 
 def budget_ticks(axes: Axes, budgets: Sequence[float]) -> None:
     """A logarithmic axis of FLOPs that names the budgets: within a decade, the usual labels run into each other."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyla.evals.pictures import figure, finish, legend_below, legend_height, save, style
+from hyla.evals.pictures import GREY, figure, finish, legend_below, legend_height, save, style
 from hyla.study.report.cells import Cell
 from hyla.study.report.findings import Findings
-from hyla.study.report.plots.frames import GREY, bars
+from hyla.study.report.plots.frames import bars
 from hyla.study.report.sections.positions import TITLES, by_position, differences_by_position, layer_means
 from hyla.study.statistics import Interval
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hyla.evals.pictures import figure, finish, legend_below, legend_height, save, style
+from hyla.evals.pictures import GREY, figure, finish, legend_below, legend_height, save, style
 from hyla.study.report.findings import Findings
-from hyla.study.report.plots.frames import GREY, bars, budget_ticks
+from hyla.study.report.plots.frames import bars, budget_ticks
 from hyla.study.statistics import Comparison, Law
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hyla.evals.pictures import figure, finish, legend_below, legend_height, save, style
+from hyla.evals.pictures import GREY, figure, finish, legend_below, legend_height, save, style
 from hyla.study.report.findings import Findings
 from hyla.study.report.formats import flops
 from hyla.study.report.intervals import seed_mean
-from hyla.study.report.plots.frames import GREY, bars
+from hyla.study.report.plots.frames import bars
 from hyla.study.report.sections.costs import fronts, quality
 from hyla.study.report.tasks import families
 
