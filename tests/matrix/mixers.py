@@ -102,6 +102,7 @@ def config_of(mixer: str) -> ModelConfig:
 
 
 @cache
+@torch.inference_mode(False)  # whoever asks first: others train it
 def model_of(mixer: str, dtype: str, seed: int = 5) -> Model:
     """Random weights, large enough for opinions; not packed."""
     model = initialize(Model(config_of(mixer)), seed, std=0.3)
@@ -109,6 +110,7 @@ def model_of(mixer: str, dtype: str, seed: int = 5) -> Model:
 
 
 @cache
+@torch.inference_mode(False)
 def draft_model() -> Model:
     """Another model of the same vocabulary: right now and then."""
     config = config_of("gated_delta").model_copy(update={"mtp": ()})
