@@ -78,11 +78,13 @@ def test_a_run_that_was_good_enough_keeps_its_last_score():
 
 def test_plots_are_drawn_and_the_same_twice(tmp_path):
     _, its = found()
-    files = draw(its, tmp_path)
+    plain = [file.read_bytes() for file in draw(its, tmp_path)]
+    files = draw(its, tmp_path, {row.place: 0.25 for row in its})
     once = [file.read_bytes() for file in files]
 
     assert [file.name for file in files] == ["peaks.png", "curves.png"]
-    assert [file.read_bytes() for file in draw(its, tmp_path)] == once
+    assert [file.read_bytes() for file in draw(its, tmp_path, {row.place: 0.25 for row in its})] == once
+    assert all(with_guesses != without for with_guesses, without in zip(once, plain))
     assert int.from_bytes(once[0][16:20]) == 900, "pixels across"
     assert draw([], tmp_path / "none") == [] and not (tmp_path / "none").exists()
 

@@ -137,7 +137,13 @@ def delta_inputs(kind: str, tokens: int, key_heads: int, heads: int, key_dim: in
 
 def delta(kind: str) -> list[torch.Tensor]:
     found = []
-    for key_heads, heads, key_dim, value_dim in ((2, 4, 24, 20), (1, 1, 128, 128), (1, 2, 17, 148), (1, 1, 16, 33)):
+    for key_heads, heads, key_dim, value_dim in (
+        (2, 4, 24, 20),
+        (1, 1, 128, 128),
+        (1, 2, 17, 148),
+        (1, 1, 16, 33),
+        (1, 1, 130, 20),
+    ):
         key_heads = heads if kind == "kda" else key_heads
         for special in (False, True):
             tokens = 149
@@ -164,7 +170,13 @@ def delta(kind: str) -> list[torch.Tensor]:
 def delta_back(kind: str) -> list[torch.Tensor]:
     """Gradients, of first states too, with and without what comes from behind the last rows."""
     found = []
-    for key_heads, heads, key_dim, value_dim in ((2, 4, 24, 20), (1, 1, 128, 128), (1, 2, 17, 148), (1, 1, 16, 33)):
+    for key_heads, heads, key_dim, value_dim in (
+        (2, 4, 24, 20),
+        (1, 1, 128, 128),
+        (1, 2, 17, 148),
+        (1, 1, 16, 33),
+        (1, 1, 130, 20),
+    ):
         key_heads = heads if kind == "kda" else key_heads
         for special in (False, True):
             tokens = 149

@@ -255,3 +255,18 @@ def test_many_items_are_walked_in_stretches_with_the_same_bits(monkeypatch):
     want = whole(GATED, inputs, LENGTHS)
     monkeypatch.setattr("hyla.ops.chunks.delta_chain.GROUP_ELEMENTS", 1)
     assert torch.equal(whole(GATED, inputs, LENGTHS), want)
+
+
+@pytest.mark.parametrize("value_dim", [8, 20, 40])
+@pytest.mark.parametrize("name", ["gated_delta", "kda"])
+def test_columns_behind_the_last_whole_vector_have_the_bits_of_those_inside_one(each_backend, name, value_dim):
+    if each_backend != "native":
+        pytest.skip("only our kernels promise this of columns")
+    generator, heads, key_dim = torch.Generator().manual_seed(9), 2, 130  # more keys than the kernel takes at once
+    q, k = (torch.nn.functional.normalize(torch.randn(149, heads, key_dim, generator=generator), dim=-1) for _ in "qk")
+    v, beta = torch.randn(149, heads, 48, generator=generator), torch.rand(149, heads, generator=generator)
+    decay = -torch.rand(149, heads, *((key_dim,) if name == "kda" else ()), generator=generator)
+    run = kda_op.kda if name == "kda" else gated_delta_op.gated_delta
+    options = {"batch": Batch.packed([100, 49]), "scale": 1.0}
+    part = v[..., :value_dim].contiguous()
+    assert torch.equal(run(q, k, part, decay, beta, **options), run(q, k, v, decay, beta, **options)[..., :value_dim])

@@ -37,7 +37,6 @@ def test_a_gradient_is_as_near_to_the_exact_one_as_its_sums_can_be(size, dtype):
     assert ((found.double() - exact).abs() <= bound).all()
 
 
-@pytest.mark.usefixtures("has_bf16")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_our_kernel_s_sums_are_those_of_128_rows(each_backend, dtype):
     if each_backend != "native":
@@ -63,9 +62,11 @@ def test_neither_threads_nor_strides_change_a_bit(each_backend, dtype):
     wide_grad[:, 9:219], wide_x[:, 20:320] = grad_TO, x_TD
     expected, threads = gradients.weight_gradient(grad_TO, x_TD), torch.get_num_threads()
     assert torch.equal(gradients.weight_gradient(wide_grad[:, 9:219], wide_x[:, 20:320]), expected)
-    assert torch.equal(gradients.weight_gradient(grad_TO.t().contiguous().t(), x_TD), expected)
     if each_backend != "native":
-        return  # the library's sums are another's with other threads
+        return  # the library's sums are another's with other threads or operands that are turned
+    assert torch.equal(
+        gradients.native.weight(grad_TO.t().contiguous().t(), x_TD), gradients.native.weight(grad_TO, x_TD)
+    )
     found = []
     for wanted in (1, 2, 3):
         torch.set_num_threads(wanted)
@@ -74,3 +75,36 @@ def test_neither_threads_nor_strides_change_a_bit(each_backend, dtype):
         finally:
             torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("can_multiply", [True, False])
+def test_our_kernel_computes_what_the_library_is_slow_at(each_backend, can_multiply, monkeypatch):
+    asked, weight = [], gradients.native.weight
+    monkeypatch.setattr(gradients, "multiplies_bf16", lambda: can_multiply)
+    monkeypatch.setattr(gradients, "has_library_layout", lambda device, dtype: dtype in (torch.float32, torch.bfloat16))
+    monkeypatch.setattr(gradients.native, "weight", lambda *operands: asked.append(operands) or weight(*operands))
+    monkeypatch.setattr(gradients, "linear_once", lambda x_RD, weight_OD: x_RD @ weight_OD.t())
+
+    def is_ours(outputs: int, inputs: int, dtype: torch.dtype, rows: int = 3) -> bool:
+        asked.clear()
+        gradients.weight_gradient(torch.ones(rows, outputs, dtype=dtype), torch.ones(rows, inputs, dtype=dtype))
+        return bool(asked)
+
+    is_native = each_backend == "native"
+    assert is_ours(256, 256, torch.float32) == is_native
+    assert not is_ours(256, 257, torch.float32)
+    assert is_ours(300, 400, torch.bfloat16) == (is_native and not can_multiply)
+    assert not is_ours(8, 8, torch.float64) and not is_ours(8, 8, torch.float32, rows=0)
+
+
+@pytest.mark.parametrize(
+    "grad_TO, x_TD",
+    [
+        (torch.ones(3, 4), torch.ones(2, 4)),
+        (torch.ones(0, 4), torch.ones(0, 4)),
+        (torch.ones(3, 4), torch.ones(3, 4).bfloat16()),
+    ],
+)
+def test_operands_that_do_not_belong_together_are_refused(grad_TO, x_TD):
+    with pytest.raises(ValueError, match="of rows"):
+        gradients.native.weight(grad_TO, x_TD)

@@ -59,9 +59,9 @@ def plot_peaks(found: Sequence[Row], arms: Sequence[str], file: Path, guesses: M
                 axes.plot([x] * len(row.peaks), row.peaks, marker=".", **seeds)
                 if row.is_at_edge:
                     axes.plot([x], [row.peak], **{**look, "markerfacecolor": "white"})
-        for length, guess in {row.length: guesses.get(row.place) for row in found if row.task == kind}.items():
-            if guess is not None:
-                middle = lengths.index(length)
+        for length, place in sorted({(row.length, row.place) for row in found if row.task == kind}):
+            if place in guesses:
+                guess, middle = guesses[place], lengths.index(length)
                 axes.hlines(guess, middle - 0.4, middle + 0.4, color=GREY, linewidth=0.8, linestyle="--")
         axes.set(title=kind, xlabel="length, tokens", ylim=(-0.03, 1.03))
         names = {row.length: row.length_name.replace(" ", "\n", 1) for row in found if row.task == kind}

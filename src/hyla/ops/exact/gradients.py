@@ -15,8 +15,8 @@ SMALL_WEIGHT = 1 << 16
 def weight_gradient(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
     """The gradient grad^T x [O, D] of a weight: sums over rows in fp32 (float64), rounded once to their dtype. Dense.
 
-    Repeats itself bit for bit. By our kernel where the processor has no bf16 and where the weight is small; else by the
-    library.
+    Repeats itself bit for bit. By our kernel in bf16 where the processor has none, and in fp32 where the weight is
+    small; else by the library.
     """
     return _weight_gradient(grad_TO, x_TD).contiguous()
 

@@ -125,7 +125,9 @@ class WeightGradCall(Structure):
 
 
 def weight(grad_TO: torch.Tensor, x_TD: torch.Tensor) -> torch.Tensor:
-    """grad^T x [O, D] of at least one row: sums in fp32, rounded once to their one dtype."""
+    """grad^T x [O, D] of at least one row: sums in fp32, rounded once to their one dtype. Raises ValueError else."""
+    if grad_TO.dtype != x_TD.dtype or not grad_TO.shape[0] == x_TD.shape[0] > 0:
+        raise ValueError(f"gradients {list(grad_TO.shape)} {grad_TO.dtype} of rows {list(x_TD.shape)} {x_TD.dtype}")
     grad_TO, x_TD = as_rows(grad_TO), as_rows(x_TD)
     (rows, outputs), inputs = grad_TO.shape, x_TD.shape[1]
     out = empty((outputs, inputs), grad_TO.dtype)

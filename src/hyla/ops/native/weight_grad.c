@@ -10,6 +10,7 @@
 #define ROWS 128
 #define OUTPUTS 128 /* and INPUTS: of a turn, at most; what it works on stays in the second cache */
 #define INPUTS 256
+#define FEWEST_OUTPUTS 16
 #define LARGE (1 << 18) /* elements of a weight that is read so often that turns should be large */
 #define ROWS_AHEAD 12   /* rows that are asked for before they are needed: they may lie far apart */
 
@@ -26,8 +27,12 @@ typedef struct {
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t turns_along(int64_t count, int64_t most) { return (count + most - 1) / most; }
 
-/* Of a turn. */
-static int64_t most_outputs(const Call *c) { return c->outputs * c->inputs < LARGE ? OUTPUTS / 2 : OUTPUTS; }
+/* Of a turn: many where they are read often, fewer where threads would find no turn. No bit depends on it. */
+static int64_t most_outputs(const Call *c) {
+    int64_t most = c->outputs * c->inputs < LARGE ? OUTPUTS / 2 : OUTPUTS, across = turns_along(c->inputs, INPUTS);
+    while (most > FEWEST_OUTPUTS && turns_along(c->outputs, most) * across < team_size()) most /= 2;
+    return most;
+}
 
 /* Whole vectors of floats, with zeros behind the last element. */
 HOT void widen_rows(int64_t rows, int64_t width, const void *from, int64_t at, int64_t from_row, int is_bf16, float *to,
@@ -63,6 +68,7 @@ HOT void round_rows(int64_t rows, int64_t width, const float *from, int is_bf16,
 
 typedef struct {
     const Call *call;
+    int64_t most; /* outputs of a turn */
     _Atomic int failed;
 } Task;
 
@@ -72,7 +78,7 @@ static void weight_turn(void *context, int64_t index, int64_t worker) {
     const Call *c = task->call;
     Space *space = team_memory(sizeof(Space));
     if (!space) { task->failed = 1; return; }
-    int64_t across = turns_along(c->inputs, INPUTS), most = most_outputs(c);
+    int64_t across = turns_along(c->inputs, INPUTS), most = task->most;
     int64_t o = index / across * most, d = index % across * INPUTS;
     int64_t outputs = least(most, c->outputs - o), inputs = least(INPUTS, c->inputs - d);
     for (int64_t t = 0; t < c->rows; t += ROWS) {
@@ -89,7 +95,7 @@ static void weight_turn(void *context, int64_t index, int64_t worker) {
 
 /* There is one row at least. */
 int hyla_weight_grad(const Call *call) {
-    Task task = {call, 0};
-    team_run(turns_along(call->outputs, most_outputs(call)) * turns_along(call->inputs, INPUTS), weight_turn, &task);
+    Task task = {call, most_outputs(call), 0};
+    team_run(turns_along(call->outputs, task.most) * turns_along(call->inputs, INPUTS), weight_turn, &task);
     return task.failed;
 }
