@@ -175,15 +175,40 @@ INLINE void sum_few(const int n, const int start, const Sums *call, int64_t row)
     for (int64_t c = STEP; c < count; c += STEP) sum_along(n, FROM_OUT, call, row, c, count - c < STEP ? count : c + STEP);
 }
 
-/* The columns after the last whole vector. */
-static void sum_tail(int64_t rows, const int start, const Sums *call) {
+/* The columns after the last whole vector: made whole vectors with zeros, some rows of s at a time. What is between is kept
+   in `out`, to its last bit. */
+#define TAIL_ROWS 64
+INLINE void add_to_tail(const int n, const int start, const Sums *call, int64_t row, int64_t first, int64_t count,
+                        const float *s) {
     int64_t whole_ones = call->columns / LANES * LANES;
-    TailColumns tail = {.rows = rows, .count = call->count, .columns = (int)(call->columns - whole_ones),
-                    .from_zero = start == FROM_ZERO, .x = call->x, .x_row = call->x_row,
-                    .s = call->s.at + call->columns / LANES * call->s.panel, .s_row = call->s.row,
-                    .out = call->out + whole_ones, .out_row = call->out_row,
-                    .factor = start == FROM_SCALED ? call->factor : 0, .factor_step = call->factor_step};
-    columns_tail(&tail);
+    int left = (int)(call->columns - whole_ones);
+    const float *x = call->x + row * call->x_row + first;
+    float *out = call->out + row * call->out_row + whole_ones;
+    vec sum[MOST_ROWS][MOST_SIDE_BY_SIDE];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        sum[i][0] = splat(0.0f);
+        if (first || start != FROM_ZERO) sum[i][0] = load_row(out, i * call->out_row, left, 0);
+        if (!first && start == FROM_SCALED)
+            sum[i][0] = multiply(sum[i][0], splat(call->factor[(row + i) * call->factor_step]));
+    }
+    SUM_ROWS(n, 1, 0, 0, count, x, call->x_row, s, LANES, (const char *)0, sum)
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) store_row(out, i * call->out_row, left, 0, sum[i][0]);
+}
+TAIL void sum_tail(int64_t rows, int start, const Sums *call) {
+    float s[TAIL_ROWS * LANES];
+    const float *columns = call->s.at + call->columns / LANES * call->s.panel;
+    int64_t first = 0, count;
+    do {
+        count = call->count - first < TAIL_ROWS ? call->count - first : TAIL_ROWS;
+        for (int64_t c = 0; c < count; c++)
+            load_some(columns, (first + c) * call->s.row, (int)(call->columns % LANES), 0, s + c * LANES);
+        int64_t row = 0;
+        for (; row + 4 <= rows; row += 4) add_to_tail(4, start, call, row, first, count, s);
+        for (; row < rows; row++) add_to_tail(1, start, call, row, first, count, s);
+        first += count;
+    } while (first < call->count);
 }
 
 /* out[i, :] = start + sum_c x[i, c] s[c, :], c upwards, for `rows` rows. */

@@ -63,44 +63,4 @@ INLINE void fetch(const char *ahead, int64_t vectors, const int is_bf16, const i
     for (int line = 0; line * 64 < wide * bytes; line++) __builtin_prefetch(ahead + vectors * bytes + 64 * line, 0, 2);
 }
 
-/* The columns that are left after whole vectors, for any number of rows: out[i, :] = start + sum_c x[i, c] s[c, :]. They
-   are made whole vectors with zeros, some rows of s at a time; what is between is kept in `out`, to its last bit. */
-typedef struct {
-    int64_t rows, count;
-    int columns, from_zero;   /* or from what is there, times the row's factor where there are factors */
-    const float *x, *s;
-    float *out;
-    int64_t x_row, s_row, out_row;
-    const float *factor;
-    int64_t factor_step;
-} TailColumns;
-#define TAIL_ROWS 64
-
-INLINE void add_to_tail(const int n, const TailColumns *call, int64_t row, int64_t first, int64_t count, const float *s) {
-    const float *x = call->x + row * call->x_row + first;
-    vec sum[MOST_ROWS][MOST_SIDE_BY_SIDE];
-#pragma GCC unroll 8
-    for (int i = 0; i < n; i++) {
-        sum[i][0] = splat(0.0f);
-        if (first || !call->from_zero) sum[i][0] = load_row(call->out, (row + i) * call->out_row, call->columns, 0);
-        if (!first && call->factor) sum[i][0] = multiply(sum[i][0], splat(call->factor[(row + i) * call->factor_step]));
-    }
-    SUM_ROWS(n, 1, 0, 0, count, x, call->x_row, s, LANES, (const char *)0, sum)
-#pragma GCC unroll 8
-    for (int i = 0; i < n; i++) store_row(call->out, (row + i) * call->out_row, call->columns, 0, sum[i][0]);
-}
-
-TAIL void columns_tail(const TailColumns *call) {
-    float s[TAIL_ROWS * LANES];
-    int64_t first = 0, count;
-    do {
-        count = call->count - first < TAIL_ROWS ? call->count - first : TAIL_ROWS;
-        for (int64_t c = 0; c < count; c++) load_some(call->s, (first + c) * call->s_row, call->columns, 0, s + c * LANES);
-        int64_t row = 0;
-        for (; row + 4 <= call->rows; row += 4) add_to_tail(4, call, row, first, count, s);
-        for (; row < call->rows; row++) add_to_tail(1, call, row, first, count, s);
-        first += count;
-    } while (first < call->count);
-}
-
 #endif

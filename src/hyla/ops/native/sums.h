@@ -1,5 +1,5 @@
-/* Sums of rows over a matrix, out[i, :] = start + sum_c x[i, c] s[c, :], for any number of rows and columns: a strip of
-   columns at a time, with as many sums in registers as there are. */
+/* Sums of rows over a matrix, out[i, :] = start + sum_c x[i, c] s[c, :], for any number of rows and whole vectors of columns:
+   a strip of columns at a time, with as many sums in registers as there are. */
 #ifndef HYLA_SUMS_H
 #define HYLA_SUMS_H
 
@@ -9,7 +9,7 @@
 enum { FROM_ZERO, FROM_SCALED };
 
 typedef struct {
-    int64_t count, columns; /* of s */
+    int64_t count, columns; /* of s; columns are whole vectors */
     const float *x, *s;
     float *out;
     int64_t x_row, s_row, out_row;
@@ -54,17 +54,6 @@ INLINE void sum_groups(const int n, const int start, const Sums *call, int64_t r
         for (int64_t r = row; r < end; r += n) sum_block(n, 1, start, call, r, w);
 }
 
-/* The columns after the last whole vector. */
-static void sum_tail(int64_t rows, const int start, const Sums *call) {
-    int64_t whole_ones = call->columns / LANES * LANES;
-    TailColumns tail = {.rows = rows, .count = call->count, .columns = (int)(call->columns - whole_ones),
-                    .from_zero = start == FROM_ZERO, .x = call->x, .x_row = call->x_row,
-                    .s = call->s + whole_ones, .s_row = call->s_row,
-                    .out = call->out + whole_ones, .out_row = call->out_row,
-                    .factor = start == FROM_SCALED ? call->factor : 0, .factor_step = call->factor_step};
-    columns_tail(&tail);
-}
-
 /* out[i, :] = start + sum_c x[i, c] s[c, :], c upwards, for `rows` rows. */
 INLINE void sum_all(const int start, int64_t rows, const Sums *call) {
     int64_t done = rows / MOST_ROWS * MOST_ROWS;
@@ -72,7 +61,6 @@ INLINE void sum_all(const int start, int64_t rows, const Sums *call) {
     if ((rows - done) & 4) sum_groups(4, start, call, done, done + 4), done += 4;
     if ((rows - done) & 2) sum_groups(2, start, call, done, done + 2), done += 2;
     if ((rows - done) & 1) sum_groups(1, start, call, done, done + 1);
-    if (call->columns % LANES) sum_tail(rows, start, call);
 }
 HOT void product_rows(int64_t rows, const Sums *call) { sum_all(FROM_ZERO, rows, call); }
 HOT void fold_rows(int64_t rows, const Sums *call) { sum_all(FROM_SCALED, rows, call); }
