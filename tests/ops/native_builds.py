@@ -135,34 +135,36 @@ def delta_inputs(kind: str, tokens: int, key_heads: int, heads: int, key_dim: in
     return q * 0.3, k, v, decay, draw(tokens, heads, seed=4).sigmoid()
 
 
+DELTA_SIZES = ((2, 4, 24, 20), (1, 1, 128, 128), (1, 2, 17, 148), (1, 1, 16, 33), (1, 1, 130, 20))
+"""Heads of keys and of values, and their dims."""
+
+
+def delta_cases(kind: str, tokens: int):
+    """(sizes, inputs) of each of `DELTA_SIZES`, without special values and with them."""
+    for key_heads, heads, *dims in DELTA_SIZES:
+        sizes = (heads if kind == "kda" else key_heads, heads, *dims)
+        for special in (False, True):
+            yield sizes, delta_inputs(kind, tokens, *sizes, special)
+
+
 def delta(kind: str) -> list[torch.Tensor]:
     found = []
-    for key_heads, heads, key_dim, value_dim in (
-        (2, 4, 24, 20),
-        (1, 1, 128, 128),
-        (1, 2, 17, 148),
-        (1, 1, 16, 33),
-        (1, 1, 130, 20),
-    ):
-        key_heads = heads if kind == "kda" else key_heads
-        for special in (False, True):
-            tokens = 149
-            inputs = delta_inputs(kind, tokens, key_heads, heads, key_dim, value_dim, special)
-            operator = kda.kda if kind == "kda" else gated_delta.gated_delta
-            found += operator(*inputs, batch=Batch.packed([tokens - 30, 1, 29]), scale=1.0, return_state=True)
-            if kind == "kda":
-                specs = kda.cache_tensors(num_heads=heads, key_dim=key_dim, value_dim=value_dim)
-            else:
-                sizes = {"key_dim": key_dim, "value_dim": value_dim}
-                specs = gated_delta.cache_tensors(num_key_heads=key_heads, num_value_heads=heads, **sizes)
-            cache = {name: torch.zeros(2, *shape, dtype=dtype) for name, shape, dtype, _ in specs}
-            start = 0
-            for rows in (3, 1, 62, 1, 1, 5, tokens - 73):
-                batch = Batch((rows,), (start,), (1,), ((),))
-                part = (x[start : start + rows] for x in inputs)
-                found.append(operator(*part, batch=batch, cache=cache, scale=1.0))
-                start += rows
-            found += [cache[name] for name in sorted(cache)]
+    tokens, operator = 149, kda.kda if kind == "kda" else gated_delta.gated_delta
+    for (key_heads, heads, key_dim, value_dim), inputs in delta_cases(kind, tokens):
+        found += operator(*inputs, batch=Batch.packed([tokens - 30, 1, 29]), scale=1.0, return_state=True)
+        if kind == "kda":
+            specs = kda.cache_tensors(num_heads=heads, key_dim=key_dim, value_dim=value_dim)
+        else:
+            sizes = {"key_dim": key_dim, "value_dim": value_dim}
+            specs = gated_delta.cache_tensors(num_key_heads=key_heads, num_value_heads=heads, **sizes)
+        cache = {name: torch.zeros(2, *shape, dtype=dtype) for name, shape, dtype, _ in specs}
+        start = 0
+        for rows in (3, 1, 62, 1, 1, 5, tokens - 73):
+            batch = Batch((rows,), (start,), (1,), ((),))
+            part = (x[start : start + rows] for x in inputs)
+            found.append(operator(*part, batch=batch, cache=cache, scale=1.0))
+            start += rows
+        found += [cache[name] for name in sorted(cache)]
     assert delta_native.forward  # the operators reach the kernels through it
     return found
 
@@ -170,25 +172,15 @@ def delta(kind: str) -> list[torch.Tensor]:
 def delta_back(kind: str) -> list[torch.Tensor]:
     """Gradients, of first states too, with and without what comes from behind the last rows."""
     found = []
-    for key_heads, heads, key_dim, value_dim in (
-        (2, 4, 24, 20),
-        (1, 1, 128, 128),
-        (1, 2, 17, 148),
-        (1, 1, 16, 33),
-        (1, 1, 130, 20),
-    ):
-        key_heads = heads if kind == "kda" else key_heads
-        for special in (False, True):
-            tokens = 149
-            inputs = delta_inputs(kind, tokens, key_heads, heads, key_dim, value_dim, special)
-            operator = kda.kda if kind == "kda" else gated_delta.gated_delta
-            states, grad_final = (draw(3, heads, key_dim, value_dim, seed=seed) for seed in (5, 6))
-            leaves = [x.requires_grad_() for x in (*inputs, states)]
-            batch = Batch.packed([tokens - 30, 1, 29])
-            o, final = operator(*leaves[:5], batch=batch, scale=1.0, state=leaves[5], return_state=True)
-            grad_o = draw(tokens, heads, value_dim, seed=7)
-            found += torch.autograd.grad((o, final), leaves, (grad_o, grad_final))
-            found += torch.autograd.grad(operator(*leaves[:5], batch=batch, scale=1.0), leaves[:5], grad_o)
+    tokens, operator = 149, kda.kda if kind == "kda" else gated_delta.gated_delta
+    for (_, heads, key_dim, value_dim), inputs in delta_cases(kind, tokens):
+        states, grad_final = (draw(3, heads, key_dim, value_dim, seed=seed) for seed in (5, 6))
+        leaves = [x.requires_grad_() for x in (*inputs, states)]
+        batch = Batch.packed([tokens - 30, 1, 29])
+        o, final = operator(*leaves[:5], batch=batch, scale=1.0, state=leaves[5], return_state=True)
+        grad_o = draw(tokens, heads, value_dim, seed=7)
+        found += torch.autograd.grad((o, final), leaves, (grad_o, grad_final))
+        found += torch.autograd.grad(operator(*leaves[:5], batch=batch, scale=1.0), leaves[:5], grad_o)
     return found
 
 
